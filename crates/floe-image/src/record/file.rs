@@ -1,0 +1,54 @@
+//! Open files and descriptor tables. What is particular to a kind of file is a body that only that kind's folder reads.
+
+use super::NsPid;
+use serde::{Deserialize, Serialize};
+
+/// An open file description: what dup(2) and fork(2) share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFileRecord {
+    /// Number of this description in the image.
+    pub id: u32,
+    /// Name of its kind, e.g. `regular`, `pipe`.
+    pub kind: String,
+    /// Version of the body's shape.
+    pub version: u16,
+    /// open(2) flags: access mode and status flags, without O_CLOEXEC.
+    pub flags: u32,
+    /// Byte position.
+    pub position: u64,
+    /// The kind's own record, encoded.
+    pub body: Vec<u8>,
+}
+
+/// Something several open files share, e.g. the buffer behind both ends of a pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRecord {
+    /// Name of the kind that owns it.
+    pub kind: String,
+    /// Number of this object among those of its kind.
+    pub id: u32,
+    /// Version of the body's shape.
+    pub version: u16,
+    /// The kind's own record, encoded.
+    pub body: Vec<u8>,
+}
+
+/// The descriptors of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescriptorTableRecord {
+    /// Its process.
+    pub pid: NsPid,
+    /// Descriptors, lowest number first.
+    pub descriptors: Vec<DescriptorRecord>,
+}
+
+/// A descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescriptorRecord {
+    /// Its number.
+    pub number: i32,
+    /// Id of an [`OpenFileRecord`].
+    pub file: u32,
+    /// FD_CLOEXEC.
+    pub close_on_exec: bool,
+}

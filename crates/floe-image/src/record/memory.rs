@@ -1,0 +1,159 @@
+//! Address spaces, the objects they map, and which pages hold what.
+
+use super::{NsPid, PageId};
+use serde::{Deserialize, Serialize};
+
+/// The address space of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressSpaceRecord {
+    /// Its process.
+    pub pid: NsPid,
+    /// Mappings, lowest address first.
+    pub vmas: Vec<VmaRecord>,
+    /// Code, data, heap, stack, arguments: `struct prctl_mm_map`.
+    pub layout: MmLayout,
+    /// The auxiliary vector's bytes.
+    pub auxv: Vec<u8>,
+    /// The executable: the id of a [`MappedFileRecord`].
+    pub exe: u32,
+}
+
+/// The addresses of PR_SET_MM_MAP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "field names are those of struct prctl_mm_map, prctl(2)")]
+pub struct MmLayout {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+}
+
+/// A mapping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmaRecord {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind it.
+    pub end: u64,
+    /// PROT_* bits.
+    pub prot: u32,
+    /// The two-letter names of `VmFlags:` in /proc/PID/smaps that floe restores, e.g. `gd`, `dc`.
+    pub flags: Vec<[u8; 2]>,
+    /// What it maps.
+    pub source: VmaSource,
+}
+
+/// What a mapping maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmaSource {
+    /// Private anonymous memory.
+    Anonymous,
+    /// Shared anonymous memory.
+    Shmem {
+        /// Id of a [`ShmemRecord`].
+        object: u32,
+        /// Byte offset in the object.
+        offset: u64,
+    },
+    /// A file.
+    File {
+        /// Id of a [`MappedFileRecord`].
+        file: u32,
+        /// Byte offset in the file.
+        offset: u64,
+        /// MAP_SHARED.
+        shared: bool,
+    },
+    /// A mapping of the kernel's own: `[vvar]`, `[vvar_vclock]`, `[vdso]`.
+    Special {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A file that is mapped or executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedFileRecord {
+    /// Number of this file in the image.
+    pub id: u32,
+    /// Path inside the sandbox (at the time of the checkpoint, also for a deleted file).
+    pub path: Vec<u8>,
+    /// Id of a [`GhostRecord`] where the file was deleted.
+    pub ghost: Option<u32>,
+    /// Whether some mapping writes to it (then it must be opened for writing).
+    pub writable: bool,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// crc32c of the first page, which holds an ELF file's build-id.
+    pub head_checksum: u32,
+}
+
+/// A shared anonymous memory object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShmemRecord {
+    /// Number of this object in the image.
+    pub id: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A file that was deleted but still open or mapped; its content is in the page store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GhostRecord {
+    /// Number of this file in the image.
+    pub id: u32,
+    /// Path it had.
+    pub path: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Access and modification time, nanoseconds since 1970.
+    pub times: [i64; 2],
+    /// Name of the memfd it is, where it is one; else it lived on a filesystem.
+    pub memfd: Option<Vec<u8>>,
+}
+
+/// Whose pages a page map lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ContentOwner {
+    /// The private pages of the process with this PID, by address.
+    Process(NsPid),
+    /// A [`ShmemRecord`], by byte offset.
+    Shmem(u32),
+    /// A [`GhostRecord`], by byte offset.
+    Ghost(u32),
+}
+
+/// The pages of one owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageMapRecord {
+    /// Whose.
+    pub owner: ContentOwner,
+    /// Runs, lowest address first, not overlapping.
+    pub runs: Vec<PageRun>,
+}
+
+/// Pages that follow each other in an owner and in the page store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun {
+    /// Address or byte offset of the first page.
+    pub start: u64,
+    /// How many pages.
+    pub pages: u64,
+    /// Where the first is stored.
+    pub first: PageId,
+}

@@ -1,0 +1,98 @@
+//! Records: plain serde structs, one kind of state each, without a word about how it is read from or put into a kernel.
+//!
+//! bincode is positional, so a struct that has shipped never changes: a new shape is a new version beside the old one.
+
+mod file;
+mod memory;
+mod process;
+mod sandbox;
+
+pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
+pub use memory::{
+    AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord,
+    VmaRecord, VmaSource,
+};
+pub use process::{
+    AlternateStack, Credentials, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit, RobustList,
+    RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
+};
+pub use sandbox::{ConsoleRecord, HeaderRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// A PID or TID as the innermost PID namespace of the saved tree numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NsPid(pub i32);
+
+impl std::fmt::Display for NsPid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a page in the image's page store; pages are numbered in the order they were stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PageId(pub u64);
+
+/// The kind of a record, as its envelope states it. Unknown numbers are errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u16)]
+pub enum RecordKind {
+    /// [`HeaderRecord`], the first record of every image.
+    Header = 1,
+    /// [`SandboxRecord`].
+    Sandbox = 2,
+    /// [`ProcessRecord`].
+    Process = 3,
+    /// [`AddressSpaceRecord`].
+    AddressSpace = 4,
+    /// [`MappedFileRecord`].
+    MappedFile = 5,
+    /// [`ShmemRecord`].
+    Shmem = 6,
+    /// [`GhostRecord`].
+    Ghost = 7,
+    /// [`OpenFileRecord`].
+    OpenFile = 8,
+    /// [`ObjectRecord`].
+    Object = 9,
+    /// [`DescriptorTableRecord`].
+    DescriptorTable = 10,
+    /// A chunk of pages; not a bincode body.
+    Pages = 11,
+    /// [`PageMapRecord`].
+    PageMap = 12,
+    /// The index at the end of the file.
+    Index = 13,
+}
+
+/// A struct that stands in an image as one envelope.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The kind its envelope states.
+    const KIND: RecordKind;
+    /// The version of this shape.
+    const VERSION: u16;
+}
+
+macro_rules! records {
+    ($($record:ident = $kind:ident v $version:literal),+ $(,)?) => {
+        $(impl Record for $record {
+            const KIND: RecordKind = RecordKind::$kind;
+            const VERSION: u16 = $version;
+        })+
+    };
+}
+
+records! {
+    HeaderRecord = Header v 1,
+    SandboxRecord = Sandbox v 1,
+    ProcessRecord = Process v 1,
+    AddressSpaceRecord = AddressSpace v 1,
+    MappedFileRecord = MappedFile v 1,
+    ShmemRecord = Shmem v 1,
+    GhostRecord = Ghost v 1,
+    OpenFileRecord = OpenFile v 1,
+    ObjectRecord = Object v 1,
+    DescriptorTableRecord = DescriptorTable v 1,
+    PageMapRecord = PageMap v 1,
+}

@@ -1,0 +1,86 @@
+//! What the image as a whole is, and the sandbox the tree lived in.
+
+use serde::{Deserialize, Serialize};
+
+/// Where and how the image was made. Checked before anything else is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderRecord {
+    /// Version of floe that wrote it, for people.
+    pub floe_version: String,
+    /// Machine architecture as `uname -m` names it.
+    pub arch: String,
+    /// `uname -r` of the source host.
+    pub kernel: String,
+    /// Host name of the source host.
+    pub host: String,
+    /// Seconds since 1970 UTC.
+    pub created: u64,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Bytes of the xstate regset (NT_X86_XSTATE) of a task.
+    pub xstate_size: u32,
+    /// The XCR0 mask of the source host's xstate components.
+    pub xfeatures: u64,
+    /// The vDSO the tree was linked to.
+    pub vdso: VdsoRecord,
+}
+
+/// The vDSO of the source kernel, as far as a restoring host must match it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VdsoRecord {
+    /// Name and bytes of each special mapping, lowest address first, e.g. `[vvar]`, `[vvar_vclock]`, `[vdso]`.
+    pub mappings: Vec<(String, u64)>,
+    /// crc32c of the vDSO's text.
+    pub checksum: u32,
+}
+
+/// Whether a namespace of the tree was the host's or the sandbox's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceOrigin {
+    /// The one floe itself ran in.
+    Host,
+    /// The sandbox's own.
+    Own,
+}
+
+/// How the workload's standard streams reach the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleRecord {
+    /// None: the tree was not started by floe.
+    None,
+    /// Pipes to the monitor, which keeps the log.
+    Pipes {
+        /// Whether standard input is such a pipe too (else /dev/null).
+        stdin: bool,
+    },
+    /// A pseudo-terminal whose master the monitor holds.
+    Terminal {
+        /// The 36 bytes or more of `struct termios2`.
+        termios: Vec<u8>,
+        /// Rows, columns, x pixels, y pixels.
+        window: [u16; 4],
+    },
+}
+
+/// The sandbox: its name and namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Name at the time of the checkpoint; empty for a tree that floe did not start.
+    pub name: String,
+    /// UTS namespace: origin, host name, NIS domain name.
+    pub uts: (NamespaceOrigin, String, String),
+    /// IPC namespace.
+    pub ipc: NamespaceOrigin,
+    /// Network namespace; an own one holds the loopback device alone.
+    pub net: NamespaceOrigin,
+    /// Cgroup namespace.
+    pub cgroup: NamespaceOrigin,
+    /// Mount namespace; an own one is the host's mounts with a private /proc.
+    pub mount: NamespaceOrigin,
+    /// Whether PID 1 of the namespace is part of the tree. If not, restore puts a small reaping init there.
+    pub has_init: bool,
+    /// The standard streams.
+    pub console: ConsoleRecord,
+    /// The command line it was started with, for people.
+    pub command: Vec<String>,
+}
