@@ -1,0 +1,82 @@
+//! Descriptors of other processes and in other roots: pidfd_open(2), pidfd_getfd(2), openat2(2), tee(2).
+
+use crate::Pid;
+use nix::errno::Errno;
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// `struct open_how`, include/uapi/linux/openat2.h.
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+const _: () = assert!(size_of::<OpenHow>() == 24);
+
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
+fn owned(result: i64) -> Result<OwnedFd, Errno> {
+    let number = Errno::result(result)? as RawFd;
+    // SAFETY: the kernel just made this descriptor for the caller, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor that stands for a process.
+///
+/// # Errors
+/// ESRCH.
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: all arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.raw(), 0) })
+}
+
+/// A duplicate of another process's descriptor, close-on-exec (Linux 5.6; needs ptrace access).
+///
+/// # Errors
+/// EBADF, EPERM, EMFILE, ESRCH.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: all arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
+
+/// Opens `path` as if `root` were the root directory, following no magic links of /proc (Linux 5.6).
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: u64::from(mode),
+        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+    };
+    // SAFETY: `path` ends with a NUL and `how` has the stated size; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>(),
+        )
+    };
+    owned(result)
+}
+
+/// Copies up to `bytes` from one pipe to another without taking them out.
+///
+/// # Errors
+/// EAGAIN where the source is empty, EINVAL where one is no pipe.
+pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<usize, Errno> {
+    // SAFETY: all arguments are numbers.
+    let result = unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), bytes, libc::SPLICE_F_NONBLOCK) };
+    Errno::result(result).map(|n| n as usize)
+}

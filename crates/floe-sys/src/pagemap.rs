@@ -1,0 +1,163 @@
+//! /proc/PID/pagemap: which pages are there. The PAGEMAP_SCAN ioctl (Linux 6.7), Documentation/admin-guide/mm/pagemap.rst.
+
+use crate::Pid;
+use nix::errno::Errno;
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+};
+
+bitflags::bitflags! {
+    /// PAGE_IS_* categories, include/uapi/linux/fs.h.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Category: u64 {
+        /// Written since write-protected.
+        const WRITTEN = 1 << 1;
+        /// File-backed.
+        const FILE = 1 << 2;
+        /// In memory.
+        const PRESENT = 1 << 3;
+        /// In swap.
+        const SWAPPED = 1 << 4;
+        /// The shared zero page.
+        const ZERO = 1 << 5;
+        /// Part of a huge page.
+        const HUGE = 1 << 6;
+        /// A guard page (Linux 6.15).
+        const GUARD = 1 << 8;
+    }
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PageRegion {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind it.
+    pub end: u64,
+    /// [`Category`] bits of its pages, of those asked for.
+    pub categories: u64,
+}
+const _: () = assert!(size_of::<PageRegion>() == 24);
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+const _: () = assert!(size_of::<ScanArguments>() == 96);
+
+nix::ioctl_readwrite!(pagemap_scan, b'f', 16, ScanArguments);
+
+/// What a scan looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter {
+    /// All of these must hold, after inverting those in `inverted`.
+    pub all: Category,
+    /// Any of these must hold; empty for no such condition.
+    pub any: Category,
+    /// Conditions to invert.
+    pub inverted: Category,
+    /// Which to report.
+    pub report: Category,
+}
+
+/// An open pagemap.
+#[derive(Debug)]
+pub struct Pagemap(File);
+
+const ENTRY_PFN: u64 = (1 << 55) - 1;
+const ENTRY_EXCLUSIVE: u64 = 1 << 56;
+const ENTRY_PRESENT: u64 = 1 << 63;
+
+/// One entry of the pagemap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// Page frame number, where the page is present and the reader may know (CAP_SYS_ADMIN).
+    #[must_use]
+    pub fn frame(self) -> Option<u64> {
+        let frame = self.0 & ENTRY_PFN;
+        (self.0 & ENTRY_PRESENT != 0 && frame != 0).then_some(frame)
+    }
+
+    /// Whether only this address space maps the page.
+    #[must_use]
+    pub fn exclusive(self) -> bool {
+        self.0 & ENTRY_EXCLUSIVE != 0
+    }
+}
+
+impl Pagemap {
+    /// Opens a process's pagemap.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/pagemap")).map(Self)
+    }
+
+    /// Appends to `found` the regions in `start..end` that pass the filter, merged where they touch.
+    ///
+    /// # Errors
+    /// ENOTTY before Linux 6.7.
+    pub fn scan(&self, start: u64, end: u64, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
+        let mut from = start;
+        let mut batch = [PageRegion::default(); 512];
+        while from < end {
+            let mut arguments = ScanArguments {
+                size: size_of::<ScanArguments>() as u64,
+                flags: 0,
+                start: from,
+                end,
+                walk_end: 0,
+                vec: batch.as_mut_ptr() as u64,
+                vec_len: batch.len() as u64,
+                max_pages: 0,
+                category_inverted: filter.inverted.bits(),
+                category_mask: filter.all.bits(),
+                category_anyof_mask: filter.any.bits(),
+                return_mask: filter.report.bits(),
+            };
+            // SAFETY: `arguments` names `batch` with its true length, and both outlive the call.
+            let got = unsafe { pagemap_scan(self.0.as_raw_fd(), &raw mut arguments) }?;
+            for region in &batch[..got as usize] {
+                match found.last_mut() {
+                    Some(last) if last.end == region.start && last.categories == region.categories => {
+                        last.end = region.end;
+                    }
+                    _ => found.push(*region),
+                }
+            }
+            from = arguments.walk_end;
+        }
+        Ok(())
+    }
+
+    /// Reads the entries of `entries.len()` pages of 4096 bytes from `start` on.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn entries(&self, start: u64, count: usize) -> io::Result<Vec<Entry>> {
+        let mut bytes = vec![0; count * 8];
+        self.0.read_exact_at(&mut bytes, start / 4096 * 8)?;
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|b| Entry(u64::from_ne_bytes(b.try_into().expect("chunks of 8"))))
+            .collect())
+    }
+}

@@ -1,0 +1,93 @@
+//! /proc/PID/fd and /proc/PID/fdinfo.
+
+use super::{ProcError, read_text};
+use crate::Pid;
+
+/// The lines of /proc/PID/fdinfo/N that every kind of file has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FdInfo {
+    /// Byte position.
+    pub position: u64,
+    /// open(2) flags, O_CLOEXEC among them.
+    pub flags: u32,
+    /// The mount it was opened through.
+    pub mount: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Lines of `lock:`; locks held through this open file.
+    pub locks: Vec<String>,
+}
+
+impl FdInfo {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read(pid: Pid, number: i32) -> Result<Self, ProcError> {
+        let path = format!("/proc/{pid}/fdinfo/{number}");
+        let text = read_text(&path)?;
+        Self::parse(&text).map_err(|field| ProcError::Field { path, field })
+    }
+
+    /// Parses the text.
+    ///
+    /// # Errors
+    /// The name of the malformed line.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let mut info = Self::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let value = value.trim();
+            match key {
+                "pos" => info.position = value.parse::<i64>().map_err(|_| "pos")? as u64,
+                "flags" => info.flags = u32::from_str_radix(value, 8).map_err(|_| "flags")?,
+                "mnt_id" => info.mount = value.parse().map_err(|_| "mnt_id")?,
+                "ino" => info.inode = value.parse().map_err(|_| "ino")?,
+                "lock" => info.locks.push(value.to_owned()),
+                _ => {}
+            }
+        }
+        Ok(info)
+    }
+}
+
+/// The numbers of a process's descriptors, lowest first.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn descriptors(pid: Pid) -> Result<Vec<i32>, ProcError> {
+    let path = format!("/proc/{pid}/fd");
+    let wrap = |source| ProcError::Read {
+        path: path.clone(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(wrap)? {
+        found.extend(
+            entry
+                .map_err(wrap)?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok()),
+        );
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FdInfo;
+
+    #[test]
+    fn reads_the_common_lines() {
+        let text =
+            "pos:\t-1\nflags:\t0100002\nmnt_id:\t27\nino:\t99\nlock:\t1: FLOCK  ADVISORY  WRITE 7 fd:01:9 0 EOF\n";
+        let info = FdInfo::parse(text).expect("good text");
+        assert_eq!(
+            (info.position, info.flags, info.mount, info.inode),
+            (u64::MAX, 0o100_002, 27, 99)
+        );
+        assert_eq!(info.locks.len(), 1);
+        assert_eq!(FdInfo::parse("pos:\tx\n"), Err("pos"));
+    }
+}

@@ -1,0 +1,163 @@
+//! /proc/PID/smaps: mappings with their `VmFlags`. (The maps file alone does not tell MAP_GROWSDOWN and its like.)
+
+use super::{ProcError, read};
+use crate::Pid;
+
+/// The two letters of one flag in a `VmFlags:` line, Documentation/filesystems/proc.rst.
+pub type VmFlag = [u8; 2];
+
+/// A mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind it.
+    pub end: u64,
+    /// PROT_* bits.
+    pub prot: u32,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// Byte offset in the file.
+    pub offset: u64,
+    /// Major and minor number of the file's device.
+    pub device: (u32, u32),
+    /// The file's inode number; 0 where nothing is mapped.
+    pub inode: u64,
+    /// Path, `[name]`, or empty. Newlines are escaped as the kernel does.
+    pub path: Vec<u8>,
+    /// `VmFlags:`; empty when read from maps.
+    pub flags: Vec<VmFlag>,
+}
+
+impl Mapping {
+    /// Reads all mappings of a process with their flags.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read_all(pid: Pid) -> Result<Vec<Self>, ProcError> {
+        Self::read_file(&format!("/proc/{pid}/smaps"))
+    }
+
+    /// Reads all mappings of a process without their flags, which is much faster.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read_all_without_flags(pid: Pid) -> Result<Vec<Self>, ProcError> {
+        Self::read_file(&format!("/proc/{pid}/maps"))
+    }
+
+    fn read_file(path: &str) -> Result<Vec<Self>, ProcError> {
+        Self::parse_all(&read(path)?).map_err(|field| ProcError::Field {
+            path: path.to_owned(),
+            field,
+        })
+    }
+
+    /// Parses the text of maps or smaps.
+    ///
+    /// # Errors
+    /// The name of the malformed field.
+    pub fn parse_all(text: &[u8]) -> Result<Vec<Self>, &'static str> {
+        let mut mappings: Vec<Self> = Vec::new();
+        for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            if line[0].is_ascii_uppercase() {
+                if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+                    let last = mappings.last_mut().ok_or("VmFlags")?;
+                    last.flags = flags
+                        .split(|b| *b == b' ')
+                        .filter_map(|word| word.try_into().ok())
+                        .collect();
+                }
+            } else {
+                mappings.push(Self::parse(line)?);
+            }
+        }
+        Ok(mappings)
+    }
+
+    fn parse(line: &[u8]) -> Result<Self, &'static str> {
+        let mut words = Words(line);
+        let range = words.next_text().ok_or("address")?;
+        let (start, end) = range.split_once('-').ok_or("address")?;
+        let perms = words.next_word().filter(|word| word.len() == 4).ok_or("perms")?;
+        let offset = words.next_text().ok_or("offset")?;
+        let device = words.next_text().ok_or("dev")?;
+        let (major, minor) = device.split_once(':').ok_or("dev")?;
+        let inode = words.next_text().ok_or("inode")?;
+        let bit = |at: usize, letter, bit| if perms[at] == letter { bit } else { 0 };
+        Ok(Self {
+            start: u64::from_str_radix(start, 16).map_err(|_| "address")?,
+            end: u64::from_str_radix(end, 16).map_err(|_| "address")?,
+            prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', 4),
+            shared: perms[3] == b's',
+            offset: u64::from_str_radix(offset, 16).map_err(|_| "offset")?,
+            device: (
+                u32::from_str_radix(major, 16).map_err(|_| "dev")?,
+                u32::from_str_radix(minor, 16).map_err(|_| "dev")?,
+            ),
+            inode: inode.parse().map_err(|_| "inode")?,
+            path: words.0.trim_ascii_start().to_vec(),
+            flags: Vec::new(),
+        })
+    }
+
+    /// Whether the kernel reported this flag.
+    #[must_use]
+    pub fn has(&self, flag: &VmFlag) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Whether it is empty, which the kernel never reports.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+struct Words<'a>(&'a [u8]);
+
+impl<'a> Words<'a> {
+    fn next_word(&mut self) -> Option<&'a [u8]> {
+        let text = self.0.trim_ascii_start();
+        let end = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
+        self.0 = rest;
+        (!word.is_empty()).then_some(word)
+    }
+
+    fn next_text(&mut self) -> Option<&'a str> {
+        self.next_word().and_then(|word| std::str::from_utf8(word).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Mapping;
+
+    #[test]
+    fn reads_smaps() {
+        let text = b"5500-5600 r-xp 00001000 fd:01 77                         /a b (deleted)\nSize: 4 kB\n\
+            VmFlags: rd ex mr mw me \n7ffd00000000-7ffd00001000 rw-s 00000000 00:00 0 \nVmFlags: rd wr gd \n";
+        let maps = Mapping::parse_all(text).expect("good text");
+        assert_eq!(maps.len(), 2);
+        assert_eq!(
+            (maps[0].start, maps[0].end, maps[0].prot, maps[0].shared),
+            (0x5500, 0x5600, 5, false)
+        );
+        assert_eq!((maps[0].offset, maps[0].device, maps[0].inode), (0x1000, (0xfd, 1), 77));
+        assert_eq!(maps[0].path, b"/a b (deleted)");
+        assert!(maps[1].shared && maps[1].has(b"gd") && maps[1].path.is_empty());
+    }
+
+    #[test]
+    fn names_the_malformed_field() {
+        assert_eq!(Mapping::parse_all(b"zz r-xp 0 0:0 0\n"), Err("address"));
+        assert_eq!(Mapping::parse_all(b"1-2 r-xp 0 0:0\n"), Err("inode"));
+    }
+}

@@ -1,0 +1,111 @@
+//! Parsers for /proc, as proc(5) and Documentation/filesystems/proc.rst describe it. Each takes text, so that captured
+//! files are its tests, with a thin `read` beside it.
+
+mod descriptor;
+mod maps;
+mod stat;
+mod status;
+
+pub use descriptor::{FdInfo, descriptors};
+pub use maps::{Mapping, VmFlag};
+pub use stat::Stat;
+pub use status::Status;
+
+use crate::Pid;
+use std::io;
+
+/// A file of /proc that does not look as documented.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcError {
+    /// It could not be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A field is missing or is no number.
+    #[error("{path}: field {field} is missing or malformed")]
+    Field {
+        /// The file.
+        path: String,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+impl ProcError {
+    /// Whether the cause is that the task no longer exists.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::ESRCH)
+            }
+            Self::Field { .. } => false,
+        }
+    }
+}
+
+/// Reads a whole file of /proc as bytes.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn read(path: &str) -> Result<Vec<u8>, ProcError> {
+    std::fs::read(path).map_err(|source| ProcError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads a whole file of /proc as text; bytes that are not UTF-8 are replaced.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn read_text(path: &str) -> Result<String, ProcError> {
+    read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The threads of a process, the leader first.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn threads(pid: Pid) -> Result<Vec<Pid>, ProcError> {
+    let path = format!("/proc/{pid}/task");
+    let wrap = |source| ProcError::Read {
+        path: path.clone(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(wrap)? {
+        if let Some(tid) = entry
+            .map_err(wrap)?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            found.push(Pid::new(tid));
+        }
+    }
+    found.sort_by_key(|tid| (*tid != pid, *tid));
+    Ok(found)
+}
+
+/// The children of all threads of a process, zombies among them.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn children(pid: Pid) -> Result<Vec<Pid>, ProcError> {
+    let mut found = Vec::new();
+    for tid in threads(pid)? {
+        let text = read_text(&format!("/proc/{pid}/task/{tid}/children"))?;
+        found.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .map(Pid::new),
+        );
+    }
+    Ok(found)
+}

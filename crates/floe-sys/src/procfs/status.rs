@@ -1,0 +1,136 @@
+//! /proc/PID/status.
+
+use super::{ProcError, read_text};
+
+/// The lines of /proc/PID/status that floe reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Umask.
+    pub umask: u32,
+    /// Tgid, in the reader's namespace.
+    pub tgid: i32,
+    /// Pid of the tracer, 0 for none.
+    pub tracer: i32,
+    /// Real, effective, saved, filesystem user.
+    pub uids: [u32; 4],
+    /// Real, effective, saved, filesystem group.
+    pub gids: [u32; 4],
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The thread's id in each PID namespace, outermost (the reader's) first.
+    pub ns_pid: Vec<i32>,
+    /// Process group ids likewise.
+    pub ns_pgid: Vec<i32>,
+    /// Session ids likewise.
+    pub ns_sid: Vec<i32>,
+    /// Pending for the thread.
+    pub pending: u64,
+    /// Pending for the process.
+    pub shared_pending: u64,
+    /// Blocked.
+    pub blocked: u64,
+    /// Ignored.
+    pub ignored: u64,
+    /// With a handler.
+    pub caught: u64,
+    /// Capability sets: inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
+    /// No new privileges.
+    pub no_new_privs: bool,
+    /// Seccomp mode: 0 off, 1 strict, 2 filter.
+    pub seccomp: u32,
+}
+
+impl Status {
+    /// Reads `directory`/status, where `directory` is `/proc/PID` or `/proc/PID/task/TID`.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read(directory: &str) -> Result<Self, ProcError> {
+        let path = format!("{directory}/status");
+        let text = read_text(&path)?;
+        Self::parse(&text).map_err(|field| ProcError::Field { path, field })
+    }
+
+    /// Parses the text; lines that are absent (a zombie's, another kernel's) keep zeros.
+    ///
+    /// # Errors
+    /// The name of a malformed line.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let mut status = Self::default();
+        for line in text.lines() {
+            if let Some((key, value)) = line.split_once(':') {
+                status.line(key, value.trim())?;
+            }
+        }
+        Ok(status)
+    }
+
+    fn line(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        match key {
+            "Umask" => self.umask = u32::from_str_radix(value, 8).map_err(|_| "Umask")?,
+            "Tgid" => self.tgid = value.parse().map_err(|_| "Tgid")?,
+            "TracerPid" => self.tracer = value.parse().map_err(|_| "TracerPid")?,
+            "Uid" => self.uids = four(value).ok_or("Uid")?,
+            "Gid" => self.gids = four(value).ok_or("Gid")?,
+            "Groups" => self.groups = numbers(value).ok_or("Groups")?,
+            "NSpid" => self.ns_pid = numbers(value).ok_or("NSpid")?,
+            "NSpgid" => self.ns_pgid = numbers(value).ok_or("NSpgid")?,
+            "NSsid" => self.ns_sid = numbers(value).ok_or("NSsid")?,
+            "SigPnd" => self.pending = set(value).ok_or("SigPnd")?,
+            "ShdPnd" => self.shared_pending = set(value).ok_or("ShdPnd")?,
+            "SigBlk" => self.blocked = set(value).ok_or("SigBlk")?,
+            "SigIgn" => self.ignored = set(value).ok_or("SigIgn")?,
+            "SigCgt" => self.caught = set(value).ok_or("SigCgt")?,
+            "CapInh" => self.capabilities[0] = set(value).ok_or("CapInh")?,
+            "CapPrm" => self.capabilities[1] = set(value).ok_or("CapPrm")?,
+            "CapEff" => self.capabilities[2] = set(value).ok_or("CapEff")?,
+            "CapBnd" => self.capabilities[3] = set(value).ok_or("CapBnd")?,
+            "CapAmb" => self.capabilities[4] = set(value).ok_or("CapAmb")?,
+            "NoNewPrivs" => self.no_new_privs = value == "1",
+            "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn set(value: &str) -> Option<u64> {
+    u64::from_str_radix(value, 16).ok()
+}
+
+fn numbers<T: std::str::FromStr>(value: &str) -> Option<Vec<T>> {
+    value.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+}
+
+fn four(value: &str) -> Option<[u32; 4]> {
+    numbers(value)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    #[test]
+    fn reads_the_lines_that_matter() {
+        let text = "Name:\tbash\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
+            Groups:\t4 24 \nNSpid:\t42\t7\t1\nSigPnd:\t0000000000000001\nSigCgt:\t0000000180000002\n\
+            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        let status = Status::parse(text).expect("good text");
+        assert_eq!(
+            (status.umask, status.uids, status.gids),
+            (0o22, [0, 1, 2, 3], [4, 5, 6, 7])
+        );
+        assert_eq!((status.groups, status.ns_pid), (vec![4, 24], vec![42, 7, 1]));
+        assert_eq!((status.pending, status.caught), (1, 0x1_8000_0002));
+        assert_eq!(
+            (status.capabilities[3], status.no_new_privs, status.seccomp),
+            (0x1ff_ffff_ffff, true, 2)
+        );
+    }
+
+    #[test]
+    fn names_a_malformed_line() {
+        assert_eq!(Status::parse("Uid:\t0\t1\n"), Err("Uid"));
+    }
+}

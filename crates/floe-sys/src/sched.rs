@@ -1,0 +1,118 @@
+//! Scheduling of another thread: sched_getattr(2), sched_setattr(2), sched_getaffinity(2), ioprio_get(2); and
+//! get_robust_list(2), which asks about another thread likewise.
+
+use crate::Pid;
+use nix::errno::Errno;
+
+/// `struct sched_attr`, include/uapi/linux/sched/types.h, without the utilization clamps of later versions.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    size: u32,
+    /// SCHED_* policy.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Static priority.
+    pub priority: u32,
+    /// SCHED_DEADLINE: nanoseconds; for other policies the slice on new kernels.
+    pub runtime: u64,
+    /// SCHED_DEADLINE: nanoseconds.
+    pub deadline: u64,
+    /// SCHED_DEADLINE: nanoseconds.
+    pub period: u64,
+}
+const _: () = assert!(size_of::<Attributes>() == 48);
+
+const IOPRIO_WHO_PROCESS: i32 = 1;
+const CPU_BYTES: usize = 1024;
+
+/// Reads a thread's policy.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn attributes(tid: Pid) -> Result<Attributes, Errno> {
+    let mut attributes = Attributes::default();
+    let size = size_of::<Attributes>();
+    // SAFETY: the kernel writes at most `size` bytes to `attributes`, which is that long.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid.raw(), &raw mut attributes, size, 0) };
+    Errno::result(result)?;
+    Ok(attributes)
+}
+
+/// Sets a thread's policy.
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL.
+pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
+    let sized = Attributes {
+        size: size_of::<Attributes>() as u32,
+        ..*attributes
+    };
+    // SAFETY: the kernel reads `size` bytes of `sized`, which is that long.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.raw(), &raw const sized, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// The processors a thread may run on, lowest first.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn affinity(tid: Pid) -> Result<Vec<u32>, Errno> {
+    let mut set = [0u8; CPU_BYTES];
+    // SAFETY: the kernel writes at most `CPU_BYTES` bytes to `set`, which is that long.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid.raw(), CPU_BYTES, set.as_mut_ptr()) };
+    let bytes = Errno::result(result)? as usize;
+    Ok((0..bytes as u32 * 8)
+        .filter(|cpu| set[*cpu as usize / 8] & (1 << (cpu % 8)) != 0)
+        .collect())
+}
+
+/// Sets the processors a thread may run on.
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL where none of them exists here.
+pub fn set_affinity(tid: Pid, cpus: &[u32]) -> Result<(), Errno> {
+    let mut set = [0u8; CPU_BYTES];
+    for cpu in cpus {
+        *set.get_mut(*cpu as usize / 8).ok_or(Errno::EINVAL)? |= 1 << (cpu % 8);
+    }
+    // SAFETY: the kernel reads `CPU_BYTES` bytes of `set`, which is that long.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid.raw(), CPU_BYTES, set.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// A thread's I/O priority, class and level as ioprio_get(2) packs them.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn io_priority(tid: Pid) -> Result<u32, Errno> {
+    // SAFETY: all arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.raw()) };
+    Errno::result(result).map(|priority| priority as u32)
+}
+
+/// Sets a thread's I/O priority.
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL.
+pub fn set_io_priority(tid: Pid, priority: u32) -> Result<(), Errno> {
+    // SAFETY: all arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid.raw(), priority) };
+    Errno::result(result).map(drop)
+}
+
+/// Address and size of the head of a thread's robust futex list; address 0 for none.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn robust_list(tid: Pid) -> Result<(u64, u64), Errno> {
+    let mut head = 0u64;
+    let mut size = 0u64;
+    // SAFETY: `head` and `size` are 8 bytes each, as the kernel writes them.
+    let result = unsafe { libc::syscall(libc::SYS_get_robust_list, tid.raw(), &raw mut head, &raw mut size) };
+    Errno::result(result)?;
+    Ok((head, size))
+}
