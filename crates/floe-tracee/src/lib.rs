@@ -1,1 +1,19 @@
-//! .
+//! Ptrace as types, and code run in other tasks: single remote calls and batches of them.
+//!
+//! Knows tasks, not checkpoints. Everything that knows the architecture stands in `arch`.
+
+mod arch;
+mod arena;
+mod batch;
+mod host;
+mod interrupted;
+mod puppet;
+mod stopped;
+
+pub use arch::{GENERAL_BYTES, Registers, is_native, vdso_tail, xfeatures};
+pub use arena::Arena;
+pub use batch::{Batch, CallError, CallId};
+pub use host::{CallHost, HostError};
+pub use interrupted::{RestartCode, restart_code};
+pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
+pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};

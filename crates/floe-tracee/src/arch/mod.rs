@@ -1,0 +1,12 @@
+//! What differs between architectures: the register block, system-call conventions, the stub's machine code.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{
+    GENERAL_BYTES, Registers, SINGLE_ENTRY, STUB_BYTES, batch_entry, exit_state, exit_state_offset, is_native,
+    stub_code, vdso_tail, xfeatures,
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("floe runs on x86-64; another architecture needs a folder beside arch/x86_64");

@@ -1,0 +1,208 @@
+//! A batch: a table of system calls with the bytes they point to, run in a task in one go.
+//!
+//! ```text
+//! arena memory:  | call 0: number, 6 arguments, result | call 1 | ... |      | data ... |
+//! ```
+
+use crate::{Arena, Stopped, TraceError};
+use floe_sys::memory;
+use nix::errno::Errno;
+
+const ENTRY_WORDS: usize = 8;
+const ENTRY_BYTES: u64 = 64;
+
+/// A call's place in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallId(usize);
+
+/// A batch that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The task did not do what it was told.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The table could not be put into the task or fetched from it.
+    #[error("{action} the table of calls of task {tid}")]
+    Transfer {
+        /// Write or read.
+        action: &'static str,
+        /// Whose.
+        tid: floe_sys::Pid,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A call in the table failed.
+    #[error("{what} in task {tid}")]
+    Call {
+        /// What it was for.
+        what: String,
+        /// Where it ran.
+        tid: floe_sys::Pid,
+        /// Its result.
+        #[source]
+        source: Errno,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    what: &'static str,
+    words: [u64; ENTRY_WORDS],
+    must_succeed: bool,
+}
+
+/// Calls to be run in a task, with their data. Addresses that [`Batch::data`] and [`Batch::room`] return are valid in
+/// the task while the batch runs.
+#[derive(Debug)]
+pub struct Batch {
+    arena: Arena,
+    entries: Vec<Entry>,
+    /// Data that goes in and comes out; it lies at the top end of the arena's memory, growing up from `data_base`.
+    data: Vec<u8>,
+}
+
+impl Batch {
+    /// An empty batch for a task whose stub stands in `arena`.
+    #[must_use]
+    pub fn new(arena: Arena) -> Self {
+        Self {
+            arena,
+            entries: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+
+    fn data_base(&self) -> u64 {
+        self.arena.memory + self.arena.bytes / 4
+    }
+
+    /// Whether another `calls` calls and `bytes` bytes fit.
+    #[must_use]
+    pub fn fits(&self, calls: usize, bytes: usize) -> bool {
+        let quarter = self.arena.bytes / 4;
+        (self.entries.len() + calls) as u64 * ENTRY_BYTES <= quarter
+            && (self.data.len() + bytes + 16) as u64 <= self.arena.bytes - quarter
+    }
+
+    /// Whether nothing was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds bytes for calls to point to, aligned to 16; returns their address in the task.
+    pub fn data(&mut self, bytes: &[u8]) -> u64 {
+        self.data.resize(self.data.len().next_multiple_of(16), 0);
+        let address = self.data_base() + self.data.len() as u64;
+        self.data.extend_from_slice(bytes);
+        address
+    }
+
+    /// Adds room for a call to write into; returns its address in the task.
+    pub fn room(&mut self, bytes: usize) -> u64 {
+        self.data(&vec![0; bytes])
+    }
+
+    /// Adds a call that must succeed. Fewer than six arguments are filled up with zeros.
+    pub fn call(&mut self, what: &'static str, number: i64, arguments: &[u64]) -> CallId {
+        self.push(what, number, arguments, true)
+    }
+
+    /// Adds a call that may fail; its result is looked at by the caller.
+    pub fn attempt(&mut self, what: &'static str, number: i64, arguments: &[u64]) -> CallId {
+        self.push(what, number, arguments, false)
+    }
+
+    fn push(&mut self, what: &'static str, number: i64, arguments: &[u64], must_succeed: bool) -> CallId {
+        let mut words = [0; ENTRY_WORDS];
+        words[0] = number as u64;
+        words[1..=arguments.len()].copy_from_slice(arguments);
+        self.entries.push(Entry {
+            what,
+            words,
+            must_succeed,
+        });
+        CallId(self.entries.len() - 1)
+    }
+
+    /// Runs the calls in `task`. Its registers are the stub's then, and all its signals but `end.2` must be blocked.
+    ///
+    /// `end` is what the stub's last tgkill(2) names: process and thread in the task's own PID namespace, and a signal
+    /// that is neither pending for the task nor caught by it.
+    ///
+    /// # Errors
+    /// [`CallError`]; `Call` names the first call that had to succeed and did not. All of them were issued.
+    pub fn run(&mut self, task: &Stopped, end: (i32, i32, i32)) -> Result<(), CallError> {
+        self.run_observed(task, end, |_| {})
+    }
+
+    pub(crate) fn run_observed(
+        &mut self,
+        task: &Stopped,
+        end: (i32, i32, i32),
+        observe: impl FnMut(floe_sys::Pid),
+    ) -> Result<(), CallError> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let tid = task.tid();
+        let transfer = |action| move |source| CallError::Transfer { action, tid, source };
+        let mut table: Vec<u8> = self
+            .entries
+            .iter()
+            .flat_map(|entry| entry.words)
+            .flat_map(u64::to_ne_bytes)
+            .collect();
+        memory::write(tid, self.arena.memory, &table).map_err(transfer("write"))?;
+        memory::write(tid, self.data_base(), &self.data).map_err(transfer("write"))?;
+        let mut registers = task.registers()?;
+        registers.prepare_batch(
+            self.arena.batch_entry(),
+            self.arena.memory,
+            self.entries.len() as u64,
+            end,
+        );
+        task.set_registers(&registers)?;
+        task.run_to_signal(end.2, observe)?;
+        memory::read(tid, self.arena.memory, &mut table).map_err(transfer("read"))?;
+        memory::read(tid, self.data_base(), &mut self.data).map_err(transfer("read"))?;
+        for (entry, bytes) in self.entries.iter_mut().zip(table.chunks_exact(ENTRY_BYTES as usize)) {
+            entry.words[7] = u64::from_ne_bytes(bytes[56..].try_into().expect("8 bytes"));
+        }
+        self.first_failure(tid)
+    }
+
+    fn first_failure(&self, tid: floe_sys::Pid) -> Result<(), CallError> {
+        let failed = self
+            .entries
+            .iter()
+            .find(|entry| entry.must_succeed && errno(entry.words[7]).is_some());
+        match failed {
+            Some(entry) => {
+                let source = errno(entry.words[7]).unwrap_or(Errno::UnknownErrno);
+                let what = format!("{} ({:x?})", entry.what, &entry.words[1..7]);
+                Err(CallError::Call { what, tid, source })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What a call returned: a value, or minus an errno.
+    #[must_use]
+    pub fn result(&self, call: CallId) -> i64 {
+        self.entries[call.0].words[7] as i64
+    }
+
+    /// What the task left at an address that [`Batch::data`] or [`Batch::room`] returned.
+    #[must_use]
+    pub fn bytes(&self, address: u64, bytes: usize) -> &[u8] {
+        let at = (address - self.data_base()) as usize;
+        &self.data[at..at + bytes]
+    }
+}
+
+fn errno(result: u64) -> Option<Errno> {
+    let result = result as i64;
+    (-4095..0).contains(&result).then(|| Errno::from_raw(-result as i32))
+}

@@ -1,0 +1,269 @@
+//! Remote calls in a task that must survive whatever becomes of floe.
+//!
+//! The stub is written into the unused tail of the task's vDSO, with the words that bring the thread back beside it. If
+//! floe dies at any moment, the kernel detaches the thread, and the stub's way out restores it: nothing else has to be
+//! alive. One thread of a process is hosted at a time, because they share the vDSO.
+
+use crate::{
+    Arena, Batch, CallError, RestartCode, Stopped, TraceError,
+    arch::{self, Registers},
+    restart_code,
+};
+use floe_sys::{
+    Pid,
+    memory::MemoryFile,
+    procfs::{Mapping, Status},
+};
+use nix::errno::Errno;
+use std::io;
+
+const SCRATCH_BYTES: u64 = 64 << 10;
+const ALL_SIGNALS: u64 = u64::MAX;
+
+/// A task in which no call can be run.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// It has no vDSO.
+    #[error("process {0} has no vDSO to place the stub in (boot option vdso=0?)")]
+    NoVdso(Pid),
+    /// The tail is too short.
+    #[error(
+        "the vDSO of process {pid} leaves {tail} bytes free; the stub needs {}",
+        Arena::code_room()
+    )]
+    NoRoom {
+        /// Whose.
+        pid: Pid,
+        /// Bytes free.
+        tail: usize,
+    },
+    /// The vDSO or the stub could not be read or written.
+    #[error("{action} the vDSO of process {pid}")]
+    Memory {
+        /// Read or write.
+        action: &'static str,
+        /// Whose.
+        pid: Pid,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] floe_sys::procfs::ProcError),
+    /// Ptrace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The calls.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// A process whose vDSO holds the stub.
+#[derive(Debug)]
+pub struct CallHost {
+    pid: Pid,
+    ns_pid: i32,
+    arena: Arena,
+    memory: MemoryFile,
+    /// The scratch mapping, once it is there.
+    scratch: (u64, u64),
+}
+
+impl CallHost {
+    /// Writes the stub into the vDSO of the process that `leader` leads, and maps scratch memory there.
+    ///
+    /// `ns_pid` is the process's id in its own PID namespace; `mappings` are its mappings.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn new(leader: &Stopped, ns_pid: i32, mappings: &[Mapping]) -> Result<Self, HostError> {
+        let pid = leader.tid();
+        let vdso = mappings
+            .iter()
+            .find(|m| m.path == b"[vdso]")
+            .ok_or(HostError::NoVdso(pid))?;
+        let wrap = |action| move |source| HostError::Memory { action, pid, source };
+        let memory = MemoryFile::open(pid).map_err(wrap("open"))?;
+        let mut image = vec![0; vdso.len() as usize];
+        memory.read(vdso.start, &mut image).map_err(wrap("read"))?;
+        let tail = arch::vdso_tail(&image).ok_or(HostError::NoVdso(pid))?;
+        if image.len() - tail < Arena::code_room() {
+            return Err(HostError::NoRoom {
+                pid,
+                tail: image.len() - tail,
+            });
+        }
+        memory
+            .write(vdso.start + tail as u64, Arena::code_bytes())
+            .map_err(wrap("write the stub into"))?;
+        let arena = Arena {
+            code: vdso.start + tail as u64,
+            memory: 0,
+            bytes: 0,
+        };
+        let mut host = Self {
+            pid,
+            ns_pid,
+            arena,
+            memory,
+            scratch: (0, 0),
+        };
+        host.map_scratch(leader)?;
+        Ok(host)
+    }
+
+    fn map_scratch(&mut self, leader: &Stopped) -> Result<(), HostError> {
+        const MAP: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let address = self.single(
+            leader,
+            "map scratch memory",
+            libc::SYS_mmap,
+            [0, SCRATCH_BYTES, PROT, MAP, u64::MAX, 0],
+        )?;
+        self.scratch = (address as u64, SCRATCH_BYTES);
+        self.arena.memory = self.scratch.0;
+        self.arena.bytes = SCRATCH_BYTES;
+        Ok(())
+    }
+
+    /// An empty batch for [`CallHost::run`].
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.arena)
+    }
+
+    /// The scratch mapping's range, which is floe's and not the task's.
+    #[must_use]
+    pub fn scratch(&self) -> std::ops::Range<u64> {
+        self.scratch.0..self.scratch.0 + self.scratch.1
+    }
+
+    /// Runs a batch in a thread of the process, whose registers and signal mask are its own again afterwards.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn run(&self, thread: &Stopped, ns_tid: i32, batch: &mut Batch) -> Result<(), HostError> {
+        let status = Status::read(&format!("/proc/{}/task/{}", self.pid, thread.tid()))?;
+        let taken = status.caught | status.pending | status.shared_pending;
+        let quiet = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
+        match quiet.into_iter().find(|signal| taken & bit(*signal) == 0) {
+            Some(signal) => {
+                let guest = Guest::enter(self, thread, ALL_SIGNALS & !bit(signal))?;
+                let done = batch.run(thread, (self.ns_pid, ns_tid, signal));
+                guest.leave()?;
+                Ok(done?)
+            }
+            None => Err(HostError::Trace(TraceError::Request {
+                action: "find a signal to end a batch with (URG, WINCH, CHLD and CONT are all caught or pending)",
+                tid: thread.tid(),
+                source: Errno::EBUSY,
+            })),
+        }
+    }
+
+    fn single(&self, thread: &Stopped, what: &str, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
+        let guest = Guest::enter(self, thread, ALL_SIGNALS)?;
+        let result = guest.call(number, arguments);
+        guest.leave()?;
+        match result? {
+            error @ -4095..0 => {
+                let source = Errno::from_raw(-error as i32);
+                Err(CallError::Call {
+                    what: what.to_owned(),
+                    tid: thread.tid(),
+                    source,
+                }
+                .into())
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// Removes the scratch memory and the stub.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn remove(mut self, leader: &Stopped) -> Result<(), HostError> {
+        let (address, bytes) = std::mem::take(&mut self.scratch);
+        self.single(
+            leader,
+            "unmap scratch memory",
+            libc::SYS_munmap,
+            [address, bytes, 0, 0, 0, 0],
+        )?;
+        self.memory
+            .write(self.arena.code, &vec![0; Arena::code_bytes().len()])
+            .map_err(|source| HostError::Memory {
+                action: "clear the stub from",
+                pid: self.pid,
+                source,
+            })
+    }
+}
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// A thread between [`Guest::enter`] and [`Guest::leave`]: its registers are the stub's, and the stub knows the way
+/// back.
+struct Guest<'a> {
+    host: &'a CallHost,
+    thread: &'a Stopped,
+    registers: Registers,
+    mask: u64,
+}
+
+impl<'a> Guest<'a> {
+    fn enter(host: &'a CallHost, thread: &'a Stopped, block: u64) -> Result<Self, HostError> {
+        let registers = thread.registers()?;
+        let mask = thread.signal_mask()?;
+        let state = arch::exit_state(&way_back(&registers), mask, host.scratch);
+        host.memory
+            .write(host.arena.exit_state(), &state)
+            .map_err(|source| HostError::Memory {
+                action: "write the way back into",
+                pid: host.pid,
+                source,
+            })?;
+        // The registers lead into the stub before signals are blocked: from here on floe's death restores both.
+        let mut inside = registers;
+        inside.prepare_call(host.arena.single_entry(), libc::SYS_getpid as u64, [0; 6]);
+        thread.set_registers(&inside)?;
+        thread.set_signal_mask(block)?;
+        Ok(Self {
+            host,
+            thread,
+            registers,
+            mask,
+        })
+    }
+
+    fn call(&self, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
+        let mut registers = self.thread.registers()?;
+        registers.prepare_call(self.host.arena.single_entry(), number as u64, arguments);
+        self.thread.set_registers(&registers)?;
+        self.thread.run_through_call()?;
+        Ok(self.thread.registers()?.result())
+    }
+
+    fn leave(self) -> Result<(), HostError> {
+        self.thread.set_signal_mask(self.mask)?;
+        self.thread.set_registers(&self.registers)?;
+        Ok(())
+    }
+}
+
+/// The registers that the stub restores if floe dies: a call that was interrupted is issued again, and one whose
+/// remainder the kernel keeps in the thread goes on with that (restart_syscall(2)).
+fn way_back(registers: &Registers) -> Registers {
+    let mut back = *registers;
+    match (restart_code(registers), registers.call()) {
+        (Some(RestartCode::Again | RestartCode::Interrupted), Some(call)) => back.reissue(call),
+        (Some(RestartCode::Block), Some(_)) => back.reissue(libc::SYS_restart_syscall as u64),
+        _ => {}
+    }
+    back
+}

@@ -1,0 +1,477 @@
+//! Threads under ptrace as types: [`Seized`] runs or is about to stop, [`Stopped`] stands still.
+//!
+//! A transition consumes the value. Dropping either lets the thread go on by itself, which is what undoing means here;
+//! the thread's registers must be its own again by then ([`CallHost`](crate::CallHost) sees to that). Neither can be
+//! sent to another thread: ptrace knows one tracer thread.
+
+use crate::arch::{GENERAL_BYTES, Registers};
+use floe_sys::{
+    Pid, procfs,
+    ptrace::{self, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
+};
+use nix::errno::Errno;
+use std::{marker::PhantomData, time::Duration, time::Instant};
+
+/// Larger than any XSAVE area today (AMX: 11 KiB).
+const XSTATE_ROOM: usize = 32 << 10;
+
+/// How long a thread may stay in a sleep that nothing interrupts before that is an error.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What ptrace should report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Options {
+    /// A tree that lives on when floe ends.
+    Observe,
+    /// Tasks that floe made and that must not outlive it before they are complete; their children likewise.
+    Own,
+}
+
+impl Options {
+    const fn bits(self) -> i32 {
+        match self {
+            Self::Observe => libc::PTRACE_O_TRACESYSGOOD,
+            Self::Own => {
+                libc::PTRACE_O_TRACESYSGOOD
+                    | libc::PTRACE_O_EXITKILL
+                    | libc::PTRACE_O_TRACEFORK
+                    | libc::PTRACE_O_TRACECLONE
+                    | libc::PTRACE_O_TRACEEXEC
+            }
+        }
+    }
+}
+
+/// A ptrace request that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The kernel refused.
+    #[error("{action} of task {tid}")]
+    Request {
+        /// What was asked.
+        action: &'static str,
+        /// Of whom.
+        tid: Pid,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// It ended.
+    #[error("task {tid} ended while it was under floe's control (wait status {status:#x})")]
+    Ended {
+        /// Who.
+        tid: Pid,
+        /// Wait status.
+        status: i32,
+    },
+    /// It stopped for another reason than the expected one.
+    #[error("task {tid} stopped in an unexpected way: {wait:?}")]
+    Unexpected {
+        /// Who.
+        tid: Pid,
+        /// How.
+        wait: Wait,
+    },
+    /// It does not stop.
+    #[error("task {tid} does not stop: it is in an uninterruptible sleep ({place})")]
+    Uninterruptible {
+        /// Who.
+        tid: Pid,
+        /// Where in the kernel.
+        place: String,
+    },
+}
+
+/// A thread that could not be seized.
+#[derive(Debug, thiserror::Error)]
+#[error("seize task {tid}")]
+pub struct SeizeError {
+    /// Who.
+    pub tid: Pid,
+    /// EPERM: not allowed, or somebody else traces it; ESRCH: gone.
+    #[source]
+    pub source: Errno,
+}
+
+type NotSend = PhantomData<*const ()>;
+
+/// A traced thread that is not known to stand still.
+#[derive(Debug)]
+pub struct Seized {
+    tid: Pid,
+    armed: bool,
+    not_send: NotSend,
+}
+
+/// A traced thread that stands still.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: Pid,
+    /// The signal of the job-control stop it was in, or 0.
+    stop_signal: i32,
+    armed: bool,
+    not_send: NotSend,
+}
+
+impl Seized {
+    /// Begins to trace a thread and asks it to stop.
+    ///
+    /// # Errors
+    /// [`SeizeError`].
+    pub fn new(tid: Pid, options: Options) -> Result<Self, SeizeError> {
+        let wrap = |source| SeizeError { tid, source };
+        ptrace::seize(tid, options.bits()).map_err(wrap)?;
+        let seized = Self {
+            tid,
+            armed: true,
+            not_send: PhantomData,
+        };
+        ptrace::interrupt(tid).map_err(wrap)?;
+        Ok(seized)
+    }
+
+    /// Begins to trace a thread without stopping it.
+    ///
+    /// # Errors
+    /// [`SeizeError`].
+    pub fn running(tid: Pid, options: Options) -> Result<Self, SeizeError> {
+        ptrace::seize(tid, options.bits()).map_err(|source| SeizeError { tid, source })?;
+        Ok(Self {
+            tid,
+            armed: true,
+            not_send: PhantomData,
+        })
+    }
+
+    /// Takes up a thread that the kernel attached because its creator is traced.
+    #[must_use]
+    pub fn born(tid: Pid) -> Self {
+        Self {
+            tid,
+            armed: true,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// Waits until it stands still. Signals that come first are delivered first.
+    ///
+    /// # Errors
+    /// [`TraceError`]; `Uninterruptible` after ten seconds.
+    pub fn stop(mut self) -> Result<Stopped, TraceError> {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let mut pause = Duration::from_micros(20);
+        loop {
+            let wait = ptrace::wait(self.tid, false).map_err(|source| self.failed("wait", source))?;
+            match wait {
+                Some(Wait::Event(libc::PTRACE_EVENT_STOP, signal)) => {
+                    self.armed = false;
+                    let stop_signal = if signal == libc::SIGTRAP { 0 } else { signal };
+                    return Ok(Stopped {
+                        tid: self.tid,
+                        stop_signal,
+                        armed: true,
+                        not_send: PhantomData,
+                    });
+                }
+                Some(Wait::Signal(signal)) => {
+                    ptrace::resume(self.tid, signal).map_err(|source| self.failed("resume", source))?;
+                }
+                Some(Wait::Ended(status)) => {
+                    self.armed = false;
+                    return Err(TraceError::Ended { tid: self.tid, status });
+                }
+                Some(wait @ (Wait::Call | Wait::Event(..))) => {
+                    return Err(TraceError::Unexpected { tid: self.tid, wait });
+                }
+                None if Instant::now() > deadline => {
+                    let place = procfs::read_text(&format!("/proc/{}/wchan", self.tid)).unwrap_or_default();
+                    return Err(TraceError::Uninterruptible { tid: self.tid, place });
+                }
+                None => {
+                    // waitpid has no time-out, and a task in an uninterruptible sleep must not hang floe.
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    /// Waits for an exec to complete; the thread then stands behind it, where calls can't be run in it yet.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn stop_at_exec(mut self) -> Result<Stopped, TraceError> {
+        loop {
+            let wait = ptrace::wait(self.tid, true).map_err(|source| self.failed("wait", source))?;
+            match wait {
+                Some(Wait::Event(libc::PTRACE_EVENT_EXEC, _)) => {
+                    self.armed = false;
+                    return Ok(Stopped {
+                        tid: self.tid,
+                        stop_signal: 0,
+                        armed: true,
+                        not_send: PhantomData,
+                    });
+                }
+                Some(Wait::Signal(signal)) => {
+                    ptrace::resume(self.tid, signal).map_err(|source| self.failed("resume", source))?;
+                }
+                Some(Wait::Ended(status)) => {
+                    self.armed = false;
+                    return Err(TraceError::Ended { tid: self.tid, status });
+                }
+                Some(_) | None => {
+                    ptrace::resume(self.tid, 0).map_err(|source| self.failed("resume", source))?;
+                }
+            }
+        }
+    }
+
+    fn failed(&self, action: &'static str, source: Errno) -> TraceError {
+        TraceError::Request {
+            action,
+            tid: self.tid,
+            source,
+        }
+    }
+}
+
+impl Drop for Seized {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        // A running tracee can't be detached; stop it first. It may be gone or unwilling, and then the tracer's own end
+        // detaches it.
+        let stopped = ptrace::interrupt(self.tid).is_ok() && ptrace::wait(self.tid, false).is_ok();
+        if stopped && let Err(error) = ptrace::detach(self.tid, 0) {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be released is not stopped");
+        }
+    }
+}
+
+impl Stopped {
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
+    /// The signal of the job-control stop that the thread was found in, or 0.
+    #[must_use]
+    pub fn stop_signal(&self) -> i32 {
+        self.stop_signal
+    }
+
+    fn failed(&self, action: &'static str, source: Errno) -> TraceError {
+        TraceError::Request {
+            action,
+            tid: self.tid,
+            source,
+        }
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn registers(&self) -> Result<Registers, TraceError> {
+        let mut bytes = [0; GENERAL_BYTES];
+        let got = ptrace::registers(self.tid, NT_PRSTATUS, &mut bytes).map_err(|e| self.failed("read registers", e))?;
+        Registers::from_bytes(&bytes[..got]).ok_or_else(|| self.failed("read registers", Errno::EINVAL))
+    }
+
+    /// Sets the general registers.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn set_registers(&self, registers: &Registers) -> Result<(), TraceError> {
+        ptrace::set_registers(self.tid, NT_PRSTATUS, &registers.to_bytes())
+            .map_err(|e| self.failed("write registers", e))
+    }
+
+    /// The whole XSAVE area.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn extended(&self) -> Result<Vec<u8>, TraceError> {
+        let mut bytes = vec![0; XSTATE_ROOM];
+        let got = ptrace::registers(self.tid, NT_X86_XSTATE, &mut bytes).map_err(|e| self.failed("read xstate", e))?;
+        bytes.truncate(got);
+        bytes.shrink_to_fit();
+        Ok(bytes)
+    }
+
+    /// Sets the whole XSAVE area.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn set_extended(&self, bytes: &[u8]) -> Result<(), TraceError> {
+        ptrace::set_registers(self.tid, NT_X86_XSTATE, bytes).map_err(|e| self.failed("write xstate", e))
+    }
+
+    /// The blocked signals (within sigsuspend and its like, those blocked behind the call).
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn signal_mask(&self) -> Result<u64, TraceError> {
+        ptrace::signal_mask(self.tid).map_err(|e| self.failed("read signal mask", e))
+    }
+
+    /// Sets the blocked signals.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn set_signal_mask(&self, mask: u64) -> Result<(), TraceError> {
+        ptrace::set_signal_mask(self.tid, mask).map_err(|e| self.failed("write signal mask", e))
+    }
+
+    /// Copies a queue of pending signals.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn pending(&self, queue: Queue) -> Result<Vec<[u8; SIGINFO_BYTES]>, TraceError> {
+        ptrace::pending_signals(self.tid, queue).map_err(|e| self.failed("read pending signals", e))
+    }
+
+    /// The rseq registration; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn rseq(&self) -> Result<Option<RseqConfiguration>, TraceError> {
+        let found = ptrace::rseq_configuration(self.tid).map_err(|e| self.failed("read rseq registration", e))?;
+        Ok((found.address != 0).then_some(found))
+    }
+
+    /// Lets it run to the next signal that is about to be delivered, which must be `signal`; that is then dropped. Tasks
+    /// that it makes on the way are told to `observe`.
+    pub(crate) fn run_to_signal(&self, signal: i32, mut observe: impl FnMut(Pid)) -> Result<(), TraceError> {
+        loop {
+            self.resume(0)?;
+            match self.wait()? {
+                Wait::Signal(got) if got == signal => return Ok(()),
+                Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, _) => {
+                    let id = ptrace::event_message(self.tid).map_err(|e| self.failed("read event", e))?;
+                    observe(Pid::new(id as i32));
+                }
+                // A job-control stop in force reports itself again; the thread runs on under its tracer.
+                Wait::Event(libc::PTRACE_EVENT_STOP, _) => {}
+                wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
+            }
+        }
+    }
+
+    /// Lets it run through one whole system call.
+    pub(crate) fn run_through_call(&self) -> Result<(), TraceError> {
+        for _entry_then_exit in 0..2 {
+            self.resume_to_call()?;
+            loop {
+                match self.wait()? {
+                    Wait::Call => break,
+                    Wait::Event(libc::PTRACE_EVENT_STOP, _) => self.resume_to_call()?,
+                    wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers a stop signal to it and waits until its process stands in a job-control stop.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
+        self.resume(signal)?;
+        match self.wait()? {
+            Wait::Event(libc::PTRACE_EVENT_STOP, got) if got == signal => {
+                self.stop_signal = signal;
+                Ok(())
+            }
+            wait => Err(TraceError::Unexpected { tid: self.tid, wait }),
+        }
+    }
+
+    /// Lets it run, delivering `signal` unless that is 0, to its end, which must come at once, and reaps it as a tracer
+    /// does.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn wait_for_end(mut self, signal: i32) -> Result<i32, TraceError> {
+        self.resume(signal)?;
+        loop {
+            match self.wait() {
+                Err(TraceError::Ended { status, .. }) => {
+                    self.armed = false;
+                    return Ok(status);
+                }
+                Ok(Wait::Signal(signal)) => self.resume(signal)?,
+                Ok(_) => self.resume(0)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn resume(&self, signal: i32) -> Result<(), TraceError> {
+        ptrace::resume(self.tid, signal).map_err(|e| self.failed("resume", e))
+    }
+
+    fn resume_to_call(&self) -> Result<(), TraceError> {
+        ptrace::resume_to_call(self.tid).map_err(|e| self.failed("resume", e))
+    }
+
+    fn wait(&self) -> Result<Wait, TraceError> {
+        match ptrace::wait(self.tid, true).map_err(|e| self.failed("wait", e))? {
+            Some(Wait::Ended(status)) => Err(TraceError::Ended { tid: self.tid, status }),
+            Some(wait) => Ok(wait),
+            None => Err(self.failed("wait", Errno::EAGAIN)),
+        }
+    }
+
+    /// Lets it run to the next stop before any of its own code is executed.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn run_on_to_stop(self) -> Result<Seized, TraceError> {
+        ptrace::interrupt(self.tid).map_err(|e| self.failed("interrupt", e))?;
+        self.run_on()
+    }
+
+    /// Lets it run, still traced.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn run_on(mut self) -> Result<Seized, TraceError> {
+        self.resume(0)?;
+        self.armed = false;
+        Ok(Seized {
+            tid: self.tid,
+            armed: true,
+            not_send: PhantomData,
+        })
+    }
+
+    /// Lets it go on by itself.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn detach(mut self) -> Result<(), TraceError> {
+        self.armed = false;
+        ptrace::detach(self.tid, 0).map_err(|e| self.failed("detach", e))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = ptrace::detach(self.tid, 0)
+        {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be released is gone");
+        }
+    }
+}
