@@ -60,7 +60,7 @@ struct ScanArguments {
 }
 const _: () = assert!(size_of::<ScanArguments>() == 96);
 
-nix::ioctl_readwrite!(pagemap_scan, b'f', 16, ScanArguments);
+const PAGEMAP_SCAN: libc::c_ulong = nix::request_code_readwrite!(b'f', 16, size_of::<ScanArguments>());
 
 /// What a scan looks for.
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +134,8 @@ impl Pagemap {
                 return_mask: filter.report.bits(),
             };
             // SAFETY: `arguments` names `batch` with its true length, and both outlive the call.
-            let got = unsafe { pagemap_scan(self.0.as_raw_fd(), &raw mut arguments) }?;
+            let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
+            let got = Errno::result(result)?;
             for region in &batch[..got as usize] {
                 match found.last_mut() {
                     Some(last) if last.end == region.start && last.categories == region.categories => {

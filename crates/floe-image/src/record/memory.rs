@@ -46,6 +46,8 @@ pub struct VmaRecord {
     pub prot: u32,
     /// The two-letter names of `VmFlags:` in /proc/PID/smaps that floe restores, e.g. `gd`, `dc`.
     pub flags: Vec<[u8; 2]>,
+    /// Name of anonymous memory (PR_SET_VMA_ANON_NAME), where it has one.
+    pub name: Option<Vec<u8>>,
     /// What it maps.
     pub source: VmaSource,
 }

@@ -1,0 +1,211 @@
+//! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
+
+use super::content::{ContentError, Contents};
+use crate::{refusal::Refusals, refusal::Subject, task::HeldProcess};
+use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+use floe_sys::{
+    Pid,
+    pagemap::{Category, Filter, Pagemap},
+    procfs::{self, Mapping, Stat},
+};
+use std::path::PathBuf;
+
+/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
+const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
+/// KSM.
+const MERGEABLE: &[u8; 2] = b"mg";
+
+const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
+    (b"ht", "huge pages of hugetlbfs", "hugetlbfs mappings are not carried yet"),
+    (b"um", "userfaultfd (missing pages)", "another program serves this memory's faults"),
+    (b"uw", "userfaultfd (write protection)", "another program serves this memory's faults"),
+    (b"ui", "userfaultfd (minor faults)", "another program serves this memory's faults"),
+    (b"io", "device memory", "memory of a device can't be carried"),
+    (b"pf", "pages without a struct page", "memory of a device can't be carried"),
+    (b"ss", "shadow stack", "shadow stacks are not carried yet"),
+    (b"dp", "MAP_DROPPABLE memory", "droppable mappings are not carried yet"),
+    (b"sl", "sealed memory (mseal)", "a sealed mapping is not carried yet"),
+];
+
+/// The address space of a held process; `brk` is where brk(0) says its heap ends.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn address_space(
+    held: &HeldProcess<'_>,
+    brk: u64,
+    contents: &mut Contents,
+    refusals: &mut Refusals,
+) -> Result<AddressSpaceRecord, ContentError> {
+    let pid = held.found.pid;
+    let subject = held.found.subject();
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let mut classifier = Classifier { pid, subject: &subject, root, contents, refusals };
+    let mut vmas = Vec::with_capacity(held.mappings.len());
+    for mapping in held.mappings.iter().filter(|m| m.path != b"[vsyscall]") {
+        if let Some(source) = classifier.source(mapping)? {
+            vmas.push(VmaRecord {
+                start: mapping.start,
+                end: mapping.end,
+                prot: mapping.prot,
+                flags: carried_flags(mapping),
+                name: anonymous_name(mapping),
+                source,
+            });
+        }
+    }
+    let exe = classifier.exe()?;
+    let auxv = procfs::read(&format!("/proc/{pid}/auxv")).map_err(|error| ContentError {
+        action: "read",
+        path: format!("/proc/{pid}/auxv"),
+        source: std::io::Error::other(error),
+    })?;
+    Ok(AddressSpaceRecord {
+        pid: NsPid(held.found.ns_pid),
+        vmas,
+        layout: layout(&held.found.stat, brk),
+        auxv,
+        exe: exe.unwrap_or(u32::MAX),
+    })
+}
+
+fn layout(stat: &Stat, brk: u64) -> MmLayout {
+    MmLayout {
+        start_code: stat.startcode,
+        end_code: stat.endcode,
+        start_data: stat.start_data,
+        end_data: stat.end_data,
+        start_brk: stat.start_brk,
+        brk,
+        start_stack: stat.startstack,
+        arg_start: stat.arg_start,
+        arg_end: stat.arg_end,
+        env_start: stat.env_start,
+        env_end: stat.env_end,
+    }
+}
+
+fn carried_flags(mapping: &Mapping) -> Vec<[u8; 2]> {
+    let known = |flag: &&[u8; 2]| CARRIED_FLAGS.contains(flag) || **flag == *MERGEABLE;
+    mapping.flags.iter().filter(known).copied().collect()
+}
+
+fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
+    mapping.path.strip_prefix(b"[anon:").and_then(|rest| rest.strip_suffix(b"]")).map(<[u8]>::to_vec)
+}
+
+struct Classifier<'a> {
+    pid: Pid,
+    subject: &'a Subject,
+    root: PathBuf,
+    contents: &'a mut Contents,
+    refusals: &'a mut Refusals,
+}
+
+impl Classifier<'_> {
+    fn refuse(&mut self, mapping: &Mapping, what: &str, reason: &str) {
+        let path = String::from_utf8_lossy(&mapping.path);
+        let object = format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end);
+        self.refusals.add(Some(self.subject), object, reason, "unmap it, or run the program without it");
+    }
+
+    fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+        let bad: Vec<_> = REFUSED_FLAGS.into_iter().filter(|(flag, ..)| mapping.has(flag)).collect();
+        if !bad.is_empty() {
+            for (_, what, reason) in bad {
+                self.refuse(mapping, what, reason);
+            }
+            return Ok(None);
+        }
+        let path = mapping.path.as_slice();
+        if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
+            return Ok(Some(VmaSource::Special { name: String::from_utf8_lossy(path).into_owned() }));
+        }
+        if mapping.inode == 0 {
+            return Ok(self.anonymous(mapping));
+        }
+        let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
+        if mapping.shared && path == b"/dev/zero (deleted)" {
+            let object = self.contents.shmem(&magic)?;
+            return Ok(Some(VmaSource::Shmem { object, offset: mapping.offset }));
+        }
+        if let Some((what, reason)) = refused_file(mapping) {
+            self.refuse(mapping, what, reason);
+            return Ok(None);
+        }
+        let writable = mapping.shared && mapping.has(b"mw");
+        let file = self.contents.mapped_file(&magic, &self.root, writable, (self.subject, self.refusals))?;
+        Ok(file.map(|file| VmaSource::File { file, offset: mapping.offset, shared: mapping.shared }))
+    }
+
+    fn anonymous(&mut self, mapping: &Mapping) -> Option<VmaSource> {
+        if mapping.shared {
+            self.refuse(mapping, "shared memory of an unknown kind", "floe can't tell what backs it");
+            return None;
+        }
+        Some(VmaSource::Anonymous)
+    }
+
+    fn exe(&mut self) -> Result<Option<u32>, ContentError> {
+        let magic = format!("/proc/{}/exe", self.pid);
+        self.contents.mapped_file(&magic, &self.root, false, (self.subject, self.refusals))
+    }
+}
+
+fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
+    let path = mapping.path.as_slice();
+    if path.starts_with(b"/SYSV") {
+        Some(("System V shared memory", "SysV IPC objects are not carried yet"))
+    } else if path.starts_with(b"/memfd:") && mapping.shared {
+        Some(("memfd, shared", "shared memfd mappings are not carried yet"))
+    } else if path.starts_with(b"/[aio]") {
+        Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
+    } else if path.starts_with(b"anon_inode:") {
+        Some(("memory of an anonymous inode", "io_uring, perf and their like are not carried yet"))
+    } else if path.starts_with(b"/secretmem") {
+        Some(("memfd_secret", "the kernel lets nobody else read it"))
+    } else if path.starts_with(b"/dev/") && path != b"/dev/zero" && !path.starts_with(b"/dev/shm/") {
+        Some(("device", "memory of a device can't be carried"))
+    } else {
+        None
+    }
+}
+
+/// How many private pages of the mappings hold content of their own. Refuses guard regions, which are found this way.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u64, ContentError> {
+    let pid = held.found.pid;
+    let wrap = |source| ContentError { action: "scan", path: format!("/proc/{pid}/pagemap"), source };
+    let pagemap = Pagemap::open(pid).map_err(wrap)?;
+    let mut regions = Vec::new();
+    let mut pages = 0;
+    for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
+        regions.clear();
+        pagemap.scan(mapping.start, mapping.end, &CONTENT, &mut regions).map_err(|e| wrap(e.into()))?;
+        pages += regions.iter().map(|region| (region.end - region.start) / 4096).sum::<u64>();
+        regions.clear();
+        pagemap.scan(mapping.start, mapping.end, &GUARDS, &mut regions).map_err(|e| wrap(e.into()))?;
+        if !regions.is_empty() {
+            refusals.add(
+                Some(&held.found.subject()),
+                format!("guard regions in mapping {:x}-{:x}", mapping.start, mapping.end),
+                "MADV_GUARD_INSTALL is not carried yet",
+                "use PROT_NONE instead",
+            );
+        }
+    }
+    Ok(pages)
+}
+
+/// Pages whose content is the mapping's own: not the file's, not the zero page's.
+pub(super) const CONTENT: Filter = Filter {
+    all: Category::FILE.union(Category::ZERO),
+    inverted: Category::FILE.union(Category::ZERO),
+    any: Category::PRESENT.union(Category::SWAPPED),
+    report: Category::empty(),
+};
+
+const GUARDS: Filter =
+    Filter { all: Category::GUARD, inverted: Category::empty(), any: Category::empty(), report: Category::empty() };

@@ -1,0 +1,21 @@
+//! Memory: which mappings there are, what they map, which pages hold what.
+//!
+//! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
+//! memory, deleted files); `pages` stores page contents. `assemble` works out how an inherited address space becomes
+//! another one; `build` does it in a puppet; `fill` writes the pages.
+
+mod assemble;
+mod build;
+mod classify;
+mod content;
+mod fill;
+mod pages;
+mod runs;
+
+pub use assemble::{Assembly, assemble};
+pub use build::{BuildError, Builder, Sources, same_layout};
+pub use classify::{address_space, count_pages};
+pub use content::{ContentError, ContentSource, Contents, FileIdentity};
+pub use fill::{FillError, fill_file, fill_process};
+pub use pages::{PagesError, dump_content, dump_process_pages};
+pub use runs::{PageWork, RunList, page_work};

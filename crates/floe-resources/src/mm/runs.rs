@@ -1,0 +1,165 @@
+//! Runs of pages: which addresses hold which stored pages, and what is left to do where some are inherited.
+
+use floe_image::record::{PageId, PageRun};
+use std::ops::Range;
+
+const PAGE: u64 = 4096;
+
+/// Builds a run list out of pieces that may come in any order.
+#[derive(Debug, Default)]
+pub struct RunList(Vec<PageRun>);
+
+impl RunList {
+    /// Adds pages that follow each other in both places.
+    pub fn push(&mut self, start: u64, pages: u64, first: PageId) {
+        if let Some(last) = self.0.last_mut()
+            && last.start + last.pages * PAGE == start
+            && last.first.0 + last.pages == first.0
+        {
+            last.pages += pages;
+            return;
+        }
+        self.0.push(PageRun { start, pages, first });
+    }
+
+    /// The runs, lowest address first, joined where they follow each other.
+    #[must_use]
+    pub fn into_sorted(mut self) -> Vec<PageRun> {
+        self.0.sort_by_key(|run| run.start);
+        let mut joined = Self::default();
+        for run in self.0 {
+            joined.push(run.start, run.pages, run.first);
+        }
+        joined.0
+    }
+}
+
+/// The stored page at `address`, if there is one in `runs` (sorted).
+pub(super) fn page_at(runs: &[PageRun], address: u64) -> Option<PageId> {
+    let index = runs.partition_point(|run| run.start <= address).checked_sub(1)?;
+    let run = runs[index];
+    let page = (address - run.start) / PAGE;
+    (page < run.pages).then(|| PageId(run.first.0 + page))
+}
+
+/// What is to be done so that memory that holds `inherited` pages where it was kept holds `wanted` ones.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct PageWork {
+    /// Pages to write.
+    pub write: Vec<PageRun>,
+    /// Ranges to give back to the kernel, because the wanted memory has nothing there.
+    pub drop: Vec<Range<u64>>,
+}
+
+/// Compares two run lists (both sorted) within the ranges that were `kept` (sorted); outside of them all is written.
+#[must_use]
+pub fn page_work(inherited: &[PageRun], wanted: &[PageRun], kept: &[Range<u64>]) -> PageWork {
+    let mut write = RunList::default();
+    for run in wanted {
+        split_wanted(run, inherited, kept, &mut write);
+    }
+    let mut drop: Vec<Range<u64>> = Vec::new();
+    for run in inherited {
+        for piece in kept_pieces(run, kept) {
+            for gap in gaps(&piece, wanted) {
+                match drop.last_mut() {
+                    Some(last) if last.end == gap.start => last.end = gap.end,
+                    _ => drop.push(gap),
+                }
+            }
+        }
+    }
+    PageWork { write: write.into_sorted(), drop }
+}
+
+fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
+    let end = run.start + run.pages * PAGE;
+    let mut at = run.start;
+    while at < end {
+        // The next address at which the answer may change: borders of kept ranges and of inherited runs.
+        let kept_index = kept.partition_point(|range| range.end <= at);
+        let (is_kept, kept_border) = match kept.get(kept_index) {
+            Some(range) if range.start <= at => (true, range.end),
+            Some(range) => (false, range.start),
+            None => (false, u64::MAX),
+        };
+        let index = inherited.partition_point(|other| other.start + other.pages * PAGE <= at);
+        let (same, border) = match inherited.get(index) {
+            Some(other) if other.start <= at => {
+                let there = other.first.0 + (at - other.start) / PAGE;
+                let here = run.first.0 + (at - run.start) / PAGE;
+                (there == here, other.start + other.pages * PAGE)
+            }
+            Some(other) => (false, other.start),
+            None => (false, u64::MAX),
+        };
+        let next = end.min(kept_border).min(border);
+        if !(is_kept && same) {
+            write.push(at, (next - at) / PAGE, PageId(run.first.0 + (at - run.start) / PAGE));
+        }
+        at = next;
+    }
+}
+
+fn kept_pieces(run: &PageRun, kept: &[Range<u64>]) -> Vec<Range<u64>> {
+    let (start, end) = (run.start, run.start + run.pages * PAGE);
+    let first = kept.partition_point(|range| range.end <= start);
+    kept[first..]
+        .iter()
+        .take_while(|range| range.start < end)
+        .map(|range| range.start.max(start)..range.end.min(end))
+        .collect()
+}
+
+fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
+    let mut found = Vec::new();
+    let mut at = piece.start;
+    let first = wanted.partition_point(|run| run.start + run.pages * PAGE <= piece.start);
+    for run in wanted[first..].iter().take_while(|run| run.start < piece.end) {
+        if run.start > at {
+            found.push(at..run.start);
+        }
+        at = run.start + run.pages * PAGE;
+    }
+    if at < piece.end {
+        found.push(at..piece.end);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PageWork, RunList, page_at, page_work};
+    use floe_image::record::{PageId, PageRun};
+
+    fn run(start: u64, pages: u64, first: u64) -> PageRun {
+        PageRun { start: start * 4096, pages, first: PageId(first) }
+    }
+
+    #[test]
+    fn joins_neighbours_in_both_places() {
+        let mut list = RunList::default();
+        list.push(8 * 4096, 2, PageId(2));
+        list.push(4096, 1, PageId(7));
+        list.push(10 * 4096, 1, PageId(4));
+        assert_eq!(list.into_sorted(), [run(1, 1, 7), run(8, 3, 2)]);
+        assert_eq!(page_at(&[run(8, 3, 2)], 9 * 4096), Some(PageId(3)));
+        assert_eq!(page_at(&[run(8, 3, 2)], 11 * 4096), None);
+    }
+
+    #[test]
+    fn writes_only_what_differs_and_drops_what_went() {
+        let inherited = [run(0, 10, 0)];
+        let wanted = [run(0, 4, 0), run(4, 1, 50), run(7, 5, 7)];
+        let kept = 0..10 * 4096;
+        let work = page_work(&inherited, &wanted, std::slice::from_ref(&kept));
+        assert_eq!(work.write, [run(4, 1, 50), run(10, 2, 10)]);
+        assert_eq!(work.drop, [5 * 4096..7 * 4096]);
+    }
+
+    #[test]
+    fn nothing_kept_is_all_written() {
+        let runs = [run(3, 2, 1)];
+        assert_eq!(page_work(&runs, &runs, &[]), PageWork { write: runs.to_vec(), drop: vec![] });
+    }
+}

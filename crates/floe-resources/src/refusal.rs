@@ -1,0 +1,79 @@
+//! State that floe can't carry, found before anything is changed.
+
+use floe_sys::Pid;
+use std::fmt;
+
+/// Who has the state: both ids and the command.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// Id in floe's PID namespace.
+    pub host: Pid,
+    /// Id in its own PID namespace.
+    pub ns: i32,
+    /// Its name.
+    pub comm: String,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} (host {}, {})", self.ns, self.host, self.comm)
+    }
+}
+
+/// One piece of state that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refusal {
+    /// Whose it is; `None` for the tree as a whole.
+    pub subject: Option<Subject>,
+    /// What it is, e.g. `descriptor 5 (socket:[4711])`.
+    pub object: String,
+    /// Why it can't be carried.
+    pub reason: String,
+    /// What the user can do.
+    pub advice: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(subject) = &self.subject {
+            write!(f, "{subject}: ")?;
+        }
+        write!(f, "{}: {}; {}", self.object, self.reason, self.advice)
+    }
+}
+
+/// All that was found in the way, to be reported in one list.
+#[derive(Debug, Default)]
+pub struct Refusals(Vec<Refusal>);
+
+impl Refusals {
+    /// Adds a finding.
+    pub fn add(
+        &mut self,
+        subject: Option<&Subject>,
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        self.0.push(Refusal {
+            subject: subject.cloned(),
+            object: object.into(),
+            reason: reason.into(),
+            advice: advice.into(),
+        });
+    }
+
+    /// Whether nothing stands in the way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The findings, sorted by task, each once.
+    #[must_use]
+    pub fn into_sorted(mut self) -> Vec<Refusal> {
+        self.0.sort();
+        self.0.dedup();
+        self.0
+    }
+}

@@ -1,0 +1,429 @@
+//! Reads a stopped process's own state: from outside what can be read from outside, the rest by one batch of calls a
+//! thread.
+
+use super::signals::portable;
+use crate::{refusal::Refusals, tree::FoundProcess};
+use floe_image::record::{
+    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
+    RobustList, RseqRegistration, Scheduling, SignalAction, ThreadRecord,
+};
+use floe_sys::{
+    Pid,
+    procfs::{self, Mapping, ProcError, Status},
+    ptrace::Queue,
+    sched,
+};
+use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError, is_native};
+use nix::errno::Errno;
+use std::collections::HashSet;
+
+const SIGNALS: u64 = 64;
+const ACTION_BYTES: usize = 32;
+const PR_GET_THP_DISABLE: u64 = 42;
+
+/// A process whose state could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// Ptrace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// Remote calls.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A system call about the thread.
+    #[error("read the {what} of task {tid}")]
+    Query {
+        /// What was asked for.
+        what: &'static str,
+        /// Of whom.
+        tid: Pid,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// The register block has another size than floe knows.
+    #[error("the registers of task {tid} can't be read: it runs 32-bit code")]
+    NotNative {
+        /// Whose.
+        tid: Pid,
+    },
+}
+
+/// A process all of whose threads floe holds stopped, in the order of [`FoundProcess::threads`].
+#[derive(Debug)]
+pub struct HeldProcess<'a> {
+    /// What was found.
+    pub found: &'a FoundProcess,
+    /// Its threads, the leader first.
+    pub threads: Vec<&'a Stopped>,
+    /// Its mappings.
+    pub mappings: &'a [Mapping],
+}
+
+/// Record of a process that has ended and waits to be reaped.
+///
+/// # Errors
+/// [`DumpError`].
+pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<ProcessRecord, DumpError> {
+    let status = Status::read(&format!("/proc/{}", found.pid))?;
+    let wait_status = found.stat.exit_code;
+    if wait_status & 0x80 != 0 {
+        refusals.add(
+            Some(&found.subject()),
+            "zombie that dumped core",
+            "the core flag of its wait status can't be made again",
+            "let its parent reap it first",
+        );
+    }
+    let thread = ThreadRecord {
+        tid: NsPid(found.ns_pid),
+        comm: found.stat.comm.clone(),
+        registers: Registers { general: Vec::new(), extended: Vec::new() },
+        signal_mask: 0,
+        alternate_stack: AlternateStack { base: 0, flags: 0, size: 0 },
+        pending: Vec::new(),
+        robust_list: RobustList { head: 0, size: 0 },
+        rseq: None,
+        tid_address: 0,
+        credentials: credentials(&status, 0),
+        scheduling: Scheduling {
+            policy: 0,
+            flags: 0,
+            nice: 0,
+            priority: 0,
+            deadline: [0; 3],
+            affinity: Vec::new(),
+            io_priority: 0,
+        },
+        parent_death_signal: 0,
+        timer_slack: 0,
+    };
+    Ok(ProcessRecord {
+        state: ProcessState::Zombie { status: wait_status },
+        threads: vec![thread],
+        ..empty_process(found)
+    })
+}
+
+fn empty_process(found: &FoundProcess) -> ProcessRecord {
+    ProcessRecord {
+        pid: NsPid(found.ns_pid),
+        ppid: NsPid(found.ns_ppid),
+        pgid: NsPid(found.ns_pgid),
+        sid: NsPid(found.ns_sid),
+        state: ProcessState::Alive,
+        threads: Vec::new(),
+        actions: Vec::new(),
+        pending: Vec::new(),
+        limits: Vec::new(),
+        umask: 0,
+        cwd: Vec::new(),
+        root: Vec::new(),
+        timers: [IntervalTimer::default(); 3],
+        personality: 0,
+        dumpable: 0,
+        subreaper: false,
+        thp_disable: false,
+        oom_score_adj: 0,
+        coredump_filter: 0,
+        exit_signal: found.stat.exit_signal,
+        terminal: None,
+    }
+}
+
+/// Reads a living process. Working directory, root and terminal are left to the caller, who knows paths.
+///
+/// # Errors
+/// [`DumpError`].
+pub fn dump_process(held: &HeldProcess<'_>) -> Result<ProcessRecord, DumpError> {
+    let found = held.found;
+    let pid = found.pid;
+    let leader = held.threads[0];
+    let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
+    let mut record = empty_process(found);
+    let answers = (|| {
+        let mut answers = ProcessAnswers::default();
+        for (index, thread) in held.threads.iter().enumerate() {
+            let ns_tid = found.threads[index].ns_tid;
+            let mut batch = host.batch();
+            let own = ThreadQuestions::ask(&mut batch);
+            let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
+            host.run(thread, ns_tid, &mut batch)?;
+            record.threads.push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
+            if let Some(questions) = shared {
+                answers = questions.answers(&batch);
+            }
+        }
+        Ok::<_, DumpError>(answers)
+    })();
+    // The stub goes out of the process also when something went wrong; the first error is the one that is told.
+    let removed = host.remove(leader);
+    let answers = answers?;
+    removed?;
+    fill_process(&mut record, leader, answers)?;
+    record.state = process_state(found, leader);
+    Ok(record)
+}
+
+fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
+    match leader.stop_signal() {
+        0 => ProcessState::Alive,
+        // While the stop waits to be reported, /proc/PID/stat shows its signal as the exit code.
+        signal => ProcessState::Stopped { signal, reported: found.stat.exit_code == 0 },
+    }
+}
+
+fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAnswers) -> Result<(), DumpError> {
+    let pid = leader.tid();
+    let directory = format!("/proc/{pid}");
+    let status = Status::read(&directory)?;
+    record.umask = status.umask;
+    record.actions = answers.actions;
+    record.timers = answers.timers;
+    record.dumpable = answers.dumpable;
+    record.subreaper = answers.subreaper;
+    record.thp_disable = answers.thp_disable;
+    record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
+    record.limits = limits(&directory)?;
+    record.personality = number(&format!("{directory}/personality"), 16)? as u32;
+    record.oom_score_adj = number(&format!("{directory}/oom_score_adj"), 10)? as i32;
+    record.coredump_filter = number(&format!("{directory}/coredump_filter"), 16)? as u32;
+    Ok(())
+}
+
+fn number(path: &str, radix: u32) -> Result<i64, ProcError> {
+    let text = procfs::read_text(path)?;
+    i64::from_str_radix(text.trim(), radix)
+        .map_err(|_| ProcError::Field { path: path.to_owned(), field: "the number" })
+}
+
+/// The lines of /proc/PID/limits in the order of the limits' numbers.
+const LIMIT_NAMES: [&str; 16] = [
+    "Max cpu time",
+    "Max file size",
+    "Max data size",
+    "Max stack size",
+    "Max core file size",
+    "Max resident set",
+    "Max processes",
+    "Max open files",
+    "Max locked memory",
+    "Max address space",
+    "Max file locks",
+    "Max pending signals",
+    "Max msgqueue size",
+    "Max nice priority",
+    "Max realtime priority",
+    "Max realtime timeout",
+];
+
+fn limits(directory: &str) -> Result<Vec<ResourceLimit>, ProcError> {
+    let path = format!("{directory}/limits");
+    let text = procfs::read_text(&path)?;
+    let value = |word: &str| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() };
+    LIMIT_NAMES
+        .iter()
+        .map(|name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let mut words = line.unwrap_or_default().split_ascii_whitespace();
+            let soft = words.next().and_then(value);
+            let hard = words.next().and_then(value);
+            match (soft, hard) {
+                (Some(soft), Some(hard)) => Ok(ResourceLimit { soft, hard }),
+                _ => Err(ProcError::Field { path: path.clone(), field: name }),
+            }
+        })
+        .collect()
+}
+
+fn credentials(status: &Status, securebits: u32) -> Credentials {
+    let [inheritable, permitted, effective, bounding, ambient] = status.capabilities;
+    Credentials {
+        uids: status.uids,
+        gids: status.gids,
+        groups: status.groups.clone(),
+        inheritable,
+        permitted,
+        effective,
+        bounding,
+        ambient,
+        securebits,
+        no_new_privs: status.no_new_privs,
+    }
+}
+
+fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers) -> Result<ThreadRecord, DumpError> {
+    let tid = thread.tid();
+    let query = |what| move |source| DumpError::Query { what, tid, source };
+    let directory = format!("/proc/{pid}/task/{tid}");
+    let registers = thread.registers()?;
+    if !is_native(&registers) {
+        return Err(DumpError::NotNative { tid });
+    }
+    let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
+    let comm = procfs::read(&format!("{directory}/comm"))?;
+    Ok(ThreadRecord {
+        tid: NsPid(ns_tid),
+        comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
+        registers: Registers {
+            general: portable(thread, registers)?.to_bytes(),
+            extended: thread.extended()?,
+        },
+        signal_mask: thread.signal_mask()?,
+        alternate_stack: answers.alternate_stack,
+        pending: thread.pending(Queue::Thread)?.into_iter().map(Vec::from).collect(),
+        robust_list: RobustList { head, size },
+        rseq: thread.rseq()?.map(|r| RseqRegistration {
+            address: r.address,
+            size: r.size,
+            signature: r.signature,
+        }),
+        tid_address: answers.tid_address,
+        credentials: credentials(&Status::read(&directory)?, answers.securebits),
+        scheduling: scheduling(tid)?,
+        parent_death_signal: answers.parent_death_signal,
+        timer_slack: answers.timer_slack,
+    })
+}
+
+fn scheduling(tid: Pid) -> Result<Scheduling, DumpError> {
+    let query = |what| move |source| DumpError::Query { what, tid, source };
+    let attributes = sched::attributes(tid).map_err(query("scheduling policy"))?;
+    let allowed = sched::affinity(tid).map_err(query("CPU affinity"))?;
+    let online: HashSet<u32> = (0..online_processors()).collect();
+    let all = online.iter().all(|cpu| allowed.contains(cpu));
+    Ok(Scheduling {
+        policy: attributes.policy,
+        flags: attributes.flags,
+        nice: attributes.nice,
+        priority: attributes.priority,
+        deadline: [attributes.runtime, attributes.deadline, attributes.period],
+        affinity: if all { Vec::new() } else { allowed },
+        io_priority: sched::io_priority(tid).map_err(query("I/O priority"))?,
+    })
+}
+
+fn online_processors() -> u32 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN)
+        .ok()
+        .flatten()
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(1)
+}
+
+/// Calls that only a thread itself can issue about itself.
+struct ThreadQuestions {
+    stack: u64,
+    tid_address: u64,
+    death_signal: u64,
+    securebits: CallId,
+    slack: CallId,
+}
+
+struct ThreadAnswers {
+    alternate_stack: AlternateStack,
+    tid_address: u64,
+    parent_death_signal: i32,
+    securebits: u32,
+    timer_slack: u64,
+}
+
+impl ThreadQuestions {
+    fn ask(batch: &mut Batch) -> Self {
+        let prctl = libc::SYS_prctl;
+        let stack = batch.room(24);
+        batch.call("read the alternate stack", libc::SYS_sigaltstack, &[0, stack]);
+        let tid_address = batch.room(8);
+        batch.call("read the tid address", prctl, &[libc::PR_GET_TID_ADDRESS as u64, tid_address]);
+        let death_signal = batch.room(4);
+        batch.call("read the parent death signal", prctl, &[libc::PR_GET_PDEATHSIG as u64, death_signal]);
+        let securebits = batch.call("read the securebits", prctl, &[libc::PR_GET_SECUREBITS as u64]);
+        let slack = batch.call("read the timer slack", prctl, &[libc::PR_GET_TIMERSLACK as u64]);
+        Self { stack, tid_address, death_signal, securebits, slack }
+    }
+
+    fn answers(&self, batch: &Batch) -> ThreadAnswers {
+        ThreadAnswers {
+            alternate_stack: AlternateStack {
+                base: word(batch, self.stack),
+                flags: word(batch, self.stack + 8) as i32,
+                size: word(batch, self.stack + 16),
+            },
+            tid_address: word(batch, self.tid_address),
+            parent_death_signal: i32::from_ne_bytes(
+                batch.bytes(self.death_signal, 4).try_into().expect("asked for 4 bytes"),
+            ),
+            securebits: batch.result(self.securebits) as u32,
+            timer_slack: batch.result(self.slack) as u64,
+        }
+    }
+}
+
+fn word(batch: &Batch, address: u64) -> u64 {
+    u64::from_ne_bytes(batch.bytes(address, 8).try_into().expect("asked for 8 bytes"))
+}
+
+/// Calls that any thread can issue about its process.
+struct ProcessQuestions {
+    actions: u64,
+    timers: u64,
+    subreaper: u64,
+    dumpable: CallId,
+    thp_disable: CallId,
+}
+
+#[derive(Default)]
+struct ProcessAnswers {
+    actions: Vec<SignalAction>,
+    timers: [IntervalTimer; 3],
+    dumpable: u32,
+    subreaper: bool,
+    thp_disable: bool,
+}
+
+impl ProcessQuestions {
+    fn ask(batch: &mut Batch) -> Self {
+        let actions = batch.room(ACTION_BYTES * SIGNALS as usize);
+        for signal in 1..=SIGNALS {
+            let place = actions + (signal - 1) * ACTION_BYTES as u64;
+            batch.call("read a signal action", libc::SYS_rt_sigaction, &[signal, 0, place, 8]);
+        }
+        let timers = batch.room(3 * 32);
+        for which in 0..3 {
+            batch.call("read an interval timer", libc::SYS_getitimer, &[which, timers + which * 32]);
+        }
+        let subreaper = batch.room(4);
+        let prctl = libc::SYS_prctl;
+        batch.call("read the subreaper flag", prctl, &[libc::PR_GET_CHILD_SUBREAPER as u64, subreaper]);
+        let dumpable = batch.call("read the dumpable flag", prctl, &[libc::PR_GET_DUMPABLE as u64]);
+        let thp_disable = batch.call("read the huge page flag", prctl, &[PR_GET_THP_DISABLE]);
+        Self { actions, timers, subreaper, dumpable, thp_disable }
+    }
+
+    fn answers(&self, batch: &Batch) -> ProcessAnswers {
+        let action = |signal: u64| {
+            let at = self.actions + signal * ACTION_BYTES as u64;
+            SignalAction {
+                handler: word(batch, at),
+                flags: word(batch, at + 8),
+                restorer: word(batch, at + 16),
+                mask: word(batch, at + 24),
+            }
+        };
+        let timer = |which: u64| {
+            let at = self.timers + which * 32;
+            let micros = |at| word(batch, at) * 1_000_000 + word(batch, at + 8);
+            IntervalTimer { interval: micros(at), value: micros(at + 16) }
+        };
+        ProcessAnswers {
+            actions: (0..SIGNALS).map(action).collect(),
+            timers: [timer(0), timer(1), timer(2)],
+            dumpable: batch.result(self.dumpable) as u32,
+            subreaper: batch.bytes(self.subreaper, 4) != [0; 4],
+            thp_disable: batch.result(self.thp_disable) != 0,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
+
+mod dump;
+mod refuse;
+mod restore;
+mod signals;
+
+pub use dump::{HeldProcess, dump_process, dump_zombie};
+pub use refuse::refuse_unsupported;
+pub use restore::{
+    CredentialsBase, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
+};
+pub use signals::{fix_interrupted_calls, handled_signal_pending};

@@ -1,0 +1,215 @@
+//! Task state that is not carried yet: found from outside, before anything is changed.
+
+use crate::{
+    refusal::Refusals,
+    tree::{FoundProcess, FoundTree},
+};
+use floe_sys::{
+    Pid,
+    kcmp::{self, Resource},
+    procfs::{self, ProcError, Status},
+};
+use nix::errno::Errno;
+use std::cmp::Ordering;
+
+const NAMESPACES: [&str; 8] = ["pid", "mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
+const FOR_CHILDREN: [(&str, &str); 2] = [("pid_for_children", "pid"), ("time_for_children", "time")];
+
+/// Adds a finding for every piece of task state in the tree that can't be carried.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
+    let Some(root) = tree.root() else { return Ok(()) };
+    let namespaces = Namespaces::of(root.pid, root.pid)?;
+    for process in tree.living() {
+        refuse_session_outside(process, refusals);
+        refuse_timers(process, refusals)?;
+        for thread in &process.threads {
+            refuse_thread(process, thread.tid, refusals)?;
+            refuse_namespaces(process, thread.tid, &namespaces, refusals)?;
+        }
+        refuse_unshared_threads(process, refusals);
+    }
+    for process in tree.processes.iter().filter(|process| process.depth != root.depth) {
+        nested(process, refusals);
+    }
+    refuse_shared_between_processes(tree, refusals);
+    Ok(())
+}
+
+fn nested(process: &FoundProcess, refusals: &mut Refusals) {
+    refusals.add(
+        Some(&process.subject()),
+        "nested PID namespace",
+        "PIDs on more than one level below the tree's root are not carried yet",
+        "checkpoint the inner tree by its own PID 1 (--pid)",
+    );
+}
+
+fn refuse_session_outside(process: &FoundProcess, refusals: &mut Refusals) {
+    if process.ns_sid == 0 || process.ns_pgid == 0 {
+        refusals.add(
+            Some(&process.subject()),
+            "session or process group of another PID namespace",
+            "its leader has no number in the tree's namespace, so it can't be made again",
+            "start the tree with setsid (or floe run)",
+        );
+    }
+}
+
+fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
+    let timers = procfs::read_text(&format!("/proc/{}/timers", process.pid))?;
+    let count = timers.lines().filter(|line| line.starts_with("ID:")).count();
+    if count > 0 {
+        refusals.add(
+            Some(&process.subject()),
+            format!("{count} POSIX timer(s) (timer_create)"),
+            "POSIX timers are not carried yet",
+            "delete them, or use setitimer",
+        );
+    }
+    Ok(())
+}
+
+fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
+    let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
+    let subject = process.subject();
+    if status.tracer != 0 {
+        let name = procfs::read_text(&format!("/proc/{}/comm", status.tracer)).unwrap_or_default();
+        refusals.add(
+            Some(&subject),
+            format!("thread {tid} traced by {} ({})", status.tracer, name.trim()),
+            "a task has one tracer, and floe must be it",
+            "end the tracer (strace, gdb) first",
+        );
+    }
+    if status.seccomp != 0 {
+        refusals.add(
+            Some(&subject),
+            format!("seccomp mode {} of thread {tid}", status.seccomp),
+            "seccomp filters are not carried yet",
+            "run the workload without a filter",
+        );
+    }
+    let directory = format!("/proc/{}/task/{tid}", process.pid);
+    let in_vfork = procfs::Stat::read(&directory)?.state == b'D' && is_vfork(&directory);
+    if in_vfork {
+        refusals.add(
+            Some(&subject),
+            format!("vfork in flight in thread {tid}"),
+            "a parent that waits for its vfork child can't be stopped",
+            "try again when the child has executed its program",
+        );
+    }
+    Ok(())
+}
+
+fn is_vfork(directory: &str) -> bool {
+    // Not readable where the task runs, and then it is not in vfork.
+    let text = procfs::read_text(&format!("{directory}/syscall")).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace();
+    let number: Option<i64> = words.next().and_then(|word| word.parse().ok());
+    matches!(number, Some(libc::SYS_vfork | libc::SYS_clone | libc::SYS_clone3))
+}
+
+struct Namespaces(Vec<String>);
+
+impl Namespaces {
+    fn of(pid: Pid, tid: Pid) -> Result<Self, ProcError> {
+        NAMESPACES.iter().map(|name| link(pid, tid, name)).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
+    let path = format!("/proc/{pid}/task/{tid}/ns/{name}");
+    match std::fs::read_link(&path) {
+        Ok(target) => Ok(target.to_string_lossy().into_owned()),
+        // pid_for_children does not exist before the first child after unshare.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
+fn refuse_namespaces(
+    process: &FoundProcess,
+    tid: Pid,
+    root: &Namespaces,
+    refusals: &mut Refusals,
+) -> Result<(), ProcError> {
+    let own = Namespaces::of(process.pid, tid)?;
+    let mut differing: Vec<&str> = (0..NAMESPACES.len())
+        .filter(|i| own.0[*i] != root.0[*i])
+        .map(|i| NAMESPACES[i])
+        .collect();
+    for (name, now) in FOR_CHILDREN {
+        let at = NAMESPACES.iter().position(|known| *known == now).expect("both lists are fixed");
+        if link(process.pid, tid, name)? != own.0[at] {
+            differing.push(name);
+        }
+    }
+    for name in differing {
+        refusals.add(
+            Some(&process.subject()),
+            format!("{name} namespace of its own"),
+            "tasks of one tree in different namespaces are not carried yet",
+            "give the whole tree one set of namespaces",
+        );
+    }
+    Ok(())
+}
+
+const SHAREABLE: [(Resource, &str); 4] = [
+    (Resource::Memory, "memory (CLONE_VM)"),
+    (Resource::Descriptors, "descriptors (CLONE_FILES)"),
+    (Resource::Filesystem, "working directory and umask (CLONE_FS)"),
+    (Resource::SignalActions, "signal actions (CLONE_SIGHAND)"),
+];
+
+fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Refusals) {
+    for thread in process.threads.iter().skip(1) {
+        for (resource, name) in [SHAREABLE[1], SHAREABLE[2]] {
+            if !matches!(kcmp::compare(resource, (process.pid, 0), (thread.tid, 0)), Ok(Ordering::Equal) | Err(_)) {
+                refusals.add(
+                    Some(&process.subject()),
+                    format!("thread {} with its own {name}", thread.ns_tid),
+                    "threads that unshared state from their process are not carried yet",
+                    "don't call unshare in a thread",
+                );
+            }
+        }
+    }
+}
+
+fn refuse_shared_between_processes(tree: &FoundTree, refusals: &mut Refusals) {
+    for (resource, name) in SHAREABLE {
+        let mut processes: Vec<&FoundProcess> = tree.living().collect();
+        let order = |a: &&FoundProcess, b: &&FoundProcess| compare(resource, a.pid, b.pid);
+        processes.sort_by(order);
+        for pair in processes.windows(2) {
+            if compare(resource, pair[0].pid, pair[1].pid) == Ordering::Equal {
+                refusals.add(
+                    Some(&pair[1].subject()),
+                    format!("{name} shared with task {}", pair[0].ns_pid),
+                    "state shared between processes by clone flags is not carried yet",
+                    "use threads, or fork without those flags",
+                );
+            }
+        }
+    }
+}
+
+fn compare(resource: Resource, a: Pid, b: Pid) -> Ordering {
+    if a == b {
+        return Ordering::Equal;
+    }
+    match kcmp::compare(resource, (a, 0), (b, 0)) {
+        Ok(order) => order,
+        // A task that has ended since shares nothing any more.
+        Err(Errno::ESRCH) => a.cmp(&b),
+        Err(error) => {
+            tracing::debug!(%error, "kcmp");
+            a.cmp(&b)
+        }
+    }
+}

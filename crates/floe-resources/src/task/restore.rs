@@ -1,0 +1,328 @@
+//! Puts a task's own state back: each function fills or runs batches in a puppet that already has its PID, memory and
+//! descriptors.
+//!
+//! Order matters and the caller keeps it: [`restore_process`] and [`restore_thread`] with all privileges, then
+//! [`restore_credentials`], which also queues pending signals and sets what a change of credentials would reset, then
+//! [`finish_thread`].
+
+use floe_image::record::{Credentials, ProcessRecord, Scheduling, ThreadRecord};
+use floe_sys::{
+    Pid,
+    procfs::{ProcError, Status},
+    sched::{self, Attributes},
+};
+use floe_tracee::{Batch, Puppet, PuppetError, Registers};
+use nix::errno::Errno;
+use std::io;
+
+const PR_SET_THP_DISABLE: u64 = 41;
+const PR_SET_SECUREBITS: u64 = 28;
+const PR_SET_NO_NEW_PRIVS: u64 = 38;
+const PR_CAPBSET_DROP: u64 = 24;
+const PR_CAP_AMBIENT: u64 = 47;
+const PR_CAP_AMBIENT_RAISE: u64 = 2;
+const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
+const SS_ONSTACK: i32 = 1;
+const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+
+/// Task state that could not be put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// In the task itself.
+    #[error(transparent)]
+    Puppet(#[from] PuppetError),
+    /// From outside.
+    #[error("set the {what} of task {tid}")]
+    Outside {
+        /// What.
+        what: &'static str,
+        /// Whose.
+        tid: Pid,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The image's registers are not this architecture's.
+    #[error("the image holds no register block of this machine for task {0}")]
+    Registers(i32),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+}
+
+/// What the seed brought with it, so that only differences are set.
+#[derive(Debug, Clone)]
+pub struct CredentialsBase {
+    status: Status,
+}
+
+impl CredentialsBase {
+    /// Reads the seed's.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn read(seed: Pid) -> Result<Self, RestoreError> {
+        let status = Status::read(&format!("/proc/{seed}"))?;
+        Ok(Self { status })
+    }
+
+    /// Capabilities of the image that no task made here can have.
+    #[must_use]
+    pub fn missing_capabilities(&self, wanted: &Credentials) -> u64 {
+        let all = wanted.permitted | wanted.effective | wanted.bounding | wanted.inheritable | wanted.ambient;
+        all & !self.status.capabilities[3]
+    }
+
+    fn same(&self, wanted: &Credentials) -> bool {
+        let [inheritable, permitted, effective, bounding, ambient] = self.status.capabilities;
+        (self.status.uids, self.status.gids, &self.status.groups) == (wanted.uids, wanted.gids, &wanted.groups)
+            && (inheritable, permitted, effective, bounding, ambient)
+                == (wanted.inheritable, wanted.permitted, wanted.effective, wanted.bounding, wanted.ambient)
+            && wanted.securebits == 0
+    }
+}
+
+/// Sets what all threads of a process share but memory, descriptors, credentials and timers.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn restore_process(leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
+    let mut batch = leader.batch();
+    let fixed = [libc::SIGKILL as u64, libc::SIGSTOP as u64];
+    for (signal, action) in (1u64..).zip(&record.actions) {
+        let words = [action.handler, action.flags, action.restorer, action.mask];
+        if words != [0; 4] && !fixed.contains(&signal) {
+            let place = batch.data(&words_bytes(&words));
+            batch.call("set a signal action", libc::SYS_rt_sigaction, &[signal, place, 0, 8]);
+        }
+    }
+    batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
+    batch.call("set the personality", libc::SYS_personality, &[u64::from(record.personality)]);
+    if record.thp_disable {
+        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
+    }
+    for (resource, limit) in (0u64..).zip(&record.limits) {
+        let place = batch.data(&words_bytes(&[limit.soft, limit.hard]));
+        batch.call("set a resource limit", libc::SYS_prlimit64, &[0, resource, place, 0]);
+    }
+    leader.run(&mut batch)?;
+    Ok(())
+}
+
+fn words_bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// Sets what a thread has of its own but credentials and registers.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn restore_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), RestoreError> {
+    let mut batch = puppet.batch();
+    let stack = record.alternate_stack;
+    let flags = (stack.flags & !SS_ONSTACK) as u32;
+    let place = batch.data(&words_bytes(&[stack.base, u64::from(flags), stack.size]));
+    batch.call("set the alternate stack", libc::SYS_sigaltstack, &[place, 0]);
+    if record.robust_list.head != 0 {
+        let arguments = [record.robust_list.head, record.robust_list.size];
+        batch.call("set the robust futex list", libc::SYS_set_robust_list, &arguments);
+    }
+    batch.call("set the tid address", libc::SYS_set_tid_address, &[record.tid_address]);
+    if let Some(rseq) = record.rseq {
+        let arguments = [rseq.address, u64::from(rseq.size), 0, u64::from(rseq.signature)];
+        batch.call("register the rseq area", libc::SYS_rseq, &arguments);
+    }
+    let mut name = record.comm.clone();
+    name.push(0);
+    let place = batch.data(&name);
+    batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, place]);
+    batch.call("set the timer slack", libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, record.timer_slack]);
+    puppet.run(&mut batch)?;
+    Ok(())
+}
+
+/// Sets a thread's credentials; then what a change of them resets; then timers of the process where the thread is the
+/// leader; then makes its signals pending.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn restore_credentials(
+    puppet: &Puppet,
+    process: &ProcessRecord,
+    record: &ThreadRecord,
+    base: &CredentialsBase,
+) -> Result<(), RestoreError> {
+    let mut batch = puppet.batch();
+    let wanted = &record.credentials;
+    if !base.same(wanted) {
+        change_credentials(&mut batch, wanted);
+    }
+    if wanted.no_new_privs {
+        batch.call("set no_new_privs", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1]);
+    }
+    let prctl = libc::SYS_prctl;
+    if record.parent_death_signal != 0 {
+        let arguments = [libc::PR_SET_PDEATHSIG as u64, record.parent_death_signal as u64];
+        batch.call("set the parent death signal", prctl, &arguments);
+    }
+    let is_leader = record.tid == process.pid;
+    if is_leader {
+        batch.call("set the dumpable flag", prctl, &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)]);
+        set_timers(&mut batch, process);
+    }
+    puppet.run(&mut batch)?;
+    queue_signals(puppet, process, record, is_leader)
+}
+
+fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
+    for (which, timer) in (0u64..).zip(&process.timers) {
+        if timer.value != 0 {
+            let micros = |value: u64| [value / 1_000_000, value % 1_000_000];
+            let words = [micros(timer.interval), micros(timer.value)].concat();
+            let place = batch.data(&words_bytes(&words));
+            batch.call("set an interval timer", libc::SYS_setitimer, &[which, place, 0]);
+        }
+    }
+}
+
+fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
+    let prctl = libc::SYS_prctl;
+    batch.call("keep capabilities over setuid", prctl, &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP]);
+    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+    let place = batch.data(&groups);
+    batch.call("set the supplementary groups", libc::SYS_setgroups, &[wanted.groups.len() as u64, place]);
+    let ids = |ids: [u32; 4]| ids.map(u64::from);
+    let [real, effective, saved, filesystem] = ids(wanted.gids);
+    batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);
+    batch.attempt("set the filesystem group", libc::SYS_setfsgid, &[filesystem]);
+    let [real, effective, saved, filesystem] = ids(wanted.uids);
+    batch.call("set the users", libc::SYS_setresuid, &[real, effective, saved]);
+    batch.attempt("set the filesystem user", libc::SYS_setfsuid, &[filesystem]);
+    let header = batch.data(&[CAPABILITY_VERSION_3.to_ne_bytes(), 0u32.to_ne_bytes()].concat());
+    batch.call("clear the ambient set", prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL]);
+    let data = |effective: u64, permitted: u64, inheritable: u64| -> Vec<u8> {
+        [0, 32]
+            .into_iter()
+            .flat_map(|shift| [effective, permitted, inheritable].map(|set| (set >> shift) as u32))
+            .flat_map(u32::to_ne_bytes)
+            .collect()
+    };
+    let setpcap = 1 << 8;
+    let permitted = wanted.permitted | setpcap;
+    let place = batch.data(&data(wanted.effective | setpcap, permitted, wanted.inheritable));
+    // The inheritable set first: it may hold what the bounding set no longer has.
+    batch.call("set the inheritable capabilities", libc::SYS_capset, &[header, place]);
+    for capability in (0..41).filter(|bit| wanted.bounding & (1 << bit) == 0) {
+        batch.call("drop a capability from the bounding set", prctl, &[PR_CAPBSET_DROP, capability]);
+    }
+    for capability in (0..41).filter(|bit| wanted.ambient & (1 << bit) != 0) {
+        batch.call("raise an ambient capability", prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability]);
+    }
+    batch.call("set the securebits", prctl, &[PR_SET_SECUREBITS, u64::from(wanted.securebits)]);
+    let place = batch.data(&data(wanted.effective, wanted.permitted, wanted.inheritable));
+    batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
+}
+
+/// Makes the image's pending signals pending. A batch ends with a signal of its own, which must not be one of those.
+fn queue_signals(
+    puppet: &Puppet,
+    process: &ProcessRecord,
+    record: &ThreadRecord,
+    is_leader: bool,
+) -> Result<(), RestoreError> {
+    let number = |info: &Vec<u8>| info.get(..4).map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")));
+    let shared: &[Vec<u8>] = if is_leader { &process.pending } else { &[] };
+    if shared.is_empty() && record.pending.is_empty() {
+        return Ok(());
+    }
+    // Other threads of the process may have queued shared ones already, so those count for every thread.
+    let taken: Vec<i32> = process.pending.iter().chain(&record.pending).map(number).collect();
+    let quiet = (1..=64)
+        .rev()
+        .find(|signal| !taken.contains(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal))
+        .unwrap_or(libc::SIGURG);
+    let (pid, tid) = (process.pid.0 as u64, record.tid.0 as u64);
+    for (infos, is_shared) in [(shared, true), (&record.pending[..], false)] {
+        for chunk in infos.chunks(512) {
+            let mut batch = puppet.batch();
+            for info in chunk {
+                let place = batch.data(info);
+                let signal = number(info) as u64;
+                if is_shared {
+                    batch.call("queue a signal", libc::SYS_rt_sigqueueinfo, &[pid, signal, place]);
+                } else {
+                    batch.call("queue a signal", libc::SYS_rt_tgsigqueueinfo, &[pid, tid, signal, place]);
+                }
+            }
+            puppet.run_ending_with(&mut batch, quiet)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets what the controller can set from outside.
+///
+/// # Errors
+/// [`RestoreError::Outside`].
+pub fn apply_outside(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRecord) -> Result<(), RestoreError> {
+    let tid = puppet.tid();
+    set_scheduling(tid, &record.scheduling)?;
+    if record.tid == process.pid {
+        write_if_other(tid, "OOM score adjustment", "oom_score_adj", &process.oom_score_adj.to_string())?;
+        let filter = format!("{:08x}", process.coredump_filter);
+        write_if_other(tid, "core dump filter", "coredump_filter", &filter)?;
+    }
+    Ok(())
+}
+
+fn write_if_other(tid: Pid, what: &'static str, file: &str, value: &str) -> Result<(), RestoreError> {
+    let path = format!("/proc/{tid}/{file}");
+    let outside = |source| RestoreError::Outside { what, tid, source };
+    let now = std::fs::read_to_string(&path).map_err(outside)?;
+    if now.trim() != value {
+        let text = if file == "coredump_filter" { format!("0x{value}") } else { value.to_owned() };
+        std::fs::write(&path, text).map_err(outside)?;
+    }
+    Ok(())
+}
+
+fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
+    let outside = |what| move |source: Errno| RestoreError::Outside { what, tid, source: source.into() };
+    let now = sched::attributes(tid).map_err(outside("scheduling policy"))?;
+    let relevant = |flags: u64| flags & SCHED_FLAG_RESET_ON_FORK;
+    let same = (now.policy, now.nice, now.priority) == (wanted.policy, wanted.nice, wanted.priority)
+        && relevant(now.flags) == relevant(wanted.flags);
+    if !same {
+        let [runtime, deadline, period] = wanted.deadline;
+        let attributes = Attributes {
+            policy: wanted.policy,
+            flags: relevant(wanted.flags),
+            nice: wanted.nice,
+            priority: wanted.priority,
+            runtime,
+            deadline,
+            period,
+            ..now
+        };
+        sched::set_attributes(tid, &attributes).map_err(outside("scheduling policy"))?;
+    }
+    if !wanted.affinity.is_empty() {
+        sched::set_affinity(tid, &wanted.affinity).map_err(outside("CPU affinity"))?;
+    }
+    if sched::io_priority(tid).map_err(outside("I/O priority"))? != wanted.io_priority {
+        sched::set_io_priority(tid, wanted.io_priority).map_err(outside("I/O priority"))?;
+    }
+    Ok(())
+}
+
+/// Gives the thread its registers and signal mask; from then on it is no puppet any more.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn finish_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), RestoreError> {
+    let general =
+        Registers::from_bytes(&record.registers.general).ok_or(RestoreError::Registers(record.tid.0))?;
+    Ok(puppet.become_somebody(&general, &record.registers.extended, record.signal_mask)?)
+}

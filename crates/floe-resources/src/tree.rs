@@ -1,0 +1,128 @@
+//! The process tree as it is found: who is whose child, which threads, ids in both namespaces.
+
+use crate::refusal::Subject;
+use floe_sys::{
+    Pid,
+    procfs::{self, ProcError, Stat, Status},
+};
+use std::collections::VecDeque;
+
+/// A thread as found.
+#[derive(Debug, Clone)]
+pub struct FoundThread {
+    /// Id in floe's namespace.
+    pub tid: Pid,
+    /// Id in its own namespace.
+    pub ns_tid: i32,
+}
+
+/// A process as found.
+#[derive(Debug, Clone)]
+pub struct FoundProcess {
+    /// Id in floe's namespace.
+    pub pid: Pid,
+    /// Id in its own namespace.
+    pub ns_pid: i32,
+    /// Parent's id in its own namespace; 0 for the root.
+    pub ns_ppid: i32,
+    /// Process group in its own namespace; 0 where that is outside.
+    pub ns_pgid: i32,
+    /// Session in its own namespace; 0 where that is outside.
+    pub ns_sid: i32,
+    /// /proc/PID/stat, read before the process was seized.
+    pub stat: Stat,
+    /// Depth of its PID namespace, seen from floe's.
+    pub depth: usize,
+    /// Threads, the leader first.
+    pub threads: Vec<FoundThread>,
+}
+
+impl FoundProcess {
+    fn read(pid: Pid, parent: i32) -> Result<Self, ProcError> {
+        let stat = Stat::of(pid)?;
+        let status = Status::read(&format!("/proc/{pid}"))?;
+        let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
+        let mut threads = Vec::new();
+        for tid in procfs::threads(pid)? {
+            let ns_tid = if tid == pid {
+                last(&status.ns_pid)
+            } else {
+                last(&Status::read(&format!("/proc/{pid}/task/{tid}"))?.ns_pid)
+            };
+            threads.push(FoundThread { tid, ns_tid });
+        }
+        Ok(Self {
+            pid,
+            ns_pid: last(&status.ns_pid),
+            ns_ppid: parent,
+            ns_pgid: last(&status.ns_pgid),
+            ns_sid: last(&status.ns_sid),
+            stat,
+            depth: status.ns_pid.len(),
+            threads,
+        })
+    }
+
+    /// Whether it has ended and waits to be reaped.
+    #[must_use]
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.stat.state, b'Z' | b'X')
+    }
+
+    /// How findings name it.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        Subject {
+            host: self.pid,
+            ns: self.ns_pid,
+            comm: String::from_utf8_lossy(&self.stat.comm).into_owned(),
+        }
+    }
+}
+
+/// A tree: parents before their children.
+#[derive(Debug, Clone, Default)]
+pub struct FoundTree {
+    /// The processes.
+    pub processes: Vec<FoundProcess>,
+}
+
+impl FoundTree {
+    /// Reads the tree below `root`. While its tasks run, what is read may be out of date at once.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read(root: Pid) -> Result<Self, ProcError> {
+        let mut processes = Vec::new();
+        let mut queue = VecDeque::from([(root, 0)]);
+        while let Some((pid, parent)) = queue.pop_front() {
+            let process = match FoundProcess::read(pid, parent) {
+                Ok(process) => process,
+                // A child that ended and was reaped since its parent's list was read.
+                Err(error) if error.is_gone() && pid != root => continue,
+                Err(error) => return Err(error),
+            };
+            if !process.is_zombie() {
+                queue.extend(procfs::children(pid)?.into_iter().map(|child| (child, process.ns_pid)));
+            }
+            processes.push(process);
+        }
+        Ok(Self { processes })
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> Option<&FoundProcess> {
+        self.processes.first()
+    }
+
+    /// Processes that can be traced.
+    pub fn living(&self) -> impl Iterator<Item = &FoundProcess> {
+        self.processes.iter().filter(|process| !process.is_zombie())
+    }
+
+    /// All threads of all living processes.
+    pub fn threads(&self) -> impl Iterator<Item = Pid> {
+        self.living().flat_map(|process| process.threads.iter().map(|thread| thread.tid))
+    }
+}
