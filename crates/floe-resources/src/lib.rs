@@ -1,1 +1,12 @@
-//! .
+//! Every kind of state, dump and restore side by side. `task`: a task's own state; `mm`: memory; `file`: descriptors, one
+//! folder a kind; `ns`: what the namespaces hold.
+//!
+//! Nothing here decides in which order a whole tree is saved or built: that is floe-checkpoint.
+
+pub mod channel;
+pub mod file;
+pub mod mm;
+pub mod ns;
+pub mod refusal;
+pub mod task;
+pub mod tree;

@@ -63,6 +63,12 @@ impl Refusals {
         });
     }
 
+    /// How many there are so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether nothing stands in the way.
     #[must_use]
     pub fn is_empty(&self) -> bool {

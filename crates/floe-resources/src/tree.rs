@@ -123,6 +123,7 @@ impl FoundTree {
 
     /// All threads of all living processes.
     pub fn threads(&self) -> impl Iterator<Item = Pid> {
-        self.living().flat_map(|process| process.threads.iter().map(|thread| thread.tid))
+        self.living()
+            .flat_map(|process| process.threads.iter().map(|thread| thread.tid))
     }
 }

@@ -3,10 +3,12 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 pub mod descriptor;
+pub mod fork;
 pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
 pub mod pid;
+pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod sched;

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes {
-    size: u32,
+    /// Bytes of the structure; filled in by the functions here.
+    pub size: u32,
     /// SCHED_* policy.
     pub policy: u32,
     /// SCHED_FLAG_*.

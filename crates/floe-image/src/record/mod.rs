@@ -3,11 +3,13 @@
 //! bincode is positional, so a struct that has shipped never changes: a new shape is a new version beside the old one.
 
 mod file;
+mod index;
 mod memory;
 mod process;
 mod sandbox;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
+pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use memory::{
     AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord,
     VmaRecord, VmaSource,
@@ -64,6 +66,29 @@ pub enum RecordKind {
     PageMap = 12,
     /// The index at the end of the file.
     Index = 13,
+}
+
+impl RecordKind {
+    /// The kind with this number.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        const ALL: [RecordKind; 13] = [
+            RecordKind::Header,
+            RecordKind::Sandbox,
+            RecordKind::Process,
+            RecordKind::AddressSpace,
+            RecordKind::MappedFile,
+            RecordKind::Shmem,
+            RecordKind::Ghost,
+            RecordKind::OpenFile,
+            RecordKind::Object,
+            RecordKind::DescriptorTable,
+            RecordKind::Pages,
+            RecordKind::PageMap,
+            RecordKind::Index,
+        ];
+        ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
 }
 
 /// A struct that stands in an image as one envelope.

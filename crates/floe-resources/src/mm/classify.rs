@@ -16,12 +16,32 @@ const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf",
 const MERGEABLE: &[u8; 2] = b"mg";
 
 const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
-    (b"ht", "huge pages of hugetlbfs", "hugetlbfs mappings are not carried yet"),
-    (b"um", "userfaultfd (missing pages)", "another program serves this memory's faults"),
-    (b"uw", "userfaultfd (write protection)", "another program serves this memory's faults"),
-    (b"ui", "userfaultfd (minor faults)", "another program serves this memory's faults"),
+    (
+        b"ht",
+        "huge pages of hugetlbfs",
+        "hugetlbfs mappings are not carried yet",
+    ),
+    (
+        b"um",
+        "userfaultfd (missing pages)",
+        "another program serves this memory's faults",
+    ),
+    (
+        b"uw",
+        "userfaultfd (write protection)",
+        "another program serves this memory's faults",
+    ),
+    (
+        b"ui",
+        "userfaultfd (minor faults)",
+        "another program serves this memory's faults",
+    ),
     (b"io", "device memory", "memory of a device can't be carried"),
-    (b"pf", "pages without a struct page", "memory of a device can't be carried"),
+    (
+        b"pf",
+        "pages without a struct page",
+        "memory of a device can't be carried",
+    ),
     (b"ss", "shadow stack", "shadow stacks are not carried yet"),
     (b"dp", "MAP_DROPPABLE memory", "droppable mappings are not carried yet"),
     (b"sl", "sealed memory (mseal)", "a sealed mapping is not carried yet"),
@@ -40,7 +60,13 @@ pub fn address_space(
     let pid = held.found.pid;
     let subject = held.found.subject();
     let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let mut classifier = Classifier { pid, subject: &subject, root, contents, refusals };
+    let mut classifier = Classifier {
+        pid,
+        subject: &subject,
+        root,
+        contents,
+        refusals,
+    };
     let mut vmas = Vec::with_capacity(held.mappings.len());
     for mapping in held.mappings.iter().filter(|m| m.path != b"[vsyscall]") {
         if let Some(source) = classifier.source(mapping)? {
@@ -91,7 +117,11 @@ fn carried_flags(mapping: &Mapping) -> Vec<[u8; 2]> {
 }
 
 fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
-    mapping.path.strip_prefix(b"[anon:").and_then(|rest| rest.strip_suffix(b"]")).map(<[u8]>::to_vec)
+    mapping
+        .path
+        .strip_prefix(b"[anon:")
+        .and_then(|rest| rest.strip_suffix(b"]"))
+        .map(<[u8]>::to_vec)
 }
 
 struct Classifier<'a> {
@@ -106,11 +136,19 @@ impl Classifier<'_> {
     fn refuse(&mut self, mapping: &Mapping, what: &str, reason: &str) {
         let path = String::from_utf8_lossy(&mapping.path);
         let object = format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end);
-        self.refusals.add(Some(self.subject), object, reason, "unmap it, or run the program without it");
+        self.refusals.add(
+            Some(self.subject),
+            object,
+            reason,
+            "unmap it, or run the program without it",
+        );
     }
 
     fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
-        let bad: Vec<_> = REFUSED_FLAGS.into_iter().filter(|(flag, ..)| mapping.has(flag)).collect();
+        let bad: Vec<_> = REFUSED_FLAGS
+            .into_iter()
+            .filter(|(flag, ..)| mapping.has(flag))
+            .collect();
         if !bad.is_empty() {
             for (_, what, reason) in bad {
                 self.refuse(mapping, what, reason);
@@ -119,7 +157,9 @@ impl Classifier<'_> {
         }
         let path = mapping.path.as_slice();
         if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
-            return Ok(Some(VmaSource::Special { name: String::from_utf8_lossy(path).into_owned() }));
+            return Ok(Some(VmaSource::Special {
+                name: String::from_utf8_lossy(path).into_owned(),
+            }));
         }
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));
@@ -127,20 +167,33 @@ impl Classifier<'_> {
         let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
         if mapping.shared && path == b"/dev/zero (deleted)" {
             let object = self.contents.shmem(&magic)?;
-            return Ok(Some(VmaSource::Shmem { object, offset: mapping.offset }));
+            return Ok(Some(VmaSource::Shmem {
+                object,
+                offset: mapping.offset,
+            }));
         }
         if let Some((what, reason)) = refused_file(mapping) {
             self.refuse(mapping, what, reason);
             return Ok(None);
         }
         let writable = mapping.shared && mapping.has(b"mw");
-        let file = self.contents.mapped_file(&magic, &self.root, writable, (self.subject, self.refusals))?;
-        Ok(file.map(|file| VmaSource::File { file, offset: mapping.offset, shared: mapping.shared }))
+        let file = self
+            .contents
+            .mapped_file(&magic, &self.root, writable, (self.subject, self.refusals))?;
+        Ok(file.map(|file| VmaSource::File {
+            file,
+            offset: mapping.offset,
+            shared: mapping.shared,
+        }))
     }
 
     fn anonymous(&mut self, mapping: &Mapping) -> Option<VmaSource> {
         if mapping.shared {
-            self.refuse(mapping, "shared memory of an unknown kind", "floe can't tell what backs it");
+            self.refuse(
+                mapping,
+                "shared memory of an unknown kind",
+                "floe can't tell what backs it",
+            );
             return None;
         }
         Some(VmaSource::Anonymous)
@@ -148,7 +201,8 @@ impl Classifier<'_> {
 
     fn exe(&mut self) -> Result<Option<u32>, ContentError> {
         let magic = format!("/proc/{}/exe", self.pid);
-        self.contents.mapped_file(&magic, &self.root, false, (self.subject, self.refusals))
+        self.contents
+            .mapped_file(&magic, &self.root, false, (self.subject, self.refusals))
     }
 }
 
@@ -161,7 +215,10 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     } else if path.starts_with(b"/[aio]") {
         Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
     } else if path.starts_with(b"anon_inode:") {
-        Some(("memory of an anonymous inode", "io_uring, perf and their like are not carried yet"))
+        Some((
+            "memory of an anonymous inode",
+            "io_uring, perf and their like are not carried yet",
+        ))
     } else if path.starts_with(b"/secretmem") {
         Some(("memfd_secret", "the kernel lets nobody else read it"))
     } else if path.starts_with(b"/dev/") && path != b"/dev/zero" && !path.starts_with(b"/dev/shm/") {
@@ -177,16 +234,27 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
 /// [`ContentError`].
 pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u64, ContentError> {
     let pid = held.found.pid;
-    let wrap = |source| ContentError { action: "scan", path: format!("/proc/{pid}/pagemap"), source };
+    let wrap = |source| ContentError {
+        action: "scan",
+        path: format!("/proc/{pid}/pagemap"),
+        source,
+    };
     let pagemap = Pagemap::open(pid).map_err(wrap)?;
     let mut regions = Vec::new();
     let mut pages = 0;
     for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
         regions.clear();
-        pagemap.scan(mapping.start, mapping.end, &CONTENT, &mut regions).map_err(|e| wrap(e.into()))?;
-        pages += regions.iter().map(|region| (region.end - region.start) / 4096).sum::<u64>();
+        pagemap
+            .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
+            .map_err(|e| wrap(e.into()))?;
+        pages += regions
+            .iter()
+            .map(|region| (region.end - region.start) / 4096)
+            .sum::<u64>();
         regions.clear();
-        pagemap.scan(mapping.start, mapping.end, &GUARDS, &mut regions).map_err(|e| wrap(e.into()))?;
+        pagemap
+            .scan(mapping.start, mapping.end, &GUARDS, &mut regions)
+            .map_err(|e| wrap(e.into()))?;
         if !regions.is_empty() {
             refusals.add(
                 Some(&held.found.subject()),
@@ -207,5 +275,9 @@ pub(super) const CONTENT: Filter = Filter {
     report: Category::empty(),
 };
 
-const GUARDS: Filter =
-    Filter { all: Category::GUARD, inverted: Category::empty(), any: Category::empty(), report: Category::empty() };
+const GUARDS: Filter = Filter {
+    all: Category::GUARD,
+    inverted: Category::empty(),
+    any: Category::empty(),
+    report: Category::empty(),
+};

@@ -43,7 +43,10 @@ pub struct FileIdentity {
 
 impl From<&Metadata> for FileIdentity {
     fn from(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
     }
 }
 
@@ -85,8 +88,14 @@ pub(crate) struct Link {
 /// Splits the kernel's mark from the target of a link in /proc.
 pub(crate) fn parse_link(target: &[u8]) -> Link {
     match target.strip_suffix(DELETED) {
-        Some(path) => Link { path: path.to_vec(), deleted: true },
-        None => Link { path: target.to_vec(), deleted: false },
+        Some(path) => Link {
+            path: path.to_vec(),
+            deleted: true,
+        },
+        None => Link {
+            path: target.to_vec(),
+            deleted: false,
+        },
     }
 }
 
@@ -96,7 +105,13 @@ impl Contents {
     /// # Errors
     /// [`ContentError`].
     pub fn shmem(&mut self, magic: &str) -> Result<u32, ContentError> {
-        let wrap = |action| move |source| ContentError { action, path: magic.to_owned(), source };
+        let wrap = |action| {
+            move |source| ContentError {
+                action,
+                path: magic.to_owned(),
+                source,
+            }
+        };
         let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
         let identity = FileIdentity::from(&metadata);
         if let Some(id) = self.shmem_by.get(&identity) {
@@ -104,8 +119,15 @@ impl Contents {
         }
         let file = File::open(magic).map_err(wrap("open"))?;
         let id = self.shmems.len() as u32;
-        self.shmems.push(ShmemRecord { id, size: metadata.size() });
-        self.sources.push(ContentSource { owner: ContentOwner::Shmem(id), file, size: metadata.size() });
+        self.shmems.push(ShmemRecord {
+            id,
+            size: metadata.size(),
+        });
+        self.sources.push(ContentSource {
+            owner: ContentOwner::Shmem(id),
+            file,
+            size: metadata.size(),
+        });
         self.shmem_by.insert(identity, id);
         Ok(id)
     }
@@ -122,7 +144,13 @@ impl Contents {
         writable: bool,
         findings: (&Subject, &mut Refusals),
     ) -> Result<Option<u32>, ContentError> {
-        let wrap = |action| move |source| ContentError { action, path: magic.to_owned(), source };
+        let wrap = |action| {
+            move |source| ContentError {
+                action,
+                path: magic.to_owned(),
+                source,
+            }
+        };
         let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
         let key = (FileIdentity::from(&metadata), writable);
         if let Some(id) = self.mapped_by.get(&key) {
@@ -192,7 +220,11 @@ impl Contents {
         if let Some(id) = self.ghost_by.get(&identity) {
             return Ok(*id);
         }
-        let file = File::open(magic).map_err(|source| ContentError { action: "open", path: magic.to_owned(), source })?;
+        let file = File::open(magic).map_err(|source| ContentError {
+            action: "open",
+            path: magic.to_owned(),
+            source,
+        })?;
         let id = self.ghosts.len() as u32;
         let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;
         self.ghosts.push(GhostRecord {
@@ -202,10 +234,17 @@ impl Contents {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-            times: [nanos(metadata.atime(), metadata.atime_nsec()), nanos(metadata.mtime(), metadata.mtime_nsec())],
+            times: [
+                nanos(metadata.atime(), metadata.atime_nsec()),
+                nanos(metadata.mtime(), metadata.mtime_nsec()),
+            ],
             memfd: link.path.strip_prefix(MEMFD).map(<[u8]>::to_vec),
         });
-        self.sources.push(ContentSource { owner: ContentOwner::Ghost(id), file, size: metadata.size() });
+        self.sources.push(ContentSource {
+            owner: ContentOwner::Ghost(id),
+            file,
+            size: metadata.size(),
+        });
         self.ghost_by.insert(identity, id);
         Ok(id)
     }
@@ -218,7 +257,10 @@ pub(crate) fn under(root: &Path, path: &[u8]) -> PathBuf {
 }
 
 /// crc32c of a file's first page; an ELF file's build-id note lies there.
-pub(crate) fn head_checksum(file: &File) -> io::Result<u32> {
+///
+/// # Errors
+/// Those of pread(2).
+pub fn head_checksum(file: &File) -> io::Result<u32> {
     let mut head = vec![0; 4096];
     let mut filled = 0;
     while filled < head.len() {

@@ -66,7 +66,11 @@ pub fn dump_process_pages(
     writer: &mut ImageWriter,
 ) -> Result<PageMapRecord, PagesError> {
     let pid = held.found.pid;
-    let open = |source| PagesError::Read { pid, address: 0, source };
+    let open = |source| PagesError::Read {
+        pid,
+        address: 0,
+        source,
+    };
     let mut reader = Reader {
         pid,
         memory: MemoryFile::open(pid).map_err(open)?,
@@ -77,9 +81,11 @@ pub fn dump_process_pages(
     };
     let pagemap = Pagemap::open(pid).map_err(open)?;
     let shared = match parent {
-        Some((parent, map)) if !map.runs.is_empty() => {
-            Some(SharedPages { own: &pagemap, parent: Pagemap::open(parent).map_err(open)?, runs: &map.runs })
-        }
+        Some((parent, map)) if !map.runs.is_empty() => Some(SharedPages {
+            own: &pagemap,
+            parent: Pagemap::open(parent).map_err(open)?,
+            runs: &map.runs,
+        }),
         _ => None,
     };
     let mut regions: Vec<PageRegion> = Vec::new();
@@ -87,7 +93,11 @@ pub fn dump_process_pages(
         regions.clear();
         pagemap
             .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
-            .map_err(|error| PagesError::Read { pid, address: mapping.start, source: error.into() })?;
+            .map_err(|error| PagesError::Read {
+                pid,
+                address: mapping.start,
+                source: error.into(),
+            })?;
         for region in &regions {
             match &shared {
                 Some(shared) => shared.split(region, |piece, stored| reader.piece(mapping, piece, stored))?,
@@ -96,7 +106,10 @@ pub fn dump_process_pages(
         }
     }
     reader.flush()?;
-    Ok(PageMapRecord { owner: ContentOwner::Process(NsPid(held.found.ns_pid)), runs: reader.runs.into_sorted() })
+    Ok(PageMapRecord {
+        owner: ContentOwner::Process(NsPid(held.found.ns_pid)),
+        runs: reader.runs.into_sorted(),
+    })
 }
 
 /// Finds pages that parent and child still share after fork.
@@ -227,7 +240,11 @@ impl Reader<'_> {
         for (range, _) in &self.pending {
             self.memory
                 .read(range.start, &mut buffer[at..at + range.bytes])
-                .map_err(|source| PagesError::Read { pid: self.pid, address: range.start, source })?;
+                .map_err(|source| PagesError::Read {
+                    pid: self.pid,
+                    address: range.start,
+                    source,
+                })?;
             at += range.bytes;
         }
         Ok(())
@@ -256,7 +273,10 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
         }
         at = end;
     }
-    Ok(PageMapRecord { owner, runs: runs.into_sorted() })
+    Ok(PageMapRecord {
+        owner,
+        runs: runs.into_sorted(),
+    })
 }
 
 fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<std::ops::Range<u64>>> {

@@ -69,7 +69,10 @@ pub fn page_work(inherited: &[PageRun], wanted: &[PageRun], kept: &[Range<u64>])
             }
         }
     }
-    PageWork { write: write.into_sorted(), drop }
+    PageWork {
+        write: write.into_sorted(),
+        drop,
+    }
 }
 
 fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
@@ -133,7 +136,11 @@ mod tests {
     use floe_image::record::{PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
-        PageRun { start: start * 4096, pages, first: PageId(first) }
+        PageRun {
+            start: start * 4096,
+            pages,
+            first: PageId(first),
+        }
     }
 
     #[test]
@@ -160,6 +167,12 @@ mod tests {
     #[test]
     fn nothing_kept_is_all_written() {
         let runs = [run(3, 2, 1)];
-        assert_eq!(page_work(&runs, &runs, &[]), PageWork { write: runs.to_vec(), drop: vec![] });
+        assert_eq!(
+            page_work(&runs, &runs, &[]),
+            PageWork {
+                write: runs.to_vec(),
+                drop: vec![]
+            }
+        );
     }
 }

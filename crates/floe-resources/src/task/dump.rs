@@ -81,9 +81,16 @@ pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<Proc
     let thread = ThreadRecord {
         tid: NsPid(found.ns_pid),
         comm: found.stat.comm.clone(),
-        registers: Registers { general: Vec::new(), extended: Vec::new() },
+        registers: Registers {
+            general: Vec::new(),
+            extended: Vec::new(),
+        },
         signal_mask: 0,
-        alternate_stack: AlternateStack { base: 0, flags: 0, size: 0 },
+        alternate_stack: AlternateStack {
+            base: 0,
+            flags: 0,
+            size: 0,
+        },
         pending: Vec::new(),
         robust_list: RobustList { head: 0, size: 0 },
         rseq: None,
@@ -134,11 +141,12 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
     }
 }
 
-/// Reads a living process. Working directory, root and terminal are left to the caller, who knows paths.
+/// Reads a living process; also returns where its heap ends, brk(0). Working directory, root and terminal are left to the
+/// caller, who knows paths.
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_process(held: &HeldProcess<'_>) -> Result<ProcessRecord, DumpError> {
+pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), DumpError> {
     let found = held.found;
     let pid = found.pid;
     let leader = held.threads[0];
@@ -152,7 +160,9 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<ProcessRecord, DumpError> 
             let own = ThreadQuestions::ask(&mut batch);
             let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
             host.run(thread, ns_tid, &mut batch)?;
-            record.threads.push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
+            record
+                .threads
+                .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
             if let Some(questions) = shared {
                 answers = questions.answers(&batch);
             }
@@ -163,16 +173,20 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<ProcessRecord, DumpError> 
     let removed = host.remove(leader);
     let answers = answers?;
     removed?;
+    let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     record.state = process_state(found, leader);
-    Ok(record)
+    Ok((record, brk))
 }
 
 fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
     match leader.stop_signal() {
         0 => ProcessState::Alive,
         // While the stop waits to be reported, /proc/PID/stat shows its signal as the exit code.
-        signal => ProcessState::Stopped { signal, reported: found.stat.exit_code == 0 },
+        signal => ProcessState::Stopped {
+            signal,
+            reported: found.stat.exit_code == 0,
+        },
     }
 }
 
@@ -196,8 +210,10 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
 
 fn number(path: &str, radix: u32) -> Result<i64, ProcError> {
     let text = procfs::read_text(path)?;
-    i64::from_str_radix(text.trim(), radix)
-        .map_err(|_| ProcError::Field { path: path.to_owned(), field: "the number" })
+    i64::from_str_radix(text.trim(), radix).map_err(|_| ProcError::Field {
+        path: path.to_owned(),
+        field: "the number",
+    })
 }
 
 /// The lines of /proc/PID/limits in the order of the limits' numbers.
@@ -223,7 +239,13 @@ const LIMIT_NAMES: [&str; 16] = [
 fn limits(directory: &str) -> Result<Vec<ResourceLimit>, ProcError> {
     let path = format!("{directory}/limits");
     let text = procfs::read_text(&path)?;
-    let value = |word: &str| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() };
+    let value = |word: &str| {
+        if word == "unlimited" {
+            Some(u64::MAX)
+        } else {
+            word.parse().ok()
+        }
+    };
     LIMIT_NAMES
         .iter()
         .map(|name| {
@@ -233,7 +255,10 @@ fn limits(directory: &str) -> Result<Vec<ResourceLimit>, ProcError> {
             let hard = words.next().and_then(value);
             match (soft, hard) {
                 (Some(soft), Some(hard)) => Ok(ResourceLimit { soft, hard }),
-                _ => Err(ProcError::Field { path: path.clone(), field: name }),
+                _ => Err(ProcError::Field {
+                    path: path.clone(),
+                    field: name,
+                }),
             }
         })
         .collect()
@@ -337,12 +362,26 @@ impl ThreadQuestions {
         let stack = batch.room(24);
         batch.call("read the alternate stack", libc::SYS_sigaltstack, &[0, stack]);
         let tid_address = batch.room(8);
-        batch.call("read the tid address", prctl, &[libc::PR_GET_TID_ADDRESS as u64, tid_address]);
+        batch.call(
+            "read the tid address",
+            prctl,
+            &[libc::PR_GET_TID_ADDRESS as u64, tid_address],
+        );
         let death_signal = batch.room(4);
-        batch.call("read the parent death signal", prctl, &[libc::PR_GET_PDEATHSIG as u64, death_signal]);
+        batch.call(
+            "read the parent death signal",
+            prctl,
+            &[libc::PR_GET_PDEATHSIG as u64, death_signal],
+        );
         let securebits = batch.call("read the securebits", prctl, &[libc::PR_GET_SECUREBITS as u64]);
         let slack = batch.call("read the timer slack", prctl, &[libc::PR_GET_TIMERSLACK as u64]);
-        Self { stack, tid_address, death_signal, securebits, slack }
+        Self {
+            stack,
+            tid_address,
+            death_signal,
+            securebits,
+            slack,
+        }
     }
 
     fn answers(&self, batch: &Batch) -> ThreadAnswers {
@@ -373,6 +412,7 @@ struct ProcessQuestions {
     subreaper: u64,
     dumpable: CallId,
     thp_disable: CallId,
+    brk: CallId,
 }
 
 #[derive(Default)]
@@ -382,6 +422,7 @@ struct ProcessAnswers {
     dumpable: u32,
     subreaper: bool,
     thp_disable: bool,
+    brk: u64,
 }
 
 impl ProcessQuestions {
@@ -393,14 +434,30 @@ impl ProcessQuestions {
         }
         let timers = batch.room(3 * 32);
         for which in 0..3 {
-            batch.call("read an interval timer", libc::SYS_getitimer, &[which, timers + which * 32]);
+            batch.call(
+                "read an interval timer",
+                libc::SYS_getitimer,
+                &[which, timers + which * 32],
+            );
         }
         let subreaper = batch.room(4);
         let prctl = libc::SYS_prctl;
-        batch.call("read the subreaper flag", prctl, &[libc::PR_GET_CHILD_SUBREAPER as u64, subreaper]);
+        batch.call(
+            "read the subreaper flag",
+            prctl,
+            &[libc::PR_GET_CHILD_SUBREAPER as u64, subreaper],
+        );
         let dumpable = batch.call("read the dumpable flag", prctl, &[libc::PR_GET_DUMPABLE as u64]);
         let thp_disable = batch.call("read the huge page flag", prctl, &[PR_GET_THP_DISABLE]);
-        Self { actions, timers, subreaper, dumpable, thp_disable }
+        let brk = batch.call("read the end of the heap", libc::SYS_brk, &[0]);
+        Self {
+            actions,
+            timers,
+            subreaper,
+            dumpable,
+            thp_disable,
+            brk,
+        }
     }
 
     fn answers(&self, batch: &Batch) -> ProcessAnswers {
@@ -416,7 +473,10 @@ impl ProcessQuestions {
         let timer = |which: u64| {
             let at = self.timers + which * 32;
             let micros = |at| word(batch, at) * 1_000_000 + word(batch, at + 8);
-            IntervalTimer { interval: micros(at), value: micros(at + 16) }
+            IntervalTimer {
+                interval: micros(at),
+                value: micros(at + 16),
+            }
         };
         ProcessAnswers {
             actions: (0..SIGNALS).map(action).collect(),
@@ -424,6 +484,7 @@ impl ProcessQuestions {
             dumpable: batch.result(self.dumpable) as u32,
             subreaper: batch.bytes(self.subreaper, 4) != [0; 4],
             thp_disable: batch.result(self.thp_disable) != 0,
+            brk: batch.result(self.brk) as u64,
         }
     }
 }

@@ -117,7 +117,11 @@ struct Namespaces(Vec<String>);
 
 impl Namespaces {
     fn of(pid: Pid, tid: Pid) -> Result<Self, ProcError> {
-        NAMESPACES.iter().map(|name| link(pid, tid, name)).collect::<Result<_, _>>().map(Self)
+        NAMESPACES
+            .iter()
+            .map(|name| link(pid, tid, name))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -143,7 +147,10 @@ fn refuse_namespaces(
         .map(|i| NAMESPACES[i])
         .collect();
     for (name, now) in FOR_CHILDREN {
-        let at = NAMESPACES.iter().position(|known| *known == now).expect("both lists are fixed");
+        let at = NAMESPACES
+            .iter()
+            .position(|known| *known == now)
+            .expect("both lists are fixed");
         if link(process.pid, tid, name)? != own.0[at] {
             differing.push(name);
         }
@@ -169,7 +176,10 @@ const SHAREABLE: [(Resource, &str); 4] = [
 fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Refusals) {
     for thread in process.threads.iter().skip(1) {
         for (resource, name) in [SHAREABLE[1], SHAREABLE[2]] {
-            if !matches!(kcmp::compare(resource, (process.pid, 0), (thread.tid, 0)), Ok(Ordering::Equal) | Err(_)) {
+            if !matches!(
+                kcmp::compare(resource, (process.pid, 0), (thread.tid, 0)),
+                Ok(Ordering::Equal) | Err(_)
+            ) {
                 refusals.add(
                     Some(&process.subject()),
                     format!("thread {} with its own {name}", thread.ns_tid),

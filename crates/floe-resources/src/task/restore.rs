@@ -79,7 +79,13 @@ impl CredentialsBase {
         let [inheritable, permitted, effective, bounding, ambient] = self.status.capabilities;
         (self.status.uids, self.status.gids, &self.status.groups) == (wanted.uids, wanted.gids, &wanted.groups)
             && (inheritable, permitted, effective, bounding, ambient)
-                == (wanted.inheritable, wanted.permitted, wanted.effective, wanted.bounding, wanted.ambient)
+                == (
+                    wanted.inheritable,
+                    wanted.permitted,
+                    wanted.effective,
+                    wanted.bounding,
+                    wanted.ambient,
+                )
             && wanted.securebits == 0
     }
 }
@@ -99,7 +105,11 @@ pub fn restore_process(leader: &Puppet, record: &ProcessRecord) -> Result<(), Re
         }
     }
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
-    batch.call("set the personality", libc::SYS_personality, &[u64::from(record.personality)]);
+    batch.call(
+        "set the personality",
+        libc::SYS_personality,
+        &[u64::from(record.personality)],
+    );
     if record.thp_disable {
         batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
@@ -138,7 +148,11 @@ pub fn restore_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), Rest
     name.push(0);
     let place = batch.data(&name);
     batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, place]);
-    batch.call("set the timer slack", libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, record.timer_slack]);
+    batch.call(
+        "set the timer slack",
+        libc::SYS_prctl,
+        &[libc::PR_SET_TIMERSLACK as u64, record.timer_slack],
+    );
     puppet.run(&mut batch)?;
     Ok(())
 }
@@ -169,7 +183,11 @@ pub fn restore_credentials(
     }
     let is_leader = record.tid == process.pid;
     if is_leader {
-        batch.call("set the dumpable flag", prctl, &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)]);
+        batch.call(
+            "set the dumpable flag",
+            prctl,
+            &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
+        );
         set_timers(&mut batch, process);
     }
     puppet.run(&mut batch)?;
@@ -189,10 +207,18 @@ fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
 
 fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
     let prctl = libc::SYS_prctl;
-    batch.call("keep capabilities over setuid", prctl, &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP]);
+    batch.call(
+        "keep capabilities over setuid",
+        prctl,
+        &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP],
+    );
     let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
     let place = batch.data(&groups);
-    batch.call("set the supplementary groups", libc::SYS_setgroups, &[wanted.groups.len() as u64, place]);
+    batch.call(
+        "set the supplementary groups",
+        libc::SYS_setgroups,
+        &[wanted.groups.len() as u64, place],
+    );
     let ids = |ids: [u32; 4]| ids.map(u64::from);
     let [real, effective, saved, filesystem] = ids(wanted.gids);
     batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);
@@ -201,7 +227,11 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
     batch.call("set the users", libc::SYS_setresuid, &[real, effective, saved]);
     batch.attempt("set the filesystem user", libc::SYS_setfsuid, &[filesystem]);
     let header = batch.data(&[CAPABILITY_VERSION_3.to_ne_bytes(), 0u32.to_ne_bytes()].concat());
-    batch.call("clear the ambient set", prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL]);
+    batch.call(
+        "clear the ambient set",
+        prctl,
+        &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL],
+    );
     let data = |effective: u64, permitted: u64, inheritable: u64| -> Vec<u8> {
         [0, 32]
             .into_iter()
@@ -215,12 +245,24 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
     // The inheritable set first: it may hold what the bounding set no longer has.
     batch.call("set the inheritable capabilities", libc::SYS_capset, &[header, place]);
     for capability in (0..41).filter(|bit| wanted.bounding & (1 << bit) == 0) {
-        batch.call("drop a capability from the bounding set", prctl, &[PR_CAPBSET_DROP, capability]);
+        batch.call(
+            "drop a capability from the bounding set",
+            prctl,
+            &[PR_CAPBSET_DROP, capability],
+        );
     }
     for capability in (0..41).filter(|bit| wanted.ambient & (1 << bit) != 0) {
-        batch.call("raise an ambient capability", prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability]);
+        batch.call(
+            "raise an ambient capability",
+            prctl,
+            &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability],
+        );
     }
-    batch.call("set the securebits", prctl, &[PR_SET_SECUREBITS, u64::from(wanted.securebits)]);
+    batch.call(
+        "set the securebits",
+        prctl,
+        &[PR_SET_SECUREBITS, u64::from(wanted.securebits)],
+    );
     let place = batch.data(&data(wanted.effective, wanted.permitted, wanted.inheritable));
     batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
 }
@@ -232,7 +274,10 @@ fn queue_signals(
     record: &ThreadRecord,
     is_leader: bool,
 ) -> Result<(), RestoreError> {
-    let number = |info: &Vec<u8>| info.get(..4).map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")));
+    let number = |info: &Vec<u8>| {
+        info.get(..4)
+            .map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")))
+    };
     let shared: &[Vec<u8>] = if is_leader { &process.pending } else { &[] };
     if shared.is_empty() && record.pending.is_empty() {
         return Ok(());
@@ -253,7 +298,11 @@ fn queue_signals(
                 if is_shared {
                     batch.call("queue a signal", libc::SYS_rt_sigqueueinfo, &[pid, signal, place]);
                 } else {
-                    batch.call("queue a signal", libc::SYS_rt_tgsigqueueinfo, &[pid, tid, signal, place]);
+                    batch.call(
+                        "queue a signal",
+                        libc::SYS_rt_tgsigqueueinfo,
+                        &[pid, tid, signal, place],
+                    );
                 }
             }
             puppet.run_ending_with(&mut batch, quiet)?;
@@ -270,7 +319,12 @@ pub fn apply_outside(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRe
     let tid = puppet.tid();
     set_scheduling(tid, &record.scheduling)?;
     if record.tid == process.pid {
-        write_if_other(tid, "OOM score adjustment", "oom_score_adj", &process.oom_score_adj.to_string())?;
+        write_if_other(
+            tid,
+            "OOM score adjustment",
+            "oom_score_adj",
+            &process.oom_score_adj.to_string(),
+        )?;
         let filter = format!("{:08x}", process.coredump_filter);
         write_if_other(tid, "core dump filter", "coredump_filter", &filter)?;
     }
@@ -282,14 +336,24 @@ fn write_if_other(tid: Pid, what: &'static str, file: &str, value: &str) -> Resu
     let outside = |source| RestoreError::Outside { what, tid, source };
     let now = std::fs::read_to_string(&path).map_err(outside)?;
     if now.trim() != value {
-        let text = if file == "coredump_filter" { format!("0x{value}") } else { value.to_owned() };
+        let text = if file == "coredump_filter" {
+            format!("0x{value}")
+        } else {
+            value.to_owned()
+        };
         std::fs::write(&path, text).map_err(outside)?;
     }
     Ok(())
 }
 
 fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
-    let outside = |what| move |source: Errno| RestoreError::Outside { what, tid, source: source.into() };
+    let outside = |what| {
+        move |source: Errno| RestoreError::Outside {
+            what,
+            tid,
+            source: source.into(),
+        }
+    };
     let now = sched::attributes(tid).map_err(outside("scheduling policy"))?;
     let relevant = |flags: u64| flags & SCHED_FLAG_RESET_ON_FORK;
     let same = (now.policy, now.nice, now.priority) == (wanted.policy, wanted.nice, wanted.priority)
@@ -322,7 +386,6 @@ fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
 /// # Errors
 /// [`RestoreError`].
 pub fn finish_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), RestoreError> {
-    let general =
-        Registers::from_bytes(&record.registers.general).ok_or(RestoreError::Registers(record.tid.0))?;
+    let general = Registers::from_bytes(&record.registers.general).ok_or(RestoreError::Registers(record.tid.0))?;
     Ok(puppet.become_somebody(&general, &record.registers.extended, record.signal_mask)?)
 }

@@ -1,0 +1,237 @@
+//! One cgroup: its members, and its beginning and end.
+
+use crate::{Hierarchies, Kind};
+use floe_sys::Pid;
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// A cgroup that does not obey.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A file of it.
+    #[error("{action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// None is mounted.
+    #[error("neither a cgroup v2 hierarchy nor the v1 freezer is mounted")]
+    NoHierarchy,
+    /// The path is in none.
+    #[error("{0} is in no cgroup hierarchy that can freeze")]
+    NotACgroup(PathBuf),
+    /// Something in it does not freeze.
+    #[error("the tasks of {path} did not freeze within {seconds} s (one may be in an uninterruptible sleep)")]
+    TimedOut {
+        /// Which.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// Something in it does not end.
+    #[error("tasks of {path} did not end within {seconds} s")]
+    NotEmpty {
+        /// Which.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The watcher that thaws it should floe die.
+    #[error("start the watcher of {path}")]
+    Watcher {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// floe's own part of the hierarchy.
+const PARENT: &str = "floe";
+/// How long tasks may take to end.
+const END: Duration = Duration::from_secs(10);
+
+/// A cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    path: PathBuf,
+    kind: Kind,
+}
+
+fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::File { action, path, source }
+}
+
+impl Cgroup {
+    /// Makes one for the sandbox `name`.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; the name being taken is one.
+    pub fn create(hierarchies: &Hierarchies, name: &str) -> Result<Self, CgroupError> {
+        let (kind, root) = hierarchies.preferred().ok_or(CgroupError::NoHierarchy)?;
+        let parent = root.join(PARENT);
+        loop {
+            match fs::create_dir(&parent) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(wrap("make cgroup", &parent)(error)),
+            }
+            let path = parent.join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path, kind }),
+                // Another floe just removed the parent because it was empty.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(wrap("make cgroup", &path)(error)),
+            }
+        }
+    }
+
+    /// The cgroup at a path below the mount point of a hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotACgroup`].
+    pub fn open(path: &Path) -> Result<Self, CgroupError> {
+        let has = |file: &str| path.join(file).exists();
+        let kind = if has("cgroup.freeze") {
+            Kind::V2
+        } else if has("freezer.state") {
+            Kind::V1Freezer
+        } else {
+            return Err(CgroupError::NotACgroup(path.to_owned()));
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            kind,
+        })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn read(&self, file: &str) -> Result<String, CgroupError> {
+        let path = self.path.join(file);
+        fs::read_to_string(&path).map_err(wrap("read", &path))
+    }
+
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<(), CgroupError> {
+        let path = self.path.join(file);
+        fs::write(&path, text).map_err(wrap("write", &path))
+    }
+
+    /// Moves a process, with all its threads, into it.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn add(&self, pid: Pid) -> Result<(), CgroupError> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Its processes and those of its sub-cgroups.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        let mut found = Vec::new();
+        let mut rest = vec![self.path.clone()];
+        while let Some(directory) = rest.pop() {
+            let path = directory.join("cgroup.procs");
+            let text = fs::read_to_string(&path).map_err(wrap("read", &path))?;
+            found.extend(
+                text.lines()
+                    .filter_map(|line| line.parse().ok())
+                    .filter(|pid| *pid != 0)
+                    .map(Pid::new),
+            );
+            for entry in fs::read_dir(&directory).map_err(wrap("list", &directory))? {
+                let entry = entry.map_err(wrap("list", &directory))?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    rest.push(entry.path());
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Ends every task in it, also frozen ones.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn kill_all(&self) -> Result<(), CgroupError> {
+        let started = Instant::now();
+        loop {
+            let processes = self.processes()?;
+            if processes.is_empty() {
+                return Ok(());
+            }
+            for pid in processes {
+                // One that is gone meanwhile is what is wanted.
+                if let Err(error) = kill(pid.nix(), Signal::SIGKILL)
+                    && error != Errno::ESRCH
+                {
+                    return Err(wrap("end a task of", &self.path)(error.into()));
+                }
+            }
+            // Tasks frozen by version 1 notice a signal only when thawed.
+            if self.kind == Kind::V1Freezer {
+                self.thaw()?;
+            }
+            if started.elapsed() > END {
+                return Err(CgroupError::NotEmpty {
+                    path: self.path.clone(),
+                    seconds: END.as_secs(),
+                });
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Removes it, once its last task has left; and floe's own parent, where that is empty then.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let started = Instant::now();
+        loop {
+            match fs::remove_dir(&self.path) {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                // The kernel takes tasks that have ended out of it a moment later, and tells nobody when.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < END => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Err(error) => return Err(wrap("remove cgroup", &self.path)(error)),
+            }
+        }
+        if let Some(parent) = self.path.parent().filter(|parent| parent.ends_with(PARENT))
+            && let Err(error) = fs::remove_dir(parent)
+        {
+            tracing::trace!(%error, "floe's parent cgroup stays");
+        }
+        Ok(())
+    }
+}

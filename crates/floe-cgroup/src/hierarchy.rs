@@ -1,0 +1,90 @@
+//! Which cgroup hierarchies are mounted, and where.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Which kind of freezer a hierarchy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Version 2.
+    V2,
+    /// The freezer controller of version 1.
+    V1Freezer,
+}
+
+/// Mount points of the hierarchies that can freeze.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// Version 2; it need not be at /sys/fs/cgroup.
+    pub v2: Option<PathBuf>,
+    /// Version 1, freezer controller.
+    pub v1_freezer: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Reads the calling process's mounts.
+    ///
+    /// # Errors
+    /// Those of reading /proc/self/mountinfo.
+    pub fn probe() -> io::Result<Self> {
+        Ok(Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// Reads the text of a mountinfo file.
+    #[must_use]
+    pub fn parse(mountinfo: &str) -> Self {
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((front, back)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = front.split(' ').nth(4) else { continue };
+            let mut words = back.split(' ');
+            let (kind, options) = (words.next(), words.nth(1).unwrap_or_default());
+            match kind {
+                Some("cgroup2") => found.v2 = Some(PathBuf::from(point)),
+                Some("cgroup") if options.split(',').any(|option| option == "freezer") => {
+                    found.v1_freezer = Some(PathBuf::from(point));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The one to use: version 2 where it is mounted.
+    #[must_use]
+    pub fn preferred(&self) -> Option<(Kind, &Path)> {
+        let v2 = self.v2.as_deref().map(|path| (Kind::V2, path));
+        v2.or_else(|| self.v1_freezer.as_deref().map(|path| (Kind::V1Freezer, path)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hierarchies, Kind};
+    use std::path::Path;
+
+    const HYBRID: &str = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        37 31 0:34 / /sys/fs/cgroup/freezer rw,relatime shared:4 - cgroup cgroup rw,freezer\n\
+        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn finds_both_on_a_hybrid_host_and_prefers_version_2() {
+        let found = Hierarchies::parse(HYBRID);
+        assert_eq!(found.preferred(), Some((Kind::V2, Path::new("/sys/fs/cgroup/unified"))));
+        assert_eq!(found.v1_freezer.as_deref(), Some(Path::new("/sys/fs/cgroup/freezer")));
+    }
+
+    #[test]
+    fn takes_the_freezer_of_version_1_where_there_is_nothing_else() {
+        let text: String = HYBRID.lines().take(2).map(|line| format!("{line}\n")).collect();
+        assert_eq!(
+            Hierarchies::parse(&text).preferred().map(|(kind, _)| kind),
+            Some(Kind::V1Freezer)
+        );
+        assert_eq!(Hierarchies::parse("").preferred(), None);
+    }
+}

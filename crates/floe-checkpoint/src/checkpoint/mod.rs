@@ -1,0 +1,177 @@
+//! Checkpoint: the stages on one page.
+//!
+//! ```text
+//! freeze -> collect -> seize (thaw) -> inspect -> write -> commit -> end or resume
+//! ```
+//! Nothing of the tree is changed before `end`. Whatever fails before it, guards undo: seized tasks are let go with their
+//! own registers, the cgroup is thawed, the unnamed output file vanishes.
+
+mod inspect;
+mod output;
+mod seize;
+mod write;
+
+pub use output::{Output, OutputError};
+pub use seize::{SeizeError, thaw_without_traces};
+
+use crate::stage::{Control, StageError};
+use floe_cgroup::Cgroup;
+use floe_image::{Summary, record::ConsoleRecord};
+use floe_resources::{
+    file::ConsoleLinks,
+    refusal::{Refusal, Refusals},
+    tree::FoundTree,
+};
+use floe_sys::Pid;
+use inspect::Inspected;
+use seize::HeldTree;
+use std::time::{Duration, Instant};
+
+/// The names of the stages, in order.
+pub const STAGES: [&str; 8] = ["freeze", "collect", "seize", "inspect", "open-output", "pages", "commit", "end"];
+
+/// What to save.
+#[derive(Debug)]
+pub enum Target {
+    /// A sandbox of floe's: PID 1, its cgroup, its name, its streams.
+    Sandbox {
+        /// PID 1.
+        root: Pid,
+        /// Its cgroup.
+        cgroup: Cgroup,
+        /// Its name.
+        name: String,
+        /// How its streams lead to the monitor.
+        links: ConsoleLinks,
+        /// The same for the image.
+        console: ConsoleRecord,
+        /// Its command line.
+        command: Vec<String>,
+    },
+    /// A tree that floe did not start: its root.
+    Tree {
+        /// The root.
+        root: Pid,
+        /// The cgroup that holds exactly this tree, where there is one.
+        cgroup: Option<Cgroup>,
+    },
+}
+
+impl Target {
+    fn root(&self) -> Pid {
+        match self {
+            Self::Sandbox { root, .. } | Self::Tree { root, .. } => *root,
+        }
+    }
+
+    fn cgroup(&self) -> Option<&Cgroup> {
+        match self {
+            Self::Sandbox { cgroup, .. } => Some(cgroup),
+            Self::Tree { cgroup, .. } => cgroup.as_ref(),
+        }
+    }
+}
+
+/// How to save it.
+pub struct Request<'a> {
+    /// What.
+    pub target: Target,
+    /// Where to; `None` for a dry run.
+    pub output: Option<Output>,
+    /// zstd level.
+    pub level: i32,
+    /// Let the tree run on afterwards.
+    pub leave_running: bool,
+    /// Called when the image is complete and the tree is about to be ended.
+    pub before_end: &'a mut dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Processes, zombies among them.
+    pub processes: usize,
+    /// Threads of living processes.
+    pub threads: usize,
+    /// Bytes of memory that the image holds.
+    pub memory: u64,
+    /// How long the tree stood still.
+    pub frozen: Duration,
+    /// About the file; `None` after a dry run.
+    pub image: Option<Summary>,
+}
+
+/// Why a checkpoint did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The tree has state that can't be carried.
+    #[error("{} thing(s) stand in the way of this checkpoint", .0.len())]
+    Refused(Vec<Refusal>),
+    /// Interrupted, or made to fail.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The cgroup.
+    #[error("freeze the cgroup of the tree")]
+    Cgroup(#[from] floe_cgroup::CgroupError),
+    /// Stopping the tree.
+    #[error(transparent)]
+    Seize(#[from] SeizeError),
+    /// Reading it.
+    #[error(transparent)]
+    Inspect(#[from] inspect::InspectError),
+    /// Writing the image.
+    #[error(transparent)]
+    Write(#[from] write::WriteStageError),
+    /// The output file.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The caller's last word.
+    #[error("announce the end of the tree")]
+    Announce(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Saves a tree.
+///
+/// # Errors
+/// [`CheckpointError`]; the tree then runs on as if nothing had happened.
+pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
+    let started = Instant::now();
+    let held = HeldTree::hold(&request.target, control)?;
+    control.enter("inspect")?;
+    let mut refusals = Refusals::default();
+    let inspected = Inspected::read(&held, &request.target, &mut refusals, control)?;
+    if !refusals.is_empty() {
+        return Err(CheckpointError::Refused(refusals.into_sorted()));
+    }
+    let mut report = describe(&held.tree, &inspected);
+    let Some(output) = request.output else {
+        drop(held);
+        report.frozen = started.elapsed();
+        return Ok(report);
+    };
+    control.enter("open-output")?;
+    let file = output.open()?;
+    let summary = write::write(&held, &inspected, file.sink()?, request.level, control)?;
+    control.enter("commit")?;
+    let committed = file.commit()?;
+    report.image = Some(summary);
+    control.enter("end").inspect_err(|_| committed.withdraw())?;
+    if request.leave_running {
+        held.release()?;
+    } else {
+        (request.before_end)().inspect_err(|_| committed.withdraw()).map_err(CheckpointError::Announce)?;
+        held.end()?;
+    }
+    report.frozen = started.elapsed();
+    Ok(report)
+}
+
+fn describe(tree: &FoundTree, inspected: &Inspected) -> Report {
+    Report {
+        processes: tree.processes.len(),
+        threads: tree.threads().count(),
+        memory: inspected.bytes,
+        frozen: Duration::ZERO,
+        image: None,
+    }
+}

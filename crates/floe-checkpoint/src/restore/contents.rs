@@ -1,0 +1,162 @@
+//! Makes what several tasks share before any task needs it: shared memory, deleted files, files to be mapped.
+
+use super::{RestoreError, tree::World};
+use floe_image::{
+    Image,
+    record::{ContentOwner, GhostRecord, MappedFileRecord, PageRun, ShmemRecord},
+};
+use floe_resources::{
+    file::reopen,
+    mm::{Sources, fill_file},
+};
+use floe_sys::descriptor::open_in_root;
+use nix::{
+    errno::Errno,
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        time::TimeSpec,
+    },
+};
+use std::{
+    collections::HashMap,
+    ffi::{CString, OsStr},
+    fs::{File, OpenOptions},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::atomic::AtomicU64,
+};
+
+/// What was made.
+pub struct MadeContents {
+    /// What mappings map.
+    pub sources: Sources,
+    /// Deleted files, by number.
+    pub ghosts: HashMap<u32, OwnedFd>,
+}
+
+impl MadeContents {
+    /// Makes and fills everything.
+    pub fn make(image: &Image, world: &mut World<'_>, root: BorrowedFd<'_>) -> Result<Self, RestoreError> {
+        let done = AtomicU64::new(0);
+        let mut made = Self { sources: Sources::default(), ghosts: HashMap::new() };
+        for record in image.shmems() {
+            let file = make_shmem(world, record)?;
+            fill_file(image, &file, record.size, runs(image, ContentOwner::Shmem(record.id)), &done)?;
+            made.sources.shmems.insert(record.id, file.into());
+        }
+        for record in image.ghosts() {
+            let file = make_ghost(root, record)?;
+            fill_file(image, &file, record.size, runs(image, ContentOwner::Ghost(record.id)), &done)?;
+            set_attributes(&file, record)?;
+            made.ghosts.insert(record.id, file.into());
+        }
+        for record in image.mapped_files() {
+            let file = open_mapped(root, record, &made.ghosts)?;
+            made.sources.files.insert(record.id, file);
+        }
+        // A program that is open for writing can't be executed, so ghosts that are executed are kept read-only.
+        for record in image.mapped_files().iter().filter(|record| !record.writable) {
+            if let Some(ghost) = record.ghost.and_then(|id| made.ghosts.get_mut(&id)) {
+                *ghost = reopen(ghost.as_fd(), libc::O_RDONLY)?;
+            }
+        }
+        Ok(made)
+    }
+}
+
+fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
+    image.page_maps().iter().find(|map| map.owner == owner).map_or(&[], |map| &map.runs)
+}
+
+fn system(action: String) -> impl FnOnce(std::io::Error) -> RestoreError {
+    move |source| RestoreError::System { action, source }
+}
+
+/// Shared anonymous memory is made by the seed and reached through /proc/PID/map_files, so that it looks like what it
+/// was.
+fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, RestoreError> {
+    let lacking = || RestoreError::Inconsistent("there is no first process".to_owned());
+    let seed = world.puppets.get(&1).ok_or_else(lacking)?;
+    let bytes = record.size.next_multiple_of(4096);
+    let mut batch = seed.batch();
+    let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let call = batch.call("map shared memory", libc::SYS_mmap, &[0, bytes, prot, flags, u64::MAX, 0]);
+    seed.run(&mut batch)?;
+    let address = batch.result(call) as u64;
+    let path = format!("/proc/{}/map_files/{:x}-{:x}", seed.tid(), address, address + bytes);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(system("open shared memory".to_owned()))?;
+    let mut batch = seed.batch();
+    batch.call("unmap shared memory", libc::SYS_munmap, &[address, bytes]);
+    seed.run(&mut batch)?;
+    Ok(file)
+}
+
+fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, RestoreError> {
+    let name = String::from_utf8_lossy(&record.path).into_owned();
+    let fd = match &record.memfd {
+        Some(memfd) => {
+            let memfd = CString::new(memfd.as_slice())
+                .map_err(|_| RestoreError::Inconsistent("a memfd's name holds a NUL".to_owned()))?;
+            memfd_create(memfd.as_c_str(), MFdFlags::MFD_CLOEXEC)
+        }
+        None => unnamed_file(root, &record.path),
+    };
+    let file = File::from(fd.map_err(RestoreError::system(format!("make the deleted file {name} again")))?);
+    file.set_len(record.size).map_err(system(format!("set the length of the deleted file {name}")))?;
+    Ok(file)
+}
+
+/// A file without a name on the filesystem where the deleted one was.
+fn unnamed_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let path = PathBuf::from(OsStr::from_bytes(path));
+    let flags = libc::O_TMPFILE | libc::O_RDWR;
+    let mut directory = path.parent().unwrap_or(Path::new("/"));
+    loop {
+        match open_in_root(root, directory, flags, 0o600) {
+            // The directory may be gone as well; its filesystem is what matters.
+            Err(Errno::ENOENT) => match directory.parent() {
+                Some(parent) => directory = parent,
+                None => return Err(Errno::ENOENT),
+            },
+            result => return result,
+        }
+    }
+}
+
+fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError> {
+    let name = String::from_utf8_lossy(&record.path);
+    let action = || format!("set the attributes of the deleted file {name}");
+    std::os::unix::fs::fchown(file, Some(record.uid), Some(record.gid)).map_err(system(action()))?;
+    file.set_permissions(std::fs::Permissions::from_mode(record.mode)).map_err(system(action()))?;
+    let [accessed, modified] = record
+        .times
+        .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));
+    nix::sys::stat::futimens(file.as_fd(), &accessed, &modified).map_err(RestoreError::system(action()))
+}
+
+fn open_mapped(
+    root: BorrowedFd<'_>,
+    record: &MappedFileRecord,
+    ghosts: &HashMap<u32, OwnedFd>,
+) -> Result<OwnedFd, RestoreError> {
+    let flags = if record.writable { libc::O_RDWR } else { libc::O_RDONLY };
+    match record.ghost {
+        Some(id) => {
+            let lacking = || RestoreError::Inconsistent(format!("the image lacks deleted file {id}"));
+            Ok(reopen(ghosts.get(&id).ok_or_else(lacking)?.as_fd(), flags)?)
+        }
+        None => {
+            let path = Path::new(OsStr::from_bytes(&record.path));
+            let action = format!("open mapped file {}", path.display());
+            open_in_root(root, path, flags, 0).map_err(RestoreError::system(action))
+        }
+    }
+}

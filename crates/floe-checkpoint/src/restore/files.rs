@@ -1,0 +1,69 @@
+//! Opens every file once and hands it to all that had it, in waves, because nobody may raise floe's own limit on open
+//! files.
+
+use super::{RestoreError, contents::MadeContents, tree::World};
+use floe_image::Image;
+use floe_resources::file::{OpenContext, TablePlan, kind_of, place_wave};
+use floe_tracee::Puppet;
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// How many files floe holds open at once.
+const WAVE: usize = 512;
+
+/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it.
+pub fn open_all(
+    image: &Image,
+    world: &mut World<'_>,
+    made: &MadeContents,
+    console: &[OwnedFd; 3],
+    root: BorrowedFd<'_>,
+) -> Result<(), RestoreError> {
+    let holder = give_terminals(image, world, console)?;
+    let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
+    let mut context = OpenContext::new(root, console, &made.ghosts, image.objects(), holder);
+    for wave in image.open_files().chunks(WAVE) {
+        let mut opened = HashMap::new();
+        for record in wave {
+            opened.insert(record.id, kind_of(record)?.open(record, &mut context)?);
+        }
+        for table in image.descriptor_tables() {
+            let mut plan = TablePlan::default();
+            for descriptor in &table.descriptors {
+                if let Some(file) = opened.get(&descriptor.file) {
+                    plan.entries.push((descriptor.number, file.as_fd(), descriptor.close_on_exec));
+                }
+            }
+            if plan.entries.is_empty() {
+                continue;
+            }
+            let lacking = || RestoreError::Inconsistent(format!("process {} is not there", table.pid));
+            place_wave(world.puppets.get(&table.pid.0).ok_or_else(lacking)?, &world.channel, &plan)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the sandbox's terminal the controlling one of the sessions that had it; returns one of their leaders.
+fn give_terminals(image: &Image, world: &World<'_>, console: &[OwnedFd; 3]) -> Result<Option<i32>, RestoreError> {
+    let mut holder = None;
+    for record in image.processes().iter().filter(|record| record.terminal.is_some()) {
+        let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
+        let puppet = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
+        let number = world.channel.give(puppet, &[console[0].as_fd()])?[0] as u64;
+        let mut batch = puppet.batch();
+        batch.call("take the terminal", libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 1]);
+        if let Some(link) = &record.terminal
+            && link.foreground.0 > 0
+        {
+            let group = batch.data(&link.foreground.0.to_ne_bytes());
+            batch.call("set the foreground group", libc::SYS_ioctl, &[number, libc::TIOCSPGRP, group]);
+        }
+        batch.call("close the terminal", libc::SYS_close, &[number]);
+        puppet.run(&mut batch)?;
+        holder = Some(record.pid.0);
+    }
+    Ok(holder)
+}

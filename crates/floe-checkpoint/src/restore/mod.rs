@@ -1,0 +1,299 @@
+//! Restore: the stages on one page.
+//!
+//! ```text
+//! open -> plan -> preflight -> launch -> seed -> contents -> tree -> files -> state -> freeze -> verify -> thaw
+//! ```
+//! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
+//! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
+
+mod contents;
+mod files;
+mod plan;
+mod preflight;
+mod state;
+mod tree;
+mod verify;
+
+pub use plan::{PlanError, Step, plan};
+pub use preflight::{Obstacle, obstacles};
+
+use crate::{
+    checkpoint::InspectError,
+    stage::{Control, StageError},
+};
+use contents::MadeContents;
+use floe_image::{
+    Image, ReadError,
+    record::{ConsoleRecord, NamespaceOrigin, SandboxRecord},
+};
+use floe_resources::{
+    channel::{Channel, ChannelError},
+    file::{FileError, PlaceError},
+    mm::{BuildError, FillError},
+    task::{CredentialsBase, RestoreError as TaskError},
+};
+use floe_sandbox::{Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir};
+use floe_sys::{Pid, descriptor, procfs::ProcError};
+use floe_tracee::{Puppet, PuppetError, TraceError};
+use nix::errno::Errno;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+use tree::World;
+
+/// The names of the stages, in order.
+pub const STAGES: [&str; 12] = [
+    "open", "plan", "preflight", "launch", "seed", "contents", "tree", "files", "state", "freeze", "verify", "thaw",
+];
+
+/// How a task is given its PID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PidMethod {
+    /// Writes the number before it to /proc/sys/kernel/ns_last_pid.
+    #[default]
+    NsLastPid,
+    /// clone3(2) with set_tid.
+    SetTid,
+}
+
+/// What to restore, and how.
+pub struct Request<'a> {
+    /// The image; a stream was spooled into a file.
+    pub image: File,
+    /// Where sandboxes are kept.
+    pub state_dir: &'a StateDir,
+    /// Name of the new sandbox; the image's where `None`.
+    pub name: Option<String>,
+    /// How PIDs are chosen.
+    pub pid_method: PidMethod,
+    /// Connect the streams to an attached client instead of the log alone.
+    pub foreground: bool,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub struct Report {
+    /// Name of the sandbox.
+    pub name: String,
+    /// PID 1 in floe's namespace.
+    pub pid1: Pid,
+    /// Processes.
+    pub processes: usize,
+    /// Bytes of pages written.
+    pub memory: u64,
+    /// From the launch to the thaw.
+    pub elapsed: Duration,
+}
+
+/// Why a restore did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The image.
+    #[error("read the image")]
+    Image(#[from] ReadError),
+    /// The tree can't be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// This host lacks something.
+    #[error("{} thing(s) stand in the way of this restore", .0.len())]
+    Obstacles(Vec<Obstacle>),
+    /// Interrupted, or made to fail.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The sandbox.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A task.
+    #[error(transparent)]
+    Puppet(#[from] PuppetError),
+    /// Ptrace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// Memory.
+    #[error("build the memory of process {pid}")]
+    Build {
+        /// Whose.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: Box<BuildError>,
+    },
+    /// Contents of deleted files and shared memory.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Descriptors.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// Files for tasks.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// A task's own state.
+    #[error("restore the state of task {tid}")]
+    Task {
+        /// Whose.
+        tid: i32,
+        /// Why not.
+        #[source]
+        source: Box<TaskError>,
+    },
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The cgroup.
+    #[error("freeze the restored tree")]
+    Cgroup(#[from] floe_cgroup::CgroupError),
+    /// The vDSO.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// A system call of floe's own.
+    #[error("{action}")]
+    System {
+        /// What was attempted.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The image contradicts itself.
+    #[error("the image is not consistent: {0}")]
+    Inconsistent(String),
+    /// What was built differs from the image.
+    #[error("what was built differs from the image:\n  {}", .0.join("\n  "))]
+    Differs(Vec<String>),
+}
+
+impl RestoreError {
+    fn system(action: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let action = action.into();
+        move |source| Self::System { action, source: source.into() }
+    }
+}
+
+/// What a dry run tells.
+#[derive(Debug)]
+pub struct DryRun {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// What stands in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Reads the image, plans, and looks for obstacles, but makes nothing.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreError> {
+    control.enter("open")?;
+    let image = Image::open(image)?;
+    control.enter("plan")?;
+    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    control.enter("preflight")?;
+    let obstacles = obstacles(&image)?;
+    Ok(DryRun { steps, obstacles })
+}
+
+/// Brings a tree back.
+///
+/// # Errors
+/// [`RestoreError`]; nothing is left behind then.
+pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, RestoreError> {
+    control.enter("open")?;
+    let image = Image::open(request.image)?;
+    control.enter("plan")?;
+    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    control.enter("preflight")?;
+    let found = obstacles(&image)?;
+    if !found.is_empty() {
+        return Err(RestoreError::Obstacles(found));
+    }
+    control.enter("launch")?;
+    let started = Instant::now();
+    let spec = sandbox_spec(image.sandbox(), request.name, request.foreground);
+    let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
+    let executable = tree::seed_program()?;
+    let first = First::Seed { executable, keep: vec![far.as_raw_fd()] };
+    let launch = Launch::begin(request.state_dir, &spec, first)?;
+    let seized = Puppet::expect_seed(launch.pid1())?;
+    let console = console_ends(launch.pid1())?;
+    let root = root_directory(launch.pid1())?;
+    control.enter("seed")?;
+    launch.exec()?;
+    let seed = seized.stop_at_exec()?;
+    let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
+    drop(far);
+    let base = CredentialsBase::read(launch.pid1()).map_err(|e| task_error(1, e))?;
+    control.enter("contents")?;
+    let made = MadeContents::make(&image, &mut world, root.as_fd())?;
+    control.enter("tree")?;
+    world.grow(&steps, &made, root.as_fd(), control)?;
+    control.enter("files")?;
+    files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+    control.enter("state")?;
+    let threads = state::complete(&image, &mut world, &base, &console)?;
+    control.enter("freeze")?;
+    let frozen = launch.cgroup().freeze()?;
+    for thread in threads {
+        thread.detach()?;
+    }
+    control.enter("verify")?;
+    let hosts = world.host_pids();
+    verify::compare(&image, &hosts)?;
+    control.enter("thaw")?;
+    frozen.thaw()?;
+    let (name, pid1) = (launch.name().to_owned(), launch.pid1());
+    launch.commit()?;
+    let (processes, memory) = (image.processes().len(), world.written());
+    Ok(Report { name, pid1, processes, memory, elapsed: started.elapsed() })
+}
+
+fn task_error(tid: i32, source: TaskError) -> RestoreError {
+    RestoreError::Task { tid, source: Box::new(source) }
+}
+
+fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) -> SandboxSpec {
+    let origin = |origin: NamespaceOrigin| match origin {
+        NamespaceOrigin::Host => Origin::Host,
+        NamespaceOrigin::Own => Origin::Own,
+    };
+    let console = match &record.console {
+        ConsoleRecord::Terminal { window, .. } => Console::Terminal { rows: window[0], cols: window[1] },
+        ConsoleRecord::Pipes { stdin: true } => Console::Pipes { stdin: true },
+        ConsoleRecord::None | ConsoleRecord::Pipes { stdin: false } => Console::Pipes { stdin: foreground },
+    };
+    let (uts, hostname, _) = &record.uts;
+    SandboxSpec {
+        name: name.or_else(|| (!record.name.is_empty()).then(|| record.name.clone())),
+        command: record.command.iter().map(Into::into).collect(),
+        hostname: (*uts == NamespaceOrigin::Own).then(|| hostname.clone()),
+        uts: origin(*uts),
+        ipc: origin(record.ipc),
+        net: origin(record.net),
+        cgroup: origin(record.cgroup),
+        // A private /proc needs a mount namespace, also for a tree that had none.
+        mount: Origin::Own,
+        console,
+        ..SandboxSpec::default()
+    }
+}
+
+/// The workload's side of the new sandbox's streams, which PID 1 has at 0, 1 and 2.
+fn console_ends(pid1: Pid) -> Result<[OwnedFd; 3], RestoreError> {
+    let pidfd = descriptor::pidfd_open(pid1).map_err(RestoreError::system("open a pidfd of PID 1"))?;
+    let fetch = |number| {
+        descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(RestoreError::system("fetch a stream of PID 1"))
+    };
+    Ok([fetch(0)?, fetch(1)?, fetch(2)?])
+}
+
+fn root_directory(pid1: Pid) -> Result<OwnedFd, RestoreError> {
+    let path = format!("/proc/{pid1}/root");
+    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+    nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())
+        .map_err(RestoreError::system("open the root directory of the new sandbox"))
+}

@@ -1,0 +1,115 @@
+//! What on this host stands in the way of an image, found before anything is made.
+
+use super::RestoreError;
+use crate::checkpoint::read_vdso;
+use floe_image::{
+    Image,
+    record::{HeaderRecord, MappedFileRecord},
+};
+use floe_resources::{file::kind_of, mm::head_checksum};
+use floe_sys::{Pid, descriptor::open_in_root, procfs::Mapping};
+use nix::fcntl::OFlag;
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fmt,
+    fs::File,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+};
+
+/// Something in the way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Obstacle {
+    /// What it concerns.
+    pub object: String,
+    /// Why it stands in the way.
+    pub reason: String,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.reason)
+    }
+}
+
+/// Finds all obstacles.
+///
+/// # Errors
+/// [`RestoreError`] where looking for them fails.
+pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
+    let mut found = BTreeSet::new();
+    machine(image.header(), &mut found)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
+        .map_err(RestoreError::system("open the root directory"))?;
+    for record in image.mapped_files().iter().filter(|record| record.ghost.is_none()) {
+        if let Some(reason) = mapped(record, root.as_fd()) {
+            let object = format!("mapped file {}", String::from_utf8_lossy(&record.path));
+            found.insert(Obstacle { object, reason });
+        }
+    }
+    for record in image.open_files() {
+        let kind = kind_of(record)?;
+        if let Some(reason) = kind.obstacle(record, root.as_fd())? {
+            found.insert(Obstacle { object: format!("open file {}", record.id), reason });
+        }
+    }
+    for record in image.processes() {
+        for (what, path) in [("working", &record.cwd), ("root", &record.root)] {
+            let exists = path.is_empty()
+                || open_in_root(
+                    root.as_fd(),
+                    Path::new(OsStr::from_bytes(path)),
+                    libc::O_PATH | libc::O_DIRECTORY,
+                    0,
+                )
+                .is_ok();
+            if !exists {
+                let object = format!("{what} directory {}", String::from_utf8_lossy(path));
+                found.insert(Obstacle { object, reason: "it does not exist here".to_owned() });
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {
+    let mut add = |object: &str, reason: String| found.insert(Obstacle { object: object.to_owned(), reason });
+    let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the kernel's name"))?;
+    let arch = uname.machine().to_string_lossy();
+    if header.arch != arch {
+        add("architecture", format!("the image is of {}, this machine is {arch}", header.arch));
+    }
+    let own = Pid::new(std::process::id() as i32);
+    let vdso = read_vdso(own, &Mapping::read_all_without_flags(own)?)?;
+    if !header.vdso.mappings.is_empty() && vdso != header.vdso {
+        let kernel = uname.release().to_string_lossy();
+        add("vDSO", format!("the image was made on Linux {}, whose vDSO differs from that of {kernel}", header.kernel));
+    }
+    Ok(())
+}
+
+fn mapped(record: &MappedFileRecord, root: BorrowedFd<'_>) -> Option<String> {
+    let path = Path::new(OsStr::from_bytes(&record.path));
+    let file = match open_in_root(root, path, libc::O_RDONLY, 0) {
+        Ok(file) => File::from(file),
+        Err(error) => return Some(format!("it can't be opened here: {error}")),
+    };
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("it can't be looked at here: {error}")),
+    };
+    if record.writable {
+        return None;
+    }
+    let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+    if metadata.size() != record.size {
+        return Some(format!("it has {} bytes here and had {} when it was mapped", metadata.size(), record.size));
+    }
+    let same_head = head_checksum(&file).is_ok_and(|sum| sum == record.head_checksum);
+    (mtime != record.mtime && !same_head).then(|| "it is another file here (its content differs)".to_owned())
+}

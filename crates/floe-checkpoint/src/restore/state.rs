@@ -1,0 +1,126 @@
+//! Gives every process its threads and every thread its own state, and takes floe's traces out of it.
+
+use super::{RestoreError, task_error, tree::World};
+use floe_image::{
+    Image,
+    record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
+};
+use floe_resources::task::{
+    CredentialsBase, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
+};
+use floe_sys::{memory::MemoryFile, procfs::Mapping};
+use floe_tracee::{Puppet, Stopped};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const THREAD_FLAGS: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
+
+/// Completes all processes; returns their threads, which are themselves again and only wait to be let go.
+pub fn complete(
+    image: &Image,
+    world: &mut World<'_>,
+    base: &CredentialsBase,
+    console: &[OwnedFd; 3],
+) -> Result<Vec<Stopped>, RestoreError> {
+    let mut done = Vec::new();
+    for record in image.processes() {
+        if matches!(record.state, ProcessState::Zombie { .. }) {
+            continue;
+        }
+        let threads = make_threads(world, record)?;
+        let leader = &world.puppets[&record.pid.0];
+        restore_process(leader, record).map_err(|e| task_error(record.pid.0, e))?;
+        let all: Vec<&Puppet> = std::iter::once(leader).chain(&threads).collect();
+        for (puppet, thread) in all.iter().zip(&record.threads) {
+            restore_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
+            apply_outside(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        }
+        close_own_files(world, leader)?;
+        for (puppet, thread) in all.iter().zip(&record.threads) {
+            restore_credentials(puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
+        }
+        leave(image, leader, record)?;
+        for (puppet, thread) in all.iter().zip(&record.threads) {
+            finish_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        }
+        done.extend(threads.into_iter().map(Puppet::into_task));
+    }
+    set_terminal(image, console)?;
+    finish_init(image, world, &mut done)?;
+    Ok(done)
+}
+
+fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
+    let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
+    let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
+    let make = |thread: &ThreadRecord| {
+        let mut batch = leader.batch();
+        let call = world.clone_call(&mut batch, thread.tid.0, THREAD_FLAGS as u64, 0);
+        Ok(leader.spawn(batch, call, thread.tid.0, true)?)
+    };
+    record.threads.iter().skip(1).map(make).collect()
+}
+
+/// The channel and the ns_last_pid file go last: threads were made with them.
+fn close_own_files(world: &World<'_>, leader: &Puppet) -> Result<(), RestoreError> {
+    let mut batch = leader.batch();
+    for number in world.own_numbers() {
+        batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
+    }
+    Ok(leader.run(&mut batch)?)
+}
+
+/// Unmaps the stub, from the system call instruction in the vDSO.
+fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
+    let lacking = || RestoreError::Inconsistent(format!("process {} has no vDSO", record.pid));
+    let space = image.address_spaces().iter().find(|space| space.pid == record.pid).ok_or_else(lacking)?;
+    let vdso = space
+        .vmas
+        .iter()
+        .find(|vma| matches!(&vma.source, VmaSource::Special { name } if name == "[vdso]"))
+        .ok_or_else(lacking)?;
+    let mut text = vec![0; (vdso.end - vdso.start) as usize];
+    MemoryFile::open(leader.tid())
+        .and_then(|memory| memory.read(vdso.start, &mut text))
+        .map_err(|source| RestoreError::System { action: format!("read the vDSO of process {}", record.pid), source })?;
+    let at = text.windows(2).position(|pair| pair == [0x0f, 0x05]).ok_or_else(lacking)?;
+    let arena = leader.arena_range();
+    let arguments = [arena.start, arena.end - arena.start, 0, 0, 0, 0];
+    leader.call_at(vdso.start + at as u64, "unmap the stub", libc::SYS_munmap, arguments)?;
+    Ok(())
+}
+
+fn set_terminal(image: &Image, console: &[OwnedFd; 3]) -> Result<(), RestoreError> {
+    let ConsoleRecord::Terminal { termios, .. } = &image.sandbox().console else { return Ok(()) };
+    let settings = floe_sandbox::TerminalSettings::from_bytes(termios)
+        .ok_or_else(|| RestoreError::Inconsistent("the terminal's settings have the wrong size".to_owned()))?;
+    settings.apply(console[0].as_raw_fd()).map_err(|source| RestoreError::System {
+        action: "set up the terminal".to_owned(),
+        source,
+    })
+}
+
+/// Hands over the leaders; where PID 1 was not saved, the seed becomes a small init.
+fn finish_init(image: &Image, world: &mut World<'_>, done: &mut Vec<Stopped>) -> Result<(), RestoreError> {
+    if !image.sandbox().has_init {
+        let root = image.processes().iter().find(|record| record.ppid.0 == 0);
+        let root = root.ok_or_else(|| RestoreError::Inconsistent("there is no root process".to_owned()))?;
+        done.push(world.exec_init(root.pid)?);
+    }
+    let leaders = std::mem::take(&mut world.puppets);
+    world.remember(&leaders);
+    done.extend(leaders.into_values().map(Puppet::into_task));
+    Ok(())
+}
+
+/// Whether a process has the mappings of the image and no others.
+pub(super) fn mappings_differ(
+    pid: floe_sys::Pid,
+    wanted: &floe_image::record::AddressSpaceRecord,
+) -> Result<Vec<String>, RestoreError> {
+    Ok(floe_resources::mm::same_layout(&Mapping::read_all_without_flags(pid)?, wanted))
+}

@@ -1,0 +1,398 @@
+//! Grows the tree out of the seed, step by step of the plan.
+
+use super::{PidMethod, RestoreError, contents::MadeContents, plan::Step};
+use crate::stage::Control;
+use floe_image::{
+    Image,
+    record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, ProcessRecord, ProcessState},
+};
+use floe_resources::{channel::Channel, mm::Builder};
+use floe_sys::{Pid, descriptor::open_in_root};
+use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Stopped};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Where the seed's one page lies.
+const SEED_BASE: u64 = 0x1_0000;
+const SEED_ENTRY: u64 = SEED_BASE + 0x200;
+const PAGE: u64 = 4096;
+/// Memory below this can't be mapped by an ordinary user (vm.mmap_min_addr).
+const LOWEST: u64 = 0x10_0000;
+
+/// All tasks made so far, and what making them needs.
+pub struct World<'a> {
+    image: &'a Image,
+    records: HashMap<i32, &'a ProcessRecord>,
+    spaces: HashMap<i32, &'a AddressSpaceRecord>,
+    maps: HashMap<i32, &'a PageMapRecord>,
+    /// Leaders by their id in the namespace.
+    pub puppets: BTreeMap<i32, Puppet>,
+    /// Whose address space a task was given or inherited.
+    heritage: HashMap<i32, i32>,
+    /// Working and root directory a task has, as paths of the image.
+    directories: HashMap<i32, (&'a [u8], &'a [u8])>,
+    pub channel: Channel,
+    /// Number of the ns_last_pid file in every task.
+    last_pid: RawFd,
+    method: PidMethod,
+    /// Zombies and their host ids.
+    ended: BTreeMap<i32, Pid>,
+    written: AtomicU64,
+}
+
+/// The seed: a static ELF program of one page that holds nothing but the stub. It never runs by itself.
+pub fn seed_program() -> Result<OwnedFd, RestoreError> {
+    let fd = nix::sys::memfd::memfd_create("floe-seed", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
+        .map_err(RestoreError::system("make the seed program"))?;
+    let mut page = vec![0u8; PAGE as usize];
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    // ELF header: 64-bit little-endian executable for x86-64, two program headers.
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &2u16.to_le_bytes());
+    put(18, &62u16.to_le_bytes());
+    put(20, &1u32.to_le_bytes());
+    put(24, &SEED_ENTRY.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
+    // PT_LOAD, readable and executable, the whole page.
+    put(64, &1u32.to_le_bytes());
+    put(68, &5u32.to_le_bytes());
+    put(80, &SEED_BASE.to_le_bytes());
+    put(88, &SEED_BASE.to_le_bytes());
+    put(96, &PAGE.to_le_bytes());
+    put(104, &PAGE.to_le_bytes());
+    put(112, &PAGE.to_le_bytes());
+    // PT_GNU_STACK, not executable.
+    put(120, &0x6474_e551_u32.to_le_bytes());
+    put(124, &6u32.to_le_bytes());
+    put((SEED_ENTRY - SEED_BASE) as usize, Puppet::seed_code());
+    let mut file = File::from(fd);
+    file.write_all(&page).map_err(|source| RestoreError::System { action: "write the seed program".into(), source })?;
+    // A program that is open for writing can't be executed.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = File::open(path).map_err(|source| RestoreError::System { action: "reopen the seed".into(), source })?;
+    Ok(file.into())
+}
+
+impl<'a> World<'a> {
+    /// Takes the seed over as PID 1.
+    pub fn start(
+        seed: Stopped,
+        image: &'a Image,
+        near: OwnedFd,
+        inherited: RawFd,
+        method: PidMethod,
+    ) -> Result<Self, RestoreError> {
+        let puppet = Puppet::from_seed(seed, SEED_ENTRY, |now| {
+            let mut taken: Vec<(u64, u64)> = now.iter().map(|m| (m.start, m.end)).collect();
+            taken.extend(image.address_spaces().iter().flat_map(|s| s.vmas.iter().map(|v| (v.start, v.end))));
+            gap(taken, ARENA_BYTES)
+        })?;
+        let (number, last_pid) = free_numbers(image);
+        let mut world = Self {
+            image,
+            records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
+            spaces: image.address_spaces().iter().map(|record| (record.pid.0, record)).collect(),
+            maps: image
+                .page_maps()
+                .iter()
+                .filter_map(|map| match map.owner {
+                    ContentOwner::Process(pid) => Some((pid.0, map)),
+                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) => None,
+                })
+                .collect(),
+            puppets: BTreeMap::from([(1, puppet)]),
+            heritage: HashMap::new(),
+            directories: HashMap::new(),
+            channel: Channel::new(near, number),
+            last_pid,
+            method,
+            ended: BTreeMap::new(),
+            written: AtomicU64::new(0),
+        };
+        world.settle(inherited)?;
+        Ok(world)
+    }
+
+    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, and closes
+    /// the streams, which are handed out like all other files.
+    fn settle(&mut self, inherited: RawFd) -> Result<(), RestoreError> {
+        let number = self.channel.number();
+        let seed = &self.puppets[&1];
+        let mut batch = seed.batch();
+        let old = batch.room(16);
+        batch.call("read the limit on descriptors", libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), 0, old]);
+        seed.run(&mut batch)?;
+        let hard: [u8; 8] = batch.bytes(old, 16)[8..].try_into().expect("8 of 16 bytes");
+        let mut batch = seed.batch();
+        let raised = batch.data(&[hard, hard].concat());
+        batch.call("raise the limit on descriptors", libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), raised, 0]);
+        if inherited != number {
+            batch.call("move the channel", libc::SYS_dup3, &[inherited as u64, number as u64, 0]);
+            batch.call("close the channel's first number", libc::SYS_close, &[inherited as u64]);
+        }
+        for stream in 0..3u64 {
+            if stream != number as u64 {
+                batch.attempt("close a stream", libc::SYS_close, &[stream]);
+            }
+        }
+        seed.run(&mut batch)?;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/proc/sys/kernel/ns_last_pid")
+            .map_err(|source| RestoreError::System { action: "open ns_last_pid".into(), source })?;
+        let landed = self.channel.give(seed, &[file.as_fd()])?[0];
+        let mut batch = seed.batch();
+        if landed != self.last_pid {
+            batch.call("move the ns_last_pid file", libc::SYS_dup3, &[landed as u64, self.last_pid as u64, 0]);
+            batch.call("close its first number", libc::SYS_close, &[landed as u64]);
+        }
+        Ok(seed.run(&mut batch)?)
+    }
+
+    /// Ids of all living processes and zombies in floe's namespace, by their ids in the tree's.
+    pub fn host_pids(&self) -> BTreeMap<i32, Pid> {
+        let mut pids = self.ended.clone();
+        pids.extend(self.heritage.keys().filter_map(|pid| Some((*pid, self.puppets.get(pid)?.tid()))));
+        pids
+    }
+
+    /// Bytes of pages written.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// The record of a process.
+    pub fn record(&self, pid: i32) -> Option<&'a ProcessRecord> {
+        self.records.get(&pid).copied()
+    }
+
+    fn puppet(&self, pid: i32) -> Result<&Puppet, RestoreError> {
+        self.puppets.get(&pid).ok_or_else(|| RestoreError::Inconsistent(format!("process {pid} is needed but not there")))
+    }
+
+    /// Carries out the plan.
+    pub fn grow(
+        &mut self,
+        steps: &[Step],
+        made: &MadeContents,
+        root: BorrowedFd<'_>,
+        control: &Control<'_>,
+    ) -> Result<(), RestoreError> {
+        let total: u64 = self.maps.values().flat_map(|map| &map.runs).map(|run| run.pages * PAGE).sum();
+        for step in steps {
+            control.check("tree")?;
+            match *step {
+                Step::Fork { by, pid, helper } => self.fork(by, pid, helper)?,
+                Step::Build(pid) => {
+                    self.build(pid, made)?;
+                    self.directories(pid, root)?;
+                    control.observer.pages(self.written(), total);
+                }
+                Step::NewSession(pid) => self.simple(pid, "make a session", libc::SYS_setsid, &[])?,
+                Step::Join { pid, group } => {
+                    self.simple(pid, "join a process group", libc::SYS_setpgid, &[0, group as u64])?;
+                }
+                Step::Subreaper(pid) => {
+                    let arguments = [libc::PR_SET_CHILD_SUBREAPER as u64, 1];
+                    self.simple(pid, "become a subreaper", libc::SYS_prctl, &arguments)?;
+                }
+                Step::EndHelper { pid, parent } => self.end_helper(pid, parent)?,
+                Step::EndZombie(pid) => self.end_zombie(pid)?,
+                Step::Stop(pid) => self.stop(pid)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn simple(&self, pid: i32, what: &'static str, number: i64, arguments: &[u64]) -> Result<(), RestoreError> {
+        let puppet = self.puppet(pid)?;
+        let mut batch = puppet.batch();
+        batch.call(what, number, arguments);
+        Ok(puppet.run(&mut batch)?)
+    }
+
+    /// Adds to a batch what makes a task with the id `wanted`.
+    pub fn clone_call(&self, batch: &mut Batch, wanted: i32, flags: u64, exit_signal: u64) -> CallId {
+        match self.method {
+            PidMethod::NsLastPid => {
+                let text = (wanted - 1).to_string();
+                let place = batch.data(text.as_bytes());
+                let file = self.last_pid as u64;
+                batch.call("choose the next PID", libc::SYS_pwrite64, &[file, place, text.len() as u64, 0]);
+                batch.call("make a task", libc::SYS_clone, &[flags | exit_signal])
+            }
+            PidMethod::SetTid => {
+                let ids = batch.data(&wanted.to_ne_bytes());
+                // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+                // set_tid_size, cgroup.
+                let words = [flags, 0, 0, 0, exit_signal, 0, 0, 0, ids, 1, 0];
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let place = batch.data(&bytes);
+                batch.call("make a task", libc::SYS_clone3, &[place, bytes.len() as u64])
+            }
+        }
+    }
+
+    fn fork(&mut self, by: i32, pid: i32, helper: bool) -> Result<(), RestoreError> {
+        let parent = self.puppet(by)?;
+        let mut batch = parent.batch();
+        // An exit signal of 0 keeps a helper's end from its parent.
+        let exit_signal = if helper { 0 } else { self.record(pid).map_or(libc::SIGCHLD, |r| r.exit_signal) };
+        let call = self.clone_call(&mut batch, pid, 0, exit_signal.max(0) as u64);
+        let child = parent.spawn(batch, call, pid, false)?;
+        self.puppets.insert(pid, child);
+        if let Some(owner) = self.heritage.get(&by).copied() {
+            self.heritage.insert(pid, owner);
+        }
+        if let Some(directories) = self.directories.get(&by).copied() {
+            self.directories.insert(pid, directories);
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, pid: i32, made: &MadeContents) -> Result<(), RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
+        let wanted = *self.spaces.get(&pid).ok_or_else(lacking)?;
+        let runs = |pid: &i32| self.maps.get(pid).map_or(&[][..], |map: &&PageMapRecord| map.runs.as_slice());
+        let heritage: Option<(&AddressSpaceRecord, &[PageRun])> =
+            self.heritage.get(&pid).and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
+        let builder =
+            Builder { image: self.image, channel: &self.channel, sources: &made.sources, done: &self.written };
+        builder
+            .build(self.puppet(pid)?, heritage, wanted, runs(&pid))
+            .map_err(|source| RestoreError::Build { pid, source: Box::new(source) })?;
+        self.heritage.insert(pid, pid);
+        Ok(())
+    }
+
+    /// Root and working directory; children inherit them, so only what differs is set.
+    fn directories(&mut self, pid: i32, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
+        let Some(record) = self.record(pid) else { return Ok(()) };
+        let wanted = (record.cwd.as_slice(), record.root.as_slice());
+        if self.directories.get(&pid) == Some(&wanted) {
+            return Ok(());
+        }
+        let open = |path: &[u8]| {
+            open_in_root(root, Path::new(OsStr::from_bytes(path)), libc::O_PATH | libc::O_DIRECTORY, 0).map_err(
+                RestoreError::system(format!("open directory {} of process {pid}", String::from_utf8_lossy(path))),
+            )
+        };
+        let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
+        let puppet = self.puppet(pid)?;
+        let numbers = self.channel.give(puppet, &[cwd.as_fd(), own_root.as_fd()])?;
+        let (cwd, own_root) = (numbers[0] as u64, numbers[1] as u64);
+        let mut batch = puppet.batch();
+        let before = self.directories.get(&pid).map_or(&b"/"[..], |(_, root)| root);
+        if before != wanted.1 {
+            let dot = batch.data(b".\0");
+            batch.call("enter the root directory", libc::SYS_fchdir, &[own_root]);
+            batch.call("change the root directory", libc::SYS_chroot, &[dot]);
+        }
+        batch.call("change the working directory", libc::SYS_fchdir, &[cwd]);
+        batch.call("close", libc::SYS_close, &[cwd]);
+        batch.call("close", libc::SYS_close, &[own_root]);
+        puppet.run(&mut batch)?;
+        self.directories.insert(pid, wanted);
+        Ok(())
+    }
+
+    fn end_helper(&mut self, pid: i32, parent: i32) -> Result<(), RestoreError> {
+        self.take(pid)?.end(0)?;
+        self.heritage.remove(&pid);
+        let arguments = [pid as u64, 0, libc::__WALL as u64, 0];
+        self.simple(parent, "reap a helper", libc::SYS_wait4, &arguments)
+    }
+
+    fn take(&mut self, pid: i32) -> Result<Puppet, RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} is needed but not there"));
+        self.puppets.remove(&pid).ok_or_else(lacking)
+    }
+
+    fn end_zombie(&mut self, pid: i32) -> Result<(), RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} is no zombie in the image"));
+        let record = self.record(pid).ok_or_else(lacking)?;
+        let ProcessState::Zombie { status } = record.state else { return Err(lacking()) };
+        let puppet = self.take(pid)?;
+        self.ended.insert(pid, puppet.tid());
+        self.heritage.remove(&pid);
+        let mut batch = puppet.batch();
+        if let Some(thread) = record.threads.first() {
+            let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
+            batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
+            let ids = thread.credentials.gids.map(u64::from);
+            batch.call("set the groups", libc::SYS_setresgid, &ids[..3]);
+            let ids = thread.credentials.uids.map(u64::from);
+            batch.call("set the users", libc::SYS_setresuid, &ids[..3]);
+        }
+        puppet.run(&mut batch)?;
+        puppet.end(status)?;
+        self.forget_child_signal(record.ppid)
+    }
+
+    /// Takes the SIGCHLD that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
+    /// there is put back from the image.
+    fn forget_child_signal(&self, parent: NsPid) -> Result<(), RestoreError> {
+        let Some(puppet) = self.puppets.get(&parent.0) else { return Ok(()) };
+        let mut batch = puppet.batch();
+        let set = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
+        let no_time = batch.room(16);
+        batch.attempt("forget SIGCHLD", libc::SYS_rt_sigtimedwait, &[set, 0, no_time, 8]);
+        Ok(puppet.run(&mut batch)?)
+    }
+
+    fn stop(&mut self, pid: i32) -> Result<(), RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} is not stopped in the image"));
+        let record = self.record(pid).ok_or_else(lacking)?;
+        let ProcessState::Stopped { signal, reported } = record.state else { return Err(lacking()) };
+        let stoppers = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        if !stoppers.contains(&signal) {
+            return Err(RestoreError::Inconsistent(format!("signal {signal} stops no process")));
+        }
+        self.puppets.get_mut(&pid).ok_or_else(lacking)?.stop_by_job_control(signal)?;
+        if reported && self.puppets.contains_key(&record.ppid.0) {
+            const P_PID: u64 = 1;
+            let flags = (libc::WSTOPPED | libc::WNOHANG) as u64;
+            self.simple(record.ppid.0, "note the stop", libc::SYS_waitid, &[P_PID, pid as u64, 0, flags, 0])?;
+        }
+        self.forget_child_signal(record.ppid)
+    }
+}
+
+/// The lowest gap between `taken` ranges.
+fn gap(mut taken: Vec<(u64, u64)>, bytes: u64) -> u64 {
+    taken.sort_unstable();
+    let mut at = LOWEST;
+    for (start, end) in taken {
+        if start >= at && start - at >= bytes {
+            return at;
+        }
+        at = at.max(end);
+    }
+    at
+}
+
+/// Two numbers that no descriptor of the image has.
+fn free_numbers(image: &Image) -> (RawFd, RawFd) {
+    let taken: std::collections::HashSet<RawFd> = image
+        .descriptor_tables()
+        .iter()
+        .flat_map(|table| table.descriptors.iter().map(|descriptor| descriptor.number))
+        .collect();
+    let mut free = (3..).filter(|number| !taken.contains(number));
+    let both = free.next().zip(free.next());
+    both.expect("there are more numbers than descriptors")
+}
+

@@ -1,0 +1,73 @@
+//! Compares what was built with the image before the first instruction runs.
+
+use super::{RestoreError, state::mappings_differ};
+use floe_image::{
+    Image,
+    record::{ProcessRecord, ProcessState},
+};
+use floe_sys::{
+    Pid,
+    procfs::{self, Status},
+};
+use std::collections::BTreeMap;
+
+/// Compares every process: `hosts` are their ids in floe's namespace.
+pub fn compare(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreError> {
+    let mut differences = Vec::new();
+    for record in image.processes() {
+        match hosts.get(&record.pid.0) {
+            Some(host) => process(image, record, *host, hosts, &mut differences)?,
+            None => differences.push(format!("process {} was not made", record.pid)),
+        }
+    }
+    if differences.is_empty() { Ok(()) } else { Err(RestoreError::Differs(differences)) }
+}
+
+fn process(
+    image: &Image,
+    record: &ProcessRecord,
+    host: Pid,
+    hosts: &BTreeMap<i32, Pid>,
+    differences: &mut Vec<String>,
+) -> Result<(), RestoreError> {
+    let mut note = |what: &str, is: String, should: String| {
+        if is != should {
+            differences.push(format!("process {}: {what} is {is}, should be {should}", record.pid));
+        }
+    };
+    let status = Status::read(&format!("/proc/{host}"))?;
+    let stat = procfs::Stat::of(host)?;
+    let last = |ids: &[i32]| ids.last().copied().unwrap_or(0).to_string();
+    note("PID", last(&status.ns_pid), record.pid.to_string());
+    note("process group", last(&status.ns_pgid), record.pgid.to_string());
+    note("session", last(&status.ns_sid), record.sid.to_string());
+    let parent = if image.sandbox().has_init || record.ppid.0 != 0 { record.ppid.0 } else { 1 };
+    if let Some(parent) = hosts.get(&parent) {
+        note("parent (host)", stat.ppid.to_string(), parent.to_string());
+    }
+    if matches!(record.state, ProcessState::Zombie { .. }) {
+        note("state", char::from(stat.state).to_string(), "Z".to_owned());
+        return Ok(());
+    }
+    let leader = &record.threads[0];
+    note("name", format!("{:?}", stat.comm), format!("{:?}", leader.comm));
+    note("threads", procfs::threads(host)?.len().to_string(), record.threads.len().to_string());
+    note("blocked signals", format!("{:x}", status.blocked), format!("{:x}", leader.signal_mask));
+    note("users", format!("{:?}", status.uids), format!("{:?}", leader.credentials.uids));
+    note("groups", format!("{:?}", status.gids), format!("{:?}", leader.credentials.gids));
+    let [_, permitted, effective, bounding, _] = status.capabilities;
+    let wanted = &leader.credentials;
+    let sets = (wanted.permitted, wanted.effective, wanted.bounding);
+    note("capabilities", format!("{:x?}", (permitted, effective, bounding)), format!("{sets:x?}"));
+    let table = image.descriptor_tables().iter().find(|table| table.pid == record.pid);
+    let numbers = |table: &floe_image::record::DescriptorTableRecord| -> Vec<i32> {
+        table.descriptors.iter().map(|descriptor| descriptor.number).collect()
+    };
+    note("descriptors", format!("{:?}", procfs::descriptors(host)?), format!("{:?}", table.map(numbers).unwrap_or_default()));
+    if let Some(space) = image.address_spaces().iter().find(|space| space.pid == record.pid) {
+        for difference in mappings_differ(host, space)? {
+            differences.push(format!("process {}: {difference}", record.pid));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Named stages: what a long act is doing, where it can be told to stop, and where tests make it fail.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How an act is watched and stopped from outside. The library asks; it installs no signal handler of its own.
+pub struct Control<'a> {
+    /// Set by a signal handler: give up at the next stage and undo all.
+    pub interrupted: &'a AtomicBool,
+    /// The name of a stage that is to fail, for tests.
+    pub fail_at: Option<&'a str>,
+    /// Told at each stage, and as pages go by.
+    pub observer: &'a dyn Observer,
+}
+
+/// Somebody who shows progress.
+pub trait Observer {
+    /// A stage begins.
+    fn stage(&self, name: &'static str);
+    /// So many bytes of pages are done, of so many.
+    fn pages(&self, done: u64, total: u64);
+}
+
+/// Why an act did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A signal.
+    #[error("interrupted before stage {0}")]
+    Interrupted(&'static str),
+    /// A test.
+    #[error("stage {0} was told to fail")]
+    Injected(&'static str),
+}
+
+impl Control<'_> {
+    /// Enters a stage.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn enter(&self, name: &'static str) -> Result<(), StageError> {
+        self.observer.stage(name);
+        self.check(name)?;
+        if self.fail_at == Some(name) { Err(StageError::Injected(name)) } else { Ok(()) }
+    }
+
+    /// Gives up within a long stage if a signal came.
+    ///
+    /// # Errors
+    /// [`StageError::Interrupted`].
+    pub fn check(&self, name: &'static str) -> Result<(), StageError> {
+        if self.interrupted.load(Ordering::Relaxed) { Err(StageError::Interrupted(name)) } else { Ok(()) }
+    }
+}

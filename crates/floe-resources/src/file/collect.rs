@@ -1,0 +1,209 @@
+//! Reads all descriptors of the tree, finds out which share an open file description, and saves each of those once.
+
+use super::{DumpContext, FileError, FoundFile, KINDS};
+use crate::{refusal::Refusals, tree::FoundTree};
+use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
+use floe_sys::{
+    Pid,
+    kcmp::{self, Resource},
+    procfs,
+};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    os::unix::fs::MetadataExt,
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Open file descriptions.
+    pub files: Vec<OpenFileRecord>,
+    /// Which process has which at which number.
+    pub tables: Vec<DescriptorTableRecord>,
+    /// What they share.
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// Reads the descriptors of all living processes of `tree`. `search_outside` also looks through all other processes of
+/// the host for holders of the tree's pipes, which a sandbox does not need.
+///
+/// # Errors
+/// [`FileError`].
+pub fn collect(
+    tree: &FoundTree,
+    console: &super::ConsoleLinks,
+    contents: &mut crate::mm::Contents,
+    refusals: &mut Refusals,
+    search_outside: bool,
+) -> Result<Collected, FileError> {
+    let mut context = DumpContext {
+        console,
+        contents,
+        refusals,
+        objects: Vec::new(),
+        pipes: super::pipe::FoundPipes::default(),
+    };
+    let mut known = KnownFiles::default();
+    let mut tables = Vec::new();
+    for process in tree.living() {
+        let subject = process.subject();
+        let mut descriptors = Vec::new();
+        for number in procfs::descriptors(process.pid)? {
+            let found = FoundFile::read(process.pid, &subject, number)?;
+            let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
+            if let Some(file) = known.number_of(&found, &mut context)? {
+                descriptors.push(DescriptorRecord {
+                    number,
+                    file,
+                    close_on_exec,
+                });
+            }
+        }
+        tables.push(DescriptorTableRecord {
+            pid: NsPid(process.ns_pid),
+            descriptors,
+        });
+    }
+    let inside: HashSet<Pid> = tree.living().map(|process| process.pid).collect();
+    context
+        .pipes
+        .refuse_outside_ends(&inside, search_outside, context.refusals)?;
+    Ok(Collected {
+        files: known.records,
+        tables,
+        objects: context.objects,
+    })
+}
+
+/// Files that can only be the same open file description if all of this is equal.
+type Bucket = (u64, u64, u64, u32, u64);
+
+#[derive(Default)]
+struct KnownFiles {
+    records: Vec<OpenFileRecord>,
+    /// Holders of one descriptor each of the files in a bucket, ordered by kcmp, with the file's number.
+    buckets: HashMap<Bucket, Vec<(Pid, i32, Option<u32>)>>,
+}
+
+impl KnownFiles {
+    /// The number of the file's description in the image; `None` where it was refused.
+    fn number_of(&mut self, found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
+        let metadata = &found.metadata;
+        let bucket: Bucket = (
+            metadata.dev(),
+            metadata.ino(),
+            found.info.position,
+            found.flags(),
+            found.info.mount,
+        );
+        let known = self.buckets.entry(bucket).or_default();
+        let mut failure = None;
+        let place = known.binary_search_by(|(pid, number, _)| {
+            let ours = (found.holder, found.number as u64);
+            kcmp::compare(Resource::File, (*pid, *number as u64), ours).unwrap_or_else(|error| {
+                failure = Some(error);
+                Ordering::Equal
+            })
+        });
+        if let Some(error) = failure {
+            return Err(FileError::system("compare", found.title())(error));
+        }
+        match place {
+            Ok(index) => Ok(known[index].2),
+            Err(index) => {
+                let body = dump_one(found, context)?;
+                let id = body.map(|(kind, body)| {
+                    let id = self.records.len() as u32;
+                    let (flags, position) = (found.flags(), found.info.position);
+                    self.records.push(OpenFileRecord {
+                        id,
+                        kind,
+                        version: 1,
+                        flags,
+                        position,
+                        body,
+                    });
+                    id
+                });
+                known.insert(index, (found.holder, found.number, id));
+                Ok(id)
+            }
+        }
+    }
+}
+
+fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(String, Vec<u8>)>, FileError> {
+    if refuse_common(found, context.refusals) {
+        return Ok(None);
+    }
+    let mut claims = KINDS.iter().filter(|kind| kind.claims(found, context.console));
+    match (claims.next(), claims.next()) {
+        (Some(kind), None) => Ok(kind.dump(found, context)?.map(|body| (kind.name().to_owned(), body))),
+        (Some(one), Some(other)) => Err(FileError::Unknown {
+            id: found.number as u32,
+            what: format!(
+                "{} is claimed by two kinds, {} and {}",
+                found.title(),
+                one.name(),
+                other.name()
+            ),
+        }),
+        (None, _) => {
+            let (what, advice) = name_unsupported(found);
+            context.refusals.add(
+                Some(&found.subject),
+                found.title(),
+                format!("{what} can't be carried yet"),
+                advice,
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// State that any kind of file may have and that is not carried; true where something was found.
+fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> bool {
+    let before = refusals.count();
+    let mut refuse = |what: &str, advice: &str| {
+        refusals.add(
+            Some(&found.subject),
+            found.title(),
+            format!("{what} can't be carried yet"),
+            advice,
+        );
+    };
+    if found.info.flags & libc::O_PATH as u32 != 0 {
+        refuse("an O_PATH descriptor", "close it");
+    }
+    if found.info.flags & libc::O_ASYNC as u32 != 0 {
+        refuse("signal-driven I/O (O_ASYNC)", "switch it off");
+    }
+    if !found.info.locks.is_empty() {
+        refuse("a file lock or lease", "release it");
+    }
+    refusals.count() > before
+}
+
+fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
+    let link = String::from_utf8_lossy(&found.link).into_owned();
+    match found.file_type() {
+        libc::S_IFSOCK => (
+            "a socket".to_owned(),
+            "close it, or run the program without network and unix sockets",
+        ),
+        libc::S_IFCHR if found.link.starts_with(b"/dev/pts/") => (
+            "a terminal whose other end is outside of the tree".to_owned(),
+            "start the workload with floe run -t, or with its standard streams in files",
+        ),
+        libc::S_IFCHR => (format!("the device {link}"), "close it"),
+        libc::S_IFBLK => (format!("the block device {link}"), "close it"),
+        _ if link.starts_with("anon_inode:") => (
+            format!("a descriptor of kind {}", link.trim_start_matches("anon_inode:")),
+            "close it",
+        ),
+        _ if link.starts_with("/memfd:") => ("a memfd".to_owned(), "close it"),
+        _ if link.starts_with("/proc/") => ("a file of /proc".to_owned(), "close it"),
+        _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
+    }
+}

@@ -1,0 +1,133 @@
+//! The sandbox's own streams: pipes to the monitor, or the pseudo-terminal whose master it holds. The restored sandbox
+//! has a monitor of its own, so these are connected to that one.
+
+use super::{DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
+use floe_image::{codec, record::OpenFileRecord};
+use floe_sys::descriptor::open_in_root;
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+};
+
+/// How the tree's standard streams lead to the monitor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsoleLinks {
+    /// Inode numbers of the pipes that are standard input, output and error.
+    pub pipes: [Option<u64>; 3],
+    /// Path of the terminal inside the sandbox.
+    pub terminal: Option<Vec<u8>>,
+}
+
+/// The kind of the pipes to the monitor.
+pub struct ConsolePipe;
+
+/// The kind of the sandbox's terminal.
+pub struct ConsoleTerminal;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PipeBody {
+    stream: u8,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TerminalBody {
+    path: Vec<u8>,
+}
+
+const STREAMS: [&str; 3] = ["standard input", "standard output", "standard error"];
+
+fn stream(file: &FoundFile, console: &ConsoleLinks) -> Option<usize> {
+    if file.file_type() != libc::S_IFIFO || !file.link.starts_with(b"pipe:") {
+        return None;
+    }
+    console
+        .pipes
+        .iter()
+        .position(|inode| *inode == Some(file.metadata.ino()))
+}
+
+/// Whether a file is one of the sandbox's own streams.
+pub(super) fn is_console(file: &FoundFile, console: &ConsoleLinks) -> bool {
+    stream(file, console).is_some()
+}
+
+impl FileKind for ConsolePipe {
+    fn name(&self) -> &'static str {
+        "console-pipe"
+    }
+
+    fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
+        is_console(file, console)
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        let stream = stream(file, context.console).unwrap_or_default() as u8;
+        Ok(Some(codec::encode(&PipeBody { stream })?))
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body: PipeBody = decode(record)?;
+        let unknown = || FileError::Unknown {
+            id: record.id,
+            what: format!("there is no stream {}", body.stream),
+        };
+        let end = context.console.get(usize::from(body.stream)).ok_or_else(unknown)?;
+        reopen(end.as_fd(), open_flags(record))
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body: PipeBody = decode(record)?;
+        let name = STREAMS.get(usize::from(body.stream)).unwrap_or(&"unknown stream");
+        Ok(format!("the sandbox's {name}"))
+    }
+
+    fn obstacle(&self, _record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        Ok(None)
+    }
+}
+
+impl FileKind for ConsoleTerminal {
+    fn name(&self) -> &'static str {
+        "console-terminal"
+    }
+
+    fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
+        file.file_type() == libc::S_IFCHR && console.terminal.as_ref() == Some(&file.link)
+    }
+
+    fn dump(&self, file: &FoundFile, _context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        Ok(Some(codec::encode(&TerminalBody {
+            path: file.link.clone(),
+        })?))
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body: TerminalBody = decode(record)?;
+        let name = String::from_utf8_lossy(&body.path).into_owned();
+        open_in_root(
+            context.root,
+            Path::new(OsStr::from_bytes(&body.path)),
+            open_flags(record),
+            0,
+        )
+        .map_err(FileError::system("open the terminal", name))
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body: TerminalBody = decode(record)?;
+        Ok(format!(
+            "the sandbox's terminal {}",
+            String::from_utf8_lossy(&body.path)
+        ))
+    }
+
+    /// The terminal comes with the new sandbox, so it is not there yet.
+    fn obstacle(&self, _record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        Ok(None)
+    }
+}

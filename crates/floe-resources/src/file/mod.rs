@@ -1,0 +1,232 @@
+//! Descriptors. Each kind of file is one folder that owns how it is recognised, its record, dump and restore; all that
+//! several kinds need is here. Adding a kind is one folder and one line in [`KINDS`].
+
+mod collect;
+mod console;
+mod device;
+mod directory;
+mod found;
+mod pipe;
+mod place;
+mod regular;
+mod reopen;
+
+pub use collect::{Collected, collect};
+pub use console::ConsoleLinks;
+pub use found::FoundFile;
+pub use place::{PlaceError, TablePlan, place_wave};
+pub use reopen::reopen;
+
+use crate::{mm::ContentError, mm::Contents, refusal::Refusals};
+use floe_image::{
+    codec::{self, DecodeError, EncodeError},
+    record::{ObjectRecord, OpenFileRecord},
+};
+use floe_sys::{Pid, procfs::ProcError};
+use nix::errno::Errno;
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+/// All kinds. Exactly one may claim a file.
+pub const KINDS: &[&dyn FileKind] = &[
+    &regular::Regular,
+    &directory::Directory,
+    &device::Device,
+    &device::ControllingTerminal,
+    &pipe::Pipe,
+    &pipe::Fifo,
+    &console::ConsolePipe,
+    &console::ConsoleTerminal,
+];
+
+/// A file that could not be saved or opened again.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A system call on it.
+    #[error("{action} {object}")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        object: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// Its content.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// Its record can't be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Its record can't be read.
+    #[error("the record of open file {id} ({kind})")]
+    Decode {
+        /// Which.
+        id: u32,
+        /// Of which kind.
+        kind: String,
+        /// Why not.
+        #[source]
+        source: DecodeError,
+    },
+    /// The image names a kind or version that this floe does not know, or refers to something that it lacks.
+    #[error("open file {id}: {what}")]
+    Unknown {
+        /// Which.
+        id: u32,
+        /// What is wrong.
+        what: String,
+    },
+    /// A task had to open it itself.
+    #[error(transparent)]
+    Puppet(#[from] floe_tracee::PuppetError),
+}
+
+impl FileError {
+    fn system(action: &'static str, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let object = object.into();
+        move |source| Self::System {
+            action,
+            object,
+            source: source.into(),
+        }
+    }
+}
+
+/// What saving files needs and fills.
+pub struct DumpContext<'a> {
+    /// The sandbox's own streams.
+    pub console: &'a ConsoleLinks,
+    /// Files whose content travels in the image.
+    pub contents: &'a mut Contents,
+    /// What stands in the way.
+    pub refusals: &'a mut Refusals,
+    /// Things that several open files share.
+    pub objects: Vec<ObjectRecord>,
+    /// Pipes and fifos found so far.
+    pub(crate) pipes: pipe::FoundPipes,
+}
+
+/// What opening files again needs.
+pub struct OpenContext<'a> {
+    /// The root directory of the new sandbox's mount namespace.
+    pub root: BorrowedFd<'a>,
+    /// Its standard streams.
+    pub console: &'a [OwnedFd; 3],
+    /// Deleted files, made again, by number.
+    pub ghosts: &'a HashMap<u32, OwnedFd>,
+    /// The image's shared objects.
+    pub objects: &'a [ObjectRecord],
+    /// A task of the session that has the terminal, where there is one.
+    pub terminal_holder: Option<&'a floe_tracee::Puppet>,
+    /// Pipes made again, by number.
+    pub(crate) pipes: HashMap<u32, pipe::MadePipe>,
+}
+
+impl<'a> OpenContext<'a> {
+    /// A context in which nothing has been opened yet.
+    #[must_use]
+    pub fn new(
+        root: BorrowedFd<'a>,
+        console: &'a [OwnedFd; 3],
+        ghosts: &'a HashMap<u32, OwnedFd>,
+        objects: &'a [ObjectRecord],
+        terminal_holder: Option<&'a floe_tracee::Puppet>,
+    ) -> Self {
+        Self {
+            root,
+            console,
+            ghosts,
+            objects,
+            terminal_holder,
+            pipes: HashMap::new(),
+        }
+    }
+}
+
+/// A kind of file.
+pub trait FileKind: Sync {
+    /// Its name in images.
+    fn name(&self) -> &'static str;
+
+    /// Whether a file is of this kind.
+    fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool;
+
+    /// The body of a file's record; `None` where it was refused.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// Opens the file again, with its flags and at its position.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError>;
+
+    /// What it is, for people, e.g. its path.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError>;
+
+    /// What stands in the way of opening it on this host; `None` where nothing does. `root` as in [`OpenContext`].
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError>;
+}
+
+/// The kind of a file in an image.
+///
+/// # Errors
+/// [`FileError::Unknown`].
+pub fn kind_of(record: &OpenFileRecord) -> Result<&'static dyn FileKind, FileError> {
+    let unknown = || FileError::Unknown {
+        id: record.id,
+        what: format!(
+            "kind {} version {} is not known to this floe",
+            record.kind, record.version
+        ),
+    };
+    KINDS
+        .iter()
+        .copied()
+        .find(|kind| kind.name() == record.kind && record.version == 1)
+        .ok_or_else(unknown)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(record: &OpenFileRecord) -> Result<T, FileError> {
+    codec::decode(&record.body).map_err(|source| FileError::Decode {
+        id: record.id,
+        kind: record.kind.clone(),
+        source,
+    })
+}
+
+/// open(2) flags that are put back as they were; all others, such as O_CREAT and O_TRUNC, an image has no say in.
+const STATUS_FLAGS: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DIRECT
+    | libc::O_NOATIME
+    | libc::O_SYNC
+    | libc::O_DSYNC;
+
+fn open_flags(record: &OpenFileRecord) -> i32 {
+    (record.flags as i32 & STATUS_FLAGS) | libc::O_NOCTTY
+}
+
+fn comm(pid: Pid) -> String {
+    floe_sys::procfs::read_text(&format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}

@@ -1,0 +1,212 @@
+//! Pipes and fifos with what is in them. Reading would empty them, so the contents are duplicated by tee(2).
+
+mod contents;
+mod outside;
+
+use super::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, console::is_console, decode, open_flags,
+    reopen,
+};
+use crate::mm::{FileIdentity, parse_link};
+use contents::{PipeContents, peek};
+use floe_image::{
+    codec,
+    record::{ObjectRecord, OpenFileRecord},
+};
+use floe_sys::descriptor::open_in_root;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+pub(crate) use contents::MadePipe;
+pub(crate) use outside::FoundPipes;
+
+const OBJECT_KIND: &str = "pipe";
+
+/// The kind of pipe ends.
+pub struct Pipe;
+
+/// The kind of ends of named pipes.
+pub struct Fifo;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PipeBody {
+    pipe: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FifoBody {
+    pipe: u32,
+    path: Vec<u8>,
+}
+
+fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) -> bool {
+    let packets = file.flags() & libc::O_DIRECT as u32 != 0;
+    if packets {
+        let reason = "a pipe in packet mode (O_DIRECT) can't be carried yet";
+        context
+            .refusals
+            .add(Some(&file.subject), file.title(), reason, "use a pipe without O_DIRECT");
+    }
+    packets
+}
+
+/// The number of the pipe behind a file; its contents are saved with the first end that can read them.
+fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<u32, FileError> {
+    let (id, is_new) = context.pipes.note(file);
+    let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
+    let contents = if is_new || reads && !context.pipes.has_contents(id) {
+        let end = file.duplicate()?;
+        peek(end.as_fd(), reads, &file.title())?
+    } else {
+        return Ok(id);
+    };
+    if reads {
+        context.pipes.set_has_contents(id);
+    }
+    let record = ObjectRecord {
+        kind: OBJECT_KIND.to_owned(),
+        id,
+        version: 1,
+        body: codec::encode(&contents)?,
+    };
+    match context
+        .objects
+        .iter_mut()
+        .find(|object| object.kind == OBJECT_KIND && object.id == id)
+    {
+        Some(object) => *object = record,
+        None => context.objects.push(record),
+    }
+    Ok(id)
+}
+
+fn stored_contents(record: &OpenFileRecord, pipe: u32, objects: &[ObjectRecord]) -> Result<PipeContents, FileError> {
+    let object = objects
+        .iter()
+        .find(|object| object.kind == OBJECT_KIND && object.id == pipe);
+    let lacking = || FileError::Unknown {
+        id: record.id,
+        what: format!("the image lacks pipe {pipe}"),
+    };
+    codec::decode(&object.ok_or_else(lacking)?.body).map_err(|source| FileError::Decode {
+        id: record.id,
+        kind: OBJECT_KIND.to_owned(),
+        source,
+    })
+}
+
+/// The pipe made again, and the end that `record` describes.
+fn open_end(
+    record: &OpenFileRecord,
+    pipe: u32,
+    context: &mut OpenContext<'_>,
+    make: impl FnOnce(&PipeContents) -> Result<MadePipe, FileError>,
+) -> Result<OwnedFd, FileError> {
+    if !context.pipes.contains_key(&pipe) {
+        let contents = stored_contents(record, pipe, context.objects)?;
+        let made = make(&contents)?;
+        context.pipes.insert(pipe, made);
+    }
+    let made = &context.pipes[&pipe];
+    reopen(made.any_end(), open_flags(record))
+}
+
+impl FileKind for Pipe {
+    fn name(&self) -> &'static str {
+        "pipe"
+    }
+
+    fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
+        file.file_type() == libc::S_IFIFO && file.link.starts_with(b"pipe:") && !is_console(file, console)
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        if refuse_packets(file, context) {
+            return Ok(None);
+        }
+        let pipe = pipe_number(file, context)?;
+        Ok(Some(codec::encode(&PipeBody { pipe })?))
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body: PipeBody = decode(record)?;
+        open_end(record, body.pipe, context, MadePipe::anonymous)
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body: PipeBody = decode(record)?;
+        let end = match record.flags as i32 & libc::O_ACCMODE {
+            libc::O_RDONLY => "read end",
+            libc::O_WRONLY => "write end",
+            _ => "both ends",
+        };
+        Ok(format!("{end} of pipe {}", body.pipe))
+    }
+
+    fn obstacle(&self, _record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        Ok(None)
+    }
+}
+
+impl FileKind for Fifo {
+    fn name(&self) -> &'static str {
+        "fifo"
+    }
+
+    fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
+        file.file_type() == libc::S_IFIFO && file.link.starts_with(b"/")
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        let link = parse_link(&file.link);
+        if link.deleted {
+            let reason = "a deleted fifo can't be carried yet";
+            context.refusals.add(
+                Some(&file.subject),
+                file.title(),
+                reason,
+                "close it, or restore its path",
+            );
+            return Ok(None);
+        }
+        if refuse_packets(file, context) {
+            return Ok(None);
+        }
+        let pipe = pipe_number(file, context)?;
+        Ok(Some(codec::encode(&FifoBody { pipe, path: link.path })?))
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body: FifoBody = decode(record)?;
+        let name = String::from_utf8_lossy(&body.path).into_owned();
+        let path = Path::new(OsStr::from_bytes(&body.path));
+        let root = context.root;
+        open_end(record, body.pipe, context, |contents| {
+            // Open for both, so that opening it waits for nobody.
+            let both = open_in_root(root, path, libc::O_RDWR | libc::O_NONBLOCK, 0)
+                .map_err(FileError::system("open fifo", name))?;
+            MadePipe::named(both, contents)
+        })
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body: FifoBody = decode(record)?;
+        Ok(format!("fifo {}", String::from_utf8_lossy(&body.path)))
+    }
+
+    fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        let body: FifoBody = decode(record)?;
+        super::device::path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFIFO)
+    }
+}
+
+/// Numbers of pipes by identity.
+type ByIdentity = HashMap<FileIdentity, u32>;

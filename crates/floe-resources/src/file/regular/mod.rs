@@ -1,0 +1,103 @@
+//! Regular files: by path, or with their content where they were deleted.
+
+use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
+use crate::mm::parse_link;
+use floe_image::{codec, record::OpenFileRecord};
+use floe_sys::descriptor::open_in_root;
+use nix::unistd::{Whence, lseek};
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+/// The kind.
+pub struct Regular;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    path: Vec<u8>,
+    ghost: Option<u32>,
+    size: u64,
+    mtime: i64,
+}
+
+impl FileKind for Regular {
+    fn name(&self) -> &'static str {
+        "regular"
+    }
+
+    fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
+        file.file_type() == libc::S_IFREG
+            && file.link.starts_with(b"/")
+            && !file.link.starts_with(b"/proc/")
+            && !file.link.starts_with(b"/memfd:")
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        let link = parse_link(&file.link);
+        let root = PathBuf::from(format!("/proc/{}/root", file.holder));
+        let root = if file.link.starts_with(b"/") {
+            root
+        } else {
+            PathBuf::from("/")
+        };
+        let findings = (&file.subject, &mut *context.refusals);
+        let found = context
+            .contents
+            .locate(&file.magic(), &root, &link, &file.metadata, findings)?;
+        let Some(ghost) = found else { return Ok(None) };
+        let mtime = file.metadata.mtime() * 1_000_000_000 + file.metadata.mtime_nsec();
+        let body = Body {
+            path: link.path,
+            ghost,
+            size: file.metadata.size(),
+            mtime,
+        };
+        Ok(Some(codec::encode(&body)?))
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body: Body = decode(record)?;
+        let name = String::from_utf8_lossy(&body.path).into_owned();
+        let file = match body.ghost {
+            Some(id) => {
+                let unknown = || FileError::Unknown {
+                    id: record.id,
+                    what: format!("the image lacks deleted file {id}"),
+                };
+                reopen(context.ghosts.get(&id).ok_or_else(unknown)?.as_fd(), open_flags(record))?
+            }
+            None => open_in_root(context.root, path(&body), open_flags(record), 0)
+                .map_err(FileError::system("open", name.clone()))?,
+        };
+        lseek(file.as_fd(), record.position as i64, Whence::SeekSet).map_err(FileError::system("seek in", name))?;
+        Ok(file)
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body: Body = decode(record)?;
+        let deleted = if body.ghost.is_some() {
+            " (deleted, content in the image)"
+        } else {
+            ""
+        };
+        Ok(format!("{}{deleted}", String::from_utf8_lossy(&body.path)))
+    }
+
+    fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        let body: Body = decode(record)?;
+        if body.ghost.is_some() {
+            return Ok(None);
+        }
+        super::device::path_obstacle(root, path(&body), libc::S_IFREG)
+    }
+}
+
+fn path(body: &Body) -> &Path {
+    Path::new(OsStr::from_bytes(&body.path))
+}

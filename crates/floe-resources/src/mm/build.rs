@@ -1,0 +1,450 @@
+//! Turns the address space of a puppet into the one the image holds.
+//!
+//! Order (each step is needed by the next): unmap what goes; move the kernel's own mappings; change the executable, which
+//! the kernel allows only while none of the old one is mapped; resize and map; write pages; flags of ranges; the layout
+//! of code, heap, stack and arguments.
+
+use super::{
+    assemble::{Assembly, Inherited, assemble},
+    fill::{FillError, fill_process},
+    runs::page_work,
+};
+use crate::channel::{Channel, ChannelError};
+use floe_image::{
+    Image,
+    record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource},
+};
+use floe_sys::{
+    Pid,
+    procfs::{Mapping, ProcError},
+};
+use floe_tracee::{Batch, Puppet, PuppetError};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    sync::atomic::AtomicU64,
+};
+
+/// An address space that could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The task.
+    #[error(transparent)]
+    Puppet(#[from] PuppetError),
+    /// Files.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// Pages.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The image refers to an object that is not there.
+    #[error("the image holds no {what} {id}")]
+    Missing {
+        /// Kind of object.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+    },
+    /// The kernel put a mapping elsewhere.
+    #[error("a mapping of process {pid} came to lie at {got:#x} instead of {wanted:#x}")]
+    Misplaced {
+        /// Whose.
+        pid: Pid,
+        /// Where it should be.
+        wanted: u64,
+        /// Where it is.
+        got: i64,
+    },
+}
+
+/// Open files behind mappings, by their numbers in the image.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Mapped files.
+    pub files: HashMap<u32, OwnedFd>,
+    /// Shared anonymous memory.
+    pub shmems: HashMap<u32, OwnedFd>,
+}
+
+/// What building address spaces needs.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    /// The image.
+    pub image: &'a Image,
+    /// How files reach puppets.
+    pub channel: &'a Channel,
+    /// What mappings map.
+    pub sources: &'a Sources,
+    /// Bytes of pages written so far.
+    pub done: &'a AtomicU64,
+}
+
+/// The address space a puppet has inherited: the record of the task it was forked from with its page runs, or none for
+/// the seed.
+pub type Heritage<'a> = Option<(&'a AddressSpaceRecord, &'a [PageRun])>;
+
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const MM_MAP_BYTES: u64 = 104;
+
+impl Builder<'_> {
+    /// Builds `wanted`, whose own pages are `runs`, in `puppet`.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(
+        &self,
+        puppet: &Puppet,
+        heritage: Heritage<'_>,
+        wanted: &AddressSpaceRecord,
+        runs: &[PageRun],
+    ) -> Result<(), BuildError> {
+        let new_exe = heritage.is_none_or(|(old, _)| old.exe != wanted.exe);
+        let inherited = Inherited {
+            vmas: heritage.map_or(&[], |(old, _)| &old.vmas),
+            special: special_mappings(puppet.tid())?,
+            drop_file: heritage.filter(|_| new_exe).map(|(old, _)| old.exe),
+        };
+        let plan = assemble(&inherited, wanted);
+        let files = self.files_needed(&plan, wanted, new_exe)?;
+        let borrowed: Vec<BorrowedFd<'_>> = files.values().copied().collect();
+        self.clear(puppet, &plan, wanted)?;
+        let numbers: HashMap<Key, RawFd> = files
+            .keys()
+            .copied()
+            .zip(self.channel.give(puppet, &borrowed)?)
+            .collect();
+        if new_exe {
+            let exe = numbers.get(&Key::File(wanted.exe)).copied();
+            set_layout(puppet, &wanted.layout, &wanted.auxv, exe)?;
+        }
+        map_all(puppet, &plan, wanted, &numbers)?;
+        let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
+        drop_pages(puppet, &work.drop)?;
+        let writable = wanted
+            .vmas
+            .iter()
+            .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
+            .map(|vma| vma.start..vma.end)
+            .collect();
+        fill_process(self.image, puppet.tid(), &work.write, writable, self.done)?;
+        finish(puppet, &plan, wanted, numbers.values())?;
+        set_layout(puppet, &wanted.layout, &wanted.auxv, None)
+    }
+
+    fn files_needed(
+        &self,
+        plan: &Assembly,
+        wanted: &AddressSpaceRecord,
+        new_exe: bool,
+    ) -> Result<BTreeMap<Key, BorrowedFd<'_>>, BuildError> {
+        let mut needed = BTreeMap::new();
+        let mut keys: Vec<Key> = plan
+            .map
+            .iter()
+            .filter_map(|index| Key::of(&wanted.vmas[*index]))
+            .collect();
+        keys.extend(new_exe.then_some(Key::File(wanted.exe)));
+        for key in keys {
+            let (table, what, id) = match key {
+                Key::File(id) => (&self.sources.files, "mapped file", id),
+                Key::Shmem(id) => (&self.sources.shmems, "shared memory object", id),
+            };
+            needed.insert(key, table.get(&id).ok_or(BuildError::Missing { what, id })?.as_fd());
+        }
+        Ok(needed)
+    }
+
+    /// Unmaps what goes and moves the kernel's own mappings to their places.
+    fn clear(&self, puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> Result<(), BuildError> {
+        let mut batch = puppet.batch();
+        for range in &plan.unmap {
+            push(
+                puppet,
+                &mut batch,
+                "unmap",
+                libc::SYS_munmap,
+                &[range.start, range.end - range.start],
+            )?;
+        }
+        let moves: Vec<_> = plan
+            .special
+            .iter()
+            .filter(|(_, now, then)| now.start != then.start)
+            .collect();
+        let overlap = moves.iter().any(|(_, _, then)| {
+            plan.special
+                .iter()
+                .any(|(_, now, _)| now.start < then.end && then.start < now.end)
+        });
+        // Where old and new places overlap, all go through a place that is free in both.
+        let aside = if overlap { free_place(puppet, plan, wanted) } else { 0 };
+        let mut at = aside;
+        for (_, now, then) in &moves {
+            let bytes = then.end - then.start;
+            if overlap {
+                remap(puppet, &mut batch, now.start, bytes, at)?;
+                at += bytes;
+            } else {
+                remap(puppet, &mut batch, now.start, bytes, then.start)?;
+            }
+        }
+        let mut at = aside;
+        for (_, _, then) in moves.iter().filter(|_| overlap) {
+            let bytes = then.end - then.start;
+            remap(puppet, &mut batch, at, bytes, then.start)?;
+            at += bytes;
+        }
+        Ok(puppet.run(&mut batch)?)
+    }
+}
+
+fn remap(puppet: &Puppet, batch: &mut Batch, from: u64, bytes: u64, to: u64) -> Result<(), BuildError> {
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+    push(
+        puppet,
+        batch,
+        "move a kernel mapping",
+        libc::SYS_mremap,
+        &[from, bytes, bytes, flags, to],
+    )
+}
+
+/// Adds a call; where the batch is full it is run first.
+fn push(
+    puppet: &Puppet,
+    batch: &mut Batch,
+    what: &'static str,
+    number: i64,
+    arguments: &[u64],
+) -> Result<(), BuildError> {
+    if !batch.fits(1, 0) {
+        puppet.run(batch)?;
+        *batch = puppet.batch();
+    }
+    batch.call(what, number, arguments);
+    Ok(())
+}
+
+/// An address at which neither the puppet nor the wanted address space has anything, with room for all special mappings.
+fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> u64 {
+    let mut taken: Vec<Range<u64>> = wanted.vmas.iter().map(|vma| vma.start..vma.end).collect();
+    taken.extend(plan.special.iter().map(|(_, now, _)| now.clone()));
+    taken.push(puppet.arena_range());
+    let bytes = plan.special.iter().map(|(_, now, _)| now.end - now.start).sum();
+    first_gap(taken, bytes)
+}
+
+/// The lowest gap of `bytes` bytes between `taken` ranges, from 64 KiB (the usual mmap_min_addr) on.
+pub(crate) fn first_gap(mut taken: Vec<Range<u64>>, bytes: u64) -> u64 {
+    const LOWEST: u64 = 0x10_0000;
+    taken.sort_by_key(|range| range.start);
+    let mut at = LOWEST;
+    for range in taken {
+        if range.start >= at && range.start - at >= bytes {
+            return at;
+        }
+        at = at.max(range.end);
+    }
+    at
+}
+
+fn special_mappings(pid: Pid) -> Result<Vec<(String, Range<u64>)>, ProcError> {
+    Ok(Mapping::read_all_without_flags(pid)?
+        .into_iter()
+        .filter(|m| m.path.starts_with(b"[v") && m.path != b"[vsyscall]")
+        .map(|m| (String::from_utf8_lossy(&m.path).into_owned(), m.start..m.end))
+        .collect())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Key {
+    File(u32),
+    Shmem(u32),
+}
+
+impl Key {
+    fn of(vma: &VmaRecord) -> Option<Self> {
+        match vma.source {
+            VmaSource::File { file, .. } => Some(Self::File(file)),
+            VmaSource::Shmem { object, .. } => Some(Self::Shmem(object)),
+            VmaSource::Anonymous | VmaSource::Special { .. } => None,
+        }
+    }
+}
+
+fn map_all(
+    puppet: &Puppet,
+    plan: &Assembly,
+    wanted: &AddressSpaceRecord,
+    numbers: &HashMap<Key, RawFd>,
+) -> Result<(), BuildError> {
+    let mut batch = puppet.batch();
+    for (start, old, new) in &plan.resize {
+        push(
+            puppet,
+            &mut batch,
+            "resize a mapping",
+            libc::SYS_mremap,
+            &[*start, *old, *new, 0],
+        )?;
+    }
+    for index in &plan.map {
+        let vma = &wanted.vmas[*index];
+        let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
+        let (flags, offset) = map_flags(vma);
+        let arguments = [
+            vma.start,
+            vma.end - vma.start,
+            u64::from(vma.prot),
+            flags as u64,
+            number as u64,
+            offset,
+        ];
+        push(puppet, &mut batch, "map", libc::SYS_mmap, &arguments)?;
+    }
+    Ok(puppet.run(&mut batch)?)
+}
+
+fn map_flags(vma: &VmaRecord) -> (i32, u64) {
+    let mut flags = libc::MAP_FIXED_NOREPLACE;
+    if vma.flags.contains(b"gd") {
+        flags |= libc::MAP_GROWSDOWN;
+    }
+    if vma.flags.contains(b"nr") {
+        flags |= libc::MAP_NORESERVE;
+    }
+    match vma.source {
+        VmaSource::File { offset, shared, .. } => (
+            flags | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE },
+            offset,
+        ),
+        VmaSource::Shmem { offset, .. } => (flags | libc::MAP_SHARED, offset),
+        VmaSource::Anonymous | VmaSource::Special { .. } => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0),
+    }
+}
+
+fn drop_pages(puppet: &Puppet, ranges: &[Range<u64>]) -> Result<(), BuildError> {
+    let mut batch = puppet.batch();
+    for range in ranges {
+        let arguments = [range.start, range.end - range.start, libc::MADV_DONTNEED as u64];
+        push(
+            puppet,
+            &mut batch,
+            "drop inherited pages",
+            libc::SYS_madvise,
+            &arguments,
+        )?;
+    }
+    Ok(puppet.run(&mut batch)?)
+}
+
+const ADVICE: [(&[u8; 2], i32); 8] = [
+    (b"dc", libc::MADV_DONTFORK),
+    (b"dd", libc::MADV_DONTDUMP),
+    (b"wf", libc::MADV_WIPEONFORK),
+    (b"hg", libc::MADV_HUGEPAGE),
+    (b"nh", libc::MADV_NOHUGEPAGE),
+    (b"mg", libc::MADV_MERGEABLE),
+    (b"rr", libc::MADV_RANDOM),
+    (b"sr", libc::MADV_SEQUENTIAL),
+];
+
+/// Sets what only a filled mapping can have, and closes the files.
+fn finish<'a>(
+    puppet: &Puppet,
+    plan: &Assembly,
+    wanted: &AddressSpaceRecord,
+    numbers: impl Iterator<Item = &'a RawFd>,
+) -> Result<(), BuildError> {
+    let mut batch = puppet.batch();
+    for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+        let (start, bytes) = (vma.start, vma.end - vma.start);
+        for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
+            push(
+                puppet,
+                &mut batch,
+                "advise",
+                libc::SYS_madvise,
+                &[start, bytes, *advice as u64],
+            )?;
+        }
+        if vma.flags.contains(b"lo") {
+            push(puppet, &mut batch, "lock", libc::SYS_mlock2, &[start, bytes, 0])?;
+        }
+        if let Some(name) = &vma.name {
+            if !batch.fits(1, name.len() + 1) {
+                puppet.run(&mut batch)?;
+                batch = puppet.batch();
+            }
+            let place = batch.data(&[name.as_slice(), &[0]].concat());
+            batch.call("name", libc::SYS_prctl, &[PR_SET_VMA, 0, start, bytes, place]);
+        }
+    }
+    for number in numbers {
+        push(puppet, &mut batch, "close", libc::SYS_close, &[*number as u64])?;
+    }
+    Ok(puppet.run(&mut batch)?)
+}
+
+fn set_layout(puppet: &Puppet, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd>) -> Result<(), BuildError> {
+    let mut batch = puppet.batch();
+    let vector = batch.data(auxv);
+    let words = [
+        layout.start_code,
+        layout.end_code,
+        layout.start_data,
+        layout.end_data,
+        layout.start_brk,
+        layout.brk,
+        layout.start_stack,
+        layout.arg_start,
+        layout.arg_end,
+        layout.env_start,
+        layout.env_end,
+        vector,
+    ];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend_from_slice(&(auxv.len() as u32).to_ne_bytes());
+    bytes.extend_from_slice(&exe.unwrap_or(-1).to_ne_bytes());
+    let place = batch.data(&bytes);
+    let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, place, MM_MAP_BYTES];
+    batch.call("set the memory layout", libc::SYS_prctl, &arguments);
+    Ok(puppet.run(&mut batch)?)
+}
+
+/// Whether the mappings of a restored process are those of the image: a text for each difference. Neighbours that the
+/// kernel joined or kept apart count as the same.
+#[must_use]
+pub fn same_layout(found: &[Mapping], wanted: &AddressSpaceRecord) -> Vec<String> {
+    let joined = |ranges: &mut dyn Iterator<Item = (u64, u64, u32)>| {
+        let mut all: Vec<(u64, u64, u32)> = Vec::new();
+        for (start, end, prot) in ranges {
+            match all.last_mut() {
+                Some(last) if last.1 == start && last.2 == prot => last.1 = end,
+                _ => all.push((start, end, prot)),
+            }
+        }
+        all
+    };
+    let is = joined(
+        &mut found
+            .iter()
+            .filter(|m| m.path != b"[vsyscall]")
+            .map(|m| (m.start, m.end, m.prot)),
+    );
+    let should = joined(&mut wanted.vmas.iter().map(|v| (v.start, v.end, v.prot)));
+    let text = |(start, end, prot): &(u64, u64, u32)| format!("{start:x}-{end:x} prot {prot}");
+    let missing = should
+        .iter()
+        .filter(|m| !is.contains(m))
+        .map(|m| format!("mapping {} is missing", text(m)));
+    let extra = is
+        .iter()
+        .filter(|m| !should.contains(m))
+        .map(|m| format!("mapping {} is too many", text(m)));
+    missing.chain(extra).collect()
+}

@@ -1,0 +1,245 @@
+//! Writes stored pages to their places: chunks are read, checked and unpacked on all cores, straight towards the tasks.
+
+use floe_image::{
+    ChunkScratch, Image, ReadError,
+    record::{PageId, PageRun},
+};
+use floe_sys::{
+    Pid,
+    memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
+};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+const PAGE: u64 = 4096;
+/// Below this many chunks a second thread costs more than it brings.
+const PARALLEL_CHUNKS: usize = 4;
+
+/// Pages that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The image.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The task's memory.
+    #[error("write the memory of process {pid} at {address:#x}")]
+    Write {
+        /// Whose.
+        pid: Pid,
+        /// Where.
+        address: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file.
+    #[error("write the content of a deleted file or of shared memory")]
+    File(#[source] io::Error),
+    /// The image refers to pages that it does not hold.
+    #[error("the image holds no page {0:?}")]
+    NoPage(PageId),
+}
+
+/// A piece of one chunk and where it goes.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    chunk: usize,
+    /// Page within the chunk.
+    page: u64,
+    pages: u64,
+    address: u64,
+}
+
+fn pieces(image: &Image, runs: &[PageRun]) -> Result<Vec<Piece>, FillError> {
+    let mut found = Vec::with_capacity(runs.len());
+    for run in runs {
+        let mut done = 0;
+        while done < run.pages {
+            let id = PageId(run.first.0 + done);
+            let chunk = image.chunk_of(id).ok_or(FillError::NoPage(id))?;
+            let entry = &image.chunks()[chunk];
+            let page = id.0 - entry.first.0;
+            let pages = (u64::from(entry.pages) - page).min(run.pages - done);
+            found.push(Piece {
+                chunk,
+                page,
+                pages,
+                address: run.start + done * PAGE,
+            });
+            done += pages;
+        }
+    }
+    found.sort_by_key(|piece| (piece.chunk, piece.page));
+    Ok(found)
+}
+
+/// Where pages go.
+trait Target: Sync {
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError>;
+    /// Writes bytes that go to several places.
+    fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError>;
+}
+
+struct ProcessTarget {
+    pid: Pid,
+    file: MemoryFile,
+    /// Mappings that process_vm_writev can write, lowest first.
+    writable: Vec<Range<u64>>,
+}
+
+impl ProcessTarget {
+    fn is_writable(&self, address: u64) -> bool {
+        let index = self.writable.partition_point(|range| range.end <= address);
+        self.writable.get(index).is_some_and(|range| range.start <= address)
+    }
+}
+
+impl Target for ProcessTarget {
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError> {
+        self.file.write(address, bytes).map_err(|source| FillError::Write {
+            pid: self.pid,
+            address,
+            source,
+        })
+    }
+
+    fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError> {
+        if places.iter().all(|place| self.is_writable(place.start))
+            && memory::write_ranges(self.pid, places, bytes) == Ok(bytes.len())
+        {
+            return Ok(());
+        }
+        let mut at = 0;
+        for place in places {
+            self.write(place.start, &bytes[at..at + place.bytes])?;
+            at += place.bytes;
+        }
+        Ok(())
+    }
+}
+
+struct FileTarget<'a> {
+    file: &'a File,
+    size: u64,
+}
+
+impl Target for FileTarget<'_> {
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError> {
+        let inside = (self.size.saturating_sub(address)).min(bytes.len() as u64) as usize;
+        self.file
+            .write_all_at(&bytes[..inside], address)
+            .map_err(FillError::File)
+    }
+
+    fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError> {
+        let mut at = 0;
+        for place in places {
+            self.write(place.start, &bytes[at..at + place.bytes])?;
+            at += place.bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Writes pages into a process. `writable` are its mappings with PROT_WRITE, lowest first; `done` counts bytes.
+///
+/// # Errors
+/// [`FillError`].
+pub fn fill_process(
+    image: &Image,
+    pid: Pid,
+    runs: &[PageRun],
+    writable: Vec<Range<u64>>,
+    done: &AtomicU64,
+) -> Result<(), FillError> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let file = MemoryFile::open(pid).map_err(|source| FillError::Write {
+        pid,
+        address: 0,
+        source,
+    })?;
+    fill(
+        image,
+        &pieces(image, runs)?,
+        &ProcessTarget { pid, file, writable },
+        done,
+    )
+}
+
+/// Writes pages into a file of `size` bytes.
+///
+/// # Errors
+/// [`FillError`].
+pub fn fill_file(image: &Image, file: &File, size: u64, runs: &[PageRun], done: &AtomicU64) -> Result<(), FillError> {
+    fill(image, &pieces(image, runs)?, &FileTarget { file, size }, done)
+}
+
+fn fill(image: &Image, pieces: &[Piece], target: &impl Target, done: &AtomicU64) -> Result<(), FillError> {
+    let jobs: Vec<&[Piece]> = pieces.chunk_by(|a, b| a.chunk == b.chunk).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if jobs.len() < PARALLEL_CHUNKS || cores == 1 {
+        let mut scratch = ChunkScratch::default();
+        return jobs
+            .iter()
+            .try_for_each(|job| fill_chunk(image, job, target, &mut scratch, done));
+    }
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(jobs.len()) {
+            scope.spawn(|| {
+                let mut scratch = ChunkScratch::default();
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = fill_chunk(image, job, target, &mut scratch, done) {
+                        next.store(jobs.len(), Ordering::Relaxed);
+                        failure
+                            .lock()
+                            .expect("no thread panics with the lock held")
+                            .get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failure
+        .into_inner()
+        .expect("no thread panics with the lock held")
+        .map_or(Ok(()), Err)
+}
+
+fn fill_chunk(
+    image: &Image,
+    job: &[Piece],
+    target: &impl Target,
+    scratch: &mut ChunkScratch,
+    done: &AtomicU64,
+) -> Result<(), FillError> {
+    let bytes = image.read_chunk(&image.chunks()[job[0].chunk], scratch)?;
+    let span = |piece: &Piece| (piece.page * PAGE) as usize..((piece.page + piece.pages) * PAGE) as usize;
+    // Pieces that lie one behind the other in the chunk go out in one call.
+    for group in job.chunk_by(|a, b| a.page + a.pages == b.page) {
+        for part in group.chunks(MAX_RANGES) {
+            let places: Vec<RemoteRange> = part
+                .iter()
+                .map(|piece| RemoteRange {
+                    start: piece.address,
+                    bytes: (piece.pages * PAGE) as usize,
+                })
+                .collect();
+            let range = span(&part[0]).start..span(&part[part.len() - 1]).end;
+            done.fetch_add(range.len() as u64, Ordering::Relaxed);
+            target.scatter(&places, &bytes[range])?;
+        }
+    }
+    Ok(())
+}

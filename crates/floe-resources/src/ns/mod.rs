@@ -1,0 +1,132 @@
+//! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
+
+mod inside;
+mod mounts;
+
+pub use inside::NsError;
+
+use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};
+use floe_image::record::NamespaceOrigin;
+use floe_sys::Pid;
+use nix::sched::CloneFlags;
+
+/// The namespaces of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundNamespaces {
+    /// UTS: origin, host name, domain name.
+    pub uts: (NamespaceOrigin, String, String),
+    /// IPC.
+    pub ipc: NamespaceOrigin,
+    /// Network.
+    pub net: NamespaceOrigin,
+    /// Cgroup.
+    pub cgroup: NamespaceOrigin,
+    /// Mount.
+    pub mount: NamespaceOrigin,
+}
+
+/// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before).
+///
+/// # Errors
+/// [`NsError`].
+pub fn find(
+    tree: &FoundTree,
+    console: &ConsoleLinks,
+    refusals: &mut Refusals,
+) -> Result<Option<FoundNamespaces>, NsError> {
+    let Some(root) = tree.root() else { return Ok(None) };
+    let pid = root.pid;
+    let found = FoundNamespaces {
+        uts: uts(pid)?,
+        ipc: origin(pid, "ipc")?,
+        net: origin(pid, "net")?,
+        cgroup: origin(pid, "cgroup")?,
+        mount: origin(pid, "mnt")?,
+    };
+    for name in ["user", "time"] {
+        if origin(pid, name)? == NamespaceOrigin::Own {
+            refusals.add(
+                Some(&root.subject()),
+                format!("{name} namespace of its own"),
+                "it is not carried yet",
+                "start the workload without it",
+            );
+        }
+    }
+    if found.ipc == NamespaceOrigin::Own {
+        refuse_ipc(pid, refusals)?;
+    }
+    if found.net == NamespaceOrigin::Own {
+        refuse_devices(pid, refusals)?;
+    }
+    if found.mount == NamespaceOrigin::Own {
+        mounts::refuse_foreign(pid, console.terminal.is_some(), refusals)?;
+    }
+    Ok(Some(found))
+}
+
+fn origin(pid: Pid, name: &str) -> Result<NamespaceOrigin, NsError> {
+    let link = |who: String| {
+        let path = format!("/proc/{who}/ns/{name}");
+        std::fs::read_link(&path).map_err(|source| NsError::Read { path, source })
+    };
+    let same = link(pid.to_string())? == link("self".to_owned())?;
+    Ok(if same {
+        NamespaceOrigin::Host
+    } else {
+        NamespaceOrigin::Own
+    })
+}
+
+fn uts(pid: Pid) -> Result<(NamespaceOrigin, String, String), NsError> {
+    let (host, domain) = inside::run(pid, CloneFlags::CLONE_NEWUTS, || {
+        let names = nix::sys::utsname::uname()?;
+        Ok((
+            names.nodename().to_string_lossy().into_owned(),
+            names.domainname().to_string_lossy().into_owned(),
+        ))
+    })?;
+    Ok((origin(pid, "uts")?, host, domain))
+}
+
+fn refuse_ipc(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
+    let counts = inside::run(pid, CloneFlags::CLONE_NEWIPC, || {
+        ["shm", "sem", "msg"]
+            .into_iter()
+            .map(|kind| {
+                // A kernel without SysV IPC has no such file, and then there is nothing to carry.
+                let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
+                Ok((kind, text.lines().count().saturating_sub(1)))
+            })
+            .collect::<Result<Vec<_>, std::io::Error>>()
+    })?;
+    for (kind, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        refusals.add(
+            None,
+            format!("{count} System V IPC object(s) ({kind})"),
+            "SysV IPC objects are not carried yet",
+            "remove them with ipcrm",
+        );
+    }
+    Ok(())
+}
+
+fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
+    let path = format!("/proc/{pid}/net/dev");
+    let text = std::fs::read_to_string(&path).map_err(|source| NsError::Read { path, source })?;
+    for name in text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim())
+    {
+        if name != "lo" {
+            refusals.add(
+                None,
+                format!("network device {name}"),
+                "devices of an own network namespace are not carried yet",
+                "use --net none or --net host",
+            );
+        }
+    }
+    Ok(())
+}
