@@ -39,7 +39,11 @@ impl Control<'_> {
     pub fn enter(&self, name: &'static str) -> Result<(), StageError> {
         self.observer.stage(name);
         self.check(name)?;
-        if self.fail_at == Some(name) { Err(StageError::Injected(name)) } else { Ok(()) }
+        if self.fail_at == Some(name) {
+            Err(StageError::Injected(name))
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives up within a long stage if a signal came.
@@ -47,6 +51,10 @@ impl Control<'_> {
     /// # Errors
     /// [`StageError::Interrupted`].
     pub fn check(&self, name: &'static str) -> Result<(), StageError> {
-        if self.interrupted.load(Ordering::Relaxed) { Err(StageError::Interrupted(name)) } else { Ok(()) }
+        if self.interrupted.load(Ordering::Relaxed) {
+            Err(StageError::Interrupted(name))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -1,1 +1,31 @@
-//! .
+//! Sandboxes: created, entered, listed; the monitor that stays with each; PID 1; the state directory.
+//!
+//! Knows nothing of images. Restore uses the same [`Launch`] as run, with a seed in the place of the command.
+
+pub mod init;
+pub mod tasks;
+
+mod arch;
+mod attach;
+mod enter;
+mod first;
+mod launch;
+mod message;
+mod monitor;
+mod sandbox;
+mod spec;
+mod state;
+mod terminal;
+
+pub use attach::{AttachError, Attached, Client, Ending};
+pub use enter::{EnterError, EnterRequest, enter};
+pub use launch::{First, Launch, LaunchError};
+pub use sandbox::{Announcement, Sandbox, SandboxError};
+pub use spec::{Console, Origin, SandboxSpec};
+pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
+pub use terminal::{RawMode, TerminalSettings, window_size};
+
+/// Name of the monitor's socket in a sandbox's folder.
+fn monitor_socket() -> &'static str {
+    monitor::SOCKET
+}

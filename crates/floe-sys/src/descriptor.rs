@@ -80,3 +80,57 @@ pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<usi
     let result = unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), bytes, libc::SPLICE_F_NONBLOCK) };
     Errno::result(result).map(|n| n as usize)
 }
+
+/// Lets a descriptor survive exec under its number.
+pub fn keep_over_exec(number: RawFd) {
+    // SAFETY: F_SETFD takes a number; a bad descriptor is an error that exec then shows.
+    unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+}
+
+/// Takes ownership of a descriptor that a call just returned as a bare number.
+#[must_use]
+pub fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: callers pass numbers that the kernel has just given them, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Sends SIGKILL to the process a pidfd stands for.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn pidfd_kill(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    pidfd_signal(pidfd, libc::SIGKILL)
+}
+
+/// Sends a signal to the process a pidfd stands for.
+///
+/// # Errors
+/// ESRCH, EPERM, EINVAL.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: all arguments are numbers, and a null siginfo is allowed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Puts /dev/null in the place of the three standard streams.
+pub fn null_streams() {
+    use nix::{fcntl::OFlag, sys::stat::Mode};
+    if let Ok(null) = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
+        for stream in 0..3 {
+            // SAFETY: all arguments are numbers; the standard streams belong to no Rust value.
+            unsafe { libc::dup2(null.as_raw_fd(), stream) };
+        }
+        if null.as_raw_fd() < 3 {
+            // It landed on a stream's own number and is to stay there.
+            std::mem::forget(null);
+        }
+    }
+}

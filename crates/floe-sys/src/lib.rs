@@ -3,14 +3,17 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 pub mod descriptor;
+pub mod exec;
 pub mod fork;
 pub mod kcmp;
 pub mod memory;
+pub mod network;
 pub mod pagemap;
 pub mod pid;
 pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod sched;
+pub mod terminal;
 
 pub use pid::Pid;

@@ -257,6 +257,31 @@ impl Puppet {
         Ok(())
     }
 
+    /// Executes the program behind descriptor `number` with these arguments and no environment; the task stands still
+    /// before its first instruction.
+    ///
+    /// # Errors
+    /// [`PuppetError`].
+    pub fn execute(self, number: i32, arguments: &[String]) -> Result<Stopped, PuppetError> {
+        let mut batch = self.batch();
+        let empty = batch.data(b"\0");
+        let mut pointers: Vec<u64> = arguments
+            .iter()
+            .map(|word| batch.data(&[word.as_bytes(), &[0]].concat()))
+            .collect();
+        pointers.push(0);
+        let vector = batch.data(&pointers.iter().flat_map(|p| p.to_ne_bytes()).collect::<Vec<u8>>());
+        let none = batch.data(&[0; 8]);
+        // An empty batch transfers the strings; the call itself does not come back to the stub.
+        batch.call("transfer the arguments", libc::SYS_getpid, &[]);
+        self.run(&mut batch)?;
+        let call = [number as u64, empty, vector, none, libc::AT_EMPTY_PATH as u64, 0];
+        let mut registers = self.task.registers()?;
+        registers.prepare_call(self.arena.single_entry(), libc::SYS_execveat as u64, call);
+        self.task.set_registers(&registers)?;
+        Ok(self.task.run_on()?.stop_at_exec()?)
+    }
+
     /// Hands over the stopped task.
     #[must_use]
     pub fn into_task(self) -> Stopped {

@@ -100,7 +100,10 @@ impl Inspected {
             }
             let process = held.process(found);
             let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
-            (record.cwd, record.root) = (link(found.pid, "cwd", refusals, found)?, link(found.pid, "root", refusals, found)?);
+            (record.cwd, record.root) = (
+                link(found.pid, "cwd", refusals, found)?,
+                link(found.pid, "root", refusals, found)?,
+            );
             record.terminal = terminal(found, links);
             spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
             pages += mm::count_pages(&process, refusals)?;
@@ -111,37 +114,59 @@ impl Inspected {
         let sandbox = sandbox(held, target, links, console, refusals)?;
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;
-        Ok(Self { header, sandbox, processes, spaces, contents, files, bytes })
+        Ok(Self {
+            header,
+            sandbox,
+            processes,
+            spaces,
+            contents,
+            files,
+            bytes,
+        })
     }
 }
 
 fn task_error(found: &FoundProcess, source: DumpError) -> InspectError {
-    InspectError::Task { task: found.subject().to_string(), source: Box::new(source) }
+    InspectError::Task {
+        task: found.subject().to_string(),
+        source: Box::new(source),
+    }
 }
 
 impl HeldTree {
     /// A process with its threads.
     pub fn process<'a>(&'a self, found: &'a FoundProcess) -> HeldProcess<'a> {
-        let threads: Vec<&Stopped> =
-            found.threads.iter().filter_map(|thread| self.threads.get(&thread.tid)).collect();
+        let threads: Vec<&Stopped> = found
+            .threads
+            .iter()
+            .filter_map(|thread| self.threads.get(&thread.tid))
+            .collect();
         let mappings = self.mappings.get(&found.pid).map_or(&[][..], Vec::as_slice);
-        HeldProcess { found, threads, mappings }
+        HeldProcess {
+            found,
+            threads,
+            mappings,
+        }
     }
 }
 
-fn link(
-    pid: Pid,
-    name: &'static str,
-    refusals: &mut Refusals,
-    found: &FoundProcess,
-) -> Result<Vec<u8>, InspectError> {
+fn link(pid: Pid, name: &'static str, refusals: &mut Refusals, found: &FoundProcess) -> Result<Vec<u8>, InspectError> {
     let target = std::fs::read_link(format!("/proc/{pid}/{name}"))
-        .map_err(|source| InspectError::Read { what: name, pid, source })?
+        .map_err(|source| InspectError::Read {
+            what: name,
+            pid,
+            source,
+        })?
         .into_os_string()
         .into_vec();
     if target.ends_with(b" (deleted)") {
         let object = format!("{name} {}", String::from_utf8_lossy(&target));
-        refusals.add(Some(&found.subject()), object, "a deleted directory can't be carried yet", "change to another one");
+        refusals.add(
+            Some(&found.subject()),
+            object,
+            "a deleted directory can't be carried yet",
+            "change to another one",
+        );
     }
     Ok(target)
 }
@@ -149,14 +174,19 @@ fn link(
 /// The controlling terminal of a session leader: the sandbox's own is the only one that descriptors can refer to.
 fn terminal(found: &FoundProcess, links: &ConsoleLinks) -> Option<TerminalLink> {
     let path = links.terminal.clone()?;
-    (found.ns_sid == found.ns_pid && found.stat.tty_nr != 0)
-        .then(|| TerminalLink { path, foreground: NsPid(foreground(found)) })
+    (found.ns_sid == found.ns_pid && found.stat.tty_nr != 0).then(|| TerminalLink {
+        path,
+        foreground: NsPid(foreground(found)),
+    })
 }
 
 fn foreground(found: &FoundProcess) -> i32 {
     // tpgid is a number of floe's namespace; the group's leader or any member tells the inner one.
     let status = floe_sys::procfs::Status::read(&format!("/proc/{}", found.stat.tpgid));
-    status.ok().and_then(|status| status.ns_pgid.last().copied()).unwrap_or(0)
+    status
+        .ok()
+        .and_then(|status| status.ns_pgid.last().copied())
+        .unwrap_or(0)
 }
 
 fn sandbox(
@@ -174,14 +204,33 @@ fn sandbox(
     let found = ns::find(&held.tree, links, refusals)?;
     let (uts, ipc, net, cgroup, mount) = match found {
         Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount),
-        None => (host, NamespaceOrigin::Host, NamespaceOrigin::Host, NamespaceOrigin::Host, NamespaceOrigin::Host),
+        None => (
+            host,
+            NamespaceOrigin::Host,
+            NamespaceOrigin::Host,
+            NamespaceOrigin::Host,
+            NamespaceOrigin::Host,
+        ),
     };
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
-    Ok(SandboxRecord { name, uts, ipc, net, cgroup, mount, has_init, console, command })
+    Ok(SandboxRecord {
+        name,
+        uts,
+        ipc,
+        net,
+        cgroup,
+        mount,
+        has_init,
+        console,
+        command,
+    })
 }
 
 fn header(held: &HeldTree, processes: &[ProcessRecord]) -> Result<HeaderRecord, InspectError> {
-    let extended = processes.iter().flat_map(|process| &process.threads).map(|thread| &thread.registers.extended);
+    let extended = processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .map(|thread| &thread.registers.extended);
     let sample = extended.clone().find(|bytes| !bytes.is_empty());
     let uname = nix::sys::utsname::uname().map_err(|source| InspectError::Read {
         what: "the kernel's name",
@@ -194,7 +243,9 @@ fn header(held: &HeldTree, processes: &[ProcessRecord]) -> Result<HeaderRecord, 
         arch: text(uname.machine()),
         kernel: text(uname.release()),
         host: text(uname.nodename()),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        created: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs()),
         page_size: 4096,
         xstate_size: sample.map_or(0, |bytes| bytes.len() as u32),
         xfeatures: sample.map_or(0, |bytes| xfeatures(bytes)),
@@ -204,26 +255,37 @@ fn header(held: &HeldTree, processes: &[ProcessRecord]) -> Result<HeaderRecord, 
 
 fn vdso(held: &HeldTree) -> Result<VdsoRecord, InspectError> {
     let Some((pid, mappings)) = held.mappings.iter().next() else {
-        return Ok(VdsoRecord { mappings: Vec::new(), checksum: 0 });
+        return Ok(VdsoRecord {
+            mappings: Vec::new(),
+            checksum: 0,
+        });
     };
     read_vdso(*pid, mappings)
 }
 
 /// The vDSO of a process: the kernel's mappings in it and the checksum of its text.
-pub(crate) fn read_vdso(
-    pid: Pid,
-    mappings: &[floe_sys::procfs::Mapping],
-) -> Result<VdsoRecord, InspectError> {
-    let special: Vec<_> =
-        mappings.iter().filter(|m| m.path.starts_with(b"[v") && m.path != b"[vsyscall]").collect();
+pub(crate) fn read_vdso(pid: Pid, mappings: &[floe_sys::procfs::Mapping]) -> Result<VdsoRecord, InspectError> {
+    let special: Vec<_> = mappings
+        .iter()
+        .filter(|m| m.path.starts_with(b"[v") && m.path != b"[vsyscall]")
+        .collect();
     let mut checksum = 0;
     if let Some(text) = special.iter().find(|m| m.path == b"[vdso]") {
-        let wrap = |source| InspectError::Read { what: "the vDSO", pid, source };
+        let wrap = |source| InspectError::Read {
+            what: "the vDSO",
+            pid,
+            source,
+        };
         let mut image = vec![0; text.len() as usize];
-        MemoryFile::open(pid).and_then(|memory| memory.read(text.start, &mut image)).map_err(wrap)?;
+        MemoryFile::open(pid)
+            .and_then(|memory| memory.read(text.start, &mut image))
+            .map_err(wrap)?;
         let end = vdso_tail(&image).unwrap_or(image.len());
         checksum = crc32c::crc32c(&image[..end]);
     }
     let name = |m: &floe_sys::procfs::Mapping| (String::from_utf8_lossy(&m.path).into_owned(), m.len());
-    Ok(VdsoRecord { mappings: special.into_iter().map(name).collect(), checksum })
+    Ok(VdsoRecord {
+        mappings: special.into_iter().map(name).collect(),
+        checksum,
+    })
 }

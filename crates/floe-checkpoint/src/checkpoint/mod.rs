@@ -11,8 +11,11 @@ mod output;
 mod seize;
 mod write;
 
+pub use inspect::InspectError;
+pub(crate) use inspect::read_vdso;
 pub use output::{Output, OutputError};
 pub use seize::{SeizeError, thaw_without_traces};
+pub use write::WriteStageError;
 
 use crate::stage::{Control, StageError};
 use floe_cgroup::Cgroup;
@@ -28,7 +31,16 @@ use seize::HeldTree;
 use std::time::{Duration, Instant};
 
 /// The names of the stages, in order.
-pub const STAGES: [&str; 8] = ["freeze", "collect", "seize", "inspect", "open-output", "pages", "commit", "end"];
+pub const STAGES: [&str; 8] = [
+    "freeze",
+    "collect",
+    "seize",
+    "inspect",
+    "open-output",
+    "pages",
+    "commit",
+    "end",
+];
 
 /// What to save.
 #[derive(Debug)]
@@ -118,10 +130,10 @@ pub enum CheckpointError {
     Seize(#[from] SeizeError),
     /// Reading it.
     #[error(transparent)]
-    Inspect(#[from] inspect::InspectError),
+    Inspect(#[from] InspectError),
     /// Writing the image.
     #[error(transparent)]
-    Write(#[from] write::WriteStageError),
+    Write(#[from] WriteStageError),
     /// The output file.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -159,7 +171,9 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     if request.leave_running {
         held.release()?;
     } else {
-        (request.before_end)().inspect_err(|_| committed.withdraw()).map_err(CheckpointError::Announce)?;
+        (request.before_end)()
+            .inspect_err(|_| committed.withdraw())
+            .map_err(CheckpointError::Announce)?;
         held.end()?;
     }
     report.frozen = started.elapsed();

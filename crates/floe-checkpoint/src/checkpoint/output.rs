@@ -68,7 +68,10 @@ impl Output {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(&directory, flags, Mode::from_bits_retain(0o600))
             .map_err(|source| wrap("create an image in", &directory)(source.into()))?;
-        Ok(OpenOutput::Unnamed { file: File::from(fd), path })
+        Ok(OpenOutput::Unnamed {
+            file: File::from(fd),
+            path,
+        })
     }
 }
 
@@ -109,7 +112,9 @@ impl OpenOutput {
             Err(source) => return Err(wrap("name", &path)(source.into())),
         }
         let parent = directory(&path);
-        File::open(&parent).and_then(|file| file.sync_all()).map_err(wrap("sync", &parent))?;
+        File::open(&parent)
+            .and_then(|file| file.sync_all())
+            .map_err(wrap("sync", &parent))?;
         Ok(Committed(Some(path)))
     }
 }

@@ -53,7 +53,9 @@ pub enum SeizeError {
         source: Errno,
     },
     /// Somebody joined the cgroup who is no descendant of the root.
-    #[error("process {pid} ({comm}) is in the cgroup of the tree but no descendant of its root; it came by exec or from outside, end it first")]
+    #[error(
+        "process {pid} ({comm}) is in the cgroup of the tree but no descendant of its root; it came by exec or from outside, end it first"
+    )]
     Stranger {
         /// Who.
         pid: Pid,
@@ -150,7 +152,12 @@ impl HeldTree {
         for process in tree.living() {
             mappings.insert(process.pid, Mapping::read_all(process.pid)?);
         }
-        Ok(Self { tree, threads, mappings, refreeze })
+        Ok(Self {
+            tree,
+            threads,
+            mappings,
+            refreeze,
+        })
     }
 
     /// Lets the tree run on.
@@ -170,7 +177,12 @@ impl HeldTree {
         for process in self.tree.living() {
             match kill(process.pid.nix(), Signal::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(source) => return Err(SeizeError::Kill { pid: process.pid, source }),
+                Err(source) => {
+                    return Err(SeizeError::Kill {
+                        pid: process.pid,
+                        source,
+                    });
+                }
             }
         }
         for (tid, thread) in self.threads {
@@ -184,14 +196,18 @@ impl HeldTree {
 }
 
 fn seize_all(tids: impl Iterator<Item = Pid>) -> Result<Vec<Seized>, SeizeError> {
-    Ok(tids.map(|tid| Seized::new(tid, Options::Observe)).collect::<Result<_, _>>()?)
+    Ok(tids
+        .map(|tid| Seized::new(tid, Options::Observe))
+        .collect::<Result<_, _>>()?)
 }
 
 fn refuse_strangers(tree: &FoundTree, cgroup: &Cgroup) -> Result<(), SeizeError> {
     let known: HashSet<Pid> = tree.processes.iter().map(|process| process.pid).collect();
     for pid in cgroup.processes()? {
         if !known.contains(&pid) {
-            let comm = floe_sys::procfs::read_text(&format!("/proc/{pid}/comm"))?.trim().to_owned();
+            let comm = floe_sys::procfs::read_text(&format!("/proc/{pid}/comm"))?
+                .trim()
+                .to_owned();
             return Err(SeizeError::Stranger { pid, comm });
         }
     }

@@ -2,10 +2,7 @@
 
 use super::{inspect::Inspected, seize::HeldTree};
 use crate::stage::{Control, StageError};
-use floe_image::{
-    ImageWriter, Summary, WriteError, WriteOptions,
-    record::PageMapRecord,
-};
+use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::PageMapRecord};
 use floe_resources::mm::{self, PagesError};
 use floe_sys::Pid;
 use std::{collections::HashMap, io::Write};
@@ -32,7 +29,13 @@ pub fn write(
     level: i32,
     control: &Control<'_>,
 ) -> Result<Summary, WriteStageError> {
-    let mut writer = ImageWriter::start(sink, &WriteOptions { level, ..WriteOptions::default() })?;
+    let mut writer = ImageWriter::start(
+        sink,
+        &WriteOptions {
+            level,
+            ..WriteOptions::default()
+        },
+    )?;
     write_records(inspected, &mut writer)?;
     control.enter("pages")?;
     let mut stored = 0;
@@ -66,12 +69,39 @@ fn pages(map: &PageMapRecord) -> u64 {
 fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), WriteError> {
     writer.record(&inspected.header)?;
     writer.record(&inspected.sandbox)?;
-    inspected.processes.iter().try_for_each(|record| writer.record(record))?;
+    inspected
+        .processes
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
     inspected.spaces.iter().try_for_each(|record| writer.record(record))?;
-    inspected.contents.mapped.iter().try_for_each(|record| writer.record(record))?;
-    inspected.contents.shmems.iter().try_for_each(|record| writer.record(record))?;
-    inspected.contents.ghosts.iter().try_for_each(|record| writer.record(record))?;
-    inspected.files.files.iter().try_for_each(|record| writer.record(record))?;
-    inspected.files.objects.iter().try_for_each(|record| writer.record(record))?;
-    inspected.files.tables.iter().try_for_each(|record| writer.record(record))
+    inspected
+        .contents
+        .mapped
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
+    inspected
+        .contents
+        .shmems
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
+    inspected
+        .contents
+        .ghosts
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
+    inspected
+        .files
+        .files
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
+    inspected
+        .files
+        .objects
+        .iter()
+        .try_for_each(|record| writer.record(record))?;
+    inspected
+        .files
+        .tables
+        .iter()
+        .try_for_each(|record| writer.record(record))
 }

@@ -41,15 +41,30 @@ impl MadeContents {
     /// Makes and fills everything.
     pub fn make(image: &Image, world: &mut World<'_>, root: BorrowedFd<'_>) -> Result<Self, RestoreError> {
         let done = AtomicU64::new(0);
-        let mut made = Self { sources: Sources::default(), ghosts: HashMap::new() };
+        let mut made = Self {
+            sources: Sources::default(),
+            ghosts: HashMap::new(),
+        };
         for record in image.shmems() {
             let file = make_shmem(world, record)?;
-            fill_file(image, &file, record.size, runs(image, ContentOwner::Shmem(record.id)), &done)?;
+            fill_file(
+                image,
+                &file,
+                record.size,
+                runs(image, ContentOwner::Shmem(record.id)),
+                &done,
+            )?;
             made.sources.shmems.insert(record.id, file.into());
         }
         for record in image.ghosts() {
             let file = make_ghost(root, record)?;
-            fill_file(image, &file, record.size, runs(image, ContentOwner::Ghost(record.id)), &done)?;
+            fill_file(
+                image,
+                &file,
+                record.size,
+                runs(image, ContentOwner::Ghost(record.id)),
+                &done,
+            )?;
             set_attributes(&file, record)?;
             made.ghosts.insert(record.id, file.into());
         }
@@ -68,7 +83,11 @@ impl MadeContents {
 }
 
 fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
-    image.page_maps().iter().find(|map| map.owner == owner).map_or(&[], |map| &map.runs)
+    image
+        .page_maps()
+        .iter()
+        .find(|map| map.owner == owner)
+        .map_or(&[], |map| &map.runs)
 }
 
 fn system(action: String) -> impl FnOnce(std::io::Error) -> RestoreError {
@@ -84,7 +103,11 @@ fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, Resto
     let mut batch = seed.batch();
     let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    let call = batch.call("map shared memory", libc::SYS_mmap, &[0, bytes, prot, flags, u64::MAX, 0]);
+    let call = batch.call(
+        "map shared memory",
+        libc::SYS_mmap,
+        &[0, bytes, prot, flags, u64::MAX, 0],
+    );
     seed.run(&mut batch)?;
     let address = batch.result(call) as u64;
     let path = format!("/proc/{}/map_files/{:x}-{:x}", seed.tid(), address, address + bytes);
@@ -110,7 +133,8 @@ fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, Restor
         None => unnamed_file(root, &record.path),
     };
     let file = File::from(fd.map_err(RestoreError::system(format!("make the deleted file {name} again")))?);
-    file.set_len(record.size).map_err(system(format!("set the length of the deleted file {name}")))?;
+    file.set_len(record.size)
+        .map_err(system(format!("set the length of the deleted file {name}")))?;
     Ok(file)
 }
 
@@ -135,7 +159,8 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
     let name = String::from_utf8_lossy(&record.path);
     let action = || format!("set the attributes of the deleted file {name}");
     std::os::unix::fs::fchown(file, Some(record.uid), Some(record.gid)).map_err(system(action()))?;
-    file.set_permissions(std::fs::Permissions::from_mode(record.mode)).map_err(system(action()))?;
+    file.set_permissions(std::fs::Permissions::from_mode(record.mode))
+        .map_err(system(action()))?;
     let [accessed, modified] = record
         .times
         .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));

@@ -33,14 +33,19 @@ pub fn open_all(
             let mut plan = TablePlan::default();
             for descriptor in &table.descriptors {
                 if let Some(file) = opened.get(&descriptor.file) {
-                    plan.entries.push((descriptor.number, file.as_fd(), descriptor.close_on_exec));
+                    plan.entries
+                        .push((descriptor.number, file.as_fd(), descriptor.close_on_exec));
                 }
             }
             if plan.entries.is_empty() {
                 continue;
             }
             let lacking = || RestoreError::Inconsistent(format!("process {} is not there", table.pid));
-            place_wave(world.puppets.get(&table.pid.0).ok_or_else(lacking)?, &world.channel, &plan)?;
+            place_wave(
+                world.puppets.get(&table.pid.0).ok_or_else(lacking)?,
+                &world.channel,
+                &plan,
+            )?;
         }
     }
     Ok(())
@@ -59,7 +64,11 @@ fn give_terminals(image: &Image, world: &World<'_>, console: &[OwnedFd; 3]) -> R
             && link.foreground.0 > 0
         {
             let group = batch.data(&link.foreground.0.to_ne_bytes());
-            batch.call("set the foreground group", libc::SYS_ioctl, &[number, libc::TIOCSPGRP, group]);
+            batch.call(
+                "set the foreground group",
+                libc::SYS_ioctl,
+                &[number, libc::TIOCSPGRP, group],
+            );
         }
         batch.call("close the terminal", libc::SYS_close, &[number]);
         puppet.run(&mut batch)?;

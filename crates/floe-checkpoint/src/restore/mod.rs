@@ -46,7 +46,18 @@ use tree::World;
 
 /// The names of the stages, in order.
 pub const STAGES: [&str; 12] = [
-    "open", "plan", "preflight", "launch", "seed", "contents", "tree", "files", "state", "freeze", "verify", "thaw",
+    "open",
+    "plan",
+    "preflight",
+    "launch",
+    "seed",
+    "contents",
+    "tree",
+    "files",
+    "state",
+    "freeze",
+    "verify",
+    "thaw",
 ];
 
 /// How a task is given its PID.
@@ -171,7 +182,10 @@ pub enum RestoreError {
 impl RestoreError {
     fn system(action: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         let action = action.into();
-        move |source| Self::System { action, source: source.into() }
+        move |source| Self::System {
+            action,
+            source: source.into(),
+        }
     }
 }
 
@@ -217,7 +231,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let spec = sandbox_spec(image.sandbox(), request.name, request.foreground);
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
     let executable = tree::seed_program()?;
-    let first = First::Seed { executable, keep: vec![far.as_raw_fd()] };
+    let first = First::Seed {
+        executable,
+        keep: vec![far.as_raw_fd()],
+    };
     let launch = Launch::begin(request.state_dir, &spec, first)?;
     let seized = Puppet::expect_seed(launch.pid1())?;
     let console = console_ends(launch.pid1())?;
@@ -249,11 +266,20 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let (name, pid1) = (launch.name().to_owned(), launch.pid1());
     launch.commit()?;
     let (processes, memory) = (image.processes().len(), world.written());
-    Ok(Report { name, pid1, processes, memory, elapsed: started.elapsed() })
+    Ok(Report {
+        name,
+        pid1,
+        processes,
+        memory,
+        elapsed: started.elapsed(),
+    })
 }
 
 fn task_error(tid: i32, source: TaskError) -> RestoreError {
-    RestoreError::Task { tid, source: Box::new(source) }
+    RestoreError::Task {
+        tid,
+        source: Box::new(source),
+    }
 }
 
 fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) -> SandboxSpec {
@@ -262,7 +288,10 @@ fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) 
         NamespaceOrigin::Own => Origin::Own,
     };
     let console = match &record.console {
-        ConsoleRecord::Terminal { window, .. } => Console::Terminal { rows: window[0], cols: window[1] },
+        ConsoleRecord::Terminal { window, .. } => Console::Terminal {
+            rows: window[0],
+            cols: window[1],
+        },
         ConsoleRecord::Pipes { stdin: true } => Console::Pipes { stdin: true },
         ConsoleRecord::None | ConsoleRecord::Pipes { stdin: false } => Console::Pipes { stdin: foreground },
     };

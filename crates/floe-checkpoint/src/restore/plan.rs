@@ -71,7 +71,9 @@ pub enum PlanError {
     #[error("the image holds no root process")]
     NoRoot,
     /// Sessions that no order of forks brings about.
-    #[error("process {pid} is in session {session}, which its parent {parent} never was in and could not have adopted it from")]
+    #[error(
+        "process {pid} is in session {session}, which its parent {parent} never was in and could not have adopted it from"
+    )]
     Session {
         /// Who.
         pid: i32,
@@ -145,10 +147,20 @@ impl Planner {
         let mut nodes: BTreeMap<i32, Node> = processes.iter().map(|process| (process.pid.0, node(process))).collect();
         if !has_init {
             let state = ProcessState::Alive;
-            let init =
-                Node { parent: 0, session: INIT, group: INIT, reaper: true, state, children: vec![], need: None };
+            let init = Node {
+                parent: 0,
+                session: INIT,
+                group: INIT,
+                reaper: true,
+                state,
+                children: vec![],
+                need: None,
+            };
             nodes.insert(INIT, init);
-            nodes.iter_mut().filter(|(pid, node)| **pid != INIT && node.parent == 0).for_each(|(_, n)| n.parent = INIT);
+            nodes
+                .iter_mut()
+                .filter(|(pid, node)| **pid != INIT && node.parent == 0)
+                .for_each(|(_, n)| n.parent = INIT);
         }
         nodes.get_mut(&INIT).ok_or(PlanError::NoRoot)?.reaper = true;
         let links: Vec<(i32, i32)> = nodes.iter().map(|(pid, node)| (*pid, node.parent)).collect();
@@ -159,16 +171,32 @@ impl Planner {
         }
         let mut taken: BTreeSet<i32> = nodes.values().flat_map(|node| [node.session, node.group]).collect();
         taken.extend(nodes.keys());
-        taken.extend(processes.iter().flat_map(|process| process.threads.iter().map(|thread| thread.tid.0)));
+        taken.extend(
+            processes
+                .iter()
+                .flat_map(|process| process.threads.iter().map(|thread| thread.tid.0)),
+        );
         let mut order = vec![INIT];
         let mut at = 0;
         while let Some(pid) = order.get(at) {
             order.extend(nodes[pid].children.iter().copied());
             at += 1;
         }
-        let born = if has_init { BTreeSet::new() } else { BTreeSet::from([INIT]) };
+        let born = if has_init {
+            BTreeSet::new()
+        } else {
+            BTreeSet::from([INIT])
+        };
         let (orphans, helpers, steps) = (HashMap::new(), Vec::new(), Vec::new());
-        Ok(Self { nodes, order, taken, orphans, helpers, born, steps })
+        Ok(Self {
+            nodes,
+            order,
+            taken,
+            orphans,
+            helpers,
+            born,
+            steps,
+        })
     }
 
     /// Children first: which session each process must be born into.
@@ -193,7 +221,9 @@ impl Planner {
     fn find_orphans(&mut self) -> Result<(), PlanError> {
         for pid in self.order.clone() {
             let node = &self.nodes[&pid];
-            let (parent, Some(session)) = (node.parent, node.need) else { continue };
+            let (parent, Some(session)) = (node.parent, node.need) else {
+                continue;
+            };
             let Some(above) = self.nodes.get(&parent) else { continue };
             let lived_there = above.session == session || above.session == parent && above.need == Some(session);
             if lived_there {
@@ -211,7 +241,6 @@ impl Planner {
         }
         Ok(())
     }
-
 
     /// Forks the tree, depth first, without recursion: the tree of an image may be deep.
     fn grow(&mut self) {
@@ -267,7 +296,11 @@ impl Planner {
             if dead_leader.is_some() {
                 list.push(Work::Emit(Step::NewSession(pid)));
             }
-            self.helpers.push(Helper { pid, parent: by, for_init });
+            self.helpers.push(Helper {
+                pid,
+                parent: by,
+                for_init,
+            });
             pid
         });
         list.push(Work::Visit { pid: orphan, by: pid });
@@ -275,7 +308,9 @@ impl Planner {
     }
 
     fn free_id(&mut self) -> i32 {
-        let id = (2..).find(|id| !self.taken.contains(id)).expect("fewer tasks than there are ids");
+        let id = (2..)
+            .find(|id| !self.taken.contains(id))
+            .expect("fewer tasks than there are ids");
         self.taken.insert(id);
         id
     }
@@ -283,12 +318,20 @@ impl Planner {
     /// Process groups: leaders first; for a dead leader a helper makes the group.
     fn groups(&mut self) {
         let mut members: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for (pid, node) in self.nodes.iter().filter(|(pid, node)| **pid != INIT && node.group != node.session) {
+        for (pid, node) in self
+            .nodes
+            .iter()
+            .filter(|(pid, node)| **pid != INIT && node.group != node.session)
+        {
             members.entry(node.group).or_default().push(*pid);
         }
         // Session leaders lead the group of the same number already; others of the session may be in it by birth, or
         // have been born into another group, so they join it explicitly.
-        for (pid, node) in self.nodes.iter().filter(|(pid, node)| node.group == node.session && node.session != **pid) {
+        for (pid, node) in self
+            .nodes
+            .iter()
+            .filter(|(pid, node)| node.group == node.session && node.session != **pid)
+        {
             if *pid != INIT {
                 members.entry(node.group).or_default().push(*pid);
             }
@@ -300,9 +343,17 @@ impl Planner {
                 }
             } else if !self.helpers.iter().any(|helper| helper.pid == group) {
                 let by = pids[0];
-                self.steps.push(Step::Fork { by, pid: group, helper: true });
+                self.steps.push(Step::Fork {
+                    by,
+                    pid: group,
+                    helper: true,
+                });
                 self.steps.push(Step::Join { pid: group, group });
-                self.helpers.push(Helper { pid: group, parent: by, for_init: false });
+                self.helpers.push(Helper {
+                    pid: group,
+                    parent: by,
+                    for_init: false,
+                });
             }
             let others = pids.into_iter().filter(|pid| *pid != group);
             self.steps.extend(others.map(|pid| Step::Join { pid, group }));
@@ -312,12 +363,17 @@ impl Planner {
     /// Helpers whose orphans go to PID 1 end while there is no subreaper; then those of subreapers; then zombies; then
     /// stops, because the end of a process may wake stopped groups.
     fn endings(&mut self) {
-        let end = |helper: &Helper| Step::EndHelper { pid: helper.pid, parent: helper.parent };
+        let end = |helper: &Helper| Step::EndHelper {
+            pid: helper.pid,
+            parent: helper.parent,
+        };
         // A helper may have forked another one: the younger ends first.
-        self.steps.extend(self.helpers.iter().rev().filter(|helper| helper.for_init).map(end));
+        self.steps
+            .extend(self.helpers.iter().rev().filter(|helper| helper.for_init).map(end));
         let reapers = self.nodes.iter().filter(|(pid, node)| node.reaper && **pid != INIT);
         self.steps.extend(reapers.map(|(pid, _)| Step::Subreaper(*pid)));
-        self.steps.extend(self.helpers.iter().rev().filter(|helper| !helper.for_init).map(end));
+        self.steps
+            .extend(self.helpers.iter().rev().filter(|helper| !helper.for_init).map(end));
         for (pid, node) in self.nodes.iter().rev() {
             if matches!(node.state, ProcessState::Zombie { .. }) {
                 self.steps.push(Step::EndZombie(*pid));

@@ -42,14 +42,24 @@ struct Modelled {
 
 /// Carries out steps as a kernel would; panics where it would refuse one.
 fn run(steps: &[Step]) -> BTreeMap<i32, Modelled> {
-    let init = Modelled { parent: 0, session: 1, group: 1, zombie: false, reaper: true };
+    let init = Modelled {
+        parent: 0,
+        session: 1,
+        group: 1,
+        zombie: false,
+        reaper: true,
+    };
     let mut world = BTreeMap::from([(1, init)]);
     for step in steps {
         match *step {
             Step::Fork { by, pid, .. } => {
                 let forker = world[&by].clone();
                 assert!(!forker.zombie, "{by} is dead and can't fork");
-                let child = Modelled { parent: by, reaper: false, ..forker };
+                let child = Modelled {
+                    parent: by,
+                    reaper: false,
+                    ..forker
+                };
                 assert!(world.insert(pid, child).is_none(), "{pid} is taken");
             }
             Step::NewSession(pid) => {
@@ -84,7 +94,10 @@ fn adopt(world: &mut BTreeMap<i32, Modelled>, dying: i32) {
     while !world[&reaper].reaper {
         reaper = world[&reaper].parent;
     }
-    world.values_mut().filter(|node| node.parent == dying).for_each(|node| node.parent = reaper);
+    world
+        .values_mut()
+        .filter(|node| node.parent == dying)
+        .for_each(|node| node.parent = reaper);
 }
 
 fn check(processes: &[ProcessRecord]) {
@@ -117,7 +130,12 @@ fn subreaper(mut record: ProcessRecord) -> ProcessRecord {
 
 #[test]
 fn a_shell_with_a_pipeline() {
-    check(&[process(1, 0, 1, 1), process(7, 1, 7, 7), process(9, 7, 9, 7), process(10, 7, 9, 7)]);
+    check(&[
+        process(1, 0, 1, 1),
+        process(7, 1, 7, 7),
+        process(9, 7, 9, 7),
+        process(10, 7, 9, 7),
+    ]);
 }
 
 #[test]
@@ -127,7 +145,12 @@ fn a_child_in_the_session_its_parent_left() {
 
 #[test]
 fn two_generations_in_the_older_session() {
-    check(&[process(1, 0, 1, 1), process(5, 1, 5, 5), process(6, 5, 6, 6), process(7, 6, 1, 1)]);
+    check(&[
+        process(1, 0, 1, 1),
+        process(5, 1, 5, 5),
+        process(6, 5, 6, 6),
+        process(7, 6, 1, 1),
+    ]);
 }
 
 #[test]
@@ -142,7 +165,11 @@ fn an_orphan_of_a_living_session() {
 
 #[test]
 fn an_orphan_of_a_zombie_leader() {
-    check(&[process(1, 0, 1, 1), zombie(process(10, 1, 10, 10)), process(12, 1, 10, 10)]);
+    check(&[
+        process(1, 0, 1, 1),
+        zombie(process(10, 1, 10, 10)),
+        process(12, 1, 10, 10),
+    ]);
 }
 
 #[test]
@@ -152,7 +179,12 @@ fn a_group_whose_leader_is_dead() {
 
 #[test]
 fn a_subreaper_with_an_adopted_child() {
-    check(&[process(1, 0, 1, 1), subreaper(process(4, 1, 4, 4)), process(9, 4, 8, 8), process(10, 1, 7, 7)]);
+    check(&[
+        process(1, 0, 1, 1),
+        subreaper(process(4, 1, 4, 4)),
+        process(9, 4, 8, 8),
+        process(10, 1, 7, 7),
+    ]);
 }
 
 #[test]
@@ -162,7 +194,12 @@ fn an_adopted_leader_with_a_child_of_an_older_session() {
 
 #[test]
 fn a_member_of_its_sessions_own_group_with_a_parent_in_another() {
-    check(&[process(1, 0, 1, 1), process(5, 1, 5, 5), process(6, 5, 6, 5), process(7, 6, 5, 5)]);
+    check(&[
+        process(1, 0, 1, 1),
+        process(5, 1, 5, 5),
+        process(6, 5, 6, 5),
+        process(7, 6, 5, 5),
+    ]);
 }
 
 #[test]
@@ -171,15 +208,28 @@ fn a_tree_without_its_own_init() {
     root.ppid = NsPid(0);
     let steps = plan(&[root, process(501, 500, 500, 500)], false).expect("a plan");
     let world = run(&steps);
-    assert_eq!((world[&500].parent, world[&500].session, world[&501].parent), (1, 500, 500));
+    assert_eq!(
+        (world[&500].parent, world[&500].session, world[&501].parent),
+        (1, 500, 500)
+    );
 }
 
 #[test]
 fn impossible_sessions_are_an_error() {
     let error = plan(&[process(1, 0, 1, 1), process(5, 1, 1, 1), process(6, 5, 9, 9)], true);
-    assert_eq!(error, Err(PlanError::Session { pid: 6, session: 9, parent: 5 }));
+    assert_eq!(
+        error,
+        Err(PlanError::Session {
+            pid: 6,
+            session: 9,
+            parent: 5
+        })
+    );
     assert_eq!(plan(&[process(5, 0, 5, 5)], true), Err(PlanError::NoRoot));
-    assert_eq!(plan(&[process(1, 0, 1, 1), process(6, 7, 6, 6)], true), Err(PlanError::Unreachable(6)));
+    assert_eq!(
+        plan(&[process(1, 0, 1, 1), process(6, 7, 6, 6)], true),
+        Err(PlanError::Unreachable(6))
+    );
 }
 
 #[test]

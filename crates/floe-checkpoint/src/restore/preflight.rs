@@ -55,7 +55,10 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
     for record in image.open_files() {
         let kind = kind_of(record)?;
         if let Some(reason) = kind.obstacle(record, root.as_fd())? {
-            found.insert(Obstacle { object: format!("open file {}", record.id), reason });
+            found.insert(Obstacle {
+                object: format!("open file {}", record.id),
+                reason,
+            });
         }
     }
     for record in image.processes() {
@@ -70,7 +73,10 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
                 .is_ok();
             if !exists {
                 let object = format!("{what} directory {}", String::from_utf8_lossy(path));
-                found.insert(Obstacle { object, reason: "it does not exist here".to_owned() });
+                found.insert(Obstacle {
+                    object,
+                    reason: "it does not exist here".to_owned(),
+                });
             }
         }
     }
@@ -78,17 +84,31 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
 }
 
 fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {
-    let mut add = |object: &str, reason: String| found.insert(Obstacle { object: object.to_owned(), reason });
+    let mut add = |object: &str, reason: String| {
+        found.insert(Obstacle {
+            object: object.to_owned(),
+            reason,
+        })
+    };
     let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the kernel's name"))?;
     let arch = uname.machine().to_string_lossy();
     if header.arch != arch {
-        add("architecture", format!("the image is of {}, this machine is {arch}", header.arch));
+        add(
+            "architecture",
+            format!("the image is of {}, this machine is {arch}", header.arch),
+        );
     }
     let own = Pid::new(std::process::id() as i32);
     let vdso = read_vdso(own, &Mapping::read_all_without_flags(own)?)?;
     if !header.vdso.mappings.is_empty() && vdso != header.vdso {
         let kernel = uname.release().to_string_lossy();
-        add("vDSO", format!("the image was made on Linux {}, whose vDSO differs from that of {kernel}", header.kernel));
+        add(
+            "vDSO",
+            format!(
+                "the image was made on Linux {}, whose vDSO differs from that of {kernel}",
+                header.kernel
+            ),
+        );
     }
     Ok(())
 }
@@ -108,7 +128,11 @@ fn mapped(record: &MappedFileRecord, root: BorrowedFd<'_>) -> Option<String> {
     }
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
     if metadata.size() != record.size {
-        return Some(format!("it has {} bytes here and had {} when it was mapped", metadata.size(), record.size));
+        return Some(format!(
+            "it has {} bytes here and had {} when it was mapped",
+            metadata.size(),
+            record.size
+        ));
     }
     let same_head = head_checksum(&file).is_ok_and(|sum| sum == record.head_checksum);
     (mtime != record.mtime && !same_head).then(|| "it is another file here (its content differs)".to_owned())

@@ -77,7 +77,11 @@ fn close_own_files(world: &World<'_>, leader: &Puppet) -> Result<(), RestoreErro
 /// Unmaps the stub, from the system call instruction in the vDSO.
 fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
     let lacking = || RestoreError::Inconsistent(format!("process {} has no vDSO", record.pid));
-    let space = image.address_spaces().iter().find(|space| space.pid == record.pid).ok_or_else(lacking)?;
+    let space = image
+        .address_spaces()
+        .iter()
+        .find(|space| space.pid == record.pid)
+        .ok_or_else(lacking)?;
     let vdso = space
         .vmas
         .iter()
@@ -86,8 +90,14 @@ fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), R
     let mut text = vec![0; (vdso.end - vdso.start) as usize];
     MemoryFile::open(leader.tid())
         .and_then(|memory| memory.read(vdso.start, &mut text))
-        .map_err(|source| RestoreError::System { action: format!("read the vDSO of process {}", record.pid), source })?;
-    let at = text.windows(2).position(|pair| pair == [0x0f, 0x05]).ok_or_else(lacking)?;
+        .map_err(|source| RestoreError::System {
+            action: format!("read the vDSO of process {}", record.pid),
+            source,
+        })?;
+    let at = text
+        .windows(2)
+        .position(|pair| pair == [0x0f, 0x05])
+        .ok_or_else(lacking)?;
     let arena = leader.arena_range();
     let arguments = [arena.start, arena.end - arena.start, 0, 0, 0, 0];
     leader.call_at(vdso.start + at as u64, "unmap the stub", libc::SYS_munmap, arguments)?;
@@ -95,13 +105,17 @@ fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), R
 }
 
 fn set_terminal(image: &Image, console: &[OwnedFd; 3]) -> Result<(), RestoreError> {
-    let ConsoleRecord::Terminal { termios, .. } = &image.sandbox().console else { return Ok(()) };
+    let ConsoleRecord::Terminal { termios, .. } = &image.sandbox().console else {
+        return Ok(());
+    };
     let settings = floe_sandbox::TerminalSettings::from_bytes(termios)
         .ok_or_else(|| RestoreError::Inconsistent("the terminal's settings have the wrong size".to_owned()))?;
-    settings.apply(console[0].as_raw_fd()).map_err(|source| RestoreError::System {
-        action: "set up the terminal".to_owned(),
-        source,
-    })
+    settings
+        .apply(console[0].as_raw_fd())
+        .map_err(|source| RestoreError::System {
+            action: "set up the terminal".to_owned(),
+            source,
+        })
 }
 
 /// Hands over the leaders; where PID 1 was not saved, the seed becomes a small init.
@@ -122,5 +136,8 @@ pub(super) fn mappings_differ(
     pid: floe_sys::Pid,
     wanted: &floe_image::record::AddressSpaceRecord,
 ) -> Result<Vec<String>, RestoreError> {
-    Ok(floe_resources::mm::same_layout(&Mapping::read_all_without_flags(pid)?, wanted))
+    Ok(floe_resources::mm::same_layout(
+        &Mapping::read_all_without_flags(pid)?,
+        wanted,
+    ))
 }

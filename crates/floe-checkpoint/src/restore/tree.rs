@@ -79,10 +79,16 @@ pub fn seed_program() -> Result<OwnedFd, RestoreError> {
     put(124, &6u32.to_le_bytes());
     put((SEED_ENTRY - SEED_BASE) as usize, Puppet::seed_code());
     let mut file = File::from(fd);
-    file.write_all(&page).map_err(|source| RestoreError::System { action: "write the seed program".into(), source })?;
+    file.write_all(&page).map_err(|source| RestoreError::System {
+        action: "write the seed program".into(),
+        source,
+    })?;
     // A program that is open for writing can't be executed.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let file = File::open(path).map_err(|source| RestoreError::System { action: "reopen the seed".into(), source })?;
+    let file = File::open(path).map_err(|source| RestoreError::System {
+        action: "reopen the seed".into(),
+        source,
+    })?;
     Ok(file.into())
 }
 
@@ -97,14 +103,23 @@ impl<'a> World<'a> {
     ) -> Result<Self, RestoreError> {
         let puppet = Puppet::from_seed(seed, SEED_ENTRY, |now| {
             let mut taken: Vec<(u64, u64)> = now.iter().map(|m| (m.start, m.end)).collect();
-            taken.extend(image.address_spaces().iter().flat_map(|s| s.vmas.iter().map(|v| (v.start, v.end))));
+            taken.extend(
+                image
+                    .address_spaces()
+                    .iter()
+                    .flat_map(|s| s.vmas.iter().map(|v| (v.start, v.end))),
+            );
             gap(taken, ARENA_BYTES)
         })?;
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
             image,
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
-            spaces: image.address_spaces().iter().map(|record| (record.pid.0, record)).collect(),
+            spaces: image
+                .address_spaces()
+                .iter()
+                .map(|record| (record.pid.0, record))
+                .collect(),
             maps: image
                 .page_maps()
                 .iter()
@@ -133,14 +148,26 @@ impl<'a> World<'a> {
         let seed = &self.puppets[&1];
         let mut batch = seed.batch();
         let old = batch.room(16);
-        batch.call("read the limit on descriptors", libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), 0, old]);
+        batch.call(
+            "read the limit on descriptors",
+            libc::SYS_prlimit64,
+            &[0, libc::RLIMIT_NOFILE.into(), 0, old],
+        );
         seed.run(&mut batch)?;
         let hard: [u8; 8] = batch.bytes(old, 16)[8..].try_into().expect("8 of 16 bytes");
         let mut batch = seed.batch();
         let raised = batch.data(&[hard, hard].concat());
-        batch.call("raise the limit on descriptors", libc::SYS_prlimit64, &[0, libc::RLIMIT_NOFILE.into(), raised, 0]);
+        batch.call(
+            "raise the limit on descriptors",
+            libc::SYS_prlimit64,
+            &[0, libc::RLIMIT_NOFILE.into(), raised, 0],
+        );
         if inherited != number {
-            batch.call("move the channel", libc::SYS_dup3, &[inherited as u64, number as u64, 0]);
+            batch.call(
+                "move the channel",
+                libc::SYS_dup3,
+                &[inherited as u64, number as u64, 0],
+            );
             batch.call("close the channel's first number", libc::SYS_close, &[inherited as u64]);
         }
         for stream in 0..3u64 {
@@ -152,11 +179,18 @@ impl<'a> World<'a> {
         let file = std::fs::OpenOptions::new()
             .write(true)
             .open("/proc/sys/kernel/ns_last_pid")
-            .map_err(|source| RestoreError::System { action: "open ns_last_pid".into(), source })?;
+            .map_err(|source| RestoreError::System {
+                action: "open ns_last_pid".into(),
+                source,
+            })?;
         let landed = self.channel.give(seed, &[file.as_fd()])?[0];
         let mut batch = seed.batch();
         if landed != self.last_pid {
-            batch.call("move the ns_last_pid file", libc::SYS_dup3, &[landed as u64, self.last_pid as u64, 0]);
+            batch.call(
+                "move the ns_last_pid file",
+                libc::SYS_dup3,
+                &[landed as u64, self.last_pid as u64, 0],
+            );
             batch.call("close its first number", libc::SYS_close, &[landed as u64]);
         }
         Ok(seed.run(&mut batch)?)
@@ -165,8 +199,47 @@ impl<'a> World<'a> {
     /// Ids of all living processes and zombies in floe's namespace, by their ids in the tree's.
     pub fn host_pids(&self) -> BTreeMap<i32, Pid> {
         let mut pids = self.ended.clone();
-        pids.extend(self.heritage.keys().filter_map(|pid| Some((*pid, self.puppets.get(pid)?.tid()))));
+        pids.extend(
+            self.heritage
+                .keys()
+                .filter_map(|pid| Some((*pid, self.puppets.get(pid)?.tid()))),
+        );
         pids
+    }
+
+    /// Numbers of floe's own descriptors in every task.
+    pub fn own_numbers(&self) -> [RawFd; 2] {
+        [self.channel.number(), self.last_pid]
+    }
+
+    /// Keeps the host ids of leaders that are handed over.
+    pub fn remember(&mut self, leaders: &BTreeMap<i32, Puppet>) {
+        self.ended
+            .extend(leaders.iter().map(|(pid, puppet)| (*pid, puppet.tid())));
+    }
+
+    /// Makes the seed, where PID 1 was not saved, the small init above `root`.
+    pub fn exec_init(&mut self, root: NsPid) -> Result<Stopped, RestoreError> {
+        let program = floe_sandbox::init::program().map_err(|source| RestoreError::System {
+            action: "make the init program".into(),
+            source,
+        })?;
+        let seed = self.take(1)?;
+        let number = self.channel.give(&seed, &[program.as_fd()])?[0];
+        let mut batch = seed.batch();
+        for number in self.own_numbers() {
+            batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
+        }
+        let arguments = [libc::F_SETFD as u64, libc::FD_CLOEXEC as u64];
+        batch.call(
+            "close the program on exec",
+            libc::SYS_fcntl,
+            &[number as u64, arguments[0], arguments[1]],
+        );
+        seed.run(&mut batch)?;
+        self.ended.insert(1, seed.tid());
+        let words = [floe_sandbox::init::NAME.to_owned(), root.to_string()];
+        Ok(seed.execute(number, &words)?)
     }
 
     /// Bytes of pages written.
@@ -180,7 +253,9 @@ impl<'a> World<'a> {
     }
 
     fn puppet(&self, pid: i32) -> Result<&Puppet, RestoreError> {
-        self.puppets.get(&pid).ok_or_else(|| RestoreError::Inconsistent(format!("process {pid} is needed but not there")))
+        self.puppets
+            .get(&pid)
+            .ok_or_else(|| RestoreError::Inconsistent(format!("process {pid} is needed but not there")))
     }
 
     /// Carries out the plan.
@@ -191,7 +266,12 @@ impl<'a> World<'a> {
         root: BorrowedFd<'_>,
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
-        let total: u64 = self.maps.values().flat_map(|map| &map.runs).map(|run| run.pages * PAGE).sum();
+        let total: u64 = self
+            .maps
+            .values()
+            .flat_map(|map| &map.runs)
+            .map(|run| run.pages * PAGE)
+            .sum();
         for step in steps {
             control.check("tree")?;
             match *step {
@@ -231,7 +311,11 @@ impl<'a> World<'a> {
                 let text = (wanted - 1).to_string();
                 let place = batch.data(text.as_bytes());
                 let file = self.last_pid as u64;
-                batch.call("choose the next PID", libc::SYS_pwrite64, &[file, place, text.len() as u64, 0]);
+                batch.call(
+                    "choose the next PID",
+                    libc::SYS_pwrite64,
+                    &[file, place, text.len() as u64, 0],
+                );
                 batch.call("make a task", libc::SYS_clone, &[flags | exit_signal])
             }
             PidMethod::SetTid => {
@@ -250,7 +334,11 @@ impl<'a> World<'a> {
         let parent = self.puppet(by)?;
         let mut batch = parent.batch();
         // An exit signal of 0 keeps a helper's end from its parent.
-        let exit_signal = if helper { 0 } else { self.record(pid).map_or(libc::SIGCHLD, |r| r.exit_signal) };
+        let exit_signal = if helper {
+            0
+        } else {
+            self.record(pid).map_or(libc::SIGCHLD, |r| r.exit_signal)
+        };
         let call = self.clone_call(&mut batch, pid, 0, exit_signal.max(0) as u64);
         let child = parent.spawn(batch, call, pid, false)?;
         self.puppets.insert(pid, child);
@@ -266,14 +354,27 @@ impl<'a> World<'a> {
     fn build(&mut self, pid: i32, made: &MadeContents) -> Result<(), RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
         let wanted = *self.spaces.get(&pid).ok_or_else(lacking)?;
-        let runs = |pid: &i32| self.maps.get(pid).map_or(&[][..], |map: &&PageMapRecord| map.runs.as_slice());
-        let heritage: Option<(&AddressSpaceRecord, &[PageRun])> =
-            self.heritage.get(&pid).and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
-        let builder =
-            Builder { image: self.image, channel: &self.channel, sources: &made.sources, done: &self.written };
+        let runs = |pid: &i32| {
+            self.maps
+                .get(pid)
+                .map_or(&[][..], |map: &&PageMapRecord| map.runs.as_slice())
+        };
+        let heritage: Option<(&AddressSpaceRecord, &[PageRun])> = self
+            .heritage
+            .get(&pid)
+            .and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
+        let builder = Builder {
+            image: self.image,
+            channel: &self.channel,
+            sources: &made.sources,
+            done: &self.written,
+        };
         builder
             .build(self.puppet(pid)?, heritage, wanted, runs(&pid))
-            .map_err(|source| RestoreError::Build { pid, source: Box::new(source) })?;
+            .map_err(|source| RestoreError::Build {
+                pid,
+                source: Box::new(source),
+            })?;
         self.heritage.insert(pid, pid);
         Ok(())
     }
@@ -286,9 +387,16 @@ impl<'a> World<'a> {
             return Ok(());
         }
         let open = |path: &[u8]| {
-            open_in_root(root, Path::new(OsStr::from_bytes(path)), libc::O_PATH | libc::O_DIRECTORY, 0).map_err(
-                RestoreError::system(format!("open directory {} of process {pid}", String::from_utf8_lossy(path))),
+            open_in_root(
+                root,
+                Path::new(OsStr::from_bytes(path)),
+                libc::O_PATH | libc::O_DIRECTORY,
+                0,
             )
+            .map_err(RestoreError::system(format!(
+                "open directory {} of process {pid}",
+                String::from_utf8_lossy(path)
+            )))
         };
         let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
         let puppet = self.puppet(pid)?;
@@ -324,7 +432,9 @@ impl<'a> World<'a> {
     fn end_zombie(&mut self, pid: i32) -> Result<(), RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} is no zombie in the image"));
         let record = self.record(pid).ok_or_else(lacking)?;
-        let ProcessState::Zombie { status } = record.state else { return Err(lacking()) };
+        let ProcessState::Zombie { status } = record.state else {
+            return Err(lacking());
+        };
         let puppet = self.take(pid)?;
         self.ended.insert(pid, puppet.tid());
         self.heritage.remove(&pid);
@@ -345,7 +455,9 @@ impl<'a> World<'a> {
     /// Takes the SIGCHLD that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
     /// there is put back from the image.
     fn forget_child_signal(&self, parent: NsPid) -> Result<(), RestoreError> {
-        let Some(puppet) = self.puppets.get(&parent.0) else { return Ok(()) };
+        let Some(puppet) = self.puppets.get(&parent.0) else {
+            return Ok(());
+        };
         let mut batch = puppet.batch();
         let set = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
         let no_time = batch.room(16);
@@ -356,16 +468,27 @@ impl<'a> World<'a> {
     fn stop(&mut self, pid: i32) -> Result<(), RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} is not stopped in the image"));
         let record = self.record(pid).ok_or_else(lacking)?;
-        let ProcessState::Stopped { signal, reported } = record.state else { return Err(lacking()) };
+        let ProcessState::Stopped { signal, reported } = record.state else {
+            return Err(lacking());
+        };
         let stoppers = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
         if !stoppers.contains(&signal) {
             return Err(RestoreError::Inconsistent(format!("signal {signal} stops no process")));
         }
-        self.puppets.get_mut(&pid).ok_or_else(lacking)?.stop_by_job_control(signal)?;
+        self.puppets
+            .get_mut(&pid)
+            .ok_or_else(lacking)?
+            .task_mut()
+            .stop_by_job_control(signal)?;
         if reported && self.puppets.contains_key(&record.ppid.0) {
             const P_PID: u64 = 1;
             let flags = (libc::WSTOPPED | libc::WNOHANG) as u64;
-            self.simple(record.ppid.0, "note the stop", libc::SYS_waitid, &[P_PID, pid as u64, 0, flags, 0])?;
+            self.simple(
+                record.ppid.0,
+                "note the stop",
+                libc::SYS_waitid,
+                &[P_PID, pid as u64, 0, flags, 0],
+            )?;
         }
         self.forget_child_signal(record.ppid)
     }
@@ -395,4 +518,3 @@ fn free_numbers(image: &Image) -> (RawFd, RawFd) {
     let both = free.next().zip(free.next());
     both.expect("there are more numbers than descriptors")
 }
-

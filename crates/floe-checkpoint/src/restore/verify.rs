@@ -20,7 +20,11 @@ pub fn compare(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreE
             None => differences.push(format!("process {} was not made", record.pid)),
         }
     }
-    if differences.is_empty() { Ok(()) } else { Err(RestoreError::Differs(differences)) }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(RestoreError::Differs(differences))
+    }
 }
 
 fn process(
@@ -41,7 +45,11 @@ fn process(
     note("PID", last(&status.ns_pid), record.pid.to_string());
     note("process group", last(&status.ns_pgid), record.pgid.to_string());
     note("session", last(&status.ns_sid), record.sid.to_string());
-    let parent = if image.sandbox().has_init || record.ppid.0 != 0 { record.ppid.0 } else { 1 };
+    let parent = if image.sandbox().has_init || record.ppid.0 != 0 {
+        record.ppid.0
+    } else {
+        1
+    };
     if let Some(parent) = hosts.get(&parent) {
         note("parent (host)", stat.ppid.to_string(), parent.to_string());
     }
@@ -51,19 +59,43 @@ fn process(
     }
     let leader = &record.threads[0];
     note("name", format!("{:?}", stat.comm), format!("{:?}", leader.comm));
-    note("threads", procfs::threads(host)?.len().to_string(), record.threads.len().to_string());
-    note("blocked signals", format!("{:x}", status.blocked), format!("{:x}", leader.signal_mask));
-    note("users", format!("{:?}", status.uids), format!("{:?}", leader.credentials.uids));
-    note("groups", format!("{:?}", status.gids), format!("{:?}", leader.credentials.gids));
+    note(
+        "threads",
+        procfs::threads(host)?.len().to_string(),
+        record.threads.len().to_string(),
+    );
+    note(
+        "blocked signals",
+        format!("{:x}", status.blocked),
+        format!("{:x}", leader.signal_mask),
+    );
+    note(
+        "users",
+        format!("{:?}", status.uids),
+        format!("{:?}", leader.credentials.uids),
+    );
+    note(
+        "groups",
+        format!("{:?}", status.gids),
+        format!("{:?}", leader.credentials.gids),
+    );
     let [_, permitted, effective, bounding, _] = status.capabilities;
     let wanted = &leader.credentials;
     let sets = (wanted.permitted, wanted.effective, wanted.bounding);
-    note("capabilities", format!("{:x?}", (permitted, effective, bounding)), format!("{sets:x?}"));
+    note(
+        "capabilities",
+        format!("{:x?}", (permitted, effective, bounding)),
+        format!("{sets:x?}"),
+    );
     let table = image.descriptor_tables().iter().find(|table| table.pid == record.pid);
     let numbers = |table: &floe_image::record::DescriptorTableRecord| -> Vec<i32> {
         table.descriptors.iter().map(|descriptor| descriptor.number).collect()
     };
-    note("descriptors", format!("{:?}", procfs::descriptors(host)?), format!("{:?}", table.map(numbers).unwrap_or_default()));
+    note(
+        "descriptors",
+        format!("{:?}", procfs::descriptors(host)?),
+        format!("{:?}", table.map(numbers).unwrap_or_default()),
+    );
     if let Some(space) = image.address_spaces().iter().find(|space| space.pid == record.pid) {
         for difference in mappings_differ(host, space)? {
             differences.push(format!("process {}: {difference}", record.pid));

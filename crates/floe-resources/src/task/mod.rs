@@ -5,9 +5,9 @@ mod refuse;
 mod restore;
 mod signals;
 
-pub use dump::{HeldProcess, dump_process, dump_zombie};
+pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use refuse::refuse_unsupported;
 pub use restore::{
-    CredentialsBase, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
+    CredentialsBase, RestoreError, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
 };
-pub use signals::{fix_interrupted_calls, handled_signal_pending};
+pub use signals::{SignalError, fix_interrupted_calls, handled_signal_pending};

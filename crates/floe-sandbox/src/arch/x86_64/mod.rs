@@ -1,0 +1,5 @@
+//! x86-64.
+
+mod init;
+
+pub use init::init_program;

@@ -1,0 +1,226 @@
+//! PID 1 of a sandbox, from its birth to its exec.
+
+use crate::{
+    init,
+    message::{self, kind},
+    spec::{Console, Origin, SandboxSpec},
+};
+use floe_sys::fork;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid},
+};
+use std::{
+    ffi::{CString, OsString},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+};
+
+/// What PID 1 executes.
+#[derive(Debug)]
+pub enum Program {
+    /// The spec's command.
+    Command,
+    /// A program in memory, which inherits the descriptors in `keep` under their numbers.
+    Seed {
+        /// It.
+        executable: OwnedFd,
+        /// Descriptors.
+        keep: Vec<RawFd>,
+    },
+}
+
+/// Exit status after an exec that failed: not found, or not executable.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const FLOE_FAILED: i32 = 125;
+
+/// The life of PID 1; returns its exit status where it does not come to the exec.
+pub fn live(
+    spec: &SandboxSpec,
+    name: &str,
+    program: &Program,
+    monitor: &OwnedFd,
+    streams: [Option<OwnedFd>; 3],
+) -> i32 {
+    match prepare(spec, name, monitor, streams) {
+        Ok(()) => {}
+        Err((error, text)) => {
+            report(monitor, error, &text);
+            return FLOE_FAILED;
+        }
+    }
+    if !matches!(message::get(monitor), Ok(Some((kind::EXECUTE, _)))) {
+        return FLOE_FAILED;
+    }
+    execute(spec, program, monitor)
+}
+
+fn report(monitor: &OwnedFd, error: Errno, text: &str) {
+    if let Err(error) = message::put(monitor, kind::FAILED, &message::failure(error, text)) {
+        tracing::debug!(%error, "the monitor is gone");
+    }
+}
+
+type Failure = (Errno, String);
+
+fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
+    let text = text.into();
+    move |error| (error, text)
+}
+
+fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {
+    await_message(monitor, kind::PLACED)?;
+    setsid().map_err(failed("make a session"))?;
+    if spec.cgroup == Origin::Own {
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(failed("make a cgroup namespace"))?;
+    }
+    if spec.uts == Origin::Own {
+        let host = spec.hostname.as_deref().unwrap_or(name);
+        sethostname(host).map_err(failed(format!("set the host name {host}")))?;
+    }
+    if spec.net == Origin::Own {
+        floe_sys::network::raise_loopback().map_err(failed("raise the loopback device"))?;
+    }
+    if spec.mount == Origin::Own {
+        mounts(spec.console)?;
+    }
+    message::put(monitor, kind::MOUNTED, &[]).map_err(failed("tell the monitor"))?;
+    await_message(monitor, kind::CONSOLE)?;
+    connect_streams(spec.console, streams)?;
+    if let Some(directory) = &spec.workdir {
+        chdir(directory.as_os_str()).map_err(failed(format!(
+            "enter the working directory {}",
+            directory.to_string_lossy()
+        )))?;
+    }
+    fork::default_signals();
+    message::put(monitor, kind::READY, &[]).map_err(failed("tell the monitor"))
+}
+
+fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<(), Failure> {
+    match message::get(monitor) {
+        Ok(Some((got, _))) if got == wanted => Ok(()),
+        Ok(_) => Err((Errno::EPIPE, "hear from the monitor".to_owned())),
+        Err(error) => Err((error, "hear from the monitor".to_owned())),
+    }
+}
+
+fn mounts(console: Console) -> Result<(), Failure> {
+    let none: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))?;
+    if matches!(console, Console::Terminal { .. }) {
+        let options = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options).map_err(failed("mount a private devpts"))?;
+        mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none).map_err(failed("bind /dev/ptmx"))?;
+    }
+    Ok(())
+}
+
+fn connect_streams(console: Console, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    let connect = failed("connect the standard streams");
+    let result = (|| {
+        let streams: Vec<OwnedFd> = match console {
+            Console::Terminal { .. } => {
+                let terminal = open("/dev/pts/0", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+                floe_sys::terminal::control(terminal.as_raw_fd(), libc::TIOCSCTTY, &mut [0; 8])?;
+                vec![
+                    terminal.try_clone().map_err(|_| Errno::EMFILE)?,
+                    terminal.try_clone().map_err(|_| Errno::EMFILE)?,
+                    terminal,
+                ]
+            }
+            Console::Pipes { .. } => streams
+                .into_iter()
+                .map(|stream| {
+                    stream.map_or_else(
+                        || open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()),
+                        Ok,
+                    )
+                })
+                .collect::<Result<_, Errno>>()?,
+        };
+        dup2_stdin(streams[0].as_fd())?;
+        dup2_stdout(streams[1].as_fd())?;
+        dup2_stderr(streams[2].as_fd())
+    })();
+    result.map_err(connect)
+}
+
+fn strings(words: &[OsString]) -> Vec<CString> {
+    // A word with a NUL in it can't come from a command line.
+    words
+        .iter()
+        .map(|word| CString::new(word.clone().into_vec()).unwrap_or_default())
+        .collect()
+}
+
+fn execute(spec: &SandboxSpec, program: &Program, monitor: &OwnedFd) -> i32 {
+    let environment = strings(&spec.env);
+    fork::close_on_exec_from(3);
+    match program {
+        Program::Seed { executable, keep } => {
+            for number in keep {
+                floe_sys::descriptor::keep_over_exec(*number);
+            }
+            let error = fork::execute_descriptor(executable.as_raw_fd(), &[c"floe-seed".to_owned()], &[]);
+            report(monitor, error, "execute the seed");
+            FLOE_FAILED
+        }
+        Program::Command if spec.init => execute_under_init(spec, &environment, monitor),
+        Program::Command => execute_command(spec, &environment, monitor),
+    }
+}
+
+fn execute_command(spec: &SandboxSpec, environment: &[CString], monitor: &OwnedFd) -> i32 {
+    let arguments = strings(&spec.command);
+    let Some(program) = spec.command.first() else {
+        return FLOE_FAILED;
+    };
+    let path = environment
+        .iter()
+        .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
+    let error = floe_sys::exec::search_and_execute(program.as_bytes(), path, &arguments, environment);
+    report(monitor, error, &format!("execute {}", program.to_string_lossy()));
+    if error == Errno::ENOENT {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    }
+}
+
+fn execute_under_init(spec: &SandboxSpec, environment: &[CString], monitor: &OwnedFd) -> i32 {
+    let program = match init::program() {
+        Ok(program) => program,
+        Err(error) => {
+            report(
+                monitor,
+                Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+                "make the init program",
+            );
+            return FLOE_FAILED;
+        }
+    };
+    let child = match fork::child(|| execute_command(spec, environment, monitor)) {
+        Ok(child) => child,
+        Err(error) => {
+            report(monitor, error, "fork the command");
+            return FLOE_FAILED;
+        }
+    };
+    let number = CString::new(child.to_string()).unwrap_or_default();
+    let name = CString::new(init::NAME).unwrap_or_default();
+    let error = fork::execute_descriptor(program.as_raw_fd(), &[name, number], &[]);
+    report(monitor, error, "execute the init program");
+    FLOE_FAILED
+}

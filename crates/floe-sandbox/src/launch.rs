@@ -1,0 +1,234 @@
+//! Starting a sandbox: the launcher's side.
+//!
+//! ```text
+//! launcher            monitor (forked by launcher)        PID 1 (forked by monitor)
+//!    |  begin ------------> folder, cgroup, console, clone ------> mounts, session, streams
+//!    |  <------------------------------- ready <------------------- ready
+//!    |  (restore seizes PID 1 here)
+//!    |  execute ----------------> execute -------------------------> execve
+//!    |  <--------------------------- executed / failed
+//!    |  commit -----------------> keeps the sandbox by itself
+//! ```
+//! If the launcher hangs up before `commit`, for whatever reason, the monitor kills PID 1 and removes everything.
+
+use crate::{
+    first::Program,
+    message::{self, kind},
+    monitor,
+    spec::SandboxSpec,
+    state::{SandboxState, StateDir, StateError},
+};
+use floe_cgroup::{Cgroup, CgroupError};
+use floe_sys::{Pid, fork};
+use nix::{errno::Errno, sys::wait::waitpid};
+use std::{
+    io,
+    os::fd::{OwnedFd, RawFd},
+    path::PathBuf,
+};
+
+/// What PID 1 executes.
+#[derive(Debug)]
+pub enum First {
+    /// The spec's command.
+    Command,
+    /// A program in memory; descriptors in `keep` stay open in it under their numbers.
+    Seed {
+        /// The program.
+        executable: OwnedFd,
+        /// Descriptors.
+        keep: Vec<RawFd>,
+    },
+}
+
+/// A sandbox that did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A system call of the launcher.
+    #[error("{action}")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The monitor or PID 1 could not do something.
+    #[error("start the sandbox: {action}")]
+    Failed {
+        /// What was attempted.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: Errno,
+    },
+    /// The monitor is gone.
+    #[error("the monitor ended before the sandbox was complete")]
+    Hangup,
+}
+
+impl LaunchError {
+    /// The exit status that run(1)'s kin give for it: 127 not found, 126 not executable, else 125.
+    #[must_use]
+    pub fn exit_status(&self) -> i32 {
+        match self {
+            Self::Failed { action, source } if action.starts_with("execute ") => {
+                if *source == Errno::ENOENT {
+                    127
+                } else {
+                    126
+                }
+            }
+            _ => 125,
+        }
+    }
+}
+
+fn system(action: &'static str) -> impl FnOnce(Errno) -> LaunchError {
+    move |source| LaunchError::System {
+        action,
+        source: source.into(),
+    }
+}
+
+/// A sandbox that is being started. Dropping it uncommitted ends the sandbox and waits until all of it is gone.
+#[derive(Debug)]
+pub struct Launch {
+    socket: Option<OwnedFd>,
+    monitor: nix::unistd::Pid,
+    state: SandboxState,
+    folder: PathBuf,
+    cgroup: Cgroup,
+    committed: bool,
+}
+
+impl Launch {
+    /// Starts monitor and PID 1, up to the point where PID 1 waits for its exec. The caller must have one thread.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn begin(state_dir: &StateDir, spec: &SandboxSpec, first: First) -> Result<Self, LaunchError> {
+        let (near, far) = message::pair().map_err(system("make a socket for the monitor"))?;
+        let program = match first {
+            First::Command => Program::Command,
+            First::Seed { executable, keep } => Program::Seed { executable, keep },
+        };
+        let name = match &spec.name {
+            Some(name) => name.clone(),
+            None => state_dir.free_name(),
+        };
+        let folder = state_dir.claim(&name)?;
+        let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
+        let monitor = match monitor {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                drop(std::fs::remove_dir_all(&folder));
+                return Err(system("fork the monitor")(error));
+            }
+        };
+        drop((far, program));
+        let state = match wait_ready(&near) {
+            Ok(state) => state,
+            Err(error) => {
+                drop(near);
+                while let Err(Errno::EINTR) = waitpid(monitor, None) {}
+                return Err(error);
+            }
+        };
+        let cgroup = Cgroup::open(&state.cgroup)?;
+        Ok(Self {
+            socket: Some(near),
+            monitor,
+            state,
+            folder,
+            cgroup,
+            committed: false,
+        })
+    }
+
+    /// PID 1 in the host's namespace.
+    #[must_use]
+    pub fn pid1(&self) -> Pid {
+        Pid::new(self.state.pid1)
+    }
+
+    /// The sandbox's cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The sandbox's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its folder in the state directory.
+    #[must_use]
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    /// Lets PID 1 execute its program; returns when it has.
+    ///
+    /// # Errors
+    /// [`LaunchError::Failed`] where the program can't be executed.
+    pub fn exec(&self) -> Result<(), LaunchError> {
+        let socket = self.socket.as_ref().ok_or(LaunchError::Hangup)?;
+        message::put(socket, kind::EXECUTE, &[]).map_err(system("talk to the monitor"))?;
+        match message::get(socket).map_err(system("talk to the monitor"))? {
+            Some((kind::EXECUTED, _)) => Ok(()),
+            Some((kind::FAILED, payload)) => Err(parse(&payload)),
+            Some(_) | None => Err(LaunchError::Hangup),
+        }
+    }
+
+    /// Leaves the sandbox to its monitor.
+    ///
+    /// # Errors
+    /// [`LaunchError`] where the monitor is gone.
+    pub fn commit(mut self) -> Result<(), LaunchError> {
+        let socket = self.socket.as_ref().ok_or(LaunchError::Hangup)?;
+        message::put(socket, kind::COMMIT, &[]).map_err(system("talk to the monitor"))?;
+        match message::get(socket).map_err(system("talk to the monitor"))? {
+            Some((kind::COMMIT, _)) => {
+                self.committed = true;
+                Ok(())
+            }
+            Some(_) | None => Err(LaunchError::Hangup),
+        }
+    }
+}
+
+fn wait_ready(socket: &OwnedFd) -> Result<SandboxState, LaunchError> {
+    match message::get(socket).map_err(system("talk to the monitor"))? {
+        Some((kind::READY, payload)) => serde_json::from_slice(&payload).map_err(|source| LaunchError::System {
+            action: "understand the monitor",
+            source: io::Error::other(source),
+        }),
+        Some((kind::FAILED, payload)) => Err(parse(&payload)),
+        Some(_) | None => Err(LaunchError::Hangup),
+    }
+}
+
+fn parse(payload: &[u8]) -> LaunchError {
+    let (source, action) = message::parse_failure(payload);
+    LaunchError::Failed { action, source }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        self.socket = None;
+        if !self.committed {
+            // The monitor removes everything and ends.
+            while let Err(Errno::EINTR) = waitpid(self.monitor, None) {}
+        }
+    }
+}

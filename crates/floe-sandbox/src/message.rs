@@ -1,0 +1,112 @@
+//! The messages that launcher, monitor, PID 1 and attached clients exchange over SOCK_SEQPACKET sockets: one byte of
+//! kind, then the payload.
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
+};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Payload bytes of one message.
+pub const PAYLOAD: usize = 32 << 10;
+
+/// Kinds of messages.
+pub mod kind {
+    /// Monitor to PID 1: you are in your cgroup, go on.
+    pub const PLACED: u8 = b'G';
+    /// PID 1 to monitor: mounts are done.
+    pub const MOUNTED: u8 = b'M';
+    /// Monitor to PID 1: the console is there.
+    pub const CONSOLE: u8 = b'T';
+    /// PID 1 to monitor, monitor to launcher: all is ready for exec. Payload to the launcher: state as JSON.
+    pub const READY: u8 = b'R';
+    /// Launcher to monitor, monitor to PID 1: execute.
+    pub const EXECUTE: u8 = b'X';
+    /// To the launcher: the execve succeeded.
+    pub const EXECUTED: u8 = b'E';
+    /// Something failed. Payload: errno as 4 bytes, then text.
+    pub const FAILED: u8 = b'F';
+    /// Launcher to monitor: keep the sandbox from now on.
+    pub const COMMIT: u8 = b'C';
+    /// Client to monitor: standard input.
+    pub const INPUT: u8 = b'i';
+    /// Client to monitor: standard input has ended.
+    pub const INPUT_END: u8 = b'e';
+    /// Client to monitor: rows and columns, 2 bytes each.
+    pub const WINDOW: u8 = b'w';
+    /// Client to monitor: send me output from now on.
+    pub const SUBSCRIBE: u8 = b's';
+    /// Client to monitor: when PID 1 ends now, that is a checkpoint's doing. Holds until the client hangs up.
+    pub const ANNOUNCE: u8 = b'a';
+    /// Monitor to client: taken note of.
+    pub const NOTED: u8 = b'n';
+    /// Monitor to client: standard output.
+    pub const OUTPUT: u8 = b'o';
+    /// Monitor to client: standard error.
+    pub const ERROR: u8 = b'r';
+    /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it.
+    pub const EXITED: u8 = b'x';
+    /// Monitor to client: the sandbox went into an image.
+    pub const CHECKPOINTED: u8 = b'k';
+}
+
+/// A connected pair of sockets.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
+/// Sends one message.
+pub fn put(socket: &impl AsRawFd, kind: u8, payload: &[u8]) -> Result<(), Errno> {
+    put_with(socket, kind, payload, MsgFlags::empty())
+}
+
+/// Sends one message without waiting for room.
+pub fn put_now(socket: &impl AsRawFd, kind: u8, payload: &[u8]) -> Result<(), Errno> {
+    put_with(socket, kind, payload, MsgFlags::MSG_DONTWAIT)
+}
+
+fn put_with(socket: &impl AsRawFd, kind: u8, payload: &[u8], flags: MsgFlags) -> Result<(), Errno> {
+    let mut message = Vec::with_capacity(payload.len() + 1);
+    message.push(kind);
+    message.extend_from_slice(payload);
+    loop {
+        match send(socket.as_raw_fd(), &message, flags | MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Receives one message; `None` at the end of the connection.
+pub fn get(socket: &impl AsRawFd) -> Result<Option<(u8, Vec<u8>)>, Errno> {
+    let mut buffer = vec![0; PAYLOAD + 1];
+    loop {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+            Ok(got) => {
+                buffer.truncate(got);
+                let kind = buffer.remove(0);
+                return Ok(Some((kind, buffer)));
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The payload of [`kind::FAILED`].
+pub fn failure(error: Errno, text: &str) -> Vec<u8> {
+    let mut payload = (error as i32).to_le_bytes().to_vec();
+    payload.extend_from_slice(&text.as_bytes()[..text.len().min(PAYLOAD - 4)]);
+    payload
+}
+
+/// Takes the payload of [`kind::FAILED`] apart.
+pub fn parse_failure(payload: &[u8]) -> (Errno, String) {
+    let number = payload
+        .get(..4)
+        .map_or(0, |bytes| i32::from_le_bytes(bytes.try_into().expect("4 bytes")));
+    let text = String::from_utf8_lossy(payload.get(4..).unwrap_or_default()).into_owned();
+    (Errno::from_raw(number), text)
+}

@@ -1,0 +1,177 @@
+//! Clients of a sandbox: attached terminals, foreground runs, announcers of a checkpoint.
+
+use super::console::ConsoleEnds;
+use crate::message::{self, kind};
+use nix::{
+    errno::Errno,
+    poll::PollFlags,
+    sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket},
+};
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// Name of the socket in a sandbox's folder.
+pub const SOCKET: &str = "monitor.sock";
+/// Messages that may wait for a client before the workload's output waits too.
+const QUEUE: usize = 64;
+
+struct Client {
+    socket: OwnedFd,
+    subscribed: bool,
+    announces: bool,
+    queue: VecDeque<(u8, Vec<u8>)>,
+    gone: bool,
+}
+
+/// All clients, and the socket at which new ones call.
+pub struct Clients {
+    listener: OwnedFd,
+    all: Vec<Client>,
+    input_blocked: bool,
+}
+
+impl Clients {
+    /// Listens in the sandbox's folder.
+    pub fn listen(folder: &Path) -> Result<Self, Errno> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        // The path may be longer than a socket address takes; one by way of /proc/self/fd never is.
+        let directory = std::fs::File::open(folder).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))?;
+        let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+        bind(listener.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
+        listen(&listener, Backlog::new(64).unwrap_or(Backlog::MAXALLOWABLE))?;
+        Ok(Self {
+            listener,
+            all: Vec::new(),
+            input_blocked: false,
+        })
+    }
+
+    /// The listening socket.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Takes a new client.
+    pub fn accept(&mut self) {
+        match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(number) => {
+                let socket = floe_sys::descriptor::adopt(number);
+                self.all.push(Client {
+                    socket,
+                    subscribed: false,
+                    announces: false,
+                    queue: VecDeque::new(),
+                    gone: false,
+                });
+            }
+            Err(error) => tracing::debug!(%error, "a client hung up while it was accepted"),
+        }
+    }
+
+    /// What to ask poll about each client.
+    pub fn wishes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
+        self.all.iter().enumerate().map(|(index, client)| {
+            let mut flags = PollFlags::empty();
+            if !(client.subscribed && self.input_blocked) {
+                flags |= PollFlags::POLLIN;
+            }
+            if !client.queue.is_empty() {
+                flags |= PollFlags::POLLOUT;
+            }
+            (index, client.socket.as_fd(), flags)
+        })
+    }
+
+    /// Whether all clients keep up with the output.
+    pub fn have_room(&self) -> bool {
+        self.all.iter().all(|client| client.queue.len() < QUEUE)
+    }
+
+    /// A client can be read or written.
+    pub fn hear(&mut self, index: usize, console: &mut ConsoleEnds) {
+        let Some(client) = self.all.get_mut(index) else { return };
+        client.flush();
+        let mut byte = [0];
+        let peek = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+        if let Err(Errno::EAGAIN | Errno::EINTR) = nix::sys::socket::recv(client.socket.as_raw_fd(), &mut byte, peek) {
+            return;
+        }
+        match message::get(&client.socket) {
+            Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
+            Ok(None) | Err(_) => client.gone = true,
+        }
+        self.input_blocked = !console.has_input_room();
+    }
+
+    /// Sends output to all that want it.
+    pub fn tell(&mut self, kind: u8, bytes: &[u8]) {
+        for client in self.all.iter_mut().filter(|client| client.subscribed) {
+            client.queue.push_back((kind, bytes.to_vec()));
+            client.flush();
+        }
+    }
+
+    /// Forgets those that hung up.
+    pub fn forget_gone(&mut self) {
+        self.all.retain(|client| !client.gone);
+    }
+
+    /// Whether somebody has announced that the end of PID 1 is a checkpoint's doing. Looks at what came in last, too.
+    pub fn end_announced(&self) -> bool {
+        self.all.iter().any(|client| client.announces && !client.gone)
+    }
+
+    /// The last word to all clients; waits until each has taken all that it is owed, or has hung up.
+    pub fn say_last(&mut self, kind: u8, payload: &[u8]) {
+        for client in &mut self.all {
+            client.queue.push_back((kind, payload.to_vec()));
+            while let Some((kind, payload)) = client.queue.pop_front() {
+                if message::put(&client.socket, kind, &payload).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    fn flush(&mut self) {
+        while let Some((kind, payload)) = self.queue.front() {
+            match message::put_now(&self.socket, *kind, payload) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(Errno::EAGAIN) => return,
+                Err(_) => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, kind: u8, payload: &[u8], console: &mut ConsoleEnds) {
+        match kind {
+            kind::SUBSCRIBE => {
+                self.subscribed = true;
+                self.queue.push_back((kind::NOTED, Vec::new()));
+                self.flush();
+            }
+            kind::ANNOUNCE => {
+                self.announces = true;
+                self.queue.push_back((kind::NOTED, Vec::new()));
+                self.flush();
+            }
+            kind::INPUT => console.input(payload),
+            kind::INPUT_END => console.end_input(),
+            kind::WINDOW => {
+                if let [a, b, c, d] = payload {
+                    console.set_size(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The monitor: parent and reaper of a sandbox's PID 1. It reads the workload's streams, keeps the log, serves attached
+//! clients, notes the exit status, and clears up. One thread, one poll loop.
+
+mod clients;
+mod console;
+mod setup;
+
+use crate::{
+    first::Program,
+    message::{self, kind},
+    spec::SandboxSpec,
+    state::{SandboxState, StateDir, Status},
+};
+use clients::Clients;
+pub use clients::SOCKET;
+use console::ConsoleEnds;
+use floe_cgroup::Cgroup;
+use floe_sys::fork;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+};
+use setup::Setup;
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+/// The monitor's whole life, in a child of the launcher; returns its exit status.
+pub fn live(state_dir: &StateDir, spec: &SandboxSpec, name: &str, program: &Program, launcher: &OwnedFd) -> i32 {
+    // Whoever waits for the end of the launcher's streams must not wait for the monitor.
+    let mut keep = vec![launcher.as_raw_fd()];
+    if let Program::Seed {
+        executable,
+        keep: inherited,
+    } = program
+    {
+        keep.push(executable.as_raw_fd());
+        keep.extend(inherited);
+    }
+    fork::close_all_but(&keep);
+    floe_sys::descriptor::null_streams();
+    fork::leave_session("floe-monitor");
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::debug!(%error, "the monitor stays in its directory");
+    }
+    match Setup::make(state_dir, spec, name, program, launcher) {
+        Ok(setup) => Monitor::new(setup, spec).run(launcher),
+        Err((error, text)) => {
+            // If the launcher is gone too, nobody is left to be told.
+            let _ = message::put(launcher, kind::FAILED, &message::failure(error, &text));
+            1
+        }
+    }
+}
+
+/// How PID 1 stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It waits for its exec, or the launcher has not committed yet.
+    Launching,
+    /// The launcher has committed.
+    Running,
+    /// It has ended with this status.
+    Ended(i32),
+}
+
+struct Monitor {
+    state: SandboxState,
+    folder: PathBuf,
+    cgroup: Cgroup,
+    /// PID 1.
+    pidfd: OwnedFd,
+    /// PID 1's socket, until its exec.
+    first: Option<OwnedFd>,
+    console: ConsoleEnds,
+    clients: Clients,
+    phase: Phase,
+    executed: bool,
+    remove: bool,
+}
+
+/// What a descriptor that poll reports belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Launcher,
+    First,
+    Pid1,
+    Listener,
+    Client(usize),
+    Stream(usize),
+    Input,
+}
+
+impl Monitor {
+    fn new(setup: Setup, spec: &SandboxSpec) -> Self {
+        Self {
+            state: setup.state,
+            folder: setup.folder,
+            cgroup: setup.cgroup,
+            pidfd: setup.pidfd,
+            first: Some(setup.first),
+            console: setup.console,
+            clients: setup.clients,
+            phase: Phase::Launching,
+            executed: false,
+            remove: spec.remove,
+        }
+    }
+
+    fn run(mut self, launcher: &OwnedFd) -> i32 {
+        let mut launcher = Some(launcher);
+        loop {
+            if let Phase::Ended(status) = self.phase {
+                return self.end(status, launcher);
+            }
+            for source in self.wait(launcher) {
+                match source {
+                    Source::Launcher => match launcher.map(|socket| self.launcher(socket)) {
+                        Some(Heard::Abandoned) => return self.abandon(),
+                        Some(Heard::Committed) => launcher = None,
+                        Some(Heard::Other) | None => {}
+                    },
+                    Source::First => self.first_speaks(launcher),
+                    Source::Pid1 => self.reap(),
+                    Source::Listener => self.clients.accept(),
+                    Source::Client(index) => self.clients.hear(index, &mut self.console),
+                    Source::Stream(stream) => drop(self.console.read(stream, &mut self.clients)),
+                    Source::Input => self.console.write_input(),
+                }
+            }
+            self.clients.forget_gone();
+        }
+    }
+
+    fn wait(&self, launcher: Option<&OwnedFd>) -> Vec<Source> {
+        let mut asked: Vec<(Source, PollFd<'_>)> = Vec::new();
+        let mut ask = |source, fd, flags| asked.push((source, PollFd::new(fd, flags)));
+        if let Some(socket) = launcher {
+            ask(Source::Launcher, socket.as_fd(), PollFlags::POLLIN);
+        }
+        if let Some(socket) = &self.first {
+            ask(Source::First, socket.as_fd(), PollFlags::POLLIN);
+        }
+        ask(Source::Pid1, self.pidfd.as_fd(), PollFlags::POLLIN);
+        ask(Source::Listener, self.clients.listener(), PollFlags::POLLIN);
+        for (index, fd, flags) in self.clients.wishes() {
+            ask(Source::Client(index), fd, flags);
+        }
+        if self.clients.have_room() {
+            for (stream, fd) in self.console.outputs() {
+                ask(Source::Stream(stream), fd, PollFlags::POLLIN);
+            }
+        }
+        if let Some(fd) = self.console.pending_input() {
+            ask(Source::Input, fd, PollFlags::POLLOUT);
+        }
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = asked.into_iter().unzip();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "poll");
+                return Vec::new();
+            }
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        sources
+            .into_iter()
+            .zip(&fds)
+            .filter(|(_, fd)| ready(fd))
+            .map(|(source, _)| source)
+            .collect()
+    }
+
+    fn launcher(&mut self, socket: &OwnedFd) -> Heard {
+        match message::get(socket) {
+            Ok(Some((kind::EXECUTE, _))) => {
+                if let Some(first) = &self.first
+                    && let Err(error) = message::put(first, kind::EXECUTE, &[])
+                {
+                    tracing::debug!(%error, "PID 1 is gone");
+                }
+                Heard::Other
+            }
+            Ok(Some((kind::COMMIT, _))) => {
+                self.phase = Phase::Running;
+                self.state.status = Status::Running;
+                self.save();
+                if let Err(error) = message::put(socket, kind::COMMIT, &[]) {
+                    tracing::debug!(%error, "the launcher is gone");
+                }
+                Heard::Committed
+            }
+            Ok(Some(_)) => Heard::Other,
+            Ok(None) | Err(_) => Heard::Abandoned,
+        }
+    }
+
+    /// PID 1 says that its exec failed, or hangs up because it succeeded.
+    fn first_speaks(&mut self, launcher: Option<&OwnedFd>) {
+        let Some(first) = &self.first else { return };
+        let (kind, payload) = match message::get(first) {
+            Ok(Some((kind::FAILED, payload))) => (kind::FAILED, payload),
+            Ok(Some(_)) => return,
+            Ok(None) | Err(_) => {
+                self.first = None;
+                self.executed = true;
+                (kind::EXECUTED, Vec::new())
+            }
+        };
+        if let Some(socket) = launcher
+            && let Err(error) = message::put(socket, kind, &payload)
+        {
+            tracing::debug!(%error, "the launcher is gone");
+        }
+    }
+
+    fn reap(&mut self) {
+        let status = match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+            Ok(_) | Err(Errno::EINTR) => return,
+            Err(error) => {
+                tracing::error!(%error, "wait for PID 1");
+                125
+            }
+        };
+        self.phase = Phase::Ended(status);
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.state.write(&self.folder) {
+            tracing::error!(%error, "write the state of the sandbox");
+        }
+    }
+
+    /// PID 1 has ended: the kernel has ended all others of its namespace.
+    fn end(mut self, status: i32, launcher: Option<&OwnedFd>) -> i32 {
+        let abandoned = launcher.is_some();
+        self.console.drain(&mut self.clients);
+        if abandoned {
+            return self.abandon();
+        }
+        let checkpointed = self.clients.end_announced();
+        self.remove_cgroup();
+        if checkpointed || self.remove {
+            self.remove_folder();
+        } else {
+            self.state.status = Status::Exited(status);
+            self.save();
+            drop(std::fs::remove_file(self.folder.join(clients::SOCKET)));
+        }
+        let (kind, payload) = if checkpointed {
+            (kind::CHECKPOINTED, Vec::new())
+        } else {
+            (kind::EXITED, status.to_le_bytes().to_vec())
+        };
+        self.clients.say_last(kind, &payload);
+        0
+    }
+
+    /// The launcher is gone or gave up: nothing may be left behind.
+    fn abandon(self) -> i32 {
+        if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
+            tracing::debug!(%error, "PID 1 is gone already");
+        }
+        if let Err(error) = self.cgroup.kill_all() {
+            tracing::error!(%error, "end the tasks of the sandbox");
+        }
+        // Already reaped, or reaped now; either way it is gone.
+        let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        self.remove_cgroup();
+        self.remove_folder();
+        1
+    }
+
+    fn remove_cgroup(&self) {
+        if let Err(error) = self.cgroup.remove() {
+            tracing::error!(%error, "remove the sandbox's cgroup");
+        }
+    }
+
+    fn remove_folder(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            tracing::error!(%error, "remove the sandbox's folder");
+        }
+    }
+}
+
+enum Heard {
+    Abandoned,
+    Committed,
+    Other,
+}

@@ -1,0 +1,200 @@
+//! Makes what a sandbox consists of: cgroup, console, socket, PID 1. If a step fails, what the earlier ones made goes.
+
+use super::{
+    clients::Clients,
+    console::{ConsoleEnds, PipeEnds},
+};
+use crate::{
+    first::{self, Program},
+    message::{self, kind},
+    spec::{Console, SandboxSpec},
+    state::{ConsoleState, SandboxState, StateDir},
+};
+use floe_cgroup::{Cgroup, CgroupError, Hierarchies};
+use floe_sys::{Pid, descriptor, fork, procfs::Stat};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+};
+use std::{
+    error::Error,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+/// All parts of a sandbox whose PID 1 waits for its exec.
+pub struct Setup {
+    pub state: SandboxState,
+    pub folder: PathBuf,
+    pub cgroup: Cgroup,
+    pub pidfd: OwnedFd,
+    pub first: OwnedFd,
+    pub console: ConsoleEnds,
+    pub clients: Clients,
+}
+
+/// Errno and what was attempted.
+pub type Failure = (Errno, String);
+
+fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
+    let text = text.into();
+    move |error| (error, text)
+}
+
+fn cgroup_failed(error: &CgroupError) -> Failure {
+    let number = error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .and_then(std::io::Error::raw_os_error);
+    (Errno::from_raw(number.unwrap_or(libc::EIO)), error.to_string())
+}
+
+/// Removes what was made if the set-up does not come to its end.
+struct Undo {
+    folder: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
+    child: Option<nix::unistd::Pid>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(child) = self.child {
+            let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+            while let Err(Errno::EINTR) = nix::sys::wait::waitpid(child, None) {}
+        }
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.remove()
+        {
+            tracing::error!(%error, "remove the cgroup of a sandbox that did not start");
+        }
+        if let Some(folder) = &self.folder
+            && let Err(error) = std::fs::remove_dir_all(folder)
+        {
+            tracing::error!(%error, "remove the folder of a sandbox that did not start");
+        }
+    }
+}
+
+impl Setup {
+    /// Makes everything and tells the launcher.
+    pub fn make(
+        state_dir: &StateDir,
+        spec: &SandboxSpec,
+        name: &str,
+        program: &Program,
+        launcher: &OwnedFd,
+    ) -> Result<Self, Failure> {
+        let folder = state_dir
+            .folder(name)
+            .map_err(|error| (Errno::EINVAL, error.to_string()))?;
+        let mut undo = Undo {
+            folder: Some(folder.clone()),
+            cgroup: None,
+            child: None,
+        };
+        let hierarchies = Hierarchies::probe().map_err(|error| {
+            (
+                Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+                "read mountinfo".to_owned(),
+            )
+        })?;
+        let unique = format!("{name}-{}", std::process::id());
+        let cgroup = Cgroup::create(&hierarchies, &unique).map_err(|error| cgroup_failed(&error))?;
+        undo.cgroup = Some(cgroup.clone());
+        let clients = Clients::listen(&folder).map_err(failed("listen for clients"))?;
+        let mut state = SandboxState::new(name, spec, cgroup.path());
+        let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
+        let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
+        let child = fork::child_in(spec.namespaces(), || {
+            let keep = keep_list(program, &far, &streams);
+            fork::close_all_but(&keep);
+            first::live(spec, name, program, &far, streams)
+        })
+        .map_err(failed("make PID 1 in new namespaces"))?;
+        undo.child = Some(child);
+        drop(far);
+        let pid = Pid::new(child.as_raw());
+        let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
+        cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
+        message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
+        hear(&near, kind::MOUNTED)?;
+        let console = open_console(spec.console, pid, pipes, &folder, &mut state)?;
+        message::put(&near, kind::CONSOLE, &[]).map_err(failed("talk to PID 1"))?;
+        hear(&near, kind::READY)?;
+        state.pid1 = pid.raw();
+        state.pid1_start = Stat::of(pid)
+            .map_err(|error| (Errno::ESRCH, error.to_string()))?
+            .starttime;
+        state.write(&folder).map_err(|error| (Errno::EIO, error.to_string()))?;
+        let text = serde_json::to_vec(&state).map_err(|error| (Errno::EINVAL, error.to_string()))?;
+        message::put(launcher, kind::READY, &text).map_err(failed("tell the launcher"))?;
+        (undo.folder, undo.cgroup, undo.child) = (None, None, None);
+        Ok(Self {
+            state,
+            folder,
+            cgroup,
+            pidfd,
+            first: near,
+            console,
+            clients,
+        })
+    }
+}
+
+fn keep_list(program: &Program, monitor: &OwnedFd, streams: &[Option<OwnedFd>; 3]) -> Vec<i32> {
+    let mut keep = vec![monitor.as_raw_fd()];
+    keep.extend(streams.iter().flatten().map(AsRawFd::as_raw_fd));
+    if let Program::Seed {
+        executable,
+        keep: inherited,
+    } = program
+    {
+        keep.push(executable.as_raw_fd());
+        keep.extend(inherited);
+    }
+    keep
+}
+
+fn hear(first: &OwnedFd, wanted: u8) -> Result<(), Failure> {
+    match message::get(first).map_err(failed("hear from PID 1"))? {
+        Some((got, _)) if got == wanted => Ok(()),
+        Some((kind::FAILED, payload)) => Err(message::parse_failure(&payload)),
+        Some(_) | None => Err((Errno::ECHILD, "set up PID 1 (it ended)".to_owned())),
+    }
+}
+
+fn open_console(
+    console: Console,
+    pid: Pid,
+    pipes: PipeEnds,
+    folder: &std::path::Path,
+    state: &mut SandboxState,
+) -> Result<ConsoleEnds, Failure> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .map_err(|error| {
+            (
+                Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+                "open the log".to_owned(),
+            )
+        })?;
+    match console {
+        Console::Pipes { .. } => {
+            state.console = ConsoleState::Pipes(pipes.inodes().map_err(failed("look at the standard streams"))?);
+            Ok(ConsoleEnds::pipes(pipes, log))
+        }
+        Console::Terminal { rows, cols } => {
+            let path = format!("/proc/{pid}/root/dev/pts/ptmx");
+            let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+            let master = open(path.as_str(), flags, Mode::empty()).map_err(failed("open a pseudo-terminal"))?;
+            let number = crate::terminal::unlock(master.as_raw_fd()).map_err(failed("unlock the pseudo-terminal"))?;
+            crate::terminal::set_window_size(master.as_raw_fd(), rows, cols)
+                .map_err(failed("set the size of the pseudo-terminal"))?;
+            state.console = ConsoleState::Terminal(PathBuf::from(format!("/dev/pts/{number}")));
+            Ok(ConsoleEnds::terminal(master, log))
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! A sandbox that exists: what is known of it, and what can be done with it.
+
+use crate::{
+    attach::{AttachError, Client},
+    state::{ConsoleState, SandboxState, StateDir, StateError, Status},
+};
+use floe_cgroup::{Cgroup, CgroupError};
+use floe_sys::{Pid, descriptor, procfs::Stat};
+use nix::errno::Errno;
+use std::{
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+/// What can't be done with a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// Its state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Its monitor.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// It has ended.
+    #[error("sandbox {0} is not running")]
+    NotRunning(String),
+    /// It runs.
+    #[error("sandbox {0} is running; end it first (floe kill {0}), or use --force")]
+    Running(String),
+    /// A signal.
+    #[error("send signal {signal} to PID 1 of {name}")]
+    Signal {
+        /// Whose.
+        name: String,
+        /// Which.
+        signal: i32,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// Its folder.
+    #[error("remove {path}")]
+    Remove {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A sandbox.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    state: SandboxState,
+    folder: PathBuf,
+}
+
+/// Holds that the end of PID 1 is a checkpoint's doing, until dropped.
+#[derive(Debug)]
+pub struct Announcement(Client);
+
+impl Announcement {
+    /// Waits until the monitor has removed the sandbox.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn wait_gone(mut self) -> Result<(), SandboxError> {
+        Ok(self.0.wait_for_end().map(drop)?)
+    }
+}
+
+impl Sandbox {
+    /// The one with this name.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn open(state_dir: &StateDir, name: &str) -> Result<Self, SandboxError> {
+        let folder = state_dir.folder(name)?;
+        Ok(Self {
+            state: SandboxState::read(&folder)?,
+            folder,
+        })
+    }
+
+    /// All there are, by name. One that vanishes meanwhile is left out.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn list(state_dir: &StateDir) -> Result<Vec<Self>, SandboxError> {
+        let mut all = Vec::new();
+        for name in state_dir.names()? {
+            match Self::open(state_dir, &name) {
+                Ok(sandbox) => all.push(sandbox),
+                Err(SandboxError::State(StateError::Unknown(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// What is written down of it.
+    #[must_use]
+    pub fn state(&self) -> &SandboxState {
+        &self.state
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its streams.
+    #[must_use]
+    pub fn console(&self) -> &ConsoleState {
+        &self.state.console
+    }
+
+    /// Whether PID 1 lives: the process with its number started when PID 1 did, and is no zombie.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let stat = Stat::of(Pid::new(self.state.pid1));
+        let same = stat.is_ok_and(|stat| stat.starttime == self.state.pid1_start && stat.state != b'Z');
+        same && !matches!(self.state.status, Status::Exited(_))
+    }
+
+    /// PID 1 in the host's namespace.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`].
+    pub fn pid1(&self) -> Result<Pid, SandboxError> {
+        if self.is_running() {
+            Ok(Pid::new(self.state.pid1))
+        } else {
+            Err(SandboxError::NotRunning(self.state.name.clone()))
+        }
+    }
+
+    /// Its cgroup.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn cgroup(&self) -> Result<Cgroup, SandboxError> {
+        self.pid1()?;
+        Ok(Cgroup::open(&self.state.cgroup)?)
+    }
+
+    /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, or `lost` where its monitor died with it.
+    #[must_use]
+    pub fn status_word(&self) -> &'static str {
+        match self.state.status {
+            Status::Exited(_) => "exited",
+            _ if !self.is_running() => "lost",
+            Status::Created => "created",
+            Status::Running => {
+                let frozen = Cgroup::open(&self.state.cgroup).and_then(|cgroup| cgroup.is_frozen());
+                if frozen.unwrap_or(false) { "frozen" } else { "running" }
+            }
+        }
+    }
+
+    /// Sends a signal to PID 1.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn signal(&self, signal: i32) -> Result<(), SandboxError> {
+        let wrap = |source| SandboxError::Signal {
+            name: self.state.name.clone(),
+            signal,
+            source,
+        };
+        let pidfd = descriptor::pidfd_open(self.pid1()?).map_err(wrap)?;
+        descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)
+    }
+
+    /// Tells the monitor that the end of PID 1 will be a checkpoint's doing.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn announce_checkpoint(&self) -> Result<Announcement, SandboxError> {
+        let mut client = Client::connect(&self.folder)?;
+        client.announce()?;
+        Ok(Announcement(client))
+    }
+
+    /// Waits for its end and returns its exit status.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn wait(&self) -> Result<i32, SandboxError> {
+        if let Status::Exited(status) = self.state.status {
+            return Ok(status);
+        }
+        match Client::connect(&self.folder) {
+            Ok(mut client) => match client.wait_for_end()? {
+                Some(crate::Ending::Exited(status)) => return Ok(status),
+                Some(crate::Ending::Checkpointed) => return Ok(0),
+                None => {}
+            },
+            Err(error) => tracing::debug!(%error, "the monitor is gone"),
+        }
+        // It ended just before; the state tells.
+        match SandboxState::read(&self.folder)?.status {
+            Status::Exited(status) => Ok(status),
+            Status::Created | Status::Running => Err(SandboxError::NotRunning(self.state.name.clone())),
+        }
+    }
+
+    /// Removes all that is left of it; with `force` also ends it.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn remove(&self, force: bool) -> Result<(), SandboxError> {
+        if self.is_running() {
+            if !force {
+                return Err(SandboxError::Running(self.state.name.clone()));
+            }
+            let client = Client::connect(&self.folder);
+            self.signal(libc::SIGKILL)?;
+            // Tasks frozen by version 1 notice a signal only when thawed.
+            let cgroup = Cgroup::open(&self.state.cgroup);
+            if let Ok(cgroup) = &cgroup
+                && let Err(error) = cgroup.thaw()
+            {
+                tracing::debug!(%error, "the cgroup is gone already");
+            }
+            if let Ok(mut client) = client {
+                client.wait_for_end()?;
+            }
+        }
+        // What the monitor did not clear up because it died itself.
+        if let Ok(cgroup) = Cgroup::open(&self.state.cgroup) {
+            cgroup.kill_all()?;
+            cgroup.remove()?;
+        }
+        match std::fs::remove_dir_all(&self.folder) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(SandboxError::Remove {
+                path: self.folder.clone(),
+                source,
+            }),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a sandbox is to be.
+
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+
+/// Whether a namespace is the host's or the sandbox's own. The PID namespace is always its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Origin {
+    /// The host's.
+    Host,
+    /// Its own.
+    #[default]
+    Own,
+}
+
+/// Where the standard streams lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Console {
+    /// Output and error are pipes to the monitor; input is one too, or /dev/null.
+    Pipes {
+        /// Whether there is input.
+        stdin: bool,
+    },
+    /// A pseudo-terminal whose master the monitor holds.
+    Terminal {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+}
+
+/// A sandbox to be made.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// Its name; one is made up where `None`.
+    pub name: Option<String>,
+    /// The command: program and arguments.
+    pub command: Vec<OsString>,
+    /// The whole environment, `NAME=VALUE`.
+    pub env: Vec<OsString>,
+    /// Working directory; the caller's where `None`.
+    pub workdir: Option<OsString>,
+    /// Host name, in an own UTS namespace; the sandbox's name where `None`.
+    pub hostname: Option<String>,
+    /// UTS namespace.
+    pub uts: Origin,
+    /// IPC namespace.
+    pub ipc: Origin,
+    /// Network namespace; an own one has the loopback device alone.
+    pub net: Origin,
+    /// Cgroup namespace.
+    pub cgroup: Origin,
+    /// Mount namespace; an own one has a private /proc.
+    pub mount: Origin,
+    /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
+    pub init: bool,
+    /// Streams.
+    pub console: Console,
+    /// Remove all trace of it when it ends.
+    pub remove: bool,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        Self {
+            name: None,
+            command: Vec::new(),
+            env: Vec::new(),
+            workdir: None,
+            hostname: None,
+            uts: Origin::Own,
+            ipc: Origin::Own,
+            net: Origin::Host,
+            cgroup: Origin::Own,
+            mount: Origin::Own,
+            init: false,
+            console: Console::Pipes { stdin: false },
+            remove: false,
+        }
+    }
+}
+
+impl SandboxSpec {
+    /// CLONE_NEW* flags of its namespaces.
+    pub(crate) fn namespaces(&self) -> u64 {
+        let own = [
+            (self.uts, libc::CLONE_NEWUTS),
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.net, libc::CLONE_NEWNET),
+            (self.mount, libc::CLONE_NEWNS),
+        ];
+        // The cgroup namespace is entered by PID 1 itself, once it is in its cgroup, which becomes the root it sees.
+        let flags = own
+            .iter()
+            .filter(|(origin, _)| *origin == Origin::Own)
+            .map(|(_, flag)| *flag as u64);
+        flags.fold(libc::CLONE_NEWPID as u64, |all, flag| all | flag)
+    }
+}

@@ -1,0 +1,225 @@
+//! The state directory: one folder a sandbox, with `state.json`, the log and the monitor's socket.
+
+use crate::spec::{Origin, SandboxSpec};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Where sandboxes are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir(PathBuf);
+
+/// A state directory that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file.
+    #[error("{action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// There is one already.
+    #[error("a sandbox named {0} exists already; choose another --name, or remove it (floe rm {0})")]
+    Taken(String),
+    /// There is none.
+    #[error("there is no sandbox named {0} (floe ps lists them)")]
+    Unknown(String),
+    /// A name that is no plain file name.
+    #[error("{0:?} is no name for a sandbox: letters, digits, dots, dashes and underscores, at most 64")]
+    BadName(String),
+    /// Not what floe wrote.
+    #[error("{path} does not hold the state of a sandbox")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::File { action, path, source }
+}
+
+/// How a sandbox stands, as its monitor wrote it down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Being made.
+    Created,
+    /// PID 1 runs.
+    Running,
+    /// PID 1 has ended: exit status, or 128 + signal.
+    Exited(i32),
+}
+
+/// How the standard streams lead to the monitor, as the workload sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleState {
+    /// Inode numbers of the pipes that are standard input, output, error.
+    Pipes([Option<u64>; 3]),
+    /// Path of the terminal inside the sandbox.
+    Terminal(PathBuf),
+}
+
+/// What is written down of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxState {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub status: Status,
+    /// PID 1 in the host's namespace.
+    pub pid1: i32,
+    /// When PID 1 started, clock ticks since boot: tells it from a later process with the same PID.
+    pub pid1_start: u64,
+    /// The monitor.
+    pub monitor: i32,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Its command line.
+    pub command: Vec<String>,
+    /// Its streams.
+    pub console: ConsoleState,
+    /// Whether it has a mount namespace of its own.
+    pub mount: Origin,
+}
+
+impl StateDir {
+    /// The directory at `path`; it is made when the first sandbox is.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The folder of a sandbox.
+    ///
+    /// # Errors
+    /// [`StateError::BadName`].
+    pub fn folder(&self, name: &str) -> Result<PathBuf, StateError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let good = !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with('.');
+        if good {
+            Ok(self.0.join(name))
+        } else {
+            Err(StateError::BadName(name.to_owned()))
+        }
+    }
+
+    /// Makes the folder of a new sandbox.
+    ///
+    /// # Errors
+    /// [`StateError::Taken`] among others.
+    pub(crate) fn claim(&self, name: &str) -> Result<PathBuf, StateError> {
+        let folder = self.folder(name)?;
+        fs::create_dir_all(&self.0).map_err(wrap("make", &self.0))?;
+        match fs::create_dir(&folder) {
+            Ok(()) => Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StateError::Taken(name.to_owned())),
+            Err(error) => Err(wrap("make", &folder)(error)),
+        }
+    }
+
+    /// A name nobody has.
+    pub(crate) fn free_name(&self) -> String {
+        let seed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_nanos() as u64);
+        let mut number = seed ^ (u64::from(std::process::id()) << 32);
+        loop {
+            number = number
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let name = format!("floe-{:08x}", number >> 32);
+            if !self.0.join(&name).exists() {
+                return name;
+            }
+        }
+    }
+
+    /// The names of all sandboxes, sorted.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn names(&self) -> Result<Vec<String>, StateError> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(wrap("list", &self.0)(error)),
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl SandboxState {
+    /// Reads the state of the sandbox in `folder`.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read(folder: &Path) -> Result<Self, StateError> {
+        let path = folder.join("state.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(StateError::Unknown(name));
+            }
+            Err(error) => return Err(wrap("read", &path)(error)),
+        };
+        serde_json::from_str(&text).map_err(|source| StateError::Malformed { path, source })
+    }
+
+    /// Writes it, whole or not at all.
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), StateError> {
+        let (path, beside) = (folder.join("state.json"), folder.join("state.json.new"));
+        let text = serde_json::to_vec_pretty(self).map_err(|source| StateError::Malformed {
+            path: path.clone(),
+            source,
+        })?;
+        fs::write(&beside, text).map_err(wrap("write", &beside))?;
+        fs::rename(&beside, &path).map_err(wrap("replace", &path))
+    }
+
+    pub(crate) fn new(name: &str, spec: &SandboxSpec, cgroup: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: Status::Created,
+            pid1: 0,
+            pid1_start: 0,
+            monitor: std::process::id() as i32,
+            cgroup: cgroup.to_owned(),
+            created: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            command: spec
+                .command
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            console: ConsoleState::Pipes([None; 3]),
+            mount: spec.mount,
+        }
+    }
+}

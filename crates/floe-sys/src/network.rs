@@ -1,0 +1,24 @@
+//! The one network device that floe itself touches: loopback, netdevice(7).
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+use std::os::fd::AsRawFd;
+
+/// Raises `lo` in the network namespace of the calling thread.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN there.
+pub fn raise_loopback() -> Result<(), Errno> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: an all-zero ifreq is valid: a name of no characters and a union of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *slot = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one that outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
+    Errno::result(result).map(drop)
+}
