@@ -1,2 +1,116 @@
-//! The floe command.
-fn main() {}
+//! The `floe` command: one file a verb under `verbs`, each arguments -> request -> one library call -> rendering.
+
+mod failure;
+mod output;
+mod progress;
+mod verbs;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use floe_sandbox::StateDir;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Freeze a running process tree, save it into one compressed file, and bring it back with the same PIDs.
+#[derive(Debug, Parser)]
+#[command(name = "floe", version, max_term_width = 100)]
+struct Arguments {
+    /// Where sandboxes are kept [default: /run/floe, or $XDG_RUNTIME_DIR/floe for ordinary users].
+    #[arg(long, global = true, env = "FLOE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Tell more on standard error; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How diagnostics are written.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(verbs::run::Run),
+    Ps(verbs::ps::Ps),
+    Exec(verbs::exec::Exec),
+    Attach(verbs::attach::Attach),
+    Freeze(verbs::freeze::Freeze),
+    Thaw(verbs::freeze::Thaw),
+    Kill(verbs::kill::Kill),
+    Wait(verbs::wait::Wait),
+    Logs(verbs::logs::Logs),
+    Rm(verbs::rm::Rm),
+    Checkpoint(verbs::checkpoint::Checkpoint),
+    Restore(verbs::restore::Restore),
+    Inspect(verbs::inspect::Inspect),
+    Verify(verbs::verify::Verify),
+    Demo(verbs::demo::Demo),
+    #[command(hide = true)]
+    DemoWorker(verbs::demo::DemoWorker),
+}
+
+/// What verbs get besides their own arguments.
+#[derive(Debug)]
+struct Context {
+    state_dir: StateDir,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.verbose, arguments.log_format);
+    let context = Context {
+        state_dir: StateDir::new(arguments.state_dir.unwrap_or_else(default_state_dir)),
+    };
+    let result = match arguments.verb {
+        Verb::Run(verb) => verb.run(&context),
+        Verb::Ps(verb) => verb.run(&context),
+        Verb::Exec(verb) => verb.run(&context),
+        Verb::Attach(verb) => verb.run(&context),
+        Verb::Freeze(verb) => verb.run(&context),
+        Verb::Thaw(verb) => verb.run(&context),
+        Verb::Kill(verb) => verb.run(&context),
+        Verb::Wait(verb) => verb.run(&context),
+        Verb::Logs(verb) => verb.run(&context),
+        Verb::Rm(verb) => verb.run(&context),
+        Verb::Checkpoint(verb) => verb.run(&context),
+        Verb::Restore(verb) => verb.run(&context),
+        Verb::Inspect(verb) => verb.run(),
+        Verb::Verify(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::DemoWorker(verb) => verb.run(),
+    };
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status & 0xff).unwrap_or(1)),
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn default_state_dir() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::geteuid().is_root());
+    runtime.map_or_else(
+        || PathBuf::from("/run/floe"),
+        |directory| PathBuf::from(directory).join("floe"),
+    )
+}
+
+fn start_log(verbose: u8, format: LogFormat) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.without_time().with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -5,6 +5,7 @@
 pub mod descriptor;
 pub mod exec;
 pub mod fork;
+pub mod interrupt;
 pub mod kcmp;
 pub mod memory;
 pub mod network;

@@ -1,0 +1,53 @@
+//! How a verb fails: the chain of what went wrong, a list of findings, and the exit status.
+
+use crate::output;
+use floe_checkpoint::{checkpoint::CheckpointError, restore::RestoreError};
+
+/// A verb that failed.
+#[derive(Debug)]
+pub struct Failure {
+    error: anyhow::Error,
+    findings: Vec<String>,
+    /// Exit status.
+    pub status: u8,
+}
+
+/// What verbs return: an exit status.
+pub type Outcome = Result<i32, Failure>;
+
+impl Failure {
+    /// With another exit status than 1.
+    pub fn with_status(error: impl Into<anyhow::Error>, status: i32) -> Self {
+        Self {
+            error: error.into(),
+            findings: Vec::new(),
+            status: u8::try_from(status).unwrap_or(1),
+        }
+    }
+
+    /// Tells it on standard error: one line for the chain, one for each finding.
+    pub fn report(&self) {
+        output::error(&format!("floe: {:#}", self.error));
+        for finding in &self.findings {
+            output::error(&format!("  - {finding}"));
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let findings = if let Some(CheckpointError::Refused(list)) = error.downcast_ref() {
+            list.iter().map(ToString::to_string).collect()
+        } else if let Some(RestoreError::Obstacles(list)) = error.downcast_ref() {
+            list.iter().map(ToString::to_string).collect()
+        } else {
+            Vec::new()
+        };
+        Self {
+            error,
+            findings,
+            status: 1,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `floe checkpoint`.
+
+use crate::{Context, failure::Outcome, output, progress::Bar};
+use anyhow::Context as _;
+use clap::{ArgGroup, Args};
+use floe_cgroup::Cgroup;
+use floe_checkpoint::{
+    checkpoint::{Output, Report, Request, STAGES, Target, checkpoint},
+    stage::Control,
+};
+use floe_image::record::ConsoleRecord;
+use floe_resources::file::ConsoleLinks;
+use floe_sandbox::{Announcement, ConsoleState, Sandbox, TerminalSettings, window_size};
+use floe_sys::{Pid, interrupt};
+use nix::sys::signal::Signal;
+use std::{
+    fs::File,
+    io::IsTerminal,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::ffi::OsStringExt,
+    },
+    path::PathBuf,
+};
+
+/// Save a sandbox, or any process tree, into one file; the tree then ends.
+///
+/// The tree is frozen, everything about it is read, and whatever can't be carried is told in one list; then nothing has
+/// happened. Otherwise the image is written, synced, and appears under its name complete. An error at any point leaves
+/// the tree running on.
+///
+/// Example: floe checkpoint job -o job.floe
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["name", "pid", "cgroup", "stages"]))]
+pub struct Checkpoint {
+    /// The sandbox.
+    name: Option<String>,
+    /// A tree that floe did not start, by the PID of its root.
+    #[arg(long)]
+    pid: Option<i32>,
+    /// All of a cgroup: the tree below the one process in it whose parent is outside.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// The image to write; - for standard output.
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "stages"])]
+    output: Option<PathBuf>,
+    /// Let the tree run on.
+    #[arg(long)]
+    leave_running: bool,
+    /// Only tell what stands in the way.
+    #[arg(long)]
+    dry_run: bool,
+    /// zstd level.
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
+    level: i32,
+    /// Print the names of the stages, at each of which a failure undoes everything.
+    #[arg(long)]
+    stages: bool,
+}
+
+impl Checkpoint {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        if self.stages {
+            STAGES.iter().for_each(|stage| output::line(stage));
+            return Ok(0);
+        }
+        let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+        let flags = interrupt::note_signals(&signals)?;
+        let sandbox = self
+            .name
+            .as_deref()
+            .map(|name| Sandbox::open(&context.state_dir, name))
+            .transpose()?;
+        let mut announcement: Option<Announcement> = None;
+        let mut before_end = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            if let Some(sandbox) = &sandbox {
+                announcement = Some(sandbox.announce_checkpoint()?);
+            }
+            Ok(())
+        };
+        let request = Request {
+            target: self.target(sandbox.as_ref())?,
+            output: if self.dry_run { None } else { Some(self.output()?) },
+            level: self.level,
+            leave_running: self.leave_running,
+            before_end: &mut before_end,
+        };
+        let fail_at = std::env::var("FLOE_FAIL_AT").ok();
+        let bar = Bar::new();
+        let control = Control {
+            interrupted: flags.interrupted,
+            fail_at: fail_at.as_deref(),
+            observer: &bar,
+        };
+        let report = checkpoint(request, &control);
+        drop(bar);
+        let report = report?;
+        if let Some(announcement) = announcement {
+            announcement.wait_gone()?;
+        }
+        output::error(&summary(&report, self.dry_run));
+        Ok(0)
+    }
+
+    fn output(&self) -> anyhow::Result<Output> {
+        let path = self.output.clone().context("name the image with --output")?;
+        if path.as_os_str() != "-" {
+            return Ok(Output::Path(path));
+        }
+        let stdout = std::io::stdout();
+        anyhow::ensure!(
+            !stdout.is_terminal(),
+            "an image is no text: send it into a file or a pipe"
+        );
+        Ok(Output::Stream(File::from(stdout.as_fd().try_clone_to_owned()?)))
+    }
+
+    fn target(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Target> {
+        if let Some(sandbox) = sandbox {
+            return sandbox_target(sandbox);
+        }
+        if let Some(path) = &self.cgroup {
+            let cgroup = Cgroup::open(path)?;
+            let root = root_of(&cgroup)?;
+            return Ok(Target::Tree {
+                root,
+                cgroup: Some(cgroup),
+            });
+        }
+        let root = Pid::new(self.pid.context("name a sandbox, --pid or --cgroup")?);
+        anyhow::ensure!(
+            std::path::Path::new(&format!("/proc/{root}")).exists(),
+            "there is no process {root}"
+        );
+        Ok(Target::Tree { root, cgroup: None })
+    }
+}
+
+/// The one process of a cgroup whose parent is not in it.
+fn root_of(cgroup: &Cgroup) -> anyhow::Result<Pid> {
+    let members = cgroup.processes()?;
+    let mut roots = Vec::new();
+    for pid in &members {
+        let parent = Pid::new(floe_sys::procfs::Stat::of(*pid)?.ppid);
+        if !members.contains(&parent) {
+            roots.push(*pid);
+        }
+    }
+    match roots[..] {
+        [root] => Ok(root),
+        [] => anyhow::bail!("cgroup {} holds no process", cgroup.path().display()),
+        _ => anyhow::bail!(
+            "cgroup {} holds {} trees; name one by --pid",
+            cgroup.path().display(),
+            roots.len()
+        ),
+    }
+}
+
+fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
+    let root = sandbox.pid1()?;
+    let (links, console) = match sandbox.console() {
+        ConsoleState::Pipes(pipes) => (
+            ConsoleLinks {
+                pipes: *pipes,
+                terminal: None,
+            },
+            ConsoleRecord::Pipes {
+                stdin: pipes[0].is_some(),
+            },
+        ),
+        ConsoleState::Terminal(path) => {
+            let inside = format!("/proc/{root}/root{}", path.display());
+            let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_CLOEXEC;
+            let terminal = nix::fcntl::open(inside.as_str(), flags, nix::sys::stat::Mode::empty())
+                .with_context(|| format!("open the sandbox's terminal {inside}"))?;
+            let settings = TerminalSettings::read(terminal.as_raw_fd())?;
+            let (rows, cols) = window_size(terminal.as_raw_fd()).unwrap_or((24, 80));
+            let record = ConsoleRecord::Terminal {
+                termios: settings.as_bytes().to_vec(),
+                window: [rows, cols, 0, 0],
+            };
+            let path = path.clone().into_os_string().into_vec();
+            (
+                ConsoleLinks {
+                    pipes: [None; 3],
+                    terminal: Some(path),
+                },
+                record,
+            )
+        }
+    };
+    Ok(Target::Sandbox {
+        root,
+        cgroup: sandbox.cgroup()?,
+        name: sandbox.name().to_owned(),
+        links,
+        console,
+        command: sandbox.state().command.clone(),
+    })
+}
+
+fn summary(report: &Report, dry_run: bool) -> String {
+    let what = format!(
+        "{} processes, {} threads, {} of memory",
+        report.processes,
+        report.threads,
+        output::bytes(report.memory)
+    );
+    let frozen = format!("{:.1} ms", report.frozen.as_secs_f64() * 1e3);
+    match (&report.image, dry_run) {
+        (Some(image), _) => format!("{what}; image {}; stood still {frozen}", output::bytes(image.bytes)),
+        (None, _) => format!("nothing stands in the way: {what}; stood still {frozen}"),
+    }
+}

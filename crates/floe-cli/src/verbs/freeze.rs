@@ -1,0 +1,43 @@
+//! `floe freeze` and `floe thaw`.
+
+use crate::{Context, failure::Outcome};
+use clap::Args;
+use floe_checkpoint::checkpoint::thaw_without_traces;
+use floe_sandbox::Sandbox;
+
+/// Freeze all tasks of a sandbox by its cgroup.
+///
+/// Example: floe freeze job
+#[derive(Debug, Args)]
+pub struct Freeze {
+    /// The sandbox.
+    name: String,
+}
+
+/// Let a frozen sandbox run on. Calls such as epoll_wait, which a plain thaw would end with EINTR, go on.
+///
+/// Example: floe thaw job
+#[derive(Debug, Args)]
+pub struct Thaw {
+    /// The sandbox.
+    name: String,
+}
+
+impl Freeze {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        Sandbox::open(&context.state_dir, &self.name)?
+            .cgroup()?
+            .freeze()?
+            .keep();
+        Ok(0)
+    }
+}
+
+impl Thaw {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        thaw_without_traces(&Sandbox::open(&context.state_dir, &self.name)?.cgroup()?)?;
+        Ok(0)
+    }
+}

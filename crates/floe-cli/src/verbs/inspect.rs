@@ -1,0 +1,337 @@
+//! `floe inspect`.
+
+use super::{image_file, ps::as_tree};
+use crate::{failure::Outcome, output};
+use clap::{Args, ValueEnum};
+use floe_image::{
+    Image,
+    record::{AddressSpaceRecord, ContentOwner, ProcessState, VmaSource},
+};
+use floe_resources::file::kind_of;
+use serde::Serialize;
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Show what an image holds: the tree, memory, descriptors, sizes.
+///
+/// Example: floe inspect job.floe ps
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The image; - for standard input.
+    image: PathBuf,
+    /// Which part.
+    #[arg(value_enum)]
+    section: Option<Section>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// The tree.
+    Ps,
+    /// Mappings.
+    Memory,
+    /// Descriptors.
+    Files,
+    /// What takes how much room.
+    Sizes,
+}
+
+#[derive(Debug, Serialize)]
+struct Whole {
+    header: Header,
+    ps: Vec<Task>,
+    memory: Vec<Mapping>,
+    files: Vec<Descriptor>,
+    sizes: Sizes,
+}
+
+#[derive(Debug, Serialize)]
+struct Header {
+    floe: String,
+    name: String,
+    arch: String,
+    kernel: String,
+    host: String,
+    created: u64,
+    command: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Task {
+    pid: i32,
+    ppid: i32,
+    pgid: i32,
+    sid: i32,
+    comm: String,
+    state: String,
+    threads: usize,
+    pages: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Mapping {
+    pid: i32,
+    start: u64,
+    end: u64,
+    prot: String,
+    source: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Descriptor {
+    pid: i32,
+    number: i32,
+    kind: String,
+    file: u32,
+    description: String,
+    position: u64,
+    flags: u32,
+    close_on_exec: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Sizes {
+    image: u64,
+    records: BTreeMap<String, u64>,
+    pages: u64,
+    page_bytes_stored: u64,
+    chunks_raw: usize,
+    chunks_compressed: usize,
+}
+
+impl Inspect {
+    /// Runs the verb.
+    pub fn run(self) -> Outcome {
+        let image = Image::open(image_file::open(&self.image)?)?;
+        let whole = Whole {
+            header: header(&image),
+            ps: tasks(&image),
+            memory: mappings(&image),
+            files: descriptors(&image)?,
+            sizes: sizes(&image),
+        };
+        match (self.json, self.section) {
+            (true, None) => output::json(&whole)?,
+            (true, Some(Section::Ps)) => output::json(&whole.ps)?,
+            (true, Some(Section::Memory)) => output::json(&whole.memory)?,
+            (true, Some(Section::Files)) => output::json(&whole.files)?,
+            (true, Some(Section::Sizes)) => output::json(&whole.sizes)?,
+            (false, Some(Section::Ps)) => print_tasks(&whole),
+            (false, Some(Section::Memory)) => print_mappings(&whole),
+            (false, Some(Section::Files)) => print_files(&whole),
+            (false, Some(Section::Sizes)) => print_sizes(&whole),
+            (false, None) => {
+                print_header(&whole);
+                print_tasks(&whole);
+                print_sizes(&whole);
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn header(image: &Image) -> Header {
+    let (header, sandbox) = (image.header(), image.sandbox());
+    Header {
+        floe: header.floe_version.clone(),
+        name: sandbox.name.clone(),
+        arch: header.arch.clone(),
+        kernel: header.kernel.clone(),
+        host: header.host.clone(),
+        created: header.created,
+        command: sandbox.command.clone(),
+    }
+}
+
+fn tasks(image: &Image) -> Vec<Task> {
+    let pages: BTreeMap<i32, u64> = image
+        .page_maps()
+        .iter()
+        .filter_map(|map| match map.owner {
+            ContentOwner::Process(pid) => Some((pid.0, map.runs.iter().map(|run| run.pages).sum())),
+            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) => None,
+        })
+        .collect();
+    let task = |process: &floe_image::record::ProcessRecord| Task {
+        pid: process.pid.0,
+        ppid: process.ppid.0,
+        pgid: process.pgid.0,
+        sid: process.sid.0,
+        comm: process
+            .threads
+            .first()
+            .map_or(String::new(), |t| String::from_utf8_lossy(&t.comm).into_owned()),
+        state: match process.state {
+            ProcessState::Alive => "alive".to_owned(),
+            ProcessState::Stopped { signal, .. } => format!("stopped by signal {signal}"),
+            ProcessState::Zombie { status } => format!("zombie ({status:#x})"),
+        },
+        threads: process.threads.len(),
+        pages: pages.get(&process.pid.0).copied().unwrap_or(0),
+    };
+    image.processes().iter().map(task).collect()
+}
+
+fn source(image: &Image, source: &VmaSource) -> String {
+    match source {
+        VmaSource::Anonymous => "anonymous".to_owned(),
+        VmaSource::Shmem { object, offset } => format!("shared memory {object} + {offset:#x}"),
+        VmaSource::File { file, offset, shared } => {
+            let path = image
+                .mapped_files()
+                .get(*file as usize)
+                .map_or(&b"?"[..], |record| &record.path);
+            let how = if *shared { "shared" } else { "private" };
+            format!("{} + {offset:#x} ({how})", String::from_utf8_lossy(path))
+        }
+        VmaSource::Special { name } => name.clone(),
+    }
+}
+
+fn mappings(image: &Image) -> Vec<Mapping> {
+    let of = |space: &AddressSpaceRecord| -> Vec<Mapping> {
+        let prot = |bits: u32| -> String {
+            ['r', 'w', 'x']
+                .iter()
+                .enumerate()
+                .map(|(i, c)| if bits & (1 << i) != 0 { *c } else { '-' })
+                .collect()
+        };
+        space
+            .vmas
+            .iter()
+            .map(|vma| Mapping {
+                pid: space.pid.0,
+                start: vma.start,
+                end: vma.end,
+                prot: prot(vma.prot),
+                source: source(image, &vma.source),
+            })
+            .collect()
+    };
+    image.address_spaces().iter().flat_map(of).collect()
+}
+
+fn descriptors(image: &Image) -> anyhow::Result<Vec<Descriptor>> {
+    let mut all = Vec::new();
+    for table in image.descriptor_tables() {
+        for descriptor in &table.descriptors {
+            let file = &image.open_files()[descriptor.file as usize];
+            all.push(Descriptor {
+                pid: table.pid.0,
+                number: descriptor.number,
+                kind: file.kind.clone(),
+                file: file.id,
+                description: kind_of(file)?.describe(file)?,
+                position: file.position,
+                flags: file.flags,
+                close_on_exec: descriptor.close_on_exec,
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn sizes(image: &Image) -> Sizes {
+    let mut records: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in image.entries() {
+        *records.entry(format!("{:?}", entry.kind)).or_default() += entry.length;
+    }
+    let compressed = image.chunks().iter().filter(|chunk| chunk.compressed).count();
+    Sizes {
+        image: image.bytes(),
+        records,
+        pages: image.stored_pages(),
+        page_bytes_stored: image.chunks().iter().map(|chunk| u64::from(chunk.stored)).sum(),
+        chunks_raw: image.chunks().len() - compressed,
+        chunks_compressed: compressed,
+    }
+}
+
+fn print_header(whole: &Whole) {
+    let header = &whole.header;
+    let name = if header.name.is_empty() {
+        "a tree that floe did not start"
+    } else {
+        &header.name
+    };
+    output::line(&format!("{name}: {}", header.command.join(" ")));
+    output::line(&format!(
+        "made by floe {} on {} (Linux {}, {}) at {}",
+        header.floe, header.host, header.kernel, header.arch, header.created
+    ));
+    output::line("");
+}
+
+fn print_tasks(whole: &Whole) {
+    let rows = whole.ps.iter().map(|task| {
+        let cells = vec![
+            task.pid.to_string(),
+            task.ppid.to_string(),
+            task.pgid.to_string(),
+            task.sid.to_string(),
+            task.threads.to_string(),
+            output::bytes(task.pages * 4096),
+            task.state.clone(),
+            task.comm.clone(),
+        ];
+        (task.pid, task.ppid, cells)
+    });
+    let header = ["PID", "PPID", "PGID", "SID", "THREADS", "MEMORY", "STATE", "COMMAND"];
+    output::table(&header, &as_tree(rows.collect()));
+    output::line("");
+}
+
+fn print_mappings(whole: &Whole) {
+    let row = |m: &Mapping| {
+        vec![
+            m.pid.to_string(),
+            format!("{:x}-{:x}", m.start, m.end),
+            m.prot.clone(),
+            m.source.clone(),
+        ]
+    };
+    output::table(
+        &["PID", "RANGE", "PROT", "SOURCE"],
+        &whole.memory.iter().map(row).collect::<Vec<_>>(),
+    );
+}
+
+fn print_files(whole: &Whole) {
+    let row = |d: &Descriptor| {
+        vec![
+            d.pid.to_string(),
+            d.number.to_string(),
+            d.kind.clone(),
+            d.file.to_string(),
+            d.position.to_string(),
+            format!("{:#o}", d.flags),
+            d.description.clone(),
+        ]
+    };
+    let header = ["PID", "FD", "KIND", "OPEN FILE", "POSITION", "FLAGS", "WHAT"];
+    output::table(&header, &whole.files.iter().map(row).collect::<Vec<_>>());
+}
+
+fn print_sizes(whole: &Whole) {
+    let sizes = &whole.sizes;
+    let memory = sizes.pages * 4096;
+    output::line(&format!("image      {}", output::bytes(sizes.image)));
+    let share = if memory == 0 {
+        100.0
+    } else {
+        sizes.page_bytes_stored as f64 * 100.0 / memory as f64
+    };
+    output::line(&format!(
+        "pages      {} in {} ({share:.0} %), {} chunks compressed, {} raw",
+        output::bytes(memory),
+        output::bytes(sizes.page_bytes_stored),
+        sizes.chunks_compressed,
+        sizes.chunks_raw
+    ));
+    for (kind, bytes) in &sizes.records {
+        output::line(&format!("{:<16} {}", kind, output::bytes(*bytes)));
+    }
+}

@@ -1,0 +1,19 @@
+//! The verbs, one file each.
+
+pub mod attach;
+pub mod checkpoint;
+pub mod demo;
+pub mod exec;
+pub mod freeze;
+pub mod inspect;
+pub mod kill;
+pub mod logs;
+pub mod ps;
+pub mod restore;
+pub mod rm;
+pub mod run;
+pub mod verify;
+pub mod wait;
+
+mod foreground;
+mod image_file;

@@ -1,0 +1,155 @@
+//! `floe ps`.
+
+use crate::{Context, failure::Outcome, output};
+use clap::Args;
+use floe_sandbox::{Sandbox, Status, tasks};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// List the sandboxes, or the tree of one with its PIDs on every level.
+///
+/// Example: floe ps job
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The sandbox.
+    name: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    state: &'static str,
+    pid1: i32,
+    status: Option<i32>,
+    cgroup: String,
+    created: u64,
+    command: Vec<String>,
+}
+
+impl Ps {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        match &self.name {
+            Some(name) => print_tasks(&Sandbox::open(&context.state_dir, name)?, self.json),
+            None => print_sandboxes(&Sandbox::list(&context.state_dir)?, self.json),
+        }
+    }
+}
+
+fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
+    let rows: Vec<Row> = all
+        .iter()
+        .map(|sandbox| {
+            let state = sandbox.state();
+            Row {
+                name: state.name.clone(),
+                state: sandbox.status_word(),
+                pid1: state.pid1,
+                status: if let Status::Exited(status) = state.status {
+                    Some(status)
+                } else {
+                    None
+                },
+                cgroup: state.cgroup.display().to_string(),
+                created: state.created,
+                command: state.command.clone(),
+            }
+        })
+        .collect();
+    if json {
+        output::json(&rows)?;
+        return Ok(0);
+    }
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let state = row
+                .status
+                .map_or(row.state.to_owned(), |status| format!("{} ({status})", row.state));
+            vec![row.name.clone(), state, row.pid1.to_string(), row.command.join(" ")]
+        })
+        .collect();
+    output::table(&["NAME", "STATE", "PID1", "COMMAND"], &cells);
+    Ok(0)
+}
+
+fn print_tasks(sandbox: &Sandbox, json: bool) -> Outcome {
+    let tasks = tasks::list(sandbox)?;
+    if json {
+        output::json(&tasks)?;
+        return Ok(0);
+    }
+    let rows: Vec<(i32, i32, Vec<String>)> = tasks
+        .iter()
+        .map(|task| {
+            let pid = task.nspid.last().copied().unwrap_or(0);
+            let levels: Vec<String> = task.nspid.iter().map(ToString::to_string).collect();
+            let cells = vec![
+                pid.to_string(),
+                levels.join(" → "),
+                task.ppid.to_string(),
+                task.pgid.to_string(),
+                task.sid.to_string(),
+                task.state.to_string(),
+                task.threads.to_string(),
+                task.comm.clone(),
+            ];
+            (pid, task.ppid, cells)
+        })
+        .collect();
+    let cells: Vec<Vec<String>> = as_tree(rows);
+    output::table(
+        &[
+            "PID",
+            "HOST → INNERMOST",
+            "PPID",
+            "PGID",
+            "SID",
+            "S",
+            "THREADS",
+            "COMMAND",
+        ],
+        &cells,
+    );
+    Ok(0)
+}
+
+/// Orders rows (id, parent, cells) as a tree, with the last cell indented by depth.
+pub fn as_tree(rows: Vec<(i32, i32, Vec<String>)>) -> Vec<Vec<String>> {
+    let known: Vec<i32> = rows.iter().map(|(pid, ..)| *pid).collect();
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let mut cells = BTreeMap::new();
+    for (pid, parent, row) in rows {
+        let parent = if known.contains(&parent) { parent } else { 0 };
+        children.entry(parent).or_default().push(pid);
+        cells.insert(pid, row);
+    }
+    let mut ordered = Vec::new();
+    let mut stack: Vec<(i32, usize)> = children
+        .get(&0)
+        .into_iter()
+        .flatten()
+        .rev()
+        .map(|pid| (*pid, 0))
+        .collect();
+    while let Some((pid, depth)) = stack.pop() {
+        if let Some(mut row) = cells.remove(&pid) {
+            if let Some(last) = row.last_mut() {
+                *last = format!("{}{last}", "  ".repeat(depth));
+            }
+            ordered.push(row);
+        }
+        stack.extend(
+            children
+                .get(&pid)
+                .into_iter()
+                .flatten()
+                .rev()
+                .map(|child| (*child, depth + 1)),
+        );
+    }
+    ordered
+}

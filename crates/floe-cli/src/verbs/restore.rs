@@ -1,0 +1,111 @@
+//! `floe restore`.
+
+use super::{foreground, image_file};
+use crate::{Context, failure::Outcome, output, progress::Bar};
+use clap::{ArgGroup, Args, ValueEnum};
+use floe_checkpoint::{
+    restore::{self, PidMethod, Request, STAGES},
+    stage::Control,
+};
+use floe_sandbox::{Client, ConsoleState, Sandbox};
+use floe_sys::interrupt;
+use nix::sys::signal::Signal;
+use std::path::PathBuf;
+
+/// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
+///
+/// What is built is compared with the image before its first instruction runs. An error at any point leaves nothing
+/// behind.
+///
+/// Example: floe restore -d job.floe
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["image", "stages"]))]
+pub struct Restore {
+    /// The image; - for standard input.
+    image: Option<PathBuf>,
+    /// Leave it running in the background and print its name.
+    #[arg(short, long)]
+    detach: bool,
+    /// Name of the new sandbox [default: the one it had].
+    #[arg(long)]
+    name: Option<String>,
+    /// Only tell what would be done and what stands in the way.
+    #[arg(long)]
+    dry_run: bool,
+    /// How tasks get their PIDs.
+    #[arg(long, value_enum, default_value = "ns-last-pid")]
+    pid_method: Method,
+    /// Print the names of the stages, at each of which a failure undoes everything.
+    #[arg(long)]
+    stages: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// Write the number before it to /proc/sys/kernel/ns_last_pid.
+    NsLastPid,
+    /// clone3 with set_tid.
+    SetTid,
+}
+
+impl Restore {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        let Some(path) = self.image.as_deref().filter(|_| !self.stages) else {
+            STAGES.iter().for_each(|stage| output::line(stage));
+            return Ok(0);
+        };
+        let image = image_file::open(path)?;
+        let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+        let flags = interrupt::note_signals(&signals)?;
+        let fail_at = std::env::var("FLOE_FAIL_AT").ok();
+        let bar = Bar::new();
+        let control = Control {
+            interrupted: flags.interrupted,
+            fail_at: fail_at.as_deref(),
+            observer: &bar,
+        };
+        if self.dry_run {
+            let found = restore::dry_run(image, &control);
+            drop(bar);
+            return print(&found?);
+        }
+        let request = Request {
+            image,
+            state_dir: &context.state_dir,
+            name: self.name.clone(),
+            pid_method: match self.pid_method {
+                Method::NsLastPid => PidMethod::NsLastPid,
+                Method::SetTid => PidMethod::SetTid,
+            },
+            foreground: !self.detach,
+        };
+        let report = restore::restore(request, &control);
+        drop(bar);
+        let report = report?;
+        if self.detach {
+            output::line(&report.name);
+            output::error(&format!(
+                "{} processes, {} of memory, in {:.1} ms",
+                report.processes,
+                output::bytes(report.memory),
+                report.elapsed.as_secs_f64() * 1e3
+            ));
+            return Ok(0);
+        }
+        let sandbox = Sandbox::open(&context.state_dir, &report.name)?;
+        let mut client = Client::connect(sandbox.folder())?;
+        client.subscribe()?;
+        let terminal = matches!(sandbox.console(), ConsoleState::Terminal(_));
+        foreground::stay(client, report.pid1, terminal, &report.name)
+    }
+}
+
+fn print(found: &restore::DryRun) -> Outcome {
+    found.steps.iter().for_each(|step| output::line(&step.to_string()));
+    found
+        .obstacles
+        .iter()
+        .for_each(|obstacle| output::error(&format!("  - {obstacle}")));
+    Ok(i32::from(!found.obstacles.is_empty()))
+}

@@ -1,0 +1,133 @@
+//! `floe run`.
+
+use super::foreground;
+use crate::{
+    Context,
+    failure::{Failure, Outcome},
+    output,
+};
+use clap::{Args, ValueEnum};
+use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, window_size};
+use std::ffi::OsString;
+
+/// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
+/// /proc.
+///
+/// The command is PID 1: the kernel ends every other task of the namespace when it ends, and signals whose action is the
+/// default one do not reach it from inside. With --init it runs below a small init that reaps orphans and hands signals
+/// on. In the foreground its exit status is handed on (128 + N for signal N; 125 floe failed, 126 not executable, 127 not
+/// found).
+///
+/// Example: floe run -d --name job -- python3 worker.py
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Leave it running in the background and print its name.
+    #[arg(short, long)]
+    detach: bool,
+    /// Give it a pseudo-terminal.
+    #[arg(short, long)]
+    tty: bool,
+    /// Its name; one is made up otherwise.
+    #[arg(long)]
+    name: Option<String>,
+    /// Set an environment variable (NAME=VALUE), or hand one on from here (NAME).
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Working directory [default: this one].
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<OsString>,
+    /// Host name in the sandbox [default: its name].
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Run the command below a small init.
+    #[arg(long)]
+    init: bool,
+    /// The host's network, or none but loopback.
+    #[arg(long, value_enum, default_value = "host")]
+    net: Net,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Net {
+    Host,
+    None,
+}
+
+/// The caller's environment with changes.
+pub fn environment(changes: &[OsString]) -> Vec<OsString> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    for change in changes {
+        let bytes = change.as_bytes();
+        if let Some(at) = bytes.iter().position(|byte| *byte == b'=') {
+            let (name, value) = (
+                std::ffi::OsStr::from_bytes(&bytes[..at]),
+                std::ffi::OsStr::from_bytes(&bytes[at + 1..]),
+            );
+            all.retain(|(known, _)| known != name);
+            all.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    all.into_iter()
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            name
+        })
+        .collect()
+}
+
+impl Run {
+    fn spec(&self) -> SandboxSpec {
+        let console = if self.tty {
+            let (rows, cols) = window_size(0).unwrap_or((24, 80));
+            Console::Terminal { rows, cols }
+        } else {
+            Console::Pipes { stdin: !self.detach }
+        };
+        SandboxSpec {
+            name: self.name.clone(),
+            command: self.command.clone(),
+            env: environment(&self.env),
+            workdir: self
+                .workdir
+                .clone()
+                .or_else(|| std::env::current_dir().ok().map(Into::into)),
+            hostname: self.hostname.clone(),
+            net: if self.net == Net::None {
+                Origin::Own
+            } else {
+                Origin::Host
+            },
+            init: self.init,
+            console,
+            remove: !self.detach,
+            ..SandboxSpec::default()
+        }
+    }
+
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        let failed = |error: floe_sandbox::LaunchError| {
+            let status = error.exit_status();
+            Failure::with_status(error, status)
+        };
+        let launch = Launch::begin(&context.state_dir, &self.spec(), First::Command).map_err(failed)?;
+        let (name, pid1) = (launch.name().to_owned(), launch.pid1());
+        if self.detach {
+            launch.exec().map_err(failed)?;
+            launch.commit().map_err(failed)?;
+            output::line(&name);
+            return Ok(0);
+        }
+        let lost = |error| Failure::with_status(anyhow::Error::new(error), 125);
+        let mut client = Client::connect(launch.folder()).map_err(lost)?;
+        client.subscribe().map_err(lost)?;
+        launch.exec().map_err(failed)?;
+        launch.commit().map_err(failed)?;
+        foreground::stay(client, pid1, self.tty, &name)
+    }
+}
