@@ -8,16 +8,18 @@ class Case:
     name: str
     program: str
     arguments: tuple
+    # As much memory as a checkpoint's image or a restored workload takes up, and a half more.
+    warm_mib: int = 256
 
-    def command(self, programs, folder):
-        """The command line that starts the workload in `folder`."""
-        return [str(programs / self.program), str(folder), *self.arguments]
+    def command(self, place):
+        """The command line that starts the workload."""
+        return [str(place.programs / self.program), str(place.work), *self.arguments]
 
 
 CASES = [
     Case("2 processes", "processes", ("1",)),
-    Case("1 GiB random memory", "memory", ("random", "1024")),
-    Case("1 GiB compressible memory", "memory", ("compressible", "1024")),
+    Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536),
+    Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536),
     Case("500 processes", "processes", ("500",)),
     Case("500 threads", "threads", ("500",)),
     Case("1,000 descriptors", "descriptors", ("1000",)),

@@ -2,36 +2,36 @@
 
 import time
 
-from tool import Failure, await_true
+from place import Failure, await_true
 
 METRICS = ["checkpoint_ms", "restore_ms", "frozen_ms", "image_mib", "checkpoint_peak_mib", "restore_peak_mib"]
 
 
-def measure_round(case, tool, programs, run):
-    work = run / "work"
-    work.mkdir(parents=True)
+def measure_round(case, tool, place):
+    place.work.mkdir(parents=True)
+    image = place.folder / "image"
     try:
-        tool.start(case.command(programs, work), run)
-        await_true((work / "ready").exists, "the workload did not become ready")
-        frozen = measure_frozen(tool, run, work)
-        saved = tool.checkpoint(run / "image", leave_running=False)
-        image = size_mib(run / "image")
-        restored = tool.restore(run / "image")
-        read_report(work)
+        tool.start(case.command(place), place)
+        await_true((place.work / "ready").exists, "the workload did not become ready")
+        frozen = measure_frozen(tool, place)
+        saved = tool.checkpoint(image, leave_running=False)
+        size = size_mib(image)
+        restored = tool.restore(image)
+        read_report(place.work)
     finally:
         tool.stop()
-    values = [saved.wall_ms, restored.wall_ms, frozen, image, saved.peak_mib, restored.peak_mib]
+    values = [saved.wall_ms, restored.wall_ms, frozen, size, saved.peak_mib, restored.peak_mib]
     return dict(zip(METRICS, values, strict=True))
 
 
-def measure_frozen(tool, run, work):
+def measure_frozen(tool, place):
     """How long the workload stood still, by its own clock, during a checkpoint that let it run on."""
-    image = run / "image-of-running"
-    read_report(work)
+    image = place.folder / "image-of-running"
+    read_report(place.work)
     start = time.monotonic_ns()
     tool.checkpoint(image, leave_running=True)
     end = time.monotonic_ns()
-    gaps = [length for at, length in read_report(work) if at + length > start and at < end]
+    gaps = [length for at, length in read_report(place.work) if at + length > start and at < end]
     remove(image)
     return max(gaps, default=0) / 1e6
 

@@ -6,102 +6,58 @@ PID 1 cleans up. floe adds the other namespaces of its sandboxes and a cgroup; C
 
 import os
 import subprocess
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT_S = 120
-
-
-class Failure(Exception):
-    """A tool could not do what a round asks for; the text says what and why."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What one run of a tool took."""
-
-    wall_ms: float
-    peak_mib: float
-
-
-def measured(programs, command, log, environment=None):
-    """Runs `command` by way of `measure`; its output goes to `log`, whose end explains a failure."""
-    result = log.with_suffix(".measured")
-    line = 'exec "$@" 3>"$0"'
-    with open(log, "wb") as output:
-        try:
-            subprocess.run(
-                ["sh", "-c", line, result, programs / "measure", *command],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, timeout=LIMIT_S, check=True,
-            )
-        except subprocess.TimeoutExpired:
-            raise Failure(f"no end after {LIMIT_S} s") from None
-    status, wall, peak = result.read_text().split()
-    if status != "0":
-        raise Failure(f"exit status {status}: {last_words(log)}")
-    return Taken(int(wall) / 1e6, int(peak) / 1024)
-
-
-def last_words(log):
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " / ".join(lines[-4:]) or "no word of explanation"
-
-
-def await_true(condition, what, limit_s=60):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failure(what)
-        time.sleep(0.005)
+from place import Failure, LIMIT_S, await_true
 
 
 class Floe:
     """`floe` by its command line. The image is one file."""
 
     name = "floe"
+    SANDBOX = "bench"
 
-    def __init__(self, binary, programs):
-        self.binary, self.programs = binary, programs
-        self.environment = {**os.environ, "FLOE_STATE_DIR": str(programs / "state")}
+    def __init__(self, binary, state):
+        self.binary, self.place = binary, None
+        self.environment = {**os.environ, "FLOE_STATE_DIR": str(state)}
         self.version = output([binary, "--version"])
 
     @classmethod
-    def find(cls, tools, programs):
+    def find(cls, tools, folder):
         binary = os.environ.get("FLOE_BIN")
         if not binary:
             workspace = tools.parent
             subprocess.run(["cargo", "build", "--quiet", "--release", "--package", "floe-cli"], cwd=workspace, check=True)
             binary = Path(os.environ.get("CARGO_TARGET_DIR", workspace / "target")) / "release/floe"
-        found = cls(str(Path(binary).resolve()), programs)
+        found = cls(str(Path(binary).resolve()), folder / "state")
         if not found.version:
             raise Failure("this floe does not state its version")
         return found
 
-    def start(self, command, run):
-        self.run_folder, self.sandbox = run, "bench"
-        self._floe("run", "run", "-d", "--name", self.sandbox, "--", *command)
+    def start(self, command, place):
+        self.place = place
+        self._floe("run", "-d", "--name", self.SANDBOX, "--", *command)
 
     def checkpoint(self, image, leave_running):
         extra = ["--leave-running"] if leave_running else []
-        taken = self._floe("checkpoint", "checkpoint", self.sandbox, "-o", str(image), *extra)
+        taken = self._floe("checkpoint", self.SANDBOX, "-o", str(image), *extra)
         if not leave_running:
-            self._remove(self.sandbox)
+            self._remove()
         return taken
 
     def restore(self, image):
-        return self._floe("restore", "restore", "-d", "--name", self.sandbox, str(image))
+        return self._floe("restore", "-d", "--name", self.SANDBOX, str(image))
 
     def stop(self):
-        self._remove(self.sandbox)
+        self._remove()
 
-    def _floe(self, log, *arguments):
-        return measured(self.programs, [self.binary, *arguments], self.run_folder / f"{log}.log", self.environment)
+    def _floe(self, verb, *arguments):
+        return self.place.measure([self.binary, verb, *arguments], verb, self.environment)
 
-    def _remove(self, sandbox):
+    def _remove(self):
         """Forgets the sandbox. One that is gone already is no fault."""
         subprocess.run(
-            [self.binary, "rm", "-f", sandbox], env=self.environment, timeout=LIMIT_S,
+            [self.binary, "rm", "-f", self.SANDBOX], env=self.environment, timeout=LIMIT_S,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
 
@@ -111,21 +67,21 @@ class Criu:
 
     name = "criu"
 
-    def __init__(self, command, programs):
-        self.command, self.programs = command, programs
+    def __init__(self, command):
+        self.command, self.place = command, None
         self.version = "CRIU " + output([*command, "--version"]).removeprefix("Version: ")
         self.starter, self.root_task = None, None
 
     @classmethod
-    def find(cls, tools, programs):
+    def find(cls, tools, _folder):
         peer = subprocess.run([tools / "criu-peer"], capture_output=True, text=True)
         if peer.returncode:
             lines = peer.stderr.strip().splitlines()
             raise Failure(lines[-1] if lines else "tools/criu-peer failed")
-        return cls(peer.stdout.split(), programs)
+        return cls(peer.stdout.split())
 
-    def start(self, command, run):
-        self.run_folder = run
+    def start(self, command, place):
+        self.place = place
         self.starter = subprocess.Popen(
             ["unshare", "--fork", "--pid", "setsid", *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -140,11 +96,11 @@ class Criu:
         taken = self._criu("dump", image, "--tree", str(self.root_task), *extra)
         if not leave_running:
             self.starter.wait(LIMIT_S)
-            self.starter = None
+            self.starter, self.root_task = None, None
         return taken
 
     def restore(self, image):
-        pidfile = self.run_folder / "pid"
+        pidfile = self.place.folder / "pid"
         taken = self._criu("restore", image, "--restore-detached", "--pidfile", str(pidfile))
         self.root_task = int(pidfile.read_text())
         return taken
@@ -163,8 +119,8 @@ class Criu:
         self.starter, self.root_task = None, None
 
     def _criu(self, verb, image, *arguments):
-        command = [*self.command, verb, "--images-dir", str(image), "--work-dir", str(self.run_folder), "-v1"]
-        return measured(self.programs, [*command, *arguments], self.run_folder / f"{verb}.log")
+        folders = ["--images-dir", str(image), "--work-dir", str(self.place.folder)]
+        return self.place.measure([*self.command, verb, *folders, "-v1", *arguments], verb)
 
 
 def output(command):
