@@ -148,7 +148,10 @@ pub enum CheckpointError {
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
 pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
     let started = Instant::now();
-    let held = HeldTree::hold(&request.target, control)?;
+    let held = HeldTree::hold(&request.target, control).map_err(|error| match error {
+        SeizeError::Refused(list) => CheckpointError::Refused(list),
+        other => other.into(),
+    })?;
     control.enter("inspect")?;
     let mut refusals = Refusals::default();
     let inspected = Inspected::read(&held, &request.target, &mut refusals, control)?;

@@ -5,6 +5,7 @@ use super::Target;
 use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError};
 use floe_resources::{
+    refusal::{Refusal, Refusals},
     task::{SignalError, fix_interrupted_calls},
     tree::FoundTree,
 };
@@ -62,6 +63,9 @@ pub enum SeizeError {
         /// Its name.
         comm: String,
     },
+    /// Tasks that can't be stopped.
+    #[error("{} task(s) can't be stopped", .0.len())]
+    Refused(Vec<Refusal>),
     /// The tree grows faster than it can be stopped.
     #[error("the tree makes new processes faster than they can be stopped; give it a cgroup of its own (--cgroup)")]
     Restless,
@@ -95,6 +99,7 @@ impl HeldTree {
         control.enter("collect")?;
         let tree = FoundTree::read(root)?;
         refuse_strangers(&tree, cgroup)?;
+        refuse_unstoppable(&tree)?;
         control.enter("seize")?;
         let seized = seize_all(tree.threads())?;
         frozen.thaw()?;
@@ -111,6 +116,9 @@ impl HeldTree {
         for _ in 0..ROUNDS {
             let tree = FoundTree::read(root)?;
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
+            if threads.is_empty() {
+                refuse_unstoppable(&tree)?;
+            }
             if new.is_empty() {
                 let all: HashSet<Pid> = tree.threads().collect();
                 threads.retain(|tid, _| all.contains(tid));
@@ -185,10 +193,15 @@ impl HeldTree {
                 }
             }
         }
-        for (tid, thread) in self.threads {
-            // Detaching from a task that is being killed fails, which is what is wanted here.
-            drop(thread);
-            // As its tracer floe must collect it before its parent can.
+        // As their tracer floe must collect them before their parents can. A leader can be collected only behind its
+        // other threads, and PID 1 of a namespace ends only behind all the others.
+        let leaders: HashSet<Pid> = self.tree.living().map(|process| process.pid).collect();
+        let root = self.tree.root().map(|process| process.pid);
+        let mut tids: Vec<Pid> = self.threads.keys().copied().collect();
+        tids.sort_by_key(|tid| (Some(*tid) == root, leaders.contains(tid)));
+        // Detaching fails for tasks that are being killed, which is what is wanted here.
+        drop(self.threads);
+        for tid in tids {
             while let Err(Errno::EINTR) = waitpid(tid.nix(), Some(WaitPidFlag::__WALL)) {}
         }
         Ok(())
@@ -199,6 +212,16 @@ fn seize_all(tids: impl Iterator<Item = Pid>) -> Result<Vec<Seized>, SeizeError>
     Ok(tids
         .map(|tid| Seized::new(tid, Options::Observe))
         .collect::<Result<_, _>>()?)
+}
+
+fn refuse_unstoppable(tree: &FoundTree) -> Result<(), SeizeError> {
+    let mut refusals = Refusals::default();
+    floe_resources::task::refuse_unstoppable(tree, &mut refusals)?;
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(SeizeError::Refused(refusals.into_sorted()))
+    }
 }
 
 fn refuse_strangers(tree: &FoundTree, cgroup: &Cgroup) -> Result<(), SeizeError> {

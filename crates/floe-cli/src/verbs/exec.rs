@@ -33,6 +33,6 @@ impl Exec {
             env: environment(&self.env),
             workdir: self.workdir,
         };
-        Ok(enter(&sandbox, &request, |_| {}).map_err(|error| crate::failure::Failure::with_status(error, 125))?)
+        enter(&sandbox, &request, |_| {}).map_err(|error| crate::failure::Failure::with_status(error, 125))
     }
 }

@@ -145,6 +145,12 @@ impl Classifier<'_> {
     }
 
     fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+        let path = mapping.path.as_slice();
+        if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
+            return Ok(Some(VmaSource::Special {
+                name: String::from_utf8_lossy(path).into_owned(),
+            }));
+        }
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
             .filter(|(flag, ..)| mapping.has(flag))
@@ -154,12 +160,6 @@ impl Classifier<'_> {
                 self.refuse(mapping, what, reason);
             }
             return Ok(None);
-        }
-        let path = mapping.path.as_slice();
-        if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
-            return Ok(Some(VmaSource::Special {
-                name: String::from_utf8_lossy(path).into_owned(),
-            }));
         }
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));

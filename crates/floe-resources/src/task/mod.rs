@@ -6,7 +6,7 @@ mod restore;
 mod signals;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
-pub use refuse::refuse_unsupported;
+pub use refuse::{refuse_unstoppable, refuse_unsupported};
 pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
 };

@@ -75,6 +75,34 @@ fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), 
 fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
     let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
     let subject = process.subject();
+    if status.seccomp != 0 {
+        refusals.add(
+            Some(&subject),
+            format!("seccomp mode {} of thread {tid}", status.seccomp),
+            "seccomp filters are not carried yet",
+            "run the workload without a filter",
+        );
+    }
+    Ok(())
+}
+
+/// Adds a finding for every task that can't even be stopped: one that somebody else traces, and one that waits for its
+/// vfork child. Reads only, so the tasks may run or be frozen.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
+    for process in tree.living() {
+        for thread in &process.threads {
+            unstoppable(process, thread.tid, refusals)?;
+        }
+    }
+    Ok(())
+}
+
+fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
+    let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
+    let subject = process.subject();
     if status.tracer != 0 {
         let name = procfs::read_text(&format!("/proc/{}/comm", status.tracer)).unwrap_or_default();
         refusals.add(
@@ -82,14 +110,6 @@ fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> R
             format!("thread {tid} traced by {} ({})", status.tracer, name.trim()),
             "a task has one tracer, and floe must be it",
             "end the tracer (strace, gdb) first",
-        );
-    }
-    if status.seccomp != 0 {
-        refusals.add(
-            Some(&subject),
-            format!("seccomp mode {} of thread {tid}", status.seccomp),
-            "seccomp filters are not carried yet",
-            "run the workload without a filter",
         );
     }
     let directory = format!("/proc/{}/task/{tid}", process.pid);
