@@ -1,16 +1,29 @@
 //! The one place where bincode is used: fixed-width little-endian integers, a limit on what a body may decode to, no
 //! trailing bytes. Page contents never go through it.
+//!
+//! The types that go through it must not be recursive (a forged body would overflow the stack) and must not hold lists of
+//! items that encode to nothing (a forged length would spin).
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Bytes a record's body may have, and that decoding it may claim.
+/// Bytes a record's body may have at most.
 pub const BODY_LIMIT: usize = 256 << 20;
+
+/// bincode allocates a text's length before it reads the text, so what a short body may claim is limited by these.
+const SMALL: usize = 64 << 10;
+const MEDIUM: usize = 4 << 20;
 
 /// A record that can't be written.
 #[derive(Debug, thiserror::Error)]
-#[error("encode a record")]
-pub struct EncodeError(#[from] bincode::error::EncodeError);
+pub enum EncodeError {
+    /// A value without an encoding.
+    #[error("encode a record")]
+    Value(#[from] bincode::error::EncodeError),
+    /// Too long to be read back.
+    #[error("encode a record: {0} bytes are more than one may have ({BODY_LIMIT})")]
+    TooLong(usize),
+}
 
 /// Bytes that are no such record.
 #[derive(Debug, thiserror::Error)]
@@ -22,15 +35,17 @@ pub enum DecodeError {
     #[error("{0} bytes are left over behind the record")]
     Trailing(usize),
     /// Too long.
-    #[error("{0} bytes are more than a record may have")]
+    #[error("{0} bytes are more than a record may have ({BODY_LIMIT})")]
     TooLong(usize),
 }
 
-fn configuration() -> Configuration<LittleEndian, Fixint, Limit<BODY_LIMIT>> {
+type Config<const LIMIT: usize> = Configuration<LittleEndian, Fixint, Limit<LIMIT>>;
+
+fn configuration<const LIMIT: usize>() -> Config<LIMIT> {
     bincode::config::standard()
         .with_little_endian()
         .with_fixed_int_encoding()
-        .with_limit::<BODY_LIMIT>()
+        .with_limit::<LIMIT>()
 }
 
 /// Encodes a record's body.
@@ -38,18 +53,29 @@ fn configuration() -> Configuration<LittleEndian, Fixint, Limit<BODY_LIMIT>> {
 /// # Errors
 /// [`EncodeError`].
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodeError> {
-    Ok(bincode::serde::encode_to_vec(value, configuration())?)
+    let bytes = bincode::serde::encode_to_vec(value, configuration::<BODY_LIMIT>())?;
+    if bytes.len() > BODY_LIMIT {
+        return Err(EncodeError::TooLong(bytes.len()));
+    }
+    Ok(bytes)
 }
 
-/// Decodes a record's body, all of it.
+/// Decodes a record's body, all of it. The memory it takes is bounded by the body's length, not by the lengths the body
+/// claims.
 ///
 /// # Errors
 /// [`DecodeError`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    if bytes.len() > BODY_LIMIT {
-        return Err(DecodeError::TooLong(bytes.len()));
+    match bytes.len() {
+        ..=SMALL => decode_within::<T, SMALL>(bytes),
+        ..=MEDIUM => decode_within::<T, MEDIUM>(bytes),
+        ..=BODY_LIMIT => decode_within::<T, BODY_LIMIT>(bytes),
+        length => Err(DecodeError::TooLong(length)),
     }
-    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration())?;
+}
+
+fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration::<LIMIT>())?;
     if used == bytes.len() {
         Ok(value)
     } else {
@@ -59,7 +85,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DecodeError, decode, encode};
+    use super::{BODY_LIMIT, DecodeError, EncodeError, MEDIUM, SMALL, decode, encode};
 
     #[test]
     fn reads_back_and_rejects_the_rest() {
@@ -73,8 +99,30 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_length_allocates_nothing() {
-        let bytes = u64::MAX.to_le_bytes();
-        assert!(matches!(decode::<Vec<u64>>(&bytes), Err(DecodeError::Malformed(_))));
+    fn bodies_around_the_limits_read_back() {
+        for length in [SMALL - 9, SMALL - 8, SMALL - 7, MEDIUM - 8, MEDIUM - 7] {
+            let text = "x".repeat(length);
+            let bytes = encode(&text).expect("encode");
+            assert_eq!(decode::<String>(&bytes).expect("decode"), text);
+        }
+    }
+
+    #[test]
+    fn a_body_that_could_not_be_read_back_is_not_written() {
+        let text = "x".repeat(BODY_LIMIT);
+        assert!(matches!(encode(&text), Err(EncodeError::TooLong(n)) if n == BODY_LIMIT + 8));
+        assert!(matches!(
+            decode::<String>(&vec![0; BODY_LIMIT + 1]),
+            Err(DecodeError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn a_forged_length_is_malformed() {
+        for length in [u64::MAX, 1 << 40, SMALL as u64 + 1] {
+            let bytes = length.to_le_bytes();
+            assert!(matches!(decode::<Vec<u64>>(&bytes), Err(DecodeError::Malformed(_))));
+            assert!(matches!(decode::<String>(&bytes), Err(DecodeError::Malformed(_))));
+        }
     }
 }

@@ -2,16 +2,22 @@
 //!
 //! The format is drawn in `docs/image-format.md`. [`ImageWriter`] writes one front to back; [`Image`] reads one. Whatever
 //! bytes are given as an image, reading them ends in an error or in records that fit together.
+//!
+//! ```text
+//! header | envelope body | envelope body | … | index | trailer        records and chunks of pages, in the writer's order
+//! ```
 
+pub mod check;
 pub mod chunk;
 pub mod codec;
 pub mod record;
 
-mod check;
 mod envelope;
+mod frame;
 mod reader;
 mod writer;
 
-pub use envelope::{FORMAT_VERSION, FrameError};
-pub use reader::{ChunkScratch, Image, ReadError, spool};
+pub use envelope::EnvelopeError;
+pub use frame::{FORMAT_VERSION, FrameError};
+pub use reader::{ChunkScratch, Fault, Image, Place, ReadError, VerifyReport, spool};
 pub use writer::{ImageWriter, PageBuffer, Summary, WriteError, WriteOptions};

@@ -20,7 +20,10 @@ use crate::{
 };
 use floe_cgroup::{Cgroup, CgroupError};
 use floe_sys::{Pid, fork};
-use nix::{errno::Errno, sys::wait::waitpid};
+use nix::{
+    errno::Errno,
+    sys::wait::{WaitPidFlag, waitpid},
+};
 use std::{
     io,
     os::fd::{OwnedFd, RawFd},
@@ -226,9 +229,17 @@ fn parse(payload: &[u8]) -> LaunchError {
 impl Drop for Launch {
     fn drop(&mut self) {
         self.socket = None;
-        if !self.committed {
-            // The monitor removes everything and ends.
-            while let Err(Errno::EINTR) = waitpid(self.monitor, None) {}
+        if self.committed {
+            return;
+        }
+        // The monitor kills PID 1, removes everything and ends. It can reap what the launcher traces only after the
+        // launcher did, so all are collected as they come.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::__WALL)) {
+                Ok(status) if status.pid() == Some(self.monitor) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
         }
     }
 }

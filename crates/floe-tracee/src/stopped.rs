@@ -1,7 +1,7 @@
 //! Threads under ptrace as types: [`Seized`] runs or is about to stop, [`Stopped`] stands still.
 //!
-//! A transition consumes the value. Dropping either lets the thread go on by itself, which is what undoing means here;
-//! the thread's registers must be its own again by then ([`CallHost`](crate::CallHost) sees to that). Neither can be
+//! A transition consumes the value. Dropping either undoes: a task of an observed tree goes on by itself (its registers
+//! must be its own again by then; [`CallHost`](crate::CallHost) sees to that), a task that floe made ends. Neither can be
 //! sent to another thread: ptrace knows one tracer thread.
 
 use crate::arch::{GENERAL_BYTES, Registers};
@@ -99,6 +99,7 @@ type NotSend = PhantomData<*const ()>;
 #[derive(Debug)]
 pub struct Seized {
     tid: Pid,
+    options: Options,
     armed: bool,
     not_send: NotSend,
 }
@@ -109,6 +110,7 @@ pub struct Stopped {
     tid: Pid,
     /// The signal of the job-control stop it was in, or 0.
     stop_signal: i32,
+    options: Options,
     armed: bool,
     not_send: NotSend,
 }
@@ -123,6 +125,7 @@ impl Seized {
         ptrace::seize(tid, options.bits()).map_err(wrap)?;
         let seized = Self {
             tid,
+            options,
             armed: true,
             not_send: PhantomData,
         };
@@ -138,6 +141,7 @@ impl Seized {
         ptrace::seize(tid, options.bits()).map_err(|source| SeizeError { tid, source })?;
         Ok(Self {
             tid,
+            options,
             armed: true,
             not_send: PhantomData,
         })
@@ -148,6 +152,7 @@ impl Seized {
     pub fn born(tid: Pid) -> Self {
         Self {
             tid,
+            options: Options::Own,
             armed: true,
             not_send: PhantomData,
         }
@@ -175,6 +180,7 @@ impl Seized {
                     return Ok(Stopped {
                         tid: self.tid,
                         stop_signal,
+                        options: self.options,
                         armed: true,
                         not_send: PhantomData,
                     });
@@ -215,6 +221,7 @@ impl Seized {
                     return Ok(Stopped {
                         tid: self.tid,
                         stop_signal: 0,
+                        options: self.options,
                         armed: true,
                         not_send: PhantomData,
                     });
@@ -247,12 +254,31 @@ impl Drop for Seized {
         if !self.armed {
             return;
         }
-        // A running tracee can't be detached; stop it first. It may be gone or unwilling, and then the tracer's own end
-        // detaches it.
-        let stopped = ptrace::interrupt(self.tid).is_ok() && ptrace::wait(self.tid, false).is_ok();
-        if stopped && let Err(error) = ptrace::detach(self.tid, 0) {
-            tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be released is not stopped");
+        if self.options == Options::Own {
+            end(self.tid);
+            return;
         }
+        // A running tracee can't be detached; it has to stop first. Signals that come before are delivered.
+        if ptrace::interrupt(self.tid).is_err() {
+            return;
+        }
+        let taken_over = Self {
+            tid: self.tid,
+            options: self.options,
+            armed: false,
+            not_send: PhantomData,
+        };
+        match taken_over.stop() {
+            Ok(stopped) => drop(stopped),
+            Err(error) => tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be released"),
+        }
+    }
+}
+
+/// Ends a task that floe made and that did not become what it was to be.
+fn end(tid: Pid) {
+    if let Err(error) = nix::sys::signal::kill(tid.nix(), nix::sys::signal::Signal::SIGKILL) {
+        tracing::debug!(tid = tid.raw(), %error, "a task that was to end is gone");
     }
 }
 
@@ -451,6 +477,7 @@ impl Stopped {
         self.armed = false;
         Ok(Seized {
             tid: self.tid,
+            options: self.options,
             armed: true,
             not_send: PhantomData,
         })
@@ -468,9 +495,12 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        if self.armed
-            && let Err(error) = ptrace::detach(self.tid, 0)
-        {
+        if !self.armed {
+            return;
+        }
+        if self.options == Options::Own {
+            end(self.tid);
+        } else if let Err(error) = ptrace::detach(self.tid, 0) {
             tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be released is gone");
         }
     }

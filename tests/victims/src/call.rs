@@ -7,7 +7,11 @@ use std::io;
 /// # Errors
 /// errno.
 pub fn checked(status: i64) -> io::Result<i64> {
-    if status == -1 { Err(io::Error::last_os_error()) } else { Ok(status) }
+    if status == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(status)
+    }
 }
 
 /// A system call by its number.

@@ -13,7 +13,10 @@ impl Findings {
     /// No findings so far. With `sabotage` the check is to damage the state first.
     #[must_use]
     pub fn new(sabotage: bool) -> Self {
-        Self { sabotage, list: Vec::new() }
+        Self {
+            sabotage,
+            list: Vec::new(),
+        }
     }
 
     /// Whether the check is to damage the state before it looks at it.
@@ -55,6 +58,10 @@ impl Findings {
     /// The findings as the text of a result file.
     #[must_use]
     pub fn verdict(&self) -> String {
-        if self.list.is_empty() { "ok".to_owned() } else { format!("FAIL: {}", self.list.join("; ")) }
+        if self.list.is_empty() {
+            "ok".to_owned()
+        } else {
+            format!("FAIL: {}", self.list.join("; "))
+        }
     }
 }

@@ -34,7 +34,10 @@ impl Mapping {
         // SAFETY: the kernel chooses the address, so no mapping is replaced.
         let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
         assert!(address != libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-        Self { address: address as usize, len }
+        Self {
+            address: address as usize,
+            len,
+        }
     }
 
     /// The bytes from `offset`.
@@ -68,7 +71,10 @@ impl Mapping {
 
     /// Notes it if page `page` is not all zeros.
     pub fn compare_zero(&self, findings: &mut Findings, what: &str, page: usize) {
-        findings.that(self.read(page * PAGE, PAGE) == [0; PAGE], format!("{what}: page {page} is not zero"));
+        findings.that(
+            self.read(page * PAGE, PAGE) == [0; PAGE],
+            format!("{what}: page {page} is not zero"),
+        );
     }
 
     /// Changes the protection of `pages` pages from `page`.

@@ -13,7 +13,11 @@ pub fn status(key: &str) -> String {
 pub fn status_of(who: &str, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{who}/status")).unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    value.unwrap_or("none").split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    value
+        .unwrap_or("none")
+        .split_ascii_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The state letter of `/proc/WHO`.

@@ -69,7 +69,12 @@ impl Stage {
             process::exit(2);
         }
         let dir = PathBuf::from(args.remove(0));
-        Self { dir, args, sabotage, parts: RefCell::default() }
+        Self {
+            dir,
+            args,
+            sabotage,
+            parts: RefCell::default(),
+        }
     }
 
     /// The victim's folder.

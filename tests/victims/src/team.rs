@@ -34,7 +34,9 @@ impl Team {
     pub fn spawn<C: FnMut(&mut Findings)>(&mut self, name: &str, build: impl FnOnce() -> C + Send + 'static) {
         let (board, label) = (Arc::clone(&self.board), name.to_owned());
         self.names.push(name.to_owned());
-        std::thread::Builder::new().spawn(move || board.member(&label, build)).expect("a thread");
+        std::thread::Builder::new()
+            .spawn(move || board.member(&label, build))
+            .expect("a thread");
         let mut state = self.board.state.lock().expect("no member panics with the lock");
         while state.ready < self.names.len() {
             state = self.board.changed.wait(state).expect("no member panics with the lock");
@@ -83,7 +85,9 @@ impl Board {
             state = self.state.lock().expect("no member panics with the lock");
             let verdict = findings.verdict();
             if verdict != "ok" {
-                state.findings.push(format!("{label}: {}", verdict.trim_start_matches("FAIL: ")));
+                state
+                    .findings
+                    .push(format!("{label}: {}", verdict.trim_start_matches("FAIL: ")));
             }
             state.done += 1;
             self.changed.notify_all();

@@ -42,7 +42,12 @@ impl Block {
     /// Zeros.
     #[must_use]
     pub fn zeroed() -> Box<Self> {
-        Box::new(Self { general: [0; 16], fx: [0; 512], vector: [[0; 64]; 32], mask: [0; 8] })
+        Box::new(Self {
+            general: [0; 16],
+            fx: [0; 512],
+            vector: [[0; 64]; 32],
+            mask: [0; 8],
+        })
     }
 }
 

@@ -23,9 +23,14 @@ fn main() {
             put(grown, &pattern::bytes(PIECE, 4));
             findings.that(get(grown, PIECE) == pattern::bytes(PIECE, 4), "the heap does not grow");
             for (n, block) in blocks.iter().enumerate() {
-                findings.that(*block == pattern::bytes(n * 17 % 5000, n as u64), format!("block {n} differs"));
+                findings.that(
+                    *block == pattern::bytes(n * 17 % 5000, n as u64),
+                    format!("block {n} differs"),
+                );
             }
-            let named = victims::own::maps().iter().any(|(from, to, rest)| rest.contains("[heap]") && *from < start && *to >= end);
+            let named = victims::own::maps()
+                .iter()
+                .any(|(from, to, rest)| rest.contains("[heap]") && *from < start && *to >= end);
             findings.that(named, "the heap is not [heap] any more");
         }
     })

@@ -38,7 +38,10 @@ fn main() {
             for (area, flag, seed) in &areas {
                 area.compare(findings, flag, 1, *seed);
                 let flags = flags_at(area.address);
-                findings.that(flags.split(' ').any(|word| word == *flag), format!("{flag} is lost: {flags}"));
+                findings.that(
+                    flags.split(' ').any(|word| word == *flag),
+                    format!("{flag} is lost: {flags}"),
+                );
             }
             let wiped = areas.iter().find(|(_, flag, _)| *flag == "wf").map(|(area, ..)| *area);
             let Some(wiped) = wiped else { return };
@@ -54,7 +57,9 @@ fn flags_at(address: usize) -> String {
     let mut inside = false;
     for line in text.lines() {
         let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        if let Some(range) = range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?))) {
+        if let Some(range) =
+            range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?)))
+        {
             inside = range.0 <= address && address < range.1;
         } else if let Some(flags) = line.strip_prefix("VmFlags: ").filter(|_| inside) {
             return flags.to_owned();

@@ -11,7 +11,11 @@ struct Areas {
 
 fn main() {
     play(|stage| {
-        let areas = Areas { data: Mapping::private(64 * 4096), code: Mapping::private(2 * 4096), relatives: Mapping::private(32 * 4096) };
+        let areas = Areas {
+            data: Mapping::private(64 * 4096),
+            code: Mapping::private(2 * 4096),
+            relatives: Mapping::private(32 * 4096),
+        };
         let areas: &'static Areas = Box::leak(Box::new(areas));
         areas.make();
         stage.child("child", |_| {
@@ -49,7 +53,10 @@ impl Areas {
         (24..48).for_each(|page| self.data.compare_zero(findings, "data", page));
         let mut lonely = [0; 4096];
         lonely[4095] = 1;
-        findings.that(self.data.read(48 * 4096, 4096) == lonely, "the page of one byte differs");
+        findings.that(
+            self.data.read(48 * 4096, 4096) == lonely,
+            "the page of one byte differs",
+        );
         for page in 50..64 {
             if page % 2 == 0 {
                 self.data.compare(findings, "data", page, page as u64);
@@ -64,7 +71,8 @@ impl Areas {
         }
         for page in 0..32 {
             let seed = if page < changed { 700 } else { 600 };
-            self.relatives.compare(findings, "pages shared copy-on-write", page, seed + page as u64);
+            self.relatives
+                .compare(findings, "pages shared copy-on-write", page, seed + page as u64);
         }
         // Still writable, and still private: the relative would see it otherwise.
         self.relatives.write(31 * 4096, &self.relatives.read(31 * 4096, 4096));

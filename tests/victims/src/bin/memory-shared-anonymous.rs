@@ -1,7 +1,11 @@
 //! Shared anonymous memory of parent and child: one object, seen through both; mapped in part only; pages that one of
 //! them touched; an area that only the child still maps.
 
-use victims::{Findings, memory::{Mapping, PAGE}, play};
+use victims::{
+    Findings,
+    memory::{Mapping, PAGE},
+    play,
+};
 
 const PAGES: usize = 32;
 
@@ -44,7 +48,10 @@ fn main() {
                 shared.compare_zero(findings, "shared", page);
             }
             mail.write(0, &[round]);
-            findings.that(victims::wait_until(|| mail.read(1, 1) == [round]), "the child's answer is not seen");
+            findings.that(
+                victims::wait_until(|| mail.read(1, 1) == [round]),
+                "the child's answer is not seen",
+            );
         }
     })
 }

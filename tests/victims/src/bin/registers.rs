@@ -24,7 +24,9 @@ fn main() {
             .collect();
         let go = |holders: &[Holder]| {
             arch::release(false);
-            holders.iter().for_each(|holder| holder.start.send(()).expect("the holder waits"));
+            holders
+                .iter()
+                .for_each(|holder| holder.start.send(()).expect("the holder waits"));
             std::thread::sleep(Duration::from_millis(20));
         };
         go(&holders);
@@ -45,7 +47,11 @@ impl Holder {
         let loaded = contents(mode);
         let load = loaded.clone();
         std::thread::spawn(move || {
-            let base = if mode == arch::Mode::Spin { 0x1234_5678_9000 } else { 0x7ead_beef_0000 };
+            let base = if mode == arch::Mode::Spin {
+                0x1234_5678_9000
+            } else {
+                0x7ead_beef_0000
+            };
             arch::set_gs_base(base);
             while started.recv().is_ok() {
                 let mut stored = Block::zeroed();
@@ -55,7 +61,12 @@ impl Holder {
                 found.send((stored, moved)).expect("the check waits");
             }
         });
-        Self { start, done, loaded, name }
+        Self {
+            start,
+            done,
+            loaded,
+            name,
+        }
     }
 
     fn check(&self, findings: &mut Findings) {
@@ -70,21 +81,39 @@ impl Holder {
         }
         let name = self.name;
         findings.same(format!("{name}: GS base"), &0, &moved);
-        findings.that(stored.general[15] & arch::DIRECTION != 0, format!("{name}: the direction flag is lost"));
+        findings.that(
+            stored.general[15] & arch::DIRECTION != 0,
+            format!("{name}: the direction flag is lost"),
+        );
         let sleeping = name == "sleeping";
         for (number, register) in REGISTERS.iter().enumerate() {
             // The call itself clobbers rax (0 on success), rcx and r11.
             if !(sleeping && matches!(*register, "rax" | "rcx" | "r11")) {
-                findings.same(format!("{name}: {register}"), &self.loaded.general[number], &stored.general[number]);
+                findings.same(
+                    format!("{name}: {register}"),
+                    &self.loaded.general[number],
+                    &stored.general[number],
+                );
             }
         }
-        findings.that(!sleeping || stored.general[0] == 0, format!("{name}: nanosleep said {}", stored.general[0] as i64));
+        findings.that(
+            !sleeping || stored.general[0] == 0,
+            format!("{name}: nanosleep said {}", stored.general[0] as i64),
+        );
         findings.same(format!("{name}: x87 control"), &self.loaded.fx[0..2], &stored.fx[0..2]);
-        findings.same(format!("{name}: x87 status and tags"), &self.loaded.fx[2..5], &stored.fx[2..5]);
+        findings.same(
+            format!("{name}: x87 status and tags"),
+            &self.loaded.fx[2..5],
+            &stored.fx[2..5],
+        );
         findings.same(format!("{name}: MXCSR"), &self.loaded.fx[24..28], &stored.fx[24..28]);
         for number in 0..8 {
             let range = 32 + 16 * number..42 + 16 * number;
-            findings.same(format!("{name}: st{number}"), &self.loaded.fx[range.clone()], &stored.fx[range]);
+            findings.same(
+                format!("{name}: st{number}"),
+                &self.loaded.fx[range.clone()],
+                &stored.fx[range],
+            );
         }
         self.check_vectors(findings, &stored);
     }
@@ -106,19 +135,26 @@ impl Holder {
     }
 }
 
-const REGISTERS: [&str; 15] =
-    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+const REGISTERS: [&str; 15] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+];
 
 fn contents(mode: arch::Mode) -> Box<Block> {
     let mut block = Block::zeroed();
     let mut sequence = pattern::Sequence(0x5eed + mode as u64);
     block.general.iter_mut().for_each(|word| *word = sequence.next_word());
     if mode == arch::Mode::Sleep {
-        let time: &'static libc::timespec = Box::leak(Box::new(libc::timespec { tv_sec: 0, tv_nsec: 30_000_000 }));
+        let time: &'static libc::timespec = Box::leak(Box::new(libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 30_000_000,
+        }));
         block.general[5] = &raw const *time as u64;
         block.general[4] = 0;
     }
-    block.vector.iter_mut().for_each(|vector| pattern::fill(vector, sequence.next_word()));
+    block
+        .vector
+        .iter_mut()
+        .for_each(|vector| pattern::fill(vector, sequence.next_word()));
     block.mask.iter_mut().for_each(|mask| *mask = sequence.next_word());
     // Rounding down, extended precision, all exceptions masked.
     block.fx[0..2].copy_from_slice(&0x077f_u16.to_le_bytes());
@@ -132,6 +168,8 @@ fn contents(mode: arch::Mode) -> Box<Block> {
         block.fx[32 + 16 * number..40 + 16 * number].copy_from_slice(&(sequence.next_word() | 1 << 63).to_le_bytes());
         block.fx[40 + 16 * number..42 + 16 * number].copy_from_slice(&(0x3fff_u16 + number as u16).to_le_bytes());
     }
-    block.fx[160..416].iter_mut().for_each(|byte| *byte = sequence.next_word() as u8);
+    block.fx[160..416]
+        .iter_mut()
+        .for_each(|byte| *byte = sequence.next_word() as u8);
     block
 }

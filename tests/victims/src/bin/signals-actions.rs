@@ -39,7 +39,11 @@ fn main() {
                 set(libc::SIGUSR2, &Action::default());
             }
             for signal in 1..=64 {
-                findings.same(format!("action of signal {signal}"), &before[signal as usize - 1], &get(signal));
+                findings.same(
+                    format!("action of signal {signal}"),
+                    &before[signal as usize - 1],
+                    &get(signal),
+                );
             }
             COUNT.store(0, Ordering::SeqCst);
             let own = std::process::id() as i32;
@@ -59,14 +63,41 @@ fn wanted(signal: i32, restorer: usize) -> Action {
     let own_restorer = RESTORER;
     let mask = 1 << (signal % 31) | 1 << 40;
     match signal {
-        libc::SIGCHLD => Action { handler: libc::SIG_DFL, flags: NO_CHILD_WAIT, ..Action::default() },
-        libc::SIGPIPE | libc::SIGTTOU => Action { handler: libc::SIG_IGN, ..Action::default() },
-        libc::SIGHUP => Action { handler: libc::SIG_IGN, flags: libc::SA_RESTART as u64, mask, ..Action::default() },
-        libc::SIGWINCH => Action { handler: libc::SIG_DFL, flags: libc::SA_NODEFER as u64, mask, ..Action::default() },
-        35 => Action { handler: count_by_ten as *const () as usize, flags: own_restorer | libc::SA_NODEFER as u64, restorer, mask },
+        libc::SIGCHLD => Action {
+            handler: libc::SIG_DFL,
+            flags: NO_CHILD_WAIT,
+            ..Action::default()
+        },
+        libc::SIGPIPE | libc::SIGTTOU => Action {
+            handler: libc::SIG_IGN,
+            ..Action::default()
+        },
+        libc::SIGHUP => Action {
+            handler: libc::SIG_IGN,
+            flags: libc::SA_RESTART as u64,
+            mask,
+            ..Action::default()
+        },
+        libc::SIGWINCH => Action {
+            handler: libc::SIG_DFL,
+            flags: libc::SA_NODEFER as u64,
+            mask,
+            ..Action::default()
+        },
+        35 => Action {
+            handler: count_by_ten as *const () as usize,
+            flags: own_restorer | libc::SA_NODEFER as u64,
+            restorer,
+            mask,
+        },
         _ => {
             let extra = [libc::SA_RESTART, libc::SA_SIGINFO, libc::SA_ONSTACK, 0][signal as usize % 4] as u64;
-            Action { handler: count as *const () as usize, flags: own_restorer | extra, restorer, mask }
+            Action {
+                handler: count as *const () as usize,
+                flags: own_restorer | extra,
+                restorer,
+                mask,
+            }
         }
     }
 }

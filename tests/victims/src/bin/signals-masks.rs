@@ -6,7 +6,9 @@ fn main() {
     play(|_| {
         let mut team = Team::default();
         for n in 0..6_u64 {
-            team.spawn(&format!("thread {n}"), move || member(0x5a5a_0000_0000_0400 << n | 1 << 33));
+            team.spawn(&format!("thread {n}"), move || {
+                member(0x5a5a_0000_0000_0400 << n | 1 << 33)
+            });
         }
         let mut own = member(1 << (libc::SIGUSR1 - 1) | 1 << 63);
         move |findings: &mut Findings| {

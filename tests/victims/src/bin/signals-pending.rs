@@ -35,8 +35,14 @@ fn main() {
             });
             compare(findings, "process", &expected.0, &own);
             compare(findings, "thread", &expected.1, &threads);
-            findings.that(own.iter().any(|info| number(info, 2) == SI_KERNEL), "no signal of the kernel among them");
-            findings.that(own.len() >= 14 && threads.len() >= 6, format!("too few: {} and {}", own.len(), threads.len()));
+            findings.that(
+                own.iter().any(|info| number(info, 2) == SI_KERNEL),
+                "no signal of the kernel among them",
+            );
+            findings.that(
+                own.len() >= 14 && threads.len() >= 6,
+                format!("too few: {} and {}", own.len(), threads.len()),
+            );
             send_to_process();
             thread.send();
         }
@@ -101,7 +107,10 @@ impl Thread {
                 answer.send(list).expect("the check waits");
             }
         });
-        let thread = Self { tid: tid.recv().expect("the thread starts"), ask };
+        let thread = Self {
+            tid: tid.recv().expect("the thread starts"),
+            ask,
+        };
         thread.send();
         thread
     }
@@ -125,13 +134,23 @@ impl Thread {
 }
 
 fn compare(findings: &mut Findings, what: &str, before: &[Info], now: &[Info]) {
-    let brief = |infos: &[Info]| infos.iter().map(|info| (number(info, 0), number(info, 2), words(info))).collect::<Vec<_>>();
+    let brief = |infos: &[Info]| {
+        infos
+            .iter()
+            .map(|info| (number(info, 0), number(info, 2), words(info)))
+            .collect::<Vec<_>>()
+    };
     let (before, now) = (brief(before), brief(now));
-    findings.same(format!("number of signals waiting for the {what}"), &before.len(), &now.len());
+    findings.same(
+        format!("number of signals waiting for the {what}"),
+        &before.len(),
+        &now.len(),
+    );
     for (before, now) in before.iter().zip(&now) {
         // The child that sent one is another one each time.
         let of_child = before.0 == 45 || before.0 == libc::SIGCHLD;
-        let same = before == now || of_child && (before.0, before.1) == (now.0, now.1) && now.2[0] >> 32 == before.2[0] >> 32;
+        let same =
+            before == now || of_child && (before.0, before.1) == (now.0, now.1) && now.2[0] >> 32 == before.2[0] >> 32;
         findings.that(same, format!("for the {what}: was {before:x?}, is {now:x?}"));
     }
 }
@@ -141,7 +160,9 @@ fn number(info: &Info, at: usize) -> i32 {
 }
 
 fn words(info: &Info) -> Vec<u64> {
-    let words = info[16..INFO].chunks(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
+    let words = info[16..INFO]
+        .chunks(8)
+        .map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
     words.collect()
 }
 
@@ -155,7 +176,10 @@ fn queue(pid: i32, tid: Option<i32>, signal: i32, code: i32, value: u64) {
     let address = &raw const info as usize;
     let (call, args) = match tid {
         None => (libc::SYS_rt_sigqueueinfo, vec![pid as usize, signal as usize, address]),
-        Some(tid) => (libc::SYS_rt_tgsigqueueinfo, vec![pid as usize, tid as usize, signal as usize, address]),
+        Some(tid) => (
+            libc::SYS_rt_tgsigqueueinfo,
+            vec![pid as usize, tid as usize, signal as usize, address],
+        ),
     };
     // SAFETY: the kernel reads 128 bytes.
     unsafe { call::raw(call, &args) }.expect("queue a signal");
@@ -172,9 +196,16 @@ fn drain() -> Vec<Info> {
 fn take(mask: u64) -> Option<Info> {
     let mut info: Info = [0; 128];
     let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let args = [&raw const mask as usize, &raw mut info as usize, &raw const none as usize, 8];
+    let args = [
+        &raw const mask as usize,
+        &raw mut info as usize,
+        &raw const none as usize,
+        8,
+    ];
     // SAFETY: the kernel writes at most 128 bytes.
-    unsafe { call::raw(libc::SYS_rt_sigtimedwait, &args) }.ok().map(|_| info)
+    unsafe { call::raw(libc::SYS_rt_sigtimedwait, &args) }
+        .ok()
+        .map(|_| info)
 }
 
 fn pending() -> u64 {

@@ -53,13 +53,21 @@ fn member(size: Option<usize>) -> impl FnMut(&mut Findings) {
 }
 
 fn set(address: usize, size: usize, flags: i32) {
-    let stack = libc::stack_t { ss_sp: address as *mut _, ss_flags: flags, ss_size: size };
+    let stack = libc::stack_t {
+        ss_sp: address as *mut _,
+        ss_flags: flags,
+        ss_size: size,
+    };
     // SAFETY: the area, if one is given, lives on.
     unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
 }
 
 fn get() -> (usize, i32, usize) {
-    let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    let mut stack = libc::stack_t {
+        ss_sp: std::ptr::null_mut(),
+        ss_flags: 0,
+        ss_size: 0,
+    };
     // SAFETY: room for the answer.
     unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
     (stack.ss_sp as usize, stack.ss_flags, stack.ss_size)

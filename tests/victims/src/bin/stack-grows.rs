@@ -15,7 +15,11 @@ fn main() {
                 local[4000] = !pattern::bytes(9000, 5)[4000];
             }
             depth += 10;
-            findings.same("contents of the stack", &None, &pattern::difference(&local, &pattern::bytes(9000, 5)));
+            findings.same(
+                "contents of the stack",
+                &None,
+                &pattern::difference(&local, &pattern::bytes(9000, 5)),
+            );
             // Each level takes 64 KiB: more than the stack ever had, less than its limit.
             findings.same("depth that was reached", &depth, &descend(depth, 7));
             let stack = victims::own::maps().into_iter().any(|(start, end, rest)| {

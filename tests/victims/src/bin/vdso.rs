@@ -11,12 +11,20 @@ fn main() {
             let vdso = if findings.sabotage() { entry + 4096 } else { entry };
             findings.same("address in the auxiliary vector", &vdso, &vector());
             findings.same("mappings", &place, &mapped());
-            for clock in [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC, libc::CLOCK_REALTIME_COARSE, libc::CLOCK_BOOTTIME] {
+            for clock in [
+                libc::CLOCK_REALTIME,
+                libc::CLOCK_MONOTONIC,
+                libc::CLOCK_REALTIME_COARSE,
+                libc::CLOCK_BOOTTIME,
+            ] {
                 // The kernel's clock before and after must enclose the vDSO's.
                 let (before, between, after) = (kernel(clock), vdso_time(clock), kernel(clock));
                 let slack = Duration::from_millis(20);
                 let fits = before <= between + slack && between <= after + slack;
-                findings.that(fits, format!("clock {clock}: {between:?} between {before:?} and {after:?}"));
+                findings.that(
+                    fits,
+                    format!("clock {clock}: {between:?} between {before:?} and {after:?}"),
+                );
             }
             findings.that(monotonic() >= started, "time ran backwards");
         }
@@ -47,6 +55,13 @@ fn vector() -> u64 {
 }
 
 fn mapped() -> Vec<(usize, usize, String)> {
-    let own = |rest: &str| ["[vdso]", "[vvar]", "[vvar_vclock]"].iter().any(|name| rest.ends_with(name));
-    victims::own::maps().into_iter().filter(|(_, _, rest)| own(rest)).collect()
+    let own = |rest: &str| {
+        ["[vdso]", "[vvar]", "[vvar_vclock]"]
+            .iter()
+            .any(|name| rest.ends_with(name))
+    };
+    victims::own::maps()
+        .into_iter()
+        .filter(|(_, _, rest)| own(rest))
+        .collect()
 }

@@ -1,0 +1,127 @@
+//! Page maps: every owner of pages has one, its runs lie inside the owner, and their pages are stored.
+
+use super::{PAGE, ensure};
+use crate::{
+    Image,
+    record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, VmaSource},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::Range,
+};
+
+/// Pages that can't have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContentFault {
+    /// No such owner.
+    #[error("a page map belongs to {0}, which is missing")]
+    Owner(Named),
+    /// Two page maps.
+    #[error("{0} has two page maps")]
+    Twice(Named),
+    /// No page map.
+    #[error("{0} has no page map")]
+    NoMap(Named),
+    /// A run of pages.
+    #[error("{pages} pages at {start:#x} of {owner} {fault}")]
+    Run {
+        /// Whose.
+        owner: Named,
+        /// Address or byte offset.
+        start: u64,
+        /// How many.
+        pages: u64,
+        /// What is wrong with them.
+        fault: &'static str,
+    },
+}
+
+/// The owner of a page map, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named(pub ContentOwner);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ContentOwner::Process(pid) => write!(f, "process {pid}"),
+            ContentOwner::Shmem(id) => write!(f, "shared memory object {id}"),
+            ContentOwner::Ghost(id) => write!(f, "deleted file {id}"),
+        }
+    }
+}
+
+pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentFault> {
+    let spaces: HashMap<i32, &AddressSpaceRecord> = image.address_spaces().iter().map(|s| (s.pid.0, s)).collect();
+    let mut seen = HashSet::new();
+    for map in image.page_maps() {
+        let owner = Named(map.owner);
+        let room = room(image, &spaces, map.owner).ok_or(ContentFault::Owner(owner))?;
+        ensure(seen.insert(map.owner), || ContentFault::Twice(owner))?;
+        runs(map, &room, image.stored_pages())?;
+    }
+    let processes = living.iter().map(|pid| ContentOwner::Process(NsPid(*pid)));
+    let shmems = image.shmems().iter().map(|record| ContentOwner::Shmem(record.id));
+    let ghosts = image.ghosts().iter().map(|record| ContentOwner::Ghost(record.id));
+    for owner in processes.chain(shmems).chain(ghosts) {
+        ensure(seen.contains(&owner), || ContentFault::NoMap(Named(owner)))?;
+    }
+    Ok(())
+}
+
+/// Where the owner can have pages, lowest first; `None` where there is no such owner. Sizes were checked before.
+fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: ContentOwner) -> Option<Vec<Range<u64>>> {
+    let sized = |size: u64| vec![0..size.next_multiple_of(PAGE)];
+    match owner {
+        ContentOwner::Process(pid) => spaces.get(&pid.0).map(|space| private(space)),
+        ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),
+        ContentOwner::Ghost(id) => image.ghosts().get(id as usize).map(|record| sized(record.size)),
+    }
+}
+
+/// The private mappings, those that touch joined.
+fn private(space: &AddressSpaceRecord) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for vma in &space.vmas {
+        match vma.source {
+            VmaSource::Anonymous | VmaSource::File { shared: false, .. } => {}
+            VmaSource::File { shared: true, .. } | VmaSource::Shmem { .. } | VmaSource::Special { .. } => continue,
+        }
+        match joined.last_mut() {
+            Some(last) if last.end == vma.start => last.end = vma.end,
+            _ => joined.push(vma.start..vma.end),
+        }
+    }
+    joined
+}
+
+fn runs(map: &PageMapRecord, room: &[Range<u64>], stored: u64) -> Result<(), ContentFault> {
+    let mut last = 0;
+    for run in &map.runs {
+        last = placed(run, last, room, stored).map_err(|fault| ContentFault::Run {
+            owner: Named(map.owner),
+            start: run.start,
+            pages: run.pages,
+            fault,
+        })?;
+    }
+    Ok(())
+}
+
+/// Where the run ends.
+fn placed(run: &PageRun, last: u64, room: &[Range<u64>], stored: u64) -> Result<u64, &'static str> {
+    let bytes = run.pages.checked_mul(PAGE);
+    let end = bytes
+        .and_then(|bytes| run.start.checked_add(bytes))
+        .ok_or("are too many")?;
+    ensure(run.pages > 0, || "are none")?;
+    ensure(run.start.is_multiple_of(PAGE), || "do not begin with a page")?;
+    ensure(run.start >= last, || "are out of order or overlap others")?;
+    let inside = room
+        .get(room.partition_point(|range| range.end <= run.start))
+        .is_some_and(|range| range.start <= run.start && end <= range.end);
+    ensure(inside, || "lie outside of it")?;
+    let behind = run.first.0.checked_add(run.pages);
+    ensure(behind.is_some_and(|behind| behind <= stored), || "are not stored")?;
+    Ok(end)
+}

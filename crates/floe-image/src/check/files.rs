@@ -1,0 +1,73 @@
+//! Descriptor tables and what open files share.
+
+use super::ensure;
+use crate::Image;
+use std::collections::HashSet;
+
+/// Descriptors that can't have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileFault {
+    /// No such process, or a second table.
+    #[error("a descriptor table belongs to {0}, which is no living process or has one already")]
+    Owner(i32),
+    /// Without a table.
+    #[error("living process {0} has no descriptor table")]
+    NoTable(i32),
+    /// Negative, twice, or not in order.
+    #[error("descriptor {number} of process {pid} is out of order")]
+    Order {
+        /// Whose.
+        pid: i32,
+        /// Its number.
+        number: i32,
+    },
+    /// Refers to nothing.
+    #[error("descriptor {number} of process {pid} refers to open file {file}, which is missing")]
+    File {
+        /// Whose.
+        pid: i32,
+        /// Its number.
+        number: i32,
+        /// The open file's number.
+        file: u32,
+    },
+    /// Two objects with one name.
+    #[error("two objects are {kind} {id}")]
+    Object {
+        /// Their kind.
+        kind: String,
+        /// Their number.
+        id: u32,
+    },
+}
+
+pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), FileFault> {
+    let mut objects = HashSet::new();
+    for object in image.objects() {
+        let (kind, id) = (&object.kind, object.id);
+        ensure(objects.insert((kind, id)), || FileFault::Object {
+            kind: kind.clone(),
+            id,
+        })?;
+    }
+    let mut seen = HashSet::new();
+    for table in image.descriptor_tables() {
+        let pid = table.pid.0;
+        ensure(living.contains(&pid) && seen.insert(pid), || FileFault::Owner(pid))?;
+        let mut last = -1;
+        for descriptor in &table.descriptors {
+            let (number, file) = (descriptor.number, descriptor.file);
+            ensure(number > last, || FileFault::Order { pid, number })?;
+            ensure((file as usize) < image.open_files().len(), || FileFault::File {
+                pid,
+                number,
+                file,
+            })?;
+            last = number;
+        }
+    }
+    match living.iter().find(|pid| !seen.contains(pid)) {
+        Some(pid) => Err(FileFault::NoTable(*pid)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,240 @@
+//! Opening: header, trailer, index, then all records. Nothing is allocated before it is known to lie inside the file.
+
+use super::{Fault, Image, Place, Records};
+use crate::{
+    check::{self, Contradiction},
+    chunk::{CHUNK_BYTES, CHUNK_PAGES, PREFIX_BYTES},
+    codec::{self, DecodeError},
+    envelope::{ENVELOPE_BYTES, Envelope, is_intact},
+    frame::{FrameError, HEADER_BYTES, INDEX_VERSION, RECORDS_LIMIT, TRAILER_BYTES, check_header, check_trailer},
+    record::{HeaderRecord, IndexRecord, Record, RecordEntry, RecordKind, SandboxRecord},
+};
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+/// An image that can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file.
+    #[error("read {bytes} bytes at byte {offset} of the image")]
+    Io {
+        /// How many.
+        bytes: usize,
+        /// Where.
+        offset: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The length of the file.
+    #[error("find out how long the image is")]
+    Length(#[source] io::Error),
+    /// The memory for unpacking.
+    #[error("start zstd")]
+    Unpacker(#[source] io::Error),
+    /// The ends of the file.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A part of the file.
+    #[error("{place} is damaged: {fault}")]
+    Damaged {
+        /// Which.
+        place: Place,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// A part of a later floe.
+    #[error("{place} has version {version}, which this floe does not read (it reads {known})")]
+    Version {
+        /// Which.
+        place: Place,
+        /// Its version.
+        version: u16,
+        /// The one that is known.
+        known: u16,
+    },
+    /// A body that is intact but not what it should be.
+    #[error("{place} can't be decoded")]
+    Body {
+        /// Whose.
+        place: Place,
+        /// Why not.
+        #[source]
+        source: DecodeError,
+    },
+    /// The index.
+    #[error("the index contradicts the file: {0}")]
+    Index(&'static str),
+    /// The parts do not fit together.
+    #[error("the image contradicts itself: {0}")]
+    Contradiction(#[from] Contradiction),
+}
+
+pub(super) fn load(file: File) -> Result<Image, ReadError> {
+    let bytes = file.metadata().map_err(ReadError::Length)?.len();
+    if bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
+        return Err(FrameError::TooShort(bytes).into());
+    }
+    let mut header = [0; HEADER_BYTES];
+    read_at(&file, &mut header, 0)?;
+    check_header(&header)?;
+    let mut trailer = [0; TRAILER_BYTES];
+    let end = bytes - TRAILER_BYTES as u64;
+    read_at(&file, &mut trailer, end)?;
+    let at = check_trailer(&trailer, bytes)?;
+    let index = read_index(&file, at, end)?;
+    check_index(&index, at)?;
+    let image = read_records(file, bytes, at, index)?;
+    check::check(&image)?;
+    Ok(image)
+}
+
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    let bytes = buffer.len();
+    file.read_exact_at(buffer, offset)
+        .map_err(|source| ReadError::Io { bytes, offset, source })
+}
+
+fn read_index(file: &File, offset: u64, end: u64) -> Result<IndexRecord, ReadError> {
+    let place = Place::Index { offset };
+    let (envelope, body) = read_body(file, place, end)?;
+    if offset + ENVELOPE_BYTES as u64 + envelope.length != end {
+        return Err(ReadError::Index("it does not reach to the trailer"));
+    }
+    check_version(place, envelope.version, INDEX_VERSION)?;
+    codec::decode(&body).map_err(|source| ReadError::Body { place, source })
+}
+
+/// The envelope and the body at a place, which must not reach beyond `end`.
+fn read_body(file: &File, place: Place, end: u64) -> Result<(Envelope, Vec<u8>), ReadError> {
+    let damaged = |fault| ReadError::Damaged { place, fault };
+    let begin = place.offset().saturating_add(ENVELOPE_BYTES as u64);
+    let room = end.checked_sub(begin).ok_or(damaged(Fault::Outside))?;
+    let mut bytes = [0; ENVELOPE_BYTES];
+    read_at(file, &mut bytes, place.offset())?;
+    let envelope = Envelope::from_bytes(&bytes).map_err(|error| damaged(error.into()))?;
+    if envelope.kind != place.kind() {
+        return Err(damaged(Fault::Mismatch));
+    }
+    if envelope.length > room {
+        return Err(damaged(Fault::Outside));
+    }
+    if envelope.length > codec::BODY_LIMIT as u64 {
+        return Err(damaged(Fault::TooLong(envelope.length)));
+    }
+    let mut body = vec![0; envelope.length as usize];
+    read_at(file, &mut body, begin)?;
+    if is_intact(&body, envelope.checksum) {
+        Ok((envelope, body))
+    } else {
+        Err(damaged(Fault::Checksum))
+    }
+}
+
+fn check_version(place: Place, version: u16, known: u16) -> Result<(), ReadError> {
+    if version == known {
+        Ok(())
+    } else {
+        Err(ReadError::Version { place, version, known })
+    }
+}
+
+/// Every byte between header and index belongs to exactly one record or chunk, and pages are numbered without gaps.
+fn check_index(index: &IndexRecord, end: u64) -> Result<(), ReadError> {
+    let records = index.records.iter().map(|entry| (entry.offset, entry.length));
+    let chunks = index.chunks.iter().map(|chunk| (chunk.offset, u64::from(chunk.stored)));
+    let mut places: Vec<(u64, u64)> = records.chain(chunks).collect();
+    places.sort_unstable();
+    let mut at = HEADER_BYTES as u64;
+    for (offset, length) in places {
+        if offset != at {
+            return Err(ReadError::Index("its records overlap or leave gaps"));
+        }
+        at = offset
+            .checked_add(ENVELOPE_BYTES as u64)
+            .and_then(|at| at.checked_add(length))
+            .ok_or(ReadError::Index("a length overflows"))?;
+    }
+    if at != end {
+        return Err(ReadError::Index("its records do not reach to it"));
+    }
+    if index.records.iter().map(|entry| entry.length).sum::<u64>() > RECORDS_LIMIT {
+        return Err(ReadError::Index("its records are longer than all together may be"));
+    }
+    let mut page = 0;
+    for chunk in &index.chunks {
+        let stored = PREFIX_BYTES + 1..=PREFIX_BYTES + CHUNK_BYTES;
+        let pages = chunk.pages as usize;
+        if chunk.first.0 != page || !(1..=CHUNK_PAGES).contains(&pages) || !stored.contains(&(chunk.stored as usize)) {
+            return Err(ReadError::Index(
+                "its chunks of pages are out of order or of an impossible size",
+            ));
+        }
+        page += u64::from(chunk.pages);
+    }
+    Ok(())
+}
+
+fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<Image, ReadError> {
+    let mut headers: Vec<HeaderRecord> = Vec::new();
+    let mut sandboxes: Vec<SandboxRecord> = Vec::new();
+    let mut records = Records::default();
+    for (position, entry) in index.records.iter().enumerate() {
+        let place = Place::Record {
+            number: position + 1,
+            kind: entry.kind,
+            offset: entry.offset,
+        };
+        let body = read_record(&file, place, entry, end)?;
+        match entry.kind {
+            RecordKind::Header => push(&mut headers, place, entry, &body)?,
+            RecordKind::Sandbox => push(&mut sandboxes, place, entry, &body)?,
+            RecordKind::Process => push(&mut records.processes, place, entry, &body)?,
+            RecordKind::AddressSpace => push(&mut records.address_spaces, place, entry, &body)?,
+            RecordKind::MappedFile => push(&mut records.mapped_files, place, entry, &body)?,
+            RecordKind::Shmem => push(&mut records.shmems, place, entry, &body)?,
+            RecordKind::Ghost => push(&mut records.ghosts, place, entry, &body)?,
+            RecordKind::OpenFile => push(&mut records.open_files, place, entry, &body)?,
+            RecordKind::Object => push(&mut records.objects, place, entry, &body)?,
+            RecordKind::DescriptorTable => push(&mut records.descriptor_tables, place, entry, &body)?,
+            RecordKind::PageMap => push(&mut records.page_maps, place, entry, &body)?,
+            RecordKind::Pages | RecordKind::Index => {
+                return Err(ReadError::Index("it lists pages or itself as a record"));
+            }
+        }
+    }
+    if index.records.first().map(|entry| (entry.kind, entry.offset)) != Some((RecordKind::Header, HEADER_BYTES as u64))
+    {
+        return Err(ReadError::Index("the first record is not a header"));
+    }
+    Ok(Image {
+        file,
+        bytes,
+        index,
+        header: only(headers, "header")?,
+        sandbox: only(sandboxes, "sandbox")?,
+        records,
+    })
+}
+
+fn read_record(file: &File, place: Place, entry: &RecordEntry, end: u64) -> Result<Vec<u8>, ReadError> {
+    let (envelope, body) = read_body(file, place, end)?;
+    if envelope.version != entry.version || envelope.length != entry.length {
+        let fault = Fault::Mismatch;
+        return Err(ReadError::Damaged { place, fault });
+    }
+    Ok(body)
+}
+
+fn push<R: Record>(list: &mut Vec<R>, place: Place, entry: &RecordEntry, body: &[u8]) -> Result<(), ReadError> {
+    check_version(place, entry.version, R::VERSION)?;
+    list.push(codec::decode(body).map_err(|source| ReadError::Body { place, source })?);
+    Ok(())
+}
+
+fn only<T>(mut found: Vec<T>, what: &'static str) -> Result<T, ReadError> {
+    match (found.pop(), found.len()) {
+        (Some(record), 0) => Ok(record),
+        (None, _) => Err(Contradiction::Missing(what).into()),
+        (Some(_), _) => Err(Contradiction::Repeated(what).into()),
+    }
+}

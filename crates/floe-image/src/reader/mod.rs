@@ -1,0 +1,124 @@
+//! Reads an image: all records at once, pages when they are wanted, from any thread.
+
+mod chunks;
+mod load;
+mod place;
+mod spool;
+mod verify;
+
+pub use chunks::ChunkScratch;
+pub use load::ReadError;
+pub use place::{Fault, Place};
+pub use spool::spool;
+pub use verify::VerifyReport;
+
+use crate::record::{
+    AddressSpaceRecord, Chunk, DescriptorTableRecord, GhostRecord, HeaderRecord, IndexRecord, MappedFileRecord,
+    ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord, RecordEntry, SandboxRecord, ShmemRecord,
+};
+use std::fs::File;
+
+/// An image, its records read and checked.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    bytes: u64,
+    index: IndexRecord,
+    header: HeaderRecord,
+    sandbox: SandboxRecord,
+    records: Records,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    processes: Vec<ProcessRecord>,
+    address_spaces: Vec<AddressSpaceRecord>,
+    mapped_files: Vec<MappedFileRecord>,
+    shmems: Vec<ShmemRecord>,
+    ghosts: Vec<GhostRecord>,
+    open_files: Vec<OpenFileRecord>,
+    objects: Vec<ObjectRecord>,
+    descriptor_tables: Vec<DescriptorTableRecord>,
+    page_maps: Vec<PageMapRecord>,
+}
+
+macro_rules! lists {
+    ($($(#[$doc:meta])* $name:ident: $record:ty),+ $(,)?) => {
+        $($(#[$doc])* #[must_use] pub fn $name(&self) -> &[$record] { &self.records.$name })+
+    };
+}
+
+impl Image {
+    lists! {
+        /// Processes.
+        processes: ProcessRecord,
+        /// Address spaces, one for each living process.
+        address_spaces: AddressSpaceRecord,
+        /// Mapped files; a file's id is its position.
+        mapped_files: MappedFileRecord,
+        /// Shared anonymous memory; an object's id is its position.
+        shmems: ShmemRecord,
+        /// Deleted files; a file's id is its position.
+        ghosts: GhostRecord,
+        /// Open file descriptions; a description's id is its position.
+        open_files: OpenFileRecord,
+        /// What open files share.
+        objects: ObjectRecord,
+        /// Descriptor tables, one for each living process.
+        descriptor_tables: DescriptorTableRecord,
+        /// Page maps, one for each living process, shared memory object and deleted file.
+        page_maps: PageMapRecord,
+    }
+
+    /// Reads all records and checks that they fit together. Chunks of pages are only located.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn open(file: File) -> Result<Self, ReadError> {
+        load::load(file)
+    }
+
+    /// Where the image was made.
+    #[must_use]
+    pub fn header(&self) -> &HeaderRecord {
+        &self.header
+    }
+
+    /// The sandbox.
+    #[must_use]
+    pub fn sandbox(&self) -> &SandboxRecord {
+        &self.sandbox
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where each record stands, and how long its body is.
+    #[must_use]
+    pub fn entries(&self) -> &[RecordEntry] {
+        &self.index.records
+    }
+
+    /// Chunks of pages, by first page.
+    #[must_use]
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.index.chunks
+    }
+
+    /// How many pages are stored.
+    #[must_use]
+    pub fn stored_pages(&self) -> u64 {
+        self.index.chunks.last().map_or(0, Chunk::end)
+    }
+
+    /// Position in [`Image::chunks`] of the chunk that holds a page.
+    #[must_use]
+    pub fn chunk_of(&self, page: PageId) -> Option<usize> {
+        let chunks = &self.index.chunks;
+        let index = chunks.partition_point(|chunk| chunk.first <= page).checked_sub(1)?;
+        (page.0 < chunks[index].end()).then_some(index)
+    }
+}
