@@ -109,6 +109,8 @@ impl Setup {
         let child = fork::child_in(spec.namespaces(), || {
             let keep = keep_list(program, &far, &streams);
             fork::close_all_but(&keep);
+            // What PID 1 opens must not land on the numbers of its streams.
+            descriptor::null_streams();
             first::live(spec, name, program, &far, streams)
         })
         .map_err(failed("make PID 1 in new namespaces"))?;
