@@ -1,1 +1,12 @@
-//! .
+//! What end-to-end tests share: the `floe` command with a time limit and a state directory of its own, and victims.
+//!
+//! Everything a test starts hangs on a [`Host`]; dropping it ends its sandboxes, also when the test fails.
+
+mod command;
+mod victim;
+
+pub use command::{Host, Outcome};
+pub use victim::{Victim, program};
+
+/// How a restore chooses PIDs; every round trip is made with both.
+pub const PID_METHODS: [&str; 2] = ["ns-last-pid", "set-tid"];

@@ -1,0 +1,222 @@
+//! Runs `floe` as a person would, with a limit on time.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// No command of a test needs longer, by far; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A state directory of its own, and the sandboxes in it.
+#[derive(Debug)]
+pub struct Host {
+    folder: TempDir,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status; 128+N where signal N ended it.
+    pub status: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl Outcome {
+    /// The standard output of a command that succeeded.
+    ///
+    /// # Panics
+    /// Where it did not.
+    #[must_use]
+    pub fn expect_done(self) -> String {
+        assert_eq!(self.status, 0, "floe failed: {}{}", self.out, self.err);
+        self.out
+    }
+
+    /// The standard error of a command that failed with exit status 1.
+    ///
+    /// # Panics
+    /// Where it ended otherwise.
+    #[must_use]
+    pub fn expect_failed(self) -> String {
+        assert_eq!(self.status, 1, "floe was to fail: {}{}", self.out, self.err);
+        self.err
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("floe-suite.")
+            .tempdir()
+            .expect("a folder");
+        std::fs::create_dir(folder.path().join("state")).expect("a folder");
+        Self { folder }
+    }
+
+    /// The folder for the test's files.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A `floe` command line, not started yet.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// Where it takes longer than a minute, or can't be started.
+    #[must_use]
+    pub fn floe(&self, arguments: &[&str]) -> Outcome {
+        run(&mut self.command(arguments))
+    }
+
+    /// Runs a command that must succeed.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub fn done(&self, arguments: &[&str]) -> String {
+        self.floe(arguments).expect_done()
+    }
+
+    /// PID 1 of a sandbox, as the host counts.
+    ///
+    /// # Panics
+    /// Where there is no such sandbox.
+    #[must_use]
+    pub fn pid1(&self, sandbox: &str) -> i32 {
+        let list: serde_json::Value = serde_json::from_str(&self.done(&["ps", "--json"])).expect("JSON");
+        let entries = list.as_array().expect("a list");
+        let entry = entries
+            .iter()
+            .find(|entry| entry["name"] == sandbox)
+            .expect("the sandbox");
+        entry["pid"].as_i64().expect("its PID") as i32
+    }
+
+    /// Names of the sandboxes there are.
+    ///
+    /// # Panics
+    /// Where floe can't list them.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<String> {
+        let list: serde_json::Value = serde_json::from_str(&self.done(&["ps", "--json"])).expect("JSON");
+        let names = list.as_array().expect("a list").iter();
+        names
+            .map(|entry| entry["name"].as_str().expect("a name").to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let Ok(entries) = std::fs::read_dir(self.path("state")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let outcome = run(&mut self.command(&["rm", "-f", &name.to_string_lossy()]));
+            if outcome.status != 0 {
+                eprintln!("floe rm -f {}: {}", name.to_string_lossy(), outcome.err);
+            }
+        }
+    }
+}
+
+/// Runs a command to its end, its streams taken up in files so that nothing it leaves running can hold them open.
+///
+/// # Panics
+/// Where it takes longer than a minute, or can't be started.
+#[must_use]
+pub fn run(command: &mut Command) -> Outcome {
+    let (out, err) = (
+        tempfile::tempfile().expect("a file"),
+        tempfile::tempfile().expect("a file"),
+    );
+    let child = command
+        .stdout(out.try_clone().expect("duplicate"))
+        .stderr(err.try_clone().expect("duplicate"))
+        .spawn()
+        .expect("start floe");
+    let status = wait(child);
+    Outcome {
+        status,
+        out: text(out),
+        err: text(err),
+    }
+}
+
+fn text(mut file: File) -> String {
+    use std::io::Seek;
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .expect("read back");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn wait(mut child: Child) -> i32 {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("wait for floe") {
+            return number(status);
+        }
+        if Instant::now() > end {
+            child.kill().expect("kill a floe that hangs");
+            child.wait().expect("reap it");
+            panic!("floe hung for {PATIENCE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn number(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// The `floe` program under test: FLOE_BIN, or the one built beside the tests.
+fn binary() -> PathBuf {
+    std::env::var_os("FLOE_BIN").map_or_else(|| built("floe"), PathBuf::from)
+}
+
+/// A program of this workspace, built beside the tests.
+pub(crate) fn built(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the test's own path");
+    let folder = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,115 @@
+//! A victim in a sandbox: started, asked to check itself, taken through checkpoint and restore.
+
+use crate::{Host, command};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A victim's program.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    std::env::var_os("FLOE_VICTIMS").map_or_else(|| command::built(name), |folder| Path::new(&folder).join(name))
+}
+
+/// A victim that runs.
+#[derive(Debug)]
+pub struct Victim<'a> {
+    host: &'a Host,
+    folder: PathBuf,
+    /// The sandbox it is in.
+    pub sandbox: String,
+    round: u32,
+}
+
+impl<'a> Victim<'a> {
+    /// Starts a victim as the sandbox `name`, and waits until it has made its state.
+    ///
+    /// # Panics
+    /// Where it can't make its state.
+    #[must_use]
+    pub fn start(host: &'a Host, name: &str, options: &[&str], arguments: &[&str]) -> Self {
+        let folder = host.path(&format!("stage-{name}"));
+        std::fs::create_dir_all(&folder).expect("the victim's folder");
+        let (program, place) = (program(name), folder.display().to_string());
+        let sabotage = arguments.contains(&"--sabotage");
+        let arguments: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--sabotage").collect();
+        let mut line = vec!["run", "-d", "--name", name];
+        line.extend(options);
+        line.extend(["--", program.to_str().expect("a plain path")]);
+        line.extend(sabotage.then_some("--sabotage"));
+        line.push(&place);
+        line.extend(arguments);
+        host.done(&line);
+        let victim = Self {
+            host,
+            folder,
+            sandbox: name.to_owned(),
+            round: 0,
+        };
+        victim.wait_for("ready");
+        victim
+    }
+
+    /// Lets it check itself; what it says.
+    ///
+    /// # Panics
+    /// Where it says nothing.
+    #[must_use]
+    pub fn verdict(&mut self) -> String {
+        self.round += 1;
+        std::fs::write(self.folder.join(format!("check.{}", self.round)), "").expect("ask the victim");
+        self.wait_for(&format!("result.{}", self.round))
+    }
+
+    /// Lets it check itself.
+    ///
+    /// # Panics
+    /// Where it finds something.
+    pub fn check(&mut self, when: &str) {
+        let verdict = self.verdict();
+        assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
+    }
+
+    /// Checkpoints it and restores it under the name `into`.
+    ///
+    /// # Panics
+    /// Where either fails.
+    pub fn round_trip(&mut self, into: &str, method: &str) {
+        let image = self.host.path("image.floe");
+        let image = image.to_str().expect("a plain path");
+        self.host.done(&["checkpoint", &self.sandbox, "-o", image]);
+        self.host
+            .done(&["restore", "-d", "--name", into, "--pid-method", method, image]);
+        into.clone_into(&mut self.sandbox);
+    }
+
+    fn wait_for(&self, file: &str) -> String {
+        let (path, failed) = (self.folder.join(file), self.folder.join("result.0"));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&path) {
+                return text;
+            }
+            if let Ok(text) = std::fs::read_to_string(&failed) {
+                panic!("{} could not make its state: {text}", self.sandbox);
+            }
+            let alive = self.host.sandboxes().contains(&self.sandbox);
+            assert!(
+                alive && Instant::now() < end,
+                "{} says nothing: {}",
+                self.sandbox,
+                self.trouble()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn trouble(&self) -> String {
+        let ps = self.host.floe(&["ps", &self.sandbox]);
+        let logs = self.host.floe(&["logs", &self.sandbox]);
+        format!("{}{}{}{}", ps.out, ps.err, logs.out, logs.err)
+    }
+}

@@ -1,0 +1,66 @@
+//! Every victim goes through the same: checkpoint and restore under its own name, again into another sandbox, with both
+//! ways of choosing PIDs, and a checkpoint that lets it run on. Afterwards it must find itself as it was; and it must be
+//! one that would notice.
+
+use floe_suite::{Host, PID_METHODS, Victim};
+
+fn survives(name: &str) {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, name, &[], &[]);
+    victim.round_trip(name, PID_METHODS[0]);
+    victim.round_trip("another", PID_METHODS[1]);
+    victim.check("after two round trips without a check between");
+    let image = host.path("running.floe");
+    host.done(&[
+        "checkpoint",
+        "another",
+        "--leave-running",
+        "-o",
+        image.to_str().expect("a plain path"),
+    ]);
+    victim.check("after a checkpoint that let it run on");
+    victim.round_trip(name, PID_METHODS[1]);
+    victim.check("after a round trip between two checks");
+}
+
+fn notices(name: &str) {
+    let host = Host::new();
+    let verdict = Victim::start(&host, name, &[], &["--sabotage"]).verdict();
+    assert!(
+        verdict.starts_with("FAIL"),
+        "{name} does not notice that its state is damaged: {verdict}"
+    );
+}
+
+macro_rules! victims {
+    ($($test:ident $name:literal),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn survives() {
+                super::survives($name);
+            }
+
+            #[test]
+            fn notices() {
+                super::notices($name);
+            }
+        })+
+    };
+}
+
+victims! {
+    heap "heap",
+    memory_advice "memory-advice",
+    memory_file_private "memory-file-private",
+    memory_file_shared "memory-file-shared",
+    memory_private "memory-private",
+    memory_shared_anonymous "memory-shared-anonymous",
+    memory_untouched "memory-untouched",
+    registers "registers",
+    signals_actions "signals-actions",
+    signals_masks "signals-masks",
+    signals_pending "signals-pending",
+    signals_stacks "signals-stacks",
+    stack_grows "stack-grows",
+    vdso "vdso",
+}
