@@ -193,16 +193,21 @@ impl HeldTree {
                 }
             }
         }
-        // As their tracer floe must collect them before their parents can. A leader can be collected only behind its
-        // other threads, and PID 1 of a namespace ends only behind all the others.
-        let leaders: HashSet<Pid> = self.tree.living().map(|process| process.pid).collect();
-        let root = self.tree.root().map(|process| process.pid);
-        let mut tids: Vec<Pid> = self.threads.keys().copied().collect();
-        tids.sort_by_key(|tid| (Some(*tid) == root, leaders.contains(tid)));
+        let mut left: HashSet<i32> = self.threads.keys().map(|tid| tid.raw()).collect();
         // Detaching fails for tasks that are being killed, which is what is wanted here.
         drop(self.threads);
-        for tid in tids {
-            while let Err(Errno::EINTR) = waitpid(tid.nix(), Some(WaitPidFlag::__WALL)) {}
+        // As their tracer floe must collect them before their parents can. In which order they can be collected is not
+        // known: the last thread of a PID 1 to end, whichever it is, waits for all others of the namespace.
+        while !left.is_empty() {
+            match waitpid(None, Some(WaitPidFlag::__WALL)) {
+                Ok(status) => {
+                    if let Some(pid) = status.pid() {
+                        left.remove(&pid.as_raw());
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
         }
         Ok(())
     }
