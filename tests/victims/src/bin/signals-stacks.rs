@@ -1,13 +1,16 @@
 //! The alternate signal stack of each thread; disabled in one; used by a handler.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use victims::{Findings, Team, call, memory::Mapping, play};
+use std::cell::Cell;
+use victims::{Findings, Team, memory::Mapping, play};
 
-static WHERE: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Where the calling thread's last handler ran.
+    static WHERE: Cell<usize> = const { Cell::new(0) };
+}
 
 extern "C" fn note(_: i32) {
     let local = 0_u8;
-    WHERE.store(&raw const local as usize, Ordering::SeqCst);
+    WHERE.set(&raw const local as usize);
 }
 
 fn main() {
@@ -46,7 +49,7 @@ fn member(size: Option<usize>) -> impl FnMut(&mut Findings) {
         findings.same("alternate stack", &before, &get());
         // SAFETY: a signal to the calling thread, which has a handler.
         unsafe { libc::raise(libc::SIGUSR1) };
-        let used = WHERE.load(Ordering::SeqCst);
+        let used = WHERE.get();
         let inside = area.address <= used && used < area.address + area.len;
         findings.same("handler ran on it", &size.is_some(), &inside);
     }
