@@ -4,3 +4,11 @@
 pub mod checkpoint;
 pub mod restore;
 pub mod stage;
+
+fn things_stand(count: usize) -> String {
+    if count == 1 {
+        "1 thing stands".to_owned()
+    } else {
+        format!("{count} things stand")
+    }
+}

@@ -6,10 +6,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Control<'a> {
     /// Set by a signal handler: give up at the next stage and undo all.
     pub interrupted: &'a AtomicBool,
-    /// The name of a stage that is to fail, for tests.
-    pub fail_at: Option<&'a str>,
+    /// A stage that is to fail, for tests.
+    pub fail_at: Option<&'a Injection>,
     /// Told at each stage, and as pages go by.
     pub observer: &'a dyn Observer,
+}
+
+/// A failure that a test wants at a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    stage: String,
+    panic: bool,
+}
+
+impl std::str::FromStr for Injection {
+    type Err = std::convert::Infallible;
+
+    /// `STAGE` for an error, `STAGE:panic` for a panic.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (stage, panic) = text.strip_suffix(":panic").map_or((text, false), |stage| (stage, true));
+        Ok(Self {
+            stage: stage.to_owned(),
+            panic,
+        })
+    }
 }
 
 /// Somebody who shows progress.
@@ -39,10 +59,12 @@ impl Control<'_> {
     pub fn enter(&self, name: &'static str) -> Result<(), StageError> {
         self.observer.stage(name);
         self.check(name)?;
-        if self.fail_at == Some(name) {
-            Err(StageError::Injected(name))
-        } else {
-            Ok(())
+        match self.fail_at {
+            Some(injection) if injection.stage == name => {
+                assert!(!injection.panic, "stage {name} was told to panic");
+                Err(StageError::Injected(name))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

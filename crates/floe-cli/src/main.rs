@@ -1,5 +1,6 @@
 //! The `floe` command: one file a verb under `verbs`, each arguments -> request -> one library call -> rendering.
 
+mod act;
 mod failure;
 mod output;
 mod progress;

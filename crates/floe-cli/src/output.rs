@@ -48,3 +48,8 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
 pub fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }
+
+/// A number with the word for one or for several.
+pub fn count(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}

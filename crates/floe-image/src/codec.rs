@@ -67,9 +67,9 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodeError> {
 /// [`DecodeError`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     match bytes.len() {
-        ..=SMALL => decode_within::<T, SMALL>(bytes),
-        ..=MEDIUM => decode_within::<T, MEDIUM>(bytes),
-        ..=BODY_LIMIT => decode_within::<T, BODY_LIMIT>(bytes),
+        0..=SMALL => decode_within::<T, SMALL>(bytes),
+        length if length <= MEDIUM => decode_within::<T, MEDIUM>(bytes),
+        length if length <= BODY_LIMIT => decode_within::<T, BODY_LIMIT>(bytes),
         length => Err(DecodeError::TooLong(length)),
     }
 }

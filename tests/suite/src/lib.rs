@@ -3,9 +3,13 @@
 //! Everything a test starts hangs on a [`Host`]; dropping it ends its sandboxes, also when the test fails.
 
 mod command;
+mod traces;
+mod tree;
 mod victim;
 
-pub use command::{Host, Outcome};
+pub use command::{Host, Outcome, run, wait};
+pub use traces::Traces;
+pub use tree::Counting;
 pub use victim::{Victim, program};
 
 /// How a restore chooses PIDs; every round trip is made with both.

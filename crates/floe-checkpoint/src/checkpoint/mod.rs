@@ -94,7 +94,7 @@ pub struct Request<'a> {
     pub level: i32,
     /// Let the tree run on afterwards.
     pub leave_running: bool,
-    /// Called when the image is complete and the tree is about to be ended.
+    /// Called when the image is synced and the tree is about to be ended.
     pub before_end: &'a mut dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -117,7 +117,7 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The tree has state that can't be carried.
-    #[error("{} thing(s) stand in the way of this checkpoint", .0.len())]
+    #[error("{} in the way of this checkpoint", crate::things_stand(.0.len()))]
     Refused(Vec<Refusal>),
     /// Interrupted, or made to fail.
     #[error(transparent)]
@@ -168,15 +168,16 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     let file = output.open()?;
     let summary = write::write(&held, &inspected, file.sink()?, request.level, control)?;
     control.enter("commit")?;
-    let committed = file.commit()?;
+    file.sync()?;
     report.image = Some(summary);
-    control.enter("end").inspect_err(|_| committed.withdraw())?;
+    // The last moment at which nothing has happened: from the image's name on, the tree ends or is released.
+    control.enter("end")?;
     if request.leave_running {
+        file.publish()?;
         held.release()?;
     } else {
-        (request.before_end)()
-            .inspect_err(|_| committed.withdraw())
-            .map_err(CheckpointError::Announce)?;
+        (request.before_end)().map_err(CheckpointError::Announce)?;
+        file.publish()?;
         held.end()?;
     }
     report.frozen = started.elapsed();

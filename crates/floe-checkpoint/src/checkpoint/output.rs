@@ -38,20 +38,6 @@ pub enum OpenOutput {
     Stream(File),
 }
 
-/// An output that is complete.
-pub struct Committed(Option<PathBuf>);
-
-impl Committed {
-    /// Takes the file back: what it describes did not come about.
-    pub fn withdraw(&self) {
-        if let Some(path) = &self.0
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "could not remove the image of a checkpoint that failed");
-        }
-    }
-}
-
 fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputError {
     let path = path.display().to_string();
     move |source| OutputError { action, path, source }
@@ -92,13 +78,20 @@ impl OpenOutput {
         Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?))
     }
 
-    /// Syncs the file and gives it its name, in one step for whoever looks.
-    pub fn commit(self) -> Result<Committed, OutputError> {
+    /// Makes what was written safe on its disk.
+    pub fn sync(&self) -> Result<(), OutputError> {
+        match self {
+            Self::Stream(_) => Ok(()),
+            Self::Unnamed { file, path } => file.sync_all().map_err(wrap("sync", path)),
+        }
+    }
+
+    /// Gives the file its name, in one step for whoever looks. What had the name before is kept if that fails.
+    pub fn publish(self) -> Result<(), OutputError> {
         let (file, path) = match self {
-            Self::Stream(_) => return Ok(Committed(None)),
+            Self::Stream(_) => return Ok(()),
             Self::Unnamed { file, path } => (file, path),
         };
-        file.sync_all().map_err(wrap("sync", &path))?;
         let magic = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let link = |to: &Path| linkat(AT_FDCWD, &magic, AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW);
         match link(&path) {
@@ -107,14 +100,17 @@ impl OpenOutput {
                 // There is no way to link over a file; a name beside it is renamed over it.
                 let beside = path.with_extension(format!("floe-{}", std::process::id()));
                 link(&beside).map_err(|source| wrap("name", &beside)(source.into()))?;
-                std::fs::rename(&beside, &path).map_err(wrap("replace", &path))?;
+                std::fs::rename(&beside, &path).map_err(|error| {
+                    // What stands there is this image alone, under a name that nobody asked for.
+                    drop(std::fs::remove_file(&beside));
+                    wrap("replace", &path)(error)
+                })?;
             }
             Err(source) => return Err(wrap("name", &path)(source.into())),
         }
         let parent = directory(&path);
         File::open(&parent)
             .and_then(|file| file.sync_all())
-            .map_err(wrap("sync", &parent))?;
-        Ok(Committed(Some(path)))
+            .map_err(wrap("sync", &parent))
     }
 }

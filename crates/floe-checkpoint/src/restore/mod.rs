@@ -109,7 +109,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// This host lacks something.
-    #[error("{} thing(s) stand in the way of this restore", .0.len())]
+    #[error("{} in the way of this restore", crate::things_stand(.0.len()))]
     Obstacles(Vec<Obstacle>),
     /// Interrupted, or made to fail.
     #[error(transparent)]

@@ -1,18 +1,14 @@
 //! `floe checkpoint`.
 
-use crate::{Context, failure::Outcome, output, progress::Bar};
+use crate::{Context, act, failure::Outcome, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
-use floe_checkpoint::{
-    checkpoint::{Output, Report, Request, STAGES, Target, checkpoint},
-    stage::Control,
-};
+use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint};
 use floe_image::record::ConsoleRecord;
 use floe_resources::file::ConsoleLinks;
 use floe_sandbox::{Announcement, ConsoleState, Sandbox, TerminalSettings, window_size};
-use floe_sys::{Pid, interrupt};
-use nix::sys::signal::Signal;
+use floe_sys::Pid;
 use std::{
     fs::File,
     io::IsTerminal,
@@ -65,8 +61,6 @@ impl Checkpoint {
             STAGES.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         }
-        let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-        let flags = interrupt::note_signals(&signals)?;
         let sandbox = self
             .name
             .as_deref()
@@ -86,16 +80,7 @@ impl Checkpoint {
             leave_running: self.leave_running,
             before_end: &mut before_end,
         };
-        let fail_at = std::env::var("FLOE_FAIL_AT").ok();
-        let bar = Bar::new();
-        let control = Control {
-            interrupted: flags.interrupted,
-            fail_at: fail_at.as_deref(),
-            observer: &bar,
-        };
-        let report = checkpoint(request, &control);
-        drop(bar);
-        let report = report?;
+        let report = act::perform(|control| checkpoint(request, control))??;
         if let Some(announcement) = announcement {
             announcement.wait_gone()?;
         }
@@ -203,9 +188,9 @@ fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
 
 fn summary(report: &Report, dry_run: bool) -> String {
     let what = format!(
-        "{} processes, {} threads, {} of memory",
-        report.processes,
-        report.threads,
+        "{}, {}, {} of memory",
+        output::count(report.processes, "process", "processes"),
+        output::count(report.threads, "thread", "threads"),
         output::bytes(report.memory)
     );
     let frozen = format!("{:.1} ms", report.frozen.as_secs_f64() * 1e3);

@@ -1,15 +1,10 @@
 //! `floe restore`.
 
 use super::{foreground, image_file};
-use crate::{Context, failure::Outcome, output, progress::Bar};
+use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
-use floe_checkpoint::{
-    restore::{self, PidMethod, Request, STAGES},
-    stage::Control,
-};
+use floe_checkpoint::restore::{self, PidMethod, Request, STAGES};
 use floe_sandbox::{Client, ConsoleState, Sandbox};
-use floe_sys::interrupt;
-use nix::sys::signal::Signal;
 use std::path::PathBuf;
 
 /// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
@@ -56,19 +51,9 @@ impl Restore {
             return Ok(0);
         };
         let image = image_file::open(path)?;
-        let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-        let flags = interrupt::note_signals(&signals)?;
-        let fail_at = std::env::var("FLOE_FAIL_AT").ok();
-        let bar = Bar::new();
-        let control = Control {
-            interrupted: flags.interrupted,
-            fail_at: fail_at.as_deref(),
-            observer: &bar,
-        };
         if self.dry_run {
-            let found = restore::dry_run(image, &control);
-            drop(bar);
-            return print(&found?);
+            let found = act::perform(|control| restore::dry_run(image, control))??;
+            return print(&found);
         }
         let request = Request {
             image,
@@ -80,14 +65,12 @@ impl Restore {
             },
             foreground: !self.detach,
         };
-        let report = restore::restore(request, &control);
-        drop(bar);
-        let report = report?;
+        let report = act::perform(|control| restore::restore(request, control))??;
         if self.detach {
             output::line(&report.name);
             output::error(&format!(
-                "{} processes, {} of memory, in {:.1} ms",
-                report.processes,
+                "{}, {} of memory, in {:.1} ms",
+                output::count(report.processes, "process", "processes"),
                 output::bytes(report.memory),
                 report.elapsed.as_secs_f64() * 1e3
             ));

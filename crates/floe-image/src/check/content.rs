@@ -71,7 +71,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
 
 /// Where the owner can have pages, lowest first; `None` where there is no such owner. Sizes were checked before.
 fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: ContentOwner) -> Option<Vec<Range<u64>>> {
-    let sized = |size: u64| vec![0..size.next_multiple_of(PAGE)];
+    let sized = |size: u64| std::iter::once(0..size.next_multiple_of(PAGE)).collect();
     match owner {
         ContentOwner::Process(pid) => spaces.get(&pid.0).map(|space| private(space)),
         ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),

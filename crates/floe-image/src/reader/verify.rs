@@ -32,7 +32,8 @@ impl Image {
             let (results, checked) = channel();
             for _ in 0..cores.min(self.chunks().len()) {
                 let results = results.clone();
-                scope.spawn(|| self.check_chunks(&next, results));
+                let next = &next;
+                scope.spawn(move || self.check_chunks(next, &results));
             }
             drop(results);
             let mut done = 0;
@@ -62,7 +63,7 @@ impl Image {
         }
     }
 
-    fn check_chunks(&self, next: &AtomicUsize, results: Sender<(usize, Result<usize, ReadError>)>) {
+    fn check_chunks(&self, next: &AtomicUsize, results: &Sender<(usize, Result<usize, ReadError>)>) {
         let mut scratch = ChunkScratch::default();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);

@@ -168,7 +168,8 @@ mod tests {
             &inherited,
             &space(vec![anonymous(0x1000, 0x5000), anonymous(0xa000, 0xb000)]),
         );
-        assert_eq!(plan.unmap, [0x8000..0x9000]);
+        let gone = 0x8000..0x9000;
+        assert_eq!(plan.unmap, [gone]);
         assert_eq!(plan.resize, [(0x1000, 0x2000, 0x4000)]);
         assert_eq!(plan.kept, [0x1000..0x3000, 0xa000..0xb000]);
         assert!(plan.map.is_empty());
@@ -182,8 +183,8 @@ mod tests {
             ..Inherited::default()
         };
         let plan = assemble(&inherited, &space(vec![anonymous(0x3000, 0x5000)]));
-        let whole = 0x3000..0x5000;
-        assert_eq!((plan.unmap, plan.kept), (vec![0x1000..0x3000], vec![whole]));
+        let (lower, upper) = (0x1000..0x3000, 0x3000..0x5000);
+        assert_eq!((plan.unmap, plan.kept), (vec![lower], vec![upper]));
     }
 
     #[test]

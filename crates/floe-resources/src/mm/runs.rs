@@ -161,7 +161,8 @@ mod tests {
         let kept = 0..10 * 4096;
         let work = page_work(&inherited, &wanted, std::slice::from_ref(&kept));
         assert_eq!(work.write, [run(4, 1, 50), run(10, 2, 10)]);
-        assert_eq!(work.drop, [5 * 4096..7 * 4096]);
+        let gone = 5 * 4096..7 * 4096;
+        assert_eq!(work.drop, [gone]);
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! A tree that is easy to look at from outside: processes and threads that count, in a file each.
+
+use crate::Host;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What runs in the sandbox: two shells in a pipeline and a program with three threads.
+const SCRIPT: &str = r#"
+python3 -c '
+import threading, time
+def count(name):
+    n = 0
+    while True:
+        n += 1
+        with open(name, "w") as file: file.write(str(n))
+        time.sleep(0.01)
+for n in range(3): threading.Thread(target=count, args=("thread-%d" % n,)).start()
+' &
+i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done | while read n; do echo $n > pipeline; done &
+wait
+"#;
+
+const COUNTERS: [&str; 4] = ["thread-0", "thread-1", "thread-2", "pipeline"];
+
+/// Such a tree, in a sandbox.
+#[derive(Debug)]
+pub struct Counting<'a> {
+    host: &'a Host,
+    folder: PathBuf,
+    name: String,
+}
+
+impl<'a> Counting<'a> {
+    /// Starts one as the sandbox `name`, and waits until everything in it counts.
+    ///
+    /// # Panics
+    /// Where it does not.
+    #[must_use]
+    pub fn start(host: &'a Host, name: &str, options: &[&str]) -> Self {
+        let folder = host.path(&format!("counting-{name}"));
+        std::fs::create_dir(&folder).expect("a folder");
+        let place = folder.display().to_string();
+        let mut line = vec!["run", "-d", "--name", name, "-w", &place];
+        line.extend(options);
+        line.extend(["--", "bash", "-c", SCRIPT]);
+        host.done(&line);
+        let tree = Self {
+            host,
+            folder,
+            name: name.to_owned(),
+        };
+        tree.expect_alive("at the start");
+        tree
+    }
+
+    /// The numbers so far.
+    #[must_use]
+    pub fn numbers(&self) -> [u64; 4] {
+        COUNTERS.map(|name| {
+            let text = std::fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            text.trim().parse().unwrap_or(0)
+        })
+    }
+
+    /// Every counter goes on within half a minute.
+    ///
+    /// # Panics
+    /// Where one does not.
+    pub fn expect_alive(&self, when: &str) {
+        let (before, end) = (self.numbers(), Instant::now() + PATIENCE);
+        while !self.numbers().iter().zip(before).all(|(now, before)| *now > before) {
+            let ps = self.host.floe(&["ps", &self.name]);
+            assert!(
+                Instant::now() < end,
+                "{when}: counters stand at {:?}, were {before:?}; {}{}",
+                self.numbers(),
+                ps.out,
+                ps.err
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ids of all tasks, inside and outside, as `floe ps --json` tells.
+    ///
+    /// # Panics
+    /// Where there is no such sandbox.
+    #[must_use]
+    pub fn tasks(&self) -> serde_json::Value {
+        serde_json::from_str(&self.host.done(&["ps", "--json", &self.name])).expect("JSON")
+    }
+}

@@ -1,0 +1,260 @@
+//! All or nothing: whatever fails, interrupts or kills floe, a tree that was to be saved runs on, and of one that was to
+//! be restored nothing is left.
+
+use floe_suite::{Counting, Host, Traces, run, wait};
+use std::{
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+/// Kills of each of the two acts.
+const KILLS: u32 = 200;
+
+fn stages(host: &Host, verb: &str) -> Vec<String> {
+    host.done(&[verb, "--stages"]).lines().map(str::to_owned).collect()
+}
+
+fn output_folder(host: &Host) -> PathBuf {
+    let folder = host.path("images");
+    std::fs::create_dir(&folder).expect("a folder");
+    folder
+}
+
+#[test]
+fn a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let tree = Counting::start(&host, "job", &[]);
+    let before = Traces::look(&host, &["job"], &[&folder]);
+    let stages = stages(&host, "checkpoint");
+    assert!(stages.len() > 5, "{stages:?}");
+    for stage in stages {
+        for how in ["", ":panic"] {
+            for arguments in [&[][..], &["--leave-running"][..]] {
+                let mut line = vec!["checkpoint", "job", "-o", image.to_str().expect("a plain path")];
+                line.extend(arguments);
+                let outcome = run(host.command(&line).env("FLOE_FAIL_AT", format!("{stage}{how}")));
+                let when = format!("after a failure at {stage}{how}");
+                assert_ne!(outcome.status, 0, "{when}: {}", outcome.err);
+                assert!(outcome.err.contains(&stage), "{when}: {}", outcome.err);
+                before.expect_again(&host, &["job"], &[&folder], &when);
+                tree.expect_alive(&when);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_fails_keeps_the_image_that_was_there() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let tree = Counting::start(&host, "job", &[]);
+    std::fs::write(&image, "an older image").expect("write");
+    for stage in stages(&host, "checkpoint") {
+        let line = ["checkpoint", "job", "-o", image.to_str().expect("a plain path")];
+        let outcome = run(host.command(&line).env("FLOE_FAIL_AT", &stage));
+        assert_eq!(outcome.status, 1, "{}", outcome.err);
+        assert_eq!(
+            std::fs::read_to_string(&image).expect("the older image"),
+            "an older image",
+            "{stage}"
+        );
+    }
+    tree.expect_alive("at the end");
+}
+
+#[test]
+fn a_restore_that_fails_at_any_stage_leaves_nothing() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let tree = Counting::start(&host, "job", &[]);
+    host.done(&["checkpoint", "job", "-o", image.to_str().expect("a plain path")]);
+    let before = Traces::look(&host, &["job"], &[&folder]);
+    let stages = stages(&host, "restore");
+    assert!(stages.len() > 8, "{stages:?}");
+    for stage in stages {
+        for how in ["", ":panic"] {
+            let line = ["restore", "-d", image.to_str().expect("a plain path")];
+            let outcome = run(host.command(&line).env("FLOE_FAIL_AT", format!("{stage}{how}")));
+            let when = format!("after a failure at {stage}{how}");
+            assert_ne!(outcome.status, 0, "{when}: {}", outcome.err);
+            assert!(outcome.err.contains(&stage), "{when}: {}", outcome.err);
+            before.expect_again(&host, &["job"], &[&folder], &when);
+        }
+    }
+    host.done(&["restore", "-d", image.to_str().expect("a plain path")]);
+    tree.expect_alive("restored at last");
+}
+
+/// A pseudo-random number from 0 up to `limit`; each test has its own sequence, the same each time.
+fn random(state: &mut u64, limit: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % limit
+}
+
+fn signal_after(child: &Child, signal: i32, micros: u64) {
+    std::thread::sleep(Duration::from_micros(micros));
+    // SAFETY: plain numbers; the child is not reaped yet, so its number is its own.
+    unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// How long the command takes, in microseconds: the middle of five runs.
+fn typical_micros(mut once: impl FnMut()) -> u64 {
+    let mut times: Vec<u64> = (0..5)
+        .map(|_| {
+            let begin = std::time::Instant::now();
+            once();
+            begin.elapsed().as_micros() as u64
+        })
+        .collect();
+    times.sort_unstable();
+    times[2]
+}
+
+#[test]
+fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let line = [
+        "checkpoint",
+        "job",
+        "--leave-running",
+        "-o",
+        image.to_str().expect("a plain path"),
+    ];
+    let tree = Counting::start(&host, "job", &[]);
+    let tasks = settled_tasks(&tree);
+    let usual = typical_micros(|| drop(host.done(&line)));
+    let mut state = 0x5eed_0001;
+    for round in 0..KILLS {
+        let child = host
+            .command(&line)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start floe");
+        signal_after(&child, libc::SIGKILL, random(&mut state, usual * 5 / 4));
+        let _ = wait(child);
+        let when = format!("after kill {round}");
+        tree.expect_alive(&when);
+        assert_eq!(settled_tasks(&tree), tasks, "{when}");
+    }
+    // It is whole: another checkpoint goes through, and so does its restore.
+    host.done(&["checkpoint", "job", "-o", image.to_str().expect("a plain path")]);
+    host.done(&["restore", "-d", image.to_str().expect("a plain path")]);
+    tree.expect_alive("restored after all the kills");
+}
+
+/// Ids of the tree's tasks, but for the sleeps that come and go.
+fn settled_tasks(tree: &Counting<'_>) -> Vec<(i64, i64, i64)> {
+    let tasks = tree.tasks();
+    let settled = tasks
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|task| task["comm"] != "sleep");
+    let number = |value: &serde_json::Value| value.as_i64().unwrap_or(-1);
+    let last = |task: &serde_json::Value| {
+        let ids = task["nspid"].as_array().expect("ids");
+        (number(&ids[0]), number(&ids[ids.len() - 1]), number(&task["threads"]))
+    };
+    // A child that is about to execute sleep still has the shell's name.
+    let stays = |task: &(i64, i64, i64)| task.1 < 20;
+    settled.map(last).filter(stays).collect()
+}
+
+#[test]
+fn interrupted_checkpoints_leave_the_tree_unharmed() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let line = [
+        "checkpoint",
+        "job",
+        "--leave-running",
+        "-o",
+        image.to_str().expect("a plain path"),
+    ];
+    let tree = Counting::start(&host, "job", &[]);
+    let usual = typical_micros(|| drop(host.done(&line)));
+    std::fs::remove_file(&image).expect("remove the image");
+    let before = Traces::look(&host, &["job"], &[&folder]);
+    let (mut state, mut interrupted) = (0x5eed_0002, 0);
+    for round in 0..40 {
+        let signal = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP][round % 3];
+        let child = host
+            .command(&line)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start floe");
+        signal_after(&child, signal, random(&mut state, usual));
+        let when = format!("after interruption {round}");
+        if wait(child) == 0 {
+            std::fs::remove_file(&image).expect("a checkpoint that succeeded has an image");
+        } else {
+            interrupted += 1;
+        }
+        before.expect_again(&host, &["job"], &[&folder], &when);
+        tree.expect_alive(&when);
+    }
+    assert!(interrupted > 0, "no checkpoint was interrupted");
+}
+
+#[test]
+fn restores_killed_at_random_moments_leave_nothing() {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let image = image.to_str().expect("a plain path");
+    let tree = Counting::start(&host, "job", &[]);
+    host.done(&["checkpoint", "job", "-o", image]);
+    let before = Traces::look(&host, &["job"], &[&folder]);
+    let line = ["restore", "-d", image];
+    let usual = typical_micros(|| {
+        host.done(&line);
+        host.done(&["rm", "-f", "job"]);
+    });
+    let (mut state, mut killed) = (0x5eed_0003, 0);
+    for round in 0..KILLS {
+        let child = host
+            .command(&line)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start floe");
+        signal_after(&child, libc::SIGKILL, random(&mut state, usual));
+        let when = format!("after kill {round}");
+        if wait(child) == 0 {
+            host.done(&["rm", "-f", "job"]);
+        } else {
+            killed += 1;
+            forget_if_committed(&host);
+        }
+        before.expect_again(&host, &["job"], &[&folder], &when);
+    }
+    assert!(killed > KILLS / 4, "only {killed} restores were killed");
+    host.done(&line);
+    tree.expect_alive("restored after all the kills");
+}
+
+/// A floe killed behind its last step has done its work: the sandbox runs under its monitor.
+fn forget_if_committed(host: &Host) {
+    let running = |host: &Host| {
+        let list: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json"])).expect("JSON");
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .any(|entry| entry["state"] == "running")
+    };
+    if running(host) {
+        host.done(&["rm", "-f", "job"]);
+    }
+}
