@@ -72,6 +72,13 @@ impl Host {
         Self { folder }
     }
 
+    /// A name for a sandbox that no other test has: cgroups are named after sandboxes, and all tests share those.
+    #[must_use]
+    pub fn name(&self, base: &str) -> String {
+        let unique = self.folder.path().extension().unwrap_or_default();
+        format!("{base}-{}", unique.to_string_lossy())
+    }
+
     /// The folder for the test's files.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

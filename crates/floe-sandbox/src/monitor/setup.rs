@@ -8,7 +8,7 @@ use crate::{
     first::{self, Program},
     message::{self, kind},
     spec::{Console, SandboxSpec},
-    state::{ConsoleState, SandboxState, StateDir},
+    state::{ConsoleState, SandboxState, StateDir, StateError},
 };
 use floe_cgroup::{Cgroup, CgroupError, Hierarchies};
 use floe_sys::{Pid, descriptor, fork, procfs::Stat};
@@ -50,6 +50,15 @@ fn cgroup_failed(error: &CgroupError) -> Failure {
     (Errno::from_raw(number.unwrap_or(libc::EIO)), error.to_string())
 }
 
+fn state_failed(error: &StateError) -> Failure {
+    let number = match error {
+        StateError::File { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        StateError::Taken(_) => libc::EEXIST,
+        StateError::Unknown(_) | StateError::BadName(_) | StateError::Malformed { .. } => libc::EINVAL,
+    };
+    (Errno::from_raw(number), error.to_string())
+}
+
 /// Removes what was made if the set-up does not come to its end.
 struct Undo {
     folder: Option<PathBuf>,
@@ -85,9 +94,7 @@ impl Setup {
         program: &Program,
         launcher: &OwnedFd,
     ) -> Result<Self, Failure> {
-        let folder = state_dir
-            .folder(name)
-            .map_err(|error| (Errno::EINVAL, error.to_string()))?;
+        let folder = state_dir.claim(name).map_err(|error| state_failed(&error))?;
         let mut undo = Undo {
             folder: Some(folder.clone()),
             cgroup: None,
@@ -128,7 +135,7 @@ impl Setup {
         state.pid1_start = Stat::of(pid)
             .map_err(|error| (Errno::ESRCH, error.to_string()))?
             .starttime;
-        state.write(&folder).map_err(|error| (Errno::EIO, error.to_string()))?;
+        state.write(&folder).map_err(|error| state_failed(&error))?;
         let text = serde_json::to_vec(&state).map_err(|error| (Errno::EINVAL, error.to_string()))?;
         message::put(launcher, kind::READY, &text).map_err(failed("tell the launcher"))?;
         (undo.folder, undo.cgroup, undo.child) = (None, None, None);
