@@ -9,5 +9,5 @@ mod hierarchy;
 mod watcher;
 
 pub use freezer::Frozen;
-pub use group::{Cgroup, CgroupError};
+pub use group::{Cgroup, CgroupError, Entrance};
 pub use hierarchy::{Hierarchies, Kind};
