@@ -1,7 +1,8 @@
 //! Threads under ptrace as types: [`Seized`] runs or is about to stop, [`Stopped`] stands still.
 //!
-//! A transition consumes the value. Dropping either undoes: a task of an observed tree goes on by itself (its registers
-//! must be its own again by then; [`CallHost`](crate::CallHost) sees to that), a task that floe made ends. Neither can be
+//! A transition consumes the value. Dropping either undoes: a task of an observed tree goes on by itself, without EINTR
+//! from a call that only its being stopped interrupted (its registers must be its own again by then;
+//! [`CallHost`](crate::CallHost) sees to that); a task that floe made ends. Neither can be
 //! sent to another thread: ptrace knows one tracer thread.
 
 use crate::arch::{GENERAL_BYTES, Registers};
@@ -489,7 +490,19 @@ impl Stopped {
     /// [`TraceError::Request`].
     pub fn detach(mut self) -> Result<(), TraceError> {
         self.armed = false;
+        self.forget_interruption();
         ptrace::detach(self.tid, 0).map_err(|e| self.failed("detach", e))
+    }
+}
+
+impl Stopped {
+    /// A task of an observed tree goes on as if it had never stood still, whatever made floe stop it and let it go.
+    fn forget_interruption(&self) {
+        if self.options == Options::Observe
+            && let Err(error) = self.undo_interruption()
+        {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that is to be released");
+        }
     }
 }
 
@@ -498,6 +511,7 @@ impl Drop for Stopped {
         if !self.armed {
             return;
         }
+        self.forget_interruption();
         if self.options == Options::Own {
             end(self.tid);
         } else if let Err(error) = ptrace::detach(self.tid, 0) {

@@ -1,6 +1,7 @@
 //! Runs `floe` as a person would, with a limit on time.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Host {
     folder: TempDir,
+    prefix: Vec<String>,
 }
 
 /// What a command left.
@@ -64,12 +66,22 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn new() -> Self {
+        Self::behind(&[])
+    }
+
+    /// One whose `floe` is started by way of another command, e.g. `unshare -m …`.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn behind(prefix: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("floe-suite.")
             .tempdir()
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
-        Self { folder }
+        let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
+        Self { folder, prefix }
     }
 
     /// A name for a sandbox that no other test has: cgroups are named after sandboxes, and all tests share those.
@@ -88,8 +100,10 @@ impl Host {
     /// A `floe` command line, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut words = self.prefix.iter().map(OsString::from).chain([binary().into()]);
+        let mut command = Command::new(words.next().expect("floe at least"));
         command
+            .args(words)
             .arg("--state-dir")
             .arg(self.path("state"))
             .args(arguments)

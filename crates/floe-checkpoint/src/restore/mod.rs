@@ -70,6 +70,9 @@ pub enum PidMethod {
     SetTid,
 }
 
+/// A caller's last word before a restored tree runs.
+pub type BeforeThaw<'a> = dyn FnMut(&Launch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
+
 /// What to restore, and how.
 pub struct Request<'a> {
     /// The image; a stream was spooled into a file.
@@ -83,7 +86,7 @@ pub struct Request<'a> {
     /// Whether somebody stays with it: its input is a pipe also where it had none, and no trace of it stays when it ends.
     pub foreground: bool,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
-    pub before_thaw: &'a mut dyn FnMut(&Launch) -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
+    pub before_thaw: &'a mut BeforeThaw<'a>,
 }
 
 /// What was done.
