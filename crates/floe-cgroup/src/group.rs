@@ -164,6 +164,17 @@ impl Cgroup {
         self.write("cgroup.procs", &pid.to_string())
     }
 
+    /// Its directory, for children that are to be born into it; `None` for version 1, which knows no such thing.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn birthplace(&self) -> Result<Option<fs::File>, CgroupError> {
+        match self.kind {
+            Kind::V1Freezer => Ok(None),
+            Kind::V2 => fs::File::open(&self.path).map(Some).map_err(wrap("open", &self.path)),
+        }
+    }
+
     /// A way in for a process that may not see the hierarchy any more when it uses it.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use nix::{
 };
 use std::{
     error::Error,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -113,7 +113,8 @@ impl Setup {
         let mut state = SandboxState::new(name, spec, cgroup.path());
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
         let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
-        let child = fork::child_in(spec.namespaces(), || {
+        let birthplace = cgroup.birthplace().map_err(|error| cgroup_failed(&error))?;
+        let child = fork::child_in(spec.namespaces(), birthplace.as_ref().map(AsFd::as_fd), || {
             let keep = keep_list(program, &far, &streams);
             fork::close_all_but(&keep);
             // What PID 1 opens must not land on the numbers of its streams.
@@ -125,7 +126,9 @@ impl Setup {
         drop(far);
         let pid = Pid::new(child.as_raw());
         let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
-        cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
+        if birthplace.is_none() {
+            cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
+        }
         message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::MOUNTED)?;
         let console = open_console(spec.console, pid, pipes, &folder, &mut state)?;
