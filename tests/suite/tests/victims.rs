@@ -62,5 +62,8 @@ victims! {
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
+    stopped "stopped",
+    tree_relations "tree-relations",
     vdso "vdso",
+    zombies "zombies",
 }

@@ -439,6 +439,12 @@ impl<'a> World<'a> {
         self.ended.insert(pid, puppet.tid());
         self.heritage.remove(&pid);
         let mut batch = puppet.batch();
+        // It must leave no core file, wherever the limits and the host's core_pattern would have put one.
+        batch.call(
+            "end without a core",
+            libc::SYS_prctl,
+            &[libc::PR_SET_DUMPABLE as u64, 0],
+        );
         if let Some(thread) = record.threads.first() {
             let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
@@ -449,19 +455,23 @@ impl<'a> World<'a> {
         }
         puppet.run(&mut batch)?;
         puppet.end(status)?;
-        self.forget_child_signal(record.ppid)
+        self.forget_child_signal(record.ppid, record.exit_signal)
     }
 
-    /// Takes the SIGCHLD that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
+    /// Takes the signal that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
     /// there is put back from the image.
-    fn forget_child_signal(&self, parent: NsPid) -> Result<(), RestoreError> {
-        let Some(puppet) = self.puppets.get(&parent.0) else {
+    fn forget_child_signal(&self, parent: NsPid, signal: i32) -> Result<(), RestoreError> {
+        let Some(puppet) = self.puppets.get(&parent.0).filter(|_| (1..=64).contains(&signal)) else {
             return Ok(());
         };
         let mut batch = puppet.batch();
-        let set = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
+        let set = batch.data(&(1u64 << (signal - 1)).to_ne_bytes());
         let no_time = batch.room(16);
-        batch.attempt("forget SIGCHLD", libc::SYS_rt_sigtimedwait, &[set, 0, no_time, 8]);
+        batch.attempt(
+            "forget a child's signal",
+            libc::SYS_rt_sigtimedwait,
+            &[set, 0, no_time, 8],
+        );
         Ok(puppet.run(&mut batch)?)
     }
 
@@ -478,7 +488,6 @@ impl<'a> World<'a> {
         self.puppets
             .get_mut(&pid)
             .ok_or_else(lacking)?
-            .task_mut()
             .stop_by_job_control(signal)?;
         if reported && self.puppets.contains_key(&record.ppid.0) {
             const P_PID: u64 = 1;
@@ -490,7 +499,7 @@ impl<'a> World<'a> {
                 &[P_PID, pid as u64, 0, flags, 0],
             )?;
         }
-        self.forget_child_signal(record.ppid)
+        self.forget_child_signal(record.ppid, libc::SIGCHLD)
     }
 }
 
