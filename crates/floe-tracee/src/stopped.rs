@@ -409,12 +409,14 @@ impl Stopped {
         Ok(())
     }
 
-    /// Delivers a stop signal to it and waits until its process stands in a job-control stop.
+    /// Delivers a stop signal, which must not be blocked, to a thread that stands before the delivery of another one;
+    /// waits until its process stands in a job-control stop.
     ///
     /// # Errors
-    /// [`TraceError`].
-    pub fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
-        self.resume(signal)?;
+    /// [`TraceError`]; `Unexpected` where the kernel drops the signal, as it does in an orphaned process group.
+    pub(crate) fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
+        // Where the signal is dropped the thread comes to its next system call and no further.
+        ptrace::resume_to_call(self.tid, signal).map_err(|e| self.failed("resume", e))?;
         match self.wait()? {
             Wait::Event(libc::PTRACE_EVENT_STOP, got) if got == signal => {
                 self.stop_signal = signal;
@@ -449,7 +451,7 @@ impl Stopped {
     }
 
     fn resume_to_call(&self) -> Result<(), TraceError> {
-        ptrace::resume_to_call(self.tid).map_err(|e| self.failed("resume", e))
+        ptrace::resume_to_call(self.tid, 0).map_err(|e| self.failed("resume", e))
     }
 
     fn wait(&self) -> Result<Wait, TraceError> {

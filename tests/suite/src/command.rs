@@ -2,8 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{File, Permissions},
     io::Read,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -75,8 +76,10 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn behind(prefix: &[&str]) -> Self {
+        // Victims that are other users come through here to their own folder.
         let folder = tempfile::Builder::new()
             .prefix("floe-suite.")
+            .permissions(Permissions::from_mode(0o711))
             .tempdir()
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");

@@ -49,6 +49,7 @@ macro_rules! victims {
 }
 
 victims! {
+    credentials "credentials",
     heap "heap",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
@@ -62,5 +63,10 @@ victims! {
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
+    stopped "stopped",
+    task_settings "task-settings",
+    threads "threads",
+    tree_relations "tree-relations",
     vdso "vdso",
+    zombies "zombies",
 }
