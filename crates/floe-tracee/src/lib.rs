@@ -8,6 +8,7 @@ mod batch;
 mod host;
 mod interrupted;
 mod puppet;
+mod rseq;
 mod script;
 mod stopped;
 

@@ -409,6 +409,11 @@ impl Stopped {
         Ok(())
     }
 
+    /// Lets it run through so many system calls, whatever lies between them.
+    pub(crate) fn run_through_calls(&self, calls: usize) -> Result<(), TraceError> {
+        (0..calls).try_for_each(|_| self.run_through_call())
+    }
+
     /// Delivers a stop signal, which must not be blocked, to a thread that stands before the delivery of another one;
     /// waits until its process stands in a job-control stop.
     ///

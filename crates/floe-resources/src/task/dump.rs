@@ -152,27 +152,21 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     let leader = held.threads[0];
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
     let mut record = empty_process(found);
-    let answers = (|| {
-        let mut answers = ProcessAnswers::default();
-        for (index, thread) in held.threads.iter().enumerate() {
-            let ns_tid = found.threads[index].ns_tid;
-            let mut batch = host.batch();
-            let own = ThreadQuestions::ask(&mut batch);
-            let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
-            host.run(thread, ns_tid, &mut batch)?;
-            record
-                .threads
-                .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
-            if let Some(questions) = shared {
-                answers = questions.answers(&batch);
-            }
+    let mut answers = ProcessAnswers::default();
+    for (index, thread) in held.threads.iter().enumerate() {
+        let ns_tid = found.threads[index].ns_tid;
+        let mut batch = host.batch();
+        let own = ThreadQuestions::ask(&mut batch);
+        let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
+        host.run(thread, ns_tid, &mut batch)?;
+        record
+            .threads
+            .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
+        if let Some(questions) = shared {
+            answers = questions.answers(&batch);
         }
-        Ok::<_, DumpError>(answers)
-    })();
-    // The stub goes out of the process also when something went wrong; the first error is the one that is told.
-    let removed = host.remove(leader);
-    let answers = answers?;
-    removed?;
+    }
+    host.remove()?;
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     record.state = process_state(found, leader);
