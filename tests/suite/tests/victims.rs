@@ -55,6 +55,7 @@ victims! {
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_private "memory-private",
+    memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",
     registers "registers",
