@@ -99,6 +99,9 @@ impl Inspected {
                 continue;
             }
             let process = held.process(found);
+            if task::refuse_foreign_code(&process, refusals).map_err(|e| task_error(found, e.into()))? {
+                continue;
+            }
             let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 link(found.pid, "cwd", refusals, found)?,

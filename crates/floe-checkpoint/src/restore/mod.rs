@@ -271,9 +271,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     verify::compare(&image, &hosts)?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
-    frozen.thaw()?;
     let name = launch.name().to_owned();
-    launch.commit()?;
+    frozen.keep();
+    launch.commit_frozen()?;
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

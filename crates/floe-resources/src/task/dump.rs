@@ -13,7 +13,7 @@ use floe_sys::{
     ptrace::Queue,
     sched,
 };
-use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError, is_native};
+use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError};
 use nix::errno::Errno;
 use std::collections::HashSet;
 
@@ -43,12 +43,6 @@ pub enum DumpError {
         /// Why not.
         #[source]
         source: Errno,
-    },
-    /// The register block has another size than floe knows.
-    #[error("the registers of task {tid} can't be read: it runs 32-bit code")]
-    NotNative {
-        /// Whose.
-        tid: Pid,
     },
 }
 
@@ -279,9 +273,6 @@ fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers)
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
-    if !is_native(&registers) {
-        return Err(DumpError::NotNative { tid });
-    }
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     Ok(ThreadRecord {

@@ -41,8 +41,14 @@ fn check(findings: &mut Findings, area: Mapping, own: Option<usize>) {
         area.compare(findings, "area", page, seed);
     }
     let share = PAGES * PAGE / 1024 / (CHILDREN + 1);
-    let (limit, pss) = (share + share / 4 + 2 * OWN * PAGE / 1024, proportional_kib(area.address));
-    findings.that(pss <= limit, format!("{pss} KiB are this process's share, more than {limit}"));
+    let (limit, pss) = (
+        share + share / 4 + 2 * OWN * PAGE / 1024,
+        proportional_kib(area.address),
+    );
+    findings.that(
+        pss <= limit,
+        format!("{pss} KiB are this process's share, more than {limit}"),
+    );
 }
 
 /// `Pss:` of the mapping at an address.
