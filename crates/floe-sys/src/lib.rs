@@ -2,7 +2,9 @@
 //!
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
+mod arch;
 pub mod descriptor;
+pub mod elf;
 pub mod exec;
 pub mod fork;
 pub mod interrupt;

@@ -12,7 +12,7 @@ mod rseq;
 mod script;
 mod stopped;
 
-pub use arch::{GENERAL_BYTES, Registers, is_native, vdso_tail, xfeatures};
+pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail, xfeatures};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
 pub use host::{CallHost, HostError};

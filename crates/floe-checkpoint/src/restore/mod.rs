@@ -238,7 +238,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let started = Instant::now();
     let spec = sandbox_spec(image.sandbox(), request.name, request.foreground);
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
-    let executable = tree::seed_program()?;
+    let executable = Puppet::seed_program().map_err(|source| RestoreError::System {
+        action: "make the seed program".to_owned(),
+        source,
+    })?;
     let first = First::Seed {
         executable,
         keep: vec![far.as_raw_fd()],
