@@ -68,7 +68,7 @@ pub enum TreeFault {
         what: &'static str,
     },
     /// A block of another size.
-    #[error("the {what} of task {tid} has {got} bytes, not {wanted}")]
+    #[error("{got} bytes of {what} of task {tid}, not {wanted}")]
     Block {
         /// Whose.
         tid: i32,
@@ -200,7 +200,7 @@ fn siginfos(tid: i32, pending: &[Vec<u8>]) -> Result<(), TreeFault> {
     for info in pending {
         ensure(info.len() == SIGINFO_BYTES, || TreeFault::Block {
             tid,
-            what: "information of a pending signal",
+            what: "information about a pending signal",
             got: info.len(),
             wanted: SIGINFO_BYTES,
         })?;
