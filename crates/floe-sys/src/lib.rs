@@ -2,6 +2,7 @@
 //!
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
+mod arch;
 pub mod descriptor;
 pub mod exec;
 pub mod fork;

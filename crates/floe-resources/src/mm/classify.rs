@@ -8,7 +8,6 @@ use floe_sys::{
     pagemap::{Category, Filter, Pagemap},
     procfs::{self, Mapping, Stat},
 };
-use std::path::PathBuf;
 
 /// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
 const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
@@ -59,11 +58,9 @@ pub fn address_space(
 ) -> Result<AddressSpaceRecord, ContentError> {
     let pid = held.found.pid;
     let subject = held.found.subject();
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
     let mut classifier = Classifier {
         pid,
         subject: &subject,
-        root,
         contents,
         refusals,
     };
@@ -127,7 +124,6 @@ fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
 struct Classifier<'a> {
     pid: Pid,
     subject: &'a Subject,
-    root: PathBuf,
     contents: &'a mut Contents,
     refusals: &'a mut Refusals,
 }
@@ -179,7 +175,7 @@ impl Classifier<'_> {
         let writable = mapping.shared && mapping.has(b"mw");
         let file = self
             .contents
-            .mapped_file(&magic, &self.root, writable, (self.subject, self.refusals))?;
+            .mapped_file(&magic, writable, (self.subject, self.refusals))?;
         Ok(file.map(|file| VmaSource::File {
             file,
             offset: mapping.offset,
@@ -201,8 +197,7 @@ impl Classifier<'_> {
 
     fn exe(&mut self) -> Result<Option<u32>, ContentError> {
         let magic = format!("/proc/{}/exe", self.pid);
-        self.contents
-            .mapped_file(&magic, &self.root, false, (self.subject, self.refusals))
+        self.contents.mapped_file(&magic, false, (self.subject, self.refusals))
     }
 }
 

@@ -3,7 +3,7 @@
 mod inside;
 mod mounts;
 
-pub use inside::NsError;
+pub use inside::{NsError, root_directory};
 
 use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;

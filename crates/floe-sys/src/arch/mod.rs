@@ -1,0 +1,7 @@
+//! What of the kernel's numbers differs between machines.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::O_LARGEFILE;
