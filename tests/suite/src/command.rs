@@ -64,9 +64,18 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn new() -> Self {
+        Self::in_folder(std::env::temp_dir())
+    }
+
+    /// An empty one, with its folder in another one: on a filesystem of choice.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn in_folder(place: impl AsRef<Path>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("floe-suite.")
-            .tempdir()
+            .tempdir_in(place)
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
         Self { folder }
