@@ -54,6 +54,7 @@ pub fn collect(
             let found = FoundFile::read(process.pid, &subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             if refuse_locks(&found, context.refusals) {
+                super::pipe::note_refused(&found, &mut context);
                 continue;
             }
             if let Some(file) = known.number_of(&found, &mut context)? {
@@ -139,6 +140,7 @@ impl KnownFiles {
 
 fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(String, Vec<u8>)>, FileError> {
     if refuse_common(found, context.refusals)? {
+        super::pipe::note_refused(found, context);
         return Ok(None);
     }
     let mut claims = KINDS.iter().filter(|kind| kind.claims(found, context.console));
@@ -220,7 +222,7 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
             "close it, or run the program without network and unix sockets",
         ),
         libc::S_IFCHR if found.link.starts_with(b"/dev/pts/") => (
-            "a terminal whose other end is outside of the tree".to_owned(),
+            "a terminal that is not the sandbox's own".to_owned(),
             "start the workload with floe run -t, or with its standard streams in files",
         ),
         libc::S_IFCHR => (format!("the device {link}"), "close it"),

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// include/uapi/linux/magic.h.
-const PSEUDO_FILESYSTEMS: [(i64, &str); 8] = [
+const PSEUDO_FILESYSTEMS: [(i64, &str); 9] = [
     (0x9fa0, "/proc"),
     (0x0027_e0eb, "a cgroup file system"),
     (0x6367_7270, "a cgroup file system"),
@@ -21,6 +21,7 @@ const PSEUDO_FILESYSTEMS: [(i64, &str); 8] = [
     (0x7472_6163, "tracefs"),
     (0x1980_0202, "the message queue file system"),
     (0x9584_58f6, "hugetlbfs"),
+    (0x5345_434d, "memfd_secret"),
     (0xcafe_4a11, "the BPF file system"),
 ];
 

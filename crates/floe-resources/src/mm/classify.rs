@@ -147,6 +147,11 @@ impl Classifier<'_> {
                 name: String::from_utf8_lossy(path).into_owned(),
             }));
         }
+        // By name first: the flags would call a perf buffer a device.
+        if let Some((what, reason)) = refused_file(mapping) {
+            self.refuse(mapping, what, reason);
+            return Ok(None);
+        }
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
             .filter(|(flag, ..)| mapping.has(flag))
@@ -167,10 +172,6 @@ impl Classifier<'_> {
                 object,
                 offset: mapping.offset,
             }));
-        }
-        if let Some((what, reason)) = refused_file(mapping) {
-            self.refuse(mapping, what, reason);
-            return Ok(None);
         }
         let writable = mapping.shared && mapping.has(b"mw");
         let file = self
@@ -216,8 +217,6 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
         ))
     } else if path.starts_with(b"/secretmem") {
         Some(("memfd_secret", "the kernel lets nobody else read it"))
-    } else if path.starts_with(b"/dev/") && path != b"/dev/zero" && !path.starts_with(b"/dev/shm/") {
-        Some(("device", "memory of a device can't be carried"))
     } else {
         None
     }

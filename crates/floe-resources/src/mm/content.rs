@@ -9,7 +9,7 @@ use floe_sys::descriptor;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
-    sys::statfs::statfs,
+    sys::{stat::makedev, statfs::statfs},
 };
 use std::{
     collections::HashMap,
@@ -27,6 +27,8 @@ use std::{
 
 const DELETED: &[u8] = b" (deleted)";
 const MEMFD: &[u8] = b"/memfd:";
+/// /dev/zero: its private mappings are anonymous memory.
+const ZERO_DEVICE: u64 = makedev(1, 5);
 
 /// A file that could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +223,11 @@ impl Contents {
         }
         let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
         let object = format!("mapped file {}", target.display());
+        if !metadata.is_file() && metadata.rdev() != ZERO_DEVICE {
+            let reason = "memory of a device can't be carried";
+            findings.1.add(Some(findings.0), object, reason, "unmap it");
+            return Ok(None);
+        }
         let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
         let id = match found {
             Some(Located { path, ghost }) => {

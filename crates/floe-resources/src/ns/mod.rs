@@ -124,7 +124,7 @@ fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
                 None,
                 format!("network device {name}"),
                 "devices of an own network namespace are not carried yet",
-                "use --net none or --net host",
+                "remove it, or use --net host",
             );
         }
     }

@@ -55,14 +55,21 @@ fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) {
         .add(Some(&file.subject), file.title(), reason, "use a pipe without O_DIRECT");
 }
 
+/// Notes an end that is refused: that it is inside of the tree still tells where the other end is.
+pub(super) fn note_refused(file: &FoundFile, context: &mut DumpContext<'_>) {
+    if file.file_type() == libc::S_IFIFO && !is_console(file, context.console) {
+        context.pipes.note(file);
+    }
+}
+
 /// The number of the pipe behind a file, `None` where it was refused; its contents are saved with the first end that can
 /// read them.
 fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
+    let (id, is_new) = context.pipes.note(file);
     if file.flags() & libc::O_DIRECT as u32 != 0 {
         refuse_packets(file, context);
         return Ok(None);
     }
-    let (id, is_new) = context.pipes.note(file);
     let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
     if !(is_new || reads && !context.pipes.has_contents(id)) {
         return Ok(Some(id));
