@@ -36,13 +36,6 @@ impl Cgroup {
         }
     }
 
-    pub(crate) fn thaw_command(&self) -> (&'static str, &'static str) {
-        match self.kind() {
-            Kind::V2 => ("cgroup.freeze", "0"),
-            Kind::V1Freezer => ("freezer.state", "THAWED"),
-        }
-    }
-
     /// Freezes all its tasks and waits until they are.
     ///
     /// # Errors
@@ -51,19 +44,28 @@ impl Cgroup {
         self.freeze_with(None)
     }
 
-    /// Freezes likewise; should floe die before the guard is released, a watcher process thaws.
+    /// Freezes likewise; should floe die before the guard is released, a watcher process thaws, by `thaw`, or freezes
+    /// again what was frozen before.
     ///
     /// Must be called while the process has one thread: it forks.
     ///
     /// # Errors
     /// [`CgroupError`].
-    pub fn freeze_guarded(&self) -> Result<Frozen<'_>, CgroupError> {
-        let watcher = if self.is_told_to_freeze()? {
-            None
-        } else {
-            Some(Watcher::start(self)?)
-        };
-        self.freeze_with(watcher)
+    pub fn freeze_guarded(&self, thaw: impl FnOnce(&Self)) -> Result<Frozen<'_>, CgroupError> {
+        let was_frozen = self.is_told_to_freeze()?;
+        let watcher = Watcher::start(|| {
+            if was_frozen {
+                // Nobody is left to be told of a failure.
+                drop(self.freeze().map(Frozen::keep));
+            } else {
+                thaw(self);
+            }
+        });
+        let watcher = watcher.map_err(|source| CgroupError::Watcher {
+            path: self.path().to_owned(),
+            source,
+        })?;
+        self.freeze_with(Some(watcher))
     }
 
     fn freeze_with(&self, watcher: Option<Watcher>) -> Result<Frozen<'_>, CgroupError> {
@@ -95,12 +97,20 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::File`].
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        let (file, text) = self.thaw_command();
-        self.write(file, text)
+        match self.kind() {
+            Kind::V2 => self.write("cgroup.freeze", "0"),
+            Kind::V1Freezer => self.write("freezer.state", "THAWED"),
+        }
     }
 }
 
 impl Frozen<'_> {
+    /// Whether it was frozen before.
+    #[must_use]
+    pub fn was_frozen(&self) -> bool {
+        self.was_frozen
+    }
+
     /// Thaws, also where it was frozen before.
     ///
     /// # Errors
@@ -114,11 +124,66 @@ impl Frozen<'_> {
         Ok(())
     }
 
+    /// Thaws for a while: what was frozen before is frozen again when the guard that is then returned is dropped, or floe
+    /// dies.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn lift(mut self) -> Result<Option<Lifted>, CgroupError> {
+        self.group.thaw()?;
+        self.armed = false;
+        Ok(self.was_frozen.then(|| Lifted {
+            group: self.group.clone(),
+            watcher: self.watcher.take(),
+        }))
+    }
+
     /// Leaves it frozen.
     pub fn keep(mut self) {
         self.armed = false;
         if let Some(watcher) = self.watcher.take() {
             watcher.dismiss();
+        }
+    }
+}
+
+/// A cgroup that is thawed for a while.
+#[derive(Debug)]
+pub struct Lifted {
+    group: Cgroup,
+    watcher: Option<Watcher>,
+}
+
+impl Lifted {
+    /// Leaves it thawed.
+    pub fn forget(mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.dismiss();
+        }
+    }
+
+    /// Freezes it again.
+    ///
+    /// # Errors
+    /// [`CgroupError`].
+    pub fn freeze_again(mut self) -> Result<(), CgroupError> {
+        self.put_back()
+    }
+
+    fn put_back(&mut self) -> Result<(), CgroupError> {
+        let Some(watcher) = self.watcher.take() else {
+            return Ok(());
+        };
+        let frozen = self.group.freeze().map(Frozen::keep);
+        watcher.dismiss();
+        frozen
+    }
+}
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        if let Err(error) = self.put_back() {
+            tracing::error!(%error, "could not freeze again a cgroup that was frozen");
         }
     }
 }

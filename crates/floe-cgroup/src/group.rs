@@ -7,7 +7,8 @@ use nix::{
     sys::signal::{Signal, kill},
 };
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -69,6 +70,20 @@ const END: Duration = Duration::from_secs(10);
 pub struct Cgroup {
     path: PathBuf,
     kind: Kind,
+}
+
+/// A way into a cgroup.
+#[derive(Debug)]
+pub struct Entrance(fs::File);
+
+impl Entrance {
+    /// Moves the calling process into the cgroup.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub fn enter(&self) -> io::Result<()> {
+        (&self.0).write_all(b"0")
+    }
 }
 
 fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
@@ -147,6 +162,27 @@ impl Cgroup {
     /// [`CgroupError::File`].
     pub fn add(&self, pid: Pid) -> Result<(), CgroupError> {
         self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Its directory, for children that are to be born into it; `None` for version 1, which knows no such thing.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn birthplace(&self) -> Result<Option<fs::File>, CgroupError> {
+        match self.kind {
+            Kind::V1Freezer => Ok(None),
+            Kind::V2 => fs::File::open(&self.path).map(Some).map_err(wrap("open", &self.path)),
+        }
+    }
+
+    /// A way in for a process that may not see the hierarchy any more when it uses it.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn entrance(&self) -> Result<Entrance, CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        file.map(Entrance).map_err(wrap("open", &path))
     }
 
     /// Its processes and those of its sub-cgroups.

@@ -8,6 +8,6 @@ mod group;
 mod hierarchy;
 mod watcher;
 
-pub use freezer::Frozen;
-pub use group::{Cgroup, CgroupError};
+pub use freezer::{Frozen, Lifted};
+pub use group::{Cgroup, CgroupError, Entrance};
 pub use hierarchy::{Hierarchies, Kind};

@@ -1,41 +1,41 @@
-//! A tiny process that thaws a cgroup should floe die while it is frozen. It waits for the end of a pipe: a byte means
-//! that all is well, the bare end that floe is gone.
+//! A tiny process that acts should floe die while it has a cgroup frozen. It waits for a byte in a pipe, which means that
+//! all is well, or for floe's end.
+//!
+//! That end is looked for by a pidfd and not by the end of the pipe: a dying process closes its files before the kernel
+//! lets go of the tasks that it traces, and the watcher may want to trace them.
 
-use crate::{Cgroup, CgroupError};
-use floe_sys::{fork, pipe};
-use nix::{errno::Errno, sys::wait::waitpid, unistd::Pid};
+use floe_sys::{Pid, descriptor::pidfd_open, fork, pipe};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::wait::waitpid,
+};
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Write},
-    os::fd::OwnedFd,
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 /// The watcher, as seen by floe.
 #[derive(Debug)]
 pub struct Watcher {
-    child: Pid,
+    child: nix::unistd::Pid,
     pipe: OwnedFd,
 }
 
 impl Watcher {
-    /// Starts one.
-    pub fn start(group: &Cgroup) -> Result<Self, CgroupError> {
-        let wrap = |source| CgroupError::Watcher {
-            path: group.path().to_owned(),
-            source,
-        };
-        let (read, write) = pipe::close_on_exec().map_err(wrap)?;
-        let (file, text) = group.thaw_command();
-        let path = group.path().join(file);
-        let control = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .map_err(|source| CgroupError::File {
-                action: "open",
-                path,
-                source,
-            })?;
-        let child = fork::child(|| watch(File::from(read), control, text)).map_err(wrap)?;
+    /// Starts one, which does `act` if floe dies.
+    pub fn start(act: impl FnOnce()) -> Result<Self, Errno> {
+        let (read, write) = pipe::close_on_exec()?;
+        let floe = pidfd_open(Pid::new(std::process::id() as i32))?;
+        let child = fork::child(|| {
+            fork::close_all_but(&[read.as_raw_fd(), floe.as_raw_fd()]);
+            fork::leave_session("floe-thaw");
+            if dies_first(&floe, &read) {
+                act();
+            }
+            0
+        })?;
         Ok(Self { child, pipe: write })
     }
 
@@ -50,14 +50,30 @@ impl Watcher {
     }
 }
 
-/// The watcher's whole life, in the child.
-fn watch(mut pipe: File, mut control: File, text: &str) -> i32 {
-    use std::os::fd::AsRawFd;
-    floe_sys::fork::close_all_but(&[pipe.as_raw_fd(), control.as_raw_fd()]);
-    floe_sys::fork::leave_session("floe-thaw");
-    let mut byte = [0];
-    match pipe.read(&mut byte) {
-        Ok(1) => 0,
-        Ok(_) | Err(_) => i32::from(control.write_all(text.as_bytes()).is_err()),
+/// Waits until floe is gone, or says that all is well.
+fn dies_first(floe: &OwnedFd, pipe: &OwnedFd) -> bool {
+    loop {
+        let mut asked = [
+            PollFd::new(floe.as_fd(), PollFlags::POLLIN),
+            PollFd::new(pipe.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut asked, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Nothing can be waited for, and a tree must not stay frozen.
+            Err(_) => return true,
+        }
+        let came = |index: usize| asked[index].revents().unwrap_or(PollFlags::empty());
+        if came(1).contains(PollFlags::POLLIN) {
+            return false;
+        }
+        if came(0).contains(PollFlags::POLLIN) {
+            return true;
+        }
+        if came(1).contains(PollFlags::POLLHUP) {
+            // floe is about to end: its files are closed. The pipe has no more to tell, its end is waited for alone.
+            let mut end = [PollFd::new(floe.as_fd(), PollFlags::POLLIN)];
+            while let Err(Errno::EINTR) = poll(&mut end, PollTimeout::NONE) {}
+            return true;
+        }
     }
 }

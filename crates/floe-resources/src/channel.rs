@@ -1,7 +1,7 @@
 //! Hands open files to puppets: a socket pair that all puppets of a tree inherit, one end of which floe holds.
 
 use floe_sys::Pid;
-use floe_tracee::{Puppet, PuppetError};
+use floe_tracee::{PuppetError, Script};
 use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair},
@@ -71,20 +71,21 @@ impl Channel {
         self.number
     }
 
-    /// Gives files to a puppet; returns the numbers they have there: always the lowest free ones, in ascending order.
+    /// Gives files to a puppet; returns the numbers they have there: always the lowest free ones, in ascending order. Calls
+    /// that wait in the script are run first.
     ///
     /// # Errors
     /// [`ChannelError`].
-    pub fn give(&self, puppet: &Puppet, files: &[BorrowedFd<'_>]) -> Result<Vec<RawFd>, ChannelError> {
+    pub fn give(&self, script: &mut Script<'_>, files: &[BorrowedFd<'_>]) -> Result<Vec<RawFd>, ChannelError> {
         let mut numbers = Vec::with_capacity(files.len());
         for wave in files.chunks(AT_ONCE) {
-            numbers.extend(self.give_wave(puppet, wave)?);
+            numbers.extend(self.give_wave(script, wave)?);
         }
         Ok(numbers)
     }
 
-    fn give_wave(&self, puppet: &Puppet, files: &[BorrowedFd<'_>]) -> Result<Vec<RawFd>, ChannelError> {
-        let tid = puppet.tid();
+    fn give_wave(&self, script: &mut Script<'_>, files: &[BorrowedFd<'_>]) -> Result<Vec<RawFd>, ChannelError> {
+        let tid = script.puppet().tid();
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let message = [ControlMessage::ScmRights(&raw)];
         sendmsg::<()>(
@@ -99,9 +100,9 @@ impl Channel {
             tid,
             source,
         })?;
-        let mut batch = puppet.batch();
         // struct cmsghdr is 16 bytes; then the numbers, 4 bytes each.
         let control_bytes = (16 + raw.len() * 4).next_multiple_of(8);
+        let batch = script.reserve(1, control_bytes + 256)?;
         let control = batch.room(control_bytes);
         let byte = batch.room(1);
         let vector = batch.data(&[byte.to_ne_bytes(), 1u64.to_ne_bytes()].concat());
@@ -114,7 +115,7 @@ impl Channel {
                 .collect::<Vec<u8>>(),
         );
         batch.call("receive files", libc::SYS_recvmsg, &[self.number as u64, header, 0]);
-        puppet.run(&mut batch)?;
+        let batch = script.run()?;
         let bytes = batch.bytes(control, control_bytes);
         let length = u64::from_ne_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
         let got = length.saturating_sub(16) / 4;

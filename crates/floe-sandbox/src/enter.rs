@@ -1,6 +1,7 @@
 //! Runs a command in a sandbox that exists: in all its namespaces and its cgroup.
 
 use crate::sandbox::{Sandbox, SandboxError};
+use floe_cgroup::Entrance;
 use floe_sys::{descriptor, exec, fork};
 use nix::{
     errno::Errno,
@@ -58,10 +59,8 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
     };
     let pid1 = sandbox.pid1()?;
     let pidfd = descriptor::pidfd_open(pid1).map_err(system("open PID 1"))?;
-    sandbox
-        .cgroup()?
-        .add(floe_sys::Pid::new(std::process::id() as i32))
-        .map_err(SandboxError::from)?;
+    // Only the command goes into the cgroup: what waits for it here must run on when the sandbox is frozen.
+    let entrance = sandbox.cgroup()?.entrance().map_err(SandboxError::from)?;
     let all = CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS
@@ -70,7 +69,7 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
         | CloneFlags::CLONE_NEWCGROUP;
     setns(&pidfd, all).map_err(system("enter the namespaces"))?;
     // setns changes the namespace that children are in, so the command must be a child.
-    let child = fork::child(|| execute(request)).map_err(system("fork into the PID namespace"))?;
+    let child = fork::child(|| execute(request, &entrance)).map_err(system("fork into the PID namespace"))?;
     started(child);
     loop {
         match waitpid(child, None) {
@@ -82,7 +81,11 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
     }
 }
 
-fn execute(request: &EnterRequest) -> i32 {
+fn execute(request: &EnterRequest, entrance: &Entrance) -> i32 {
+    if let Err(error) = entrance.enter() {
+        tracing::error!(%error, "enter the cgroup of the sandbox");
+        return 125;
+    }
     let strings = |words: &[OsString]| -> Vec<CString> {
         words
             .iter()

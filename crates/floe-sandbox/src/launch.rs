@@ -126,15 +126,10 @@ impl Launch {
             Some(name) => name.clone(),
             None => state_dir.free_name(),
         };
-        let folder = state_dir.claim(&name)?;
+        // The monitor makes the folder, as all that must go again if the launcher dies; here it is only looked for.
+        let folder = state_dir.vacant(&name)?;
         let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
-        let monitor = match monitor {
-            Ok(monitor) => monitor,
-            Err(error) => {
-                drop(std::fs::remove_dir_all(&folder));
-                return Err(system("fork the monitor")(error));
-            }
-        };
+        let monitor = monitor.map_err(system("fork the monitor"))?;
         drop((far, program));
         let state = match wait_ready(&near) {
             Ok(state) => state,

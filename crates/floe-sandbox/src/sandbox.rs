@@ -4,7 +4,7 @@ use crate::{
     attach::{AttachError, Client},
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
 };
-use floe_cgroup::{Cgroup, CgroupError};
+use floe_cgroup::{Cgroup, CgroupError, Kind};
 use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::errno::Errno;
 use std::{
@@ -169,7 +169,7 @@ impl Sandbox {
         }
     }
 
-    /// Sends a signal to PID 1.
+    /// Sends a signal to PID 1. SIGKILL ends also a frozen one.
     ///
     /// # Errors
     /// [`SandboxError`].
@@ -180,7 +180,16 @@ impl Sandbox {
             source,
         };
         let pidfd = descriptor::pidfd_open(self.pid1()?).map_err(wrap)?;
-        descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)
+        let cgroup = self.cgroup()?;
+        descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)?;
+        if signal == libc::SIGKILL && cgroup.kind() == Kind::V1Freezer {
+            // Tasks frozen by version 1 notice a signal only when thawed. They may have ended already, and the cgroup
+            // with them.
+            if let Err(error) = cgroup.thaw() {
+                tracing::debug!(%error, "the cgroup is gone already");
+            }
+        }
+        Ok(())
     }
 
     /// Tells the monitor that the end of PID 1 will be a checkpoint's doing.
@@ -227,13 +236,6 @@ impl Sandbox {
             }
             let client = Client::connect(&self.folder);
             self.signal(libc::SIGKILL)?;
-            // Tasks frozen by version 1 notice a signal only when thawed.
-            let cgroup = Cgroup::open(&self.state.cgroup);
-            if let Ok(cgroup) = &cgroup
-                && let Err(error) = cgroup.thaw()
-            {
-                tracing::debug!(%error, "the cgroup is gone already");
-            }
             if let Ok(mut client) = client {
                 client.wait_for_end()?;
             }

@@ -123,6 +123,19 @@ impl StateDir {
         }
     }
 
+    /// Where the folder of a new sandbox can be made.
+    ///
+    /// # Errors
+    /// [`StateError::Taken`], [`StateError::BadName`].
+    pub(crate) fn vacant(&self, name: &str) -> Result<PathBuf, StateError> {
+        let folder = self.folder(name)?;
+        if folder.exists() {
+            Err(StateError::Taken(name.to_owned()))
+        } else {
+            Ok(folder)
+        }
+    }
+
     /// Makes the folder of a new sandbox.
     ///
     /// # Errors

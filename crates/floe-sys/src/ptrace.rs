@@ -106,12 +106,12 @@ pub fn resume(tid: Pid, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
-/// Lets a stopped thread run to its next system-call entry or exit.
+/// Lets a stopped thread run to its next system-call entry or exit, delivering `signal` unless it is 0.
 ///
 /// # Errors
 /// ESRCH.
-pub fn resume_to_call(tid: Pid) -> Result<(), Errno> {
-    request(libc::PTRACE_SYSCALL, tid, 0, 0).map(drop)
+pub fn resume_to_call(tid: Pid, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
 /// Stops tracing; the thread runs on, with `signal` delivered unless it is 0.

@@ -5,7 +5,7 @@
 //! ```
 
 use crate::{Arena, Stopped, TraceError};
-use floe_sys::memory;
+use floe_sys::memory::{self, RemoteRange};
 use nix::errno::Errno;
 
 const ENTRY_WORDS: usize = 8;
@@ -148,14 +148,30 @@ impl Batch {
         }
         let tid = task.tid();
         let transfer = |action| move |source| CallError::Transfer { action, tid, source };
-        let mut table: Vec<u8> = self
-            .entries
-            .iter()
-            .flat_map(|entry| entry.words)
-            .flat_map(u64::to_ne_bytes)
-            .collect();
-        memory::write(tid, self.arena.memory, &table).map_err(transfer("write"))?;
-        memory::write(tid, self.data_base(), &self.data).map_err(transfer("write"))?;
+        let words = self.entries.iter().flat_map(|entry| entry.words);
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+        let table = bytes.len();
+        bytes.extend_from_slice(&self.data);
+        let places = [
+            RemoteRange {
+                start: self.arena.memory,
+                bytes: table,
+            },
+            RemoteRange {
+                start: self.data_base(),
+                bytes: self.data.len(),
+            },
+        ];
+        let whole = |done: usize| {
+            if done == table + self.data.len() {
+                Ok(())
+            } else {
+                Err(Errno::EFAULT)
+            }
+        };
+        memory::write_ranges(tid, &places, &bytes)
+            .and_then(whole)
+            .map_err(transfer("write"))?;
         let mut registers = task.registers()?;
         registers.prepare_batch(
             self.arena.batch_entry(),
@@ -165,9 +181,15 @@ impl Batch {
         );
         task.set_registers(&registers)?;
         task.run_to_signal(end.2, observe)?;
-        memory::read(tid, self.arena.memory, &mut table).map_err(transfer("read"))?;
-        memory::read(tid, self.data_base(), &mut self.data).map_err(transfer("read"))?;
-        for (entry, bytes) in self.entries.iter_mut().zip(table.chunks_exact(ENTRY_BYTES as usize)) {
+        memory::read_ranges(tid, &places, &mut bytes)
+            .and_then(whole)
+            .map_err(transfer("read"))?;
+        self.data.copy_from_slice(&bytes[table..]);
+        for (entry, bytes) in self
+            .entries
+            .iter_mut()
+            .zip(bytes[..table].chunks_exact(ENTRY_BYTES as usize))
+        {
             entry.words[7] = u64::from_ne_bytes(bytes[56..].try_into().expect("8 bytes"));
         }
         self.first_failure(tid)

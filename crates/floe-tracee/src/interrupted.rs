@@ -1,7 +1,8 @@
 //! System calls that stopping a thread interrupted. Most the kernel restarts by itself when the thread runs on
 //! (signal(7)); some answer EINTR although no signal came, and those are to be issued again.
 
-use crate::arch::Registers;
+use crate::{Stopped, TraceError, arch::Registers};
+use floe_sys::procfs::{ProcError, Status};
 
 /// The kernel's internal results of an interrupted call, include/linux/errno.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,5 +32,43 @@ pub fn restart_code(registers: &Registers) -> Option<RestartCode> {
         ERESTART_RESTARTBLOCK => Some(RestartCode::Block),
         EINTR if ![libc::SYS_connect as u64, libc::SYS_close as u64].contains(&call) => Some(RestartCode::Interrupted),
         _ => None,
+    }
+}
+
+/// Why an interrupted call could not be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum InterruptionError {
+    /// Ptrace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+}
+
+impl Stopped {
+    /// Whether a signal is pending whose handler will run as soon as the thread runs on.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn has_handled_signal_pending(&self) -> Result<bool, ProcError> {
+        let status = Status::read(&format!("/proc/{}", self.tid()))?;
+        Ok((status.pending | status.shared_pending) & !status.blocked & status.caught != 0)
+    }
+
+    /// Sets the thread up to issue again a call that answered EINTR only because it was frozen or stopped (epoll_wait,
+    /// sigtimedwait, semop and their like, which the kernel does not restart by itself).
+    ///
+    /// # Errors
+    /// [`InterruptionError`].
+    pub fn undo_interruption(&self) -> Result<(), InterruptionError> {
+        let mut registers = self.registers()?;
+        if let (Some(RestartCode::Interrupted), Some(call)) = (restart_code(&registers), registers.call())
+            && !self.has_handled_signal_pending()?
+        {
+            registers.reissue(call);
+            self.set_registers(&registers)?;
+        }
+        Ok(())
     }
 }

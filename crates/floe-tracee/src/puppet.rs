@@ -127,9 +127,20 @@ impl Puppet {
         &self.task
     }
 
-    /// The stopped task, to be changed.
-    pub fn task_mut(&mut self) -> &mut Stopped {
-        &mut self.task
+    /// Lets job control stop its process, as `signal` would have.
+    ///
+    /// # Errors
+    /// [`PuppetError`].
+    pub fn stop_by_job_control(&mut self, signal: i32) -> Result<(), PuppetError> {
+        // A signal can only be injected where another one was about to be delivered, as it is behind a batch; and a
+        // blocked one would be queued.
+        let mut batch = self.batch();
+        batch.call("come to a signal", libc::SYS_getpid, &[]);
+        self.run(&mut batch)?;
+        self.task.set_signal_mask(!(1 << (signal - 1)))?;
+        self.task.stop_by_job_control(signal)?;
+        self.task.set_signal_mask(!(1 << (QUIET - 1)))?;
+        Ok(())
     }
 
     /// Its id in floe's namespace.

@@ -1,7 +1,8 @@
 //! Threads under ptrace as types: [`Seized`] runs or is about to stop, [`Stopped`] stands still.
 //!
-//! A transition consumes the value. Dropping either undoes: a task of an observed tree goes on by itself (its registers
-//! must be its own again by then; [`CallHost`](crate::CallHost) sees to that), a task that floe made ends. Neither can be
+//! A transition consumes the value. Dropping either undoes: a task of an observed tree goes on by itself, without EINTR
+//! from a call that only its being stopped interrupted (its registers must be its own again by then;
+//! [`CallHost`](crate::CallHost) sees to that); a task that floe made ends. Neither can be
 //! sent to another thread: ptrace knows one tracer thread.
 
 use crate::arch::{GENERAL_BYTES, Registers};
@@ -408,12 +409,14 @@ impl Stopped {
         Ok(())
     }
 
-    /// Delivers a stop signal to it and waits until its process stands in a job-control stop.
+    /// Delivers a stop signal, which must not be blocked, to a thread that stands before the delivery of another one;
+    /// waits until its process stands in a job-control stop.
     ///
     /// # Errors
-    /// [`TraceError`].
-    pub fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
-        self.resume(signal)?;
+    /// [`TraceError`]; `Unexpected` where the kernel drops the signal, as it does in an orphaned process group.
+    pub(crate) fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
+        // Where the signal is dropped the thread comes to its next system call and no further.
+        ptrace::resume_to_call(self.tid, signal).map_err(|e| self.failed("resume", e))?;
         match self.wait()? {
             Wait::Event(libc::PTRACE_EVENT_STOP, got) if got == signal => {
                 self.stop_signal = signal;
@@ -448,7 +451,7 @@ impl Stopped {
     }
 
     fn resume_to_call(&self) -> Result<(), TraceError> {
-        ptrace::resume_to_call(self.tid).map_err(|e| self.failed("resume", e))
+        ptrace::resume_to_call(self.tid, 0).map_err(|e| self.failed("resume", e))
     }
 
     fn wait(&self) -> Result<Wait, TraceError> {
@@ -489,7 +492,19 @@ impl Stopped {
     /// [`TraceError::Request`].
     pub fn detach(mut self) -> Result<(), TraceError> {
         self.armed = false;
+        self.forget_interruption();
         ptrace::detach(self.tid, 0).map_err(|e| self.failed("detach", e))
+    }
+}
+
+impl Stopped {
+    /// A task of an observed tree goes on as if it had never stood still, whatever made floe stop it and let it go.
+    fn forget_interruption(&self) {
+        if self.options == Options::Observe
+            && let Err(error) = self.undo_interruption()
+        {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that is to be released");
+        }
     }
 }
 
@@ -498,6 +513,7 @@ impl Drop for Stopped {
         if !self.armed {
             return;
         }
+        self.forget_interruption();
         if self.options == Options::Own {
             end(self.tid);
         } else if let Err(error) = ptrace::detach(self.tid, 0) {

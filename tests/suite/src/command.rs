@@ -1,8 +1,10 @@
 //! Runs `floe` as a person would, with a limit on time.
 
 use std::{
-    fs::File,
+    ffi::OsString,
+    fs::{File, Permissions},
     io::Read,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -16,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Host {
     folder: TempDir,
+    prefix: Vec<String>,
 }
 
 /// What a command left.
@@ -64,7 +67,7 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn new() -> Self {
-        Self::in_folder(std::env::temp_dir())
+        Self::make(std::env::temp_dir(), &[])
     }
 
     /// An empty one, with its folder in another one: on a filesystem of choice.
@@ -73,12 +76,35 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn in_folder(place: impl AsRef<Path>) -> Self {
+        Self::make(place, &[])
+    }
+
+    /// One whose `floe` is started by way of another command, e.g. `unshare -m …`.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn behind(prefix: &[&str]) -> Self {
+        Self::make(std::env::temp_dir(), prefix)
+    }
+
+    fn make(place: impl AsRef<Path>, prefix: &[&str]) -> Self {
+        // Victims that are other users come through here to their own folder.
         let folder = tempfile::Builder::new()
             .prefix("floe-suite.")
+            .permissions(Permissions::from_mode(0o711))
             .tempdir_in(place)
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
-        Self { folder }
+        let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
+        Self { folder, prefix }
+    }
+
+    /// A name for a sandbox that no other test has: cgroups are named after sandboxes, and all tests share those.
+    #[must_use]
+    pub fn name(&self, base: &str) -> String {
+        let unique = self.folder.path().extension().unwrap_or_default();
+        format!("{base}-{}", unique.to_string_lossy())
     }
 
     /// The folder for the test's files.
@@ -90,8 +116,10 @@ impl Host {
     /// A `floe` command line, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut words = self.prefix.iter().map(OsString::from).chain([binary().into()]);
+        let mut command = Command::new(words.next().expect("floe at least"));
         command
+            .args(words)
             .arg("--state-dir")
             .arg(self.path("state"))
             .args(arguments)

@@ -28,6 +28,15 @@ impl Traces {
         Self(found)
     }
 
+    /// Nothing of the sandbox `name` is among these.
+    ///
+    /// # Panics
+    /// Where something is.
+    pub fn expect_none_of(&self, name: &str) {
+        let left: Vec<_> = self.0.iter().filter(|trace| trace.contains(name)).collect();
+        assert!(left.is_empty(), "left behind {left:?}");
+    }
+
     /// Looks again until all is as it was; what is not goes by itself, but takes a moment.
     ///
     /// # Panics

@@ -2,6 +2,8 @@
 
 use crate::{Host, command};
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -33,6 +35,7 @@ impl<'a> Victim<'a> {
     pub fn start(host: &'a Host, name: &str, options: &[&str], arguments: &[&str]) -> Self {
         let folder = host.path(&format!("stage-{name}"));
         std::fs::create_dir_all(&folder).expect("the victim's folder");
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("for victims that are other users");
         let (program, place) = (program(name), folder.display().to_string());
         let sabotage = arguments.contains(&"--sabotage");
         let arguments: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--sabotage").collect();

@@ -26,20 +26,21 @@ fn a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running() {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
-    let tree = Counting::start(&host, "job", &[]);
-    let before = Traces::look(&host, &["job"], &[&folder]);
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
+    let before = Traces::look(&host, &[&job], &[&folder]);
     let stages = stages(&host, "checkpoint");
     assert!(stages.len() > 5, "{stages:?}");
     for stage in stages {
         for how in ["", ":panic"] {
             for arguments in [&[][..], &["--leave-running"][..]] {
-                let mut line = vec!["checkpoint", "job", "-o", image.to_str().expect("a plain path")];
+                let mut line = vec!["checkpoint", &job, "-o", image.to_str().expect("a plain path")];
                 line.extend(arguments);
                 let outcome = run(host.command(&line).env("FLOE_FAIL_AT", format!("{stage}{how}")));
                 let when = format!("after a failure at {stage}{how}");
                 assert_ne!(outcome.status, 0, "{when}: {}", outcome.err);
                 assert!(outcome.err.contains(&stage), "{when}: {}", outcome.err);
-                before.expect_again(&host, &["job"], &[&folder], &when);
+                before.expect_again(&host, &[&job], &[&folder], &when);
                 tree.expect_alive(&when);
             }
         }
@@ -51,10 +52,11 @@ fn a_checkpoint_that_fails_keeps_the_image_that_was_there() {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
-    let tree = Counting::start(&host, "job", &[]);
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
     std::fs::write(&image, "an older image").expect("write");
     for stage in stages(&host, "checkpoint") {
-        let line = ["checkpoint", "job", "-o", image.to_str().expect("a plain path")];
+        let line = ["checkpoint", &job, "-o", image.to_str().expect("a plain path")];
         let outcome = run(host.command(&line).env("FLOE_FAIL_AT", &stage));
         assert_eq!(outcome.status, 1, "{}", outcome.err);
         assert_eq!(
@@ -71,9 +73,10 @@ fn a_restore_that_fails_at_any_stage_leaves_nothing() {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
-    let tree = Counting::start(&host, "job", &[]);
-    host.done(&["checkpoint", "job", "-o", image.to_str().expect("a plain path")]);
-    let before = Traces::look(&host, &["job"], &[&folder]);
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
+    host.done(&["checkpoint", &job, "-o", image.to_str().expect("a plain path")]);
+    let before = Traces::look(&host, &[&job], &[&folder]);
     let stages = stages(&host, "restore");
     assert!(stages.len() > 8, "{stages:?}");
     for stage in stages {
@@ -83,7 +86,7 @@ fn a_restore_that_fails_at_any_stage_leaves_nothing() {
             let when = format!("after a failure at {stage}{how}");
             assert_ne!(outcome.status, 0, "{when}: {}", outcome.err);
             assert!(outcome.err.contains(&stage), "{when}: {}", outcome.err);
-            before.expect_again(&host, &["job"], &[&folder], &when);
+            before.expect_again(&host, &[&job], &[&folder], &when);
         }
     }
     host.done(&["restore", "-d", image.to_str().expect("a plain path")]);
@@ -122,14 +125,15 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
+    let job = host.name("job");
     let line = [
         "checkpoint",
-        "job",
+        &job,
         "--leave-running",
         "-o",
         image.to_str().expect("a plain path"),
     ];
-    let tree = Counting::start(&host, "job", &[]);
+    let tree = Counting::start(&host, &job, &[]);
     let tasks = settled_tasks(&tree);
     let usual = typical_micros(|| drop(host.done(&line)));
     let mut state = 0x5eed_0001;
@@ -147,7 +151,7 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
         assert_eq!(settled_tasks(&tree), tasks, "{when}");
     }
     // It is whole: another checkpoint goes through, and so does its restore.
-    host.done(&["checkpoint", "job", "-o", image.to_str().expect("a plain path")]);
+    host.done(&["checkpoint", &job, "-o", image.to_str().expect("a plain path")]);
     host.done(&["restore", "-d", image.to_str().expect("a plain path")]);
     tree.expect_alive("restored after all the kills");
 }
@@ -175,17 +179,18 @@ fn interrupted_checkpoints_leave_the_tree_unharmed() {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
+    let job = host.name("job");
     let line = [
         "checkpoint",
-        "job",
+        &job,
         "--leave-running",
         "-o",
         image.to_str().expect("a plain path"),
     ];
-    let tree = Counting::start(&host, "job", &[]);
+    let tree = Counting::start(&host, &job, &[]);
     let usual = typical_micros(|| drop(host.done(&line)));
     std::fs::remove_file(&image).expect("remove the image");
-    let before = Traces::look(&host, &["job"], &[&folder]);
+    let before = Traces::look(&host, &[&job], &[&folder]);
     let (mut state, mut interrupted) = (0x5eed_0002, 0);
     for round in 0..40 {
         let signal = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP][round % 3];
@@ -202,7 +207,7 @@ fn interrupted_checkpoints_leave_the_tree_unharmed() {
         } else {
             interrupted += 1;
         }
-        before.expect_again(&host, &["job"], &[&folder], &when);
+        before.expect_again(&host, &[&job], &[&folder], &when);
         tree.expect_alive(&when);
     }
     assert!(interrupted > 0, "no checkpoint was interrupted");
@@ -214,13 +219,14 @@ fn restores_killed_at_random_moments_leave_nothing() {
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
     let image = image.to_str().expect("a plain path");
-    let tree = Counting::start(&host, "job", &[]);
-    host.done(&["checkpoint", "job", "-o", image]);
-    let before = Traces::look(&host, &["job"], &[&folder]);
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
+    host.done(&["checkpoint", &job, "-o", image]);
+    let before = Traces::look(&host, &[&job], &[&folder]);
     let line = ["restore", "-d", image];
     let usual = typical_micros(|| {
         host.done(&line);
-        host.done(&["rm", "-f", "job"]);
+        host.done(&["rm", "-f", &job]);
     });
     let (mut state, mut killed) = (0x5eed_0003, 0);
     for round in 0..KILLS {
@@ -233,12 +239,12 @@ fn restores_killed_at_random_moments_leave_nothing() {
         signal_after(&child, libc::SIGKILL, random(&mut state, usual));
         let when = format!("after kill {round}");
         if wait(child) == 0 {
-            host.done(&["rm", "-f", "job"]);
+            host.done(&["rm", "-f", &job]);
         } else {
             killed += 1;
-            forget_if_committed(&host);
+            forget_if_committed(&host, &job);
         }
-        before.expect_again(&host, &["job"], &[&folder], &when);
+        before.expect_again(&host, &[&job], &[&folder], &when);
     }
     assert!(killed > KILLS / 4, "only {killed} restores were killed");
     host.done(&line);
@@ -246,7 +252,7 @@ fn restores_killed_at_random_moments_leave_nothing() {
 }
 
 /// A floe killed behind its last step has done its work: the sandbox runs under its monitor.
-fn forget_if_committed(host: &Host) {
+fn forget_if_committed(host: &Host, job: &str) {
     let running = |host: &Host| {
         let list: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json"])).expect("JSON");
         list.as_array()
@@ -255,6 +261,6 @@ fn forget_if_committed(host: &Host) {
             .any(|entry| entry["state"] == "running")
     };
     if running(host) {
-        host.done(&["rm", "-f", "job"]);
+        host.done(&["rm", "-f", job]);
     }
 }

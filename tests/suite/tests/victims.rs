@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    credentials "credentials",
     fifos "fifos",
     files_deleted "files-deleted",
     files_deleted_program "files-deleted-program",
@@ -74,7 +75,12 @@ victims! {
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
+    stopped "stopped",
+    task_settings "task-settings",
+    threads "threads",
+    tree_relations "tree-relations",
     vdso "vdso",
+    zombies "zombies",
 }
 
 /// Files behave otherwise on a filesystem that is all memory.

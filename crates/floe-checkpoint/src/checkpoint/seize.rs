@@ -3,17 +3,17 @@
 
 use super::Target;
 use crate::stage::{Control, StageError};
-use floe_cgroup::{Cgroup, CgroupError};
+use floe_cgroup::{Cgroup, CgroupError, Frozen, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{SignalError, fix_interrupted_calls},
+    task::has_vfork_in_flight,
     tree::FoundTree,
 };
 use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
 };
-use floe_tracee::{Options, SeizeError as TraceeSeizeError, Seized, Stopped, TraceError};
+use floe_tracee::{InterruptionError, Options, SeizeError as TraceeSeizeError, Seized, Stopped, TraceError};
 use nix::{
     errno::Errno,
     sys::{
@@ -21,7 +21,15 @@ use nix::{
         wait::{WaitPidFlag, waitpid},
     },
 };
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+/// How often a tree is thawed for a moment because some task waits for its vfork child (posix_spawn(3) does), and for how
+/// long. Nearly all such waits are over within a millisecond.
+const VFORK_ROUNDS: usize = 100;
+const VFORK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A tree that could not be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +45,7 @@ pub enum SeizeError {
     Seize(#[from] TraceeSeizeError),
     /// Interrupted calls.
     #[error(transparent)]
-    Signal(#[from] SignalError),
+    Interruption(#[from] InterruptionError),
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -73,14 +81,14 @@ pub enum SeizeError {
 
 /// A tree all of whose threads stand still under ptrace.
 pub struct HeldTree {
+    /// Where the cgroup was frozen before floe came: has it frozen again, before the threads are let go.
+    lifted: Option<Lifted>,
     /// What was found.
     pub tree: FoundTree,
     /// Its threads.
     pub threads: BTreeMap<Pid, Stopped>,
     /// Mappings of its living processes, read when they stood still.
     pub mappings: BTreeMap<Pid, Vec<Mapping>>,
-    /// Whether the cgroup was frozen before floe came, and has to be again.
-    refreeze: Option<Cgroup>,
 }
 
 impl HeldTree {
@@ -93,18 +101,24 @@ impl HeldTree {
     }
 
     fn hold_frozen(root: Pid, cgroup: &Cgroup, control: &Control<'_>) -> Result<Self, SeizeError> {
-        let was_frozen = cgroup.is_frozen()?;
         control.enter("freeze")?;
-        let frozen = cgroup.freeze_guarded()?;
+        let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
-        let tree = FoundTree::read(root)?;
+        let mut tree = FoundTree::read(root)?;
+        for _ in 0..VFORK_ROUNDS {
+            if !has_vfork_in_flight(&tree)? {
+                break;
+            }
+            drop(frozen);
+            std::thread::sleep(VFORK_PAUSE);
+            frozen = FrozenTree::freeze(cgroup)?;
+            tree = FoundTree::read(root)?;
+        }
         refuse_strangers(&tree, cgroup)?;
         refuse_unstoppable(&tree)?;
         control.enter("seize")?;
-        let seized = seize_all(tree.threads())?;
-        frozen.thaw()?;
-        let refreeze = if was_frozen { Some(cgroup.clone()) } else { None };
-        Self::wait_for_all(tree, seized, refreeze)
+        let (seized, lifted) = frozen.seize(tree.threads())?;
+        Self::wait_for_all(tree, seized, lifted)
     }
 
     fn hold_by_ptrace(root: Pid, control: &Control<'_>) -> Result<Self, SeizeError> {
@@ -127,7 +141,10 @@ impl HeldTree {
             for tid in new {
                 match Seized::new(tid, Options::Observe) {
                     Ok(seized) => match seized.stop() {
-                        Ok(stopped) => drop(threads.insert(tid, stopped)),
+                        Ok(stopped) => {
+                            stopped.undo_interruption()?;
+                            threads.insert(tid, stopped);
+                        }
                         Err(TraceError::Ended { .. }) => {}
                         Err(error) => return Err(error.into()),
                     },
@@ -139,23 +156,17 @@ impl HeldTree {
         Err(SeizeError::Restless)
     }
 
-    fn wait_for_all(tree: FoundTree, seized: Vec<Seized>, refreeze: Option<Cgroup>) -> Result<Self, SeizeError> {
+    fn wait_for_all(tree: FoundTree, seized: Vec<Seized>, lifted: Option<Lifted>) -> Result<Self, SeizeError> {
         let mut threads = BTreeMap::new();
         for seized in seized {
             let stopped = seized.stop()?;
+            stopped.undo_interruption()?;
             threads.insert(stopped.tid(), stopped);
         }
-        Self::complete(tree, threads, refreeze)
+        Self::complete(tree, threads, lifted)
     }
 
-    fn complete(
-        tree: FoundTree,
-        threads: BTreeMap<Pid, Stopped>,
-        refreeze: Option<Cgroup>,
-    ) -> Result<Self, SeizeError> {
-        for thread in threads.values() {
-            fix_interrupted_calls(thread)?;
-        }
+    fn complete(tree: FoundTree, threads: BTreeMap<Pid, Stopped>, lifted: Option<Lifted>) -> Result<Self, SeizeError> {
         let mut mappings = BTreeMap::new();
         for process in tree.living() {
             mappings.insert(process.pid, Mapping::read_all(process.pid)?);
@@ -164,14 +175,14 @@ impl HeldTree {
             tree,
             threads,
             mappings,
-            refreeze,
+            lifted,
         })
     }
 
     /// Lets the tree run on.
     pub fn release(self) -> Result<(), SeizeError> {
-        if let Some(cgroup) = &self.refreeze {
-            cgroup.freeze()?.keep();
+        if let Some(lifted) = self.lifted {
+            lifted.freeze_again()?;
         }
         for (_, thread) in self.threads {
             thread.detach()?;
@@ -181,6 +192,9 @@ impl HeldTree {
 
     /// Ends the tree.
     pub fn end(self) -> Result<(), SeizeError> {
+        if let Some(lifted) = self.lifted {
+            lifted.forget();
+        }
         // The root first: where it is PID 1 of its namespace, its death ends all others at once.
         for process in self.tree.living() {
             match kill(process.pid.nix(), Signal::SIGKILL) {
@@ -213,10 +227,49 @@ impl HeldTree {
     }
 }
 
-fn seize_all(tids: impl Iterator<Item = Pid>) -> Result<Vec<Seized>, SeizeError> {
-    Ok(tids
-        .map(|tid| Seized::new(tid, Options::Observe))
-        .collect::<Result<_, _>>()?)
+/// A tree in a frozen cgroup. Dropped, it runs on as if it had never been frozen, unless it was before.
+struct FrozenTree<'a> {
+    cgroup: &'a Cgroup,
+    frozen: Option<Frozen<'a>>,
+    seized: Vec<Seized>,
+}
+
+impl<'a> FrozenTree<'a> {
+    fn freeze(cgroup: &'a Cgroup) -> Result<Self, SeizeError> {
+        let frozen = cgroup.freeze_guarded(|cgroup| {
+            if thaw_without_traces(cgroup).is_err() {
+                // The watcher has nobody to tell; better a call that ends early than a tree that stands still.
+                drop(cgroup.thaw());
+            }
+        })?;
+        Ok(Self {
+            cgroup,
+            frozen: Some(frozen),
+            seized: Vec::new(),
+        })
+    }
+
+    /// Seizes all its threads and thaws it; they are about to stop then.
+    fn seize(mut self, tids: impl Iterator<Item = Pid>) -> Result<(Vec<Seized>, Option<Lifted>), SeizeError> {
+        for tid in tids {
+            self.seized.push(Seized::new(tid, Options::Observe)?);
+        }
+        let lifted = self.frozen.take().map(Frozen::lift).transpose()?.flatten();
+        Ok((std::mem::take(&mut self.seized), lifted))
+    }
+}
+
+impl Drop for FrozenTree<'_> {
+    fn drop(&mut self) {
+        let Some(frozen) = self.frozen.take() else { return };
+        if !frozen.was_frozen()
+            && let Err(error) = thaw_without_traces(self.cgroup)
+        {
+            tracing::warn!(%error, "calls in flight may have been interrupted");
+        }
+        // Thaws whatever became of that; tasks that are seized can stop only now, and are then let go.
+        drop(frozen);
+    }
 }
 
 fn refuse_unstoppable(tree: &FoundTree) -> Result<(), SeizeError> {
@@ -267,10 +320,7 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
     cgroup.thaw()?;
     for task in seized {
         match task.stop() {
-            Ok(stopped) => {
-                fix_interrupted_calls(&stopped)?;
-                stopped.detach()?;
-            }
+            Ok(stopped) => stopped.detach()?,
             Err(TraceError::Ended { .. }) => {}
             Err(error) => return Err(error.into()),
         }

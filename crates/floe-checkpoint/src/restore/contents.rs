@@ -7,7 +7,7 @@ use floe_image::{
 };
 use floe_resources::{
     file::reopen,
-    mm::{Sources, fill_file},
+    mm::{Filler, Sources},
 };
 use floe_sys::descriptor::open_in_root;
 use nix::{
@@ -27,7 +27,6 @@ use std::{
         unix::{ffi::OsStrExt, fs::PermissionsExt},
     },
     path::{Path, PathBuf},
-    sync::atomic::AtomicU64,
 };
 
 /// What was made.
@@ -41,31 +40,19 @@ pub struct MadeContents {
 impl MadeContents {
     /// Makes and fills everything.
     pub fn make(image: &Image, world: &mut World<'_>, root: BorrowedFd<'_>) -> Result<Self, RestoreError> {
-        let done = AtomicU64::new(0);
+        let filler = Filler::new(image);
         let mut made = Self {
             sources: Sources::default(),
             ghosts: HashMap::new(),
         };
         for record in image.shmems() {
             let file = make_shmem(world, record)?;
-            fill_file(
-                image,
-                &file,
-                record.size,
-                runs(image, ContentOwner::Shmem(record.id)),
-                &done,
-            )?;
+            filler.file(&file, record.size, runs(image, ContentOwner::Shmem(record.id)))?;
             made.sources.shmems.insert(record.id, file.into());
         }
         for record in image.ghosts() {
             let file = make_ghost(root, record)?;
-            fill_file(
-                image,
-                &file,
-                record.size,
-                runs(image, ContentOwner::Ghost(record.id)),
-                &done,
-            )?;
+            filler.file(&file, record.size, runs(image, ContentOwner::Ghost(record.id)))?;
             set_attributes(&file, record)?;
             made.ghosts.insert(record.id, file.into());
         }

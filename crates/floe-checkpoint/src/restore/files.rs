@@ -4,7 +4,7 @@
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
 use floe_resources::file::{OpenContext, TablePlan, kind_of, place_wave};
-use floe_tracee::Puppet;
+use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -57,7 +57,7 @@ fn give_terminals(image: &Image, world: &World<'_>, console: &[OwnedFd; 3]) -> R
     for record in image.processes().iter().filter(|record| record.terminal.is_some()) {
         let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
         let puppet = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
-        let number = world.channel.give(puppet, &[console[0].as_fd()])?[0] as u64;
+        let number = world.channel.give(&mut Script::new(puppet), &[console[0].as_fd()])?[0] as u64;
         let mut batch = puppet.batch();
         batch.call("take the terminal", libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 1]);
         if let Some(link) = &record.terminal

@@ -70,6 +70,9 @@ pub enum PidMethod {
     SetTid,
 }
 
+/// A caller's last word before a restored tree runs.
+pub type BeforeThaw<'a> = dyn FnMut(&Launch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
+
 /// What to restore, and how.
 pub struct Request<'a> {
     /// The image; a stream was spooled into a file.
@@ -80,8 +83,10 @@ pub struct Request<'a> {
     pub name: Option<String>,
     /// How PIDs are chosen.
     pub pid_method: PidMethod,
-    /// Connect the streams to an attached client instead of the log alone.
+    /// Whether somebody stays with it: its input is a pipe also where it had none, and no trace of it stays when it ends.
     pub foreground: bool,
+    /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
+    pub before_thaw: &'a mut BeforeThaw<'a>,
 }
 
 /// What was done.
@@ -89,8 +94,8 @@ pub struct Request<'a> {
 pub struct Report {
     /// Name of the sandbox.
     pub name: String,
-    /// PID 1 in floe's namespace.
-    pub pid1: Pid,
+    /// Whether its streams are a pseudo-terminal.
+    pub has_terminal: bool,
     /// Processes.
     pub processes: usize,
     /// Bytes of pages written.
@@ -171,6 +176,9 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// The caller's last word.
+    #[error("take up the restored tree")]
+    TakeUp(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The image contradicts itself.
     #[error("the image is not consistent: {0}")]
     Inconsistent(String),
@@ -262,13 +270,14 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let hosts = world.host_pids();
     verify::compare(&image, &hosts)?;
     control.enter("thaw")?;
+    (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     frozen.thaw()?;
-    let (name, pid1) = (launch.name().to_owned(), launch.pid1());
+    let name = launch.name().to_owned();
     launch.commit()?;
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,
-        pid1,
+        has_terminal: matches!(spec.console, Console::Terminal { .. }),
         processes,
         memory,
         elapsed: started.elapsed(),
@@ -307,6 +316,7 @@ fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) 
         // A private /proc needs a mount namespace, also for a tree that had none.
         mount: Origin::Own,
         console,
+        remove: foreground,
         ..SandboxSpec::default()
     }
 }

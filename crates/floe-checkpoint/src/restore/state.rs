@@ -6,10 +6,11 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    CredentialsBase, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
+    CredentialsBase, RestoreError as TaskError, apply_outside, finish_thread, queue_signals, restore_credentials,
+    restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
-use floe_tracee::{Puppet, Stopped};
+use floe_tracee::{Puppet, Script, Stopped};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const THREAD_FLAGS: i32 = libc::CLONE_VM
@@ -33,15 +34,9 @@ pub fn complete(
         }
         let threads = make_threads(world, record)?;
         let leader = &world.puppets[&record.pid.0];
-        restore_process(leader, record).map_err(|e| task_error(record.pid.0, e))?;
         let all: Vec<&Puppet> = std::iter::once(leader).chain(&threads).collect();
         for (puppet, thread) in all.iter().zip(&record.threads) {
-            restore_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
-            apply_outside(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
-        }
-        close_own_files(world, leader)?;
-        for (puppet, thread) in all.iter().zip(&record.threads) {
-            restore_credentials(puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
+            restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
         leave(image, leader, record)?;
         for (puppet, thread) in all.iter().zip(&record.threads) {
@@ -65,13 +60,27 @@ fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>
     record.threads.iter().skip(1).map(make).collect()
 }
 
-/// The channel and the ns_last_pid file go last: threads were made with them.
-fn close_own_files(world: &World<'_>, leader: &Puppet) -> Result<(), RestoreError> {
-    let mut batch = leader.batch();
-    for number in world.own_numbers() {
-        batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
+/// One thread's own state; with the leader's goes what all threads share.
+fn restore_task(
+    world: &World<'_>,
+    puppet: &Puppet,
+    process: &ProcessRecord,
+    thread: &ThreadRecord,
+    base: &CredentialsBase,
+) -> Result<(), TaskError> {
+    let mut script = Script::new(puppet);
+    if thread.tid == process.pid {
+        restore_process(&mut script, process)?;
+        // Threads were made with these, so they go only now.
+        for number in world.own_numbers() {
+            script.call("close floe's own descriptor", libc::SYS_close, &[number as u64])?;
+        }
     }
-    Ok(leader.run(&mut batch)?)
+    restore_thread(&mut script, thread)?;
+    restore_credentials(&mut script, process, thread, base)?;
+    script.run()?;
+    apply_outside(puppet, process, thread)?;
+    queue_signals(puppet, process, thread)
 }
 
 /// Unmaps the stub, from the system call instruction in the vDSO.

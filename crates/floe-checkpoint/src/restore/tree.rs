@@ -6,9 +6,12 @@ use floe_image::{
     Image,
     record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, ProcessRecord, ProcessState},
 };
-use floe_resources::{channel::Channel, mm::Builder};
+use floe_resources::{
+    channel::Channel,
+    mm::{Builder, Filler},
+};
 use floe_sys::{Pid, descriptor::open_in_root};
-use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Stopped};
+use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsStr,
@@ -19,7 +22,6 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Where the seed's one page lies.
@@ -29,9 +31,11 @@ const PAGE: u64 = 4096;
 /// Memory below this can't be mapped by an ordinary user (vm.mmap_min_addr).
 const LOWEST: u64 = 0x10_0000;
 
+/// Working and root directory, as paths of the image.
+type Directories<'a> = (&'a [u8], &'a [u8]);
+
 /// All tasks made so far, and what making them needs.
 pub struct World<'a> {
-    image: &'a Image,
     records: HashMap<i32, &'a ProcessRecord>,
     spaces: HashMap<i32, &'a AddressSpaceRecord>,
     maps: HashMap<i32, &'a PageMapRecord>,
@@ -39,15 +43,15 @@ pub struct World<'a> {
     pub puppets: BTreeMap<i32, Puppet>,
     /// Whose address space a task was given or inherited.
     heritage: HashMap<i32, i32>,
-    /// Working and root directory a task has, as paths of the image.
-    directories: HashMap<i32, (&'a [u8], &'a [u8])>,
+    /// What a task has.
+    directories: HashMap<i32, Directories<'a>>,
     pub channel: Channel,
     /// Number of the ns_last_pid file in every task.
     last_pid: RawFd,
     method: PidMethod,
     /// Zombies and their host ids.
     ended: BTreeMap<i32, Pid>,
-    written: AtomicU64,
+    filler: Filler<'a>,
 }
 
 /// The seed: a static ELF program of one page that holds nothing but the stub. It never runs by itself.
@@ -113,7 +117,6 @@ impl<'a> World<'a> {
         })?;
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
-            image,
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
             spaces: image
                 .address_spaces()
@@ -135,7 +138,7 @@ impl<'a> World<'a> {
             last_pid,
             method,
             ended: BTreeMap::new(),
-            written: AtomicU64::new(0),
+            filler: Filler::new(image),
         };
         world.settle(inherited)?;
         Ok(world)
@@ -183,7 +186,7 @@ impl<'a> World<'a> {
                 action: "open ns_last_pid".into(),
                 source,
             })?;
-        let landed = self.channel.give(seed, &[file.as_fd()])?[0];
+        let landed = self.channel.give(&mut Script::new(seed), &[file.as_fd()])?[0];
         let mut batch = seed.batch();
         if landed != self.last_pid {
             batch.call(
@@ -225,7 +228,7 @@ impl<'a> World<'a> {
             source,
         })?;
         let seed = self.take(1)?;
-        let number = self.channel.give(&seed, &[program.as_fd()])?[0];
+        let number = self.channel.give(&mut Script::new(&seed), &[program.as_fd()])?[0];
         let mut batch = seed.batch();
         for number in self.own_numbers() {
             batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
@@ -244,7 +247,7 @@ impl<'a> World<'a> {
 
     /// Bytes of pages written.
     pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
+        self.filler.written()
     }
 
     /// The record of a process.
@@ -277,8 +280,7 @@ impl<'a> World<'a> {
             match *step {
                 Step::Fork { by, pid, helper } => self.fork(by, pid, helper)?,
                 Step::Build(pid) => {
-                    self.build(pid, made)?;
-                    self.directories(pid, root)?;
+                    self.build(pid, made, root)?;
                     control.observer.pages(self.written(), total);
                 }
                 Step::NewSession(pid) => self.simple(pid, "make a session", libc::SYS_setsid, &[])?,
@@ -351,7 +353,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn build(&mut self, pid: i32, made: &MadeContents) -> Result<(), RestoreError> {
+    /// Gives a process its address space, and its root and working directory.
+    fn build(&mut self, pid: i32, made: &MadeContents, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
         let wanted = *self.spaces.get(&pid).ok_or_else(lacking)?;
         let runs = |pid: &i32| {
@@ -364,27 +367,39 @@ impl<'a> World<'a> {
             .get(&pid)
             .and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
         let builder = Builder {
-            image: self.image,
+            filler: &self.filler,
             channel: &self.channel,
             sources: &made.sources,
-            done: &self.written,
         };
+        let mut script = Script::new(self.puppet(pid)?);
         builder
-            .build(self.puppet(pid)?, heritage, wanted, runs(&pid))
+            .build(&mut script, heritage, wanted, runs(&pid))
             .map_err(|source| RestoreError::Build {
                 pid,
                 source: Box::new(source),
             })?;
+        let directories = self.enter_directories(&mut script, pid, root)?;
+        script.run()?;
         self.heritage.insert(pid, pid);
+        if let Some(directories) = directories {
+            self.directories.insert(pid, directories);
+        }
         Ok(())
     }
 
-    /// Root and working directory; children inherit them, so only what differs is set.
-    fn directories(&mut self, pid: i32, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
-        let Some(record) = self.record(pid) else { return Ok(()) };
+    /// Root and working directory; children inherit them, so only what differs is set. Returns what they are then.
+    fn enter_directories(
+        &self,
+        script: &mut Script<'_>,
+        pid: i32,
+        root: BorrowedFd<'_>,
+    ) -> Result<Option<Directories<'a>>, RestoreError> {
+        let Some(record) = self.record(pid) else {
+            return Ok(None);
+        };
         let wanted = (record.cwd.as_slice(), record.root.as_slice());
         if self.directories.get(&pid) == Some(&wanted) {
-            return Ok(());
+            return Ok(None);
         }
         let open = |path: &[u8]| {
             open_in_root(
@@ -399,10 +414,9 @@ impl<'a> World<'a> {
             )))
         };
         let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
-        let puppet = self.puppet(pid)?;
-        let numbers = self.channel.give(puppet, &[cwd.as_fd(), own_root.as_fd()])?;
+        let numbers = self.channel.give(script, &[cwd.as_fd(), own_root.as_fd()])?;
         let (cwd, own_root) = (numbers[0] as u64, numbers[1] as u64);
-        let mut batch = puppet.batch();
+        let batch = script.reserve(5, 16)?;
         let before = self.directories.get(&pid).map_or(&b"/"[..], |(_, root)| root);
         if before != wanted.1 {
             let dot = batch.data(b".\0");
@@ -412,9 +426,7 @@ impl<'a> World<'a> {
         batch.call("change the working directory", libc::SYS_fchdir, &[cwd]);
         batch.call("close", libc::SYS_close, &[cwd]);
         batch.call("close", libc::SYS_close, &[own_root]);
-        puppet.run(&mut batch)?;
-        self.directories.insert(pid, wanted);
-        Ok(())
+        Ok(Some(wanted))
     }
 
     fn end_helper(&mut self, pid: i32, parent: i32) -> Result<(), RestoreError> {
@@ -439,6 +451,12 @@ impl<'a> World<'a> {
         self.ended.insert(pid, puppet.tid());
         self.heritage.remove(&pid);
         let mut batch = puppet.batch();
+        // It must leave no core file, wherever the limits and the host's core_pattern would have put one.
+        batch.call(
+            "end without a core",
+            libc::SYS_prctl,
+            &[libc::PR_SET_DUMPABLE as u64, 0],
+        );
         if let Some(thread) = record.threads.first() {
             let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
@@ -449,19 +467,23 @@ impl<'a> World<'a> {
         }
         puppet.run(&mut batch)?;
         puppet.end(status)?;
-        self.forget_child_signal(record.ppid)
+        self.forget_child_signal(record.ppid, record.exit_signal)
     }
 
-    /// Takes the SIGCHLD that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
+    /// Takes the signal that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
     /// there is put back from the image.
-    fn forget_child_signal(&self, parent: NsPid) -> Result<(), RestoreError> {
-        let Some(puppet) = self.puppets.get(&parent.0) else {
+    fn forget_child_signal(&self, parent: NsPid, signal: i32) -> Result<(), RestoreError> {
+        let Some(puppet) = self.puppets.get(&parent.0).filter(|_| (1..=64).contains(&signal)) else {
             return Ok(());
         };
         let mut batch = puppet.batch();
-        let set = batch.data(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
+        let set = batch.data(&(1u64 << (signal - 1)).to_ne_bytes());
         let no_time = batch.room(16);
-        batch.attempt("forget SIGCHLD", libc::SYS_rt_sigtimedwait, &[set, 0, no_time, 8]);
+        batch.attempt(
+            "forget a child's signal",
+            libc::SYS_rt_sigtimedwait,
+            &[set, 0, no_time, 8],
+        );
         Ok(puppet.run(&mut batch)?)
     }
 
@@ -478,7 +500,6 @@ impl<'a> World<'a> {
         self.puppets
             .get_mut(&pid)
             .ok_or_else(lacking)?
-            .task_mut()
             .stop_by_job_control(signal)?;
         if reported && self.puppets.contains_key(&record.ppid.0) {
             const P_PID: u64 = 1;
@@ -490,7 +511,7 @@ impl<'a> World<'a> {
                 &[P_PID, pid as u64, 0, flags, 0],
             )?;
         }
-        self.forget_child_signal(record.ppid)
+        self.forget_child_signal(record.ppid, libc::SIGCHLD)
     }
 }
 

@@ -18,10 +18,10 @@ impl Attach {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
         let sandbox = Sandbox::open(&context.state_dir, &self.name)?;
-        let pid1 = sandbox.pid1()?;
+        let pid1 = foreground::handle(sandbox.pid1()?)?;
         let mut client = Client::connect(sandbox.folder())?;
         client.subscribe()?;
         let terminal = matches!(sandbox.console(), ConsoleState::Terminal(_));
-        foreground::stay(client, pid1, terminal, &self.name)
+        foreground::stay(client, pid1.as_ref(), terminal, &self.name)
     }
 }

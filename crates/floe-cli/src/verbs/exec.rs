@@ -1,7 +1,10 @@
 //! `floe exec`.
 
 use super::run::environment;
-use crate::{Context, failure::Outcome};
+use crate::{
+    Context,
+    failure::{Failure, Outcome},
+};
 use clap::Args;
 use floe_sandbox::{EnterRequest, Sandbox, enter};
 use std::ffi::OsString;
@@ -28,11 +31,15 @@ impl Exec {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
         let sandbox = Sandbox::open(&context.state_dir, &self.name)?;
+        if sandbox.cgroup()?.is_frozen()? {
+            let error = anyhow::anyhow!("sandbox {0} is frozen; thaw it first (floe thaw {0})", self.name);
+            return Err(Failure::with_status(error, 125));
+        }
         let request = EnterRequest {
             command: self.command,
             env: environment(&self.env),
             workdir: self.workdir,
         };
-        enter(&sandbox, &request, |_| {}).map_err(|error| crate::failure::Failure::with_status(error, 125))
+        enter(&sandbox, &request, |_| {}).map_err(|error| Failure::with_status(error, 125))
     }
 }

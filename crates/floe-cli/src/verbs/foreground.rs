@@ -3,12 +3,24 @@
 use crate::{failure::Failure, output};
 use floe_sandbox::{Attached, Client, Ending};
 use floe_sys::{Pid, descriptor, interrupt};
-use nix::sys::signal::Signal;
-use std::{io::IsTerminal, os::fd::AsFd};
+use nix::{errno::Errno, sys::signal::Signal};
+use std::{
+    io::IsTerminal,
+    os::fd::{AsFd, OwnedFd},
+};
 
-/// Relays the caller's streams and signals until the end; returns the exit status. `name` is for what is said when the
-/// user detaches.
-pub fn stay(client: Client, pid1: Pid, has_terminal: bool, name: &str) -> Result<i32, Failure> {
+/// What signals for PID 1 are sent through; `None` where it has ended already.
+pub fn handle(pid1: Pid) -> Result<Option<OwnedFd>, Errno> {
+    match descriptor::pidfd_open(pid1) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Relays the caller's streams and signals until the end; returns the exit status. `pid1` is what [`handle`] gave; `name`
+/// is for what is said when the user detaches.
+pub fn stay(client: Client, pid1: Option<&OwnedFd>, has_terminal: bool, name: &str) -> Result<i32, Failure> {
     let terminal = has_terminal && std::io::stdin().is_terminal();
     let signals: &[Signal] = if terminal {
         &[Signal::SIGWINCH]
@@ -22,9 +34,10 @@ pub fn stay(client: Client, pid1: Pid, has_terminal: bool, name: &str) -> Result
         ]
     };
     let flags = interrupt::note_signals(signals)?;
-    let pidfd = descriptor::pidfd_open(pid1)?;
     let forward = |signal| {
-        if let Err(error) = descriptor::pidfd_signal(pidfd.as_fd(), signal) {
+        if let Some(pidfd) = pid1
+            && let Err(error) = descriptor::pidfd_signal(pidfd.as_fd(), signal)
+        {
             tracing::debug!(%error, "PID 1 has ended");
         }
     };

@@ -22,7 +22,7 @@ pub struct Ps {
 struct Row {
     name: String,
     state: &'static str,
-    pid1: i32,
+    pid: i32,
     status: Option<i32>,
     cgroup: String,
     created: u64,
@@ -47,7 +47,7 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
             Row {
                 name: state.name.clone(),
                 state: sandbox.status_word(),
-                pid1: state.pid1,
+                pid: state.pid1,
                 status: if let Status::Exited(status) = state.status {
                     Some(status)
                 } else {
@@ -69,10 +69,10 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
             let state = row
                 .status
                 .map_or(row.state.to_owned(), |status| format!("{} ({status})", row.state));
-            vec![row.name.clone(), state, row.pid1.to_string(), row.command.join(" ")]
+            vec![row.name.clone(), state, row.pid.to_string(), row.command.join(" ")]
         })
         .collect();
-    output::table(&["NAME", "STATE", "PID1", "COMMAND"], &cells);
+    output::table(&["NAME", "STATE", "PID", "COMMAND"], &cells);
     Ok(0)
 }
 

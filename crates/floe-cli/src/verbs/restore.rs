@@ -4,7 +4,7 @@ use super::{foreground, image_file};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, PidMethod, Request, STAGES};
-use floe_sandbox::{Client, ConsoleState, Sandbox};
+use floe_sandbox::{Client, Launch};
 use std::path::PathBuf;
 
 /// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
@@ -55,6 +55,15 @@ impl Restore {
             let found = act::perform(|control| restore::dry_run(image, control))??;
             return print(&found);
         }
+        let mut attached = None;
+        let mut before_thaw = |launch: &Launch| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            if !self.detach {
+                let mut client = Client::connect(launch.folder())?;
+                client.subscribe()?;
+                attached = Some((client, foreground::handle(launch.pid1())?));
+            }
+            Ok(())
+        };
         let request = Request {
             image,
             state_dir: &context.state_dir,
@@ -64,9 +73,10 @@ impl Restore {
                 Method::SetTid => PidMethod::SetTid,
             },
             foreground: !self.detach,
+            before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;
-        if self.detach {
+        let Some((client, pid1)) = attached else {
             output::line(&report.name);
             output::error(&format!(
                 "{}, {} of memory, in {:.1} ms",
@@ -75,12 +85,8 @@ impl Restore {
                 report.elapsed.as_secs_f64() * 1e3
             ));
             return Ok(0);
-        }
-        let sandbox = Sandbox::open(&context.state_dir, &report.name)?;
-        let mut client = Client::connect(sandbox.folder())?;
-        client.subscribe()?;
-        let terminal = matches!(sandbox.console(), ConsoleState::Terminal(_));
-        foreground::stay(client, report.pid1, terminal, &report.name)
+        };
+        foreground::stay(client, pid1.as_ref(), report.has_terminal, &report.name)
     }
 }
 

@@ -13,8 +13,8 @@ use std::ffi::OsString;
 /// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
 /// /proc.
 ///
-/// The command is PID 1: the kernel ends every other task of the namespace when it ends, and signals whose action is the
-/// default one do not reach it from inside. With --init it runs below a small init that reaps orphans and hands signals
+/// The command is PID 1: the kernel ends every other task of the namespace when it ends, and drops signals that it has no
+/// handler for, but SIGKILL and SIGSTOP from outside. With --init it runs below a small init that reaps orphans and hands signals
 /// on. In the foreground its exit status is handed on (128 + N for signal N; 125 floe failed, 126 not executable, 127 not
 /// found).
 ///
@@ -116,7 +116,7 @@ impl Run {
             Failure::with_status(error, status)
         };
         let launch = Launch::begin(&context.state_dir, &self.spec(), First::Command).map_err(failed)?;
-        let (name, pid1) = (launch.name().to_owned(), launch.pid1());
+        let name = launch.name().to_owned();
         if self.detach {
             launch.exec().map_err(failed)?;
             launch.commit().map_err(failed)?;
@@ -126,8 +126,9 @@ impl Run {
         let lost = |error| Failure::with_status(anyhow::Error::new(error), 125);
         let mut client = Client::connect(launch.folder()).map_err(lost)?;
         client.subscribe().map_err(lost)?;
+        let pid1 = foreground::handle(launch.pid1())?;
         launch.exec().map_err(failed)?;
         launch.commit().map_err(failed)?;
-        foreground::stay(client, pid1, self.tty, &name)
+        foreground::stay(client, pid1.as_ref(), self.tty, &name)
     }
 }

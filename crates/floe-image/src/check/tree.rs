@@ -39,6 +39,14 @@ pub enum TreeFault {
     /// A state that no process can be in.
     #[error("process {0} ended or stopped in an impossible way")]
     State(i32),
+    /// A signal that does not exist.
+    #[error("process {pid} tells its end by signal {signal}")]
+    ExitSignal {
+        /// Whose.
+        pid: i32,
+        /// Which.
+        signal: i32,
+    },
     /// A list with another number of items.
     #[error("process {pid} has {got} {what}, not {wanted}")]
     Count {
@@ -142,6 +150,8 @@ fn ids(process: &ProcessRecord, seen: &mut HashSet<i32>) -> Result<(), TreeFault
     }
     let leader = process.threads.first().map(|thread| thread.tid);
     ensure(leader == Some(process.pid), || TreeFault::Leader(pid))?;
+    let signal = process.exit_signal;
+    ensure((-1..=64).contains(&signal), || TreeFault::ExitSignal { pid, signal })?;
     let valid = |id: i32| (1..PID_LIMIT).contains(&id);
     ensure(valid(process.pgid.0) && valid(process.sid.0), || {
         TreeFault::Session(pid)

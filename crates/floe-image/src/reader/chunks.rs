@@ -45,8 +45,7 @@ impl Image {
         if !STORED_BYTES.contains(&length) || wanted > CHUNK_BYTES {
             return Err(damaged(Fault::TooLong(u64::from(chunk.stored))));
         }
-        stored.resize(ENVELOPE_BYTES + STORED_BYTES.end(), 0);
-        let stored = &mut stored[..ENVELOPE_BYTES + length];
+        let stored = at_least(stored, ENVELOPE_BYTES + length);
         read_at(&self.file, stored, chunk.offset)?;
         let bytes = check_stored(chunk, stored)?;
         if !chunk.compressed {
@@ -59,14 +58,21 @@ impl Image {
             Some(unpacker) => unpacker,
             None => unpacker.insert(zstd::bulk::Decompressor::new().map_err(ReadError::Unpacker)?),
         };
-        pages.resize(CHUNK_BYTES, 0);
-        let pages = &mut pages[..wanted];
+        let pages = at_least(pages, wanted);
         match unpacker.decompress_to_buffer(bytes, pages) {
             Ok(got) if got == wanted => Ok(pages),
             Ok(_) => Err(damaged(Fault::PageCount)),
             Err(_) => Err(damaged(Fault::Unpack)),
         }
     }
+}
+
+/// The first `bytes` bytes of a buffer that grows where it is too short.
+fn at_least(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
+    &mut buffer[..bytes]
 }
 
 /// The bytes behind envelope and prefix, after both and the checksum were checked.

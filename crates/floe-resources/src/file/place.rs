@@ -5,7 +5,7 @@
 //! hits one that has not been moved yet. No order of waves is needed.
 
 use crate::channel::{Channel, ChannelError};
-use floe_tracee::{Puppet, PuppetError};
+use floe_tracee::{Puppet, PuppetError, Script};
 use std::os::fd::{BorrowedFd, RawFd};
 
 /// Files that could not be put into a task.
@@ -32,25 +32,25 @@ pub struct TablePlan<'a> {
 /// [`PlaceError`].
 pub fn place_wave(puppet: &Puppet, channel: &Channel, plan: &TablePlan<'_>) -> Result<(), PlaceError> {
     let files: Vec<BorrowedFd<'_>> = plan.entries.iter().map(|(_, file, _)| *file).collect();
+    let mut script = Script::new(puppet);
     for (entries, files) in plan.entries.chunks(200).zip(files.chunks(200)) {
-        let landed = channel.give(puppet, files)?;
-        let mut batch = puppet.batch();
+        let landed = channel.give(&mut script, files)?;
         for (wanted, now, close_on_exec) in moves(entries, &landed) {
             let cloexec = if close_on_exec { libc::O_CLOEXEC as u64 } else { 0 };
             if wanted != now {
-                batch.call(
+                script.call(
                     "place a descriptor",
                     libc::SYS_dup3,
                     &[now as u64, wanted as u64, cloexec],
-                );
-                batch.call("close a descriptor", libc::SYS_close, &[now as u64]);
+                )?;
+                script.call("close a descriptor", libc::SYS_close, &[now as u64])?;
             } else if close_on_exec {
                 let arguments = [now as u64, libc::F_SETFD as u64, libc::FD_CLOEXEC as u64];
-                batch.call("set close-on-exec", libc::SYS_fcntl, &arguments);
+                script.call("set close-on-exec", libc::SYS_fcntl, &arguments)?;
             }
         }
-        puppet.run(&mut batch)?;
     }
+    script.run()?;
     Ok(())
 }
 

@@ -6,24 +6,20 @@
 
 use super::{
     assemble::{Assembly, Inherited, assemble},
-    fill::{FillError, fill_process},
+    fill::{FillError, Filler},
     runs::page_work,
 };
 use crate::channel::{Channel, ChannelError};
-use floe_image::{
-    Image,
-    record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource},
-};
+use floe_image::record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
 };
-use floe_tracee::{Batch, Puppet, PuppetError};
+use floe_tracee::{Puppet, PuppetError, Script};
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-    sync::atomic::AtomicU64,
 };
 
 /// An address space that could not be built.
@@ -73,14 +69,12 @@ pub struct Sources {
 /// What building address spaces needs.
 #[derive(Debug)]
 pub struct Builder<'a> {
-    /// The image.
-    pub image: &'a Image,
+    /// What writes pages.
+    pub filler: &'a Filler<'a>,
     /// How files reach puppets.
     pub channel: &'a Channel,
     /// What mappings map.
     pub sources: &'a Sources,
-    /// Bytes of pages written so far.
-    pub done: &'a AtomicU64,
 }
 
 /// The address space a puppet has inherited: the record of the task it was forked from with its page runs, or none for
@@ -91,17 +85,18 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 const MM_MAP_BYTES: u64 = 104;
 
 impl Builder<'_> {
-    /// Builds `wanted`, whose own pages are `runs`, in `puppet`.
+    /// Builds `wanted`, whose own pages are `runs`, in the script's puppet. Its last calls are left in the script.
     ///
     /// # Errors
     /// [`BuildError`].
     pub fn build(
         &self,
-        puppet: &Puppet,
+        script: &mut Script<'_>,
         heritage: Heritage<'_>,
         wanted: &AddressSpaceRecord,
         runs: &[PageRun],
     ) -> Result<(), BuildError> {
+        let puppet = script.puppet();
         let new_exe = heritage.is_none_or(|(old, _)| old.exe != wanted.exe);
         let inherited = Inherited {
             vmas: heritage.map_or(&[], |(old, _)| &old.vmas),
@@ -111,28 +106,29 @@ impl Builder<'_> {
         let plan = assemble(&inherited, wanted);
         let files = self.files_needed(&plan, wanted, new_exe)?;
         let borrowed: Vec<BorrowedFd<'_>> = files.values().copied().collect();
-        self.clear(puppet, &plan, wanted)?;
+        clear(script, &plan, wanted)?;
         let numbers: HashMap<Key, RawFd> = files
             .keys()
             .copied()
-            .zip(self.channel.give(puppet, &borrowed)?)
+            .zip(self.channel.give(script, &borrowed)?)
             .collect();
         if new_exe {
             let exe = numbers.get(&Key::File(wanted.exe)).copied();
-            set_layout(puppet, &wanted.layout, &wanted.auxv, exe)?;
+            set_layout(script, &wanted.layout, &wanted.auxv, exe)?;
         }
-        map_all(puppet, &plan, wanted, &numbers)?;
+        map_all(script, &plan, wanted, &numbers)?;
         let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
-        drop_pages(puppet, &work.drop)?;
+        drop_pages(script, &work.drop)?;
         let writable = wanted
             .vmas
             .iter()
             .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
             .map(|vma| vma.start..vma.end)
             .collect();
-        fill_process(self.image, puppet.tid(), &work.write, writable, self.done)?;
-        finish(puppet, &plan, wanted, numbers.values())?;
-        set_layout(puppet, &wanted.layout, &wanted.auxv, None)
+        script.run()?;
+        self.filler.process(puppet.tid(), &work.write, writable)?;
+        finish(script, &plan, wanted, numbers.values())?;
+        set_layout(script, &wanted.layout, &wanted.auxv, None)
     }
 
     fn files_needed(
@@ -157,76 +153,52 @@ impl Builder<'_> {
         }
         Ok(needed)
     }
+}
 
-    /// Unmaps what goes and moves the kernel's own mappings to their places.
-    fn clear(&self, puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> Result<(), BuildError> {
-        let mut batch = puppet.batch();
-        for range in &plan.unmap {
-            push(
-                puppet,
-                &mut batch,
-                "unmap",
-                libc::SYS_munmap,
-                &[range.start, range.end - range.start],
-            )?;
-        }
-        let moves: Vec<_> = plan
-            .special
+/// Unmaps what goes and moves the kernel's own mappings to their places.
+fn clear(script: &mut Script<'_>, plan: &Assembly, wanted: &AddressSpaceRecord) -> Result<(), BuildError> {
+    for range in &plan.unmap {
+        script.call("unmap", libc::SYS_munmap, &[range.start, range.end - range.start])?;
+    }
+    let moves: Vec<_> = plan
+        .special
+        .iter()
+        .filter(|(_, now, then)| now.start != then.start)
+        .collect();
+    let overlap = moves.iter().any(|(_, _, then)| {
+        plan.special
             .iter()
-            .filter(|(_, now, then)| now.start != then.start)
-            .collect();
-        let overlap = moves.iter().any(|(_, _, then)| {
-            plan.special
-                .iter()
-                .any(|(_, now, _)| now.start < then.end && then.start < now.end)
-        });
-        // Where old and new places overlap, all go through a place that is free in both.
-        let aside = if overlap { free_place(puppet, plan, wanted) } else { 0 };
-        let mut at = aside;
-        for (_, now, then) in &moves {
-            let bytes = then.end - then.start;
-            if overlap {
-                remap(puppet, &mut batch, now.start, bytes, at)?;
-                at += bytes;
-            } else {
-                remap(puppet, &mut batch, now.start, bytes, then.start)?;
-            }
-        }
-        let mut at = aside;
-        for (_, _, then) in moves.iter().filter(|_| overlap) {
-            let bytes = then.end - then.start;
-            remap(puppet, &mut batch, at, bytes, then.start)?;
+            .any(|(_, now, _)| now.start < then.end && then.start < now.end)
+    });
+    // Where old and new places overlap, all go through a place that is free in both.
+    let aside = if overlap {
+        free_place(script.puppet(), plan, wanted)
+    } else {
+        0
+    };
+    let mut at = aside;
+    for (_, now, then) in &moves {
+        let bytes = then.end - then.start;
+        if overlap {
+            remap(script, now.start, bytes, at)?;
             at += bytes;
+        } else {
+            remap(script, now.start, bytes, then.start)?;
         }
-        Ok(puppet.run(&mut batch)?)
     }
-}
-
-fn remap(puppet: &Puppet, batch: &mut Batch, from: u64, bytes: u64, to: u64) -> Result<(), BuildError> {
-    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-    push(
-        puppet,
-        batch,
-        "move a kernel mapping",
-        libc::SYS_mremap,
-        &[from, bytes, bytes, flags, to],
-    )
-}
-
-/// Adds a call; where the batch is full it is run first.
-fn push(
-    puppet: &Puppet,
-    batch: &mut Batch,
-    what: &'static str,
-    number: i64,
-    arguments: &[u64],
-) -> Result<(), BuildError> {
-    if !batch.fits(1, 0) {
-        puppet.run(batch)?;
-        *batch = puppet.batch();
+    let mut at = aside;
+    for (_, _, then) in moves.iter().filter(|_| overlap) {
+        let bytes = then.end - then.start;
+        remap(script, at, bytes, then.start)?;
+        at += bytes;
     }
-    batch.call(what, number, arguments);
     Ok(())
+}
+
+fn remap(script: &mut Script<'_>, from: u64, bytes: u64, to: u64) -> Result<(), BuildError> {
+    let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+    let arguments = [from, bytes, bytes, flags, to];
+    Ok(script.call("move a kernel mapping", libc::SYS_mremap, &arguments)?)
 }
 
 /// An address at which neither the puppet nor the wanted address space has anything, with room for all special mappings.
@@ -277,20 +249,13 @@ impl Key {
 }
 
 fn map_all(
-    puppet: &Puppet,
+    script: &mut Script<'_>,
     plan: &Assembly,
     wanted: &AddressSpaceRecord,
     numbers: &HashMap<Key, RawFd>,
 ) -> Result<(), BuildError> {
-    let mut batch = puppet.batch();
     for (start, old, new) in &plan.resize {
-        push(
-            puppet,
-            &mut batch,
-            "resize a mapping",
-            libc::SYS_mremap,
-            &[*start, *old, *new, 0],
-        )?;
+        script.call("resize a mapping", libc::SYS_mremap, &[*start, *old, *new, 0])?;
     }
     for index in &plan.map {
         let vma = &wanted.vmas[*index];
@@ -304,9 +269,9 @@ fn map_all(
             number as u64,
             offset,
         ];
-        push(puppet, &mut batch, "map", libc::SYS_mmap, &arguments)?;
+        script.call("map", libc::SYS_mmap, &arguments)?;
     }
-    Ok(puppet.run(&mut batch)?)
+    Ok(())
 }
 
 fn map_flags(vma: &VmaRecord) -> (i32, u64) {
@@ -327,19 +292,12 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
     }
 }
 
-fn drop_pages(puppet: &Puppet, ranges: &[Range<u64>]) -> Result<(), BuildError> {
-    let mut batch = puppet.batch();
+fn drop_pages(script: &mut Script<'_>, ranges: &[Range<u64>]) -> Result<(), BuildError> {
     for range in ranges {
         let arguments = [range.start, range.end - range.start, libc::MADV_DONTNEED as u64];
-        push(
-            puppet,
-            &mut batch,
-            "drop inherited pages",
-            libc::SYS_madvise,
-            &arguments,
-        )?;
+        script.call("drop inherited pages", libc::SYS_madvise, &arguments)?;
     }
-    Ok(puppet.run(&mut batch)?)
+    Ok(())
 }
 
 const ADVICE: [(&[u8; 2], i32); 8] = [
@@ -355,43 +313,33 @@ const ADVICE: [(&[u8; 2], i32); 8] = [
 
 /// Sets what only a filled mapping can have, and closes the files.
 fn finish<'a>(
-    puppet: &Puppet,
+    script: &mut Script<'_>,
     plan: &Assembly,
     wanted: &AddressSpaceRecord,
     numbers: impl Iterator<Item = &'a RawFd>,
 ) -> Result<(), BuildError> {
-    let mut batch = puppet.batch();
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
         let (start, bytes) = (vma.start, vma.end - vma.start);
         for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
-            push(
-                puppet,
-                &mut batch,
-                "advise",
-                libc::SYS_madvise,
-                &[start, bytes, *advice as u64],
-            )?;
+            script.call("advise", libc::SYS_madvise, &[start, bytes, *advice as u64])?;
         }
         if vma.flags.contains(b"lo") {
-            push(puppet, &mut batch, "lock", libc::SYS_mlock2, &[start, bytes, 0])?;
+            script.call("lock", libc::SYS_mlock2, &[start, bytes, 0])?;
         }
         if let Some(name) = &vma.name {
-            if !batch.fits(1, name.len() + 1) {
-                puppet.run(&mut batch)?;
-                batch = puppet.batch();
-            }
+            let batch = script.reserve(1, name.len() + 1)?;
             let place = batch.data(&[name.as_slice(), &[0]].concat());
             batch.call("name", libc::SYS_prctl, &[PR_SET_VMA, 0, start, bytes, place]);
         }
     }
     for number in numbers {
-        push(puppet, &mut batch, "close", libc::SYS_close, &[*number as u64])?;
+        script.call("close", libc::SYS_close, &[*number as u64])?;
     }
-    Ok(puppet.run(&mut batch)?)
+    Ok(())
 }
 
-fn set_layout(puppet: &Puppet, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd>) -> Result<(), BuildError> {
-    let mut batch = puppet.batch();
+fn set_layout(script: &mut Script<'_>, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd>) -> Result<(), BuildError> {
+    let batch = script.reserve(1, auxv.len() + 256)?;
     let vector = batch.data(auxv);
     let words = [
         layout.start_code,
@@ -413,7 +361,7 @@ fn set_layout(puppet: &Puppet, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd
     let place = batch.data(&bytes);
     let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, place, MM_MAP_BYTES];
     batch.call("set the memory layout", libc::SYS_prctl, &arguments);
-    Ok(puppet.run(&mut batch)?)
+    Ok(())
 }
 
 /// Whether the mappings of a restored process are those of the image: a text for each difference. Neighbours that the

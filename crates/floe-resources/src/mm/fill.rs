@@ -9,6 +9,7 @@ use floe_sys::{
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
 };
 use std::{
+    cell::RefCell,
     fs::File,
     io,
     ops::Range,
@@ -84,7 +85,9 @@ fn pieces(image: &Image, runs: &[PageRun]) -> Result<Vec<Piece>, FillError> {
 /// Where pages go.
 trait Target: Sync {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError>;
-    /// Writes bytes that go to several places.
+    /// Whether bytes for both addresses can go out in one call.
+    fn same_way(&self, one: u64, other: u64) -> bool;
+    /// Writes bytes that go to several places, all of which can be written in the same way.
     fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError>;
 }
 
@@ -111,8 +114,12 @@ impl Target for ProcessTarget {
         })
     }
 
+    fn same_way(&self, one: u64, other: u64) -> bool {
+        self.is_writable(one) == self.is_writable(other)
+    }
+
     fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError> {
-        if places.iter().all(|place| self.is_writable(place.start))
+        if places.first().is_some_and(|place| self.is_writable(place.start))
             && memory::write_ranges(self.pid, places, bytes) == Ok(bytes.len())
         {
             return Ok(());
@@ -139,6 +146,10 @@ impl Target for FileTarget<'_> {
             .map_err(FillError::File)
     }
 
+    fn same_way(&self, _one: u64, _other: u64) -> bool {
+        true
+    }
+
     fn scatter(&self, places: &[RemoteRange], bytes: &[u8]) -> Result<(), FillError> {
         let mut at = 0;
         for place in places {
@@ -149,74 +160,91 @@ impl Target for FileTarget<'_> {
     }
 }
 
-/// Writes pages into a process. `writable` are its mappings with PROT_WRITE, lowest first; `done` counts bytes.
-///
-/// # Errors
-/// [`FillError`].
-pub fn fill_process(
-    image: &Image,
-    pid: Pid,
-    runs: &[PageRun],
-    writable: Vec<Range<u64>>,
-    done: &AtomicU64,
-) -> Result<(), FillError> {
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let file = MemoryFile::open(pid).map_err(|source| FillError::Write {
-        pid,
-        address: 0,
-        source,
-    })?;
-    fill(
-        image,
-        &pieces(image, runs)?,
-        &ProcessTarget { pid, file, writable },
-        done,
-    )
+/// Writes pages of an image. Its memory goes from one task to the next.
+#[derive(Debug)]
+pub struct Filler<'a> {
+    image: &'a Image,
+    done: AtomicU64,
+    scratch: RefCell<ChunkScratch>,
 }
 
-/// Writes pages into a file of `size` bytes.
-///
-/// # Errors
-/// [`FillError`].
-pub fn fill_file(image: &Image, file: &File, size: u64, runs: &[PageRun], done: &AtomicU64) -> Result<(), FillError> {
-    fill(image, &pieces(image, runs)?, &FileTarget { file, size }, done)
-}
-
-fn fill(image: &Image, pieces: &[Piece], target: &impl Target, done: &AtomicU64) -> Result<(), FillError> {
-    let jobs: Vec<&[Piece]> = pieces.chunk_by(|a, b| a.chunk == b.chunk).collect();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if jobs.len() < PARALLEL_CHUNKS || cores == 1 {
-        let mut scratch = ChunkScratch::default();
-        return jobs
-            .iter()
-            .try_for_each(|job| fill_chunk(image, job, target, &mut scratch, done));
-    }
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(jobs.len()) {
-            scope.spawn(|| {
-                let mut scratch = ChunkScratch::default();
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = fill_chunk(image, job, target, &mut scratch, done) {
-                        next.store(jobs.len(), Ordering::Relaxed);
-                        failure
-                            .lock()
-                            .expect("no thread panics with the lock held")
-                            .get_or_insert(error);
-                    }
-                }
-            });
+impl<'a> Filler<'a> {
+    /// One that has written nothing yet.
+    #[must_use]
+    pub fn new(image: &'a Image) -> Self {
+        Self {
+            image,
+            done: AtomicU64::new(0),
+            scratch: RefCell::default(),
         }
-    });
-    failure
-        .into_inner()
-        .expect("no thread panics with the lock held")
-        .map_or(Ok(()), Err)
+    }
+
+    /// Bytes of pages written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Writes pages into a process. `writable` are its mappings with PROT_WRITE, lowest first.
+    ///
+    /// # Errors
+    /// [`FillError`].
+    pub fn process(&self, pid: Pid, runs: &[PageRun], writable: Vec<Range<u64>>) -> Result<(), FillError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let file = MemoryFile::open(pid).map_err(|source| FillError::Write {
+            pid,
+            address: 0,
+            source,
+        })?;
+        self.fill(&pieces(self.image, runs)?, &ProcessTarget { pid, file, writable })
+    }
+
+    /// Writes pages into a file of `size` bytes.
+    ///
+    /// # Errors
+    /// [`FillError`].
+    pub fn file(&self, file: &File, size: u64, runs: &[PageRun]) -> Result<(), FillError> {
+        self.fill(&pieces(self.image, runs)?, &FileTarget { file, size })
+    }
+
+    fn fill(&self, pieces: &[Piece], target: &impl Target) -> Result<(), FillError> {
+        let jobs: Vec<&[Piece]> = pieces.chunk_by(|a, b| a.chunk == b.chunk).collect();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if jobs.len() < PARALLEL_CHUNKS || cores == 1 {
+            let mut scratch = self.scratch.borrow_mut();
+            return jobs
+                .iter()
+                .try_for_each(|job| fill_chunk(self.image, job, target, &mut scratch, &self.done));
+        }
+        let (image, done) = (self.image, &self.done);
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..cores.min(jobs.len()) {
+                scope.spawn(|| {
+                    let mut scratch = ChunkScratch::default();
+                    while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = fill_chunk(image, job, target, &mut scratch, done) {
+                            next.store(jobs.len(), Ordering::Relaxed);
+                            failure
+                                .lock()
+                                .expect("no thread panics with the lock held")
+                                .get_or_insert(error);
+                        }
+                    }
+                });
+            }
+        });
+        failure
+            .into_inner()
+            .expect("no thread panics with the lock held")
+            .map_or(Ok(()), Err)
+    }
 }
 
+/// Writes the pieces of one chunk. Those that lie one behind the other in the chunk go out in one call.
 fn fill_chunk(
     image: &Image,
     job: &[Piece],
@@ -226,8 +254,8 @@ fn fill_chunk(
 ) -> Result<(), FillError> {
     let bytes = image.read_chunk(&image.chunks()[job[0].chunk], scratch)?;
     let span = |piece: &Piece| (piece.page * PAGE) as usize..((piece.page + piece.pages) * PAGE) as usize;
-    // Pieces that lie one behind the other in the chunk go out in one call.
-    for group in job.chunk_by(|a, b| a.page + a.pages == b.page) {
+    let together = |a: &Piece, b: &Piece| a.page + a.pages == b.page && target.same_way(a.address, b.address);
+    for group in job.chunk_by(together) {
         for part in group.chunks(MAX_RANGES) {
             let places: Vec<RemoteRange> = part
                 .iter()

@@ -17,6 +17,6 @@ pub use build::{BuildError, Builder, Sources, same_layout};
 pub use classify::{address_space, count_pages};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};
-pub use fill::{FillError, fill_file, fill_process};
+pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, page_work};

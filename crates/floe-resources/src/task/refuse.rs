@@ -7,6 +7,7 @@ use crate::{
 use floe_sys::{
     Pid,
     kcmp::{self, Resource},
+    memory,
     procfs::{self, ProcError, Status},
 };
 use nix::errno::Errno;
@@ -112,9 +113,7 @@ fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Res
             "end the tracer (strace, gdb) first",
         );
     }
-    let directory = format!("/proc/{}/task/{tid}", process.pid);
-    let in_vfork = procfs::Stat::read(&directory)?.state == b'D' && is_vfork(&directory);
-    if in_vfork {
+    if waits_for_vfork(process, tid)? {
         refusals.add(
             Some(&subject),
             format!("vfork in flight in thread {tid}"),
@@ -125,12 +124,49 @@ fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Res
     Ok(())
 }
 
-fn is_vfork(directory: &str) -> bool {
-    // Not readable where the task runs, and then it is not in vfork.
+/// Whether some task waits for its vfork child, which never takes long.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn has_vfork_in_flight(tree: &FoundTree) -> Result<bool, ProcError> {
+    for process in tree.living() {
+        for thread in &process.threads {
+            if waits_for_vfork(process, thread.tid)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// A task in such a wait sleeps uninterruptibly; so does every task that version 1 of cgroups has frozen, so the call's
+/// flags decide.
+fn waits_for_vfork(process: &FoundProcess, tid: Pid) -> Result<bool, ProcError> {
+    let directory = format!("/proc/{}/task/{tid}", process.pid);
+    if procfs::Stat::read(&directory)?.state != b'D' {
+        return Ok(false);
+    }
+    // Not readable where the task runs, and then it waits for nobody.
     let text = procfs::read_text(&format!("{directory}/syscall")).unwrap_or_default();
     let mut words = text.split_ascii_whitespace();
     let number: Option<i64> = words.next().and_then(|word| word.parse().ok());
-    matches!(number, Some(libc::SYS_vfork | libc::SYS_clone | libc::SYS_clone3))
+    let first = words
+        .next()
+        .and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    let flags = match (number, first) {
+        (Some(libc::SYS_vfork), _) => return Ok(true),
+        (Some(libc::SYS_clone), Some(flags)) => flags,
+        (Some(libc::SYS_clone3), Some(arguments)) => {
+            let mut flags = [0; 8];
+            // Arguments that can't be read make no child.
+            if memory::read(tid, arguments, &mut flags).is_err() {
+                return Ok(false);
+            }
+            u64::from_ne_bytes(flags)
+        }
+        _ => return Ok(false),
+    };
+    Ok(flags & libc::CLONE_VFORK as u64 != 0)
 }
 
 struct Namespaces(Vec<String>);

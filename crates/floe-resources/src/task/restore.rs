@@ -1,9 +1,8 @@
-//! Puts a task's own state back: each function fills or runs batches in a puppet that already has its PID, memory and
-//! descriptors.
+//! Puts a task's own state back in a puppet that already has its PID, memory and descriptors.
 //!
 //! Order matters and the caller keeps it: [`restore_process`] and [`restore_thread`] with all privileges, then
-//! [`restore_credentials`], which also queues pending signals and sets what a change of credentials would reset, then
-//! [`finish_thread`].
+//! [`restore_credentials`], which also sets what a change of credentials would reset; when the script with these has run,
+//! [`apply_outside`] and [`queue_signals`], then [`finish_thread`].
 
 use floe_image::record::{Credentials, ProcessRecord, Scheduling, ThreadRecord};
 use floe_sys::{
@@ -11,7 +10,7 @@ use floe_sys::{
     procfs::{ProcError, Status},
     sched::{self, Attributes},
 };
-use floe_tracee::{Batch, Puppet, PuppetError, Registers};
+use floe_tracee::{Batch, Puppet, PuppetError, Registers, Script};
 use nix::errno::Errno;
 use std::io;
 
@@ -94,8 +93,8 @@ impl CredentialsBase {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn restore_process(leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
-    let mut batch = leader.batch();
+pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Result<(), RestoreError> {
+    let batch = script.reserve(100, 8 << 10)?;
     let fixed = [libc::SIGKILL as u64, libc::SIGSTOP as u64];
     for (signal, action) in (1u64..).zip(&record.actions) {
         let words = [action.handler, action.flags, action.restorer, action.mask];
@@ -117,7 +116,6 @@ pub fn restore_process(leader: &Puppet, record: &ProcessRecord) -> Result<(), Re
         let place = batch.data(&words_bytes(&[limit.soft, limit.hard]));
         batch.call("set a resource limit", libc::SYS_prlimit64, &[0, resource, place, 0]);
     }
-    leader.run(&mut batch)?;
     Ok(())
 }
 
@@ -129,8 +127,8 @@ fn words_bytes(words: &[u64]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn restore_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), RestoreError> {
-    let mut batch = puppet.batch();
+pub fn restore_thread(script: &mut Script<'_>, record: &ThreadRecord) -> Result<(), RestoreError> {
+    let batch = script.reserve(10, 1 << 10)?;
     let stack = record.alternate_stack;
     let flags = (stack.flags & !SS_ONSTACK) as u32;
     let place = batch.data(&words_bytes(&[stack.base, u64::from(flags), stack.size]));
@@ -153,25 +151,24 @@ pub fn restore_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), Rest
         libc::SYS_prctl,
         &[libc::PR_SET_TIMERSLACK as u64, record.timer_slack],
     );
-    puppet.run(&mut batch)?;
     Ok(())
 }
 
 /// Sets a thread's credentials; then what a change of them resets; then timers of the process where the thread is the
-/// leader; then makes its signals pending.
+/// leader.
 ///
 /// # Errors
 /// [`RestoreError`].
 pub fn restore_credentials(
-    puppet: &Puppet,
+    script: &mut Script<'_>,
     process: &ProcessRecord,
     record: &ThreadRecord,
     base: &CredentialsBase,
 ) -> Result<(), RestoreError> {
-    let mut batch = puppet.batch();
     let wanted = &record.credentials;
+    let batch = script.reserve(150, (4 << 10) + wanted.groups.len() * 4)?;
     if !base.same(wanted) {
-        change_credentials(&mut batch, wanted);
+        change_credentials(batch, wanted);
     }
     if wanted.no_new_privs {
         batch.call("set no_new_privs", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1]);
@@ -188,10 +185,9 @@ pub fn restore_credentials(
             prctl,
             &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
         );
-        set_timers(&mut batch, process);
+        set_timers(batch, process);
     }
-    puppet.run(&mut batch)?;
-    queue_signals(puppet, process, record, is_leader)
+    Ok(())
 }
 
 fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
@@ -267,13 +263,13 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
     batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
 }
 
-/// Makes the image's pending signals pending. A batch ends with a signal of its own, which must not be one of those.
-fn queue_signals(
-    puppet: &Puppet,
-    process: &ProcessRecord,
-    record: &ThreadRecord,
-    is_leader: bool,
-) -> Result<(), RestoreError> {
+/// Makes the image's pending signals pending: a thread's own, and by the leader those of the process. A batch ends with a
+/// signal of its own, which must not be one of those.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRecord) -> Result<(), RestoreError> {
+    let is_leader = record.tid == process.pid;
     let number = |info: &Vec<u8>| {
         info.get(..4)
             .map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")))

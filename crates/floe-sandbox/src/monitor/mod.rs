@@ -77,7 +77,6 @@ struct Monitor {
     console: ConsoleEnds,
     clients: Clients,
     phase: Phase,
-    executed: bool,
     remove: bool,
 }
 
@@ -104,7 +103,6 @@ impl Monitor {
             console: setup.console,
             clients: setup.clients,
             phase: Phase::Launching,
-            executed: false,
             remove: spec.remove,
         }
     }
@@ -206,7 +204,6 @@ impl Monitor {
             Ok(Some(_)) => return,
             Ok(None) | Err(_) => {
                 self.first = None;
-                self.executed = true;
                 (kind::EXECUTED, Vec::new())
             }
         };
@@ -230,6 +227,17 @@ impl Monitor {
         self.phase = Phase::Ended(status);
     }
 
+    /// A command may end before its launcher has come to commit; the launcher still decides whether the sandbox counts.
+    fn commits(&mut self, launcher: &OwnedFd) -> bool {
+        loop {
+            match self.launcher(launcher) {
+                Heard::Committed => return true,
+                Heard::Abandoned => return false,
+                Heard::Other => {}
+            }
+        }
+    }
+
     fn save(&self) {
         if let Err(error) = self.state.write(&self.folder) {
             tracing::error!(%error, "write the state of the sandbox");
@@ -238,9 +246,14 @@ impl Monitor {
 
     /// PID 1 has ended: the kernel has ended all others of its namespace.
     fn end(mut self, status: i32, launcher: Option<&OwnedFd>) -> i32 {
-        let abandoned = launcher.is_some();
         self.console.drain(&mut self.clients);
-        if abandoned {
+        // What PID 1 said last may not have been heard yet; its death has closed the socket, so this waits for nothing.
+        while self.first.is_some() {
+            self.first_speaks(launcher);
+        }
+        if let Some(socket) = launcher
+            && !self.commits(socket)
+        {
             return self.abandon();
         }
         let checkpointed = self.clients.end_announced();

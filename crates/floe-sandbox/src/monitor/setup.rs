@@ -8,7 +8,7 @@ use crate::{
     first::{self, Program},
     message::{self, kind},
     spec::{Console, SandboxSpec},
-    state::{ConsoleState, SandboxState, StateDir},
+    state::{ConsoleState, SandboxState, StateDir, StateError},
 };
 use floe_cgroup::{Cgroup, CgroupError, Hierarchies};
 use floe_sys::{Pid, descriptor, fork, procfs::Stat};
@@ -19,7 +19,7 @@ use nix::{
 };
 use std::{
     error::Error,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -48,6 +48,15 @@ fn cgroup_failed(error: &CgroupError) -> Failure {
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .and_then(std::io::Error::raw_os_error);
     (Errno::from_raw(number.unwrap_or(libc::EIO)), error.to_string())
+}
+
+fn state_failed(error: &StateError) -> Failure {
+    let number = match error {
+        StateError::File { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        StateError::Taken(_) => libc::EEXIST,
+        StateError::Unknown(_) | StateError::BadName(_) | StateError::Malformed { .. } => libc::EINVAL,
+    };
+    (Errno::from_raw(number), error.to_string())
 }
 
 /// Removes what was made if the set-up does not come to its end.
@@ -85,9 +94,7 @@ impl Setup {
         program: &Program,
         launcher: &OwnedFd,
     ) -> Result<Self, Failure> {
-        let folder = state_dir
-            .folder(name)
-            .map_err(|error| (Errno::EINVAL, error.to_string()))?;
+        let folder = state_dir.claim(name).map_err(|error| state_failed(&error))?;
         let mut undo = Undo {
             folder: Some(folder.clone()),
             cgroup: None,
@@ -106,7 +113,8 @@ impl Setup {
         let mut state = SandboxState::new(name, spec, cgroup.path());
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
         let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
-        let child = fork::child_in(spec.namespaces(), || {
+        let birthplace = cgroup.birthplace().map_err(|error| cgroup_failed(&error))?;
+        let child = fork::child_in(spec.namespaces(), birthplace.as_ref().map(AsFd::as_fd), || {
             let keep = keep_list(program, &far, &streams);
             fork::close_all_but(&keep);
             // What PID 1 opens must not land on the numbers of its streams.
@@ -118,7 +126,9 @@ impl Setup {
         drop(far);
         let pid = Pid::new(child.as_raw());
         let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
-        cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
+        if birthplace.is_none() {
+            cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
+        }
         message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::MOUNTED)?;
         let console = open_console(spec.console, pid, pipes, &folder, &mut state)?;
@@ -128,7 +138,7 @@ impl Setup {
         state.pid1_start = Stat::of(pid)
             .map_err(|error| (Errno::ESRCH, error.to_string()))?
             .starttime;
-        state.write(&folder).map_err(|error| (Errno::EIO, error.to_string()))?;
+        state.write(&folder).map_err(|error| state_failed(&error))?;
         let text = serde_json::to_vec(&state).map_err(|error| (Errno::EINVAL, error.to_string()))?;
         message::put(launcher, kind::READY, &text).map_err(failed("tell the launcher"))?;
         (undo.folder, undo.cgroup, undo.child) = (None, None, None);

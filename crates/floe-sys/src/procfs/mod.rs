@@ -12,7 +12,10 @@ pub use stat::Stat;
 pub use status::Status;
 
 use crate::Pid;
-use std::io;
+use std::{
+    fs::File,
+    io::{self, Read},
+};
 
 /// A file of /proc that does not look as documented.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +57,33 @@ impl ProcError {
 /// # Errors
 /// [`ProcError::Read`].
 pub fn read(path: &str) -> Result<Vec<u8>, ProcError> {
-    std::fs::read(path).map_err(|source| ProcError::Read {
+    read_whole(path).map_err(|source| ProcError::Read {
         path: path.to_owned(),
         source,
     })
+}
+
+/// As std::fs::read, but with room from the start: these files say that they have no bytes, and a small first guess makes
+/// many calls of it.
+fn read_whole(path: &str) -> io::Result<Vec<u8>> {
+    const ROOM: usize = 8 << 10;
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; ROOM];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => {
+                bytes.truncate(filled);
+                return Ok(bytes);
+            }
+            Ok(got) => filled += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if filled == bytes.len() {
+            bytes.resize(2 * filled, 0);
+        }
+    }
 }
 
 /// Reads a whole file of /proc as text; bytes that are not UTF-8 are replaced.

@@ -1,0 +1,114 @@
+//! The three ways in which a host may have its cgroups: version 2 beside version 1, version 1 alone, version 2 alone. Each
+//! is made in a mount namespace of its own, which every `floe` of the test enters anew.
+
+use floe_suite::{Counting, Host, PID_METHODS, Traces, run, wait};
+use std::{process::Stdio, time::Duration};
+
+/// Takes away what this host has, then starts `floe`.
+fn host(script: &str) -> Host {
+    let script = format!("set -e; {script}; exec \"$@\"");
+    Host::behind(&["unshare", "--mount", "sh", "-c", &script, "sh"])
+}
+
+const EACH_CGROUP2: &str = "findmnt -rn -t cgroup2 -o TARGET";
+const EACH_CGROUP1: &str = "findmnt -rn -t cgroup -o TARGET";
+
+#[test]
+fn as_the_host_has_them() {
+    all_works(&Host::new(), &["/unified/", "/fs/cgroup/floe/", "/freezer/"]);
+}
+
+#[test]
+fn version_1_alone() {
+    let freezer = "grep -q ' - cgroup .*freezer' /proc/self/mountinfo || mount -t cgroup -o freezer none /mnt";
+    let script = format!("{EACH_CGROUP2} | while read -r point; do umount -l \"$point\"; done; {freezer}");
+    all_works(&host(&script), &["/freezer/", "/mnt/"]);
+}
+
+#[test]
+fn version_2_alone() {
+    let script = format!(
+        "{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done; \
+         umount -l /sys/fs/cgroup || true; mount -t cgroup2 none /sys/fs/cgroup"
+    );
+    all_works(&host(&script), &["/sys/fs/cgroup/floe/"]);
+}
+
+fn all_works(host: &Host, places: &[&str]) {
+    let job = host.name("job");
+    let tree = Counting::start(host, &job, &[]);
+    let list: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json"])).expect("JSON");
+    let cgroup = list[0]["cgroup"].as_str().expect("a path").to_owned();
+    assert!(places.iter().any(|place| cgroup.contains(place)), "{cgroup}");
+
+    host.done(&["freeze", &job]);
+    assert_eq!(state(host), "frozen");
+    let still = tree.numbers();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(tree.numbers(), still, "a frozen tree counts on");
+    let image = host.path("image.floe");
+    let image = image.to_str().expect("a plain path");
+    host.done(&["checkpoint", &job, "--leave-running", "-o", image]);
+    assert_eq!(
+        state(host),
+        "frozen",
+        "a tree that was frozen before a checkpoint is frozen behind it"
+    );
+    assert_eq!(tree.numbers(), still, "a frozen tree counted on during a checkpoint");
+    host.done(&["thaw", &job]);
+    assert_eq!(state(host), "running");
+    tree.expect_alive("after a thaw");
+
+    killed_checkpoints_thaw(host, &job, image, &tree);
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &job, "-o", image]);
+        host.done(&["restore", "-d", "--pid-method", method, image]);
+        tree.expect_alive("after a restore");
+    }
+    host.done(&["freeze", &job]);
+    host.done(&["kill", &job]);
+    assert_eq!(
+        host.done(&["wait", &job]).trim(),
+        "137",
+        "SIGKILL ends a frozen sandbox"
+    );
+    host.done(&["rm", &job]);
+    Traces::look(host, &[&job], &[]).expect_none_of(&job);
+}
+
+fn killed_checkpoints_thaw(host: &Host, job: &str, image: &str, tree: &Counting<'_>) {
+    for round in 0..20 {
+        let child = host
+            .command(&["checkpoint", job, "--leave-running", "-o", image])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start floe");
+        std::thread::sleep(Duration::from_millis(3 * round));
+        // SAFETY: plain numbers; the child is not reaped yet, so its number is its own.
+        unsafe { libc::kill(child.id() as i32, libc::SIGKILL) };
+        let _ = wait(child);
+        tree.expect_alive(&format!("after kill {round}"));
+    }
+}
+
+fn state(host: &Host) -> String {
+    let list: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json"])).expect("JSON");
+    list[0]["state"].as_str().expect("a word").to_owned()
+}
+
+#[test]
+fn none_at_all_is_said() {
+    let script = format!("{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done");
+    let host = host(&script);
+    let outcome = run(&mut host.command(&["run", "--", "true"]));
+    assert_eq!(outcome.status, 125, "{}", outcome.err);
+    assert!(
+        outcome
+            .err
+            .contains("neither a cgroup v2 hierarchy nor the v1 freezer is mounted"),
+        "{}",
+        outcome.err
+    );
+    assert!(host.sandboxes().is_empty());
+}
