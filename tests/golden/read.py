@@ -166,7 +166,8 @@ mapped_file = fields(
 )
 shmem = fields(id=u32, size=u64)
 ghost = fields(
-    id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2), memfd=optional(raw)
+    id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
+    memfd=optional(fields(name=raw, seals=u32)),
 )
 open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
 shared_object = fields(kind=text, id=u32, version=u16, body=raw)
@@ -188,7 +189,7 @@ PAGES, INDEX = 11, 13
 device = fields(path=raw, major=u64, minor=u64)
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64), "directory": fields(path=raw),
-    "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw),
+    "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8), "console-terminal": fields(path=raw),
 }
 OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw)}

@@ -23,6 +23,13 @@ const _: () = assert!(size_of::<OpenHow>() == 24);
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
+/// include/uapi/asm-generic/fcntl.h.
+const F_GETSIG: i32 = 11;
+const F_GETOWN_EX: i32 = 16;
+const F_OWNER_PGRP: i32 = 2;
+
+pub use crate::arch::O_LARGEFILE;
+
 fn owned(result: i64) -> Result<OwnedFd, Errno> {
     let number = Errno::result(result)? as RawFd;
     // SAFETY: the kernel just made this descriptor for the caller, and nobody else knows its number.
@@ -79,6 +86,52 @@ pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<usi
     // SAFETY: all arguments are numbers.
     let result = unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), bytes, libc::SPLICE_F_NONBLOCK) };
     Errno::result(result).map(|n| n as usize)
+}
+
+/// The names of a file's extended attributes, each ended by a NUL; none where its filesystem has none.
+///
+/// # Errors
+/// Those of listxattr(2) but ENOTSUP.
+pub fn extended_attributes(path: &Path) -> Result<Vec<u8>, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // XATTR_LIST_MAX: no file has a longer list.
+    let mut names = vec![0u8; 65_536];
+    // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
+    let result = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    match Errno::result(result) {
+        Ok(bytes) => {
+            names.truncate(bytes as usize);
+            Ok(names)
+        }
+        Err(Errno::ENOTSUP) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Who gets signals about a file, and which: the process or group (negative) that F_SETOWN, a lease or F_NOTIFY put
+/// there, 0 for nobody; the signal of F_SETSIG, 0 for SIGIO.
+///
+/// # Errors
+/// EBADF.
+pub fn signal_owner(file: BorrowedFd<'_>) -> Result<(i32, i32), Errno> {
+    /// `struct f_owner_ex`, include/uapi/asm-generic/fcntl.h.
+    #[repr(C)]
+    struct Owner {
+        kind: i32,
+        pid: i32,
+    }
+    const _: () = assert!(size_of::<Owner>() == 8);
+    let mut owner = Owner { kind: 0, pid: 0 };
+    // SAFETY: the kernel writes a struct of this shape, and `owner` outlives the call.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWN_EX, &raw mut owner) })?;
+    // SAFETY: F_GETSIG takes no argument.
+    let signal = Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETSIG) })?;
+    let pid = if owner.kind == F_OWNER_PGRP {
+        -owner.pid
+    } else {
+        owner.pid
+    };
+    Ok((pid, signal))
 }
 
 /// Lets a descriptor survive exec under its number.

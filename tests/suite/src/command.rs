@@ -67,7 +67,16 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn new() -> Self {
-        Self::behind(&[])
+        Self::make(std::env::temp_dir(), &[])
+    }
+
+    /// An empty one, with its folder in another one: on a filesystem of choice.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn in_folder(place: impl AsRef<Path>) -> Self {
+        Self::make(place, &[])
     }
 
     /// One whose `floe` is started by way of another command, e.g. `unshare -m …`.
@@ -76,11 +85,15 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn behind(prefix: &[&str]) -> Self {
+        Self::make(std::env::temp_dir(), prefix)
+    }
+
+    fn make(place: impl AsRef<Path>, prefix: &[&str]) -> Self {
         // Victims that are other users come through here to their own folder.
         let folder = tempfile::Builder::new()
             .prefix("floe-suite.")
             .permissions(Permissions::from_mode(0o711))
-            .tempdir()
+            .tempdir_in(place)
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
         let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();

@@ -5,8 +5,11 @@
 use floe_suite::{Host, PID_METHODS, Victim};
 
 fn survives(name: &str) {
-    let host = Host::new();
-    let mut victim = Victim::start(&host, name, &[], &[]);
+    survives_on(&Host::new(), name);
+}
+
+fn survives_on(host: &Host, name: &str) {
+    let mut victim = Victim::start(host, name, &[], &[]);
     victim.round_trip(name, PID_METHODS[0]);
     victim.round_trip("another", PID_METHODS[1]);
     victim.check("after two round trips without a check between");
@@ -50,6 +53,13 @@ macro_rules! victims {
 
 victims! {
     credentials "credentials",
+    fifos "fifos",
+    files_deleted "files-deleted",
+    files_deleted_program "files-deleted-program",
+    files_devices "files-devices",
+    files_directories "files-directories",
+    files_regular "files-regular",
+    files_shared "files-shared",
     heap "heap",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
@@ -58,6 +68,8 @@ victims! {
     memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",
+    pipes_blocked "pipes-blocked",
+    pipes_contents "pipes-contents",
     registers "registers",
     signals_actions "signals-actions",
     signals_masks "signals-masks",
@@ -70,4 +82,18 @@ victims! {
     tree_relations "tree-relations",
     vdso "vdso",
     zombies "zombies",
+}
+
+/// Files behave otherwise on a filesystem that is all memory.
+#[test]
+fn files_on_tmpfs_survive() {
+    for name in [
+        "fifos",
+        "files-deleted",
+        "files-deleted-program",
+        "files-directories",
+        "files-regular",
+    ] {
+        survives_on(&Host::in_folder("/dev/shm"), name);
+    }
 }

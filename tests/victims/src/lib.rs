@@ -9,13 +9,17 @@
 
 pub mod arch;
 pub mod call;
+pub mod descriptor;
 pub mod findings;
 pub mod memory;
 pub mod own;
 pub mod pattern;
+pub mod peer;
 pub mod stage;
 pub mod team;
 
+pub use descriptor::Seen;
 pub use findings::Findings;
+pub use peer::Peer;
 pub use stage::{Stage, play, wait_until};
 pub use team::Team;

@@ -18,7 +18,6 @@ use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError};
 use floe_tracee::{Stopped, vdso_tail, xfeatures};
 use std::{
     io,
-    os::unix::ffi::OsStringExt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -88,7 +87,8 @@ impl Inspected {
             Target::Tree { .. } => (&no_links, ConsoleRecord::None),
         };
         task::refuse_unsupported(&held.tree, refusals)?;
-        let mut contents = Contents::default();
+        let root = held.tree.root().map_or(Pid::new(1), |root| root.pid);
+        let mut contents = Contents::new(ns::root_directory(root)?);
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
         let mut pages = 0;
@@ -104,8 +104,8 @@ impl Inspected {
             }
             let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
-                link(found.pid, "cwd", refusals, found)?,
-                link(found.pid, "root", refusals, found)?,
+                directory("cwd", found, &contents, refusals)?,
+                directory("root", found, &contents, refusals)?,
             );
             record.terminal = terminal(found, links);
             spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
@@ -153,25 +153,20 @@ impl HeldTree {
     }
 }
 
-fn link(pid: Pid, name: &'static str, refusals: &mut Refusals, found: &FoundProcess) -> Result<Vec<u8>, InspectError> {
-    let target = std::fs::read_link(format!("/proc/{pid}/{name}"))
-        .map_err(|source| InspectError::Read {
-            what: name,
-            pid,
-            source,
-        })?
-        .into_os_string()
-        .into_vec();
-    if target.ends_with(b" (deleted)") {
-        let object = format!("{name} {}", String::from_utf8_lossy(&target));
-        refusals.add(
-            Some(&found.subject()),
-            object,
-            "a deleted directory can't be carried yet",
-            "change to another one",
-        );
+/// The working or root directory of a process.
+fn directory(
+    name: &'static str,
+    found: &FoundProcess,
+    contents: &Contents,
+    refusals: &mut Refusals,
+) -> Result<Vec<u8>, InspectError> {
+    let magic = format!("/proc/{}/{name}", found.pid);
+    let directory = contents.directory(&magic)?;
+    if let Err(reason) = &directory.found {
+        let object = format!("{name} {}", String::from_utf8_lossy(&directory.path));
+        refusals.add(Some(&found.subject()), object, *reason, "change to another one");
     }
-    Ok(target)
+    Ok(directory.path)
 }
 
 /// The controlling terminal of a session leader: the sandbox's own is the only one that descriptors can refer to.

@@ -12,6 +12,7 @@ use floe_resources::{
 use floe_sys::descriptor::open_in_root;
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
         time::TimeSpec,
@@ -113,9 +114,9 @@ fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, Restor
     let name = String::from_utf8_lossy(&record.path).into_owned();
     let fd = match &record.memfd {
         Some(memfd) => {
-            let memfd = CString::new(memfd.as_slice())
+            let memfd = CString::new(memfd.name.as_slice())
                 .map_err(|_| RestoreError::Inconsistent("a memfd's name holds a NUL".to_owned()))?;
-            memfd_create(memfd.as_c_str(), MFdFlags::MFD_CLOEXEC)
+            memfd_create(memfd.as_c_str(), MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
         }
         None => unnamed_file(root, &record.path),
     };
@@ -151,7 +152,13 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
     let [accessed, modified] = record
         .times
         .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));
-    nix::sys::stat::futimens(file.as_fd(), &accessed, &modified).map_err(RestoreError::system(action()))
+    nix::sys::stat::futimens(file.as_fd(), &accessed, &modified).map_err(RestoreError::system(action()))?;
+    if let Some(memfd) = &record.memfd {
+        let seals = SealFlag::from_bits_retain(memfd.seals as i32);
+        fcntl(file, FcntlArg::F_ADD_SEALS(seals))
+            .map_err(RestoreError::system(format!("seal the deleted file {name}")))?;
+    }
+    Ok(())
 }
 
 fn open_mapped(

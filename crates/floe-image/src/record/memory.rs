@@ -125,8 +125,17 @@ pub struct GhostRecord {
     pub gid: u32,
     /// Access and modification time, nanoseconds since 1970.
     pub times: [i64; 2],
-    /// Name of the memfd it is, where it is one; else it lived on a filesystem.
-    pub memfd: Option<Vec<u8>>,
+    /// Where it is a memfd; else it lived on a filesystem.
+    pub memfd: Option<MemfdRecord>,
+}
+
+/// What a memfd has besides what every file has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemfdRecord {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// F_GET_SEALS.
+    pub seals: u32,
 }
 
 /// Whose pages a page map lists.

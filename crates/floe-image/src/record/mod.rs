@@ -11,8 +11,8 @@ mod sandbox;
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use memory::{
-    AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord,
-    VmaRecord, VmaSource,
+    AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout, PageMapRecord, PageRun,
+    ShmemRecord, VmaRecord, VmaSource,
 };
 pub use process::{
     AlternateStack, Credentials, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit, RobustList,

@@ -100,7 +100,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"path": bytes("/dev/null"), "major": 1, "minor": 3},
             {"pipe": 0},
             {"pipe": 0},
-            {"pipe": 1, "path": bytes("/tmp/fifo")},
+            {"pipe": 1, "path": bytes("/tmp/fifo"), "hung_up": false},
             {"path": bytes("/dev/pts/0")},
             {"path": bytes("/dev/tty"), "major": 5, "minor": 0},
             {"stream": 1},

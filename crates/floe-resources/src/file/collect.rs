@@ -5,13 +5,14 @@ use crate::{refusal::Refusals, tree::FoundTree};
 use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
+    descriptor::signal_owner,
     kcmp::{self, Resource},
     procfs,
 };
 use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
 };
 
 /// What was found.
@@ -52,6 +53,10 @@ pub fn collect(
         for number in procfs::descriptors(process.pid)? {
             let found = FoundFile::read(process.pid, &subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
+            if refuse_locks(&found, context.refusals) {
+                super::pipe::note_refused(&found, &mut context);
+                continue;
+            }
             if let Some(file) = known.number_of(&found, &mut context)? {
                 descriptors.push(DescriptorRecord {
                     number,
@@ -134,7 +139,8 @@ impl KnownFiles {
 }
 
 fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(String, Vec<u8>)>, FileError> {
-    if refuse_common(found, context.refusals) {
+    if refuse_common(found, context.refusals)? {
+        super::pipe::note_refused(found, context);
         return Ok(None);
     }
     let mut claims = KINDS.iter().filter(|kind| kind.claims(found, context.console));
@@ -162,8 +168,19 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(
     }
 }
 
+/// Locks belong to a process or to an open file, and /proc shows them only where the owner has the file: each descriptor
+/// has to be asked, also where several share an open file.
+fn refuse_locks(found: &FoundFile, refusals: &mut Refusals) -> bool {
+    let locked = !found.info.locks.is_empty();
+    if locked {
+        let reason = "a file lock or lease can't be carried yet";
+        refusals.add(Some(&found.subject), found.title(), reason, "release it");
+    }
+    locked
+}
+
 /// State that any kind of file may have and that is not carried; true where something was found.
-fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> bool {
+fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> Result<bool, FileError> {
     let before = refusals.count();
     let mut refuse = |what: &str, advice: &str| {
         refusals.add(
@@ -175,25 +192,37 @@ fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> bool {
     };
     if found.info.flags & libc::O_PATH as u32 != 0 {
         refuse("an O_PATH descriptor", "close it");
+        return Ok(true);
     }
     if found.info.flags & libc::O_ASYNC as u32 != 0 {
         refuse("signal-driven I/O (O_ASYNC)", "switch it off");
     }
-    if !found.info.locks.is_empty() {
-        refuse("a file lock or lease", "release it");
+    let (owner, signal) =
+        signal_owner(found.duplicate()?.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
+    if owner != 0 || signal != 0 {
+        refuse(
+            "an owner or a number of its signals (F_SETOWN, F_SETSIG, F_NOTIFY)",
+            "reset them",
+        );
     }
-    refusals.count() > before
+    Ok(refusals.count() > before)
 }
+
+/// include/uapi/linux/magic.h.
+const NSFS: i64 = 0x6e73_6673;
 
 fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
     let link = String::from_utf8_lossy(&found.link).into_owned();
+    if let Some(name) = found.pseudo_filesystem() {
+        return (format!("a file of {name}"), "close it");
+    }
     match found.file_type() {
         libc::S_IFSOCK => (
             "a socket".to_owned(),
             "close it, or run the program without network and unix sockets",
         ),
         libc::S_IFCHR if found.link.starts_with(b"/dev/pts/") => (
-            "a terminal whose other end is outside of the tree".to_owned(),
+            "a terminal that is not the sandbox's own".to_owned(),
             "start the workload with floe run -t, or with its standard streams in files",
         ),
         libc::S_IFCHR => (format!("the device {link}"), "close it"),
@@ -202,8 +231,8 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
             format!("a descriptor of kind {}", link.trim_start_matches("anon_inode:")),
             "close it",
         ),
-        _ if link.starts_with("/memfd:") => ("a memfd".to_owned(), "close it"),
-        _ if link.starts_with("/proc/") => ("a file of /proc".to_owned(), "close it"),
+        _ if found.is_memfd() => ("a memfd".to_owned(), "close it"),
+        _ if found.filesystem == NSFS => ("a descriptor of a namespace".to_owned(), "close it"),
         _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
     }
 }

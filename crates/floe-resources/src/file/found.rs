@@ -3,6 +3,7 @@
 use super::FileError;
 use crate::{mm::FileIdentity, refusal::Subject};
 use floe_sys::{Pid, descriptor, procfs::FdInfo};
+use nix::sys::statfs::statfs;
 use std::{
     fs::Metadata,
     os::{
@@ -10,6 +11,19 @@ use std::{
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
 };
+
+/// include/uapi/linux/magic.h.
+const PSEUDO_FILESYSTEMS: [(i64, &str); 9] = [
+    (0x9fa0, "/proc"),
+    (0x0027_e0eb, "a cgroup file system"),
+    (0x6367_7270, "a cgroup file system"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x1980_0202, "the message queue file system"),
+    (0x9584_58f6, "hugetlbfs"),
+    (0x5345_434d, "memfd_secret"),
+    (0xcafe_4a11, "the BPF file system"),
+];
 
 /// A descriptor of a stopped task.
 #[derive(Debug)]
@@ -24,6 +38,8 @@ pub struct FoundFile {
     pub link: Vec<u8>,
     /// Of the file itself.
     pub metadata: Metadata,
+    /// Type of its filesystem (statfs(2)).
+    pub filesystem: i64,
     /// Position, flags, mount.
     pub info: FdInfo,
 }
@@ -48,6 +64,10 @@ impl FoundFile {
                 .into_os_string()
                 .into_vec(),
             metadata: std::fs::metadata(&magic).map_err(wrap("stat"))?,
+            filesystem: statfs(magic.as_str())
+                .map_err(FileError::system("statfs", magic.clone()))?
+                .filesystem_type()
+                .0,
             info: FdInfo::read(holder, number)?,
         })
     }
@@ -80,6 +100,21 @@ impl FoundFile {
     #[must_use]
     pub fn flags(&self) -> u32 {
         self.info.flags & !(libc::O_CLOEXEC as u32)
+    }
+
+    /// Whether it is a memfd. A file of that name may as well lie in the root directory.
+    #[must_use]
+    pub fn is_memfd(&self) -> bool {
+        self.link.starts_with(b"/memfd:") && self.metadata.nlink() == 0
+    }
+
+    /// What its filesystem is, where its files are views of the kernel's state and can't be opened again as they were.
+    #[must_use]
+    pub fn pseudo_filesystem(&self) -> Option<&'static str> {
+        let known = PSEUDO_FILESYSTEMS.iter();
+        known
+            .copied()
+            .find_map(|(number, name)| (number == self.filesystem).then_some(name))
     }
 
     /// A duplicate of the descriptor.

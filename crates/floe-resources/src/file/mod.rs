@@ -17,13 +17,19 @@ pub use found::FoundFile;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use reopen::reopen;
 
-use crate::{mm::ContentError, mm::Contents, refusal::Refusals};
+use crate::{
+    mm::{ContentError, Contents, ELSEWHERE, Place},
+    refusal::Refusals,
+};
 use floe_image::{
     codec::{self, DecodeError, EncodeError},
     record::{ObjectRecord, OpenFileRecord},
 };
 use floe_sys::{Pid, procfs::ProcError};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+};
 use std::{
     collections::HashMap,
     io,
@@ -211,17 +217,47 @@ fn decode<T: serde::de::DeserializeOwned>(record: &OpenFileRecord) -> Result<T, 
     })
 }
 
-/// open(2) flags that are put back as they were; all others, such as O_CREAT and O_TRUNC, an image has no say in.
+/// The path under which a file that is not regular is found; `None` where it was refused.
+fn named(file: &FoundFile, what: &str, context: &mut DumpContext<'_>) -> Option<Vec<u8>> {
+    let mut refuse = |reason: String, advice| context.refusals.add(Some(&file.subject), file.title(), reason, advice);
+    match context.contents.place(&file.link, &file.metadata) {
+        Place::Named(path) => return Some(path),
+        Place::Deleted(_) => refuse(format!("a deleted {what} can't be carried yet"), "close it"),
+        Place::Elsewhere(_) => refuse(ELSEWHERE.0.to_owned(), ELSEWHERE.1),
+    }
+    None
+}
+
+/// open(2) flags that are put back as they were; all others, such as O_CREAT and O_TRUNC, an image has no say in. The
+/// last two do nothing to a path without links whose end is known, but programs see them.
 const STATUS_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_NONBLOCK
     | libc::O_DIRECT
     | libc::O_NOATIME
     | libc::O_SYNC
-    | libc::O_DSYNC;
+    | libc::O_DSYNC
+    | libc::O_DIRECTORY
+    | libc::O_NOFOLLOW;
 
 fn open_flags(record: &OpenFileRecord) -> i32 {
     (record.flags as i32 & STATUS_FLAGS) | libc::O_NOCTTY
+}
+
+/// Flags of fcntl(F_SETFL) that `record` has.
+fn set_status(file: BorrowedFd<'_>, record: &OpenFileRecord) -> Result<(), FileError> {
+    let flags = OFlag::from_bits_retain(open_flags(record));
+    fcntl(file, FcntlArg::F_SETFL(flags))
+        .map(drop)
+        .map_err(FileError::system(
+            "set the flags of",
+            format!("open file {}", record.id),
+        ))
+}
+
+/// Whether a file was opened by open(2) or one of its kin, not made by pipe(2): that shows in its flags.
+fn was_opened(record: &OpenFileRecord) -> bool {
+    record.flags & floe_sys::descriptor::O_LARGEFILE != 0
 }
 
 fn comm(pid: Pid) -> String {

@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 /// [`FileError`].
 pub fn reopen(file: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd, FileError> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // These two would be about the link.
+    let flags = flags & !(libc::O_NOFOLLOW | libc::O_DIRECTORY);
     let flags = OFlag::from_bits_retain(flags | libc::O_CLOEXEC);
     nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(FileError::system("open again", path))
 }

@@ -8,7 +8,6 @@ use floe_sys::{
     pagemap::{Category, Filter, Pagemap},
     procfs::{self, Mapping, Stat},
 };
-use std::path::PathBuf;
 
 /// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
 const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
@@ -59,11 +58,9 @@ pub fn address_space(
 ) -> Result<AddressSpaceRecord, ContentError> {
     let pid = held.found.pid;
     let subject = held.found.subject();
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
     let mut classifier = Classifier {
         pid,
         subject: &subject,
-        root,
         contents,
         refusals,
     };
@@ -127,7 +124,6 @@ fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
 struct Classifier<'a> {
     pid: Pid,
     subject: &'a Subject,
-    root: PathBuf,
     contents: &'a mut Contents,
     refusals: &'a mut Refusals,
 }
@@ -151,6 +147,11 @@ impl Classifier<'_> {
                 name: String::from_utf8_lossy(path).into_owned(),
             }));
         }
+        // By name first: the flags would call a perf buffer a device.
+        if let Some((what, reason)) = refused_file(mapping) {
+            self.refuse(mapping, what, reason);
+            return Ok(None);
+        }
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
             .filter(|(flag, ..)| mapping.has(flag))
@@ -172,14 +173,10 @@ impl Classifier<'_> {
                 offset: mapping.offset,
             }));
         }
-        if let Some((what, reason)) = refused_file(mapping) {
-            self.refuse(mapping, what, reason);
-            return Ok(None);
-        }
         let writable = mapping.shared && mapping.has(b"mw");
         let file = self
             .contents
-            .mapped_file(&magic, &self.root, writable, (self.subject, self.refusals))?;
+            .mapped_file(&magic, writable, (self.subject, self.refusals))?;
         Ok(file.map(|file| VmaSource::File {
             file,
             offset: mapping.offset,
@@ -201,8 +198,7 @@ impl Classifier<'_> {
 
     fn exe(&mut self) -> Result<Option<u32>, ContentError> {
         let magic = format!("/proc/{}/exe", self.pid);
-        self.contents
-            .mapped_file(&magic, &self.root, false, (self.subject, self.refusals))
+        self.contents.mapped_file(&magic, false, (self.subject, self.refusals))
     }
 }
 
@@ -221,8 +217,6 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
         ))
     } else if path.starts_with(b"/secretmem") {
         Some(("memfd_secret", "the kernel lets nobody else read it"))
-    } else if path.starts_with(b"/dev/") && path != b"/dev/zero" && !path.starts_with(b"/dev/shm/") {
-        Some(("device", "memory of a device can't be carried"))
     } else {
         None
     }

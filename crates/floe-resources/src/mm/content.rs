@@ -1,23 +1,34 @@
 //! What mappings and descriptors of several tasks may share: files by path, shared anonymous memory, deleted files.
 //!
-//! Each is found by device and inode number, gets a number in the image, and where its content goes into the image an
-//! open descriptor to read that from.
+//! Each is found by device and inode number, gets a number in the image, and where its content goes into the image the
+//! link of /proc to read that from.
 
 use crate::refusal::{Refusals, Subject};
-use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, ShmemRecord};
+use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
+use floe_sys::descriptor;
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    sys::{stat::makedev, statfs::statfs},
+};
 use std::{
     collections::HashMap,
     fs::{File, Metadata},
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileExt, MetadataExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, MetadataExt},
+        },
     },
     path::{Path, PathBuf},
 };
 
 const DELETED: &[u8] = b" (deleted)";
 const MEMFD: &[u8] = b"/memfd:";
+/// /dev/zero: its private mappings are anonymous memory.
+const ZERO_DEVICE: u64 = makedev(1, 5);
 
 /// A file that could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +66,18 @@ impl From<&Metadata> for FileIdentity {
 pub struct ContentSource {
     /// Whose pages they will be.
     pub owner: ContentOwner,
-    /// Where to read it.
-    pub file: File,
+    /// Where to read it: a link in /proc of a held task. There may be more of them than floe may have files open.
+    pub link: String,
     /// Bytes.
     pub size: u64,
 }
 
 /// All that was found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Contents {
+    /// The root directory of the tree's mount namespace, as a path.
+    root: PathBuf,
+    _root: OwnedFd,
     /// Mapped and executed files.
     pub mapped: Vec<MappedFileRecord>,
     /// Shared anonymous memory.
@@ -77,29 +91,83 @@ pub struct Contents {
     ghost_by: HashMap<FileIdentity, u32>,
 }
 
-/// What a link of /proc says about a file.
-pub(crate) struct Link {
-    /// Path inside the sandbox.
-    pub path: Vec<u8>,
-    /// Whether the kernel says it was deleted.
-    pub deleted: bool,
+/// Where a file of the tree is found, by what a link of /proc says and by looking there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Under this path.
+    Named(Vec<u8>),
+    /// It has no name any more; it had this one.
+    Deleted(Vec<u8>),
+    /// Its path leads to something else, or to nothing.
+    Elsewhere(Vec<u8>),
 }
 
-/// Splits the kernel's mark from the target of a link in /proc.
-pub(crate) fn parse_link(target: &[u8]) -> Link {
-    match target.strip_suffix(DELETED) {
-        Some(path) => Link {
-            path: path.to_vec(),
-            deleted: true,
-        },
-        None => Link {
-            path: target.to_vec(),
-            deleted: false,
-        },
-    }
-}
+/// Why a file that is found [`Place::Elsewhere`] can't be carried, and what to do.
+pub(crate) const ELSEWHERE: (&str, &str) = (
+    "its path leads elsewhere: it was replaced or hidden by a mount, or another of its hard links was deleted",
+    "restore the path, or let the program open the file anew",
+);
 
 impl Contents {
+    /// Nothing found yet. `root` is the root directory of the tree's mount namespace, which links of /proc count from.
+    #[must_use]
+    pub fn new(root: OwnedFd) -> Self {
+        Self {
+            root: PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())),
+            _root: root,
+            mapped: Vec::new(),
+            shmems: Vec::new(),
+            ghosts: Vec::new(),
+            sources: Vec::new(),
+            mapped_by: HashMap::new(),
+            shmem_by: HashMap::new(),
+            ghost_by: HashMap::new(),
+        }
+    }
+
+    /// Where the file with this `metadata` is, whose link in /proc leads to `target`. The kernel marks deleted files by a
+    /// suffix that may as well be part of a name.
+    pub(crate) fn place(&self, target: &[u8], metadata: &Metadata) -> Place {
+        let there = std::fs::symlink_metadata(under(&self.root, target));
+        if there.is_ok_and(|there| FileIdentity::from(&there) == FileIdentity::from(metadata)) {
+            return Place::Named(target.to_vec());
+        }
+        let is_directory = metadata.is_dir();
+        match target.strip_suffix(DELETED) {
+            // Some filesystems count no links of directories.
+            Some(path) if metadata.nlink() == 0 || is_directory => Place::Deleted(path.to_vec()),
+            Some(path) => Place::Elsewhere(path.to_vec()),
+            None => Place::Elsewhere(target.to_vec()),
+        }
+    }
+
+    /// The directory behind `magic`, a link in /proc such as `/proc/PID/cwd`.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn directory(&self, magic: &str) -> Result<FoundDirectory, ContentError> {
+        let wrap = |action| {
+            move |source| ContentError {
+                action,
+                path: magic.to_owned(),
+                source,
+            }
+        };
+        let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
+        let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
+        Ok(match self.place(target.as_os_str().as_bytes(), &metadata) {
+            Place::Named(path) => FoundDirectory { path, found: Ok(()) },
+            Place::Deleted(path) => FoundDirectory {
+                path,
+                found: Err("a deleted directory can't be carried yet"),
+            },
+            Place::Elsewhere(path) => FoundDirectory {
+                path,
+                found: Err(ELSEWHERE.0),
+            },
+        })
+    }
+
     /// The number of the shared anonymous memory object behind `magic`, a link in /proc/PID/map_files.
     ///
     /// # Errors
@@ -117,7 +185,6 @@ impl Contents {
         if let Some(id) = self.shmem_by.get(&identity) {
             return Ok(*id);
         }
-        let file = File::open(magic).map_err(wrap("open"))?;
         let id = self.shmems.len() as u32;
         self.shmems.push(ShmemRecord {
             id,
@@ -125,22 +192,20 @@ impl Contents {
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Shmem(id),
-            file,
+            link: magic.to_owned(),
             size: metadata.size(),
         });
         self.shmem_by.insert(identity, id);
         Ok(id)
     }
 
-    /// The number of the mapped file behind `magic`, a link in /proc such as `/proc/PID/exe`; `root` is `/proc/PID/root`
-    /// of a task that sees its path. `None` where it was refused.
+    /// The number of the mapped file behind `magic`, a link in /proc such as `/proc/PID/exe`. `None` where it was refused.
     ///
     /// # Errors
     /// [`ContentError`].
     pub fn mapped_file(
         &mut self,
         magic: &str,
-        root: &Path,
         writable: bool,
         findings: (&Subject, &mut Refusals),
     ) -> Result<Option<u32>, ContentError> {
@@ -157,79 +222,127 @@ impl Contents {
             return Ok(*id);
         }
         let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
-        let link = parse_link(target.as_os_str().as_bytes());
-        let found = self.locate(magic, root, &link, &metadata, findings)?;
-        let id = found.map(|ghost| {
-            let id = self.mapped.len() as u32;
-            self.mapped.push(MappedFileRecord {
-                id,
-                path: link.path,
-                ghost,
-                writable,
-                size: metadata.size(),
-                mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-                head_checksum: 0,
-            });
-            id
-        });
-        if let Some(id) = id
-            && self.mapped[id as usize].ghost.is_none()
-        {
-            let file = File::open(magic).map_err(wrap("open"))?;
-            self.mapped[id as usize].head_checksum = head_checksum(&file).map_err(wrap("read"))?;
+        let object = format!("mapped file {}", target.display());
+        if !metadata.is_file() && metadata.rdev() != ZERO_DEVICE {
+            let reason = "memory of a device can't be carried";
+            findings.1.add(Some(findings.0), object, reason, "unmap it");
+            return Ok(None);
         }
+        let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
+        let id = match found {
+            Some(Located { path, ghost }) => {
+                let head_checksum = match ghost {
+                    Some(_) => 0,
+                    None => File::open(magic)
+                        .and_then(|file| head_checksum(&file))
+                        .map_err(wrap("read"))?,
+                };
+                let id = self.mapped.len() as u32;
+                self.mapped.push(MappedFileRecord {
+                    id,
+                    path,
+                    ghost,
+                    writable,
+                    size: metadata.size(),
+                    mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+                    head_checksum,
+                });
+                Some(id)
+            }
+            None => None,
+        };
         self.mapped_by.insert(key, id);
         Ok(id)
     }
 
-    /// Whether the file is found under its path (`Some(None)`), must travel as a ghost (`Some(Some(id))`), or was
-    /// refused (`None`).
+    /// How the regular file behind `magic` is to be found again; `None` where it was refused, as `object`.
     pub(crate) fn locate(
         &mut self,
         magic: &str,
-        root: &Path,
-        link: &Link,
+        target: &[u8],
         metadata: &Metadata,
-        (subject, refusals): (&Subject, &mut Refusals),
-    ) -> Result<Option<Option<u32>>, ContentError> {
-        let identity = FileIdentity::from(metadata);
-        if link.path.starts_with(MEMFD) || metadata.nlink() == 0 {
-            return self.ghost(magic, link, metadata).map(|id| Some(Some(id)));
+        (object, (subject, refusals)): (String, (&Subject, &mut Refusals)),
+    ) -> Result<Option<Located>, ContentError> {
+        let path = match self.place(target, metadata) {
+            Place::Named(path) => return Ok(Some(Located { path, ghost: None })),
+            Place::Deleted(path) => path,
+            Place::Elsewhere(_) => {
+                refusals.add(Some(subject), object, ELSEWHERE.0, ELSEWHERE.1);
+                return Ok(None);
+            }
+        };
+        if let Some((reason, advice)) = self.ghost_trouble(magic, &path)? {
+            refusals.add(Some(subject), object, reason, advice);
+            return Ok(None);
         }
-        let place = under(root, &link.path);
-        match std::fs::symlink_metadata(&place) {
-            Ok(there) if FileIdentity::from(&there) == identity && !link.deleted => Ok(Some(None)),
-            _ => {
-                refusals.add(
-                    Some(subject),
-                    format!("file {}", String::from_utf8_lossy(&link.path)),
-                    "it was renamed or replaced, or is reached by another of its hard links; its path leads elsewhere now",
-                    "restore the path, or let the program open the file anew",
-                );
-                Ok(None)
+        let ghost = self.ghost(magic, &path, metadata)?;
+        Ok(Some(Located {
+            path,
+            ghost: Some(ghost),
+        }))
+    }
+
+    /// What of the deleted file behind `magic` can't be carried.
+    fn ghost_trouble(&self, magic: &str, path: &[u8]) -> Result<Option<(&'static str, &'static str)>, ContentError> {
+        let wrap = |action| {
+            move |source: Errno| ContentError {
+                action,
+                path: magic.to_owned(),
+                source: source.into(),
+            }
+        };
+        if !path.starts_with(MEMFD) && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
+            return Ok(Some((
+                "a deleted file whose filesystem is not mounted where its path was",
+                "close and unmap it",
+            )));
+        }
+        let attributes = descriptor::extended_attributes(Path::new(magic)).map_err(wrap("list the attributes of"))?;
+        Ok((!attributes.is_empty()).then_some((
+            "a deleted file with extended attributes or an access list can't be carried yet",
+            "close and unmap it, or remove them (setfattr -x, setfacl -b)",
+        )))
+    }
+
+    /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of
+    /// internal files, such as memfd_secret's, is mounted nowhere.
+    fn is_filesystem_of(&self, magic: &str, path: &[u8]) -> Result<bool, Errno> {
+        let file = statfs(magic)?;
+        let mut directory = under(&self.root, path);
+        loop {
+            match directory.parent() {
+                Some(parent) if parent.starts_with(&self.root) => directory = parent.to_owned(),
+                _ => return Ok(false),
+            }
+            match statfs(&directory) {
+                Ok(there) => {
+                    let same = (there.filesystem_type(), there.filesystem_id());
+                    return Ok(same == (file.filesystem_type(), file.filesystem_id()));
+                }
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// The number of the deleted file behind `magic`.
-    ///
-    /// # Errors
-    /// [`ContentError`].
-    pub(crate) fn ghost(&mut self, magic: &str, link: &Link, metadata: &Metadata) -> Result<u32, ContentError> {
+    /// The number of the deleted file behind `magic`, which had `path`.
+    fn ghost(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<u32, ContentError> {
         let identity = FileIdentity::from(metadata);
         if let Some(id) = self.ghost_by.get(&identity) {
             return Ok(*id);
         }
-        let file = File::open(magic).map_err(|source| ContentError {
-            action: "open",
-            path: magic.to_owned(),
-            source,
-        })?;
+        let memfd = match path.strip_prefix(MEMFD) {
+            Some(name) => Some(MemfdRecord {
+                name: name.to_vec(),
+                seals: seals(magic)?,
+            }),
+            None => None,
+        };
         let id = self.ghosts.len() as u32;
         let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;
         self.ghosts.push(GhostRecord {
             id,
-            path: link.path.clone(),
+            path: path.to_vec(),
             size: metadata.size(),
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
@@ -238,16 +351,45 @@ impl Contents {
                 nanos(metadata.atime(), metadata.atime_nsec()),
                 nanos(metadata.mtime(), metadata.mtime_nsec()),
             ],
-            memfd: link.path.strip_prefix(MEMFD).map(<[u8]>::to_vec),
+            memfd,
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Ghost(id),
-            file,
+            link: magic.to_owned(),
             size: metadata.size(),
         });
         self.ghost_by.insert(identity, id);
         Ok(id)
     }
+}
+
+/// A directory that a task is in.
+#[derive(Debug)]
+pub struct FoundDirectory {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Why it can't be found again, where that is so.
+    pub found: Result<(), &'static str>,
+}
+
+/// How a regular file is found again.
+pub(crate) struct Located {
+    /// Its path, also where it was deleted.
+    pub path: Vec<u8>,
+    /// Its number among the deleted files.
+    pub ghost: Option<u32>,
+}
+
+fn seals(magic: &str) -> Result<u32, ContentError> {
+    let wrap = |source| ContentError {
+        action: "read the seals of",
+        path: magic.to_owned(),
+        source,
+    };
+    let file = File::open(magic).map_err(wrap)?;
+    fcntl(&file, FcntlArg::F_GET_SEALS)
+        .map(|seals| seals as u32)
+        .map_err(|error| wrap(error.into()))
 }
 
 /// `path`, which is absolute, below `root`.

@@ -273,15 +273,16 @@ impl Reader<'_> {
 pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<PageMapRecord, PagesError> {
     let owner = source.owner;
     let wrap = |source| PagesError::Content { owner, source };
+    let file = File::open(&source.link).map_err(wrap)?;
     let mut runs = RunList::default();
     let mut at = 0;
-    while let Some(data) = next_data(&source.file, at, source.size).map_err(wrap)? {
+    while let Some(data) = next_data(&file, at, source.size).map_err(wrap)? {
         let mut from = data.start / PAGE * PAGE;
         let end = data.end.next_multiple_of(PAGE);
         while from < end {
             let bytes = (end - from).min((CHUNK_PAGES as u64) * PAGE) as usize;
             let mut buffer = writer.buffer()?;
-            read_padded(&source.file, from, &mut buffer[..bytes]).map_err(wrap)?;
+            read_padded(&file, from, &mut buffer[..bytes]).map_err(wrap)?;
             let first = writer.store(buffer, bytes / PAGE as usize)?;
             runs.push(from, bytes as u64 / PAGE, first);
             from += bytes as u64;

@@ -1,8 +1,12 @@
 //! Runs a closure in another process's namespace, on a thread of its own that ends with it.
 
 use floe_sys::{Pid, descriptor};
-use nix::sched::{CloneFlags, setns};
-use std::io;
+use nix::{
+    fcntl::OFlag,
+    sched::{CloneFlags, setns, unshare},
+    sys::stat::Mode,
+};
+use std::{io, os::fd::OwnedFd};
 
 /// A namespace that could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +33,19 @@ pub enum NsError {
     },
 }
 
-/// Runs `look` on a thread that has entered the namespaces `flags` of `pid` (UTS, IPC, network: those a single thread may
-/// enter).
+/// The root directory of the mount namespace of `pid`, whatever its own root directory is.
+///
+/// # Errors
+/// [`NsError`].
+pub fn root_directory(pid: Pid) -> Result<OwnedFd, NsError> {
+    run(pid, CloneFlags::CLONE_NEWNS, || {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(nix::fcntl::open("/", flags, Mode::empty())?)
+    })
+}
+
+/// Runs `look` on a thread that has entered the namespaces `flags` of `pid` (mount, UTS, IPC, network: those a single
+/// thread may enter).
 ///
 /// # Errors
 /// [`NsError::Enter`].
@@ -41,6 +56,10 @@ pub fn run<T: Send>(
 ) -> Result<T, NsError> {
     let enter = || -> Result<T, io::Error> {
         let pidfd = descriptor::pidfd_open(pid)?;
+        if flags.contains(CloneFlags::CLONE_NEWNS) {
+            // Entering a mount namespace moves root and working directory, so they must be the thread's own.
+            unshare(CloneFlags::CLONE_FS)?;
+        }
         setns(pidfd, flags)?;
         look()
     };

@@ -3,7 +3,7 @@
 mod inside;
 mod mounts;
 
-pub use inside::NsError;
+pub use inside::{NsError, root_directory};
 
 use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;
@@ -124,7 +124,7 @@ fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
                 None,
                 format!("network device {name}"),
                 "devices of an own network namespace are not carried yet",
-                "use --net none or --net host",
+                "remove it, or use --net host",
             );
         }
     }

@@ -1,7 +1,9 @@
 //! The sandbox's own streams: pipes to the monitor, or the pseudo-terminal whose master it holds. The restored sandbox
 //! has a monitor of its own, so these are connected to that one.
 
-use super::{DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
+use super::{
+    DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen, set_status, was_opened,
+};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
 use serde::{Deserialize, Serialize};
@@ -77,7 +79,16 @@ impl FileKind for ConsolePipe {
             what: format!("there is no stream {}", body.stream),
         };
         let end = context.console.get(usize::from(body.stream)).ok_or_else(unknown)?;
-        reopen(end.as_fd(), open_flags(record))
+        if was_opened(record) {
+            return reopen(end.as_fd(), open_flags(record));
+        }
+        let end = end.try_clone().map_err(|source| FileError::System {
+            action: "duplicate",
+            object: format!("the sandbox's {}", STREAMS[usize::from(body.stream)]),
+            source,
+        })?;
+        set_status(end.as_fd(), record)?;
+        Ok(end)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {

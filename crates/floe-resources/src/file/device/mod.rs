@@ -1,7 +1,7 @@
 //! Character devices without a state of their own: null, zero, full, random, urandom; and /dev/tty, which each session
 //! sees as its own terminal.
 
-use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags};
+use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::{open_in_root, pidfd_getfd, pidfd_open};
 use nix::{
@@ -39,13 +39,12 @@ fn number(file: &FoundFile) -> (u64, u64) {
     (major(file.metadata.rdev()), minor(file.metadata.rdev()))
 }
 
-fn encode(file: &FoundFile) -> Result<Vec<u8>, FileError> {
+fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+    let Some(path) = named(file, "device", context) else {
+        return Ok(None);
+    };
     let (major, minor) = number(file);
-    Ok(codec::encode(&Body {
-        path: file.link.clone(),
-        major,
-        minor,
-    })?)
+    Ok(Some(codec::encode(&Body { path, major, minor })?))
 }
 
 fn describe(record: &OpenFileRecord) -> Result<String, FileError> {
@@ -67,8 +66,8 @@ impl FileKind for Device {
         file.file_type() == libc::S_IFCHR && STATELESS.contains(&number(file))
     }
 
-    fn dump(&self, file: &FoundFile, _context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        encode(file).map(Some)
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        dump(file, context)
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
@@ -110,8 +109,8 @@ impl FileKind for ControllingTerminal {
         file.file_type() == libc::S_IFCHR && number(file) == CONTROLLING_TERMINAL && console.terminal.is_some()
     }
 
-    fn dump(&self, file: &FoundFile, _context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        encode(file).map(Some)
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        dump(file, context)
     }
 
     /// Which terminal /dev/tty is depends on who opens it, so a task of the session does.

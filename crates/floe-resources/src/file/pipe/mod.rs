@@ -4,10 +4,9 @@ mod contents;
 mod outside;
 
 use super::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, console::is_console, decode, open_flags,
-    reopen,
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, console::is_console, decode, named,
 };
-use crate::mm::{FileIdentity, parse_link};
+use crate::mm::FileIdentity;
 use contents::{PipeContents, peek};
 use floe_image::{
     codec,
@@ -45,28 +44,40 @@ struct PipeBody {
 struct FifoBody {
     pipe: u32,
     path: Vec<u8>,
+    /// Whether it is a reader that saw its last writer go: poll(2) tells such a one from one that never had a writer.
+    hung_up: bool,
 }
 
-fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) -> bool {
-    let packets = file.flags() & libc::O_DIRECT as u32 != 0;
-    if packets {
-        let reason = "a pipe in packet mode (O_DIRECT) can't be carried yet";
-        context
-            .refusals
-            .add(Some(&file.subject), file.title(), reason, "use a pipe without O_DIRECT");
+fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) {
+    let reason = "a pipe in packet mode (O_DIRECT) can't be carried yet";
+    context
+        .refusals
+        .add(Some(&file.subject), file.title(), reason, "use a pipe without O_DIRECT");
+}
+
+/// Notes an end that is refused: that it is inside of the tree still tells where the other end is.
+pub(super) fn note_refused(file: &FoundFile, context: &mut DumpContext<'_>) {
+    if file.file_type() == libc::S_IFIFO && !is_console(file, context.console) {
+        context.pipes.note(file);
     }
-    packets
 }
 
-/// The number of the pipe behind a file; its contents are saved with the first end that can read them.
-fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<u32, FileError> {
+/// The number of the pipe behind a file, `None` where it was refused; its contents are saved with the first end that can
+/// read them.
+fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
     let (id, is_new) = context.pipes.note(file);
+    if file.flags() & libc::O_DIRECT as u32 != 0 {
+        refuse_packets(file, context);
+        return Ok(None);
+    }
     let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-    let contents = if is_new || reads && !context.pipes.has_contents(id) {
-        let end = file.duplicate()?;
-        peek(end.as_fd(), reads, &file.title())?
-    } else {
-        return Ok(id);
+    if !(is_new || reads && !context.pipes.has_contents(id)) {
+        return Ok(Some(id));
+    }
+    let end = file.duplicate()?;
+    let Some(contents) = peek(end.as_fd(), reads, &file.title())? else {
+        refuse_packets(file, context);
+        return Ok(None);
     };
     if reads {
         context.pipes.set_has_contents(id);
@@ -85,7 +96,7 @@ fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<u32, F
         Some(object) => *object = record,
         None => context.objects.push(record),
     }
-    Ok(id)
+    Ok(Some(id))
 }
 
 fn stored_contents(record: &OpenFileRecord, pipe: u32, objects: &[ObjectRecord]) -> Result<PipeContents, FileError> {
@@ -106,7 +117,7 @@ fn stored_contents(record: &OpenFileRecord, pipe: u32, objects: &[ObjectRecord])
 /// The pipe made again, and the end that `record` describes.
 fn open_end(
     record: &OpenFileRecord,
-    pipe: u32,
+    (pipe, hung_up): (u32, bool),
     context: &mut OpenContext<'_>,
     make: impl FnOnce(&PipeContents) -> Result<MadePipe, FileError>,
 ) -> Result<OwnedFd, FileError> {
@@ -115,8 +126,7 @@ fn open_end(
         let made = make(&contents)?;
         context.pipes.insert(pipe, made);
     }
-    let made = &context.pipes[&pipe];
-    reopen(made.any_end(), open_flags(record))
+    context.pipes[&pipe].open(record, hung_up)
 }
 
 impl FileKind for Pipe {
@@ -129,16 +139,15 @@ impl FileKind for Pipe {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        if refuse_packets(file, context) {
+        let Some(pipe) = pipe_number(file, context)? else {
             return Ok(None);
-        }
-        let pipe = pipe_number(file, context)?;
+        };
         Ok(Some(codec::encode(&PipeBody { pipe })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body: PipeBody = decode(record)?;
-        open_end(record, body.pipe, context, MadePipe::anonymous)
+        open_end(record, (body.pipe, false), context, MadePipe::anonymous)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
@@ -166,22 +175,15 @@ impl FileKind for Fifo {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let link = parse_link(&file.link);
-        if link.deleted {
-            let reason = "a deleted fifo can't be carried yet";
-            context.refusals.add(
-                Some(&file.subject),
-                file.title(),
-                reason,
-                "close it, or restore its path",
-            );
+        let Some(path) = named(file, "fifo", context) else {
             return Ok(None);
-        }
-        if refuse_packets(file, context) {
+        };
+        let Some(pipe) = pipe_number(file, context)? else {
             return Ok(None);
-        }
-        let pipe = pipe_number(file, context)?;
-        Ok(Some(codec::encode(&FifoBody { pipe, path: link.path })?))
+        };
+        let reads_only = file.flags() as i32 & libc::O_ACCMODE == libc::O_RDONLY;
+        let hung_up = reads_only && outside::hung_up(file.duplicate()?.as_fd(), &file.title())?;
+        Ok(Some(codec::encode(&FifoBody { pipe, path, hung_up })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
@@ -189,11 +191,10 @@ impl FileKind for Fifo {
         let name = String::from_utf8_lossy(&body.path).into_owned();
         let path = Path::new(OsStr::from_bytes(&body.path));
         let root = context.root;
-        open_end(record, body.pipe, context, |contents| {
-            // Open for both, so that opening it waits for nobody.
-            let both = open_in_root(root, path, libc::O_RDWR | libc::O_NONBLOCK, 0)
+        open_end(record, (body.pipe, body.hung_up), context, |contents| {
+            let read = open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)
                 .map_err(FileError::system("open fifo", name))?;
-            MadePipe::named(both, contents)
+            MadePipe::named(read, contents)
         })
     }
 
@@ -204,7 +205,14 @@ impl FileKind for Fifo {
 
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         let body: FifoBody = decode(record)?;
-        super::device::path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFIFO)
+        let path = Path::new(OsStr::from_bytes(&body.path));
+        if let Some(obstacle) = super::device::path_obstacle(root, path, libc::S_IFIFO)? {
+            return Ok(Some(obstacle));
+        }
+        // What is in it now would mix with what was in it.
+        let name = path.display().to_string();
+        let in_use = contents::in_use(root, path).map_err(FileError::system("open fifo", name.clone()))?;
+        Ok(in_use.then(|| format!("fifo {name} is open in a process of this host")))
     }
 }
 

@@ -6,11 +6,14 @@ use crate::{
     mm::FileIdentity,
     refusal::{Refusals, Subject},
 };
-use floe_sys::Pid;
+use floe_sys::{
+    Pid,
+    descriptor::{pidfd_getfd, pidfd_open},
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
 
@@ -22,8 +25,8 @@ struct FoundPipe {
     read: bool,
     write: bool,
     has_contents: bool,
-    /// A duplicate of one end, where only one kind of end was seen.
-    end: Option<OwnedFd>,
+    /// Task and number of the end that was seen first. There may be more pipes than floe may have files open.
+    end: (Pid, i32),
 }
 
 /// The pipes and fifos of the tree.
@@ -47,16 +50,13 @@ impl FoundPipes {
                 read: false,
                 write: false,
                 has_contents: false,
-                end: file.duplicate().ok(),
+                end: (file.holder, file.number),
             });
         }
         let mode = file.flags() as i32 & libc::O_ACCMODE;
         let pipe = &mut self.pipes[id as usize];
         pipe.read |= mode != libc::O_WRONLY;
         pipe.write |= mode != libc::O_RDONLY;
-        if pipe.read && pipe.write {
-            pipe.end = None;
-        }
         (id, id == next)
     }
 
@@ -70,20 +70,21 @@ impl FoundPipes {
 
     /// Refuses pipes that have an end outside of the processes `inside`.
     pub fn refuse_outside_ends(
-        &mut self,
+        &self,
         inside: &HashSet<Pid>,
         search_all: bool,
         refusals: &mut Refusals,
     ) -> Result<(), FileError> {
         let mut suspects: HashMap<Vec<u8>, bool> = HashMap::new();
         for pipe in &self.pipes {
-            let open_elsewhere = !(pipe.read && pipe.write) && other_end_is_open(pipe)?;
-            if open_elsewhere || search_all {
-                suspects.insert(pipe.link.clone(), open_elsewhere);
+            let other_end = match pipe.read && pipe.write {
+                true => OtherEnd::Closed,
+                false => OtherEnd::look(pipe)?,
+            };
+            if other_end != OtherEnd::Closed || search_all {
+                suspects.insert(pipe.link.clone(), other_end == OtherEnd::Open);
             }
         }
-        // The duplicates floe holds must not be taken for somebody's ends.
-        self.pipes.iter_mut().for_each(|pipe| pipe.end = None);
         if suspects.is_empty() {
             return Ok(());
         }
@@ -106,16 +107,39 @@ impl FoundPipes {
     }
 }
 
-fn other_end_is_open(pipe: &FoundPipe) -> Result<bool, FileError> {
-    let Some(end) = &pipe.end else { return Ok(false) };
-    let (ask, gone) = if pipe.read {
-        (PollFlags::POLLIN, PollFlags::POLLHUP)
-    } else {
-        (PollFlags::POLLOUT, PollFlags::POLLERR)
-    };
-    let mut ask = [PollFd::new(end.as_fd(), ask)];
-    poll(&mut ask, PollTimeout::ZERO).map_err(FileError::system("poll", pipe.title.clone()))?;
-    Ok(!ask[0].revents().unwrap_or(PollFlags::empty()).contains(gone))
+/// Whether anybody has the end of a pipe of which the tree has the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OtherEnd {
+    Closed,
+    Open,
+    /// A reader of a fifo that never had a writer looks like one that has a writer who is silent.
+    Unknown,
+}
+
+impl OtherEnd {
+    fn look(pipe: &FoundPipe) -> Result<Self, FileError> {
+        let (holder, number) = pipe.end;
+        let system = |action| FileError::system(action, pipe.title.clone());
+        let pidfd = pidfd_open(holder).map_err(system("open a pidfd to fetch"))?;
+        let end = pidfd_getfd(pidfd.as_fd(), number).map_err(system("fetch"))?;
+        if hung_up(end.as_fd(), &pipe.title)? {
+            return Ok(Self::Closed);
+        }
+        let is_fifo = !pipe.link.starts_with(b"pipe:");
+        Ok(if pipe.read && is_fifo {
+            Self::Unknown
+        } else {
+            Self::Open
+        })
+    }
+}
+
+/// Whether poll(2) says of an end that the other one is closed.
+pub fn hung_up(end: BorrowedFd<'_>, title: &str) -> Result<bool, FileError> {
+    let mut ask = [PollFd::new(end, PollFlags::empty())];
+    poll(&mut ask, PollTimeout::ZERO).map_err(FileError::system("poll", title))?;
+    let events = ask[0].revents().unwrap_or(PollFlags::empty());
+    Ok(events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 fn holders_outside(suspects: &HashMap<Vec<u8>, bool>, inside: &HashSet<Pid>) -> HashMap<Vec<u8>, (Pid, String)> {

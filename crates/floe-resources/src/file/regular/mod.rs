@@ -1,7 +1,7 @@
 //! Regular files: by path, or with their content where they were deleted.
 
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
-use crate::mm::parse_link;
+use crate::mm::Located;
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
 use nix::unistd::{Whence, lseek};
@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// The kind.
@@ -34,26 +34,21 @@ impl FileKind for Regular {
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
         file.file_type() == libc::S_IFREG
             && file.link.starts_with(b"/")
-            && !file.link.starts_with(b"/proc/")
-            && !file.link.starts_with(b"/memfd:")
+            && !file.is_memfd()
+            && file.pseudo_filesystem().is_none()
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let link = parse_link(&file.link);
-        let root = PathBuf::from(format!("/proc/{}/root", file.holder));
-        let root = if file.link.starts_with(b"/") {
-            root
-        } else {
-            PathBuf::from("/")
-        };
         let findings = (&file.subject, &mut *context.refusals);
         let found = context
             .contents
-            .locate(&file.magic(), &root, &link, &file.metadata, findings)?;
-        let Some(ghost) = found else { return Ok(None) };
+            .locate(&file.magic(), &file.link, &file.metadata, (file.title(), findings))?;
+        let Some(Located { path, ghost }) = found else {
+            return Ok(None);
+        };
         let mtime = file.metadata.mtime() * 1_000_000_000 + file.metadata.mtime_nsec();
         let body = Body {
-            path: link.path,
+            path,
             ghost,
             size: file.metadata.size(),
             mtime,
@@ -72,7 +67,8 @@ impl FileKind for Regular {
                 };
                 reopen(context.ghosts.get(&id).ok_or_else(unknown)?.as_fd(), open_flags(record))?
             }
-            None => open_in_root(context.root, path(&body), open_flags(record), 0)
+            // O_TMPFILE, which a program may see in a file's flags, holds O_DIRECTORY.
+            None => open_in_root(context.root, path(&body), open_flags(record) & !libc::O_DIRECTORY, 0)
                 .map_err(FileError::system("open", name.clone()))?,
         };
         lseek(file.as_fd(), record.position as i64, Whence::SeekSet).map_err(FileError::system("seek in", name))?;

@@ -1,0 +1,331 @@
+//! What can't be carried is found before anything is changed, all of it in one list, and the workload runs on.
+
+use floe_suite::{Host, Victim};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// A kind of state: its name in the victim, what the object's name holds, and what the reason holds.
+type Case = (&'static str, &'static [&'static str], &'static str);
+
+const MEMORY: [Case; 13] = [
+    (
+        "memfd-shared",
+        &["mapping ", "/memfd:shared", "(memfd, shared)"],
+        "not carried yet",
+    ),
+    (
+        "sysv-shm",
+        &["mapping ", "/SYSV", "(System V shared memory)"],
+        "not carried yet",
+    ),
+    (
+        "aio-ring",
+        &["mapping ", "/[aio]", "(AIO ring)"],
+        "asynchronous I/O contexts",
+    ),
+    ("io-uring", &["mapping ", "anon_inode:[io_uring]"], "io_uring"),
+    ("perf-buffer", &["mapping ", "anon_inode:[perf_event]"], "perf"),
+    (
+        "memfd-secret",
+        &["mapping ", "/secretmem", "(memfd_secret)"],
+        "nobody else",
+    ),
+    ("device-memory", &["/dev/mem"], "memory of a device"),
+    ("guard-region", &["guard regions in mapping "], "MADV_GUARD_INSTALL"),
+    (
+        "huge-pages",
+        &["mapping ", "huge pages of hugetlbfs"],
+        "not carried yet",
+    ),
+    (
+        "userfaultfd",
+        &["mapping ", "(userfaultfd (missing pages))"],
+        "another program serves",
+    ),
+    (
+        "sealed-memory",
+        &["mapping ", "(sealed memory (mseal))"],
+        "not carried yet",
+    ),
+    (
+        "droppable-memory",
+        &["mapping ", "(MAP_DROPPABLE memory)"],
+        "not carried yet",
+    ),
+    (
+        "hidden-mapped-file",
+        &["mapped file ", "/mapped"],
+        "its path leads elsewhere",
+    ),
+];
+
+const DESCRIPTORS: [Case; 41] = [
+    ("socket-inet", &["(socket:["], "a socket"),
+    ("socket-unix", &["(socket:["], "a socket"),
+    ("socket-netlink", &["(socket:["], "a socket"),
+    ("socket-packet", &["(socket:["], "a socket"),
+    ("epoll", &["[eventpoll]"], "[eventpoll]"),
+    ("eventfd", &["[eventfd]"], "[eventfd]"),
+    ("timerfd", &["[timerfd]"], "[timerfd]"),
+    ("signalfd", &["[signalfd]"], "[signalfd]"),
+    ("inotify", &["inotify"], "inotify"),
+    ("fanotify", &["[fanotify]"], "[fanotify]"),
+    ("pidfd", &["[pidfd]"], "[pidfd]"),
+    ("userfaultfd-descriptor", &["[userfaultfd]"], "[userfaultfd]"),
+    ("io-uring-descriptor", &["[io_uring]"], "[io_uring]"),
+    ("bpf", &["bpf-map"], "bpf-map"),
+    ("perf", &["[perf_event]"], "[perf_event]"),
+    ("memfd", &["/memfd:kept"], "a memfd"),
+    ("memfd-secret-descriptor", &["/secretmem"], "memfd_secret"),
+    ("packet-pipe", &["(pipe:["], "packet mode"),
+    ("packets-left", &["(pipe:["], "packet mode"),
+    ("deleted-fifo", &["/deleted fifo (deleted)"], "a deleted fifo"),
+    (
+        "deleted-directory",
+        &["/deleted directory (deleted)"],
+        "a deleted directory",
+    ),
+    ("deleted-attributes", &["/attributes (deleted)"], "extended attributes"),
+    ("hidden-file", &["/hidden (deleted)"], "its path leads elsewhere"),
+    ("terminal", &["(/dev/pts/"], "not the sandbox's own"),
+    ("kernel-log", &["(/dev/kmsg)"], "the device /dev/kmsg"),
+    ("block-device", &["(/dev/"], "the block device"),
+    ("proc-file", &["(/proc/1/status)"], "a file of /proc"),
+    ("proc-directory", &["(/proc/1)"], "a file of /proc"),
+    ("namespace", &["(net:["], "a namespace"),
+    ("cgroup-file", &["/cgroup.procs)"], "a cgroup file system"),
+    ("message-queue", &["(/floe-victim"], "the message queue file system"),
+    ("path-only", &["(/)"], "O_PATH"),
+    ("async", &["(pipe:["], "O_ASYNC"),
+    ("owner", &["(pipe:["], "F_SETOWN"),
+    ("owner-group", &["(pipe:["], "F_SETOWN"),
+    ("signal", &["(pipe:["], "F_SETSIG"),
+    ("directory-notice", &["/watched)"], "F_NOTIFY"),
+    ("flock", &["/flock)"], "lock or lease"),
+    ("record-lock", &["/record)"], "lock or lease"),
+    ("open-file-lock", &["/open file)"], "lock or lease"),
+    ("lease", &["/lease)"], "lock or lease"),
+];
+
+/// A victim whose checkpoint is refused.
+struct Refused<'a> {
+    host: &'a Host,
+    victim: Victim<'a>,
+    images: PathBuf,
+}
+
+impl<'a> Refused<'a> {
+    fn start(host: &'a Host, name: &str, options: &[&str], kinds: &[&str]) -> Self {
+        let images = host.path(&format!("images-{name}"));
+        fs::create_dir(&images).expect("a folder");
+        Self {
+            host,
+            victim: Victim::start(host, name, options, kinds),
+            images,
+        }
+    }
+
+    /// Kinds that this machine lacks; prints them.
+    fn skipped(&self) -> String {
+        let path = self.host.path(&format!("stage-{}/skipped", self.victim.sandbox));
+        let text = fs::read_to_string(path).expect("what was skipped");
+        text.lines().for_each(floe_suite::skip);
+        text
+    }
+
+    /// The findings of a checkpoint, which are those of a dry run too; it leaves no file, and the victim is unharmed.
+    fn findings(&mut self) -> Vec<String> {
+        let name = self.victim.sandbox.clone();
+        let image = self.images.join("image.floe");
+        let dry = self.host.floe(&["checkpoint", "--dry-run", &name]).expect_failed();
+        let line = ["checkpoint", &name, "-o", image.to_str().expect("a plain path")];
+        let real = self.host.floe(&line).expect_failed();
+        assert_eq!(dry, real, "a dry run finds the same");
+        let left: Vec<_> = fs::read_dir(&self.images).expect("the folder").collect();
+        assert!(left.is_empty(), "{left:?}");
+        self.victim.check("after a checkpoint that was refused");
+        let mut lines = real.lines();
+        let findings: Vec<String> = lines
+            .by_ref()
+            .skip(1)
+            .take_while(|line| line.starts_with("  - "))
+            .map(|line| line[4..].to_owned())
+            .collect();
+        let head = real.lines().next().unwrap_or_default();
+        let number = match findings.len() {
+            1 => "floe: 1 thing stands in the way of this checkpoint".to_owned(),
+            more => format!("floe: {more} things stand in the way of this checkpoint"),
+        };
+        assert_eq!(head, number, "{real}");
+        findings
+    }
+
+    fn subject(&self) -> String {
+        format!("task 1 (host {}, refused): ", self.host.pid1(&self.victim.sandbox))
+    }
+}
+
+/// A finding is `SUBJECT: OBJECT: REASON; ADVICE`.
+fn is_about(finding: &str, subject: &str, objects: &[&str], reason: &str) -> bool {
+    let Some(rest) = finding.strip_prefix(subject) else {
+        return false;
+    };
+    let Some((front, advice)) = rest.rsplit_once("; ") else {
+        return false;
+    };
+    objects.iter().all(|object| front.contains(object)) && front.contains(reason) && !advice.is_empty()
+}
+
+fn each_is_refused(cases: &[Case]) {
+    for (kind, objects, reason) in cases {
+        let host = Host::new();
+        let mut refused = Refused::start(&host, "refused", &[], &[kind]);
+        if refused.skipped().is_empty() {
+            let (findings, subject) = (refused.findings(), refused.subject());
+            let found = findings
+                .iter()
+                .any(|finding| is_about(finding, &subject, objects, reason));
+            assert!(found, "{kind}: {findings:#?}");
+        }
+    }
+}
+
+/// All cases in one tree: each is found, in one list.
+fn all_are_refused_at_once(cases: &[Case], options: &[&str]) -> Vec<String> {
+    let host = Host::new();
+    let kinds: Vec<&str> = cases.iter().map(|(kind, ..)| *kind).collect();
+    let mut refused = Refused::start(&host, "refused", options, &kinds);
+    let skipped = refused.skipped();
+    let (findings, subject) = (refused.findings(), refused.subject());
+    for (kind, objects, reason) in cases {
+        if skipped.lines().any(|line| line.starts_with(&format!("{kind}:"))) {
+            continue;
+        }
+        let found = findings
+            .iter()
+            .any(|finding| is_about(finding, &subject, objects, reason));
+        assert!(found, "{kind}: {findings:#?}");
+    }
+    findings
+}
+
+#[test]
+fn memory_is_refused() {
+    each_is_refused(&MEMORY);
+}
+
+#[test]
+fn descriptors_are_refused() {
+    each_is_refused(&DESCRIPTORS);
+}
+
+#[test]
+fn everything_is_refused_in_one_list() {
+    let cases: Vec<Case> = MEMORY.into_iter().chain(DESCRIPTORS).collect();
+    let findings = all_are_refused_at_once(&cases, &[]);
+    assert!(findings.len() > 45, "{findings:#?}");
+    // Nothing is said twice, and no end of a pipe that has its other end in the tree is called held outside.
+    let mut unique = findings.clone();
+    unique.dedup();
+    assert_eq!(unique.len(), findings.len(), "{findings:#?}");
+    assert!(
+        !findings.iter().any(|finding| finding.contains("outside")),
+        "{findings:#?}"
+    );
+}
+
+#[test]
+fn a_lock_that_a_child_holds_through_an_inherited_descriptor_is_refused() {
+    let host = Host::new();
+    let mut refused = Refused::start(&host, "refused", &[], &["inherited-record-lock"]);
+    let findings = refused.findings();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert!(findings[0].starts_with("task 2 (host "), "{findings:#?}");
+    assert!(findings[0].contains("lock or lease"), "{findings:#?}");
+}
+
+#[test]
+fn what_a_sandbox_holds_is_refused() {
+    let cases = [
+        ("mount", "mount ", "mounts made inside"),
+        ("sysv-sem", "1 System V IPC object(s) (sem)", "not carried yet"),
+        ("sysv-msg", "1 System V IPC object(s) (msg)", "not carried yet"),
+        ("network-device", "network device victim", "not carried yet"),
+        ("deleted-working-directory", "task 1 (host ", "a deleted directory"),
+    ];
+    let host = Host::new();
+    let kinds = cases.map(|(kind, ..)| kind);
+    let mut refused = Refused::start(&host, "refused", &["--net", "none"], &kinds);
+    let skipped = refused.skipped();
+    let findings = refused.findings();
+    for (kind, object, reason) in cases {
+        let found = findings
+            .iter()
+            .any(|finding| finding.starts_with(object) && finding.contains(reason) && finding.contains("; "));
+        assert!(found || skipped.contains(kind), "{kind}: {findings:#?}");
+    }
+}
+
+#[test]
+fn a_fifo_whose_other_end_is_outside_is_refused() {
+    let host = Host::new();
+    let mut refused = Refused::start(&host, "refused", &[], &["fifo"]);
+    let path = host.path("stage-refused/fifo");
+    let writer = File::options().write(true).open(&path).expect("the other end");
+    let findings = refused.findings();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    let own = format!("({})", std::process::id());
+    assert!(
+        findings[0].contains("held outside of the tree") && findings[0].contains(&own),
+        "{findings:#?}"
+    );
+    drop(writer);
+    // Nothing else stands in the way.
+    host.done(&["checkpoint", "--dry-run", "refused"]);
+}
+
+#[test]
+fn a_fifo_that_is_in_use_stands_in_the_way_of_a_restore() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "refused", &[], &["fifo"]);
+    let (path, image) = (host.path("stage-refused/fifo"), host.path("image.floe"));
+    let image = image.to_str().expect("a plain path");
+    host.done(&["checkpoint", "refused", "-o", image]);
+    let both = File::options().read(true).write(true).open(&path).expect("the fifo");
+    let error = host.floe(&["restore", "-d", image]).expect_failed();
+    assert!(error.contains("is open in a process of this host"), "{error}");
+    assert!(host.sandboxes().is_empty());
+    drop(both);
+    host.done(&["restore", "-d", image]);
+    victim.check("restored at last");
+}
+
+/// A tree that floe did not start.
+#[test]
+fn a_pipe_to_a_process_outside_is_refused() {
+    let host = Host::new();
+    let mut command = Command::new("setsid");
+    command
+        .args(["sleep", "1000"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("start sleep");
+    let comm = format!("/proc/{}/comm", child.id());
+    while fs::read_to_string(&comm).expect("its name") != "sleep\n" {
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    let image = host.path("image.floe");
+    let line = ["checkpoint", "--pid", &pid, "-o", image.to_str().expect("a plain path")];
+    let error = host.floe(&line).expect_failed();
+    assert!(
+        error.contains("(pipe:[") && error.contains("held outside of the tree"),
+        "{error}"
+    );
+    assert!(!image.exists());
+    child.kill().expect("end the shell");
+    child.wait().expect("reap it");
+}

@@ -1,0 +1,284 @@
+//! Descriptors that can't be carried.
+
+use super::{Check, Make, memory, unchanged};
+use nix::sys::stat::Mode;
+use std::{fs, io, os::fd::RawFd, path::Path, process};
+use victims::{
+    Findings, Peer, Stage, call,
+    descriptor::{open, try_open},
+};
+
+/// All kinds.
+pub const KINDS: &[(&str, Make)] = &[
+    ("socket-inet", |_| socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+    ("socket-unix", |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
+    ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
+    ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
+    ("epoll", |_| made(libc::SYS_epoll_create1, &[0])),
+    ("eventfd", |_| made(libc::SYS_eventfd2, &[3, 0])),
+    ("timerfd", |_| made(libc::SYS_timerfd_create, &[1, 0])),
+    ("signalfd", signalfd),
+    ("inotify", |_| made(libc::SYS_inotify_init1, &[0])),
+    ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
+    ("pidfd", |_| made(libc::SYS_pidfd_open, &[process::id() as usize, 0])),
+    ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
+    ("io-uring-descriptor", io_uring),
+    ("bpf", bpf),
+    ("perf", |_| memory::perf_event().map(unchanged)),
+    ("memfd", |_| {
+        made(libc::SYS_memfd_create, &[c"kept".as_ptr() as usize, 0])
+    }),
+    ("memfd-secret-descriptor", |_| made(447, &[0])),
+    ("packet-pipe", packet_pipe),
+    ("packets-left", packets_left),
+    ("fifo", fifo),
+    ("deleted-fifo", deleted_fifo),
+    ("deleted-directory", deleted_directory),
+    ("deleted-attributes", deleted_attributes),
+    ("hidden-file", hidden_file),
+    ("terminal", terminal),
+    ("kernel-log", |_| opened("/dev/kmsg", libc::O_RDONLY)),
+    ("block-device", |_| opened_kind("/dev", libc::S_IFBLK)),
+    ("proc-file", |_| opened("/proc/self/status", libc::O_RDONLY)),
+    ("proc-directory", |_| opened("/proc/self", libc::O_RDONLY)),
+    ("namespace", |_| opened("/proc/self/ns/net", libc::O_RDONLY)),
+    ("cgroup-file", cgroup_file),
+    ("message-queue", message_queue),
+    ("path-only", |_| opened("/", libc::O_PATH)),
+    ("async", |_| pipe_with(libc::F_SETFL, libc::O_ASYNC)),
+    ("owner", |_| pipe_with(libc::F_SETOWN, process::id() as i32)),
+    ("owner-group", |_| pipe_with(libc::F_SETOWN, -(process::id() as i32))),
+    ("signal", |_| pipe_with(F_SETSIG, libc::SIGUSR1)),
+    ("directory-notice", directory_notice),
+    ("flock", flock),
+    ("record-lock", |stage| record_lock(stage, "record", libc::F_SETLK)),
+    ("open-file-lock", |stage| {
+        record_lock(stage, "open file", libc::F_OFD_SETLK)
+    }),
+    ("inherited-record-lock", inherited_record_lock),
+    ("lease", lease),
+];
+
+const F_SETSIG: i32 = 10;
+
+/// The descriptor that a system call makes.
+fn made(number: i64, arguments: &[usize]) -> io::Result<Check> {
+    // SAFETY: the callers pass numbers, or pointers to what outlives the call.
+    unsafe { call::raw(number, arguments) }.map(|fd| unchanged(fd as RawFd))
+}
+
+fn opened(path: impl AsRef<Path>, flags: i32) -> io::Result<Check> {
+    try_open(path.as_ref(), flags).map(unchanged)
+}
+
+/// The first file of a type in a folder that can be opened.
+fn opened_kind(folder: &str, kind: u32) -> io::Result<Check> {
+    use std::os::unix::fs::MetadataExt;
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry
+            .metadata()
+            .is_ok_and(|metadata| metadata.mode() & libc::S_IFMT == kind)
+            && let Ok(fd) = try_open(&entry.path(), libc::O_RDONLY)
+        {
+            return Ok(unchanged(fd));
+        }
+    }
+    Err(io::Error::other(format!("{folder} has none")))
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
+    made(libc::SYS_socket, &[family as usize, kind as usize, protocol as usize])
+}
+
+fn signalfd(_: &Stage) -> io::Result<Check> {
+    let set = 1u64 << (libc::SIGUSR1 - 1);
+    made(libc::SYS_signalfd4, &[usize::MAX, &raw const set as usize, 8, 0])
+}
+
+fn io_uring(_: &Stage) -> io::Result<Check> {
+    let mut parameters = [0u32; 30];
+    made(libc::SYS_io_uring_setup, &[4, parameters.as_mut_ptr() as usize])
+}
+
+fn bpf(_: &Stage) -> io::Result<Check> {
+    // BPF_MAP_CREATE of an array: type, bytes of a key, of a value, entries.
+    let attributes = [2u32, 4, 4, 1, 0, 0, 0, 0];
+    made(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])
+}
+
+fn packet_pipe(_: &Stage) -> io::Result<Check> {
+    let [read, write] = call::pipe(libc::O_DIRECT);
+    call::close(read);
+    Ok(unchanged(write))
+}
+
+fn packets_left(_: &Stage) -> io::Result<Check> {
+    let [read, write] = call::pipe(libc::O_DIRECT);
+    call::write(write, b"one")?;
+    call::write(write, b"two")?;
+    [read, write]
+        .into_iter()
+        .try_for_each(|fd| call::fcntl(fd, libc::F_SETFL, 0).map(drop))?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        for packet in [b"one", b"two"] {
+            let got = call::read(read, 100).unwrap_or_default();
+            findings.that(got == packet, format!("got {got:?}"));
+        }
+    }))
+}
+
+fn make_fifo(stage: &Stage, name: &str) -> RawFd {
+    let path = stage.path(name);
+    nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).expect("mkfifo");
+    open(&path, libc::O_RDONLY | libc::O_NONBLOCK)
+}
+
+/// For somebody outside to open.
+fn fifo(stage: &Stage) -> io::Result<Check> {
+    Ok(unchanged(make_fifo(stage, "fifo")))
+}
+
+fn deleted_fifo(stage: &Stage) -> io::Result<Check> {
+    let fd = make_fifo(stage, "deleted fifo");
+    fs::remove_file(stage.path("deleted fifo"))?;
+    Ok(unchanged(fd))
+}
+
+fn deleted_directory(stage: &Stage) -> io::Result<Check> {
+    let path = stage.path("deleted directory");
+    fs::create_dir(&path)?;
+    let fd = open(&path, libc::O_RDONLY);
+    fs::remove_dir(&path)?;
+    Ok(unchanged(fd))
+}
+
+fn deleted_attributes(stage: &Stage) -> io::Result<Check> {
+    let path = stage.path("attributes");
+    let fd = open(&path, libc::O_RDWR | libc::O_CREAT);
+    let (name, value) = (c"user.mine", b"value");
+    // SAFETY: the name ends with a NUL, the value has the stated length.
+    let status = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    call::checked(status.into())?;
+    fs::remove_file(path)?;
+    Ok(unchanged(fd))
+}
+
+fn hidden_file(stage: &Stage) -> io::Result<Check> {
+    let (path, other) = (stage.path("hidden"), stage.path("hidden, other link"));
+    let fd = open(&path, libc::O_RDWR | libc::O_CREAT);
+    fs::hard_link(&path, other)?;
+    fs::remove_file(path)?;
+    Ok(unchanged(fd))
+}
+
+fn terminal(_: &Stage) -> io::Result<Check> {
+    let pair = nix::pty::openpty(None, None).map_err(io::Error::from)?;
+    use std::os::fd::IntoRawFd;
+    // The master is a finding of its own.
+    let (master, slave) = (pair.master.into_raw_fd(), pair.slave.into_raw_fd());
+    let mut masters = unchanged(master);
+    let mut slaves = unchanged(slave);
+    Ok(Box::new(move |findings: &mut Findings| {
+        masters(findings);
+        slaves(findings);
+    }))
+}
+
+fn cgroup_file(_: &Stage) -> io::Result<Check> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup"));
+    let folder = line.and_then(|line| line.split(' ').nth(4));
+    let folder = folder.ok_or_else(|| io::Error::other("no cgroup file system is mounted"))?;
+    opened(Path::new(folder).join("cgroup.procs"), libc::O_RDONLY)
+}
+
+fn message_queue(_: &Stage) -> io::Result<Check> {
+    // mq_open's own name, without its slash.
+    let flags = (libc::O_RDWR | libc::O_CREAT) as usize;
+    let check = made(libc::SYS_mq_open, &[c"floe-victim".as_ptr() as usize, flags, 0o600, 0])?;
+    // SAFETY: the name ends with a NUL.
+    unsafe { call::raw(libc::SYS_mq_unlink, &[c"floe-victim".as_ptr() as usize]) }?;
+    Ok(check)
+}
+
+fn pipe_with(command: i32, argument: i32) -> io::Result<Check> {
+    let [read, write] = call::pipe(0);
+    call::fcntl(read, command, argument)?;
+    let get = match command {
+        libc::F_SETFL => libc::F_GETFL,
+        libc::F_SETOWN => libc::F_GETOWN,
+        _ => command + 1,
+    };
+    Ok(Box::new(move |findings: &mut Findings| {
+        findings.that(call::fcntl(write, libc::F_GETFD, 0).is_ok(), "the other end is gone");
+        // SAFETY: plain numbers. A group is told as a negative number, as errors are by the library's wrapper.
+        let now = unsafe { libc::syscall(libc::SYS_fcntl, read, get, 0) };
+        findings.same("what was set", &i64::from(argument), &now);
+    }))
+}
+
+fn directory_notice(stage: &Stage) -> io::Result<Check> {
+    const F_NOTIFY: i32 = 1026;
+    const DN_CREATE: i32 = 4;
+    const DN_MULTISHOT: u32 = 0x8000_0000;
+    let path = stage.path("watched");
+    fs::create_dir(&path)?;
+    // SAFETY: the notice is a signal that is ignored.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let fd = open(&path, libc::O_RDONLY);
+    call::fcntl(fd, F_NOTIFY, DN_CREATE | DN_MULTISHOT as i32)?;
+    Ok(unchanged(fd))
+}
+
+fn plain(stage: &Stage, name: &str) -> RawFd {
+    open(&stage.path(name), libc::O_RDWR | libc::O_CREAT)
+}
+
+fn flock(stage: &Stage) -> io::Result<Check> {
+    let fd = plain(stage, "flock");
+    // SAFETY: plain numbers.
+    call::checked(unsafe { libc::flock(fd, libc::LOCK_EX) }.into())?;
+    Ok(unchanged(fd))
+}
+
+fn lock(fd: RawFd, command: i32) -> io::Result<()> {
+    let mut request = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 10,
+        l_pid: 0,
+    };
+    // SAFETY: the structure outlives the call.
+    call::checked(unsafe { libc::fcntl(fd, command, &raw mut request) }.into()).map(drop)
+}
+
+fn record_lock(stage: &Stage, name: &str, command: i32) -> io::Result<Check> {
+    let fd = plain(stage, name);
+    lock(fd, command)?;
+    Ok(unchanged(fd))
+}
+
+/// Held by a child through a descriptor that its parent has too.
+fn inherited_record_lock(stage: &Stage) -> io::Result<Check> {
+    let fd = plain(stage, "inherited");
+    let peer = Peer::start(move |_| i64::from(lock(fd, libc::F_SETLK).is_ok()));
+    assert!(peer.ask(0)? == 1, "the child locks the file");
+    let mut file = unchanged(fd);
+    Ok(Box::new(move |findings: &mut Findings| {
+        file(findings);
+        findings.that(lock(fd, libc::F_SETLK).is_err(), "the lock is gone");
+        // Again by the child, which must be alive for that.
+        findings.same("the child's lock", &Some(1), &peer.ask(0).ok());
+    }))
+}
+
+fn lease(stage: &Stage) -> io::Result<Check> {
+    const F_SETLEASE: i32 = 1024;
+    const F_GETLEASE: i32 = 1025;
+    let fd = plain(stage, "lease");
+    call::fcntl(fd, F_SETLEASE, libc::F_WRLCK)?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        findings.same("the lease", &Some(libc::F_WRLCK), &call::fcntl(fd, F_GETLEASE, 0).ok());
+    }))
+}

@@ -1,0 +1,197 @@
+//! Memory that can't be carried.
+
+use super::{Check, Make};
+use std::{fs, io, os::fd::RawFd, ptr};
+use victims::{
+    Findings, Stage, call,
+    memory::{Mapping, PAGE},
+};
+
+/// All kinds.
+pub const KINDS: &[(&str, Make)] = &[
+    ("memfd-shared", memfd_shared),
+    ("sysv-shm", sysv_shm),
+    ("aio-ring", aio_ring),
+    ("io-uring", io_uring),
+    ("perf-buffer", perf_buffer),
+    ("memfd-secret", memfd_secret),
+    ("device-memory", device_memory),
+    ("guard-region", guard_region),
+    ("huge-pages", huge_pages),
+    ("userfaultfd", userfaultfd),
+    ("sealed-memory", sealed_memory),
+    ("droppable-memory", droppable_memory),
+    ("hidden-mapped-file", hidden_mapped_file),
+];
+
+const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Memory that must hold what it held.
+fn marked(mapping: Mapping) -> Check {
+    mapping.mark(0, 7);
+    Box::new(move |findings| mapping.compare(findings, "the memory", 0, 7))
+}
+
+fn map(len: usize, protection: i32, flags: i32, fd: RawFd, offset: i64) -> io::Result<Mapping> {
+    // SAFETY: the kernel chooses the address, so no mapping is replaced.
+    let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Mapping {
+        address: address as usize,
+        len,
+    })
+}
+
+/// The system call `number`, whose result is a descriptor.
+fn descriptor(number: i64, arguments: &[usize]) -> io::Result<RawFd> {
+    // SAFETY: the callers pass numbers, or pointers to what outlives the call.
+    unsafe { call::raw(number, arguments) }.map(|fd| fd as RawFd)
+}
+
+fn memfd_shared(_: &Stage) -> io::Result<Check> {
+    let fd = descriptor(libc::SYS_memfd_create, &[c"shared".as_ptr() as usize, 0])?;
+    call::checked(i64::from(unsafe_truncate(fd, PAGE as i64)))?;
+    let mapping = map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    Ok(marked(mapping))
+}
+
+fn unsafe_truncate(fd: RawFd, len: i64) -> i32 {
+    // SAFETY: plain numbers.
+    unsafe { libc::ftruncate(fd, len) }
+}
+
+fn sysv_shm(_: &Stage) -> io::Result<Check> {
+    // SAFETY: plain numbers.
+    let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600) }.into())?;
+    // SAFETY: the kernel chooses the address.
+    let address = unsafe { libc::shmat(id as i32, ptr::null(), 0) };
+    // It goes when nobody has it attached any more.
+    // SAFETY: IPC_RMID takes no structure.
+    call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
+    if address as isize == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(marked(Mapping {
+        address: address as usize,
+        len: PAGE,
+    }))
+}
+
+fn aio_ring(_: &Stage) -> io::Result<Check> {
+    let mut context = 0usize;
+    // SAFETY: room for the context's address.
+    unsafe { call::raw(libc::SYS_io_setup, &[8, &raw mut context as usize]) }?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        // No event of none: asks the kernel about the context.
+        // SAFETY: no room for events is needed for none.
+        let events = unsafe { call::raw(libc::SYS_io_getevents, &[context, 0, 0, 0, 0]) };
+        findings.same("events", &Some(0), &events.ok());
+    }))
+}
+
+fn io_uring(_: &Stage) -> io::Result<Check> {
+    let mut parameters = [0u32; 30];
+    let fd = descriptor(libc::SYS_io_uring_setup, &[4, parameters.as_mut_ptr() as usize])?;
+    map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    Ok(Box::new(|_| {}))
+}
+
+/// A counter of the process's own page faults.
+pub fn perf_event() -> io::Result<RawFd> {
+    // struct perf_event_attr, version 0: type, size, config, and zeros.
+    let mut attributes = [0u64; 8];
+    attributes[0] = 1 | 64 << 32;
+    attributes[1] = 2;
+    let anyone = usize::MAX;
+    descriptor(
+        libc::SYS_perf_event_open,
+        &[attributes.as_ptr() as usize, 0, anyone, anyone, 0],
+    )
+}
+
+fn perf_buffer(_: &Stage) -> io::Result<Check> {
+    let fd = perf_event()?;
+    map(2 * PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    Ok(Box::new(|_| {}))
+}
+
+fn memfd_secret(_: &Stage) -> io::Result<Check> {
+    const MEMFD_SECRET: i64 = 447;
+    let fd = descriptor(MEMFD_SECRET, &[0])?;
+    call::checked(i64::from(unsafe_truncate(fd, PAGE as i64)))?;
+    let mapping = map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    Ok(marked(mapping))
+}
+
+fn device_memory(_: &Stage) -> io::Result<Check> {
+    let fd = victims::descriptor::try_open("/dev/mem".as_ref(), libc::O_RDONLY)?;
+    let mapping = map(PAGE, libc::PROT_READ, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    Ok(Box::new(move |_| drop(mapping.read(0, 1))))
+}
+
+fn guard_region(_: &Stage) -> io::Result<Check> {
+    const MADV_GUARD_INSTALL: i32 = 102;
+    let mapping = Mapping::private(4 * PAGE);
+    mapping.advise(2, 1, MADV_GUARD_INSTALL)?;
+    Ok(marked(mapping))
+}
+
+fn huge_pages(_: &Stage) -> io::Result<Check> {
+    // Without a page reserved for it; it is never touched.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE;
+    map(2 << 20, READ_WRITE, flags, -1, 0)?;
+    Ok(Box::new(|_| {}))
+}
+
+/// A userfaultfd that has shaken hands.
+pub fn fault_descriptor() -> io::Result<RawFd> {
+    const UFFDIO_API: libc::Ioctl = 0xc018_aa3f;
+    let fd = descriptor(libc::SYS_userfaultfd, &[libc::O_NONBLOCK as usize])?;
+    let mut api = [0xaau64, 0, 0];
+    // SAFETY: `struct uffdio_api` is three words.
+    call::checked(unsafe { libc::ioctl(fd, UFFDIO_API, api.as_mut_ptr()) }.into())?;
+    Ok(fd)
+}
+
+fn userfaultfd(_: &Stage) -> io::Result<Check> {
+    const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00;
+    let fd = fault_descriptor()?;
+    let mapping = Mapping::private(4 * PAGE);
+    let check = marked(mapping);
+    let mut range = [mapping.address as u64, mapping.len as u64, 1, 0];
+    // SAFETY: `struct uffdio_register` is four words.
+    call::checked(unsafe { libc::ioctl(fd, UFFDIO_REGISTER, range.as_mut_ptr()) }.into())?;
+    Ok(check)
+}
+
+fn sealed_memory(_: &Stage) -> io::Result<Check> {
+    const MSEAL: i64 = 462;
+    let mapping = Mapping::private(PAGE);
+    // SAFETY: seals a mapping that stays until the victim ends.
+    unsafe { call::raw(MSEAL, &[mapping.address, mapping.len, 0]) }?;
+    Ok(marked(mapping))
+}
+
+fn droppable_memory(_: &Stage) -> io::Result<Check> {
+    const MAP_DROPPABLE: i32 = 8;
+    map(PAGE, READ_WRITE, MAP_DROPPABLE | libc::MAP_ANONYMOUS, -1, 0)?;
+    Ok(Box::new(|_| {}))
+}
+
+fn hidden_mapped_file(stage: &Stage) -> io::Result<Check> {
+    let (path, other) = (stage.path("mapped"), stage.path("mapped, other link"));
+    fs::write(&path, [1; PAGE])?;
+    fs::hard_link(&path, other)?;
+    let fd = victims::descriptor::open(&path, libc::O_RDWR);
+    let mapping = map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
+    call::close(fd);
+    fs::remove_file(path)?;
+    Ok(marked(mapping))
+}

@@ -1,0 +1,88 @@
+//! What else of a sandbox can't be carried.
+
+use super::{Check, Make};
+use std::{fs, io, ptr};
+use victims::{Findings, Stage, call, descriptor::try_open};
+
+/// All kinds.
+pub const KINDS: &[(&str, Make)] = &[
+    ("mount", mount),
+    ("deleted-working-directory", deleted_working_directory),
+    ("sysv-sem", sysv_sem),
+    ("sysv-msg", sysv_msg),
+    ("network-device", network_device),
+];
+
+fn mount(stage: &Stage) -> io::Result<Check> {
+    let path = stage.path("mount");
+    fs::create_dir(&path)?;
+    let none: Option<&str> = None;
+    nix::mount::mount(Some("victim"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), none)?;
+    fs::write(path.join("file"), b"content")?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        let now = fs::read(path.join("file")).unwrap_or_default();
+        findings.that(now == b"content", "the mount lost its file");
+    }))
+}
+
+fn deleted_working_directory(stage: &Stage) -> io::Result<Check> {
+    let path = stage.path("working");
+    fs::create_dir(&path)?;
+    std::env::set_current_dir(&path)?;
+    fs::remove_dir(&path)?;
+    Ok(Box::new(|findings: &mut Findings| {
+        let now = fs::read_link("/proc/self/cwd").unwrap_or_default();
+        findings.that(
+            now.to_string_lossy().ends_with("/working (deleted)"),
+            format!("is in {}", now.display()),
+        );
+    }))
+}
+
+fn sysv_sem(_: &Stage) -> io::Result<Check> {
+    // SAFETY: plain numbers.
+    let id = call::checked(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }.into())?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        // SAFETY: GETVAL takes no argument.
+        let value = unsafe { libc::semctl(id as i32, 0, libc::GETVAL) };
+        findings.same("the semaphore", &0, &value);
+    }))
+}
+
+fn sysv_msg(_: &Stage) -> io::Result<Check> {
+    // SAFETY: plain numbers.
+    let id = call::checked(unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) }.into())?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        // SAFETY: a null message of no length of a type that is not there.
+        let got = unsafe { libc::msgrcv(id as i32, ptr::null_mut(), 0, 1, libc::IPC_NOWAIT) };
+        let error = io::Error::last_os_error().raw_os_error();
+        findings.that(got == -1 && error == Some(libc::ENOMSG), "the message queue is gone");
+    }))
+}
+
+fn network_device(_: &Stage) -> io::Result<Check> {
+    const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+    let devices = fs::read_to_string("/proc/net/dev")?;
+    if devices
+        .lines()
+        .skip(2)
+        .any(|line| !line.trim_start().starts_with("lo:"))
+    {
+        return Err(io::Error::other("the network namespace is not the sandbox's own"));
+    }
+    const TUNSETPERSIST: libc::Ioctl = 0x4004_54cb;
+    let fd = try_open("/dev/net/tun".as_ref(), libc::O_RDWR)?;
+    // struct ifreq: name, then IFF_TUN | IFF_NO_PI.
+    let mut request = [0u8; 40];
+    request[..6].copy_from_slice(b"victim");
+    request[16..18].copy_from_slice(&0x1001u16.to_ne_bytes());
+    // SAFETY: `struct ifreq` is 40 bytes.
+    call::checked(unsafe { libc::ioctl(fd, TUNSETIFF, request.as_mut_ptr()) }.into())?;
+    // SAFETY: a plain number.
+    call::checked(unsafe { libc::ioctl(fd, TUNSETPERSIST, 1) }.into())?;
+    call::close(fd);
+    Ok(Box::new(|findings: &mut Findings| {
+        let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+        findings.that(devices.contains("victim:"), "the device is gone");
+    }))
+}
