@@ -14,6 +14,6 @@ pub use arch::{GENERAL_BYTES, Registers, is_native, vdso_tail, xfeatures};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
 pub use host::{CallHost, HostError};
-pub use interrupted::{RestartCode, restart_code};
+pub use interrupted::{RestartCode, is_restarted, restart_code};
 pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
 pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};

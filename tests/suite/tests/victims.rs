@@ -51,6 +51,7 @@ macro_rules! victims {
 victims! {
     credentials "credentials",
     heap "heap",
+    interrupted_calls "interrupted-calls",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",

@@ -1,7 +1,7 @@
 //! Reads a stopped process's own state: from outside what can be read from outside, the rest by one batch of calls a
 //! thread.
 
-use super::signals::portable;
+use super::signals::{SignalError, name_restarted_call, portable};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -44,6 +44,9 @@ pub enum DumpError {
         #[source]
         source: Errno,
     },
+    /// Interrupted calls.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// The register block has another size than floe knows.
     #[error("the registers of task {tid} can't be read: it runs 32-bit code")]
     NotNative {
@@ -150,6 +153,9 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     let found = held.found;
     let pid = found.pid;
     let leader = held.threads[0];
+    for thread in &held.threads {
+        name_restarted_call(thread)?;
+    }
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
     let mut record = empty_process(found);
     let answers = (|| {
@@ -288,13 +294,14 @@ fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers)
     if !is_native(&registers) {
         return Err(DumpError::NotNative { tid });
     }
+    let registers = portable(thread, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
-            general: portable(thread, registers)?.to_bytes(),
+            general: registers.to_bytes(),
             extended: thread.extended()?,
         },
         signal_mask: thread.signal_mask()?,

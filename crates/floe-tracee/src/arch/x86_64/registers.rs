@@ -95,6 +95,17 @@ impl Registers {
         self.set(Slot::Ax, result as u64);
     }
 
+    /// Sets the number of the system call the thread is in; the kernel restarts it under its own number all the same.
+    pub fn set_call(&mut self, number: u64) {
+        self.set(Slot::OrigAx, number);
+    }
+
+    /// The first argument of the system call the thread is in.
+    #[must_use]
+    pub const fn first_argument(&self) -> u64 {
+        self.get(Slot::Di)
+    }
+
     /// Marks the thread as outside of any call, so that the kernel restarts nothing.
     pub fn leave_call(&mut self) {
         self.set(Slot::OrigAx, u64::MAX);
