@@ -1,7 +1,10 @@
 //! System calls that stopping a thread interrupted. Most the kernel restarts by itself when the thread runs on
 //! (signal(7)); some answer EINTR although no signal came, and those are to be issued again.
 
-use crate::{Stopped, TraceError, arch::Registers};
+use crate::{
+    Stopped, TraceError,
+    arch::{CALL_ENTRY, Registers},
+};
 use floe_sys::{procfs, ptrace::Wait};
 use std::time::{Duration, Instant};
 
@@ -139,6 +142,8 @@ fn sleeps_in(place: &str) -> Option<Sleep> {
         ("nsleep", Sleep::Time),
         ("poll", Sleep::Poll),
         ("futex", Sleep::Futex),
+        // What continues nanosleep counts as the scheduler itself, so the function that called it is named.
+        (CALL_ENTRY, Sleep::Time),
     ];
     names
         .iter()
@@ -154,6 +159,7 @@ mod tests {
     fn the_sleep_tells_the_call() {
         let call = |place, argument| sleeps_in(place).map(|sleep| sleep.call(argument));
         assert_eq!(call("hrtimer_nanosleep", 0x7ffd_0000_1000), Some(libc::SYS_nanosleep));
+        assert_eq!(call("do_syscall_64", 0x7ffd_0000_1000), Some(libc::SYS_nanosleep));
         assert_eq!(call("hrtimer_nanosleep", 1), Some(libc::SYS_clock_nanosleep));
         assert_eq!(call("do_cpu_nanosleep", -6_i64 as u64), Some(libc::SYS_clock_nanosleep));
         assert_eq!(call("alarmtimer_do_nsleep", 8), Some(libc::SYS_clock_nanosleep));

@@ -51,7 +51,9 @@ macro_rules! victims {
 victims! {
     credentials "credentials",
     heap "heap",
+    interrupted_by_signal "interrupted-by-signal",
     interrupted_calls "interrupted-calls",
+    interval_timers "interval-timers",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
@@ -59,6 +61,7 @@ victims! {
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",
     registers "registers",
+    robust_futexes "robust-futexes",
     signals_actions "signals-actions",
     signals_masks "signals-masks",
     signals_pending "signals-pending",

@@ -3,6 +3,9 @@
 /// Bytes of the NT_PRSTATUS set.
 pub const GENERAL_BYTES: usize = 27 * 8;
 
+/// The kernel's function that calls the system calls, as /proc/PID/wchan names it.
+pub const CALL_ENTRY: &str = "do_syscall_64";
+
 const USER_CODE_SEGMENT: u64 = 0x33;
 
 /// Positions in the block, in units of 8 bytes.
