@@ -157,6 +157,7 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
         name_restarted_call(thread)?;
     }
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
+    let pending = leader.pending(Queue::Process)?;
     let mut record = empty_process(found);
     let answers = (|| {
         let mut answers = ProcessAnswers::default();
@@ -181,8 +182,18 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     removed?;
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
+    if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
+        // The timer fired when it had been read already.
+        record.timers[libc::ITIMER_REAL as usize].value = 0;
+    }
     record.state = process_state(found, leader);
     Ok((record, brk))
+}
+
+fn is_pending<T: AsRef<[u8]>>(signal: i32, queue: &[T]) -> bool {
+    queue
+        .iter()
+        .any(|info| info.as_ref().starts_with(&signal.to_ne_bytes()))
 }
 
 fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {

@@ -26,7 +26,10 @@ fn main() {
             for which in 0..3 {
                 set(which, HOUR, HOUR / 2 + which as u64);
             }
-            work(Duration::from_millis(60));
+            // Setting a timer of the processor's time gives it a tick more, which must not look as if it was set back.
+            while (0..3).any(|which| get(which).0 > HOUR - 150_000) {
+                work(Duration::from_millis(1));
+            }
             move |findings: &mut Findings| {
                 if findings.sabotage() {
                     set(0, HOUR, HOUR);
@@ -39,7 +42,7 @@ fn main() {
                         &interval,
                     );
                     findings.that(
-                        left < HOUR - 40_000 || which == 1,
+                        left < HOUR - 50_000,
                         format!("timer {which} was set back: {left} of {HOUR} are left"),
                     );
                     let past = start.elapsed().as_micros() as u64;
