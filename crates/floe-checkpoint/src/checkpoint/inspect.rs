@@ -25,9 +25,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// A task's.
-    #[error("inspect task {task}")]
+    #[error("inspect {task}")]
     Task {
-        /// Its id in its own namespace and name.
+        /// How findings name it.
         task: String,
         /// Why not.
         #[source]

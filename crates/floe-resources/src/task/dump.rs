@@ -1,7 +1,7 @@
 //! Reads a stopped process's own state: from outside what can be read from outside, the rest by one batch of calls a
 //! thread.
 
-use super::signals::portable;
+use super::signals::{SignalError, name_restarted_call, portable};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -44,6 +44,9 @@ pub enum DumpError {
         #[source]
         source: Errno,
     },
+    /// Interrupted calls.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
 }
 
 /// A process all of whose threads floe holds stopped, in the order of [`FoundProcess::threads`].
@@ -144,7 +147,11 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     let found = held.found;
     let pid = found.pid;
     let leader = held.threads[0];
+    for thread in &held.threads {
+        name_restarted_call(thread)?;
+    }
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
+    let pending = leader.pending(Queue::Process)?;
     let mut record = empty_process(found);
     let mut answers = ProcessAnswers::default();
     for (index, thread) in held.threads.iter().enumerate() {
@@ -163,8 +170,18 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     host.remove()?;
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
+    if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
+        // The timer fired when it had been read already.
+        record.timers[libc::ITIMER_REAL as usize].value = 0;
+    }
     record.state = process_state(found, leader);
     Ok((record, brk))
+}
+
+fn is_pending<T: AsRef<[u8]>>(signal: i32, queue: &[T]) -> bool {
+    queue
+        .iter()
+        .any(|info| info.as_ref().starts_with(&signal.to_ne_bytes()))
 }
 
 fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
@@ -273,13 +290,14 @@ fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers)
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
+    let registers = portable(thread, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
-            general: portable(thread, registers)?.to_bytes(),
+            general: registers.to_bytes(),
             extended: thread.extended()?,
         },
         signal_mask: thread.signal_mask()?,
