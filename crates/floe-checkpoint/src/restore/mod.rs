@@ -182,8 +182,8 @@ pub enum RestoreError {
     /// The image contradicts itself.
     #[error("the image is not consistent: {0}")]
     Inconsistent(String),
-    /// What was built differs from the image.
-    #[error("what was built differs from the image:\n  {}", .0.join("\n  "))]
+    /// What was built differs from the image, and where.
+    #[error("what was built differs from the image")]
     Differs(Vec<String>),
 }
 

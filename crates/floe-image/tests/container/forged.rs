@@ -349,9 +349,11 @@ fn trees_that_are_none_are_refused() {
     contradiction("64 bytes of extended registers of task 1, not 4294967295", |s| {
         s.header.xstate_size = u32::MAX;
     });
-    contradiction("the name of task 4 has 16 bytes, more than 15", |s| {
-        s.processes[0].threads[1].comm = vec![b'x'; 16];
-    });
+    for name in [&b"sixteen bytes..."[..], b"nul\0"] {
+        contradiction("the name of task 4 is longer than 15 bytes or holds a NUL", |s| {
+            s.processes[0].threads[1].comm = name.to_vec();
+        });
+    }
     contradiction(
         "1 bytes of information about a pending signal of task 4, not 128",
         |s| {
