@@ -33,6 +33,9 @@ pub mod kind {
     pub const INPUT: u8 = b'i';
     /// Client to monitor: standard input has ended.
     pub const INPUT_END: u8 = b'e';
+    /// Client to monitor: nobody reads any more what [`OUTPUT`] or [`ERROR`] brings; its kind as payload. Whoever runs a
+    /// command in the foreground expects that it notices, as in any pipeline.
+    pub const UNREAD: u8 = b'u';
     /// Client to monitor: rows and columns, 2 bytes each.
     pub const WINDOW: u8 = b'w';
     /// Client to monitor: send me output from now on.

@@ -80,11 +80,13 @@ pub struct ConsoleEnds {
     log: File,
     waiting: VecDeque<u8>,
     input_ends: bool,
+    /// Whether a client that stays with the sandbox may close its outputs; otherwise they go on into the log.
+    closable: bool,
 }
 
 impl ConsoleEnds {
-    /// Of pipes.
-    pub fn pipes(pipes: PipeEnds, log: File) -> Self {
+    /// Of pipes; `closable` where somebody stays with the sandbox, as in a foreground run.
+    pub fn pipes(pipes: PipeEnds, log: File, closable: bool) -> Self {
         let kinds = [kind::OUTPUT, kind::ERROR];
         let outputs = pipes.outputs.into_iter().flatten().zip(kinds).enumerate();
         let outputs = outputs.map(|(index, (fd, kind))| (index, kind, fd)).collect();
@@ -95,6 +97,7 @@ impl ConsoleEnds {
             log,
             waiting: VecDeque::new(),
             input_ends: false,
+            closable,
         }
     }
 
@@ -108,6 +111,7 @@ impl ConsoleEnds {
             log,
             waiting: VecDeque::new(),
             input_ends: false,
+            closable: false,
         }
     }
 
@@ -149,6 +153,13 @@ impl ConsoleEnds {
     pub fn end_input(&mut self) {
         self.input_ends = !self.is_terminal;
         self.write_input();
+    }
+
+    /// A client's reader is gone: the workload's next write to these streams fails, as in any pipeline.
+    pub fn end_output(&mut self, kinds: &[u8]) {
+        if self.closable {
+            self.outputs.retain(|(_, kind, _)| !kinds.contains(kind));
+        }
     }
 
     /// Writes waiting input as far as there is room.
