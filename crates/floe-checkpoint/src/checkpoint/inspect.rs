@@ -99,7 +99,10 @@ impl Inspected {
                 continue;
             }
             let process = held.process(found);
-            let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
+            if !task::runs_calls(&process, refusals).map_err(|e| task_error(found, e))? {
+                continue;
+            }
+            let (mut record, brk) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 link(found.pid, "cwd", refusals, found)?,
                 link(found.pid, "root", refusals, found)?,

@@ -4,9 +4,10 @@ mod dump;
 mod refuse;
 mod restore;
 mod signals;
+mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
-pub use refuse::{refuse_unstoppable, refuse_unsupported};
+pub use refuse::{refuse_unstoppable, refuse_unsupported, runs_calls};
 pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
 };

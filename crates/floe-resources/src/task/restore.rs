@@ -113,6 +113,9 @@ pub fn restore_process(leader: &Puppet, record: &ProcessRecord) -> Result<(), Re
     if record.thp_disable {
         batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
+    for bit in (0..32).filter(|bit| record.membarrier & (1 << bit) != 0) {
+        batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
+    }
     for (resource, limit) in (0u64..).zip(&record.limits) {
         let place = batch.data(&words_bytes(&[limit.soft, limit.hard]));
         batch.call("set a resource limit", libc::SYS_prlimit64, &[0, resource, place, 0]);

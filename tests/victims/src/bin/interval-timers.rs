@@ -65,8 +65,8 @@ fn main() {
         for signal in SIGNALS {
             handle(signal);
         }
-        for which in 0..3 {
-            set(which, PACE[which], PACE[which]);
+        for (which, pace) in PACE.into_iter().enumerate() {
+            set(which, pace, pace);
         }
         // A child has no timers.
         let child = fork(|| assert_eq!([get(0), get(1), get(2)], [(0, 0); 3]));

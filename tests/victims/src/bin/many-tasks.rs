@@ -82,8 +82,8 @@ fn argument(stage: &Stage, n: usize, default: &str) -> String {
 
 /// Every seventh leads a group, every eleventh a session.
 fn wide(board: Board, n: usize) -> ! {
-    // SAFETY: plain numbers.
     let status = match n {
+        // SAFETY: plain numbers.
         n if n.is_multiple_of(7) => unsafe { libc::setpgid(0, 0) },
         // SAFETY: no arguments.
         n if n.is_multiple_of(11) => unsafe { libc::setsid() },
