@@ -146,9 +146,7 @@ impl CallHost {
     /// [`HostError`].
     pub fn run(&self, thread: &Stopped, ns_tid: i32, batch: &mut Batch) -> Result<(), HostError> {
         let status = Status::read(&format!("/proc/{}/task/{}", self.pid, thread.tid()))?;
-        let taken = status.caught | status.pending | status.shared_pending;
-        let quiet = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
-        match quiet.into_iter().find(|signal| taken & bit(*signal) == 0) {
+        match quiet_signal(&status) {
             Some(signal) => {
                 let guest = Guest::enter(self, thread, ALL_SIGNALS & !bit(signal))?;
                 let done = batch.run(thread, (self.ns_pid, ns_tid, signal));
@@ -156,7 +154,7 @@ impl CallHost {
                 Ok(done?)
             }
             None => Err(HostError::Trace(TraceError::Request {
-                action: "find a signal to end a batch with (URG, WINCH, CHLD and CONT are all caught or pending)",
+                action: "find a signal to end a batch with (URG, WINCH, CHLD and all caught ones are pending)",
                 tid: thread.tid(),
                 source: Errno::EBUSY,
             })),
@@ -201,6 +199,20 @@ impl CallHost {
                 source,
             })
     }
+}
+
+/// The signal that ends a batch: one that does nothing to the task should floe die just then. Where there is none, one
+/// that the task catches: its handler runs once more then. Not SIGCONT, which wakes a stopped process even if blocked.
+fn quiet_signal(status: &Status) -> Option<i32> {
+    let pending = status.pending | status.shared_pending;
+    let ignored = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+    let free = ignored.into_iter().filter(|signal| pending & bit(*signal) == 0);
+    let mut quiet = free.clone().filter(|signal| status.caught & bit(*signal) == 0);
+    quiet.next().or_else(|| {
+        let job_control = [libc::SIGCONT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        let caught = (1..32).filter(|signal| status.caught & !pending & bit(*signal) != 0);
+        free.chain(caught.filter(|signal| !job_control.contains(signal))).next()
+    })
 }
 
 const fn bit(signal: i32) -> u64 {
@@ -266,4 +278,29 @@ fn way_back(registers: &Registers) -> Registers {
         _ => {}
     }
     back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bit, quiet_signal};
+    use floe_sys::procfs::Status;
+
+    #[test]
+    fn a_batch_ends_with_the_signal_that_harms_least() {
+        let choice = |caught, pending| {
+            quiet_signal(&Status {
+                caught,
+                shared_pending: pending,
+                ..Status::default()
+            })
+        };
+        let (urgent, window, child) = (bit(libc::SIGURG), bit(libc::SIGWINCH), bit(libc::SIGCHLD));
+        assert_eq!(choice(0, 0), Some(libc::SIGURG));
+        assert_eq!(choice(urgent, 0), Some(libc::SIGWINCH));
+        assert_eq!(choice(urgent, window), Some(libc::SIGCHLD));
+        assert_eq!(choice(u64::MAX, 0), Some(libc::SIGURG));
+        assert_eq!(choice(u64::MAX, urgent | window), Some(libc::SIGCHLD));
+        assert_eq!(choice(bit(libc::SIGUSR1), urgent | window | child), Some(libc::SIGUSR1));
+        assert_eq!(choice(bit(libc::SIGCONT), urgent | window | child), None);
+    }
 }

@@ -40,7 +40,8 @@ pub fn complete(
             apply_outside(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
         }
         close_own_files(world, leader)?;
-        for (puppet, thread) in all.iter().zip(&record.threads) {
+        // The leader last: it limits what all of them can have pending.
+        for (puppet, thread) in all.iter().zip(&record.threads).rev() {
             restore_credentials(puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
         leave(image, leader, record)?;
