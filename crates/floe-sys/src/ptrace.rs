@@ -17,6 +17,7 @@ const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_PEEKSIGINFO: u32 = 0x4209;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 
 /// `struct ptrace_rseq_configuration`, include/uapi/linux/ptrace.h.
@@ -220,6 +221,28 @@ pub fn rseq_configuration(tid: Pid) -> Result<RseqConfiguration, Errno> {
     )?;
     // SAFETY: every bit pattern is a valid RseqConfiguration, and it was zeroed before the kernel wrote to it.
     Ok(unsafe { configuration.assume_init() })
+}
+
+/// Whether syscall user dispatch is on in a stopped thread (`struct ptrace_sud_config`, include/uapi/linux/ptrace.h). A
+/// kernel that can't tell (before 6.4) is taken to have it off.
+///
+/// # Errors
+/// ESRCH.
+pub fn dispatches_calls(tid: Pid) -> Result<bool, Errno> {
+    // Mode, address of the selector, offset, length.
+    let mut configuration = [0u64; 4];
+    let size = size_of_val(&configuration);
+    let asked = request(
+        PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+        tid,
+        size,
+        configuration.as_mut_ptr() as usize,
+    );
+    match asked {
+        Ok(_) => Ok(configuration[0] != 0),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Waits for a change of one tracee; `None` where `block` is false and there is none.

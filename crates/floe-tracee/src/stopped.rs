@@ -367,6 +367,14 @@ impl Stopped {
         ptrace::pending_signals(self.tid, queue).map_err(|e| self.failed("read pending signals", e))
     }
 
+    /// Whether its system calls can be turned into signals (syscall user dispatch).
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn dispatches_calls(&self) -> Result<bool, TraceError> {
+        ptrace::dispatches_calls(self.tid).map_err(|e| self.failed("read syscall user dispatch", e))
+    }
+
     /// The rseq registration; `None` where there is none.
     ///
     /// # Errors

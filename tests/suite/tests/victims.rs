@@ -77,6 +77,7 @@ victims! {
     registers "registers",
     robust_futexes "robust-futexes",
     signals_actions "signals-actions",
+    signals_all_caught "signals-all-caught",
     signals_masks "signals-masks",
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",

@@ -99,10 +99,12 @@ impl Inspected {
                 continue;
             }
             let process = held.process(found);
-            if task::refuse_foreign_code(&process, refusals).map_err(|e| task_error(found, e.into()))? {
+            let foreign = task::refuse_foreign_code(&process, refusals).map_err(|e| task_error(found, e.into()))?;
+            let filtered = task::refuse_calls_filtered(&process, refusals).map_err(|e| task_error(found, e))?;
+            if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
+            let (mut record, brk) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,

@@ -38,6 +38,11 @@ pub fn complete(
         for (puppet, thread) in all.iter().zip(&record.threads) {
             restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
+        // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
+        // all of them can have pending.
+        for (puppet, thread) in all.iter().zip(&record.threads).rev() {
+            queue_signals(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        }
         leave(image, leader, record)?;
         for (puppet, thread) in all.iter().zip(&record.threads) {
             finish_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
@@ -79,8 +84,7 @@ fn restore_task(
     restore_thread(&mut script, thread)?;
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
-    apply_outside(puppet, process, thread)?;
-    queue_signals(puppet, process, thread)
+    apply_outside(puppet, process, thread)
 }
 
 /// Unmaps the stub, from the system call instruction in the vDSO.

@@ -48,6 +48,8 @@ pub struct ProcessRecord {
     pub exit_signal: i32,
     /// Controlling terminal of a session leader.
     pub terminal: Option<TerminalLink>,
+    /// MEMBARRIER_CMD_GET_REGISTRATIONS: the registering commands of membarrier(2) that were issued, ored.
+    pub membarrier: u32,
 }
 
 /// What a process was doing as a whole.

@@ -2,6 +2,7 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
+use super::switches::Switches;
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -19,6 +20,8 @@ use std::collections::HashSet;
 
 const SIGNALS: u64 = 64;
 const ACTION_BYTES: usize = 32;
+/// Linux 6.3; older kernels can't tell.
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 const PR_GET_THP_DISABLE: u64 = 42;
 
 /// A process whose state could not be read.
@@ -135,6 +138,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         coredump_filter: 0,
         exit_signal: found.stat.exit_signal,
         terminal: None,
+        membarrier: 0,
     }
 }
 
@@ -143,7 +147,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), DumpError> {
+pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(ProcessRecord, u64), DumpError> {
     let found = held.found;
     let pid = found.pid;
     let leader = held.threads[0];
@@ -160,11 +164,13 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
         let own = ThreadQuestions::ask(&mut batch);
         let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
         host.run(thread, ns_tid, &mut batch)?;
+        own.switches.refuse(&batch, found, refusals);
         record
             .threads
             .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
+            questions.switches.refuse(&batch, found, refusals);
         }
     }
     host.remove()?;
@@ -205,6 +211,7 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.dumpable = answers.dumpable;
     record.subreaper = answers.subreaper;
     record.thp_disable = answers.thp_disable;
+    record.membarrier = answers.membarrier;
     record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
     record.limits = limits(&directory)?;
     record.personality = number(&format!("{directory}/personality"), 16)? as u32;
@@ -349,6 +356,7 @@ struct ThreadQuestions {
     death_signal: u64,
     securebits: CallId,
     slack: CallId,
+    switches: Switches,
 }
 
 struct ThreadAnswers {
@@ -384,6 +392,7 @@ impl ThreadQuestions {
             death_signal,
             securebits,
             slack,
+            switches: Switches::of_thread(batch),
         }
     }
 
@@ -415,7 +424,9 @@ struct ProcessQuestions {
     subreaper: u64,
     dumpable: CallId,
     thp_disable: CallId,
+    membarrier: CallId,
     brk: CallId,
+    switches: Switches,
 }
 
 #[derive(Default)]
@@ -425,6 +436,7 @@ struct ProcessAnswers {
     dumpable: u32,
     subreaper: bool,
     thp_disable: bool,
+    membarrier: u32,
     brk: u64,
 }
 
@@ -452,6 +464,8 @@ impl ProcessQuestions {
         );
         let dumpable = batch.call("read the dumpable flag", prctl, &[libc::PR_GET_DUMPABLE as u64]);
         let thp_disable = batch.call("read the huge page flag", prctl, &[PR_GET_THP_DISABLE]);
+        let arguments = [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0];
+        let membarrier = batch.attempt("read membarrier registrations", libc::SYS_membarrier, &arguments);
         let brk = batch.call("read the end of the heap", libc::SYS_brk, &[0]);
         Self {
             actions,
@@ -459,7 +473,9 @@ impl ProcessQuestions {
             subreaper,
             dumpable,
             thp_disable,
+            membarrier,
             brk,
+            switches: Switches::of_process(batch),
         }
     }
 
@@ -487,6 +503,7 @@ impl ProcessQuestions {
             dumpable: batch.result(self.dumpable) as u32,
             subreaper: batch.bytes(self.subreaper, 4) != [0; 4],
             thp_disable: batch.result(self.thp_disable) != 0,
+            membarrier: batch.result(self.membarrier).max(0) as u32,
             brk: batch.result(self.brk) as u64,
         }
     }

@@ -1,6 +1,6 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
-use super::HeldProcess;
+use super::dump::{DumpError, HeldProcess};
 use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
@@ -28,6 +28,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         refuse_timers(process, refusals)?;
+        refuse_autogroup(process, refusals)?;
         for thread in &process.threads {
             refuse_thread(process, thread.tid, refusals)?;
             refuse_namespaces(process, thread.tid, &namespaces, refusals)?;
@@ -75,6 +76,27 @@ fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), 
     Ok(())
 }
 
+/// The nice value of a session's autogroup, sched(7).
+fn refuse_autogroup(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
+    if process.ns_sid != process.ns_pid {
+        return Ok(());
+    }
+    // "/autogroup-NUMBER nice VALUE", empty where there is none.
+    let text = procfs::read_text(&format!("/proc/{}/autogroup", process.pid)).or_else(|error| match error {
+        ProcError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        error => Err(error),
+    })?;
+    if text.split_ascii_whitespace().last().is_some_and(|value| value != "0") {
+        refusals.add(
+            Some(&process.subject()),
+            format!("autogroup nice value ({})", text.trim()),
+            "the nice value of a session is not carried yet",
+            "set it to 0 in /proc/PID/autogroup",
+        );
+    }
+    Ok(())
+}
+
 fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
     let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
     let subject = process.subject();
@@ -89,16 +111,32 @@ fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> R
     Ok(())
 }
 
-/// Adds a finding for every task that can't even be stopped: one that somebody else traces, and one that waits for its
-/// vfork child. Reads only, so the tasks may run or be frozen.
+/// Adds a finding for every task that can't even be stopped: one that somebody else traces, one that waits for its vfork
+/// child, and a process that goes on without its first thread; where there is one, also what else can be found without
+/// stopping anything. Reads only, so the tasks may run or be frozen.
 ///
 /// # Errors
 /// [`ProcError`].
 pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
-    for process in tree.living() {
-        for thread in &process.threads {
-            unstoppable(process, thread.tid, refusals)?;
+    for process in &tree.processes {
+        if !process.is_zombie() {
+            for thread in &process.threads {
+                unstoppable(process, thread.tid, refusals)?;
+            }
+        } else if process.threads.len() > 1 {
+            refusals.add(
+                Some(&process.subject()),
+                format!(
+                    "{} thread(s) of a process whose first thread has ended",
+                    process.threads.len() - 1
+                ),
+                "the first thread holds what the others share, so without it they can't be carried",
+                "end the process, or let its first thread wait for the others (pthread_join)",
+            );
         }
+    }
+    if !refusals.is_empty() {
+        refuse_unsupported(tree, refusals)?;
     }
     Ok(())
 }
@@ -144,6 +182,29 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
         }
     }
     Ok(found)
+}
+
+/// Adds a finding for every thread whose calls are dispatched as signals; true where that or a filter of calls stands in
+/// the way of running some in the process, which even trying could end. The finding about a filter comes from
+/// [`refuse_unsupported`].
+///
+/// # Errors
+/// [`DumpError`].
+pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, DumpError> {
+    let mut filtered = false;
+    for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
+        filtered |= Status::read(&format!("/proc/{}/task/{}", held.found.pid, thread.tid()))?.seccomp != 0;
+        if thread.dispatches_calls()? {
+            filtered = true;
+            refusals.add(
+                Some(&held.found.subject()),
+                format!("syscall user dispatch in thread {}", ids.ns_tid),
+                "calls that are turned into signals are not carried yet",
+                "switch it off",
+            );
+        }
+    }
+    Ok(filtered)
 }
 
 /// Whether some task waits for its vfork child, which never takes long.

@@ -24,6 +24,7 @@ const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
 const SS_ONSTACK: i32 = 1;
+const ROOM_FOR_SIGNALS: u64 = 1 << 16;
 const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
 
 /// Task state that could not be put back.
@@ -112,11 +113,25 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
     if record.thp_disable {
         batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
+    for bit in (0..32).filter(|bit| record.membarrier & (1 << bit) != 0) {
+        batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
+    }
     for (resource, limit) in (0u64..).zip(&record.limits) {
+        if resource == u64::from(libc::RLIMIT_SIGPENDING) && has_pending(record) {
+            // It may have been lowered since they came, so it is set when they are there again.
+            let room = limit.hard.max(ROOM_FOR_SIGNALS);
+            let place = batch.data(&words_bytes(&[room, room]));
+            batch.attempt("leave room for signals", libc::SYS_prlimit64, &[0, resource, place, 0]);
+            continue;
+        }
         let place = batch.data(&words_bytes(&[limit.soft, limit.hard]));
         batch.call("set a resource limit", libc::SYS_prlimit64, &[0, resource, place, 0]);
     }
     Ok(())
+}
+
+fn has_pending(record: &ProcessRecord) -> bool {
+    !record.pending.is_empty() || record.threads.iter().any(|thread| !thread.pending.is_empty())
 }
 
 fn words_bytes(words: &[u64]) -> Vec<u8> {
@@ -265,8 +280,8 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
     batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
 }
 
-/// Makes the image's pending signals pending: a thread's own, and by the leader those of the process. A batch ends with a
-/// signal of its own, which must not be one of those.
+/// Makes the image's pending signals pending: a thread's own, and by the leader, which comes last, those of the process
+/// and the limit on all of them. A batch ends with a signal of its own, which must not be one of those.
 ///
 /// # Errors
 /// [`RestoreError`].
@@ -277,14 +292,18 @@ pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRe
             .map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")))
     };
     let shared: &[Vec<u8>] = if is_leader { &process.pending } else { &[] };
-    if shared.is_empty() && record.pending.is_empty() {
+    if !has_pending(process) || (!is_leader && record.pending.is_empty()) {
         return Ok(());
     }
-    // Other threads of the process may have queued shared ones already, so those count for every thread.
+    // Those of all threads and the shared ones count for every thread, whoever was first.
     let taken: Vec<i32> = process.pending.iter().chain(&record.pending).map(number).collect();
-    let quiet = (1..=64)
+    // Not one of job control, which would take others out of the queue; nor one that counts against the limit.
+    let job_control = libc::SIGCONT..=libc::SIGTTOU;
+    let quiet = (1..32)
         .rev()
-        .find(|signal| !taken.contains(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal))
+        .find(|signal| {
+            !taken.contains(signal) && !job_control.contains(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal)
+        })
         .unwrap_or(libc::SIGURG);
     let (pid, tid) = (process.pid.0 as u64, record.tid.0 as u64);
     for (infos, is_shared) in [(shared, true), (&record.pending[..], false)] {
@@ -305,6 +324,13 @@ pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRe
             }
             puppet.run_ending_with(&mut batch, quiet)?;
         }
+    }
+    if let (true, Some(limit)) = (is_leader, process.limits.get(libc::RLIMIT_SIGPENDING as usize)) {
+        let mut batch = puppet.batch();
+        let place = batch.data(&words_bytes(&[limit.soft, limit.hard]));
+        let arguments = [0, libc::RLIMIT_SIGPENDING.into(), place, 0];
+        batch.call("set the limit on pending signals", libc::SYS_prlimit64, &arguments);
+        puppet.run_ending_with(&mut batch, quiet)?;
     }
     Ok(())
 }

@@ -120,6 +120,10 @@ fn process_settings(n: u32) {
     set(libc::PR_SET_TIMERSLACK, 123_456);
     set(PR_SET_THP_DISABLE, 1);
     set(libc::PR_SET_NAME, c"a) (b\tc".as_ptr() as usize);
+    for command in [1 << 2, 1 << 4, 1 << 8] {
+        // SAFETY: plain numbers.
+        unsafe { call::raw(libc::SYS_membarrier, &[command, 0, 0]) }.expect("register for membarrier");
+    }
     fs::write("/proc/self/oom_score_adj", (100 + n).to_string()).expect("oom_score_adj");
     fs::write("/proc/self/coredump_filter", "0x3f").expect("coredump_filter");
 }
@@ -238,6 +242,9 @@ fn settings() -> Vec<String> {
     for key in ["Umask", "THP_enabled", "Threads"] {
         all.push(format!("{key} {}", own::status(key)));
     }
+    // SAFETY: plain numbers.
+    let registered = unsafe { call::raw(libc::SYS_membarrier, &[1 << 9, 0, 0]) };
+    all.push(format!("membarrier {:?}", registered.ok()));
     let mut flag = 0_i32;
     call::prctl(libc::PR_GET_CHILD_SUBREAPER, [&raw mut flag as usize, 0, 0, 0]).expect("subreaper");
     all.push(format!("subreaper {flag}"));

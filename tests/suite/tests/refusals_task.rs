@@ -1,0 +1,172 @@
+//! State of tasks that floe does not carry: it is found before anything is changed, all of it in one list that says whose
+//! it is, what, why and what to do; and the tasks run on.
+
+use floe_suite::{Host, Victim};
+
+const VICTIM: &str = "refused-tasks";
+
+/// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
+type Finding = (&'static str, &'static str, &'static str, &'static str);
+
+const FINDINGS: [Finding; 12] = [
+    (
+        "posix-timer",
+        "1 POSIX timer(s) (timer_create)",
+        "not carried yet",
+        "use setitimer",
+    ),
+    ("seccomp", "seccomp mode 2", "not carried yet", "without a filter"),
+    (
+        "seccomp-strict",
+        "seccomp mode 1",
+        "not carried yet",
+        "without a filter",
+    ),
+    ("dispatch", "syscall user dispatch", "not carried", "switch it off"),
+    (
+        "pid-namespace",
+        "nested PID namespace",
+        "not carried yet",
+        "checkpoint the inner tree",
+    ),
+    (
+        "time-namespace",
+        "time namespace of its own",
+        "not carried yet",
+        "one set of namespaces",
+    ),
+    (
+        "uts-namespace",
+        "uts namespace of its own",
+        "not carried yet",
+        "one set of namespaces",
+    ),
+    (
+        "files",
+        "descriptors (CLONE_FILES) shared with task",
+        "not carried yet",
+        "use threads",
+    ),
+    (
+        "fs",
+        "working directory and umask (CLONE_FS) shared with task",
+        "not carried yet",
+        "use threads",
+    ),
+    (
+        "vm",
+        "memory (CLONE_VM) shared with task",
+        "not carried yet",
+        "use threads",
+    ),
+    (
+        "sighand",
+        "signal actions (CLONE_SIGHAND) shared with task",
+        "not carried yet",
+        "use threads",
+    ),
+    (
+        "thread-directory",
+        "with its own working directory and umask",
+        "not carried yet",
+        "don't call unshare",
+    ),
+];
+
+/// Tasks that floe must not even stop.
+const UNSTOPPABLE: [Finding; 3] = [
+    ("traced", "traced by", "one tracer", "end the tracer"),
+    ("vfork", "vfork in flight", "can't be stopped", "try again"),
+    (
+        "dead-leader",
+        "first thread has ended",
+        "can't be carried",
+        "end the process",
+    ),
+];
+
+/// Switches that hosts may lack.
+const SWITCHES: [Finding; 6] = [
+    ("tsc", "time stamp counter", "not carried", "switch it off"),
+    ("mdwe", "memory-deny-write-execute", "not carried", "start it without"),
+    ("machine-check", "machine check policy", "not carried", "switch it off"),
+    (
+        "merge",
+        "memory merging (PR_SET_MEMORY_MERGE)",
+        "not carried",
+        "switch it off",
+    ),
+    ("autogroup", "autogroup nice value", "not carried", "set it to 0"),
+    (
+        "huge-pages",
+        "huge pages disabled with flags",
+        "not carried",
+        "without flags",
+    ),
+];
+
+/// Checkpoints a tree of these children, wet and dry; the findings must be exactly these, and all must live on.
+fn refused(findings: &[Finding]) {
+    let host = Host::new();
+    let kinds: Vec<&str> = findings.iter().map(|finding| finding.0).collect();
+    let mut victim = Victim::start(&host, VICTIM, &[], &kinds);
+    let image = host.path("image.floe");
+    let path = image.to_str().expect("a plain path");
+    for arguments in [&["-o", path][..], &["--dry-run"], &["--leave-running", "-o", path]] {
+        let line = [&["checkpoint", VICTIM], arguments].concat();
+        let text = host.floe(&line).expect_failed();
+        for finding in findings {
+            let (kind, object, reason, advice) = *finding;
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains(object)).collect();
+            let names_all = |line: &&str| {
+                let (who, what) = line.split_once("): ").unwrap_or_default();
+                let named =
+                    who.contains("task ") && who.contains(" (host ") && who.contains(&kind[..kind.len().min(15)]);
+                named && what.contains(object) && what.contains(reason) && what.contains(advice)
+            };
+            assert!(lines.iter().any(names_all), "{kind}: {lines:?} in {text}");
+        }
+        assert!(!image.exists(), "an image of a refused tree");
+        victim.check("after it was refused");
+    }
+}
+
+#[test]
+fn all_findings_come_in_one_list() {
+    refused(&FINDINGS);
+}
+
+#[test]
+fn so_do_those_about_tasks_that_cannot_be_stopped() {
+    refused(&[&UNSTOPPABLE[..], &FINDINGS[..2]].concat());
+}
+
+#[test]
+fn each_is_found_alone() {
+    for finding in FINDINGS.iter().chain(&UNSTOPPABLE) {
+        refused(std::slice::from_ref(finding));
+    }
+}
+
+#[test]
+fn the_tracer_is_named() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, VICTIM, &[], &["traced"]);
+    let text = host.floe(&["checkpoint", VICTIM, "--dry-run"]).expect_failed();
+    assert!(text.contains("traced by") && text.contains("(traced)"), "{text}");
+    victim.check("afterwards");
+}
+
+#[test]
+fn switches_are_found() {
+    for finding in &SWITCHES {
+        refused(std::slice::from_ref(finding));
+    }
+}
+
+#[test]
+fn the_victim_notices() {
+    let host = Host::new();
+    let verdict = Victim::start(&host, VICTIM, &[], &["--sabotage", "uts-namespace"]).verdict();
+    assert!(verdict.starts_with("FAIL"), "{verdict}");
+}
