@@ -24,6 +24,8 @@ pub struct Collected {
     pub tables: Vec<DescriptorTableRecord>,
     /// What they share.
     pub objects: Vec<ObjectRecord>,
+    /// What is in the pipe that is the sandbox's standard input.
+    pub input: Vec<u8>,
 }
 
 /// Reads the descriptors of all living processes of `tree`. `search_outside` also looks through all other processes of
@@ -43,6 +45,7 @@ pub fn collect(
         contents,
         refusals,
         objects: Vec::new(),
+        input: Vec::new(),
         pipes: super::pipe::FoundPipes::default(),
     };
     let mut known = KnownFiles::default();
@@ -78,6 +81,7 @@ pub fn collect(
         files: known.records,
         tables,
         objects: context.objects,
+        input: context.input,
     })
 }
 
