@@ -115,7 +115,7 @@ impl Inspected {
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,
             );
-            record.terminal = terminal(found, links);
+            record.terminal = terminal(found, links, refusals);
             spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
             pages += mm::count_pages(&process, refusals)?;
             processes.push(record);
@@ -178,10 +178,21 @@ fn directory(
     Ok(directory.path)
 }
 
-/// The controlling terminal of a session leader: the sandbox's own is the only one that descriptors can refer to.
-fn terminal(found: &FoundProcess, links: &ConsoleLinks) -> Option<TerminalLink> {
-    let path = links.terminal.clone()?;
-    (found.ns_sid == found.ns_pid && found.stat.tty_nr != 0).then(|| TerminalLink {
+/// The controlling terminal of a session leader: the sandbox's own, as any other one's other end would be lost.
+fn terminal(found: &FoundProcess, links: &ConsoleLinks, refusals: &mut Refusals) -> Option<TerminalLink> {
+    if found.ns_sid != found.ns_pid || found.stat.tty_nr == 0 {
+        return None;
+    }
+    let Some(path) = links.terminal.clone() else {
+        refusals.add(
+            Some(&found.subject()),
+            "controlling terminal",
+            "a terminal that is not the sandbox's own can't be carried yet",
+            "start the workload with floe run -t, or with setsid",
+        );
+        return None;
+    };
+    Some(TerminalLink {
         path,
         foreground: NsPid(foreground(found)),
     })
