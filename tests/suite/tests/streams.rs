@@ -206,6 +206,7 @@ fn the_terminal_stays_what_it_was() {
     }
     victim.round_trip("another", PID_METHODS[0]);
     victim.check("in another sandbox");
+    let host = Host::new();
     let verdict = Victim::start(&host, "terminal", &["-t"], &["--sabotage"]).verdict();
     assert!(verdict.starts_with("FAIL"), "{verdict}");
 }

@@ -5,7 +5,7 @@ use crate::{refusal::Refusals, tree::FoundTree};
 use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
-    descriptor::signal_owner,
+    descriptor::{pidfd_open, signal_owner},
     kcmp::{self, Resource},
     procfs,
 };
@@ -13,6 +13,7 @@ use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
     os::{fd::AsFd, unix::fs::MetadataExt},
+    rc::Rc,
 };
 
 /// What was found.
@@ -52,9 +53,11 @@ pub fn collect(
     let mut tables = Vec::new();
     for process in tree.living() {
         let subject = process.subject();
+        let pidfd = pidfd_open(process.pid).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
+        let pidfd = Rc::new(pidfd);
         let mut descriptors = Vec::new();
         for number in procfs::descriptors(process.pid)? {
-            let found = FoundFile::read(process.pid, &subject, number)?;
+            let found = FoundFile::read((process.pid, &pidfd), &subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             if refuse_locks(&found, context.refusals) {
                 super::pipe::note_refused(&found, &mut context);
@@ -236,7 +239,7 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
             "close it",
         ),
         _ if found.is_memfd() => ("a memfd".to_owned(), "close it"),
-        _ if found.filesystem == NSFS => ("a descriptor of a namespace".to_owned(), "close it"),
+        _ if found.filesystem == Some(NSFS) => ("a descriptor of a namespace".to_owned(), "close it"),
         _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
     }
 }
