@@ -3,7 +3,7 @@
 use crate::{
     message::{self, PAYLOAD, kind},
     monitor_socket,
-    terminal::{RawMode, window_size},
+    terminal::{RawMode, WindowSize},
 };
 use nix::{
     errno::Errno,
@@ -95,6 +95,28 @@ impl Client {
     /// [`AttachError::Talk`].
     pub fn subscribe(&mut self) -> Result<(), AttachError> {
         self.ask(kind::SUBSCRIBE)
+    }
+
+    pub(crate) fn send(&self, kind: u8, payload: &[u8]) -> Result<(), AttachError> {
+        Ok(message::put(&self.socket, kind, payload)?)
+    }
+
+    pub(crate) fn receive(&self) -> Result<Option<(u8, Vec<u8>)>, AttachError> {
+        Ok(message::get(&self.socket)?)
+    }
+
+    /// Gives the workload input, and its end.
+    ///
+    /// # Errors
+    /// [`AttachError::Talk`].
+    pub fn feed(&self, bytes: &[u8], ends: bool) -> Result<(), AttachError> {
+        for piece in bytes.chunks(PAYLOAD) {
+            self.send(kind::INPUT, piece)?;
+        }
+        if ends {
+            self.send(kind::INPUT_END, &[])?;
+        }
+        Ok(())
     }
 
     fn ask(&mut self, kind: u8) -> Result<(), AttachError> {
@@ -189,7 +211,10 @@ impl Client {
     }
 
     fn send_size(&self) -> Result<(), AttachError> {
-        if let Some((rows, cols)) = window_size(io::stdin().as_raw_fd()) {
+        if let Ok(WindowSize {
+            words: [rows, cols, ..],
+        }) = WindowSize::read(io::stdin().as_raw_fd())
+        {
             let payload = [rows.to_le_bytes(), cols.to_le_bytes()].concat();
             message::put(&self.socket, kind::WINDOW, &payload)?;
         }

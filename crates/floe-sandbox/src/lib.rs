@@ -17,6 +17,7 @@ mod monitor;
 mod sandbox;
 mod spec;
 mod state;
+mod survey;
 mod terminal;
 
 pub use attach::{AttachError, Attached, Client, Ending};
@@ -25,7 +26,8 @@ pub use launch::{First, Launch, LaunchError};
 pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
-pub use terminal::{RawMode, TerminalSettings, window_size};
+pub use survey::Survey;
+pub use terminal::{RawMode, TerminalSettings, WindowSize};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

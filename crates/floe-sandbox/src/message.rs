@@ -42,6 +42,14 @@ pub mod kind {
     pub const SUBSCRIBE: u8 = b's';
     /// Client to monitor: when PID 1 ends now, that is a checkpoint's doing. Holds until the client hangs up.
     pub const ANNOUNCE: u8 = b'a';
+    /// Client to monitor: read what the workload has written, keep back further input until I hang up, and tell me what
+    /// there is.
+    pub const SURVEY: u8 = b'v';
+    /// Monitor to client: input that waits to be written; comes before [`SURVEYED`].
+    pub const WAITING: u8 = b'W';
+    /// Monitor to client: 8 bytes, length of the log; one that is 1 where the input ends; one that is 1 where the
+    /// terminal holds an unfinished line.
+    pub const SURVEYED: u8 = b'V';
     /// Monitor to client: taken note of.
     pub const NOTED: u8 = b'n';
     /// Monitor to client: standard output.
@@ -87,9 +95,18 @@ fn put_with(socket: &impl AsRawFd, kind: u8, payload: &[u8], flags: MsgFlags) ->
 
 /// Receives one message; `None` at the end of the connection.
 pub fn get(socket: &impl AsRawFd) -> Result<Option<(u8, Vec<u8>)>, Errno> {
+    get_with(socket, MsgFlags::empty())
+}
+
+/// Receives one message without waiting for it: EAGAIN where there is none.
+pub fn get_now(socket: &impl AsRawFd) -> Result<Option<(u8, Vec<u8>)>, Errno> {
+    get_with(socket, MsgFlags::MSG_DONTWAIT)
+}
+
+fn get_with(socket: &impl AsRawFd, flags: MsgFlags) -> Result<Option<(u8, Vec<u8>)>, Errno> {
     let mut buffer = vec![0; PAYLOAD + 1];
     loop {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        match recv(socket.as_raw_fd(), &mut buffer, flags) {
             Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
             Ok(got) => {
                 buffer.truncate(got);

@@ -1,5 +1,6 @@
 //! What a sandbox is to be.
 
+use crate::WindowSize;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 
@@ -23,10 +24,8 @@ pub enum Console {
     },
     /// A pseudo-terminal whose master the monitor holds.
     Terminal {
-        /// Rows.
-        rows: u16,
-        /// Columns.
-        cols: u16,
+        /// Size of its window.
+        window: WindowSize,
     },
 }
 

@@ -4,6 +4,7 @@ use nix::{
     errno::Errno,
     sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
@@ -42,6 +43,40 @@ impl TerminalSettings {
         Ok(settings)
     }
 
+    fn flags(&self, at: usize) -> u32 {
+        u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    fn local(&self, flag: u32) -> bool {
+        self.flags(12) & flag != 0
+    }
+
+    /// Whether the kernel edits lines and gives them to programs when they end.
+    #[must_use]
+    pub fn is_canonical(&self) -> bool {
+        self.local(libc::ICANON)
+    }
+
+    fn is_key(&self, key: usize, byte: u8) -> bool {
+        // Behind four words of flags and the number of the line discipline; 0 is no key.
+        byte != 0 && self.0[17 + key] == byte
+    }
+
+    /// Whether this byte, typed, leaves no unfinished line behind.
+    pub(crate) fn ends_line(&self, byte: u8) -> bool {
+        let signals = [libc::VINTR, libc::VQUIT, libc::VSUSP];
+        let ends = [libc::VEOF, libc::VEOL, libc::VEOL2, libc::VKILL];
+        let carriage_return = byte == b'\r' && self.flags(0) & libc::ICRNL != 0;
+        let signal = self.local(libc::ISIG) && signals.iter().any(|key| self.is_key(*key, byte));
+        let end = byte == b'\n' || carriage_return || ends.iter().any(|key| self.is_key(*key, byte));
+        !self.is_canonical() || signal || end
+    }
+
+    /// Whether this byte, typed, takes back the one before.
+    pub(crate) fn erases(&self, byte: u8) -> bool {
+        self.is_key(libc::VERASE, byte)
+    }
+
     /// Sets a terminal's.
     ///
     /// # Errors
@@ -52,19 +87,43 @@ impl TerminalSettings {
     }
 }
 
-/// Rows and columns of a terminal; `None` where it is none.
-#[must_use]
-pub fn window_size(terminal: RawFd) -> Option<(u16, u16)> {
-    let mut bytes = [0u8; 8];
-    floe_sys::terminal::control(terminal, libc::TIOCGWINSZ, &mut bytes).ok()?;
-    let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    Some((word(0), word(2)))
+/// Size of a terminal's window: `struct winsize`, include/uapi/asm-generic/termios.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Rows, columns, pixels across, pixels down.
+    pub words: [u16; 4],
 }
 
-/// Sets rows and columns.
-pub(crate) fn set_window_size(terminal: RawFd, rows: u16, cols: u16) -> Result<(), Errno> {
-    let mut bytes = [rows.to_ne_bytes(), cols.to_ne_bytes(), [0; 2], [0; 2]].concat();
-    floe_sys::terminal::control(terminal, libc::TIOCSWINSZ, &mut bytes).map(drop)
+impl WindowSize {
+    /// A window whose pixels nobody knows.
+    #[must_use]
+    pub fn new(rows: u16, cols: u16) -> Self {
+        Self {
+            words: [rows, cols, 0, 0],
+        }
+    }
+
+    /// Reads a terminal's.
+    ///
+    /// # Errors
+    /// ENOTTY.
+    pub fn read(terminal: RawFd) -> Result<Self, Errno> {
+        let mut bytes = [0u8; 8];
+        floe_sys::terminal::control(terminal, libc::TIOCGWINSZ, &mut bytes)?;
+        let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Ok(Self {
+            words: [word(0), word(2), word(4), word(6)],
+        })
+    }
+
+    /// Sets a terminal's. Where that is a change, its foreground group gets SIGWINCH.
+    ///
+    /// # Errors
+    /// ENOTTY, EIO.
+    pub fn apply(&self, terminal: RawFd) -> Result<(), Errno> {
+        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        floe_sys::terminal::control(terminal, libc::TIOCSWINSZ, &mut bytes).map(drop)
+    }
 }
 
 /// Makes the number of a fresh pseudo-terminal usable and returns it.

@@ -3,6 +3,7 @@
 use floe_suite::{Host, Victim};
 use std::{
     fs::{self, File},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -129,6 +130,7 @@ impl<'a> Refused<'a> {
     }
 
     /// Kinds that this machine lacks; prints them.
+    #[expect(clippy::print_stdout, reason = "a skip tells its reason")]
     fn skipped(&self) -> String {
         let path = self.host.path(&format!("stage-{}/skipped", self.victim.sandbox));
         let text = fs::read_to_string(path).expect("what was skipped");
@@ -327,5 +329,37 @@ fn a_pipe_to_a_process_outside_is_refused() {
     );
     assert!(!image.exists());
     child.kill().expect("end the shell");
+    child.wait().expect("reap it");
+}
+
+/// It has no descriptor of it, but its session does have it.
+#[test]
+fn a_controlling_terminal_of_a_tree_that_floe_did_not_start_is_refused() {
+    let host = Host::new();
+    let pair = nix::pty::openpty(None, None).expect("a terminal");
+    let terminal = pair.slave.as_raw_fd();
+    let mut command = Command::new("sleep");
+    command
+        .arg("1000")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let control = move || {
+        nix::unistd::setsid()?;
+        // SAFETY: a plain number.
+        let status = unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) };
+        nix::errno::Errno::result(status)
+            .map(drop)
+            .map_err(std::io::Error::from)
+    };
+    // SAFETY: only system calls.
+    let mut child = unsafe { command.pre_exec(control) }.spawn().expect("start sleep");
+    let pid = child.id().to_string();
+    let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
+    assert!(
+        error.contains("controlling terminal: a terminal that is not"),
+        "{error}"
+    );
+    child.kill().expect("end it");
     child.wait().expect("reap it");
 }

@@ -53,11 +53,14 @@ macro_rules! victims {
 
 victims! {
     credentials "credentials",
+    descriptors_many "descriptors-many",
     fifos "fifos",
+    files_chroot "files-chroot",
     files_deleted "files-deleted",
     files_deleted_program "files-deleted-program",
     files_devices "files-devices",
     files_directories "files-directories",
+    files_inherited "files-inherited",
     files_regular "files-regular",
     files_shared "files-shared",
     heap "heap",
@@ -68,6 +71,7 @@ victims! {
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
+    memory_memfd "memory-memfd",
     memory_private "memory-private",
     memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",
@@ -102,4 +106,11 @@ fn files_on_tmpfs_survive() {
     ] {
         survives_on(&Host::in_folder("/dev/shm"), name);
     }
+}
+
+/// floe's own limit on open files is that of every program, and need not be as high as a workload's.
+#[test]
+fn many_descriptors_survive_where_floe_may_open_few() {
+    let host = Host::behind(&["prlimit", "--nofile=256:"]);
+    survives_on(&host, "descriptors-many");
 }

@@ -1,10 +1,9 @@
 //! Reads all state of a held tree but page contents, and finds all that can't be carried.
 
-use super::{Target, seize::HeldTree};
+use super::{Target, console::Streams, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::record::{
-    AddressSpaceRecord, ConsoleRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord,
-    TerminalLink, VdsoRecord,
+    AddressSpaceRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
@@ -14,10 +13,12 @@ use floe_resources::{
     task::{self, DumpError, HeldProcess},
     tree::FoundProcess,
 };
+use floe_sandbox::AttachError;
 use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError};
 use floe_tracee::{Stopped, vdso_tail, xfeatures};
 use std::{
     io,
+    os::fd::AsFd,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -45,6 +46,9 @@ pub enum InspectError {
     /// Namespaces.
     #[error(transparent)]
     Namespace(#[from] NsError),
+    /// The sandbox's monitor.
+    #[error("ask the sandbox's monitor for what it holds")]
+    Survey(#[source] AttachError),
     /// Told to stop.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -69,6 +73,8 @@ pub struct Inspected {
     pub spaces: Vec<AddressSpaceRecord>,
     pub contents: Contents,
     pub files: Collected,
+    /// The monitor keeps still as long as this is there.
+    pub _streams: Streams,
     /// Bytes of pages to be written.
     pub bytes: u64,
 }
@@ -82,13 +88,18 @@ impl Inspected {
         control: &Control<'_>,
     ) -> Result<Self, InspectError> {
         let no_links = ConsoleLinks::default();
-        let (links, console) = match target {
-            Target::Sandbox { links, console, .. } => (links, console.clone()),
-            Target::Tree { .. } => (&no_links, ConsoleRecord::None),
+        let links = match target {
+            Target::Sandbox { links, .. } => links,
+            Target::Tree { .. } => &no_links,
         };
         task::refuse_unsupported(&held.tree, refusals)?;
-        let root = held.tree.root().map_or(Pid::new(1), |root| root.pid);
-        let mut contents = Contents::new(ns::root_directory(root)?);
+        let root = ns::root_directory(target.root())?;
+        let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {
+            what: "the root directory",
+            pid: target.root(),
+            source,
+        })?);
+        let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
         let mut pages = 0;
@@ -109,14 +120,14 @@ impl Inspected {
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,
             );
-            record.terminal = terminal(found, links);
+            record.terminal = terminal(found, links, refusals);
             spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
             pages += mm::count_pages(&process, refusals)?;
             processes.push(record);
         }
         let search = matches!(target, Target::Tree { .. });
         let files = file::collect(&held.tree, links, &mut contents, refusals, search)?;
-        let sandbox = sandbox(held, target, links, console, refusals)?;
+        let sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;
         Ok(Self {
@@ -126,6 +137,7 @@ impl Inspected {
             spaces,
             contents,
             files,
+            _streams: streams,
             bytes,
         })
     }
@@ -171,10 +183,21 @@ fn directory(
     Ok(directory.path)
 }
 
-/// The controlling terminal of a session leader: the sandbox's own is the only one that descriptors can refer to.
-fn terminal(found: &FoundProcess, links: &ConsoleLinks) -> Option<TerminalLink> {
-    let path = links.terminal.clone()?;
-    (found.ns_sid == found.ns_pid && found.stat.tty_nr != 0).then(|| TerminalLink {
+/// The controlling terminal of a session leader: the sandbox's own, as any other one's other end would be lost.
+fn terminal(found: &FoundProcess, links: &ConsoleLinks, refusals: &mut Refusals) -> Option<TerminalLink> {
+    if found.ns_sid != found.ns_pid || found.stat.tty_nr == 0 {
+        return None;
+    }
+    let Some(path) = links.terminal.clone() else {
+        refusals.add(
+            Some(&found.subject()),
+            "controlling terminal",
+            "a terminal that is not the sandbox's own can't be carried yet",
+            "start the workload with floe run -t, or with setsid",
+        );
+        return None;
+    };
+    Some(TerminalLink {
         path,
         foreground: NsPid(foreground(found)),
     })
@@ -193,7 +216,7 @@ fn sandbox(
     held: &HeldTree,
     target: &Target,
     links: &ConsoleLinks,
-    console: ConsoleRecord,
+    (streams, in_pipe): (&Streams, &[u8]),
     refusals: &mut Refusals,
 ) -> Result<SandboxRecord, InspectError> {
     let (name, command) = match target {
@@ -221,7 +244,8 @@ fn sandbox(
         cgroup,
         mount,
         has_init,
-        console,
+        console: streams.record(in_pipe),
+        log: streams.log,
         command,
     })
 }

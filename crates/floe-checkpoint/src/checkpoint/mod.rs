@@ -6,6 +6,7 @@
 //! Nothing of the tree is changed before `end`. Whatever fails before it, guards undo: seized tasks are let go with their
 //! own registers, the cgroup is thawed, the unnamed output file vanishes.
 
+mod console;
 mod inspect;
 mod output;
 mod seize;
@@ -19,7 +20,7 @@ pub use write::WriteStageError;
 
 use crate::stage::{Control, StageError};
 use floe_cgroup::Cgroup;
-use floe_image::{Summary, record::ConsoleRecord};
+use floe_image::Summary;
 use floe_resources::{
     file::ConsoleLinks,
     refusal::{Refusal, Refusals},
@@ -28,7 +29,10 @@ use floe_resources::{
 use floe_sys::Pid;
 use inspect::Inspected;
 use seize::HeldTree;
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// The names of the stages, in order.
 pub const STAGES: [&str; 8] = [
@@ -55,8 +59,8 @@ pub enum Target {
         name: String,
         /// How its streams lead to the monitor.
         links: ConsoleLinks,
-        /// The same for the image.
-        console: ConsoleRecord,
+        /// Its folder, where its monitor is reached.
+        folder: PathBuf,
         /// Its command line.
         command: Vec<String>,
     },

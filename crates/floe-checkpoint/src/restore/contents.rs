@@ -70,7 +70,7 @@ impl MadeContents {
     }
 }
 
-fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
+pub(super) fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
     image
         .page_maps()
         .iter()

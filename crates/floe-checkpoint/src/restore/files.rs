@@ -11,7 +11,7 @@ use std::{
 };
 
 /// How many files floe holds open at once.
-const WAVE: usize = 512;
+const WAVE: usize = 200;
 
 /// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it.
 pub fn open_all(

@@ -6,6 +6,7 @@
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
 
+mod console;
 mod contents;
 mod files;
 mod plan;
@@ -32,7 +33,7 @@ use floe_resources::{
     mm::{BuildError, FillError},
     task::{CredentialsBase, RestoreError as TaskError},
 };
-use floe_sandbox::{Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir};
+use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError};
 use floe_tracee::{Puppet, PuppetError, TraceError};
 use nix::errno::Errno;
@@ -167,6 +168,9 @@ pub enum RestoreError {
     /// The vDSO.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// The new sandbox's monitor.
+    #[error("hand waiting input to the monitor")]
+    Input(#[source] AttachError),
     /// A system call of floe's own.
     #[error("{action}")]
     System {
@@ -257,11 +261,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     drop(far);
     let base = CredentialsBase::read(launch.pid1()).map_err(|e| task_error(1, e))?;
     control.enter("contents")?;
+    console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+    console::restore_input(&image, launch.folder())?;
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;
     control.enter("freeze")?;
@@ -301,11 +307,10 @@ fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) 
     };
     let console = match &record.console {
         ConsoleRecord::Terminal { window, .. } => Console::Terminal {
-            rows: window[0],
-            cols: window[1],
+            window: WindowSize { words: *window },
         },
-        ConsoleRecord::Pipes { stdin: true } => Console::Pipes { stdin: true },
-        ConsoleRecord::None | ConsoleRecord::Pipes { stdin: false } => Console::Pipes { stdin: foreground },
+        ConsoleRecord::Pipes { stdin: Some(_) } => Console::Pipes { stdin: true },
+        ConsoleRecord::None | ConsoleRecord::Pipes { stdin: None } => Console::Pipes { stdin: foreground },
     };
     let (uts, hostname, _) = &record.uts;
     SandboxSpec {

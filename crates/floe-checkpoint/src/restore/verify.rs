@@ -3,11 +3,12 @@
 use super::{RestoreError, state::mappings_differ};
 use floe_image::{
     Image,
-    record::{ProcessRecord, ProcessState},
+    record::{DescriptorTableRecord, ProcessRecord, ProcessState},
 };
 use floe_sys::{
     Pid,
-    procfs::{self, Status},
+    descriptor::O_LARGEFILE,
+    procfs::{self, FdInfo, Status},
 };
 use std::collections::BTreeMap;
 
@@ -96,9 +97,53 @@ fn process(
         format!("{:?}", procfs::descriptors(host)?),
         format!("{:?}", table.map(numbers).unwrap_or_default()),
     );
+    if let Some(table) = table {
+        descriptors(image, table, host, differences)?;
+    }
     if let Some(space) = image.address_spaces().iter().find(|space| space.pid == record.pid) {
         for difference in mappings_differ(host, space)? {
             differences.push(format!("process {}: {difference}", record.pid));
+        }
+    }
+    Ok(())
+}
+
+/// Flags that every kind of file puts back as they were.
+const FLAGS: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DIRECT
+    | libc::O_NOATIME
+    | libc::O_SYNC
+    | O_LARGEFILE as i32;
+
+/// Compares flags and positions.
+fn descriptors(
+    image: &Image,
+    table: &DescriptorTableRecord,
+    host: Pid,
+    differences: &mut Vec<String>,
+) -> Result<(), RestoreError> {
+    for descriptor in &table.descriptors {
+        let Some(file) = image.open_files().get(descriptor.file as usize) else {
+            continue;
+        };
+        let info = FdInfo::read(host, descriptor.number)?;
+        let seen = (
+            info.position as i64,
+            info.flags as i32 & FLAGS,
+            info.flags as i32 & libc::O_CLOEXEC != 0,
+        );
+        let wanted = (
+            file.position as i64,
+            file.flags as i32 & FLAGS,
+            descriptor.close_on_exec,
+        );
+        if seen != wanted {
+            differences.push(format!(
+                "descriptor {} of process {} ({}): position, flags and close-on-exec are {seen:?}, should be {wanted:?}",
+                descriptor.number, table.pid, file.kind
+            ));
         }
     }
     Ok(())

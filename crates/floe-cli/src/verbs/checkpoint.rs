@@ -5,17 +5,13 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint};
-use floe_image::record::ConsoleRecord;
 use floe_resources::file::ConsoleLinks;
-use floe_sandbox::{Announcement, ConsoleState, Sandbox, TerminalSettings, window_size};
+use floe_sandbox::{Announcement, ConsoleState, Sandbox};
 use floe_sys::Pid;
 use std::{
     fs::File,
     io::IsTerminal,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::ffi::OsStringExt,
-    },
+    os::{fd::AsFd, unix::ffi::OsStringExt},
     path::PathBuf,
 };
 
@@ -145,43 +141,22 @@ fn root_of(cgroup: &Cgroup) -> anyhow::Result<Pid> {
 
 fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
     let root = sandbox.pid1()?;
-    let (links, console) = match sandbox.console() {
-        ConsoleState::Pipes(pipes) => (
-            ConsoleLinks {
-                pipes: *pipes,
-                terminal: None,
-            },
-            ConsoleRecord::Pipes {
-                stdin: pipes[0].is_some(),
-            },
-        ),
-        ConsoleState::Terminal(path) => {
-            let inside = format!("/proc/{root}/root{}", path.display());
-            let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY | nix::fcntl::OFlag::O_CLOEXEC;
-            let terminal = nix::fcntl::open(inside.as_str(), flags, nix::sys::stat::Mode::empty())
-                .with_context(|| format!("open the sandbox's terminal {inside}"))?;
-            let settings = TerminalSettings::read(terminal.as_raw_fd())?;
-            let (rows, cols) = window_size(terminal.as_raw_fd()).unwrap_or((24, 80));
-            let record = ConsoleRecord::Terminal {
-                termios: settings.as_bytes().to_vec(),
-                window: [rows, cols, 0, 0],
-            };
-            let path = path.clone().into_os_string().into_vec();
-            (
-                ConsoleLinks {
-                    pipes: [None; 3],
-                    terminal: Some(path),
-                },
-                record,
-            )
-        }
+    let links = match sandbox.console() {
+        ConsoleState::Pipes(pipes) => ConsoleLinks {
+            pipes: *pipes,
+            terminal: None,
+        },
+        ConsoleState::Terminal(path) => ConsoleLinks {
+            pipes: [None; 3],
+            terminal: Some(path.clone().into_os_string().into_vec()),
+        },
     };
     Ok(Target::Sandbox {
         root,
         cgroup: sandbox.cgroup()?,
         name: sandbox.name().to_owned(),
         links,
-        console,
+        folder: sandbox.folder().to_owned(),
         command: sandbox.state().command.clone(),
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     output,
 };
 use clap::{Args, ValueEnum};
-use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, window_size};
+use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, WindowSize};
 use std::ffi::OsString;
 
 /// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
@@ -83,8 +83,8 @@ pub fn environment(changes: &[OsString]) -> Vec<OsString> {
 impl Run {
     fn spec(&self) -> SandboxSpec {
         let console = if self.tty {
-            let (rows, cols) = window_size(0).unwrap_or((24, 80));
-            Console::Terminal { rows, cols }
+            let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
+            Console::Terminal { window }
         } else {
             Console::Pipes { stdin: !self.detach }
         };

@@ -47,6 +47,7 @@ impl fmt::Display for Named {
             ContentOwner::Process(pid) => write!(f, "process {pid}"),
             ContentOwner::Shmem(id) => write!(f, "shared memory object {id}"),
             ContentOwner::Ghost(id) => write!(f, "deleted file {id}"),
+            ContentOwner::Log => write!(f, "the log"),
         }
     }
 }
@@ -63,7 +64,8 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
     let processes = living.iter().map(|pid| ContentOwner::Process(NsPid(*pid)));
     let shmems = image.shmems().iter().map(|record| ContentOwner::Shmem(record.id));
     let ghosts = image.ghosts().iter().map(|record| ContentOwner::Ghost(record.id));
-    for owner in processes.chain(shmems).chain(ghosts) {
+    let log = image.sandbox().log.map(|_| ContentOwner::Log);
+    for owner in processes.chain(shmems).chain(ghosts).chain(log) {
         ensure(seen.contains(&owner), || ContentFault::NoMap(Named(owner)))?;
     }
     Ok(())
@@ -76,6 +78,7 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
         ContentOwner::Process(pid) => spaces.get(&pid.0).map(|space| private(space)),
         ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),
         ContentOwner::Ghost(id) => image.ghosts().get(id as usize).map(|record| sized(record.size)),
+        ContentOwner::Log => image.sandbox().log.map(sized),
     }
 }
 

@@ -147,6 +147,8 @@ pub enum ContentOwner {
     Shmem(u32),
     /// A [`GhostRecord`], by byte offset.
     Ghost(u32),
+    /// The sandbox's log, by byte offset.
+    Log,
 }
 
 /// The pages of one owner.

@@ -18,7 +18,7 @@ pub use process::{
     AlternateStack, Credentials, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit, RobustList,
     RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
-pub use sandbox::{ConsoleRecord, HeaderRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

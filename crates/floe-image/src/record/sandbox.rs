@@ -50,8 +50,8 @@ pub enum ConsoleRecord {
     None,
     /// Pipes to the monitor, which keeps the log.
     Pipes {
-        /// Whether standard input is such a pipe too (else /dev/null).
-        stdin: bool,
+        /// Standard input, where it is such a pipe too (else /dev/null).
+        stdin: Option<InputRecord>,
     },
     /// A pseudo-terminal whose master the monitor holds.
     Terminal {
@@ -60,6 +60,15 @@ pub enum ConsoleRecord {
         /// Rows, columns, x pixels, y pixels.
         window: [u16; 4],
     },
+}
+
+/// What was on its way to the workload's standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRecord {
+    /// Bytes in the pipe and in the monitor's hands, in this order.
+    pub waiting: Vec<u8>,
+    /// Whether the end of the input follows.
+    pub ended: bool,
 }
 
 /// The sandbox: its name and namespaces.
@@ -81,6 +90,8 @@ pub struct SandboxRecord {
     pub has_init: bool,
     /// The standard streams.
     pub console: ConsoleRecord,
+    /// Bytes of its log, which is in the page store; `None` for a tree that floe did not start.
+    pub log: Option<u64>,
     /// The command line it was started with, for people.
     pub command: Vec<String>,
 }

@@ -5,7 +5,7 @@ use crate::{refusal::Refusals, tree::FoundTree};
 use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
-    descriptor::signal_owner,
+    descriptor::{pidfd_open, signal_owner},
     kcmp::{self, Resource},
     procfs,
 };
@@ -13,6 +13,7 @@ use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
     os::{fd::AsFd, unix::fs::MetadataExt},
+    rc::Rc,
 };
 
 /// What was found.
@@ -24,6 +25,8 @@ pub struct Collected {
     pub tables: Vec<DescriptorTableRecord>,
     /// What they share.
     pub objects: Vec<ObjectRecord>,
+    /// What is in the pipe that is the sandbox's standard input.
+    pub input: Vec<u8>,
 }
 
 /// Reads the descriptors of all living processes of `tree`. `search_outside` also looks through all other processes of
@@ -43,15 +46,18 @@ pub fn collect(
         contents,
         refusals,
         objects: Vec::new(),
+        input: Vec::new(),
         pipes: super::pipe::FoundPipes::default(),
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
     for process in tree.living() {
         let subject = process.subject();
+        let pidfd = pidfd_open(process.pid).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
+        let pidfd = Rc::new(pidfd);
         let mut descriptors = Vec::new();
         for number in procfs::descriptors(process.pid)? {
-            let found = FoundFile::read(process.pid, &subject, number)?;
+            let found = FoundFile::read((process.pid, &pidfd), &subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             if refuse_locks(&found, context.refusals) {
                 super::pipe::note_refused(&found, &mut context);
@@ -78,6 +84,7 @@ pub fn collect(
         files: known.records,
         tables,
         objects: context.objects,
+        input: context.input,
     })
 }
 
@@ -232,7 +239,7 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
             "close it",
         ),
         _ if found.is_memfd() => ("a memfd".to_owned(), "close it"),
-        _ if found.filesystem == NSFS => ("a descriptor of a namespace".to_owned(), "close it"),
+        _ if found.filesystem == Some(NSFS) => ("a descriptor of a namespace".to_owned(), "close it"),
         _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
     }
 }

@@ -10,6 +10,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
+    rc::Rc,
 };
 
 /// include/uapi/linux/magic.h.
@@ -30,6 +31,8 @@ const PSEUDO_FILESYSTEMS: [(i64, &str); 9] = [
 pub struct FoundFile {
     /// Whose it is.
     pub holder: Pid,
+    /// The same, by a descriptor.
+    pub pidfd: Rc<OwnedFd>,
     /// The same for findings.
     pub subject: Subject,
     /// Its number there.
@@ -38,8 +41,8 @@ pub struct FoundFile {
     pub link: Vec<u8>,
     /// Of the file itself.
     pub metadata: Metadata,
-    /// Type of its filesystem (statfs(2)).
-    pub filesystem: i64,
+    /// Type of its filesystem (statfs(2)), where it lies on one by its type.
+    pub filesystem: Option<i64>,
     /// Position, flags, mount.
     pub info: FdInfo,
 }
@@ -49,25 +52,24 @@ impl FoundFile {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn read(holder: Pid, subject: &Subject, number: i32) -> Result<Self, FileError> {
+    pub fn read((holder, pidfd): (Pid, &Rc<OwnedFd>), subject: &Subject, number: i32) -> Result<Self, FileError> {
         let magic = format!("/proc/{holder}/fd/{number}");
         let wrap = |action| {
             let object = magic.clone();
             move |source| FileError::System { action, object, source }
         };
+        let metadata = std::fs::metadata(&magic).map_err(wrap("stat"))?;
         Ok(Self {
             holder,
+            pidfd: Rc::clone(pidfd),
             subject: subject.clone(),
             number,
             link: std::fs::read_link(&magic)
                 .map_err(wrap("read the link"))?
                 .into_os_string()
                 .into_vec(),
-            metadata: std::fs::metadata(&magic).map_err(wrap("stat"))?,
-            filesystem: statfs(magic.as_str())
-                .map_err(FileError::system("statfs", magic.clone()))?
-                .filesystem_type()
-                .0,
+            filesystem: filesystem(&metadata, &magic)?,
+            metadata,
             info: FdInfo::read(holder, number)?,
         })
     }
@@ -114,7 +116,7 @@ impl FoundFile {
         let known = PSEUDO_FILESYSTEMS.iter();
         known
             .copied()
-            .find_map(|(number, name)| (number == self.filesystem).then_some(name))
+            .find_map(|(number, name)| (Some(number) == self.filesystem).then_some(name))
     }
 
     /// A duplicate of the descriptor.
@@ -122,7 +124,14 @@ impl FoundFile {
     /// # Errors
     /// [`FileError`].
     pub fn duplicate(&self) -> Result<OwnedFd, FileError> {
-        let pidfd = descriptor::pidfd_open(self.holder).map_err(FileError::system("open a pidfd of", self.title()))?;
-        descriptor::pidfd_getfd(pidfd.as_fd(), self.number).map_err(FileError::system("fetch", self.title()))
+        descriptor::pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(FileError::system("fetch", self.title()))
     }
+}
+
+fn filesystem(metadata: &Metadata, magic: &str) -> Result<Option<i64>, FileError> {
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Ok(None);
+    }
+    let found = statfs(magic).map_err(FileError::system("statfs", magic))?;
+    Ok(Some(found.filesystem_type().0))
 }

@@ -116,6 +116,8 @@ pub struct DumpContext<'a> {
     pub refusals: &'a mut Refusals,
     /// Things that several open files share.
     pub objects: Vec<ObjectRecord>,
+    /// What is in the pipe that is the sandbox's standard input.
+    pub input: Vec<u8>,
     /// Pipes and fifos found so far.
     pub(crate) pipes: pipe::FoundPipes,
 }

@@ -1,7 +1,7 @@
 //! Clients of a sandbox: attached terminals, foreground runs, announcers of a checkpoint.
 
 use super::console::ConsoleEnds;
-use crate::message::{self, kind};
+use crate::message::{self, PAYLOAD, kind};
 use nix::{
     errno::Errno,
     poll::PollFlags,
@@ -17,11 +17,14 @@ use std::{
 pub const SOCKET: &str = "monitor.sock";
 /// Messages that may wait for a client before the workload's output waits too.
 const QUEUE: usize = 64;
+/// More messages than a socket holds.
+const SENT: usize = 256;
 
 struct Client {
     socket: OwnedFd,
     subscribed: bool,
     announces: bool,
+    surveys: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
     gone: bool,
 }
@@ -64,6 +67,7 @@ impl Clients {
                     socket,
                     subscribed: false,
                     announces: false,
+                    surveys: false,
                     queue: VecDeque::new(),
                     gone: false,
                 });
@@ -74,9 +78,10 @@ impl Clients {
 
     /// What to ask poll about each client.
     pub fn wishes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
-        self.all.iter().enumerate().map(|(index, client)| {
+        let input_waits = self.input_blocked || self.are_surveying();
+        self.all.iter().enumerate().map(move |(index, client)| {
             let mut flags = PollFlags::empty();
-            if !(client.subscribed && self.input_blocked) {
+            if !(client.subscribed && input_waits) {
                 flags |= PollFlags::POLLIN;
             }
             if !client.queue.is_empty() {
@@ -84,6 +89,11 @@ impl Clients {
             }
             (index, client.socket.as_fd(), flags)
         })
+    }
+
+    /// Whether somebody relies on it that no input moves.
+    pub fn are_surveying(&self) -> bool {
+        self.all.iter().any(|client| client.surveys && !client.gone)
     }
 
     /// Whether all clients keep up with the output.
@@ -101,10 +111,23 @@ impl Clients {
             return;
         }
         match message::get(&client.socket) {
+            Ok(Some((kind::SURVEY, _))) => self.survey(index, console),
             Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
         }
         self.input_blocked = !console.has_input_room();
+    }
+
+    fn survey(&mut self, index: usize, console: &mut ConsoleEnds) {
+        console.drain(self);
+        self.all.iter_mut().for_each(|client| client.take_sent_input(console));
+        let client = &mut self.all[index];
+        client.surveys = true;
+        let waiting = console.waiting_input();
+        let pieces = waiting.chunks(PAYLOAD).map(|piece| (kind::WAITING, piece.to_vec()));
+        client.queue.extend(pieces);
+        client.queue.push_back((kind::SURVEYED, console.survey()));
+        client.flush();
     }
 
     /// Sends output to all that want it.
@@ -148,6 +171,18 @@ impl Client {
                     self.gone = true;
                     return;
                 }
+            }
+        }
+    }
+
+    /// Takes what the client has sent so far, also where there is no room for more. One that goes on sending is not
+    /// followed for ever.
+    fn take_sent_input(&mut self, console: &mut ConsoleEnds) {
+        for _ in 0..SENT {
+            match message::get_now(&self.socket) {
+                Ok(Some((kind, payload))) => self.obey(kind, &payload, console),
+                Ok(None) => return self.gone = true,
+                Err(_) => return,
             }
         }
     }

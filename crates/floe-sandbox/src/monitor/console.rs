@@ -1,10 +1,10 @@
 //! The monitor's ends of the workload's standard streams, and the log.
 
-use super::clients::Clients;
+use super::{clients::Clients, typed::TypedLine};
 use crate::{
     message::{PAYLOAD, kind},
     spec::Console,
-    terminal::set_window_size,
+    terminal::WindowSize,
 };
 use nix::{
     errno::Errno,
@@ -82,6 +82,7 @@ pub struct ConsoleEnds {
     input_ends: bool,
     /// Whether a client that stays with the sandbox may close its outputs; otherwise they go on into the log.
     closable: bool,
+    typed: TypedLine,
 }
 
 impl ConsoleEnds {
@@ -98,6 +99,7 @@ impl ConsoleEnds {
             waiting: VecDeque::new(),
             input_ends: false,
             closable,
+            typed: TypedLine::default(),
         }
     }
 
@@ -112,6 +114,7 @@ impl ConsoleEnds {
             waiting: VecDeque::new(),
             input_ends: false,
             closable: false,
+            typed: TypedLine::default(),
         }
     }
 
@@ -167,8 +170,14 @@ impl ConsoleEnds {
         while !self.waiting.is_empty() {
             let Some(end) = self.input_end() else { break };
             let (front, _) = self.waiting.as_slices();
+            let master = end.as_raw_fd();
             match write(end, front) {
-                Ok(done) => drop(self.waiting.drain(..done)),
+                Ok(done) => {
+                    if self.is_terminal {
+                        self.typed.note(master, &front[..done]);
+                    }
+                    self.waiting.drain(..done);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
                 // Nobody reads it any more.
@@ -181,10 +190,25 @@ impl ConsoleEnds {
         }
     }
 
+    /// Input that waits to be written.
+    pub fn waiting_input(&self) -> Vec<u8> {
+        self.waiting.iter().copied().collect()
+    }
+
+    /// The payload of [`kind::SURVEYED`].
+    pub fn survey(&self) -> Vec<u8> {
+        // The log was opened by the monitor, so it can be looked at.
+        let log = self.log.metadata().map_or(0, |metadata| metadata.len());
+        let ended = !self.is_terminal && (self.input.is_none() || self.input_ends);
+        let mut payload = log.to_le_bytes().to_vec();
+        payload.extend([u8::from(ended), u8::from(self.typed.is_unfinished())]);
+        payload
+    }
+
     /// Sets the terminal's size.
     pub fn set_size(&self, rows: u16, cols: u16) {
         if let (true, Some((_, _, master))) = (self.is_terminal, self.outputs.first())
-            && let Err(error) = set_window_size(master.as_raw_fd(), rows, cols)
+            && let Err(error) = WindowSize::new(rows, cols).apply(master.as_raw_fd())
         {
             tracing::debug!(%error, "set the size of the terminal");
         }
@@ -220,7 +244,7 @@ impl ConsoleEnds {
         }
     }
 
-    /// Reads all that is left when the workload is gone.
+    /// Reads all that there is.
     pub fn drain(&mut self, clients: &mut Clients) {
         let streams: Vec<usize> = self.outputs.iter().map(|(stream, ..)| *stream).collect();
         for stream in streams {

@@ -4,6 +4,7 @@
 mod clients;
 mod console;
 mod setup;
+mod typed;
 
 use crate::{
     first::Program,
@@ -151,7 +152,9 @@ impl Monitor {
                 ask(Source::Stream(stream), fd, PollFlags::POLLIN);
             }
         }
-        if let Some(fd) = self.console.pending_input() {
+        if let Some(fd) = self.console.pending_input()
+            && !self.clients.are_surveying()
+        {
             ask(Source::Input, fd, PollFlags::POLLOUT);
         }
         let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = asked.into_iter().unzip();

@@ -198,12 +198,13 @@ fn open_console(
             state.console = ConsoleState::Pipes(pipes.inodes().map_err(failed("look at the standard streams"))?);
             Ok(ConsoleEnds::pipes(pipes, log, spec.remove))
         }
-        Console::Terminal { rows, cols } => {
+        Console::Terminal { window } => {
             let path = format!("/proc/{pid}/root/dev/pts/ptmx");
             let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
             let master = open(path.as_str(), flags, Mode::empty()).map_err(failed("open a pseudo-terminal"))?;
             let number = crate::terminal::unlock(master.as_raw_fd()).map_err(failed("unlock the pseudo-terminal"))?;
-            crate::terminal::set_window_size(master.as_raw_fd(), rows, cols)
+            window
+                .apply(master.as_raw_fd())
                 .map_err(failed("set the size of the pseudo-terminal"))?;
             state.console = ConsoleState::Terminal(PathBuf::from(format!("/dev/pts/{number}")));
             Ok(ConsoleEnds::terminal(master, log))

@@ -2,7 +2,7 @@
 //! has a monitor of its own, so these are connected to that one.
 
 use super::{
-    DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen, set_status, was_opened,
+    DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, pipe, reopen, set_status, was_opened,
 };
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
@@ -34,6 +34,8 @@ pub struct ConsoleTerminal;
 #[derive(Debug, Serialize, Deserialize)]
 struct PipeBody {
     stream: u8,
+    /// F_GETPIPE_SZ.
+    capacity: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,7 +71,17 @@ impl FileKind for ConsolePipe {
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let stream = stream(file, context.console).unwrap_or_default() as u8;
-        Ok(Some(codec::encode(&PipeBody { stream })?))
+        let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
+        let Some(contents) = pipe::peek(file.duplicate()?.as_fd(), reads, &file.title())? else {
+            pipe::refuse_packets(file, context);
+            return Ok(None);
+        };
+        // What is in the output the monitor has taken to the log.
+        if stream == 0 && reads {
+            context.input = contents.bytes;
+        }
+        let capacity = contents.capacity;
+        Ok(Some(codec::encode(&PipeBody { stream, capacity })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
@@ -79,6 +91,7 @@ impl FileKind for ConsolePipe {
             what: format!("there is no stream {}", body.stream),
         };
         let end = context.console.get(usize::from(body.stream)).ok_or_else(unknown)?;
+        pipe::set_capacity(end.as_fd(), body.capacity)?;
         if was_opened(record) {
             return reopen(end.as_fd(), open_flags(record));
         }

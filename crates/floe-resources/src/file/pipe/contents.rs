@@ -126,17 +126,23 @@ pub fn in_use(root: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
 }
 
 fn fill(write_end: BorrowedFd<'_>, contents: &PipeContents) -> Result<(), FileError> {
-    let object = format!("a pipe of {} bytes", contents.capacity);
-    let system = |action| FileError::system(action, object.clone());
-    let capacity = i32::try_from(contents.capacity).unwrap_or(i32::MAX);
-    let now = fcntl(write_end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
-    if now != capacity {
-        fcntl(write_end, FcntlArg::F_SETPIPE_SZ(capacity)).map_err(system("set the capacity of"))?;
-    }
+    set_capacity(write_end, contents.capacity)?;
     let mut rest = contents.bytes.as_slice();
     while !rest.is_empty() {
-        let done = write(write_end, rest).map_err(system("fill"))?;
+        let done = write(write_end, rest).map_err(FileError::system("fill", "a pipe"))?;
         rest = &rest[done..];
+    }
+    Ok(())
+}
+
+/// Sets how many bytes a pipe can hold.
+pub fn set_capacity(end: BorrowedFd<'_>, capacity: u32) -> Result<(), FileError> {
+    let object = format!("a pipe of {capacity} bytes");
+    let system = |action| FileError::system(action, object.clone());
+    let capacity = i32::try_from(capacity).unwrap_or(i32::MAX);
+    let now = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
+    if now != capacity {
+        fcntl(end, FcntlArg::F_SETPIPE_SZ(capacity)).map_err(system("set the capacity of"))?;
     }
     Ok(())
 }

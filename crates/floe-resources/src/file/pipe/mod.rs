@@ -7,7 +7,8 @@ use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, console::is_console, decode, named,
 };
 use crate::mm::FileIdentity;
-use contents::{PipeContents, peek};
+use contents::PipeContents;
+pub(super) use contents::peek;
 use floe_image::{
     codec,
     record::{ObjectRecord, OpenFileRecord},
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub(crate) use contents::MadePipe;
+pub(super) use contents::set_capacity;
 pub(crate) use outside::FoundPipes;
 
 const OBJECT_KIND: &str = "pipe";
@@ -48,7 +50,7 @@ struct FifoBody {
     hung_up: bool,
 }
 
-fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) {
+pub(super) fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) {
     let reason = "a pipe in packet mode (O_DIRECT) can't be carried yet";
     context
         .refusals
