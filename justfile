@@ -31,3 +31,7 @@ bench *arguments:
 # Fetch the peer, print its command line
 peer:
     tools/criu-peer
+
+# Fuzz the reader of images (nightly toolchain, cargo-fuzz)
+fuzz *seconds:
+    tools/fuzz {{seconds}}

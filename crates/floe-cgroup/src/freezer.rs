@@ -111,19 +111,6 @@ impl Frozen<'_> {
         self.was_frozen
     }
 
-    /// Thaws, also where it was frozen before.
-    ///
-    /// # Errors
-    /// [`CgroupError::File`].
-    pub fn thaw(mut self) -> Result<(), CgroupError> {
-        self.armed = false;
-        self.group.thaw()?;
-        if let Some(watcher) = self.watcher.take() {
-            watcher.dismiss();
-        }
-        Ok(())
-    }
-
     /// Thaws for a while: what was frozen before is frozen again when the guard that is then returned is dropped, or floe
     /// dies.
     ///

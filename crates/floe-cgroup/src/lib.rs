@@ -3,6 +3,8 @@
 //! Both kinds of freezer are served: cgroup.freeze of version 2 and freezer.state of version 1. Documentation:
 //! Documentation/admin-guide/cgroup-v2.rst, Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
 
+#![forbid(unsafe_code)]
+
 mod freezer;
 mod group;
 mod hierarchy;

@@ -1,6 +1,8 @@
 //! The two acts, each a list of stages that reads on one page: [`checkpoint`](checkpoint::checkpoint) and
 //! [`restore`](restore::restore).
 
+#![forbid(unsafe_code)]
+
 pub mod checkpoint;
 pub mod restore;
 pub mod stage;

@@ -41,6 +41,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             list.iter().map(ToString::to_string).collect()
         } else if let Some(RestoreError::Obstacles(list)) = error.downcast_ref() {
             list.iter().map(ToString::to_string).collect()
+        } else if let Some(RestoreError::Differs(list)) = error.downcast_ref() {
+            list.clone()
         } else {
             Vec::new()
         };

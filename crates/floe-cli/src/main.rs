@@ -1,5 +1,7 @@
 //! The `floe` command: one file a verb under `verbs`, each arguments -> request -> one library call -> rendering.
 
+#![forbid(unsafe_code)]
+
 mod act;
 mod failure;
 mod output;

@@ -1,21 +1,35 @@
-//! All that is printed goes through here. A reader that has gone is no error.
+//! All that is printed goes through here. A reader that has gone is no error. Names that come from a workload or an image
+//! may hold anything, so control characters, which a terminal would obey, are shown as escapes.
 
 use std::io::{self, Write};
 
-/// A line on standard output.
+/// Text on standard output, a line or several.
 pub fn line(text: &str) {
-    write(&mut io::stdout().lock(), text);
+    write(&mut io::stdout().lock(), &plain(text, &['\n', '\t']));
 }
 
 /// A line on standard error.
 pub fn error(text: &str) {
-    write(&mut io::stderr().lock(), text);
+    write(&mut io::stderr().lock(), &plain(text, &[]));
 }
 
 /// A value as JSON on standard output.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// The text without control characters but those that are `kept`.
+fn plain(text: &str, kept: &[char]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !kept.contains(&character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 fn write(out: &mut impl Write, text: &str) {
@@ -25,8 +39,10 @@ fn write(out: &mut impl Write, text: &str) {
 
 /// Rows with columns of equal width.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
+    let shown = |row: &Vec<String>| row.iter().map(|cell| plain(cell, &[])).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.len()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -52,4 +68,18 @@ pub fn bytes(count: u64) -> String {
 /// A number with the word for one or for several.
 pub fn count(number: usize, one: &str, several: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { several })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn control_characters_are_shown_as_escapes() {
+        assert_eq!(
+            plain("caf\u{e9} \u{1b}[2J\r\n\t\u{9b}", &[]),
+            "caf\u{e9} \\u{1b}[2J\\r\\n\\t\\u{9b}"
+        );
+        assert_eq!(plain("a\nb\tc\u{7}", &['\n', '\t']), "a\nb\tc\\u{7}");
+    }
 }

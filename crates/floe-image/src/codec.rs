@@ -6,6 +6,7 @@
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
 
 /// Bytes a record's body may have at most.
 pub const BODY_LIMIT: usize = 256 << 20;
@@ -30,13 +31,34 @@ pub enum EncodeError {
 pub enum DecodeError {
     /// Malformed.
     #[error("the bytes are not a record of this kind")]
-    Malformed(#[from] bincode::error::DecodeError),
+    Malformed(#[from] Malformed),
     /// More bytes than the record has.
     #[error("{0} bytes are left over behind the record")]
     Trailing(usize),
     /// Too long.
     #[error("{0} bytes are more than a record may have ({BODY_LIMIT})")]
     TooLong(usize),
+}
+
+/// What bincode found, in words.
+#[derive(Debug)]
+pub struct Malformed(bincode::error::DecodeError);
+
+impl std::error::Error for Malformed {}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use bincode::error::DecodeError as Found;
+        f.write_str(match &self.0 {
+            Found::UnexpectedEnd { .. } | Found::LimitExceeded => "something reaches beyond their end",
+            Found::UnexpectedVariant { .. } => "a choice is none of those there are",
+            Found::InvalidBooleanValue(_) => "a yes or no is neither",
+            Found::Utf8 { .. } => "a text is not UTF-8",
+            // What serde says, of a choice in most cases.
+            Found::OtherString(text) => text,
+            other => return write!(f, "{other}"),
+        })
+    }
 }
 
 type Config<const LIMIT: usize> = Configuration<LittleEndian, Fixint, Limit<LIMIT>>;
@@ -75,7 +97,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration::<LIMIT>())?;
+    let (value, used) = bincode::serde::decode_from_slice(bytes, configuration::<LIMIT>()).map_err(Malformed)?;
     if used == bytes.len() {
         Ok(value)
     } else {
@@ -115,6 +137,26 @@ mod tests {
             decode::<String>(&vec![0; BODY_LIMIT + 1]),
             Err(DecodeError::TooLong(_))
         ));
+    }
+
+    #[test]
+    fn what_is_malformed_is_told_in_words() {
+        let reason = |error: DecodeError| match error {
+            DecodeError::Malformed(reason) => reason.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let one = |bytes: &[u8]| reason(decode::<Vec<Option<bool>>>(bytes).expect_err("malformed"));
+        assert_eq!(one(&[1, 0, 0]), "something reaches beyond their end");
+        assert_eq!(one(&[1, 0, 0, 0, 0, 0, 0, 0, 1]), "something reaches beyond their end");
+        assert_eq!(one(&[1, 0, 0, 0, 0, 0, 0, 0, 2]), "a choice is none of those there are");
+        assert_eq!(one(&[1, 0, 0, 0, 0, 0, 0, 0, 1, 2]), "a yes or no is neither");
+        let choice = decode::<Result<u8, u8>>(&[7, 0, 0, 0, 1]);
+        assert_eq!(
+            reason(choice.expect_err("malformed")),
+            "invalid value: integer `7`, expected `Ok` or `Err`"
+        );
+        let text = decode::<String>(&[1, 0, 0, 0, 0, 0, 0, 0, 0xff]);
+        assert_eq!(reason(text.expect_err("malformed")), "a text is not UTF-8");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! header | envelope body | envelope body | … | index | trailer        records and chunks of pages, in the writer's order
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod check;
 pub mod chunk;
 pub mod codec;

@@ -3,6 +3,8 @@
 //!
 //! Nothing here decides in which order a whole tree is saved or built: that is floe-checkpoint.
 
+#![forbid(unsafe_code)]
+
 pub mod channel;
 pub mod file;
 pub mod mm;

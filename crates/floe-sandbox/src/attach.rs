@@ -226,11 +226,21 @@ impl Client {
             return Ok(Some(Attached::Lost));
         };
         match kind {
-            kind::OUTPUT => write_all(&mut io::stdout().lock(), &payload)?,
-            kind::ERROR => write_all(&mut io::stderr().lock(), &payload)?,
+            kind::OUTPUT => self.pass_on(kind, &mut io::stdout().lock(), &payload)?,
+            kind::ERROR => self.pass_on(kind, &mut io::stderr().lock(), &payload)?,
             _ => {}
         }
         Ok(parse_ending(kind, &payload).map(Attached::Ended))
+    }
+
+    /// Writes all; where nobody reads any more the monitor is told.
+    fn pass_on(&self, kind: u8, out: &mut impl Write, bytes: &[u8]) -> Result<(), AttachError> {
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Ok(message::put(&self.socket, kind::UNREAD, &[kind])?)
+            }
+            result => Ok(result?),
+        }
     }
 
     fn send_input(&self, fd: BorrowedFd<'_>, detachable: bool, held: &mut Vec<u8>) -> Result<Typed, AttachError> {
@@ -274,13 +284,5 @@ fn parse_ending(kind: u8, payload: &[u8]) -> Option<Ending> {
         kind::EXITED => Some(Ending::Exited(payload.try_into().map_or(125, i32::from_le_bytes))),
         kind::CHECKPOINTED => Some(Ending::Checkpointed),
         _ => None,
-    }
-}
-
-/// Writes all; a reader that is gone is no error of the workload's.
-fn write_all(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
     }
 }

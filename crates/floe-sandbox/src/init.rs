@@ -5,27 +5,18 @@
 //! saved, and must come back on a host with another build of floe.
 
 use crate::arch;
-use nix::{
-    errno::Errno,
-    sys::memfd::{MFdFlags, memfd_create},
-};
-use std::{
-    fs::File,
-    io::{self, Write},
-    os::fd::{AsRawFd, OwnedFd},
-};
+use floe_sys::elf::one_page_program;
+use std::{io, os::fd::OwnedFd};
 
 /// Name of the process.
 pub const NAME: &str = "floe-init";
+
+const BASE: u64 = 0x40_0000;
 
 /// The program: `floe-init PID`, to be executed by execveat(2). PID is the main process, a child of the caller.
 ///
 /// # Errors
 /// Those of memfd_create(2) and write(2).
 pub fn program() -> io::Result<OwnedFd> {
-    let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC).map_err(|error: Errno| io::Error::from(error))?;
-    let mut file = File::from(fd);
-    file.write_all(&arch::init_program())?;
-    // A program that is open for writing can't be executed.
-    Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
+    one_page_program(NAME, BASE, arch::init_code())
 }

@@ -192,14 +192,28 @@ impl Launch {
     ///
     /// # Errors
     /// [`LaunchError`] where the monitor is gone.
-    pub fn commit(mut self) -> Result<(), LaunchError> {
+    pub fn commit(self) -> Result<(), LaunchError> {
+        self.commit_with(&[])
+    }
+
+    /// Leaves the sandbox, which is frozen, to its monitor, which thaws it. So that there is no moment at which it runs
+    /// and would still end with the launcher.
+    ///
+    /// # Errors
+    /// [`LaunchError`] where the monitor is gone or can't thaw it.
+    pub fn commit_frozen(self) -> Result<(), LaunchError> {
+        self.commit_with(message::THAW)
+    }
+
+    fn commit_with(mut self, payload: &[u8]) -> Result<(), LaunchError> {
         let socket = self.socket.as_ref().ok_or(LaunchError::Hangup)?;
-        message::put(socket, kind::COMMIT, &[]).map_err(system("talk to the monitor"))?;
+        message::put(socket, kind::COMMIT, payload).map_err(system("talk to the monitor"))?;
         match message::get(socket).map_err(system("talk to the monitor"))? {
             Some((kind::COMMIT, _)) => {
                 self.committed = true;
                 Ok(())
             }
+            Some((kind::FAILED, payload)) => Err(parse(&payload)),
             Some(_) | None => Err(LaunchError::Hangup),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of images. Restore uses the same [`Launch`] as run, with a seed in the place of the command.
 
+#![deny(unsafe_code)]
+
 pub mod init;
 pub mod tasks;
 

@@ -26,12 +26,16 @@ pub mod kind {
     pub const EXECUTED: u8 = b'E';
     /// Something failed. Payload: errno as 4 bytes, then text.
     pub const FAILED: u8 = b'F';
-    /// Launcher to monitor: keep the sandbox from now on.
+    /// Launcher to monitor: keep the sandbox from now on; and back, when that is done. With [`THAW`] as payload: it is
+    /// frozen, let it run.
     pub const COMMIT: u8 = b'C';
     /// Client to monitor: standard input.
     pub const INPUT: u8 = b'i';
     /// Client to monitor: standard input has ended.
     pub const INPUT_END: u8 = b'e';
+    /// Client to monitor: nobody reads any more what [`OUTPUT`] or [`ERROR`] brings; its kind as payload. Whoever runs a
+    /// command in the foreground expects that it notices, as in any pipeline.
+    pub const UNREAD: u8 = b'u';
     /// Client to monitor: rows and columns, 2 bytes each.
     pub const WINDOW: u8 = b'w';
     /// Client to monitor: send me output from now on.
@@ -57,6 +61,9 @@ pub mod kind {
     /// Monitor to client: the sandbox went into an image.
     pub const CHECKPOINTED: u8 = b'k';
 }
+
+/// Payload of [`kind::COMMIT`].
+pub const THAW: &[u8] = b"thaw";
 
 /// A connected pair of sockets.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {

@@ -4,6 +4,7 @@
 
 mod arch;
 pub mod descriptor;
+pub mod elf;
 pub mod exec;
 pub mod fork;
 pub mod interrupt;

@@ -129,7 +129,8 @@ impl Batch {
     /// Runs the calls in `task`. Its registers are the stub's then, and all its signals but `end.2` must be blocked.
     ///
     /// `end` is what the stub's last tgkill(2) names: process and thread in the task's own PID namespace, and a signal
-    /// that is neither pending for the task nor caught by it.
+    /// that is neither pending for the task nor caught by it; or 0, and the task is stopped at every call instead, which
+    /// takes longer.
     ///
     /// # Errors
     /// [`CallError`]; `Call` names the first call that had to succeed and did not. All of them were issued.
@@ -180,7 +181,11 @@ impl Batch {
             end,
         );
         task.set_registers(&registers)?;
-        task.run_to_signal(end.2, observe)?;
+        if end.2 == 0 {
+            task.run_through_calls(self.entries.len() + 1)?;
+        } else {
+            task.run_to_signal(end.2, observe)?;
+        }
         memory::read_ranges(tid, &places, &mut bytes)
             .and_then(whole)
             .map_err(transfer("read"))?;

@@ -59,25 +59,27 @@ pub enum HostError {
     Call(#[from] CallError),
 }
 
-/// A process whose vDSO holds the stub.
+/// A process whose vDSO holds the stub. Dropping it takes the stub out again.
 #[derive(Debug)]
-pub struct CallHost {
+pub struct CallHost<'a> {
+    leader: &'a Stopped,
     pid: Pid,
     ns_pid: i32,
     arena: Arena,
     memory: MemoryFile,
     /// The scratch mapping, once it is there.
     scratch: (u64, u64),
+    cleared: bool,
 }
 
-impl CallHost {
+impl<'a> CallHost<'a> {
     /// Writes the stub into the vDSO of the process that `leader` leads, and maps scratch memory there.
     ///
     /// `ns_pid` is the process's id in its own PID namespace; `mappings` are its mappings.
     ///
     /// # Errors
     /// [`HostError`].
-    pub fn new(leader: &Stopped, ns_pid: i32, mappings: &[Mapping]) -> Result<Self, HostError> {
+    pub fn new(leader: &'a Stopped, ns_pid: i32, mappings: &[Mapping]) -> Result<Self, HostError> {
         let pid = leader.tid();
         let vdso = mappings
             .iter()
@@ -103,21 +105,22 @@ impl CallHost {
             bytes: 0,
         };
         let mut host = Self {
+            leader,
             pid,
             ns_pid,
             arena,
             memory,
             scratch: (0, 0),
+            cleared: false,
         };
-        host.map_scratch(leader)?;
+        host.map_scratch()?;
         Ok(host)
     }
 
-    fn map_scratch(&mut self, leader: &Stopped) -> Result<(), HostError> {
+    fn map_scratch(&mut self) -> Result<(), HostError> {
         const MAP: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         let address = self.single(
-            leader,
             "map scratch memory",
             libc::SYS_mmap,
             [0, SCRATCH_BYTES, PROT, MAP, u64::MAX, 0],
@@ -146,25 +149,16 @@ impl CallHost {
     /// [`HostError`].
     pub fn run(&self, thread: &Stopped, ns_tid: i32, batch: &mut Batch) -> Result<(), HostError> {
         let status = Status::read(&format!("/proc/{}/task/{}", self.pid, thread.tid()))?;
-        let taken = status.caught | status.pending | status.shared_pending;
-        let quiet = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
-        match quiet.into_iter().find(|signal| taken & bit(*signal) == 0) {
-            Some(signal) => {
-                let guest = Guest::enter(self, thread, ALL_SIGNALS & !bit(signal))?;
-                let done = batch.run(thread, (self.ns_pid, ns_tid, signal));
-                guest.leave()?;
-                Ok(done?)
-            }
-            None => Err(HostError::Trace(TraceError::Request {
-                action: "find a signal to end a batch with (URG, WINCH, CHLD and CONT are all caught or pending)",
-                tid: thread.tid(),
-                source: Errno::EBUSY,
-            })),
-        }
+        let signal = quiet_signal(&status);
+        let open = signal.map_or(0, bit);
+        let guest = Guest::enter(self, thread, ALL_SIGNALS & !open)?;
+        let done = batch.run(thread, (self.ns_pid, ns_tid, signal.unwrap_or(0)));
+        guest.leave()?;
+        Ok(done?)
     }
 
-    fn single(&self, thread: &Stopped, what: &str, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
-        let guest = Guest::enter(self, thread, ALL_SIGNALS)?;
+    fn single(&self, what: &str, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
+        let guest = Guest::enter(self, self.leader, ALL_SIGNALS)?;
         let result = guest.call(number, arguments);
         guest.leave()?;
         match result? {
@@ -172,7 +166,7 @@ impl CallHost {
                 let source = Errno::from_raw(-error as i32);
                 Err(CallError::Call {
                     what: what.to_owned(),
-                    tid: thread.tid(),
+                    tid: self.pid,
                     source,
                 }
                 .into())
@@ -185,22 +179,48 @@ impl CallHost {
     ///
     /// # Errors
     /// [`HostError`].
-    pub fn remove(mut self, leader: &Stopped) -> Result<(), HostError> {
+    pub fn remove(mut self) -> Result<(), HostError> {
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<(), HostError> {
         let (address, bytes) = std::mem::take(&mut self.scratch);
-        self.single(
-            leader,
-            "unmap scratch memory",
-            libc::SYS_munmap,
-            [address, bytes, 0, 0, 0, 0],
-        )?;
+        if bytes != 0 {
+            self.single("unmap scratch memory", libc::SYS_munmap, [address, bytes, 0, 0, 0, 0])?;
+        }
         self.memory
             .write(self.arena.code, &vec![0; Arena::code_bytes().len()])
             .map_err(|source| HostError::Memory {
                 action: "clear the stub from",
                 pid: self.pid,
                 source,
-            })
+            })?;
+        self.cleared = true;
+        Ok(())
     }
+}
+
+impl Drop for CallHost<'_> {
+    fn drop(&mut self) {
+        if !self.cleared
+            && let Err(error) = self.clear()
+        {
+            tracing::debug!(pid = self.pid.raw(), %error, "the stub stays in a process");
+        }
+    }
+}
+
+/// A signal that the task would not notice, should floe die before it takes it back: one that it ignores, or that is
+/// ignored by default. Not SIGCONT, which has effects when it is sent.
+fn quiet_signal(status: &Status) -> Option<i32> {
+    let taken = status.caught | status.pending | status.shared_pending;
+    let by_default = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD];
+    let stops = [libc::SIGCONT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    let ignored = (1..=64).filter(|signal| status.ignored & bit(*signal) != 0 && !stops.contains(signal));
+    by_default
+        .into_iter()
+        .chain(ignored)
+        .find(|signal| taken & bit(*signal) == 0)
 }
 
 const fn bit(signal: i32) -> u64 {
@@ -210,14 +230,14 @@ const fn bit(signal: i32) -> u64 {
 /// A thread between [`Guest::enter`] and [`Guest::leave`]: its registers are the stub's, and the stub knows the way
 /// back.
 struct Guest<'a> {
-    host: &'a CallHost,
+    host: &'a CallHost<'a>,
     thread: &'a Stopped,
     registers: Registers,
     mask: u64,
 }
 
 impl<'a> Guest<'a> {
-    fn enter(host: &'a CallHost, thread: &'a Stopped, block: u64) -> Result<Self, HostError> {
+    fn enter(host: &'a CallHost<'a>, thread: &'a Stopped, block: u64) -> Result<Self, HostError> {
         let registers = thread.registers()?;
         let mask = thread.signal_mask()?;
         let state = arch::exit_state(&way_back(&registers), mask, host.scratch);

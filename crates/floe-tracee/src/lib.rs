@@ -8,14 +8,15 @@ mod batch;
 mod host;
 mod interrupted;
 mod puppet;
+mod rseq;
 mod script;
 mod stopped;
 
-pub use arch::{GENERAL_BYTES, Registers, is_native, vdso_tail, xfeatures};
+pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail, xfeatures};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
 pub use host::{CallHost, HostError};
-pub use interrupted::{InterruptionError, RestartCode, restart_code};
+pub use interrupted::{InterruptionError, RestartCode, is_restarted, restart_code};
 pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
 pub use script::Script;
 pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};

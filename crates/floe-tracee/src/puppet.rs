@@ -4,8 +4,13 @@
 //! anonymous memory that all puppets of a tree inherit, so forking copies nothing of it.
 
 use crate::{Arena, Batch, CallError, CallId, Options, Registers, SeizeError, Seized, Stopped, TraceError, arch};
-use floe_sys::{Pid, memory::MemoryFile, procfs::Mapping};
-use std::io;
+use floe_sys::{
+    Pid,
+    elf::{CODE_OFFSET, one_page_program},
+    memory::MemoryFile,
+    procfs::Mapping,
+};
+use std::{io, os::fd::OwnedFd};
 
 /// The signal that ends a batch unless another is asked for; puppets have all others blocked.
 const QUIET: i32 = libc::SIGURG;
@@ -56,6 +61,8 @@ pub struct Puppet {
 /// Bytes of the arena that puppets share.
 pub const ARENA_BYTES: u64 = 1 << 20;
 const CODE_PAGE: u64 = 4096;
+/// Where the seed's one page lies.
+const SEED_BASE: u64 = 0x1_0000;
 
 impl Puppet {
     /// Takes over the seed at its exec stop, puts the arena at `base` (which must be free in it and in all address
@@ -64,11 +71,7 @@ impl Puppet {
     ///
     /// # Errors
     /// [`PuppetError`].
-    pub fn from_seed(
-        seed: Stopped,
-        entry: u64,
-        choose_base: impl FnOnce(&[Mapping]) -> u64,
-    ) -> Result<Self, PuppetError> {
+    pub fn from_seed(seed: Stopped, choose_base: impl FnOnce(&[Mapping]) -> u64) -> Result<Self, PuppetError> {
         let pid = seed.tid();
         // Behind the exec event the result of execve still overwrites the registers; one stop later it doesn't.
         let seized = seed.run_on_to_stop()?;
@@ -77,7 +80,7 @@ impl Puppet {
         let before = Mapping::read_all_without_flags(pid)?;
         let base = choose_base(&before);
         let own_code = Arena {
-            code: entry,
+            code: SEED_BASE + CODE_OFFSET,
             memory: 0,
             bytes: 0,
         };
@@ -307,10 +310,12 @@ impl Puppet {
         Ok(Seized::running(pid, Options::Own)?)
     }
 
-    /// What the seed's program is made of.
-    #[must_use]
-    pub fn seed_code() -> &'static [u8] {
-        arch::stub_code()
+    /// The seed: a static program of one page that holds nothing but the stub. It never runs by itself.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2) and write(2).
+    pub fn seed_program() -> io::Result<OwnedFd> {
+        one_page_program("floe-seed", SEED_BASE, arch::stub_code())
     }
 }
 

@@ -397,16 +397,21 @@ impl Stopped {
     /// Lets it run through one whole system call.
     pub(crate) fn run_through_call(&self) -> Result<(), TraceError> {
         for _entry_then_exit in 0..2 {
-            self.resume_to_call()?;
+            self.resume_to_call(0)?;
             loop {
                 match self.wait()? {
                     Wait::Call => break,
-                    Wait::Event(libc::PTRACE_EVENT_STOP, _) => self.resume_to_call()?,
+                    Wait::Event(libc::PTRACE_EVENT_STOP, _) => self.resume_to_call(0)?,
                     wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Lets it run through so many system calls, whatever lies between them.
+    pub(crate) fn run_through_calls(&self, calls: usize) -> Result<(), TraceError> {
+        (0..calls).try_for_each(|_| self.run_through_call())
     }
 
     /// Delivers a stop signal, which must not be blocked, to a thread that stands before the delivery of another one;
@@ -416,7 +421,7 @@ impl Stopped {
     /// [`TraceError`]; `Unexpected` where the kernel drops the signal, as it does in an orphaned process group.
     pub(crate) fn stop_by_job_control(&mut self, signal: i32) -> Result<(), TraceError> {
         // Where the signal is dropped the thread comes to its next system call and no further.
-        ptrace::resume_to_call(self.tid, signal).map_err(|e| self.failed("resume", e))?;
+        self.resume_to_call(signal)?;
         match self.wait()? {
             Wait::Event(libc::PTRACE_EVENT_STOP, got) if got == signal => {
                 self.stop_signal = signal;
@@ -450,11 +455,23 @@ impl Stopped {
         ptrace::resume(self.tid, signal).map_err(|e| self.failed("resume", e))
     }
 
-    fn resume_to_call(&self) -> Result<(), TraceError> {
-        ptrace::resume_to_call(self.tid, 0).map_err(|e| self.failed("resume", e))
+    pub(crate) fn resume_to_call(&self, signal: i32) -> Result<(), TraceError> {
+        ptrace::resume_to_call(self.tid, signal).map_err(|e| self.failed("resume", e))
     }
 
-    fn wait(&self) -> Result<Wait, TraceError> {
+    pub(crate) fn interrupt(&self) -> Result<(), TraceError> {
+        ptrace::interrupt(self.tid).map_err(|e| self.failed("interrupt", e))
+    }
+
+    /// Its next stop, where it has come to one already.
+    pub(crate) fn peek(&self) -> Result<Option<Wait>, TraceError> {
+        match ptrace::wait(self.tid, false).map_err(|e| self.failed("wait", e))? {
+            Some(Wait::Ended(status)) => Err(TraceError::Ended { tid: self.tid, status }),
+            wait => Ok(wait),
+        }
+    }
+
+    pub(crate) fn wait(&self) -> Result<Wait, TraceError> {
         match ptrace::wait(self.tid, true).map_err(|e| self.failed("wait", e))? {
             Some(Wait::Ended(status)) => Err(TraceError::Ended { tid: self.tid, status }),
             Some(wait) => Ok(wait),

@@ -14,3 +14,9 @@ pub use victim::{Victim, program};
 
 /// How a restore chooses PIDs; every round trip is made with both.
 pub const PID_METHODS: [&str; 2] = ["ns-last-pid", "set-tid"];
+
+/// Says that something was not tested here, and why; `tools/test` gathers these lines.
+#[expect(clippy::print_stdout, reason = "the line is for whoever reads the tests' output")]
+pub fn skip(reason: &str) {
+    println!("skip: {reason}");
+}

@@ -134,7 +134,7 @@ impl<'a> Refused<'a> {
     fn skipped(&self) -> String {
         let path = self.host.path(&format!("stage-{}/skipped", self.victim.sandbox));
         let text = fs::read_to_string(path).expect("what was skipped");
-        text.lines().for_each(|line| println!("skip: {line}"));
+        text.lines().for_each(floe_suite::skip);
         text
     }
 

@@ -26,9 +26,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// A task's.
-    #[error("inspect task {task}")]
+    #[error("inspect {task}")]
     Task {
-        /// Its id in its own namespace and name.
+        /// How findings name it.
         task: String,
         /// Why not.
         #[source]
@@ -110,6 +110,9 @@ impl Inspected {
                 continue;
             }
             let process = held.process(found);
+            if task::refuse_foreign_code(&process, refusals).map_err(|e| task_error(found, e.into()))? {
+                continue;
+            }
             let (mut record, brk) = task::dump_process(&process).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,

@@ -1,9 +1,13 @@
 //! Where an image goes: an unnamed file that gets its name when it is complete and synced, or a stream.
 
+use floe_sys::fork;
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag},
-    sys::stat::Mode,
+    sys::{
+        stat::Mode,
+        wait::{WaitStatus, waitpid},
+    },
     unistd::linkat,
 };
 use std::{
@@ -61,6 +65,28 @@ impl Output {
     }
 }
 
+/// Does something in a process that no signal to floe reaches, and waits for its end.
+fn apart(act: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
+    let child = fork::child(|| {
+        fork::leave_session("floe-publish");
+        // All numbers of errors fit into an exit status.
+        act().map_or_else(|error| error as i32, |()| 0)
+    })?;
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
+            Ok(WaitStatus::Exited(_, number)) => return Err(io::Error::from_raw_os_error(number)),
+            Ok(other) => {
+                return Err(io::Error::other(format!(
+                    "the process that does it ended otherwise: {other:?}"
+                )));
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -97,14 +123,18 @@ impl OpenOutput {
         match link(&path) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                // There is no way to link over a file; a name beside it is renamed over it.
+                // There is no way to link over a file; a name beside it is renamed over it. A process of its own does
+                // both, so that nothing stays half done should floe be killed.
                 let beside = path.with_extension(format!("floe-{}", std::process::id()));
-                link(&beside).map_err(|source| wrap("name", &beside)(source.into()))?;
-                std::fs::rename(&beside, &path).map_err(|error| {
-                    // What stands there is this image alone, under a name that nobody asked for.
-                    drop(std::fs::remove_file(&beside));
-                    wrap("replace", &path)(error)
-                })?;
+                apart(|| {
+                    link(&beside)?;
+                    let renamed = nix::fcntl::renameat(AT_FDCWD, &beside, AT_FDCWD, &path);
+                    if renamed.is_err() {
+                        drop(std::fs::remove_file(&beside));
+                    }
+                    renamed
+                })
+                .map_err(wrap("replace", &path))?;
             }
             Err(source) => return Err(wrap("name", &path)(source.into())),
         }

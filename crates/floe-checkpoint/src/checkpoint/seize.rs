@@ -143,6 +143,7 @@ impl HeldTree {
                     Ok(seized) => match seized.stop() {
                         Ok(stopped) => {
                             stopped.undo_interruption()?;
+                            stopped.abort_critical_section()?;
                             threads.insert(tid, stopped);
                         }
                         Err(TraceError::Ended { .. }) => {}
@@ -161,6 +162,7 @@ impl HeldTree {
         for seized in seized {
             let stopped = seized.stop()?;
             stopped.undo_interruption()?;
+            stopped.abort_critical_section()?;
             threads.insert(stopped.tid(), stopped);
         }
         Self::complete(tree, threads, lifted)

@@ -186,8 +186,8 @@ pub enum RestoreError {
     /// The image contradicts itself.
     #[error("the image is not consistent: {0}")]
     Inconsistent(String),
-    /// What was built differs from the image.
-    #[error("what was built differs from the image:\n  {}", .0.join("\n  "))]
+    /// What was built differs from the image, and where.
+    #[error("what was built differs from the image")]
     Differs(Vec<String>),
 }
 
@@ -242,7 +242,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let started = Instant::now();
     let spec = sandbox_spec(image.sandbox(), request.name, request.foreground);
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
-    let executable = tree::seed_program()?;
+    let executable = Puppet::seed_program().map_err(|source| RestoreError::System {
+        action: "make the seed program".to_owned(),
+        source,
+    })?;
     let first = First::Seed {
         executable,
         keep: vec![far.as_raw_fd()],
@@ -277,9 +280,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     verify::compare(&image, &hosts)?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
-    frozen.thaw()?;
     let name = launch.name().to_owned();
-    launch.commit()?;
+    frozen.keep();
+    launch.commit_frozen()?;
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

@@ -8,7 +8,7 @@ use floe_image::{
 };
 use floe_resources::{file::kind_of, mm::head_checksum};
 use floe_sys::{Pid, descriptor::open_in_root, procfs::Mapping};
-use nix::fcntl::OFlag;
+use nix::{fcntl::OFlag, sys::stat::fstat};
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
@@ -115,7 +115,14 @@ fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), 
 
 fn mapped(record: &MappedFileRecord, root: BorrowedFd<'_>) -> Option<String> {
     let path = Path::new(OsStr::from_bytes(&record.path));
-    let file = match open_in_root(root, path, libc::O_RDONLY, 0) {
+    // To open a device or a fifo may do something, or wait: the image has no say in that.
+    let kind = open_in_root(root, path, libc::O_PATH, 0).and_then(|found| fstat(found.as_fd()));
+    match kind {
+        Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFREG => {}
+        Ok(_) => return Some("it is no regular file here".to_owned()),
+        Err(error) => return Some(format!("it can't be opened here: {error}")),
+    }
+    let file = match open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
         Ok(file) => File::from(file),
         Err(error) => return Some(format!("it can't be opened here: {error}")),
     };
@@ -136,4 +143,44 @@ fn mapped(record: &MappedFileRecord, root: BorrowedFd<'_>) -> Option<String> {
     }
     let same_head = head_checksum(&file).is_ok_and(|sum| sum == record.head_checksum);
     (mtime != record.mtime && !same_head).then(|| "it is another file here (its content differs)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mapped;
+    use floe_image::record::MappedFileRecord;
+    use nix::sys::stat::Mode;
+    use std::{
+        fs::File,
+        os::{fd::AsFd, unix::ffi::OsStrExt},
+        path::Path,
+    };
+
+    fn obstacle(path: &Path) -> Option<String> {
+        let root = File::open("/").expect("open the root directory");
+        let record = MappedFileRecord {
+            id: 0,
+            path: path.as_os_str().as_bytes().to_vec(),
+            ghost: None,
+            writable: true,
+            size: 0,
+            mtime: 0,
+            head_checksum: 0,
+        };
+        mapped(&record, root.as_fd())
+    }
+
+    /// Opening a fifo would wait for a writer, so this would not end.
+    #[test]
+    fn a_mapped_file_that_is_something_else_here_is_not_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (fifo, file) = (folder.path().join("fifo"), folder.path().join("file"));
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("make a fifo");
+        let wanted = Some("it is no regular file here".to_owned());
+        for path in [fifo.as_path(), folder.path(), Path::new("/dev/null")] {
+            assert_eq!(obstacle(path), wanted, "{}", path.display());
+        }
+        std::fs::write(&file, "").expect("write");
+        assert_eq!(obstacle(&file), None);
+    }
 }

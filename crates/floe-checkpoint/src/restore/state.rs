@@ -10,7 +10,7 @@ use floe_resources::task::{
     restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
-use floe_tracee::{Puppet, Script, Stopped};
+use floe_tracee::{Puppet, Script, Stopped, call_instruction};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const THREAD_FLAGS: i32 = libc::CLONE_VM
@@ -103,10 +103,7 @@ fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), R
             action: format!("read the vDSO of process {}", record.pid),
             source,
         })?;
-    let at = text
-        .windows(2)
-        .position(|pair| pair == [0x0f, 0x05])
-        .ok_or_else(lacking)?;
+    let at = call_instruction(&text).ok_or_else(lacking)?;
     let arena = leader.arena_range();
     let arguments = [arena.start, arena.end - arena.start, 0, 0, 0, 0];
     leader.call_at(vdso.start + at as u64, "unmap the stub", libc::SYS_munmap, arguments)?;

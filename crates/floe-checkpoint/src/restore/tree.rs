@@ -8,28 +8,21 @@ use floe_image::{
 };
 use floe_resources::{
     channel::Channel,
-    mm::{Builder, Filler},
+    mm::{Builder, Filler, first_gap},
 };
 use floe_sys::{Pid, descriptor::open_in_root};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsStr,
-    fs::File,
-    io::Write,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-/// Where the seed's one page lies.
-const SEED_BASE: u64 = 0x1_0000;
-const SEED_ENTRY: u64 = SEED_BASE + 0x200;
 const PAGE: u64 = 4096;
-/// Memory below this can't be mapped by an ordinary user (vm.mmap_min_addr).
-const LOWEST: u64 = 0x10_0000;
 
 /// Working and root directory, as paths of the image.
 type Directories<'a> = (&'a [u8], &'a [u8]);
@@ -54,48 +47,6 @@ pub struct World<'a> {
     filler: Filler<'a>,
 }
 
-/// The seed: a static ELF program of one page that holds nothing but the stub. It never runs by itself.
-pub fn seed_program() -> Result<OwnedFd, RestoreError> {
-    let fd = nix::sys::memfd::memfd_create("floe-seed", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-        .map_err(RestoreError::system("make the seed program"))?;
-    let mut page = vec![0u8; PAGE as usize];
-    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-    // ELF header: 64-bit little-endian executable for x86-64, two program headers.
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &2u16.to_le_bytes());
-    put(18, &62u16.to_le_bytes());
-    put(20, &1u32.to_le_bytes());
-    put(24, &SEED_ENTRY.to_le_bytes());
-    put(32, &64u64.to_le_bytes());
-    put(52, &64u16.to_le_bytes());
-    put(54, &56u16.to_le_bytes());
-    put(56, &2u16.to_le_bytes());
-    // PT_LOAD, readable and executable, the whole page.
-    put(64, &1u32.to_le_bytes());
-    put(68, &5u32.to_le_bytes());
-    put(80, &SEED_BASE.to_le_bytes());
-    put(88, &SEED_BASE.to_le_bytes());
-    put(96, &PAGE.to_le_bytes());
-    put(104, &PAGE.to_le_bytes());
-    put(112, &PAGE.to_le_bytes());
-    // PT_GNU_STACK, not executable.
-    put(120, &0x6474_e551_u32.to_le_bytes());
-    put(124, &6u32.to_le_bytes());
-    put((SEED_ENTRY - SEED_BASE) as usize, Puppet::seed_code());
-    let mut file = File::from(fd);
-    file.write_all(&page).map_err(|source| RestoreError::System {
-        action: "write the seed program".into(),
-        source,
-    })?;
-    // A program that is open for writing can't be executed.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let file = File::open(path).map_err(|source| RestoreError::System {
-        action: "reopen the seed".into(),
-        source,
-    })?;
-    Ok(file.into())
-}
-
 impl<'a> World<'a> {
     /// Takes the seed over as PID 1.
     pub fn start(
@@ -105,15 +56,10 @@ impl<'a> World<'a> {
         inherited: RawFd,
         method: PidMethod,
     ) -> Result<Self, RestoreError> {
-        let puppet = Puppet::from_seed(seed, SEED_ENTRY, |now| {
-            let mut taken: Vec<(u64, u64)> = now.iter().map(|m| (m.start, m.end)).collect();
-            taken.extend(
-                image
-                    .address_spaces()
-                    .iter()
-                    .flat_map(|s| s.vmas.iter().map(|v| (v.start, v.end))),
-            );
-            gap(taken, ARENA_BYTES)
+        let puppet = Puppet::from_seed(seed, |now| {
+            let vmas = image.address_spaces().iter().flat_map(|space| &space.vmas);
+            let taken = now.iter().map(|m| m.start..m.end);
+            first_gap(taken.chain(vmas.map(|v| v.start..v.end)).collect(), ARENA_BYTES)
         })?;
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
@@ -513,19 +459,6 @@ impl<'a> World<'a> {
         }
         self.forget_child_signal(record.ppid, libc::SIGCHLD)
     }
-}
-
-/// The lowest gap between `taken` ranges.
-fn gap(mut taken: Vec<(u64, u64)>, bytes: u64) -> u64 {
-    taken.sort_unstable();
-    let mut at = LOWEST;
-    for (start, end) in taken {
-        if start >= at && start - at >= bytes {
-            return at;
-        }
-        at = at.max(end);
-    }
-    at
 }
 
 /// Two numbers that no descriptor of the image has.

@@ -68,7 +68,7 @@ pub enum TreeFault {
         what: &'static str,
     },
     /// A block of another size.
-    #[error("the {what} of task {tid} has {got} bytes, not {wanted}")]
+    #[error("{got} bytes of {what} of task {tid}, not {wanted}")]
     Block {
         /// Whose.
         tid: i32,
@@ -79,14 +79,9 @@ pub enum TreeFault {
         /// What it must have.
         wanted: usize,
     },
-    /// A name longer than the kernel keeps.
-    #[error("the name of task {tid} has {got} bytes, more than {NAME_BYTES}")]
-    Name {
-        /// Whose.
-        tid: i32,
-        /// Its bytes.
-        got: usize,
-    },
+    /// A name that the kernel would not keep as it is.
+    #[error("the name of task {0} is longer than {NAME_BYTES} bytes or holds a NUL")]
+    Name(i32),
     /// Not one tree.
     #[error("{0} processes have no parent, exactly one must")]
     Roots(usize),
@@ -191,8 +186,8 @@ fn task(thread: &ThreadRecord, extended: usize) -> Result<(), TreeFault> {
     let block = |what, got, wanted| ensure(got == wanted, || TreeFault::Block { tid, what, got, wanted });
     block("general registers", thread.registers.general.len(), GENERAL_BYTES)?;
     block("extended registers", thread.registers.extended.len(), extended)?;
-    let got = thread.comm.len();
-    ensure(got <= NAME_BYTES, || TreeFault::Name { tid, got })?;
+    let name = &thread.comm;
+    ensure(name.len() <= NAME_BYTES && !name.contains(&0), || TreeFault::Name(tid))?;
     siginfos(tid, &thread.pending)
 }
 
@@ -200,7 +195,7 @@ fn siginfos(tid: i32, pending: &[Vec<u8>]) -> Result<(), TreeFault> {
     for info in pending {
         ensure(info.len() == SIGINFO_BYTES, || TreeFault::Block {
             tid,
-            what: "information of a pending signal",
+            what: "information about a pending signal",
             got: info.len(),
             wanted: SIGINFO_BYTES,
         })?;

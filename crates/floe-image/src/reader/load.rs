@@ -31,6 +31,9 @@ pub enum ReadError {
     /// The memory for unpacking.
     #[error("start zstd")]
     Unpacker(#[source] io::Error),
+    /// The threads that check pages.
+    #[error("start a thread that checks pages")]
+    Threads(#[source] io::Error),
     /// The ends of the file.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -65,7 +68,7 @@ pub enum ReadError {
     #[error("the index contradicts the file: {0}")]
     Index(&'static str),
     /// The parts do not fit together.
-    #[error("the image contradicts itself: {0}")]
+    #[error("the image contradicts itself")]
     Contradiction(#[from] Contradiction),
 }
 

@@ -1,9 +1,12 @@
 //! Reading everything: each chunk's checksum and that it unpacks to what it must. The records were checked at open.
 
 use super::{ChunkScratch, Image, ReadError};
-use std::sync::{
-    atomic::{AtomicUsize, Ordering},
-    mpsc::{Sender, channel},
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::Builder,
 };
 
 /// What was found whole.
@@ -30,10 +33,16 @@ impl Image {
         let mut first: Option<(usize, ReadError)> = None;
         std::thread::scope(|scope| {
             let (results, checked) = channel();
-            for _ in 0..cores.min(self.chunks().len()) {
+            for started in 0..cores.min(self.chunks().len()) {
                 let results = results.clone();
                 let next = &next;
-                scope.spawn(move || self.check_chunks(next, &results));
+                let thread = Builder::new().spawn_scoped(scope, move || self.check_chunks(next, &results));
+                match thread {
+                    Ok(_) => {}
+                    // Those that did start do all the work.
+                    Err(_) if started > 0 => break,
+                    Err(error) => return Err(ReadError::Threads(error)),
+                }
             }
             drop(results);
             let mut done = 0;
@@ -51,7 +60,8 @@ impl Image {
                     Err(_) => {}
                 }
             }
-        });
+            Ok(())
+        })?;
         match first {
             Some((_, error)) => Err(error),
             None => Ok(VerifyReport {

@@ -10,9 +10,9 @@ pub struct ProcessRecord {
     pub pid: NsPid,
     /// Parent; 0 where the parent is outside the tree.
     pub ppid: NsPid,
-    /// Process group; 0 where its leader's number lies outside the namespace.
+    /// Process group; never 0, which would be one of another namespace.
     pub pgid: NsPid,
-    /// Session; 0 as for the group.
+    /// Session; as for the group.
     pub sid: NsPid,
     /// Running, stopped or waiting to be reaped.
     pub state: ProcessState,

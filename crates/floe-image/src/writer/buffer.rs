@@ -71,4 +71,13 @@ impl Pool {
         let home = self.home.clone();
         Some(PageBuffer { bytes, home })
     }
+
+    /// Waits for the writing thread to tell something; false once it has ended without. What it has not taken out of its
+    /// queue by then stays there, so that the other end of `told` alone would not show it.
+    pub fn is_told(&self, told: &Receiver<()>) -> bool {
+        select! {
+            recv(told) -> told => told.is_ok(),
+            recv(self.ended) -> _ => told.try_recv().is_ok(),
+        }
+    }
 }

@@ -191,8 +191,8 @@ impl ImageWriter {
             done,
         })?;
         match written {
-            Some(written) => written.recv().map_err(|_| self.failure()),
-            None => Ok(()),
+            Some(written) if !self.pool.is_told(&written) => Err(self.failure()),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -201,6 +201,9 @@ impl ImageWriter {
     /// # Errors
     /// [`WriteError`] of what was appended before.
     pub fn buffer(&mut self) -> Result<PageBuffer, WriteError> {
+        if self.pieces.is_none() {
+            return Err(WriteError::GivenUp);
+        }
         self.pool.take().ok_or_else(|| self.failure())
     }
 

@@ -210,8 +210,10 @@ fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> 
     first_gap(taken, bytes)
 }
 
-/// The lowest gap of `bytes` bytes between `taken` ranges, from 64 KiB (the usual mmap_min_addr) on.
-pub(crate) fn first_gap(mut taken: Vec<Range<u64>>, bytes: u64) -> u64 {
+/// The lowest gap of `bytes` bytes between `taken` ranges, from 1 MiB on: far above vm.mmap_min_addr, below which an
+/// ordinary user can't map.
+#[must_use]
+pub fn first_gap(mut taken: Vec<Range<u64>>, bytes: u64) -> u64 {
     const LOWEST: u64 = 0x10_0000;
     taken.sort_by_key(|range| range.start);
     let mut at = LOWEST;

@@ -13,7 +13,7 @@ mod pages;
 mod runs;
 
 pub use assemble::{Assembly, assemble};
-pub use build::{BuildError, Builder, Sources, same_layout};
+pub use build::{BuildError, Builder, Sources, first_gap, same_layout};
 pub use classify::{address_space, count_pages};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};

@@ -8,7 +8,7 @@ use super::{
 use crate::task::HeldProcess;
 use floe_image::{
     ImageWriter, WriteError,
-    record::{ContentOwner, NsPid, PageMapRecord, PageRun},
+    record::{ContentOwner, NsPid, PageId, PageMapRecord, PageRun},
 };
 use floe_sys::{
     Pid,
@@ -19,6 +19,7 @@ use floe_sys::{
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
 };
 
@@ -80,28 +81,35 @@ pub fn dump_process_pages(
         writer,
     };
     let pagemap = Pagemap::open(pid).map_err(open)?;
-    let shared = match parent {
-        Some((parent, map)) if !map.runs.is_empty() => Some(SharedPages {
-            own: &pagemap,
-            parent: Pagemap::open(parent).map_err(open)?,
-            runs: &map.runs,
-        }),
+    let relative = match parent {
+        Some((parent, map)) if !map.runs.is_empty() => {
+            Some((Pagemap::open(parent).map_err(open)?, map.runs.as_slice()))
+        }
         _ => None,
+    };
+    let sharing = Sharing {
+        own: &pagemap,
+        parent: relative.as_ref().map(|(map, runs)| (map, *runs)),
     };
     let mut regions: Vec<PageRegion> = Vec::new();
     for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
         regions.clear();
+        let wrap = |source| PagesError::Read {
+            pid,
+            address: mapping.start,
+            source,
+        };
         pagemap
             .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
-            .map_err(|error| PagesError::Read {
-                pid,
-                address: mapping.start,
-                source: error.into(),
-            })?;
+            .map_err(|error| wrap(error.into()))?;
         for region in &regions {
-            match &shared {
-                Some(shared) => shared.split(region, |piece, stored| reader.piece(mapping, piece, stored))?,
-                None => reader.piece(mapping, region.start..region.end, None)?,
+            let mut at = region.start;
+            while at < region.end {
+                let end = region.end.min(at + COMPARE_PAGES * PAGE);
+                for (range, how) in sharing.split(at..end).map_err(wrap)? {
+                    reader.piece(mapping, range, how)?;
+                }
+                at = end;
             }
         }
     }
@@ -112,74 +120,75 @@ pub fn dump_process_pages(
     })
 }
 
-/// Finds pages that parent and child still share after fork.
-struct SharedPages<'a> {
-    own: &'a Pagemap,
-    parent: Pagemap,
-    runs: &'a [PageRun],
+/// How a page is come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// The parent's page at this address is the same one, and stored.
+    Stored(PageId),
+    /// Other address spaces have it too. process_vm_readv pins pages, and before the kernel pins a page that is shared
+    /// copy-on-write it makes a copy: relatives that still share after fork would not after a checkpoint. A read of
+    /// /proc/PID/mem pins nothing.
+    Shared,
+    /// This address space alone has it.
+    Exclusive,
 }
 
-impl SharedPages<'_> {
-    /// Cuts a region into pieces that are the parent's page (given with it) and pieces that are not.
-    fn split(
-        &self,
-        region: &PageRegion,
-        mut each: impl FnMut(std::ops::Range<u64>, Option<floe_image::record::PageId>) -> Result<(), PagesError>,
-    ) -> Result<(), PagesError> {
-        let mut at = region.start;
-        while at < region.end {
-            let end = region.end.min(at + COMPARE_PAGES * PAGE);
-            let overlap = self.runs.partition_point(|run| run.start + run.pages * PAGE <= at);
-            if self.runs.get(overlap).is_none_or(|run| run.start >= end) {
-                each(at..end, None)?;
-            } else {
-                self.compare(at..end, &mut each)?;
-            }
-            at = end;
+impl How {
+    /// Whether a page `distance` pages further on continues what begins with this one.
+    fn continues(self, other: Self, distance: u64) -> bool {
+        match (self, other) {
+            (Self::Stored(first), Self::Stored(page)) => page.0 == first.0 + distance,
+            _ => self == other,
         }
-        Ok(())
     }
+}
 
-    fn compare(
-        &self,
-        range: std::ops::Range<u64>,
-        each: &mut impl FnMut(std::ops::Range<u64>, Option<floe_image::record::PageId>) -> Result<(), PagesError>,
-    ) -> Result<(), PagesError> {
+/// Tells which pages a process shares, and which of them with its parent.
+struct Sharing<'a> {
+    own: &'a Pagemap,
+    parent: Option<(&'a Pagemap, &'a [PageRun])>,
+}
+
+impl Sharing<'_> {
+    /// Cuts a range into pieces that are come by in one way.
+    fn split(&self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
         let count = ((range.end - range.start) / PAGE) as usize;
-        let owner = ContentOwner::Process(NsPid(0));
-        let wrap = |source| PagesError::Content { owner, source };
-        let own = self.own.entries(range.start, count).map_err(wrap)?;
-        let theirs = self.parent.entries(range.start, count).map_err(wrap)?;
-        let mut piece = range.start;
-        let mut stored = None;
-        for (index, (mine, other)) in own.iter().zip(&theirs).enumerate() {
+        let own = self.own.entries(range.start, count)?;
+        let overlaps = |runs: &[PageRun]| {
+            let first = runs.partition_point(|run| run.start + run.pages * PAGE <= range.start);
+            runs.get(first).is_some_and(|run| run.start < range.end)
+        };
+        let theirs = match self.parent {
+            Some((map, runs)) if overlaps(runs) => Some((map.entries(range.start, count)?, runs)),
+            _ => None,
+        };
+        let mut pieces: Vec<(Range<u64>, How)> = Vec::new();
+        for (index, mine) in own.iter().enumerate() {
             let address = range.start + index as u64 * PAGE;
-            let same = !mine.exclusive() && mine.frame().is_some() && mine.frame() == other.frame();
-            let page = if same { page_at(self.runs, address) } else { None };
-            let continues = match (stored, page) {
-                (None, None) => true,
-                (Some(first), Some(page)) => {
-                    let first: floe_image::record::PageId = first;
-                    page.0 == first.0 + (address - piece) / PAGE
-                }
-                _ => false,
+            let parents = theirs.as_ref().and_then(|(entries, runs)| {
+                let same = mine.frame().is_some() && mine.frame() == entries[index].frame();
+                if same { page_at(runs, address) } else { None }
+            });
+            let how = match parents {
+                _ if mine.exclusive() => How::Exclusive,
+                Some(page) => How::Stored(page),
+                None => How::Shared,
             };
-            if !continues || index == 0 {
-                if address > piece {
-                    each(piece..address, stored)?;
+            match pieces.last_mut() {
+                Some((piece, first)) if first.continues(how, (address - piece.start) / PAGE) => {
+                    piece.end = address + PAGE;
                 }
-                piece = address;
-                stored = page;
+                _ => pieces.push((address..address + PAGE, how)),
             }
         }
-        each(piece..range.end, stored)
+        Ok(pieces)
     }
 }
 
 struct Reader<'a> {
     pid: Pid,
     memory: MemoryFile,
-    /// Ranges of the chunk that is being gathered, and whether they must be read in spite of their protection.
+    /// Ranges of the chunk that is being gathered, and whether they must be read through /proc/PID/mem.
     pending: Vec<(RemoteRange, bool)>,
     pending_pages: usize,
     runs: RunList,
@@ -187,22 +196,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn piece(
-        &mut self,
-        mapping: &Mapping,
-        range: std::ops::Range<u64>,
-        stored: Option<floe_image::record::PageId>,
-    ) -> Result<(), PagesError> {
-        if let Some(first) = stored {
+    fn piece(&mut self, mapping: &Mapping, range: Range<u64>, how: How) -> Result<(), PagesError> {
+        if let How::Stored(first) = how {
             self.runs.push(range.start, (range.end - range.start) / PAGE, first);
             return Ok(());
         }
-        let unreadable = mapping.prot & libc::PROT_READ as u32 == 0;
+        let by_file = how == How::Shared || mapping.prot & libc::PROT_READ as u32 == 0;
         let mut at = range.start;
         while at < range.end {
             let room = (CHUNK_PAGES - self.pending_pages) as u64 * PAGE;
             let bytes = room.min(range.end - at) as usize;
-            self.pending.push((RemoteRange { start: at, bytes }, unreadable));
+            self.pending.push((RemoteRange { start: at, bytes }, by_file));
             self.pending_pages += bytes / PAGE as usize;
             at += bytes as u64;
             if self.pending_pages == CHUNK_PAGES || self.pending.len() == MAX_RANGES {
@@ -230,14 +234,25 @@ impl Reader<'_> {
     }
 
     fn read_pending(&self, buffer: &mut [u8]) -> Result<(), PagesError> {
-        if self.pending.iter().all(|(_, unreadable)| !unreadable) {
-            let ranges: Vec<RemoteRange> = self.pending.iter().map(|(range, _)| *range).collect();
+        let mut at = 0;
+        for group in self.pending.chunk_by(|(_, one), (_, other)| one == other) {
+            let bytes: usize = group.iter().map(|(range, _)| range.bytes).sum();
+            self.read_group(group, &mut buffer[at..at + bytes])?;
+            at += bytes;
+        }
+        Ok(())
+    }
+
+    /// Reads ranges that are to be read in one way.
+    fn read_group(&self, group: &[(RemoteRange, bool)], buffer: &mut [u8]) -> Result<(), PagesError> {
+        if group.first().is_some_and(|(_, by_file)| !by_file) {
+            let ranges: Vec<RemoteRange> = group.iter().map(|(range, _)| *range).collect();
             if memory::read_ranges(self.pid, &ranges, buffer) == Ok(buffer.len()) {
                 return Ok(());
             }
         }
         let mut at = 0;
-        for (range, _) in &self.pending {
+        for (range, _) in group {
             self.memory
                 .read(range.start, &mut buffer[at..at + range.bytes])
                 .map_err(|source| PagesError::Read {
@@ -280,7 +295,7 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
     })
 }
 
-fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<Range<u64>>> {
     use nix::unistd::{Whence, lseek};
     if at >= size {
         return Ok(None);

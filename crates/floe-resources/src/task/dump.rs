@@ -1,7 +1,7 @@
 //! Reads a stopped process's own state: from outside what can be read from outside, the rest by one batch of calls a
 //! thread.
 
-use super::signals::portable;
+use super::signals::{SignalError, name_restarted_call, portable};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -13,7 +13,7 @@ use floe_sys::{
     ptrace::Queue,
     sched,
 };
-use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError, is_native};
+use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError};
 use nix::errno::Errno;
 use std::collections::HashSet;
 
@@ -44,12 +44,9 @@ pub enum DumpError {
         #[source]
         source: Errno,
     },
-    /// The register block has another size than floe knows.
-    #[error("the registers of task {tid} can't be read: it runs 32-bit code")]
-    NotNative {
-        /// Whose.
-        tid: Pid,
-    },
+    /// Interrupted calls.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
 }
 
 /// A process all of whose threads floe holds stopped, in the order of [`FoundProcess::threads`].
@@ -150,33 +147,41 @@ pub fn dump_process(held: &HeldProcess<'_>) -> Result<(ProcessRecord, u64), Dump
     let found = held.found;
     let pid = found.pid;
     let leader = held.threads[0];
+    for thread in &held.threads {
+        name_restarted_call(thread)?;
+    }
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
+    let pending = leader.pending(Queue::Process)?;
     let mut record = empty_process(found);
-    let answers = (|| {
-        let mut answers = ProcessAnswers::default();
-        for (index, thread) in held.threads.iter().enumerate() {
-            let ns_tid = found.threads[index].ns_tid;
-            let mut batch = host.batch();
-            let own = ThreadQuestions::ask(&mut batch);
-            let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
-            host.run(thread, ns_tid, &mut batch)?;
-            record
-                .threads
-                .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
-            if let Some(questions) = shared {
-                answers = questions.answers(&batch);
-            }
+    let mut answers = ProcessAnswers::default();
+    for (index, thread) in held.threads.iter().enumerate() {
+        let ns_tid = found.threads[index].ns_tid;
+        let mut batch = host.batch();
+        let own = ThreadQuestions::ask(&mut batch);
+        let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
+        host.run(thread, ns_tid, &mut batch)?;
+        record
+            .threads
+            .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
+        if let Some(questions) = shared {
+            answers = questions.answers(&batch);
         }
-        Ok::<_, DumpError>(answers)
-    })();
-    // The stub goes out of the process also when something went wrong; the first error is the one that is told.
-    let removed = host.remove(leader);
-    let answers = answers?;
-    removed?;
+    }
+    host.remove()?;
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
+    if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
+        // The timer fired when it had been read already.
+        record.timers[libc::ITIMER_REAL as usize].value = 0;
+    }
     record.state = process_state(found, leader);
     Ok((record, brk))
+}
+
+fn is_pending<T: AsRef<[u8]>>(signal: i32, queue: &[T]) -> bool {
+    queue
+        .iter()
+        .any(|info| info.as_ref().starts_with(&signal.to_ne_bytes()))
 }
 
 fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
@@ -285,16 +290,14 @@ fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers)
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
-    if !is_native(&registers) {
-        return Err(DumpError::NotNative { tid });
-    }
+    let registers = portable(thread, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
-            general: portable(thread, registers)?.to_bytes(),
+            general: registers.to_bytes(),
             extended: thread.extended()?,
         },
         signal_mask: thread.signal_mask()?,

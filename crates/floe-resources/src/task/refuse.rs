@@ -1,5 +1,6 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
+use super::HeldProcess;
 use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
@@ -10,6 +11,7 @@ use floe_sys::{
     memory,
     procfs::{self, ProcError, Status},
 };
+use floe_tracee::{TraceError, is_native};
 use nix::errno::Errno;
 use std::cmp::Ordering;
 
@@ -122,6 +124,26 @@ fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Res
         );
     }
     Ok(())
+}
+
+/// Adds a finding for every thread in which floe can't run calls, and can't read the registers; true where there is one.
+///
+/// # Errors
+/// [`TraceError`].
+pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, TraceError> {
+    let mut found = false;
+    for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
+        if !is_native(&thread.registers()?) {
+            refusals.add(
+                Some(&held.found.subject()),
+                format!("thread {} runs 32-bit code", ids.ns_tid),
+                "tasks of another architecture than floe's are not carried yet",
+                "use a 64-bit build of the program",
+            );
+            found = true;
+        }
+    }
+    Ok(found)
 }
 
 /// Whether some task waits for its vfork child, which never takes long.

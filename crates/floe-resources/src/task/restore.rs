@@ -192,9 +192,11 @@ pub fn restore_credentials(
 
 fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
     for (which, timer) in (0u64..).zip(&process.timers) {
-        if timer.value != 0 {
+        // The real one has nothing left where its signal is pending; taking that would start it again.
+        let left = if timer.value == 0 { timer.interval } else { timer.value };
+        if left != 0 {
             let micros = |value: u64| [value / 1_000_000, value % 1_000_000];
-            let words = [micros(timer.interval), micros(timer.value)].concat();
+            let words = [micros(timer.interval), micros(left)].concat();
             let place = batch.data(&words_bytes(&words));
             batch.call("set an interval timer", libc::SYS_setitimer, &[which, place, 0]);
         }

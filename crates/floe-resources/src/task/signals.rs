@@ -1,18 +1,52 @@
 //! Calls that stopping interrupted, made fit for another thread.
 
-use floe_sys::procfs::ProcError;
-use floe_tracee::{Registers, RestartCode, Stopped, restart_code};
+use floe_sys::{
+    Pid,
+    procfs::{ProcError, Status},
+};
+use floe_tracee::{Registers, RestartCode, Stopped, TraceError, is_restarted, restart_code};
+
+/// Why an interrupted call could not be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// Ptrace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The thread is in a call whose number the kernel does not tell.
+    #[error("task {0} goes on with an interrupted call that floe can't name (restart_syscall); try again")]
+    Nameless(Pid),
+}
+
+/// Finds out which call a thread in restart_syscall(2) is in, as long as the kernel remembers: it was stopped in a sleep
+/// before, went on, and is stopped in it again. Must come before any call is run in it.
+///
+/// # Errors
+/// [`SignalError`].
+pub(super) fn name_restarted_call(thread: &Stopped) -> Result<(), SignalError> {
+    if is_restarted(&thread.registers()?) {
+        let status = Status::read(&format!("/proc/{}", thread.tid()))?;
+        if (status.pending | status.shared_pending) & !status.blocked == 0 {
+            thread.name_restarted_call()?;
+        }
+    }
+    Ok(())
+}
 
 /// The registers that another thread can go on with: what the kernel remembers of a call in the old thread (-516) does
 /// not exist in the new one, so the call is issued again; with a handler about to run it ends in EINTR as it would have.
 ///
 /// # Errors
-/// [`ProcError`].
-pub(super) fn portable(thread: &Stopped, mut registers: Registers) -> Result<Registers, ProcError> {
+/// [`SignalError`].
+pub(super) fn portable(thread: &Stopped, mut registers: Registers) -> Result<Registers, SignalError> {
     if let (Some(RestartCode::Block), Some(call)) = (restart_code(&registers), registers.call()) {
         if thread.has_handled_signal_pending()? {
             registers.set_result(-i64::from(libc::EINTR));
             registers.leave_call();
+        } else if is_restarted(&registers) {
+            return Err(SignalError::Nameless(thread.tid()));
         } else {
             registers.reissue(call);
         }

@@ -201,6 +201,7 @@ impl Client {
             }
             kind::INPUT => console.input(payload),
             kind::INPUT_END => console.end_input(),
+            kind::UNREAD => console.end_output(payload),
             kind::WINDOW => {
                 if let [a, b, c, d] = payload {
                     console.set_size(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));

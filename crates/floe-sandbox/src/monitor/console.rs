@@ -81,11 +81,13 @@ pub struct ConsoleEnds {
     waiting: VecDeque<u8>,
     input_ends: bool,
     typed: TypedLine,
+    /// Whether a client that stays with the sandbox may close its outputs; otherwise they go on into the log.
+    closable: bool,
 }
 
 impl ConsoleEnds {
-    /// Of pipes.
-    pub fn pipes(pipes: PipeEnds, log: File) -> Self {
+    /// Of pipes; `closable` where somebody stays with the sandbox, as in a foreground run.
+    pub fn pipes(pipes: PipeEnds, log: File, closable: bool) -> Self {
         let kinds = [kind::OUTPUT, kind::ERROR];
         let outputs = pipes.outputs.into_iter().flatten().zip(kinds).enumerate();
         let outputs = outputs.map(|(index, (fd, kind))| (index, kind, fd)).collect();
@@ -97,6 +99,7 @@ impl ConsoleEnds {
             waiting: VecDeque::new(),
             input_ends: false,
             typed: TypedLine::default(),
+            closable,
         }
     }
 
@@ -111,6 +114,7 @@ impl ConsoleEnds {
             waiting: VecDeque::new(),
             input_ends: false,
             typed: TypedLine::default(),
+            closable: false,
         }
     }
 
@@ -152,6 +156,13 @@ impl ConsoleEnds {
     pub fn end_input(&mut self) {
         self.input_ends = !self.is_terminal;
         self.write_input();
+    }
+
+    /// A client's reader is gone: the workload's next write to these streams fails, as in any pipeline.
+    pub fn end_output(&mut self, kinds: &[u8]) {
+        if self.closable {
+            self.outputs.retain(|(_, kind, _)| !kinds.contains(kind));
+        }
     }
 
     /// Writes waiting input as far as there is room.

@@ -185,7 +185,16 @@ impl Monitor {
                 }
                 Heard::Other
             }
-            Ok(Some((kind::COMMIT, _))) => {
+            Ok(Some((kind::COMMIT, payload))) => {
+                if payload == message::THAW
+                    && let Err(error) = self.cgroup.thaw()
+                {
+                    let failure = message::failure(Errno::EIO, &error.to_string());
+                    if let Err(error) = message::put(socket, kind::FAILED, &failure) {
+                        tracing::debug!(%error, "the launcher is gone");
+                    }
+                    return Heard::Abandoned;
+                }
                 self.phase = Phase::Running;
                 self.state.status = Status::Running;
                 self.save();

@@ -131,7 +131,7 @@ impl Setup {
         }
         message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::MOUNTED)?;
-        let console = open_console(spec.console, pid, pipes, &folder, &mut state)?;
+        let console = open_console(spec, pid, pipes, &folder, &mut state)?;
         message::put(&near, kind::CONSOLE, &[]).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::READY)?;
         state.pid1 = pid.raw();
@@ -177,7 +177,7 @@ fn hear(first: &OwnedFd, wanted: u8) -> Result<(), Failure> {
 }
 
 fn open_console(
-    console: Console,
+    spec: &SandboxSpec,
     pid: Pid,
     pipes: PipeEnds,
     folder: &std::path::Path,
@@ -193,10 +193,10 @@ fn open_console(
                 "open the log".to_owned(),
             )
         })?;
-    match console {
+    match spec.console {
         Console::Pipes { .. } => {
             state.console = ConsoleState::Pipes(pipes.inodes().map_err(failed("look at the standard streams"))?);
-            Ok(ConsoleEnds::pipes(pipes, log))
+            Ok(ConsoleEnds::pipes(pipes, log, spec.remove))
         }
         Console::Terminal { window } => {
             let path = format!("/proc/{pid}/root/dev/pts/ptmx");

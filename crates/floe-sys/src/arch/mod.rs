@@ -1,7 +1,7 @@
-//! What of the kernel's numbers differs between machines.
+//! What of the kernel's numbers differs between architectures.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::O_LARGEFILE;
+pub use x86_64::{ELF_MACHINE, O_LARGEFILE};

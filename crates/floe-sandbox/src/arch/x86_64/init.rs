@@ -1,4 +1,4 @@
-//! The small init's machine code and the ELF file round it.
+//! The small init's machine code.
 //!
 //! ```text
 //! r13 = main process (argv[1], decimal)
@@ -6,6 +6,8 @@
 //! reap: wait4(-1, WNOHANG | __WALL); the main one's end -> exit with its status; another's -> reap again; none -> sleep
 //! sleep: rt_sigtimedwait(all signals); SIGCHLD or nothing -> reap; another -> kill(main, signal), reap
 //! ```
+
+#![expect(unsafe_code, reason = "machine code, and the symbols round it")]
 
 core::arch::global_asm!(
     ".pushsection .rodata.floe_init, \"a\"",
@@ -85,40 +87,11 @@ unsafe extern "C" {
     static floe_init_end: u8;
 }
 
-const BASE: u64 = 0x40_0000;
-const PAGE: usize = 4096;
-const ENTRY_OFFSET: usize = 0x200;
-
-fn code() -> &'static [u8] {
+/// The code, position-independent; entered with a new program's stack.
+#[must_use]
+pub fn init_code() -> &'static [u8] {
     let (start, end) = (&raw const floe_init_start, &raw const floe_init_end);
     let bytes = end as usize - start as usize;
     // SAFETY: the two symbols enclose one initialised, read-only block of this program.
     unsafe { std::slice::from_raw_parts(start, bytes) }
-}
-
-/// The ELF file: one page, loaded readable and executable.
-#[must_use]
-pub fn init_program() -> Vec<u8> {
-    let mut page = vec![0; PAGE];
-    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &2u16.to_le_bytes());
-    put(18, &62u16.to_le_bytes());
-    put(20, &1u32.to_le_bytes());
-    put(24, &(BASE + ENTRY_OFFSET as u64).to_le_bytes());
-    put(32, &64u64.to_le_bytes());
-    put(52, &64u16.to_le_bytes());
-    put(54, &56u16.to_le_bytes());
-    put(56, &2u16.to_le_bytes());
-    put(64, &1u32.to_le_bytes());
-    put(68, &5u32.to_le_bytes());
-    put(80, &BASE.to_le_bytes());
-    put(88, &BASE.to_le_bytes());
-    put(96, &(PAGE as u64).to_le_bytes());
-    put(104, &(PAGE as u64).to_le_bytes());
-    put(112, &(PAGE as u64).to_le_bytes());
-    put(120, &0x6474_e551_u32.to_le_bytes());
-    put(124, &6u32.to_le_bytes());
-    put(ENTRY_OFFSET, code());
-    page
 }

@@ -2,4 +2,4 @@
 
 mod init;
 
-pub use init::init_program;
+pub use init::init_code;

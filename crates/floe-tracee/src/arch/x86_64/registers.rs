@@ -3,6 +3,9 @@
 /// Bytes of the NT_PRSTATUS set.
 pub const GENERAL_BYTES: usize = 27 * 8;
 
+/// The kernel's function that calls the system calls, as /proc/PID/wchan names it.
+pub const CALL_ENTRY: &str = "do_syscall_64";
+
 const USER_CODE_SEGMENT: u64 = 0x33;
 
 /// Positions in the block, in units of 8 bytes.
@@ -93,6 +96,17 @@ impl Registers {
     /// Sets the result register.
     pub fn set_result(&mut self, result: i64) {
         self.set(Slot::Ax, result as u64);
+    }
+
+    /// Sets the number of the system call the thread is in; the kernel restarts it under its own number all the same.
+    pub fn set_call(&mut self, number: u64) {
+        self.set(Slot::OrigAx, number);
+    }
+
+    /// The first argument of the system call the thread is in.
+    #[must_use]
+    pub const fn first_argument(&self) -> u64 {
+        self.get(Slot::Di)
     }
 
     /// Marks the thread as outside of any call, so that the kernel restarts nothing.

@@ -1,9 +1,10 @@
-//! The stub: some 300 bytes of machine code that issue one call or a table of calls, and then put the task back into
+//! The stub: some 270 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
 //! the state it was taken from *by themselves*.
 //!
 //! ```text
 //! single:  syscall                         tracer stops it at the exit of this call
-//! exit:    munmap(scratch)                 from here on only when the tracer has died
+//! exit:    rt_sigprocmask(SIG_SETMASK, all)  from here on only when the tracer has died
+//!          munmap(scratch)
 //!          flags, stack pointer
 //!          rt_sigprocmask(SIG_SETMASK, mask)
 //!          all general registers, jmp *ip
@@ -14,8 +15,8 @@
 //! ```
 //!
 //! System calls change no vector or x87 register, so those need no saving. The stub uses no stack: below the stack
-//! pointer there may be somebody else's memory (goroutines, coroutines). Signals stay blocked until the stack pointer
-//! is right again, so a signal that comes at that point finds a good stack. An int3 at the end, a bare system call or
+//! pointer there may be somebody else's memory (goroutines, coroutines). Signals are blocked, also where the tracer died
+//! before it had blocked them, until the stack pointer is right again, so that one that comes finds a good stack. An int3 at the end, a bare system call or
 //! single-stepping would each kill the task when its tracer dies.
 
 use super::Registers;
@@ -28,6 +29,12 @@ core::arch::global_asm!(
     "floe_stub_start:",
     "    syscall",
     "2:", // exit
+    "    mov eax, 14",
+    "    mov edi, 2",
+    "    lea rsi, [rip + 92f]",
+    "    mov edx, 0",
+    "    mov r10d, 8",
+    "    syscall",
     "    mov eax, 11",
     "    mov rdi, [rip + 90f]",
     "    mov rsi, [rip + 91f]",
@@ -80,6 +87,7 @@ core::arch::global_asm!(
     "    syscall",
     "    jmp 2b",
     ".balign 8",
+    "92: .quad -1", // the set of all signals
     ".globl floe_stub_state",
     ".hidden floe_stub_state",
     "floe_stub_state:",

@@ -34,6 +34,13 @@ pub fn vdso_tail(image: &[u8]) -> Option<usize> {
     (tail <= image.len()).then_some(tail)
 }
 
+/// Where an instruction that makes a system call stands in machine code.
+#[must_use]
+pub fn call_instruction(text: &[u8]) -> Option<usize> {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    text.windows(2).position(|pair| pair == SYSCALL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::vdso_tail;

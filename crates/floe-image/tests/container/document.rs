@@ -1,0 +1,150 @@
+//! docs/image-format.md against the code: `tests/golden/read.py`, written from that page alone, must read the same from
+//! an image as floe does.
+
+use crate::{
+    golden,
+    sample::{self, Sample},
+    shared::{Shelf, all_pages, open},
+};
+use floe_image::{Image, chunk::PAGE_BYTES, record::SandboxRecord};
+use serde_json::{Value, json};
+use std::{path::Path, process::Command};
+
+const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/read.py");
+
+/// What the independent reader says; `None` where there is no Python.
+fn read_elsewhere(image: &Path) -> Option<Value> {
+    match Command::new("python3").arg(READER).arg(image).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(serde_json::from_slice(&output.stdout).expect("JSON"))
+        }
+        Err(error) => {
+            eprintln_skip(&format!("python3 can't be run: {error}"));
+            None
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a test that can't run says why")]
+fn eprintln_skip(reason: &str) {
+    eprintln!("skip: {reason}");
+}
+
+/// The same as this crate reads it.
+fn read_here(image: &Image) -> Value {
+    let pages = all_pages(image);
+    let pages: Vec<u32> = pages.chunks(PAGE_BYTES).map(crc32c::crc32c).collect();
+    json!({
+        "header": image.header(),
+        "sandbox": image.sandbox(),
+        "processes": image.processes(),
+        "address_spaces": image.address_spaces(),
+        "mapped_files": image.mapped_files(),
+        "shmems": image.shmems(),
+        "ghosts": image.ghosts(),
+        "open_files": image.open_files(),
+        "objects": image.objects(),
+        "descriptor_tables": image.descriptor_tables(),
+        "page_maps": image.page_maps(),
+        "chunks": image.chunks(),
+        "pages": pages,
+    })
+}
+
+/// Both agree, but for pages that the other reader can't unpack; what it says about bodies is returned.
+fn agree(image: &Image, mut there: Value) -> (Value, Value) {
+    let (files, objects) = (there["bodies_of_open_files"].take(), there["bodies_of_objects"].take());
+    let here = read_here(image);
+    for (name, here) in here
+        .as_object()
+        .expect("an object")
+        .iter()
+        .filter(|(name, _)| *name != "pages")
+    {
+        assert_eq!(&there[name], here, "{name}");
+    }
+    let pages = |value: &Value| value["pages"].as_array().expect("pages").clone();
+    let (here, there) = (pages(&here), pages(&there));
+    assert_eq!(here.len(), there.len());
+    let mut compared = 0;
+    for (here, there) in here.iter().zip(&there).filter(|(_, there)| !there.is_null()) {
+        assert_eq!(here, there);
+        compared += 1;
+    }
+    let raw: u32 = image
+        .chunks()
+        .iter()
+        .filter(|chunk| !chunk.compressed)
+        .map(|chunk| chunk.pages)
+        .sum();
+    assert!(compared >= raw, "{compared} pages");
+    (files, objects)
+}
+
+#[test]
+fn a_reader_written_from_the_document_reads_the_golden() {
+    let Some(there) = read_elsewhere(Path::new(golden::PATH)) else {
+        return;
+    };
+    let image = open(&std::fs::read(golden::PATH).expect("read the golden")).expect("open the golden");
+    let (files, objects) = agree(&image, there);
+    let bytes = |text: &str| Value::from(text.as_bytes());
+    let gone = b"/tmp/\xff gone".as_slice();
+    assert_eq!(
+        files,
+        json!([
+            {"path": bytes("/var/log/job"), "ghost": null, "size": 4321, "mtime": 1_600_000_000_000_000_000_i64},
+            {"path": gone, "ghost": 0, "size": 5000, "mtime": -1},
+            {"path": bytes("/srv")},
+            {"path": bytes("/dev/null"), "major": 1, "minor": 3},
+            {"pipe": 0},
+            {"pipe": 0},
+            {"pipe": 1, "path": bytes("/tmp/fifo"), "hung_up": false},
+            {"path": bytes("/dev/pts/0")},
+            {"path": bytes("/dev/tty"), "major": 5, "minor": 0},
+            {"stream": 1, "capacity": 65_536},
+        ])
+    );
+    assert_eq!(
+        objects,
+        json!([
+            {"capacity": 65_536, "bytes": bytes("not read yet")},
+            {"capacity": 4096, "bytes": []},
+        ])
+    );
+}
+
+/// The variants that the golden does not have.
+#[test]
+fn a_reader_written_from_the_document_reads_the_other_consoles() {
+    use floe_image::record::{ConsoleRecord, InputRecord};
+    let input = InputRecord {
+        waiting: b"not read yet".to_vec(),
+        ended: true,
+    };
+    let consoles = [
+        ConsoleRecord::None,
+        ConsoleRecord::Pipes { stdin: None },
+        ConsoleRecord::Pipes { stdin: Some(input) },
+    ];
+    for console in consoles {
+        let tiny = sample::tiny();
+        let sample = Sample {
+            sandbox: SandboxRecord {
+                console,
+                ..tiny.sandbox.clone()
+            },
+            ..tiny
+        };
+        let shelf = Shelf::default();
+        sample.write(Box::new(shelf.clone())).expect("write");
+        let bytes = shelf.take();
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), &bytes).expect("write");
+        let Some(there) = read_elsewhere(file.path()) else {
+            return;
+        };
+        agree(&open(&bytes).expect("open"), there);
+    }
+}

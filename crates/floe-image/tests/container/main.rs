@@ -1,0 +1,19 @@
+//! The image's container, from outside: what is written reads back, and whatever else is given as an image ends in an
+//! error, in bounded memory.
+
+#![allow(missing_docs, reason = "nobody but these tests sees it")]
+
+mod damage;
+mod dice;
+mod document;
+mod forge;
+mod forged;
+mod golden;
+mod hoard;
+mod round_trip;
+mod sample;
+mod shared;
+mod writer;
+
+#[global_allocator]
+static ALLOCATOR: hoard::Hoard = hoard::Hoard;

@@ -1,0 +1,541 @@
+//! Two images with fixed contents. [`whole`] has every kind of record and of open file; it is what `tests/golden/v1.floe`
+//! holds, so it never changes. [`tiny`] is as small as an image can be.
+
+use floe_image::{
+    ImageWriter, Summary, WriteError, WriteOptions,
+    chunk::{CHUNK_PAGES, PAGE_BYTES},
+    codec,
+    record::*,
+};
+use serde::Serialize;
+use std::io::Write;
+
+/// Everything an image holds.
+pub struct Sample {
+    pub header: HeaderRecord,
+    pub sandbox: SandboxRecord,
+    pub processes: Vec<ProcessRecord>,
+    pub address_spaces: Vec<AddressSpaceRecord>,
+    pub mapped_files: Vec<MappedFileRecord>,
+    pub shmems: Vec<ShmemRecord>,
+    pub ghosts: Vec<GhostRecord>,
+    pub open_files: Vec<OpenFileRecord>,
+    pub objects: Vec<ObjectRecord>,
+    pub descriptor_tables: Vec<DescriptorTableRecord>,
+    pub page_maps: Vec<PageMapRecord>,
+    /// Pages, chunk by chunk.
+    pub chunks: Vec<Vec<u8>>,
+}
+
+impl Sample {
+    /// Writes it as an image.
+    pub fn write(&self, sink: Box<dyn Write + Send>) -> Result<Summary, WriteError> {
+        let options = WriteOptions { level: 1, workers: 2 };
+        let mut writer = ImageWriter::start(sink, &options)?;
+        writer.record(&self.header)?;
+        writer.record(&self.sandbox)?;
+        // Records and chunks may come in any order; here some of each stand between the others.
+        let (first, rest) = self.chunks.split_at(self.chunks.len().min(1));
+        store(&mut writer, first)?;
+        all(&mut writer, &self.processes)?;
+        store(&mut writer, rest)?;
+        all(&mut writer, &self.mapped_files)?;
+        all(&mut writer, &self.address_spaces)?;
+        all(&mut writer, &self.shmems)?;
+        all(&mut writer, &self.ghosts)?;
+        all(&mut writer, &self.open_files)?;
+        all(&mut writer, &self.objects)?;
+        all(&mut writer, &self.descriptor_tables)?;
+        all(&mut writer, &self.page_maps)?;
+        let (mut sink, summary) = writer.finish()?;
+        sink.flush()?;
+        Ok(summary)
+    }
+}
+
+fn all<R: Record>(writer: &mut ImageWriter, records: &[R]) -> Result<(), WriteError> {
+    records.iter().try_for_each(|record| writer.record(record))
+}
+
+fn store(writer: &mut ImageWriter, chunks: &[Vec<u8>]) -> Result<(), WriteError> {
+    for pages in chunks {
+        let mut buffer = writer.buffer()?;
+        buffer[..pages.len()].copy_from_slice(pages);
+        writer.store(buffer, pages.len() / PAGE_BYTES)?;
+    }
+    Ok(())
+}
+
+/// Bytes that don't shrink, the same for the same seed.
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+/// Bytes that shrink well and differ from page to page.
+pub fn stripes(seed: u64, pages: usize) -> Vec<u8> {
+    let bytes = pages * PAGE_BYTES;
+    (0..bytes)
+        .map(|i| (seed as usize + i / PAGE_BYTES + i / 64) as u8)
+        .collect()
+}
+
+/// The content of `tests/golden/v1.floe`.
+pub fn whole() -> Sample {
+    Sample {
+        header: header(64),
+        sandbox: SandboxRecord {
+            name: "golden".to_owned(),
+            uts: (NamespaceOrigin::Own, "iceberg".to_owned(), "(none)".to_owned()),
+            ipc: NamespaceOrigin::Own,
+            net: NamespaceOrigin::Host,
+            cgroup: NamespaceOrigin::Own,
+            mount: NamespaceOrigin::Own,
+            has_init: true,
+            console: ConsoleRecord::Terminal {
+                termios: (0..44).collect(),
+                window: [24, 80, 640, 480],
+            },
+            log: Some(5000),
+            command: vec!["sh".to_owned(), "-c".to_owned(), "sleep 1 | caf\u{e9}".to_owned()],
+        },
+        processes: vec![
+            process(1, 0, &[1, 4], ProcessState::Alive),
+            process(
+                7,
+                1,
+                &[7, 9],
+                ProcessState::Stopped {
+                    signal: 20,
+                    reported: true,
+                },
+            ),
+            zombie(8, 7, 0x0300),
+        ],
+        address_spaces: vec![space(1), space(7)],
+        mapped_files: vec![
+            MappedFileRecord {
+                id: 0,
+                path: b"/usr/bin/sh".to_vec(),
+                ghost: None,
+                writable: false,
+                size: 125_688,
+                mtime: 1_700_000_000_123_456_789,
+                head_checksum: 0x1234_5678,
+            },
+            MappedFileRecord {
+                id: 1,
+                path: b"/tmp/\xff gone".to_vec(),
+                ghost: Some(0),
+                writable: true,
+                size: 5000,
+                mtime: -1,
+                head_checksum: 0,
+            },
+        ],
+        shmems: vec![ShmemRecord { id: 0, size: 0x3000 }],
+        ghosts: vec![
+            GhostRecord {
+                id: 0,
+                path: b"/tmp/\xff gone".to_vec(),
+                size: 5000,
+                mode: 0o640,
+                uid: 1000,
+                gid: 100,
+                times: [-1, 1_700_000_000_000_000_001],
+                memfd: None,
+            },
+            GhostRecord {
+                id: 1,
+                path: b"/memfd:scratch".to_vec(),
+                size: 0,
+                mode: 0o777,
+                uid: 0,
+                gid: 0,
+                times: [0, 0],
+                memfd: Some(MemfdRecord {
+                    name: b"scratch".to_vec(),
+                    seals: 0x3,
+                }),
+            },
+        ],
+        open_files: open_files(),
+        objects: vec![pipe(0, 65_536, b"not read yet"), pipe(1, 4096, b"")],
+        descriptor_tables: vec![
+            table(
+                1,
+                &[
+                    (0, 7, false),
+                    (1, 7, false),
+                    (2, 7, true),
+                    (3, 0, false),
+                    (200, 1, true),
+                ],
+            ),
+            table(
+                7,
+                &[
+                    (0, 4, false),
+                    (1, 5, false),
+                    (4, 2, false),
+                    (5, 3, false),
+                    (6, 6, false),
+                    (7, 8, true),
+                ],
+            ),
+        ],
+        page_maps: vec![
+            map(
+                ContentOwner::Process(NsPid(1)),
+                &[(0x40_0000, 2, 0), (0x7ff0_0000, 3, 2)],
+            ),
+            // The first page is shared with the parent, as after a fork; the rest are its own.
+            map(
+                ContentOwner::Process(NsPid(7)),
+                &[(0x40_0000, 1, 0), (0x7ff0_0000, 2, 5)],
+            ),
+            map(ContentOwner::Shmem(0), &[(0x1000, 2, 7)]),
+            map(ContentOwner::Ghost(0), &[(0, 2, 9)]),
+            map(ContentOwner::Ghost(1), &[]),
+            map(ContentOwner::Log, &[(0, 2, 9)]),
+        ],
+        chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
+    }
+}
+
+/// One process with one page, in as few bytes as it takes.
+pub fn tiny() -> Sample {
+    let mut process = process(1, 0, &[1], ProcessState::Alive);
+    process.pending = Vec::new();
+    process.threads[0].pending = Vec::new();
+    Sample {
+        header: header(0),
+        sandbox: SandboxRecord {
+            name: String::new(),
+            uts: (NamespaceOrigin::Host, String::new(), String::new()),
+            ipc: NamespaceOrigin::Host,
+            net: NamespaceOrigin::Host,
+            cgroup: NamespaceOrigin::Host,
+            mount: NamespaceOrigin::Host,
+            has_init: true,
+            console: ConsoleRecord::None,
+            log: None,
+            command: Vec::new(),
+        },
+        processes: vec![ProcessRecord {
+            threads: process
+                .threads
+                .into_iter()
+                .map(|thread| with_extended(thread, 0))
+                .collect(),
+            ..process
+        }],
+        address_spaces: vec![AddressSpaceRecord {
+            vmas: vec![vma(0x40_0000, 1, 3, VmaSource::Anonymous)],
+            auxv: Vec::new(),
+            ..space(1)
+        }],
+        mapped_files: vec![MappedFileRecord {
+            id: 0,
+            path: b"/x".to_vec(),
+            ghost: None,
+            writable: false,
+            size: 0,
+            mtime: 0,
+            head_checksum: 0,
+        }],
+        shmems: Vec::new(),
+        ghosts: Vec::new(),
+        open_files: Vec::new(),
+        objects: Vec::new(),
+        descriptor_tables: vec![table(1, &[])],
+        page_maps: vec![map(ContentOwner::Process(NsPid(1)), &[(0x40_0000, 1, 0)])],
+        chunks: vec![stripes(0, 1)],
+    }
+}
+
+fn header(xstate_size: u32) -> HeaderRecord {
+    HeaderRecord {
+        floe_version: "0.1.0".to_owned(),
+        arch: "x86_64".to_owned(),
+        kernel: "6.18.0".to_owned(),
+        host: "north".to_owned(),
+        created: 1_700_000_000,
+        page_size: 4096,
+        xstate_size,
+        xfeatures: 0xe7,
+        vdso: VdsoRecord {
+            mappings: vec![("[vvar]".to_owned(), 0x4000), ("[vdso]".to_owned(), 0x2000)],
+            checksum: 0xdead_beef,
+        },
+    }
+}
+
+fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRecord {
+    let number = pid as u64;
+    ProcessRecord {
+        pid: NsPid(pid),
+        ppid: NsPid(ppid),
+        pgid: NsPid(pid),
+        sid: NsPid(1),
+        state,
+        threads: tids.iter().map(|tid| thread(*tid)).collect(),
+        actions: (1..=64).map(|signal| action(number, signal)).collect(),
+        pending: vec![(0..128).map(|byte| byte ^ pid as u8).collect()],
+        limits: (0..16)
+            .map(|limit| ResourceLimit {
+                soft: limit,
+                hard: if limit == 7 { 4096 } else { u64::MAX },
+            })
+            .collect(),
+        umask: 0o022,
+        cwd: b"/srv".to_vec(),
+        root: b"/".to_vec(),
+        timers: [
+            IntervalTimer {
+                interval: 1_000_000,
+                value: 250_000,
+            },
+            IntervalTimer::default(),
+            IntervalTimer { interval: 0, value: 1 },
+        ],
+        personality: 0x0004_0000,
+        dumpable: 1,
+        subreaper: pid == 1,
+        thp_disable: pid == 7,
+        oom_score_adj: -500,
+        coredump_filter: 0x33,
+        exit_signal: 17,
+        terminal: (pid == 1).then(|| TerminalLink {
+            path: b"/dev/pts/0".to_vec(),
+            foreground: NsPid(7),
+        }),
+    }
+}
+
+fn zombie(pid: i32, ppid: i32, status: i32) -> ProcessRecord {
+    ProcessRecord {
+        actions: Vec::new(),
+        pending: Vec::new(),
+        limits: Vec::new(),
+        cwd: Vec::new(),
+        root: Vec::new(),
+        ..process(pid, ppid, &[pid], ProcessState::Zombie { status })
+    }
+}
+
+fn action(pid: u64, signal: u64) -> SignalAction {
+    match signal {
+        2 => SignalAction {
+            handler: 0x40_1000 + pid,
+            flags: 0x1400_0004,
+            restorer: 0x40_2000,
+            mask: 1 << 14,
+        },
+        13 => SignalAction {
+            handler: 1,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        },
+        _ => SignalAction {
+            handler: 0,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        },
+    }
+}
+
+fn thread(tid: i32) -> ThreadRecord {
+    let number = tid as u64;
+    ThreadRecord {
+        tid: NsPid(tid),
+        comm: format!("task {tid}").into_bytes(),
+        registers: Registers {
+            general: noise(number, 27 * 8),
+            extended: noise(number + 100, 64),
+        },
+        signal_mask: 1 << tid,
+        alternate_stack: AlternateStack {
+            base: 0x40_0000,
+            flags: 2,
+            size: 8192,
+        },
+        pending: vec![vec![tid as u8; 128]; usize::from(tid == 4)],
+        robust_list: RobustList {
+            head: 0x40_0100 + number,
+            size: 24,
+        },
+        rseq: (tid != 9).then_some(RseqRegistration {
+            address: 0x40_0200,
+            size: 32,
+            signature: 0x5305_3053,
+        }),
+        tid_address: 0x40_0300,
+        credentials: Credentials {
+            uids: [1000, 1000, 0, 1000],
+            gids: [100, 101, 102, 103],
+            groups: vec![4, 24, 27],
+            inheritable: 0,
+            permitted: (1 << 41) - 1,
+            effective: 1 << 21,
+            bounding: (1 << 41) - 1,
+            ambient: 0,
+            securebits: 0x10,
+            no_new_privs: tid == 7,
+        },
+        scheduling: Scheduling {
+            policy: 2,
+            flags: 1,
+            nice: -5,
+            priority: 3,
+            deadline: [10, 20, 30],
+            affinity: vec![0, 1],
+            io_priority: 0x4002,
+        },
+        parent_death_signal: 15,
+        timer_slack: 50_000,
+    }
+}
+
+fn with_extended(mut thread: ThreadRecord, bytes: usize) -> ThreadRecord {
+    thread.registers.extended.truncate(bytes);
+    thread
+}
+
+fn space(pid: i32) -> AddressSpaceRecord {
+    let file = |file, offset, shared| VmaSource::File { file, offset, shared };
+    AddressSpaceRecord {
+        pid: NsPid(pid),
+        vmas: vec![
+            vma(0x40_0000, 2, 5, file(0, 0x1000, false)),
+            vma(0x50_0000, 2, 3, file(1, 0, true)),
+            VmaRecord {
+                name: Some(b"arena".to_vec()),
+                flags: vec![*b"dc", *b"hg"],
+                ..vma(0x60_0000, 1, 0, VmaSource::Anonymous)
+            },
+            vma(0x70_0000, 3, 3, VmaSource::Shmem { object: 0, offset: 0 }),
+            VmaRecord {
+                flags: vec![*b"gd"],
+                ..vma(0x7ff0_0000, 4, 3, VmaSource::Anonymous)
+            },
+            vma(
+                0x7fff_0000_0000,
+                2,
+                5,
+                VmaSource::Special {
+                    name: "[vdso]".to_owned(),
+                },
+            ),
+        ],
+        layout: MmLayout {
+            start_code: 0x40_0000,
+            end_code: 0x40_1000,
+            start_data: 0x40_1000,
+            end_data: 0x40_2000,
+            start_brk: 0x60_0000,
+            brk: 0x60_1000,
+            start_stack: 0x7ff0_3000,
+            arg_start: 0x7ff0_3100,
+            arg_end: 0x7ff0_3200,
+            env_start: 0x7ff0_3200,
+            env_end: 0x7ff0_3300,
+        },
+        auxv: noise(pid as u64, 32),
+        exe: 0,
+    }
+}
+
+fn vma(start: u64, pages: u64, prot: u32, source: VmaSource) -> VmaRecord {
+    VmaRecord {
+        start,
+        end: start + pages * PAGE_BYTES as u64,
+        prot,
+        flags: Vec::new(),
+        name: None,
+        source,
+    }
+}
+
+/// One of each kind. The bodies have the shapes that docs/image-format.md gives for their kinds.
+fn open_files() -> Vec<OpenFileRecord> {
+    let path = |path: &str| path.as_bytes().to_vec();
+    let regular = |path: &[u8], ghost: Option<u32>, size: u64, mtime: i64| body(&(path, ghost, size, mtime));
+    [
+        (
+            "regular",
+            0o102_001,
+            4321,
+            regular(b"/var/log/job", None, 4321, 1_600_000_000_000_000_000),
+        ),
+        ("regular", 0o2, 5, regular(b"/tmp/\xff gone", Some(0), 5000, -1)),
+        ("directory", 0o200_000, 24, body(&path("/srv"))),
+        ("device", 0o2, 0, body(&(path("/dev/null"), 1_u64, 3_u64))),
+        ("pipe", 0o0, 0, body(&0_u32)),
+        ("pipe", 0o4_001, 0, body(&0_u32)),
+        ("fifo", 0o2, 0, body(&(1_u32, path("/tmp/fifo"), false))),
+        ("console-terminal", 0o2, 0, body(&path("/dev/pts/0"))),
+        ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), 5_u64, 0_u64))),
+        ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32))),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(id, (kind, flags, position, body))| OpenFileRecord {
+        id: id as u32,
+        kind: kind.to_owned(),
+        version: 1,
+        flags,
+        position,
+        body,
+    })
+    .collect()
+}
+
+fn body(value: &impl Serialize) -> Vec<u8> {
+    codec::encode(value).expect("a short body")
+}
+
+fn pipe(id: u32, capacity: u32, bytes: &[u8]) -> ObjectRecord {
+    ObjectRecord {
+        kind: "pipe".to_owned(),
+        id,
+        version: 1,
+        body: body(&(capacity, bytes)),
+    }
+}
+
+fn table(pid: i32, descriptors: &[(i32, u32, bool)]) -> DescriptorTableRecord {
+    let descriptors = descriptors
+        .iter()
+        .map(|&(number, file, close_on_exec)| DescriptorRecord {
+            number,
+            file,
+            close_on_exec,
+        });
+    DescriptorTableRecord {
+        pid: NsPid(pid),
+        descriptors: descriptors.collect(),
+    }
+}
+
+fn map(owner: ContentOwner, runs: &[(u64, u64, u64)]) -> PageMapRecord {
+    let runs = runs.iter().map(|&(start, pages, first)| PageRun {
+        start,
+        pages,
+        first: PageId(first),
+    });
+    PageMapRecord {
+        owner,
+        runs: runs.collect(),
+    }
+}
+
+const _: () = assert!(CHUNK_PAGES >= 5, "the chunks above fit");

@@ -1,0 +1,41 @@
+//! The golden holds one open file of each kind; each kind still reads the body that it wrote then.
+
+use floe_image::Image;
+use floe_resources::file::{KINDS, kind_of};
+use std::{collections::BTreeSet, fs::File};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/v1.floe");
+const RULE: &str =
+    "a shape that has shipped never changes: a new one is a new version beside it, with a golden of its own";
+
+#[test]
+fn every_kind_reads_what_version_1_wrote() {
+    let image = Image::open(File::open(GOLDEN).expect("open the golden")).expect("read the golden");
+    let described = image.open_files().iter().map(|record| {
+        let kind = kind_of(record).unwrap_or_else(|error| panic!("{RULE}: {error}"));
+        let text = kind.describe(record).unwrap_or_else(|error| panic!("{RULE}: {error}"));
+        format!("{} {text}", kind.name())
+    });
+    let wanted = [
+        "regular /var/log/job",
+        "regular /tmp/\u{fffd} gone (deleted, content in the image)",
+        "directory /srv",
+        "device /dev/null",
+        "pipe read end of pipe 0",
+        "pipe write end of pipe 0",
+        "fifo fifo /tmp/fifo",
+        "console-terminal the sandbox's terminal /dev/pts/0",
+        "controlling-terminal /dev/tty",
+        "console-pipe the sandbox's standard output",
+    ];
+    assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
+}
+
+#[test]
+fn the_golden_has_every_kind() {
+    let image = Image::open(File::open(GOLDEN).expect("open the golden")).expect("read the golden");
+    let there: BTreeSet<&str> = image.open_files().iter().map(|record| record.kind.as_str()).collect();
+    let known: BTreeSet<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+    let new: Vec<_> = known.difference(&there).collect();
+    assert!(new.is_empty(), "{new:?}: a new kind of file needs a golden of its own");
+}

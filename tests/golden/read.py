@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Prints an image as JSON. Written from docs/image-format.md alone, to show that the page is enough to write a reader from.
+
+    tests/golden/read.py IMAGE
+
+Structs are objects, choices are their name or {name: fields}, bytes are lists of numbers. For each stored page there is
+its crc32c; null for those of compressed chunks where there is no zstd(1). Standard library only.
+"""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+
+PAGE = 4096
+
+
+def make_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+TABLE = make_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def need(holds, what):
+    if not holds:
+        sys.exit(f"not a good image: {what}")
+
+
+# How bodies are encoded: a type is a function from a Body to a value.
+
+
+class Body:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, count):
+        need(self.at + count <= len(self.data), "a body is too short")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+
+def number(code):
+    size = struct.calcsize("<" + code)
+    return lambda body: struct.unpack("<" + code, body.take(size))[0]
+
+
+u8, u16, u32, u64, i32, i64 = map(number, "BHIQiq")
+
+
+def boolean(body):
+    value = u8(body)
+    need(value < 2, "a bool is neither 0 nor 1")
+    return value == 1
+
+
+def optional(kind):
+    return lambda body: kind(body) if boolean(body) else None
+
+
+def several(kind):
+    return lambda body: [kind(body) for _ in range(u64(body))]
+
+
+def text(body):
+    return body.take(u64(body)).decode()
+
+
+def raw(body):
+    return list(body.take(u64(body)))
+
+
+def times(kind, count):
+    return lambda body: [kind(body) for _ in range(count)]
+
+
+def both(*kinds):
+    return lambda body: [kind(body) for kind in kinds]
+
+
+def fields(**kinds):
+    return lambda body: {name: kind(body) for name, kind in kinds.items()}
+
+
+def choice(*variants):
+    def read(body):
+        which = u32(body)
+        need(which < len(variants), "an unknown variant")
+        name, kind = variants[which]
+        return {name: kind(body)} if kind else name
+
+    return read
+
+
+def whole(kind, data):
+    body = Body(data)
+    value = kind(body)
+    need(body.at == len(data), "bytes are left over behind a body")
+    return value
+
+
+# The records.
+
+vdso = fields(mappings=several(both(text, u64)), checksum=u32)
+header = fields(
+    floe_version=text, arch=text, kernel=text, host=text, created=u64, page_size=u32, xstate_size=u32, xfeatures=u64,
+    vdso=vdso,
+)
+origin = choice(("Host", None), ("Own", None))
+console = choice(
+    ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
+    ("Terminal", fields(termios=raw, window=times(u16, 4))),
+)
+sandbox = fields(
+    name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, has_init=boolean,
+    console=console, log=optional(u64), command=several(text),
+)
+state = choice(
+    ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))
+)
+credentials = fields(
+    uids=times(u32, 4), gids=times(u32, 4), groups=several(u32), inheritable=u64, permitted=u64, effective=u64,
+    bounding=u64, ambient=u64, securebits=u32, no_new_privs=boolean,
+)
+scheduling = fields(
+    policy=u32, flags=u64, nice=i32, priority=u32, deadline=times(u64, 3), affinity=several(u32), io_priority=u32
+)
+thread = fields(
+    tid=i32, comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
+    alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
+    robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
+    tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
+)
+process = fields(
+    pid=i32, ppid=i32, pgid=i32, sid=i32, state=state, threads=several(thread),
+    actions=several(fields(handler=u64, flags=u64, restorer=u64, mask=u64)), pending=several(raw),
+    limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=raw, root=raw,
+    timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
+    thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
+    terminal=optional(fields(path=raw, foreground=i32)),
+)
+source = choice(
+    ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),
+    ("File", fields(file=u32, offset=u64, shared=boolean)), ("Special", fields(name=text)),
+)
+vma = fields(start=u64, end=u64, prot=u32, flags=several(times(u8, 2)), name=optional(raw), source=source)
+layout = fields(
+    start_code=u64, end_code=u64, start_data=u64, end_data=u64, start_brk=u64, brk=u64, start_stack=u64, arg_start=u64,
+    arg_end=u64, env_start=u64, env_end=u64,
+)
+address_space = fields(pid=i32, vmas=several(vma), layout=layout, auxv=raw, exe=u32)
+mapped_file = fields(
+    id=u32, path=raw, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32
+)
+shmem = fields(id=u32, size=u64)
+ghost = fields(
+    id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
+    memfd=optional(fields(name=raw, seals=u32)),
+)
+open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
+shared_object = fields(kind=text, id=u32, version=u16, body=raw)
+descriptor_table = fields(pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)))
+owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None))
+page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)))
+index = fields(
+    records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
+    chunks=several(fields(first=u64, pages=u32, compressed=boolean, offset=u64, stored=u32)),
+)
+
+RECORDS = {
+    1: ("header", header), 2: ("sandbox", sandbox), 3: ("processes", process), 4: ("address_spaces", address_space),
+    5: ("mapped_files", mapped_file), 6: ("shmems", shmem), 7: ("ghosts", ghost), 8: ("open_files", open_file),
+    9: ("objects", shared_object), 10: ("descriptor_tables", descriptor_table), 12: ("page_maps", page_map),
+}
+PAGES, INDEX = 11, 13
+
+device = fields(path=raw, major=u64, minor=u64)
+OPEN_FILE_BODIES = {
+    "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64), "directory": fields(path=raw),
+    "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
+    "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
+}
+OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw)}
+
+
+# The container.
+
+
+def envelope(data, at):
+    head = data[at : at + 24]
+    need(len(head) == 24 and head[:4] == b"FREC", f"no envelope at {at}")
+    kind, version, length, checksum, own = struct.unpack("<HHQII", head[4:])
+    need(own == crc32c(head[:20]), f"checksum of the envelope at {at}")
+    body = data[at + 24 : at + 24 + length]
+    need(len(body) == length and checksum == crc32c(body), f"checksum of the body at {at}")
+    need(version == 1, f"version {version} at {at}")
+    return kind, body
+
+
+def pages(chunk, body):
+    first, count, compressed = struct.unpack("<QII", body[:16])
+    need([first, count, compressed] == [chunk["first"], chunk["pages"], int(chunk["compressed"])], "a chunk's prefix")
+    content = body[16:]
+    if compressed:
+        if not shutil.which("zstd"):
+            return [None] * count
+        content = subprocess.run(["zstd", "-dc"], input=content, stdout=subprocess.PIPE, check=True).stdout
+    need(len(content) == count * PAGE, "a chunk's length")
+    return [crc32c(content[at : at + PAGE]) for at in range(0, len(content), PAGE)]
+
+
+def read(data):
+    need(data[:16] == b"FLOEIMG\0" + struct.pack("<II", 1, 0), "the header")
+    trailer = data[-32:]
+    at, length, checksum, zero = struct.unpack("<QQII", trailer[:24])
+    need(trailer[24:] == b"FLOEEND\0" and checksum == crc32c(trailer[:16]) and zero == 0, "the trailer")
+    need(length == len(data), "the length")
+    kind, body = envelope(data, at)
+    need(kind == INDEX and at + 24 + len(body) == length - 32, "the index")
+    found = whole(index, body)
+    image = {name: [] for name, _ in RECORDS.values()}
+    for entry in found["records"]:
+        kind, body = envelope(data, entry["offset"])
+        need(kind == entry["kind"] + 1 and kind in RECORDS and len(body) == entry["length"], "an entry of the index")
+        name, shape = RECORDS[kind]
+        image[name].append(whole(shape, body))
+    image["chunks"], image["pages"] = found["chunks"], []
+    for chunk in found["chunks"]:
+        kind, body = envelope(data, chunk["offset"])
+        need(kind == PAGES and len(body) == chunk["stored"] and chunk["first"] == len(image["pages"]), "a chunk's entry")
+        image["pages"] += pages(chunk, body)
+    for name, shapes in (("open_files", OPEN_FILE_BODIES), ("objects", OBJECT_BODIES)):
+        bodies = [whole(shapes[item["kind"]], bytes(item["body"])) for item in image[name]]
+        image["bodies_of_" + name] = bodies
+    for name in ("header", "sandbox"):
+        need(len(image[name]) == 1, f"there must be one {name}")
+        image[name] = image[name][0]
+    return image
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__.strip())
+    with open(sys.argv[1], "rb") as file:
+        json.dump(read(file.read()), sys.stdout)
+    print()

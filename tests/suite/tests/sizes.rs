@@ -1,0 +1,46 @@
+//! Large trees keep every PID: wide ones, deep ones, and a process with many threads.
+
+use floe_suite::{Host, PID_METHODS, Victim};
+use std::collections::BTreeMap;
+
+const VICTIM: &str = "many-tasks";
+
+/// What `floe ps --json` tells of each task that does not depend on the host: by PID, parent, group, session, name,
+/// number of threads.
+fn inside(host: &Host, sandbox: &str) -> BTreeMap<i64, String> {
+    let tasks: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json", sandbox])).expect("JSON");
+    let tell = |task: &serde_json::Value| {
+        let ids = task["nspid"].as_array().expect("a list");
+        let pid = ids.last().and_then(serde_json::Value::as_i64).expect("a PID");
+        let rest = ["ppid", "pgid", "sid", "comm", "threads"].map(|key| task[key].to_string());
+        (pid, rest.join(" "))
+    };
+    tasks.as_array().expect("a list").iter().map(tell).collect()
+}
+
+fn keeps_its_ids(kind: &str, count: &str, tasks: usize) {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, VICTIM, &[], &[kind, count]);
+    let before = inside(&host, VICTIM);
+    assert_eq!(before.len(), tasks, "{before:?}");
+    for method in PID_METHODS {
+        victim.round_trip(VICTIM, method);
+        assert_eq!(inside(&host, VICTIM), before, "{method}");
+        victim.check(method);
+    }
+}
+
+#[test]
+fn two_hundred_processes() {
+    keeps_its_ids("wide", "200", 201);
+}
+
+#[test]
+fn a_chain_of_thirty_two() {
+    keeps_its_ids("deep", "32", 33);
+}
+
+#[test]
+fn three_hundred_threads() {
+    keeps_its_ids("threads", "300", 1);
+}
