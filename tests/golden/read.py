@@ -121,11 +121,12 @@ header = fields(
 )
 origin = choice(("Host", None), ("Own", None))
 console = choice(
-    ("None", None), ("Pipes", fields(stdin=boolean)), ("Terminal", fields(termios=raw, window=times(u16, 4)))
+    ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
+    ("Terminal", fields(termios=raw, window=times(u16, 4))),
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, has_init=boolean,
-    console=console, command=several(text),
+    console=console, log=optional(u64), command=several(text),
 )
 state = choice(
     ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))
@@ -172,7 +173,7 @@ ghost = fields(
 open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
 shared_object = fields(kind=text, id=u32, version=u16, body=raw)
 descriptor_table = fields(pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)))
-owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32))
+owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None))
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)))
 index = fields(
     records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
@@ -190,7 +191,7 @@ device = fields(path=raw, major=u64, minor=u64)
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64), "directory": fields(path=raw),
     "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
-    "console-pipe": fields(stream=u8), "console-terminal": fields(path=raw),
+    "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
 }
 OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw)}
 

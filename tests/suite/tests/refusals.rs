@@ -130,7 +130,6 @@ impl<'a> Refused<'a> {
     }
 
     /// Kinds that this machine lacks; prints them.
-    #[expect(clippy::print_stdout, reason = "a skip tells its reason")]
     fn skipped(&self) -> String {
         let path = self.host.path(&format!("stage-{}/skipped", self.victim.sandbox));
         let text = fs::read_to_string(path).expect("what was skipped");

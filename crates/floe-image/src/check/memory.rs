@@ -116,6 +116,9 @@ fn objects(image: &Image) -> Result<(), MemoryFault> {
         path("deleted file", record.id, &record.path)?;
         size("deleted file", record.id, record.size, i64::MAX as u64)?;
     }
+    if let Some(log) = image.sandbox().log {
+        size("log", 0, log, i64::MAX as u64)?;
+    }
     for record in image.shmems() {
         size("shared memory object", record.id, record.size, ADDRESS_LIMIT)?;
     }

@@ -103,7 +103,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"pipe": 1, "path": bytes("/tmp/fifo"), "hung_up": false},
             {"path": bytes("/dev/pts/0")},
             {"path": bytes("/dev/tty"), "major": 5, "minor": 0},
-            {"stream": 1},
+            {"stream": 1, "capacity": 65_536},
         ])
     );
     assert_eq!(
@@ -118,8 +118,17 @@ fn a_reader_written_from_the_document_reads_the_golden() {
 /// The variants that the golden does not have.
 #[test]
 fn a_reader_written_from_the_document_reads_the_other_consoles() {
-    use floe_image::record::ConsoleRecord;
-    for console in [ConsoleRecord::None, ConsoleRecord::Pipes { stdin: true }] {
+    use floe_image::record::{ConsoleRecord, InputRecord};
+    let input = InputRecord {
+        waiting: b"not read yet".to_vec(),
+        ended: true,
+    };
+    let consoles = [
+        ConsoleRecord::None,
+        ConsoleRecord::Pipes { stdin: None },
+        ConsoleRecord::Pipes { stdin: Some(input) },
+    ];
+    for console in consoles {
         let tiny = sample::tiny();
         let sample = Sample {
             sandbox: SandboxRecord {

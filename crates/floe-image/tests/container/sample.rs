@@ -102,6 +102,7 @@ pub fn whole() -> Sample {
                 termios: (0..44).collect(),
                 window: [24, 80, 640, 480],
             },
+            log: Some(5000),
             command: vec!["sh".to_owned(), "-c".to_owned(), "sleep 1 | caf\u{e9}".to_owned()],
         },
         processes: vec![
@@ -202,6 +203,7 @@ pub fn whole() -> Sample {
             map(ContentOwner::Shmem(0), &[(0x1000, 2, 7)]),
             map(ContentOwner::Ghost(0), &[(0, 2, 9)]),
             map(ContentOwner::Ghost(1), &[]),
+            map(ContentOwner::Log, &[(0, 2, 9)]),
         ],
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -223,6 +225,7 @@ pub fn tiny() -> Sample {
             mount: NamespaceOrigin::Host,
             has_init: true,
             console: ConsoleRecord::None,
+            log: None,
             command: Vec::new(),
         },
         processes: vec![ProcessRecord {
@@ -481,7 +484,7 @@ fn open_files() -> Vec<OpenFileRecord> {
         ("fifo", 0o2, 0, body(&(1_u32, path("/tmp/fifo"), false))),
         ("console-terminal", 0o2, 0, body(&path("/dev/pts/0"))),
         ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), 5_u64, 0_u64))),
-        ("console-pipe", 0o1, 0, body(&1_u8)),
+        ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32))),
     ]
     .into_iter()
     .enumerate()
