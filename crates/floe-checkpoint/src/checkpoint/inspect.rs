@@ -149,6 +149,7 @@ impl HeldTree {
             found,
             threads,
             mappings,
+            sleepers: &self.sleepers,
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use super::Target;
 use crate::stage::{Control, StageError};
-use floe_cgroup::{Cgroup, CgroupError};
+use floe_cgroup::{Cgroup, CgroupError, Kind};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{SignalError, fix_interrupted_calls},
+    task::{SignalError, Sleepers, fix_interrupted_calls},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -79,6 +79,8 @@ pub struct HeldTree {
     pub threads: BTreeMap<Pid, Stopped>,
     /// Mappings of its living processes, read when they stood still.
     pub mappings: BTreeMap<Pid, Vec<Mapping>>,
+    /// When its threads fell asleep.
+    pub sleepers: Sleepers,
     /// Whether the cgroup was frozen before floe came, and has to be again.
     refreeze: Option<Cgroup>,
 }
@@ -94,6 +96,9 @@ impl HeldTree {
 
     fn hold_frozen(root: Pid, cgroup: &Cgroup, control: &Control<'_>) -> Result<Self, SeizeError> {
         let was_frozen = cgroup.is_frozen()?;
+        // A version 2 freezer wakes every thread, and then ptrace does; the other leaves most of them asleep.
+        let mut sleepers = Sleepers::new(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
+        look_at_threads(&cgroup.processes()?, &mut sleepers)?;
         control.enter("freeze")?;
         let frozen = cgroup.freeze_guarded()?;
         control.enter("collect")?;
@@ -104,7 +109,7 @@ impl HeldTree {
         let seized = seize_all(tree.threads())?;
         frozen.thaw()?;
         let refreeze = if was_frozen { Some(cgroup.clone()) } else { None };
-        Self::wait_for_all(tree, seized, refreeze)
+        Self::wait_for_all(tree, seized, refreeze, sleepers)
     }
 
     fn hold_by_ptrace(root: Pid, control: &Control<'_>) -> Result<Self, SeizeError> {
@@ -113,6 +118,7 @@ impl HeldTree {
         control.enter("collect")?;
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
+        let mut sleepers = Sleepers::new(1);
         for _ in 0..ROUNDS {
             let tree = FoundTree::read(root)?;
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
@@ -122,8 +128,9 @@ impl HeldTree {
             if new.is_empty() {
                 let all: HashSet<Pid> = tree.threads().collect();
                 threads.retain(|tid, _| all.contains(tid));
-                return Self::complete(tree, threads, None);
+                return Self::complete(tree, threads, None, sleepers);
             }
+            new.iter().for_each(|tid| sleepers.look(*tid));
             for tid in new {
                 match Seized::new(tid, Options::Observe) {
                     Ok(seized) => match seized.stop() {
@@ -139,21 +146,28 @@ impl HeldTree {
         Err(SeizeError::Restless)
     }
 
-    fn wait_for_all(tree: FoundTree, seized: Vec<Seized>, refreeze: Option<Cgroup>) -> Result<Self, SeizeError> {
+    fn wait_for_all(
+        tree: FoundTree,
+        seized: Vec<Seized>,
+        refreeze: Option<Cgroup>,
+        sleepers: Sleepers,
+    ) -> Result<Self, SeizeError> {
         let mut threads = BTreeMap::new();
         for seized in seized {
             let stopped = seized.stop()?;
             threads.insert(stopped.tid(), stopped);
         }
-        Self::complete(tree, threads, refreeze)
+        Self::complete(tree, threads, refreeze, sleepers)
     }
 
     fn complete(
         tree: FoundTree,
         threads: BTreeMap<Pid, Stopped>,
         refreeze: Option<Cgroup>,
+        mut sleepers: Sleepers,
     ) -> Result<Self, SeizeError> {
         for thread in threads.values() {
+            sleepers.stopped(thread)?;
             fix_interrupted_calls(thread)?;
         }
         let mut mappings = BTreeMap::new();
@@ -164,6 +178,7 @@ impl HeldTree {
             tree,
             threads,
             mappings,
+            sleepers,
             refreeze,
         })
     }
@@ -211,6 +226,17 @@ impl HeldTree {
         }
         Ok(())
     }
+}
+
+fn look_at_threads(processes: &[Pid], sleepers: &mut Sleepers) -> Result<(), SeizeError> {
+    for pid in processes {
+        match floe_sys::procfs::threads(*pid) {
+            Ok(tids) => tids.into_iter().for_each(|tid| sleepers.look(tid)),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn seize_all(tids: impl Iterator<Item = Pid>) -> Result<Vec<Seized>, SeizeError> {

@@ -6,7 +6,7 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    CredentialsBase, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
+    CredentialsBase, apply_outside, continue_sleep, finish_thread, restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Stopped};
@@ -40,13 +40,21 @@ pub fn complete(
             apply_outside(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
         }
         close_own_files(world, leader)?;
+        let sleep = |(puppet, thread): (&&Puppet, &ThreadRecord)| {
+            continue_sleep(puppet, thread).map_err(|e| task_error(thread.tid.0, e))
+        };
+        let registers = all
+            .iter()
+            .zip(&record.threads)
+            .map(sleep)
+            .collect::<Result<Vec<_>, _>>()?;
         // The leader last: it limits what all of them can have pending.
         for (puppet, thread) in all.iter().zip(&record.threads).rev() {
             restore_credentials(puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
         leave(image, leader, record)?;
-        for (puppet, thread) in all.iter().zip(&record.threads) {
-            finish_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
+            finish_thread(puppet, thread, registers).map_err(|e| task_error(thread.tid.0, e))?;
         }
         done.extend(threads.into_iter().map(Puppet::into_task));
     }

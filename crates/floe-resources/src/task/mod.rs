@@ -4,6 +4,7 @@ mod dump;
 mod refuse;
 mod restore;
 mod signals;
+mod sleep;
 mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
@@ -12,3 +13,4 @@ pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, restore_credentials, restore_process, restore_thread,
 };
 pub use signals::{SignalError, fix_interrupted_calls, handled_signal_pending};
+pub use sleep::{Sleepers, continue_sleep};

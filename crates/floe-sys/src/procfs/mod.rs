@@ -3,11 +3,13 @@
 
 mod descriptor;
 mod maps;
+mod runs;
 mod stat;
 mod status;
 
 pub use descriptor::{FdInfo, descriptors};
 pub use maps::{Mapping, VmFlag};
+pub use runs::Runs;
 pub use stat::Stat;
 pub use status::Status;
 
