@@ -143,6 +143,7 @@ thread = fields(
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
+    slept=u64,
 )
 process = fields(
     pid=i32, ppid=i32, pgid=i32, sid=i32, state=state, threads=several(thread),
@@ -150,7 +151,7 @@ process = fields(
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=raw, root=raw,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
     thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
-    terminal=optional(fields(path=raw, foreground=i32)),
+    terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32,
 )
 source = choice(
     ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),

@@ -116,10 +116,23 @@ impl Stopped {
         self.settle(wait)?;
         let mut registers = self.registers()?;
         if let (Some(sleep), true) = (found, is_restarted(&registers)) {
-            registers.set_call(sleep.call(registers.first_argument()) as u64);
+            registers.set_call(sleep.call(registers.arguments()[0]) as u64);
             self.set_registers(&registers)?;
         }
         Ok(())
+    }
+
+    /// Lets the call that its registers are prepared for begin, and interrupts it at once; returns its result.
+    pub(crate) fn begin_call(&self) -> Result<i64, TraceError> {
+        self.resume_to_call(0)?;
+        if !self.comes_to_call()? {
+            return Err(TraceError::Unexpected {
+                tid: self.tid(),
+                wait: Wait::Signal(0),
+            });
+        }
+        self.settle(Wait::Call)?;
+        Ok(self.registers()?.result())
     }
 
     /// Waits for the entry of the call; false where a signal came first and was delivered.

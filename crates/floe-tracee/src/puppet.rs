@@ -236,6 +236,27 @@ impl Puppet {
         Ok(())
     }
 
+    /// Lets the task begin a call and interrupts it at once, so that the kernel remembers in the task what is left of it
+    /// (-516). `data` is put into the arena; `arguments` are told its address. Returns the call's result.
+    ///
+    /// # Errors
+    /// [`PuppetError`].
+    pub fn begin_call(
+        &self,
+        number: i64,
+        data: &[u8],
+        arguments: &dyn Fn(u64) -> [u64; 6],
+    ) -> Result<i64, PuppetError> {
+        let mut batch = self.batch();
+        let place = batch.data(data);
+        batch.call("transfer the data", libc::SYS_getpid, &[]);
+        self.run(&mut batch)?;
+        let mut registers = self.task.registers()?;
+        registers.prepare_call(self.arena.single_entry(), number as u64, arguments(place));
+        self.task.set_registers(&registers)?;
+        Ok(self.task.begin_call()?)
+    }
+
     /// Lets the task issue `exit_group` or be killed: runs the batch, whose last call does not return, and reaps it as
     /// its tracer. Its parent still sees a zombie.
     ///

@@ -46,6 +46,30 @@ fn checkpoints_that_let_it_run_on_show_in_no_call() {
     }
 }
 
+#[test]
+fn sleeps_end_when_they_would_have() {
+    let host = Host::new();
+    let image = host.path("running.floe");
+    let mut restored = Victim::start(&host, "sleeps", &[], &[]);
+    restored.round_trip("restored", PID_METHODS[0]);
+    let mut stopped = Victim::start(&host, "sleeps", &[], &[]);
+    for _ in 0..3 {
+        host.done(&["freeze", "sleeps"]);
+        host.done(&["thaw", "sleeps"]);
+        let path = image.to_str().expect("a plain path");
+        host.done(&["checkpoint", "sleeps", "--leave-running", "-o", path]);
+    }
+    restored.check("after a round trip");
+    stopped.check("after it was stopped again and again");
+}
+
+#[test]
+fn sleeps_that_start_anew_are_noticed() {
+    let host = Host::new();
+    let verdict = Victim::start(&host, "sleeps", &[], &["--sabotage"]).verdict();
+    assert!(verdict.starts_with("FAIL"), "{verdict}");
+}
+
 /// Sends SIGUSR1 to every process of the sandbox but PID 1.
 fn signal_all(host: &Host, sandbox: &str) {
     let tasks: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json", sandbox])).expect("JSON");

@@ -163,6 +163,7 @@ impl HeldTree {
             found,
             threads,
             mappings,
+            sleepers: &self.sleepers,
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use super::Target;
 use crate::stage::{Control, StageError};
-use floe_cgroup::{Cgroup, CgroupError, Frozen, Lifted};
+use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::has_vfork_in_flight,
+    task::{Sleepers, has_vfork_in_flight},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -89,6 +89,8 @@ pub struct HeldTree {
     pub threads: BTreeMap<Pid, Stopped>,
     /// Mappings of its living processes, read when they stood still.
     pub mappings: BTreeMap<Pid, Vec<Mapping>>,
+    /// When its threads fell asleep.
+    pub sleepers: Sleepers,
 }
 
 impl HeldTree {
@@ -101,6 +103,9 @@ impl HeldTree {
     }
 
     fn hold_frozen(root: Pid, cgroup: &Cgroup, control: &Control<'_>) -> Result<Self, SeizeError> {
+        // A version 2 freezer wakes every thread, and then ptrace does; the other leaves most of them asleep.
+        let mut sleepers = Sleepers::new(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
+        look_at_threads(&cgroup.processes()?, &mut sleepers)?;
         control.enter("freeze")?;
         let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
@@ -118,7 +123,7 @@ impl HeldTree {
         refuse_unstoppable(&tree)?;
         control.enter("seize")?;
         let (seized, lifted) = frozen.seize(tree.threads())?;
-        Self::wait_for_all(tree, seized, lifted)
+        Self::wait_for_all(tree, seized, lifted, sleepers)
     }
 
     fn hold_by_ptrace(root: Pid, control: &Control<'_>) -> Result<Self, SeizeError> {
@@ -127,6 +132,7 @@ impl HeldTree {
         control.enter("collect")?;
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
+        let mut sleepers = Sleepers::new(1);
         for _ in 0..ROUNDS {
             let tree = FoundTree::read(root)?;
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
@@ -136,12 +142,14 @@ impl HeldTree {
             if new.is_empty() {
                 let all: HashSet<Pid> = tree.threads().collect();
                 threads.retain(|tid, _| all.contains(tid));
-                return Self::complete(tree, threads, None);
+                return Self::complete(tree, threads, None, sleepers);
             }
+            new.iter().for_each(|tid| sleepers.look(*tid));
             for tid in new {
                 match Seized::new(tid, Options::Observe) {
                     Ok(seized) => match seized.stop() {
                         Ok(stopped) => {
+                            sleepers.stopped(&stopped)?;
                             stopped.undo_interruption()?;
                             stopped.abort_critical_section()?;
                             threads.insert(tid, stopped);
@@ -157,18 +165,29 @@ impl HeldTree {
         Err(SeizeError::Restless)
     }
 
-    fn wait_for_all(tree: FoundTree, seized: Vec<Seized>, lifted: Option<Lifted>) -> Result<Self, SeizeError> {
+    fn wait_for_all(
+        tree: FoundTree,
+        seized: Vec<Seized>,
+        lifted: Option<Lifted>,
+        mut sleepers: Sleepers,
+    ) -> Result<Self, SeizeError> {
         let mut threads = BTreeMap::new();
         for seized in seized {
             let stopped = seized.stop()?;
+            sleepers.stopped(&stopped)?;
             stopped.undo_interruption()?;
             stopped.abort_critical_section()?;
             threads.insert(stopped.tid(), stopped);
         }
-        Self::complete(tree, threads, lifted)
+        Self::complete(tree, threads, lifted, sleepers)
     }
 
-    fn complete(tree: FoundTree, threads: BTreeMap<Pid, Stopped>, lifted: Option<Lifted>) -> Result<Self, SeizeError> {
+    fn complete(
+        tree: FoundTree,
+        threads: BTreeMap<Pid, Stopped>,
+        lifted: Option<Lifted>,
+        sleepers: Sleepers,
+    ) -> Result<Self, SeizeError> {
         let mut mappings = BTreeMap::new();
         for process in tree.living() {
             mappings.insert(process.pid, Mapping::read_all(process.pid)?);
@@ -177,6 +196,7 @@ impl HeldTree {
             tree,
             threads,
             mappings,
+            sleepers,
             lifted,
         })
     }
@@ -227,6 +247,17 @@ impl HeldTree {
         }
         Ok(())
     }
+}
+
+fn look_at_threads(processes: &[Pid], sleepers: &mut Sleepers) -> Result<(), SeizeError> {
+    for pid in processes {
+        match floe_sys::procfs::threads(*pid) {
+            Ok(tids) => tids.into_iter().for_each(|tid| sleepers.look(tid)),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A tree in a frozen cgroup. Dropped, it runs on as if it had never been frozen, unless it was before.

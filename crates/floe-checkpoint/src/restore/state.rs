@@ -6,8 +6,8 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    CredentialsBase, RestoreError as TaskError, apply_outside, finish_thread, queue_signals, restore_credentials,
-    restore_process, restore_thread,
+    CredentialsBase, RestoreError as TaskError, apply_outside, continue_sleep, finish_thread, queue_signals,
+    restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
@@ -38,14 +38,22 @@ pub fn complete(
         for (puppet, thread) in all.iter().zip(&record.threads) {
             restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
+        let sleep = |(puppet, thread): (&&Puppet, &ThreadRecord)| {
+            continue_sleep(puppet, thread).map_err(|e| task_error(thread.tid.0, e))
+        };
+        let registers = all
+            .iter()
+            .zip(&record.threads)
+            .map(sleep)
+            .collect::<Result<Vec<_>, _>>()?;
         // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
         // all of them can have pending.
         for (puppet, thread) in all.iter().zip(&record.threads).rev() {
             queue_signals(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
         }
         leave(image, leader, record)?;
-        for (puppet, thread) in all.iter().zip(&record.threads) {
-            finish_thread(puppet, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
+            finish_thread(puppet, thread, registers).map_err(|e| task_error(thread.tid.0, e))?;
         }
         done.extend(threads.into_iter().map(Puppet::into_task));
     }

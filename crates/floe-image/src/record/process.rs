@@ -109,9 +109,12 @@ pub struct ThreadRecord {
     pub parent_death_signal: i32,
     /// Nanoseconds of timer slack.
     pub timer_slack: u64,
+    /// Nanoseconds that the thread has slept in the call that its registers tell (-516), as far as that is known.
+    pub slept: u64,
 }
 
-/// Processor state of a thread. Calls that floe interrupted are already set to be issued again.
+/// Processor state of a thread. Calls that floe interrupted are already set to be issued again, but for those of which
+/// the kernel knew what was left (-516, ERESTART_RESTARTBLOCK).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {
     /// NT_PRSTATUS: `struct user_regs_struct` as the kernel gives it.

@@ -316,6 +316,7 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
             path: b"/dev/pts/0".to_vec(),
             foreground: NsPid(7),
         }),
+        membarrier: if pid == 7 { 1 << 4 } else { 0 },
     }
 }
 
@@ -402,6 +403,7 @@ fn thread(tid: i32) -> ThreadRecord {
         },
         parent_death_signal: 15,
         timer_slack: 50_000,
+        slept: 1_500_000_000,
     }
 }
 

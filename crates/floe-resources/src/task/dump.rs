@@ -2,7 +2,7 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::switches::Switches;
+use super::{sleep::Sleepers, switches::Switches};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -61,6 +61,8 @@ pub struct HeldProcess<'a> {
     pub threads: Vec<&'a Stopped>,
     /// Its mappings.
     pub mappings: &'a [Mapping],
+    /// When its threads fell asleep.
+    pub sleepers: &'a Sleepers,
 }
 
 /// Record of a process that has ended and waits to be reaped.
@@ -107,6 +109,7 @@ pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<Proc
         },
         parent_death_signal: 0,
         timer_slack: 0,
+        slept: 0,
     };
     Ok(ProcessRecord {
         state: ProcessState::Zombie { status: wait_status },
@@ -149,7 +152,6 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 /// [`DumpError`].
 pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(ProcessRecord, u64), DumpError> {
     let found = held.found;
-    let pid = found.pid;
     let leader = held.threads[0];
     for thread in &held.threads {
         name_restarted_call(thread)?;
@@ -167,7 +169,7 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         own.switches.refuse(&batch, found, refusals);
         record
             .threads
-            .push(dump_thread(pid, thread, ns_tid, &own.answers(&batch))?);
+            .push(dump_thread(held, thread, ns_tid, &own.answers(&batch))?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
             questions.switches.refuse(&batch, found, refusals);
@@ -292,7 +294,13 @@ fn credentials(status: &Status, securebits: u32) -> Credentials {
     }
 }
 
-fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers) -> Result<ThreadRecord, DumpError> {
+fn dump_thread(
+    held: &HeldProcess<'_>,
+    thread: &Stopped,
+    ns_tid: i32,
+    answers: &ThreadAnswers,
+) -> Result<ThreadRecord, DumpError> {
+    let pid = held.found.pid;
     let tid = thread.tid();
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
@@ -321,6 +329,7 @@ fn dump_thread(pid: Pid, thread: &Stopped, ns_tid: i32, answers: &ThreadAnswers)
         scheduling: scheduling(tid)?,
         parent_death_signal: answers.parent_death_signal,
         timer_slack: answers.timer_slack,
+        slept: held.sleepers.slept(tid),
     })
 }
 

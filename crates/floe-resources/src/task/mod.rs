@@ -4,6 +4,7 @@ mod dump;
 mod refuse;
 mod restore;
 mod signals;
+mod sleep;
 mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
@@ -14,3 +15,4 @@ pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,
 };
+pub use sleep::{Sleepers, continue_sleep};

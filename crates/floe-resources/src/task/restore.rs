@@ -409,7 +409,6 @@ fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn finish_thread(puppet: &Puppet, record: &ThreadRecord) -> Result<(), RestoreError> {
-    let general = Registers::from_bytes(&record.registers.general).ok_or(RestoreError::Registers(record.tid.0))?;
-    Ok(puppet.become_somebody(&general, &record.registers.extended, record.signal_mask)?)
+pub fn finish_thread(puppet: &Puppet, record: &ThreadRecord, general: &Registers) -> Result<(), RestoreError> {
+    Ok(puppet.become_somebody(general, &record.registers.extended, record.signal_mask)?)
 }

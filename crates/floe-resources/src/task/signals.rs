@@ -35,20 +35,18 @@ pub(super) fn name_restarted_call(thread: &Stopped) -> Result<(), SignalError> {
     Ok(())
 }
 
-/// The registers that another thread can go on with: what the kernel remembers of a call in the old thread (-516) does
-/// not exist in the new one, so the call is issued again; with a handler about to run it ends in EINTR as it would have.
+/// The registers that another thread can go on with: where the kernel remembers what is left of a call (-516) and a
+/// handler is about to run, the call ends in EINTR as it would have.
 ///
 /// # Errors
 /// [`SignalError`].
 pub(super) fn portable(thread: &Stopped, mut registers: Registers) -> Result<Registers, SignalError> {
-    if let (Some(RestartCode::Block), Some(call)) = (restart_code(&registers), registers.call()) {
+    if restart_code(&registers) == Some(RestartCode::Block) {
         if thread.has_handled_signal_pending()? {
             registers.set_result(-i64::from(libc::EINTR));
             registers.leave_call();
         } else if is_restarted(&registers) {
             return Err(SignalError::Nameless(thread.tid()));
-        } else {
-            registers.reissue(call);
         }
     }
     Ok(registers)

@@ -3,11 +3,13 @@
 
 mod descriptor;
 mod maps;
+mod runs;
 mod stat;
 mod status;
 
 pub use descriptor::{FdInfo, descriptors};
 pub use maps::{Mapping, VmFlag};
+pub use runs::Runs;
 pub use stat::Stat;
 pub use status::Status;
 
@@ -94,7 +96,7 @@ pub fn read_text(path: &str) -> Result<String, ProcError> {
     read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The threads of a process, the leader first.
+/// The threads of a process, the leader first, then oldest first.
 ///
 /// # Errors
 /// [`ProcError::Read`].
@@ -115,7 +117,8 @@ pub fn threads(pid: Pid) -> Result<Vec<Pid>, ProcError> {
             found.push(Pid::new(tid));
         }
     }
-    found.sort_by_key(|tid| (*tid != pid, *tid));
+    // The kernel lists them in the order they were made, which their ids tell only until those begin anew.
+    found.sort_by_key(|tid| *tid != pid);
     Ok(found)
 }
 

@@ -103,10 +103,10 @@ impl Registers {
         self.set(Slot::OrigAx, number);
     }
 
-    /// The first argument of the system call the thread is in.
+    /// The arguments of the system call the thread is in.
     #[must_use]
-    pub const fn first_argument(&self) -> u64 {
-        self.get(Slot::Di)
+    pub fn arguments(&self) -> [u64; 6] {
+        [Slot::Di, Slot::Si, Slot::Dx, Slot::R10, Slot::R8, Slot::R9].map(|slot| self.get(slot))
     }
 
     /// Marks the thread as outside of any call, so that the kernel restarts nothing.

@@ -1,0 +1,150 @@
+//! How long threads have slept, and sleeps that go on where they were.
+//!
+//! Where a call with a relative time is stopped, the kernel remembers when it ends (-516) in the thread, where nobody can
+//! read it. So each thread's last run is noted before the tree is stopped. In the new thread the call is issued for what
+//! is left and interrupted at once; then the kernel remembers it there, and the registers can be those of the image.
+//!
+//! What a sleep that is stopped for a second time had slept before the first stop is known only where its caller gave
+//! room for the remainder (nanosleep's second argument); else that part is slept again. No sleep ends early.
+
+use super::restore::RestoreError;
+use floe_image::record::ThreadRecord;
+use floe_sys::{Pid, memory, procfs::Runs, sched};
+use floe_tracee::{Puppet, Registers, RestartCode, Stopped, TraceError, restart_code};
+use std::{cell::OnceCell, collections::HashMap};
+
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK: results that no program may see.
+const RESTARTED: std::ops::RangeInclusive<i64> = -516..=-512;
+
+/// When threads last ran before they were stopped.
+#[derive(Debug, Default)]
+pub struct Sleepers {
+    before: HashMap<Pid, Runs>,
+    /// How often stopping makes a sleeping thread give its processor up.
+    stops: u64,
+    clock: OnceCell<u64>,
+    slept: HashMap<Pid, u64>,
+}
+
+impl Sleepers {
+    /// For a tree that is stopped in such a way that each thread gives its processor up `stops` times.
+    #[must_use]
+    pub fn new(stops: u64) -> Self {
+        Self {
+            stops,
+            ..Self::default()
+        }
+    }
+
+    /// Notes when a thread that runs or sleeps last ran.
+    pub fn look(&mut self, tid: Pid) {
+        if let Some(runs) = Runs::read(&format!("/proc/{tid}")) {
+            self.before.entry(tid).or_insert(runs);
+        }
+    }
+
+    /// Notes how long a thread that was just stopped, and has not been let run since, had slept in its call.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn stopped(&mut self, thread: &Stopped) -> Result<(), TraceError> {
+        // Asking for its registers also makes sure that it is off its processor.
+        if restart_code(&thread.registers()?) != Some(RestartCode::Block) {
+            return Ok(());
+        }
+        let tid = thread.tid();
+        let runs = self.before.get(&tid).zip(Runs::read(&format!("/proc/{tid}")));
+        // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
+        if let Some((before, _)) = runs.filter(|(before, now)| now.voluntary == before.voluntary + self.stops) {
+            let slept = self.clock.get_or_init(slowest_clock).saturating_sub(before.last);
+            self.slept.insert(tid, slept);
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds that a stopped thread had slept; too few rather than too many, and 0 where that is not known.
+    #[must_use]
+    pub fn slept(&self, tid: Pid) -> u64 {
+        self.slept.get(&tid).copied().unwrap_or(0)
+    }
+}
+
+/// Processors' clocks differ by the time that was stolen from each; this is the one that is furthest behind. 0 where it
+/// can't be read.
+fn slowest_clock() -> u64 {
+    let own = Pid::new(0);
+    let Ok(allowed) = sched::affinity(own) else { return 0 };
+    let read = |cpu: &u32| {
+        sched::set_affinity(own, &[*cpu]).ok()?;
+        Some(Runs::read("/proc/thread-self")?.last)
+    };
+    let clock = allowed.iter().filter_map(read).min();
+    if let Err(error) = sched::set_affinity(own, &allowed) {
+        tracing::debug!(%error, "floe stays on one processor");
+    }
+    clock.unwrap_or(0)
+}
+
+/// Lets the new thread remember the sleep that its registers in the image tell of, and returns the registers it is to go
+/// on with: those of the image, or with the call's result where it has come to its end.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn continue_sleep(puppet: &Puppet, record: &ThreadRecord) -> Result<Registers, RestoreError> {
+    let mut registers =
+        Registers::from_bytes(&record.registers.general).ok_or(RestoreError::Registers(record.tid.0))?;
+    let (Some(RestartCode::Block), Some(call)) = (restart_code(&registers), registers.call()) else {
+        return Ok(registers);
+    };
+    let result = sleep_on(puppet, call as i64, registers.arguments(), record.slept)?;
+    match result {
+        Some(result) if result == registers.result() => {}
+        Some(result) if !RESTARTED.contains(&result) => {
+            registers.set_result(result);
+            registers.leave_call();
+        }
+        _ => registers.reissue(call),
+    }
+    Ok(registers)
+}
+
+/// Issues the call for what is left of its time; `None` for a call that has no such time.
+fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Result<Option<i64>, RestoreError> {
+    let [a, b, c, d, e, f] = arguments;
+    let time = |asked: u64, left: u64| {
+        // The kernel has written what was left, where the caller wanted to know.
+        match (left != 0).then(|| read_time(puppet, left)).flatten() {
+            Some(left) => Some(left),
+            None => Some(read_time(puppet, asked)?.saturating_sub(slept)),
+        }
+    };
+    let with_time = |time: Option<u64>, arguments: &dyn Fn(u64) -> [u64; 6]| -> Result<Option<i64>, RestoreError> {
+        let Some(time) = time else { return Ok(None) };
+        let words = [time / SECOND, time % SECOND];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(Some(puppet.begin_call(call, &bytes, arguments)?))
+    };
+    match call {
+        libc::SYS_nanosleep => with_time(time(a, b), &|place| [place, b, 0, 0, 0, 0]),
+        libc::SYS_clock_nanosleep => with_time(time(c, d), &|place| [a, b, place, d, 0, 0]),
+        libc::SYS_poll => {
+            let left = u64::from(c as u32).saturating_sub(slept / MILLISECOND);
+            Ok(Some(puppet.begin_call(call, &[], &|_| [a, b, left, 0, 0, 0])?))
+        }
+        libc::SYS_futex if b as i32 & libc::FUTEX_CMD_MASK == libc::FUTEX_WAIT => {
+            with_time(time(d, 0), &|place| [a, b, c, place, e, f])
+        }
+        libc::SYS_futex => Ok(Some(puppet.begin_call(call, &[], &|_| arguments)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Nanoseconds of a `struct timespec` in the thread's memory.
+fn read_time(puppet: &Puppet, address: u64) -> Option<u64> {
+    let mut bytes = [0; 16];
+    memory::read(puppet.tid(), address, &mut bytes).ok()?;
+    let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("8 of 16 bytes"));
+    word(0).checked_mul(SECOND)?.checked_add(word(8))
+}
