@@ -108,6 +108,8 @@ impl Child {
     }
 
     fn check(&self, n: usize, findings: &mut Findings) {
+        // A stop that was made again takes effect when the thread is next on a processor.
+        wait_until(|| !self.states().contains(&'R'));
         let states = self.states();
         findings.that(
             states.len() == self.rounds.len() && states.iter().all(|state| *state == 'T'),
