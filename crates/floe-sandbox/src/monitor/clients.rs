@@ -30,7 +30,6 @@ struct Client {
 pub struct Clients {
     listener: OwnedFd,
     all: Vec<Client>,
-    input_blocked: bool,
 }
 
 impl Clients {
@@ -46,7 +45,6 @@ impl Clients {
         Ok(Self {
             listener,
             all: Vec::new(),
-            input_blocked: false,
         })
     }
 
@@ -72,11 +70,11 @@ impl Clients {
         }
     }
 
-    /// What to ask poll about each client.
-    pub fn wishes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
-        self.all.iter().enumerate().map(|(index, client)| {
+    /// What to ask poll about each client; one that may send input is heard only while there is room for it.
+    pub fn wishes(&self, input_room: bool) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
+        self.all.iter().enumerate().map(move |(index, client)| {
             let mut flags = PollFlags::empty();
-            if !(client.subscribed && self.input_blocked) {
+            if input_room || !client.subscribed {
                 flags |= PollFlags::POLLIN;
             }
             if !client.queue.is_empty() {
@@ -104,7 +102,6 @@ impl Clients {
             Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
         }
-        self.input_blocked = !console.has_input_room();
     }
 
     /// Sends output to all that want it.
@@ -156,7 +153,8 @@ impl Client {
         match kind {
             kind::SUBSCRIBE => {
                 self.subscribed = true;
-                self.queue.push_back((kind::NOTED, Vec::new()));
+                let held = console.logged().to_le_bytes();
+                self.queue.push_back((kind::NOTED, held.to_vec()));
                 self.flush();
             }
             kind::ANNOUNCE => {
@@ -166,6 +164,11 @@ impl Client {
             }
             kind::INPUT => console.input(payload),
             kind::INPUT_END => console.end_input(),
+            kind::UNREAD => {
+                if let [kind] = payload {
+                    console.close_output(*kind);
+                }
+            }
             kind::WINDOW => {
                 if let [a, b, c, d] = payload {
                     console.set_size(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));

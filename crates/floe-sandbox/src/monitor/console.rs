@@ -78,6 +78,7 @@ pub struct ConsoleEnds {
     outputs: Vec<(usize, u8, OwnedFd)>,
     is_terminal: bool,
     log: File,
+    logged: u64,
     waiting: VecDeque<u8>,
     input_ends: bool,
 }
@@ -93,6 +94,7 @@ impl ConsoleEnds {
             outputs,
             is_terminal: false,
             log,
+            logged: 0,
             waiting: VecDeque::new(),
             input_ends: false,
         }
@@ -106,6 +108,7 @@ impl ConsoleEnds {
             outputs,
             is_terminal: true,
             log,
+            logged: 0,
             waiting: VecDeque::new(),
             input_ends: false,
         }
@@ -170,6 +173,18 @@ impl ConsoleEnds {
         }
     }
 
+    /// Bytes in the log.
+    pub fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    /// Nobody reads this stream any more: whoever writes to it is to notice, as where there is no floe between.
+    pub fn close_output(&mut self, kind: u8) {
+        if !self.is_terminal {
+            self.outputs.retain(|(_, known, _)| *known != kind);
+        }
+    }
+
     /// Sets the terminal's size.
     pub fn set_size(&self, rows: u16, cols: u16) {
         if let (true, Some((_, _, master))) = (self.is_terminal, self.outputs.first())
@@ -188,8 +203,9 @@ impl ConsoleEnds {
         let mut buffer = vec![0; PAYLOAD];
         match read(fd, &mut buffer) {
             Ok(got @ 1..) => {
-                if let Err(error) = self.log.write_all(&buffer[..got]) {
-                    tracing::error!(%error, "write the log");
+                match self.log.write_all(&buffer[..got]) {
+                    Ok(()) => self.logged += got as u64,
+                    Err(error) => tracing::error!(%error, "write the log"),
                 }
                 clients.tell(*kind, &buffer[..got]);
                 true
