@@ -18,12 +18,12 @@ use nix::{
 /// # Errors
 /// Errno where signals can't be noted.
 pub fn perform<T>(act: impl FnOnce(&Control<'_>) -> T) -> Result<T, Errno> {
-    let flags = interrupt::note_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT])?;
+    let interrupted = interrupt::note_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT])?;
     let fail_at: Option<Injection> = std::env::var("FLOE_FAIL_AT").ok().and_then(|text| text.parse().ok());
     open_many()?;
     let bar = Bar::new();
     Ok(act(&Control {
-        interrupted: flags.interrupted,
+        interrupted,
         fail_at: fail_at.as_ref(),
         observer: &bar,
     }))

@@ -1,7 +1,8 @@
 //! How a verb fails: the chain of what went wrong, a list of findings, and the exit status.
 
-use crate::output;
+use crate::{LogFormat, output};
 use floe_checkpoint::{checkpoint::CheckpointError, restore::RestoreError};
+use serde_json::json;
 
 /// A verb that failed.
 #[derive(Debug)]
@@ -25,11 +26,20 @@ impl Failure {
         }
     }
 
-    /// Tells it on standard error: one line for the chain, one for each finding.
-    pub fn report(&self) {
-        output::error(&format!("floe: {:#}", self.error));
-        for finding in &self.findings {
-            output::error(&format!("  - {finding}"));
+    /// Tells it on standard error: one line for the chain, one for each finding; or all as one line of JSON.
+    pub fn report(&self, format: LogFormat) {
+        let message = format!("{:#}", self.error);
+        match format {
+            LogFormat::Json => {
+                let line = json!({ "level": "ERROR", "message": message, "findings": self.findings });
+                output::error(&line.to_string());
+            }
+            LogFormat::Text => {
+                output::error(&format!("floe: {message}"));
+                for finding in &self.findings {
+                    output::error(&format!("  - {finding}"));
+                }
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ struct Arguments {
     /// Tell more on standard error; twice for everything.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// How diagnostics are written.
+    /// How diagnostics are written, a failure among them: for people, or as one JSON object a line.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -60,12 +60,25 @@ enum Verb {
 #[derive(Debug)]
 struct Context {
     state_dir: StateDir,
+    log_format: LogFormat,
+}
+
+impl Context {
+    /// Says something on standard error that is no failure.
+    fn tell(&self, text: &str) {
+        match self.log_format {
+            LogFormat::Text => output::error(text),
+            LogFormat::Json => output::error(&serde_json::json!({ "level": "INFO", "message": text }).to_string()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.verbose, arguments.log_format);
+    let format = arguments.log_format;
     let context = Context {
+        log_format: format,
         state_dir: StateDir::new(arguments.state_dir.unwrap_or_else(default_state_dir)),
     };
     let result = match arguments.verb {
@@ -89,7 +102,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status & 0xff).unwrap_or(1)),
         Err(failure) => {
-            failure.report();
+            failure.report(format);
             ExitCode::from(failure.status)
         }
     }

@@ -41,7 +41,7 @@ fn write(out: &mut impl Write, text: &str) {
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
     let shown = |row: &Vec<String>| row.iter().map(|cell| plain(cell, &[])).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.len()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());

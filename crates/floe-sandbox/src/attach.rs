@@ -8,15 +8,19 @@ use crate::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+    },
     unistd::read,
 };
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 
 /// A monitor that can't be talked to.
@@ -42,8 +46,10 @@ pub enum AttachError {
 /// How a sandbox ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// With this exit status (128 + N for signal N).
+    /// With this exit status.
     Exited(i32),
+    /// By a signal: 128 and its number.
+    Killed(i32),
     /// It went into an image.
     Checkpointed,
 }
@@ -55,6 +61,8 @@ pub enum Attached {
     Ended(Ending),
     /// The user pressed ctrl-p ctrl-q.
     Detached,
+    /// The caller's output is not read any more.
+    Unread,
     /// The monitor hung up.
     Lost,
 }
@@ -86,15 +94,16 @@ impl Client {
     }
 
     pub(crate) fn announce(&mut self) -> Result<(), AttachError> {
-        self.ask(kind::ANNOUNCE)
+        self.ask(kind::ANNOUNCE).map(drop)
     }
 
-    /// Asks for all output from now on; returns when the monitor has taken note.
+    /// Asks for all output from now on; returns, when the monitor has taken note, how many bytes of the log came before.
     ///
     /// # Errors
     /// [`AttachError::Talk`].
-    pub fn subscribe(&mut self) -> Result<(), AttachError> {
-        self.ask(kind::SUBSCRIBE)
+    pub fn subscribe(&mut self) -> Result<u64, AttachError> {
+        let payload = self.ask(kind::SUBSCRIBE)?;
+        Ok(payload.try_into().map_or(0, u64::from_le_bytes))
     }
 
     pub(crate) fn send(&self, kind: u8, payload: &[u8]) -> Result<(), AttachError> {
@@ -119,10 +128,10 @@ impl Client {
         Ok(())
     }
 
-    fn ask(&mut self, kind: u8) -> Result<(), AttachError> {
+    fn ask(&mut self, kind: u8) -> Result<Vec<u8>, AttachError> {
         message::put(&self.socket, kind, &[])?;
         match message::get(&self.socket)? {
-            Some((kind::NOTED, _)) => Ok(()),
+            Some((kind::NOTED, payload)) => Ok(payload),
             Some(_) | None => Err(AttachError::Talk(Errno::ECONNRESET)),
         }
     }
@@ -139,84 +148,173 @@ impl Client {
         Ok(ending)
     }
 
-    /// Connects the caller's streams with the workload's until it ends or the user detaches (ctrl-p ctrl-q on a
-    /// terminal). `resized` is set by a handler of SIGWINCH; `signal` holds a signal number that a handler took and that
-    /// `forward` is to be told of, or 0.
+    /// Connects the caller's streams with the workload's until it ends or the user lets go of it. `forward` is told of
+    /// signals.
     ///
     /// # Errors
     /// [`AttachError`]. The caller's terminal is as before in any case.
-    pub fn attach(
-        mut self,
-        with_input: bool,
-        is_terminal: bool,
-        resized: &AtomicBool,
-        signal: &AtomicI32,
-        mut forward: impl FnMut(i32),
-    ) -> Result<Attached, AttachError> {
+    pub fn attach(self, wishes: &Wishes<'_>, forward: impl FnMut(i32)) -> Result<Attached, AttachError> {
         let stdin = io::stdin();
-        let raw = if is_terminal {
+        let raw = if wishes.terminal {
             RawMode::enter(stdin.as_fd())?
         } else {
             None
         };
-        let result = self.relay(
-            with_input.then(|| stdin.as_fd()),
-            raw.is_some(),
-            resized,
-            signal,
-            &mut forward,
-        );
+        let mut relay = Relay {
+            socket: self.socket,
+            wishes,
+            detachable: raw.is_some(),
+            input: wishes.input.then(|| stdin.as_fd()),
+            held: Vec::new(),
+            outgoing: VecDeque::new(),
+            forward,
+        };
+        let result = relay.run();
         drop(raw);
         result
     }
+}
 
-    fn relay(
-        &mut self,
-        mut input: Option<BorrowedFd<'_>>,
-        detachable: bool,
-        resized: &AtomicBool,
-        signal: &AtomicI32,
-        forward: &mut impl FnMut(i32),
-    ) -> Result<Attached, AttachError> {
-        let mut held = Vec::new();
-        self.send_size()?;
+/// What an attached client does besides printing.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes<'a> {
+    /// Standard error comes out on standard output too, in the order in which all was written.
+    pub merged: bool,
+    /// Standard input goes to the workload.
+    pub input: bool,
+    /// The workload has a terminal, so the caller's, if it is one, becomes a window on it; ctrl-p ctrl-q lets go.
+    pub terminal: bool,
+    /// What the caller's reader does not read any more nobody will: the workload is told as if it wrote there itself.
+    /// Otherwise the client lets go.
+    pub owner: bool,
+    /// Signals that are taken.
+    pub signals: Option<&'a Signals>,
+}
+
+/// Signals that are not acted upon but read, none lost however they coincide with other things.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGWINCH from now on, for good.
+    ///
+    /// # Errors
+    /// EMFILE, ENOMEM.
+    pub fn take() -> Result<Self, Errno> {
+        let set: SigSet = [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGWINCH,
+        ]
+        .into_iter()
+        .collect();
+        set.thread_block()?;
+        SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
+    }
+
+    fn next(&self) -> Result<Option<i32>, Errno> {
+        Ok(self.0.read_signal()?.map(|info| info.ssi_signo as i32))
+    }
+}
+
+struct Relay<'a, F> {
+    socket: OwnedFd,
+    wishes: &'a Wishes<'a>,
+    detachable: bool,
+    input: Option<BorrowedFd<'a>>,
+    /// The first of the detaching keys, until it is known what follows.
+    held: Vec<u8>,
+    /// Messages that the monitor has no room for yet. It is never waited for: it may itself wait until its output is read.
+    outgoing: VecDeque<(u8, Vec<u8>)>,
+    forward: F,
+}
+
+impl<F: FnMut(i32)> Relay<'_, F> {
+    fn run(&mut self) -> Result<Attached, AttachError> {
+        self.send_size();
         loop {
-            if resized.swap(false, Ordering::Relaxed) {
-                self.send_size()?;
+            self.flush()?;
+            let ready = self.wait()?;
+            if ready.signal
+                && let Some(end) = self.signals()?
+            {
+                return Ok(end);
             }
-            match signal.swap(0, Ordering::Relaxed) {
-                0 => {}
-                number => forward(number),
+            if ready.monitor
+                && let Some(end) = self.hear()?
+            {
+                return Ok(end);
             }
-            let mut asked = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            asked.extend(input.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            match poll(&mut asked, PollTimeout::NONE) {
-                Ok(_) => {}
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            let ready = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::revents).is_some_and(|e| !e.is_empty());
-            let (from_monitor, from_user) = (ready(asked.first()), ready(asked.get(1)));
-            if from_monitor && let Some(ended) = self.hear()? {
-                return Ok(ended);
-            }
-            if from_user && let Some(fd) = input {
-                match self.send_input(fd, detachable, &mut held)? {
+            if ready.input
+                && let Some(fd) = self.input
+            {
+                match self.read_input(fd) {
                     Typed::Detach => return Ok(Attached::Detached),
-                    Typed::End => input = None,
+                    Typed::End => self.input = None,
                     Typed::More => {}
                 }
             }
         }
     }
 
-    fn send_size(&self) -> Result<(), AttachError> {
+    fn wait(&self) -> Result<Ready, Errno> {
+        let mut flags = PollFlags::POLLIN;
+        if !self.outgoing.is_empty() {
+            flags |= PollFlags::POLLOUT;
+        }
+        let mut asked = vec![PollFd::new(self.socket.as_fd(), flags)];
+        let signals = self.wishes.signals.map(|signals| signals.0.as_fd());
+        let input = self.input.filter(|_| self.outgoing.is_empty());
+        asked.extend(signals.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        asked.extend(input.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        while let Err(error) = poll(&mut asked, PollTimeout::NONE) {
+            if error != Errno::EINTR {
+                return Err(error);
+            }
+        }
+        let mut events = asked.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let mut next = || events.next().unwrap_or(PollFlags::empty());
+        Ok(Ready {
+            monitor: next().intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR),
+            signal: signals.is_some() && !next().is_empty(),
+            input: input.is_some() && !next().is_empty(),
+        })
+    }
+
+    fn signals(&mut self) -> Result<Option<Attached>, AttachError> {
+        while let Some(signals) = self.wishes.signals {
+            match signals.next()? {
+                Some(libc::SIGWINCH) => self.send_size(),
+                // The terminal is gone; the workload has one of its own.
+                Some(libc::SIGHUP) if self.detachable => return Ok(Some(Attached::Detached)),
+                Some(number) => (self.forward)(number),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn send_size(&mut self) {
         if let Ok(WindowSize {
             words: [rows, cols, ..],
         }) = WindowSize::read(io::stdin().as_raw_fd())
         {
             let payload = [rows.to_le_bytes(), cols.to_le_bytes()].concat();
-            message::put(&self.socket, kind::WINDOW, &payload)?;
+            self.outgoing.push_back((kind::WINDOW, payload));
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), AttachError> {
+        while let Some((kind, payload)) = self.outgoing.front() {
+            match message::put_now(&self.socket, *kind, payload) {
+                Ok(()) => drop(self.outgoing.pop_front()),
+                Err(Errno::EAGAIN) => break,
+                // It has ended; what it said last can still be heard.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.outgoing.clear(),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -225,52 +323,54 @@ impl Client {
         let Some((kind, payload)) = message::get(&self.socket)? else {
             return Ok(Some(Attached::Lost));
         };
-        match kind {
-            kind::OUTPUT => self.pass_on(kind, &mut io::stdout().lock(), &payload)?,
-            kind::ERROR => self.pass_on(kind, &mut io::stderr().lock(), &payload)?,
-            _ => {}
+        let read = match kind {
+            kind::OUTPUT => write_all(&mut io::stdout().lock(), &payload)?,
+            kind::ERROR if self.wishes.merged => write_all(&mut io::stdout().lock(), &payload)?,
+            kind::ERROR => write_all(&mut io::stderr().lock(), &payload)?,
+            _ => true,
+        };
+        if !read && !self.wishes.owner {
+            return Ok(Some(Attached::Unread));
+        }
+        if !read {
+            self.outgoing.push_back((kind::UNREAD, vec![kind]));
         }
         Ok(parse_ending(kind, &payload).map(Attached::Ended))
     }
 
-    /// Writes all; where nobody reads any more the monitor is told.
-    fn pass_on(&self, kind: u8, out: &mut impl Write, bytes: &[u8]) -> Result<(), AttachError> {
-        match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                Ok(message::put(&self.socket, kind::UNREAD, &[kind])?)
-            }
-            result => Ok(result?),
-        }
-    }
-
-    fn send_input(&self, fd: BorrowedFd<'_>, detachable: bool, held: &mut Vec<u8>) -> Result<Typed, AttachError> {
+    fn read_input(&mut self, fd: BorrowedFd<'_>) -> Typed {
         let mut buffer = vec![0; PAYLOAD - DETACH_KEYS.len()];
         match read(fd, &mut buffer) {
             Ok(0) => {
-                message::put(&self.socket, kind::INPUT_END, &[])?;
-                Ok(Typed::End)
+                self.outgoing.push_back((kind::INPUT_END, Vec::new()));
+                Typed::End
             }
             Ok(got) => {
-                let mut bytes = std::mem::take(held);
+                let mut bytes = std::mem::take(&mut self.held);
                 bytes.extend_from_slice(&buffer[..got]);
-                if detachable && bytes.windows(2).any(|pair| pair == DETACH_KEYS) {
-                    return Ok(Typed::Detach);
+                if self.detachable && bytes.windows(2).any(|pair| pair == DETACH_KEYS) {
+                    return Typed::Detach;
                 }
-                // The first of the two keys is held back until it is known what follows.
-                if detachable && bytes.last() == Some(&DETACH_KEYS[0]) {
-                    held.push(DETACH_KEYS[0]);
+                if self.detachable && bytes.last() == Some(&DETACH_KEYS[0]) {
+                    self.held.push(DETACH_KEYS[0]);
                     bytes.pop();
                 }
                 if !bytes.is_empty() {
-                    message::put(&self.socket, kind::INPUT, &bytes)?;
+                    self.outgoing.push_back((kind::INPUT, bytes));
                 }
-                Ok(Typed::More)
+                Typed::More
             }
-            Err(Errno::EINTR | Errno::EAGAIN) => Ok(Typed::More),
+            Err(Errno::EINTR | Errno::EAGAIN) => Typed::More,
             // A background process may not read its terminal.
-            Err(_) => Ok(Typed::End),
+            Err(_) => Typed::End,
         }
     }
+}
+
+struct Ready {
+    monitor: bool,
+    signal: bool,
+    input: bool,
 }
 
 enum Typed {
@@ -281,8 +381,24 @@ enum Typed {
 
 fn parse_ending(kind: u8, payload: &[u8]) -> Option<Ending> {
     match kind {
-        kind::EXITED => Some(Ending::Exited(payload.try_into().map_or(125, i32::from_le_bytes))),
+        kind::EXITED => {
+            let (status, by_signal) = payload.split_first_chunk().unwrap_or((&[125, 0, 0, 0], &[]));
+            let status = i32::from_le_bytes(*status);
+            Some(if by_signal == [1] {
+                Ending::Killed(status)
+            } else {
+                Ending::Exited(status)
+            })
+        }
         kind::CHECKPOINTED => Some(Ending::Checkpointed),
         _ => None,
+    }
+}
+
+/// Writes all; whether somebody reads it.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> io::Result<bool> {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }

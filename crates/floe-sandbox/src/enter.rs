@@ -1,8 +1,11 @@
 //! Runs a command in a sandbox that exists: in all its namespaces and its cgroup.
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    message::{self, kind},
+    sandbox::{Sandbox, SandboxError},
+};
 use floe_cgroup::Entrance;
-use floe_sys::{descriptor, exec, fork};
+use floe_sys::{exec, fork};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
@@ -31,6 +34,17 @@ pub enum EnterError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The command could not be started.
+    #[error("{action} in sandbox {name}")]
+    Command {
+        /// What was attempted.
+        action: String,
+        /// In which sandbox.
+        name: String,
+        /// Why it failed.
+        #[source]
+        source: Errno,
+    },
     /// A system call.
     #[error("{action} of sandbox {name}")]
     System {
@@ -44,12 +58,36 @@ pub enum EnterError {
     },
 }
 
+impl EnterError {
+    /// The exit status that says so: 127 not found, 126 not executable, else 125.
+    #[must_use]
+    pub fn exit_status(&self) -> i32 {
+        match self {
+            Self::Command { action, source, .. } if action.starts_with(EXECUTE) => {
+                if *source == Errno::ENOENT {
+                    127
+                } else {
+                    126
+                }
+            }
+            _ => 125,
+        }
+    }
+}
+
+const EXECUTE: &str = "execute ";
+
 /// Runs the command with the caller's streams; returns its exit status (128 + N for signal N). `started` is told its PID.
 /// The caller must have one thread, and is in the sandbox's namespaces afterwards, so that it should do nothing but end.
 ///
 /// # Errors
 /// [`EnterError`].
 pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid)) -> Result<i32, EnterError> {
+    let failed = |payload: &[u8]| {
+        let (source, action) = message::parse_failure(payload);
+        let name = sandbox.name().to_owned();
+        EnterError::Command { action, name, source }
+    };
     let system = |action| {
         move |source| EnterError::System {
             action,
@@ -57,8 +95,7 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
             source,
         }
     };
-    let pid1 = sandbox.pid1()?;
-    let pidfd = descriptor::pidfd_open(pid1).map_err(system("open PID 1"))?;
+    let pidfd = sandbox.handle()?;
     // Only the command goes into the cgroup: what waits for it here must run on when the sandbox is frozen.
     let entrance = sandbox.cgroup()?.entrance().map_err(SandboxError::from)?;
     let all = CloneFlags::CLONE_NEWPID
@@ -69,22 +106,31 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
         | CloneFlags::CLONE_NEWCGROUP;
     setns(&pidfd, all).map_err(system("enter the namespaces"))?;
     // setns changes the namespace that children are in, so the command must be a child.
-    let child = fork::child(|| execute(request, &entrance)).map_err(system("fork into the PID namespace"))?;
+    let (hear, say) = message::pair().map_err(system("make a socket for the command"))?;
+    let child = fork::child(|| {
+        let (error, action) = execute(request, &entrance);
+        message::put(&say, kind::FAILED, &message::failure(error, &action)).map_or(125, |()| 0)
+    });
+    let child = child.map_err(system("fork into the PID namespace"))?;
+    drop(say);
     started(child);
+    // The socket closes with the exec; only a command that did not come so far says something.
+    let failure = message::get(&hear).map_err(system("hear from the command"))?;
     loop {
         match waitpid(child, None) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(WaitStatus::Exited(_, code)) => break failure.map_or(Ok(code), |(_, payload)| Err(failed(&payload))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => break Ok(128 + signal as i32),
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(system("wait for the command")(error)),
+            Err(error) => break Err(system("wait for the command")(error)),
         }
     }
 }
 
-fn execute(request: &EnterRequest, entrance: &Entrance) -> i32 {
+/// Returns only where something failed: why, and what was attempted.
+fn execute(request: &EnterRequest, entrance: &Entrance) -> (Errno, String) {
     if let Err(error) = entrance.enter() {
-        tracing::error!(%error, "enter the cgroup of the sandbox");
-        return 125;
+        let number = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        return (number, "enter the cgroup".to_owned());
     }
     let strings = |words: &[OsString]| -> Vec<CString> {
         words
@@ -95,8 +141,8 @@ fn execute(request: &EnterRequest, entrance: &Entrance) -> i32 {
     if let Some(directory) = &request.workdir
         && let Err(error) = chdir(directory.as_os_str())
     {
-        tracing::error!(%error, "enter the working directory");
-        return 125;
+        let action = format!("enter the working directory {}", directory.to_string_lossy());
+        return (error, action);
     }
     fork::default_signals();
     let environment = strings(&request.env);
@@ -104,9 +150,8 @@ fn execute(request: &EnterRequest, entrance: &Entrance) -> i32 {
         .iter()
         .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
     let Some(program) = request.command.first() else {
-        return 125;
+        return (Errno::EINVAL, "find a command".to_owned());
     };
     let error = exec::search_and_execute(program.as_bytes(), path, &strings(&request.command), &environment);
-    tracing::error!(%error, program = %program.to_string_lossy(), "execute");
-    if error == Errno::ENOENT { 127 } else { 126 }
+    (error, format!("{EXECUTE}{}", program.to_string_lossy()))
 }

@@ -20,7 +20,7 @@ mod state;
 mod survey;
 mod terminal;
 
-pub use attach::{AttachError, Attached, Client, Ending};
+pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, enter};
 pub use launch::{First, Launch, LaunchError};
 pub use sandbox::{Announcement, Sandbox, SandboxError};

@@ -33,9 +33,6 @@ pub mod kind {
     pub const INPUT: u8 = b'i';
     /// Client to monitor: standard input has ended.
     pub const INPUT_END: u8 = b'e';
-    /// Client to monitor: nobody reads any more what [`OUTPUT`] or [`ERROR`] brings; its kind as payload. Whoever runs a
-    /// command in the foreground expects that it notices, as in any pipeline.
-    pub const UNREAD: u8 = b'u';
     /// Client to monitor: rows and columns, 2 bytes each.
     pub const WINDOW: u8 = b'w';
     /// Client to monitor: send me output from now on.
@@ -50,13 +47,16 @@ pub mod kind {
     /// Monitor to client: 8 bytes, length of the log; one that is 1 where the input ends; one that is 1 where the
     /// terminal holds an unfinished line.
     pub const SURVEYED: u8 = b'V';
-    /// Monitor to client: taken note of.
+    /// Client to monitor: nobody reads what this kind of message ([`OUTPUT`], [`ERROR`]) brings any more, and nobody will.
+    pub const UNREAD: u8 = b'p';
+    /// Monitor to client: taken note of. Answers [`SUBSCRIBE`] with the length of the log so far, 8 bytes: what comes
+    /// later comes as messages.
     pub const NOTED: u8 = b'n';
     /// Monitor to client: standard output.
     pub const OUTPUT: u8 = b'o';
     /// Monitor to client: standard error.
     pub const ERROR: u8 = b'r';
-    /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it.
+    /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it, and one that is 1 where a signal ended it.
     pub const EXITED: u8 = b'x';
     /// Monitor to client: the sandbox went into an image.
     pub const CHECKPOINTED: u8 = b'k';
@@ -94,6 +94,9 @@ fn put_with(socket: &impl AsRawFd, kind: u8, payload: &[u8], flags: MsgFlags) ->
 }
 
 /// Receives one message; `None` at the end of the connection.
+///
+/// An end that closes before it has read all makes the other one's next call fail once with ECONNRESET, even where
+/// messages still wait there (unix_release_sock in net/unix/af_unix.c); they are read all the same.
 pub fn get(socket: &impl AsRawFd) -> Result<Option<(u8, Vec<u8>)>, Errno> {
     get_with(socket, MsgFlags::empty())
 }
@@ -107,13 +110,13 @@ fn get_with(socket: &impl AsRawFd, flags: MsgFlags) -> Result<Option<(u8, Vec<u8
     let mut buffer = vec![0; PAYLOAD + 1];
     loop {
         match recv(socket.as_raw_fd(), &mut buffer, flags) {
-            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+            Ok(0) => return Ok(None),
             Ok(got) => {
                 buffer.truncate(got);
                 let kind = buffer.remove(0);
                 return Ok(Some((kind, buffer)));
             }
-            Err(Errno::EINTR) => {}
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(error) => return Err(error),
         }
     }

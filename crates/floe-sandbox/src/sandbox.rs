@@ -8,7 +8,7 @@ use floe_cgroup::{Cgroup, CgroupError, Kind};
 use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::errno::Errno;
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -27,9 +27,23 @@ pub enum SandboxError {
     /// It has ended.
     #[error("sandbox {0} is not running")]
     NotRunning(String),
+    /// Its monitor has died.
+    #[error(
+        "the monitor of sandbox {0} is gone, and with it its streams and its exit status; remove it (floe rm -f {0})"
+    )]
+    Lost(String),
     /// It runs.
     #[error("sandbox {0} is running; end it first (floe kill {0}), or use --force")]
     Running(String),
+    /// PID 1.
+    #[error("open a handle of PID 1 of {name}")]
+    Handle {
+        /// Whose.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
     /// A signal.
     #[error("send signal {signal} to PID 1 of {name}")]
     Signal {
@@ -146,6 +160,25 @@ impl Sandbox {
         }
     }
 
+    /// A descriptor that stands for PID 1, whatever becomes of its number.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`].
+    pub fn handle(&self) -> Result<OwnedFd, SandboxError> {
+        let opened = descriptor::pidfd_open(Pid::new(self.state.pid1));
+        // In this order: where the number is PID 1's now, it was so when it was opened.
+        self.pid1()?;
+        opened.map_err(|source| SandboxError::Handle {
+            name: self.state.name.clone(),
+            source,
+        })
+    }
+
+    fn has_monitor(&self) -> bool {
+        Stat::of(Pid::new(self.state.monitor))
+            .is_ok_and(|stat| stat.starttime == self.state.monitor_start && stat.state != b'Z')
+    }
+
     /// Its cgroup.
     ///
     /// # Errors
@@ -155,12 +188,12 @@ impl Sandbox {
         Ok(Cgroup::open(&self.state.cgroup)?)
     }
 
-    /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, or `lost` where its monitor died with it.
+    /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, or `lost` where its monitor has died.
     #[must_use]
     pub fn status_word(&self) -> &'static str {
         match self.state.status {
             Status::Exited(_) => "exited",
-            _ if !self.is_running() => "lost",
+            _ if !self.is_running() || !self.has_monitor() => "lost",
             Status::Created => "created",
             Status::Running => {
                 let frozen = Cgroup::open(&self.state.cgroup).and_then(|cgroup| cgroup.is_frozen());
@@ -179,7 +212,7 @@ impl Sandbox {
             signal,
             source,
         };
-        let pidfd = descriptor::pidfd_open(self.pid1()?).map_err(wrap)?;
+        let pidfd = self.handle()?;
         let cgroup = self.cgroup()?;
         descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)?;
         if signal == libc::SIGKILL && cgroup.kind() == Kind::V1Freezer {
@@ -212,7 +245,7 @@ impl Sandbox {
         }
         match Client::connect(&self.folder) {
             Ok(mut client) => match client.wait_for_end()? {
-                Some(crate::Ending::Exited(status)) => return Ok(status),
+                Some(crate::Ending::Exited(status) | crate::Ending::Killed(status)) => return Ok(status),
                 Some(crate::Ending::Checkpointed) => return Ok(0),
                 None => {}
             },
@@ -221,7 +254,7 @@ impl Sandbox {
         // It ended just before; the state tells.
         match SandboxState::read(&self.folder)?.status {
             Status::Exited(status) => Ok(status),
-            Status::Created | Status::Running => Err(SandboxError::NotRunning(self.state.name.clone())),
+            Status::Created | Status::Running => Err(SandboxError::Lost(self.state.name.clone())),
         }
     }
 

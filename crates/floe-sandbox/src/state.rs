@@ -1,6 +1,7 @@
 //! The state directory: one folder a sandbox, with `state.json`, the log and the monitor's socket.
 
 use crate::spec::{Origin, SandboxSpec};
+use floe_sys::{Pid, procfs::Stat};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -84,6 +85,8 @@ pub struct SandboxState {
     pub pid1_start: u64,
     /// The monitor.
     pub monitor: i32,
+    /// When it started, likewise.
+    pub monitor_start: u64,
     /// Its cgroup.
     pub cgroup: PathBuf,
     /// Seconds since 1970.
@@ -167,7 +170,7 @@ impl StateDir {
         }
     }
 
-    /// The names of all sandboxes, sorted.
+    /// The names of all sandboxes, sorted. What lies there besides, and can be none, is passed over.
     ///
     /// # Errors
     /// [`StateError::File`].
@@ -177,10 +180,16 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(wrap("list", &self.0)(error)),
         };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(wrap("list", &self.0))?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if self.folder(&name).is_ok_and(|folder| folder.is_dir()) {
+                names.push(name);
+            }
+        }
         names.sort();
         Ok(names)
     }
@@ -215,13 +224,16 @@ impl SandboxState {
         fs::rename(&beside, &path).map_err(wrap("replace", &path))
     }
 
+    /// That of a sandbox whose monitor calls this.
     pub(crate) fn new(name: &str, spec: &SandboxSpec, cgroup: &Path) -> Self {
+        let monitor = std::process::id() as i32;
         Self {
             name: name.to_owned(),
             status: Status::Created,
             pid1: 0,
             pid1_start: 0,
-            monitor: std::process::id() as i32,
+            monitor,
+            monitor_start: Stat::of(Pid::new(monitor)).map_or(0, |stat| stat.starttime),
             cgroup: cgroup.to_owned(),
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)

@@ -159,6 +159,37 @@ impl Host {
         entry["pid"].as_i64().expect("its PID") as i32
     }
 
+    /// The state word of a sandbox, or `none`.
+    ///
+    /// # Panics
+    /// Where floe can't list them.
+    #[must_use]
+    pub fn state(&self, sandbox: &str) -> String {
+        let list = json(&self.done(&["ps", "--json"]));
+        let entry = list
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|entry| entry["name"] == sandbox);
+        entry
+            .map_or("none", |entry| entry["state"].as_str().expect("a word"))
+            .to_owned()
+    }
+
+    /// Starts a sandbox that only sleeps; its name.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn sleeper(&self, base: &str) -> String {
+        let name = self.name(base);
+        assert_eq!(
+            self.done(&["run", "-d", "--name", &name, "--", "sleep", "1000"]).trim(),
+            name
+        );
+        name
+    }
+
     /// Names of the sandboxes there are.
     ///
     /// # Panics
@@ -190,6 +221,46 @@ impl Drop for Host {
             );
         }
     }
+}
+
+/// What a command printed as JSON.
+///
+/// # Panics
+/// Where it is none.
+#[must_use]
+pub fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// Waits until something holds.
+///
+/// # Panics
+/// Where it does not within a minute.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a command with pipes for its output and errors.
+///
+/// # Panics
+/// Where it can't be started.
+#[must_use]
+pub fn spawn(command: &mut Command) -> Child {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    piped.spawn().expect("start floe")
+}
+
+/// Sends a signal to a process that the test knows to be there.
+///
+/// # Panics
+/// Where it is not.
+pub fn signal(process: i32, number: i32) {
+    // SAFETY: plain numbers; the process is the test's own, or of a sandbox of the test.
+    assert_eq!(unsafe { libc::kill(process, number) }, 0, "signal {process}");
 }
 
 /// Runs a command to its end, its streams taken up in files so that nothing it leaves running can hold them open.

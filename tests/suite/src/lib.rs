@@ -7,7 +7,7 @@ mod traces;
 mod tree;
 mod victim;
 
-pub use command::{Host, Outcome, run, wait};
+pub use command::{Host, Outcome, json, run, signal, spawn, until, wait};
 pub use traces::Traces;
 pub use tree::Counting;
 pub use victim::{Victim, program};

@@ -33,7 +33,7 @@ pub struct Checkpoint {
     /// All of a cgroup: the tree below the one process in it whose parent is outside.
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// The image to write; - for standard output.
+    /// The image to write; - for standard output. Nothing is written with --dry-run.
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "stages"])]
     output: Option<PathBuf>,
     /// Let the tree run on.
@@ -42,8 +42,8 @@ pub struct Checkpoint {
     /// Only tell what stands in the way.
     #[arg(long)]
     dry_run: bool,
-    /// zstd level.
-    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
+    /// zstd level, from -7 (fast) to 22 (small).
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=22))]
     level: i32,
     /// Print the names of the stages, at each of which a failure undoes everything.
     #[arg(long)]
@@ -80,7 +80,7 @@ impl Checkpoint {
         if let Some(announcement) = announcement {
             announcement.wait_gone()?;
         }
-        output::error(&summary(&report, self.dry_run));
+        context.tell(&summary(&report, self.dry_run));
         Ok(0)
     }
 

@@ -1,6 +1,6 @@
 //! `floe exec`.
 
-use super::run::environment;
+use super::run::{environment, variable};
 use crate::{
     Context,
     failure::{Failure, Outcome},
@@ -9,13 +9,14 @@ use clap::Args;
 use floe_sandbox::{EnterRequest, Sandbox, enter};
 use std::ffi::OsString;
 
-/// Run a command in all namespaces and the cgroup of a sandbox, with this terminal; its exit status is handed on.
+/// Run a command in all namespaces and the cgroup of a sandbox, with this terminal; its exit status is handed on (128 + N
+/// for signal N; 125 floe failed, 126 not executable, 127 not found).
 ///
 /// Example: floe exec job -- ps ax
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// Set an environment variable (NAME=VALUE).
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    /// Set an environment variable on top of this environment, all of which is handed on.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable())]
     env: Vec<OsString>,
     /// Working directory [default: /].
     #[arg(short, long, value_name = "DIR")]
@@ -30,8 +31,10 @@ pub struct Exec {
 impl Exec {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        let sandbox = Sandbox::open(&context.state_dir, &self.name)?;
-        if sandbox.cgroup()?.is_frozen()? {
+        let failed = |error: floe_sandbox::SandboxError| Failure::with_status(error, 125);
+        let sandbox = Sandbox::open(&context.state_dir, &self.name).map_err(failed)?;
+        let frozen = sandbox.cgroup().map_err(failed)?.is_frozen();
+        if frozen.map_err(|error| Failure::with_status(error, 125))? {
             let error = anyhow::anyhow!("sandbox {0} is frozen; thaw it first (floe thaw {0})", self.name);
             return Err(Failure::with_status(error, 125));
         }
@@ -40,6 +43,9 @@ impl Exec {
             env: environment(&self.env),
             workdir: self.workdir,
         };
-        enter(&sandbox, &request, |_| {}).map_err(|error| Failure::with_status(error, 125))
+        enter(&sandbox, &request, |_| {}).map_err(|error| {
+            let status = error.exit_status();
+            Failure::with_status(error, status)
+        })
     }
 }

@@ -260,9 +260,29 @@ fn print_header(whole: &Whole) {
     output::line(&format!("{name}: {}", header.command.join(" ")));
     output::line(&format!(
         "made by floe {} on {} (Linux {}, {}) at {}",
-        header.floe, header.host, header.kernel, header.arch, header.created
+        header.floe,
+        header.host,
+        header.kernel,
+        header.arch,
+        date(header.created)
     ));
     output::line("");
+}
+
+/// Seconds since 1970 as a date where the reader is.
+fn date(seconds: u64) -> String {
+    let second = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    second.map_or_else(
+        || format!("second {seconds} since 1970"),
+        |second| {
+            second
+                .to_zoned_datetime(jiff::tz::TimeZone::system())
+                .strftime("%F %T %:z")
+                .to_string()
+        },
+    )
 }
 
 fn print_tasks(whole: &Whole) {
@@ -319,13 +339,13 @@ fn print_sizes(whole: &Whole) {
     let sizes = &whole.sizes;
     let memory = sizes.pages * 4096;
     output::line(&format!("image      {}", output::bytes(sizes.image)));
-    let share = if memory == 0 {
-        100.0
+    let ratio = if sizes.page_bytes_stored == 0 {
+        String::new()
     } else {
-        sizes.page_bytes_stored as f64 * 100.0 / memory as f64
+        format!(" ({:.1} to 1)", memory as f64 / sizes.page_bytes_stored as f64)
     };
     output::line(&format!(
-        "pages      {} in {} ({share:.0} %), {} chunks compressed, {} raw",
+        "pages      {} in {}{ratio}, {} chunks compressed, {} raw",
         output::bytes(memory),
         output::bytes(sizes.page_bytes_stored),
         sizes.chunks_compressed,

@@ -3,8 +3,7 @@
 use crate::{Context, failure::Outcome};
 use anyhow::Context as _;
 use clap::Args;
-use floe_sandbox::{Attached, Client, Sandbox};
-use floe_sys::interrupt;
+use floe_sandbox::{Client, Sandbox, Wishes};
 use std::{fs::File, io};
 
 /// Print what a sandbox has written to its standard output and error.
@@ -25,26 +24,32 @@ impl Logs {
         let sandbox = Sandbox::open(&context.state_dir, &self.name)?;
         let path = sandbox.folder().join("log");
         let log = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        if !self.follow || !sandbox.is_running() {
+        // A monitor that does not answer has ended, and the log is complete.
+        let following = self.follow.then(|| Client::connect(sandbox.folder()).ok()).flatten();
+        let followed = following.and_then(|mut client| client.subscribe().ok().map(|held| (client, held)));
+        let Some((client, held)) = followed else {
             copy(log)?;
             return Ok(0);
+        };
+        // What the log holds beyond that comes from the monitor.
+        if copy(io::Read::take(&log, held))? {
+            let wishes = Wishes {
+                merged: true,
+                input: false,
+                terminal: false,
+                owner: false,
+                signals: None,
+            };
+            client.attach(&wishes, |_| {})?;
         }
-        // What comes between the two is in the log already and would come twice; so only as much of the log is copied
-        // as it held before the subscription.
-        let held = log.metadata()?.len();
-        let mut client = Client::connect(sandbox.folder())?;
-        copy(io::Read::take(&log, held))?;
-        client.subscribe()?;
-        let flags = interrupt::note_signals(&[])?;
-        match client.attach(false, false, flags.resized, flags.last, |_| {})? {
-            Attached::Ended(_) | Attached::Detached | Attached::Lost => Ok(0),
-        }
+        Ok(0)
     }
 }
 
-fn copy(mut from: impl io::Read) -> io::Result<()> {
+/// Copies to standard output; whether somebody reads it.
+fn copy(mut from: impl io::Read) -> io::Result<bool> {
     match io::copy(&mut from, &mut io::stdout().lock()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map(drop),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|_| true),
     }
 }

@@ -1,10 +1,11 @@
 //! `floe restore`.
 
-use super::{foreground, image_file};
+use super::{foreground::Stay, image_file};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, PidMethod, Request, STAGES};
-use floe_sandbox::{Client, Launch};
+use floe_sandbox::{Client, Launch, Signals};
+use floe_sys::descriptor;
 use std::path::PathBuf;
 
 /// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
@@ -21,7 +22,7 @@ pub struct Restore {
     /// Leave it running in the background and print its name.
     #[arg(short, long)]
     detach: bool,
-    /// Name of the new sandbox [default: the one it had].
+    /// Name of the new sandbox [default: the one it had; one is made up for a tree that floe did not start].
     #[arg(long)]
     name: Option<String>,
     /// Only tell what would be done and what stands in the way.
@@ -53,14 +54,15 @@ impl Restore {
         let image = image_file::open(path)?;
         if self.dry_run {
             let found = act::perform(|control| restore::dry_run(image, control))??;
-            return print(&found);
+            return print(&found, context);
         }
         let mut attached = None;
         let mut before_thaw = |launch: &Launch| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             if !self.detach {
                 let mut client = Client::connect(launch.folder())?;
                 client.subscribe()?;
-                attached = Some((client, foreground::handle(launch.pid1())?));
+                // From here on signals are the workload's.
+                attached = Some((client, Signals::take()?, descriptor::pidfd_open(launch.pid1())?));
             }
             Ok(())
         };
@@ -76,9 +78,9 @@ impl Restore {
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;
-        let Some((client, pid1)) = attached else {
+        let Some((client, signals, pid1)) = attached else {
             output::line(&report.name);
-            output::error(&format!(
+            context.tell(&format!(
                 "{}, {} of memory, in {:.1} ms",
                 output::count(report.processes, "process", "processes"),
                 output::bytes(report.memory),
@@ -86,15 +88,23 @@ impl Restore {
             ));
             return Ok(0);
         };
-        foreground::stay(client, pid1.as_ref(), report.has_terminal, &report.name)
+        let stay = Stay {
+            client,
+            signals,
+            pid1: Some(pid1),
+            terminal: report.has_terminal,
+            owner: true,
+            name: &report.name,
+        };
+        stay.until_end(context)
     }
 }
 
-fn print(found: &restore::DryRun) -> Outcome {
+fn print(found: &restore::DryRun, context: &Context) -> Outcome {
     found.steps.iter().for_each(|step| output::line(&step.to_string()));
     found
         .obstacles
         .iter()
-        .for_each(|obstacle| output::error(&format!("  - {obstacle}")));
+        .for_each(|obstacle| context.tell(&format!("  - {obstacle}")));
     Ok(i32::from(!found.obstacles.is_empty()))
 }

@@ -1,14 +1,18 @@
 //! `floe run`.
 
-use super::foreground;
+use super::foreground::Stay;
 use crate::{
     Context,
     failure::{Failure, Outcome},
     output,
 };
-use clap::{Args, ValueEnum};
-use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, WindowSize};
-use std::ffi::OsString;
+use clap::{
+    Args, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
+use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, Signals, WindowSize};
+use floe_sys::descriptor;
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 /// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
 /// /proc.
@@ -30,8 +34,8 @@ pub struct Run {
     /// Its name; one is made up otherwise.
     #[arg(long)]
     name: Option<String>,
-    /// Set an environment variable (NAME=VALUE), or hand one on from here (NAME).
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    /// Set an environment variable on top of this environment, all of which is handed on.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable())]
     env: Vec<OsString>,
     /// Working directory [default: this one].
     #[arg(short, long, value_name = "DIR")]
@@ -56,9 +60,19 @@ enum Net {
     None,
 }
 
+/// Parses a variable and its value.
+pub fn variable() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|text| {
+        let split = text.as_bytes().iter().position(|byte| *byte == b'=');
+        match split {
+            Some(1..) => Ok(text),
+            Some(0) | None => Err("give it as NAME=VALUE; the environment is handed on in any case"),
+        }
+    })
+}
+
 /// The caller's environment with changes.
 pub fn environment(changes: &[OsString]) -> Vec<OsString> {
-    use std::os::unix::ffi::OsStrExt;
     let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     for change in changes {
         let bytes = change.as_bytes();
@@ -126,9 +140,17 @@ impl Run {
         let lost = |error| Failure::with_status(anyhow::Error::new(error), 125);
         let mut client = Client::connect(launch.folder()).map_err(lost)?;
         client.subscribe().map_err(lost)?;
-        let pid1 = foreground::handle(launch.pid1())?;
+        let system = |error| Failure::with_status(anyhow::Error::new(error), 125);
+        let stay = Stay {
+            client,
+            signals: Signals::take().map_err(system)?,
+            pid1: Some(descriptor::pidfd_open(launch.pid1()).map_err(system)?),
+            terminal: self.tty,
+            owner: true,
+            name: &name,
+        };
         launch.exec().map_err(failed)?;
         launch.commit().map_err(failed)?;
-        foreground::stay(client, pid1.as_ref(), self.tty, &name)
+        stay.until_end(context)
     }
 }

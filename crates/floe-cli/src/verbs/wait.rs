@@ -4,7 +4,7 @@ use crate::{Context, failure::Outcome, output};
 use clap::Args;
 use floe_sandbox::Sandbox;
 
-/// Wait until a sandbox ends and print the exit status of its PID 1 (128 + N for signal N).
+/// Wait until a sandbox ends and print the exit status of its PID 1 (128 + N for signal N; 0 where it went into an image).
 ///
 /// Example: floe wait job
 #[derive(Debug, Args)]

@@ -33,7 +33,6 @@ struct Client {
 pub struct Clients {
     listener: OwnedFd,
     all: Vec<Client>,
-    input_blocked: bool,
 }
 
 impl Clients {
@@ -49,7 +48,6 @@ impl Clients {
         Ok(Self {
             listener,
             all: Vec::new(),
-            input_blocked: false,
         })
     }
 
@@ -76,12 +74,12 @@ impl Clients {
         }
     }
 
-    /// What to ask poll about each client.
-    pub fn wishes(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
-        let input_waits = self.input_blocked || self.are_surveying();
+    /// What to ask poll about each client; one that may send input is heard only while there is room for it.
+    pub fn wishes(&self, input_room: bool) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
+        let hear_input = input_room && !self.are_surveying();
         self.all.iter().enumerate().map(move |(index, client)| {
             let mut flags = PollFlags::empty();
-            if !(client.subscribed && input_waits) {
+            if hear_input || !client.subscribed {
                 flags |= PollFlags::POLLIN;
             }
             if !client.queue.is_empty() {
@@ -115,7 +113,6 @@ impl Clients {
             Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
         }
-        self.input_blocked = !console.has_input_room();
     }
 
     fn survey(&mut self, index: usize, console: &mut ConsoleEnds) {
@@ -191,7 +188,8 @@ impl Client {
         match kind {
             kind::SUBSCRIBE => {
                 self.subscribed = true;
-                self.queue.push_back((kind::NOTED, Vec::new()));
+                let held = console.log_bytes().to_le_bytes();
+                self.queue.push_back((kind::NOTED, held.to_vec()));
                 self.flush();
             }
             kind::ANNOUNCE => {
@@ -201,7 +199,11 @@ impl Client {
             }
             kind::INPUT => console.input(payload),
             kind::INPUT_END => console.end_input(),
-            kind::UNREAD => console.end_output(payload),
+            kind::UNREAD => {
+                if let [kind] = payload {
+                    console.close_output(*kind);
+                }
+            }
             kind::WINDOW => {
                 if let [a, b, c, d] = payload {
                     console.set_size(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));

@@ -80,14 +80,12 @@ pub struct ConsoleEnds {
     log: File,
     waiting: VecDeque<u8>,
     input_ends: bool,
-    /// Whether a client that stays with the sandbox may close its outputs; otherwise they go on into the log.
-    closable: bool,
     typed: TypedLine,
 }
 
 impl ConsoleEnds {
-    /// Of pipes; `closable` where somebody stays with the sandbox, as in a foreground run.
-    pub fn pipes(pipes: PipeEnds, log: File, closable: bool) -> Self {
+    /// Of pipes.
+    pub fn pipes(pipes: PipeEnds, log: File) -> Self {
         let kinds = [kind::OUTPUT, kind::ERROR];
         let outputs = pipes.outputs.into_iter().flatten().zip(kinds).enumerate();
         let outputs = outputs.map(|(index, (fd, kind))| (index, kind, fd)).collect();
@@ -98,7 +96,6 @@ impl ConsoleEnds {
             log,
             waiting: VecDeque::new(),
             input_ends: false,
-            closable,
             typed: TypedLine::default(),
         }
     }
@@ -113,7 +110,6 @@ impl ConsoleEnds {
             log,
             waiting: VecDeque::new(),
             input_ends: false,
-            closable: false,
             typed: TypedLine::default(),
         }
     }
@@ -158,13 +154,6 @@ impl ConsoleEnds {
         self.write_input();
     }
 
-    /// A client's reader is gone: the workload's next write to these streams fails, as in any pipeline.
-    pub fn end_output(&mut self, kinds: &[u8]) {
-        if self.closable {
-            self.outputs.retain(|(_, kind, _)| !kinds.contains(kind));
-        }
-    }
-
     /// Writes waiting input as far as there is room.
     pub fn write_input(&mut self) {
         while !self.waiting.is_empty() {
@@ -195,14 +184,25 @@ impl ConsoleEnds {
         self.waiting.iter().copied().collect()
     }
 
+    /// Bytes in the log.
+    pub fn log_bytes(&self) -> u64 {
+        // The log was opened by the monitor, so it can be looked at.
+        self.log.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// The payload of [`kind::SURVEYED`].
     pub fn survey(&self) -> Vec<u8> {
-        // The log was opened by the monitor, so it can be looked at.
-        let log = self.log.metadata().map_or(0, |metadata| metadata.len());
         let ended = !self.is_terminal && (self.input.is_none() || self.input_ends);
-        let mut payload = log.to_le_bytes().to_vec();
+        let mut payload = self.log_bytes().to_le_bytes().to_vec();
         payload.extend([u8::from(ended), u8::from(self.typed.is_unfinished())]);
         payload
+    }
+
+    /// Nobody reads this stream any more: whoever writes to it is to notice, as where there is no floe between.
+    pub fn close_output(&mut self, kind: u8) {
+        if !self.is_terminal {
+            self.outputs.retain(|(_, known, _)| *known != kind);
+        }
     }
 
     /// Sets the terminal's size.

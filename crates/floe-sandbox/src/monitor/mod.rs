@@ -64,7 +64,16 @@ enum Phase {
     /// The launcher has committed.
     Running,
     /// It has ended with this status.
-    Ended(i32),
+    Ended(End),
+}
+
+/// How PID 1 ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// Its status as a shell tells it.
+    status: i32,
+    /// Whether a signal ended it.
+    by_signal: bool,
 }
 
 struct Monitor {
@@ -111,8 +120,8 @@ impl Monitor {
     fn run(mut self, launcher: &OwnedFd) -> i32 {
         let mut launcher = Some(launcher);
         loop {
-            if let Phase::Ended(status) = self.phase {
-                return self.end(status, launcher);
+            if let Phase::Ended(end) = self.phase {
+                return self.end(end, launcher);
             }
             for source in self.wait(launcher) {
                 match source {
@@ -144,7 +153,7 @@ impl Monitor {
         }
         ask(Source::Pid1, self.pidfd.as_fd(), PollFlags::POLLIN);
         ask(Source::Listener, self.clients.listener(), PollFlags::POLLIN);
-        for (index, fd, flags) in self.clients.wishes() {
+        for (index, fd, flags) in self.clients.wishes(self.console.has_input_room()) {
             ask(Source::Client(index), fd, flags);
         }
         if self.clients.have_room() {
@@ -227,16 +236,16 @@ impl Monitor {
     }
 
     fn reap(&mut self) {
-        let status = match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
-            Ok(WaitStatus::Exited(_, code)) => code,
-            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+        let (status, by_signal) = match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => (code, false),
+            Ok(WaitStatus::Signaled(_, signal, _)) => (128 + signal as i32, true),
             Ok(_) | Err(Errno::EINTR) => return,
             Err(error) => {
                 tracing::error!(%error, "wait for PID 1");
-                125
+                (125, false)
             }
         };
-        self.phase = Phase::Ended(status);
+        self.phase = Phase::Ended(End { status, by_signal });
     }
 
     /// A command may end before its launcher has come to commit; the launcher still decides whether the sandbox counts.
@@ -257,7 +266,7 @@ impl Monitor {
     }
 
     /// PID 1 has ended: the kernel has ended all others of its namespace.
-    fn end(mut self, status: i32, launcher: Option<&OwnedFd>) -> i32 {
+    fn end(mut self, end: End, launcher: Option<&OwnedFd>) -> i32 {
         self.console.drain(&mut self.clients);
         // What PID 1 said last may not have been heard yet; its death has closed the socket, so this waits for nothing.
         while self.first.is_some() {
@@ -273,14 +282,16 @@ impl Monitor {
         if checkpointed || self.remove {
             self.remove_folder();
         } else {
-            self.state.status = Status::Exited(status);
+            self.state.status = Status::Exited(end.status);
             self.save();
             drop(std::fs::remove_file(self.folder.join(clients::SOCKET)));
         }
         let (kind, payload) = if checkpointed {
             (kind::CHECKPOINTED, Vec::new())
         } else {
-            (kind::EXITED, status.to_le_bytes().to_vec())
+            let mut payload = end.status.to_le_bytes().to_vec();
+            payload.push(u8::from(end.by_signal));
+            (kind::EXITED, payload)
         };
         self.clients.say_last(kind, &payload);
         0

@@ -196,7 +196,7 @@ fn open_console(
     match spec.console {
         Console::Pipes { .. } => {
             state.console = ConsoleState::Pipes(pipes.inodes().map_err(failed("look at the standard streams"))?);
-            Ok(ConsoleEnds::pipes(pipes, log, spec.remove))
+            Ok(ConsoleEnds::pipes(pipes, log))
         }
         Console::Terminal { window } => {
             let path = format!("/proc/{pid}/root/dev/pts/ptmx");

@@ -1,6 +1,7 @@
 //! The small init's machine code.
 //!
 //! ```text
+//! name itself after argv[0], because the kernel names it after the memfd
 //! r13 = main process (argv[1], decimal)
 //! block all signals
 //! reap: wait4(-1, WNOHANG | __WALL); the main one's end -> exit with its status; another's -> reap again; none -> sleep
@@ -15,6 +16,10 @@ core::arch::global_asm!(
     ".globl floe_init_start",
     ".hidden floe_init_start",
     "floe_init_start:",
+    "    mov eax, 157", // prctl(PR_SET_NAME, argv[0])
+    "    mov edi, 15",
+    "    mov rsi, [rsp + 8]",
+    "    syscall",
     "    mov rsi, [rsp + 16]",
     "    xor r13d, r13d",
     "2:",
