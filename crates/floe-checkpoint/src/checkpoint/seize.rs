@@ -6,7 +6,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{Sleepers, has_vfork_in_flight},
+    task::{Sleepers, has_vfork_in_flight, waits_for_vfork},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -342,6 +342,13 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
             Err(error) => return Err(error.into()),
         };
         for tid in tids {
+            match waits_for_vfork(pid, tid) {
+                // Nothing interrupts that wait, so freezing left no traces; nor would it stop.
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error.into()),
+            }
             match Seized::new(tid, Options::Observe) {
                 Ok(task) => seized.push(task),
                 // Gone, or traced by a debugger, whose stops are its own business.
