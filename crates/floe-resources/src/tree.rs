@@ -14,6 +14,8 @@ pub struct FoundThread {
     pub tid: Pid,
     /// Id in its own namespace.
     pub ns_tid: i32,
+    /// /proc/PID/task/TID/status, read before the thread was seized.
+    pub status: Status,
 }
 
 /// A process as found.
@@ -40,17 +42,19 @@ pub struct FoundProcess {
 impl FoundProcess {
     fn read(pid: Pid, parent: i32) -> Result<Self, ProcError> {
         let stat = Stat::of(pid)?;
-        let status = Status::read(&format!("/proc/{pid}"))?;
         let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
         let mut threads = Vec::new();
         for tid in procfs::threads(pid)? {
-            let ns_tid = if tid == pid {
-                last(&status.ns_pid)
-            } else {
-                last(&Status::read(&format!("/proc/{pid}/task/{tid}"))?.ns_pid)
+            let status = match Status::read(&format!("/proc/{pid}/task/{tid}")) {
+                Ok(status) => status,
+                // A thread that ended since the list was read.
+                Err(error) if error.is_gone() && tid != pid => continue,
+                Err(error) => return Err(error),
             };
-            threads.push(FoundThread { tid, ns_tid });
+            let ns_tid = last(&status.ns_pid);
+            threads.push(FoundThread { tid, ns_tid, status });
         }
+        let status = &threads.first().ok_or_else(|| gone(pid))?.status;
         Ok(Self {
             pid,
             ns_pid: last(&status.ns_pid),
@@ -77,6 +81,13 @@ impl FoundProcess {
             ns: self.ns_pid,
             comm: String::from_utf8_lossy(&self.stat.comm).into_owned(),
         }
+    }
+}
+
+fn gone(pid: Pid) -> ProcError {
+    ProcError::Read {
+        path: format!("/proc/{pid}/task"),
+        source: std::io::ErrorKind::NotFound.into(),
     }
 }
 

@@ -143,13 +143,13 @@ impl<'a> CallHost<'a> {
         self.scratch.0..self.scratch.0 + self.scratch.1
     }
 
-    /// Runs a batch in a thread of the process, whose registers and signal mask are its own again afterwards.
+    /// Runs a batch in a thread of the process, whose registers and signal mask are its own again afterwards. `status`
+    /// was read while the thread was stopped.
     ///
     /// # Errors
     /// [`HostError`].
-    pub fn run(&self, thread: &Stopped, ns_tid: i32, batch: &mut Batch) -> Result<(), HostError> {
-        let status = Status::read(&format!("/proc/{}/task/{}", self.pid, thread.tid()))?;
-        let signal = quiet_signal(&status);
+    pub fn run(&self, thread: &Stopped, ns_tid: i32, status: &Status, batch: &mut Batch) -> Result<(), HostError> {
+        let signal = quiet_signal(status);
         let open = signal.map_or(0, bit);
         let guest = Guest::enter(self, thread, ALL_SIGNALS & !open)?;
         let done = batch.run(thread, (self.ns_pid, ns_tid, signal.unwrap_or(0)));

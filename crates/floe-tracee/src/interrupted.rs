@@ -62,16 +62,13 @@ pub enum InterruptionError {
     Proc(#[from] ProcError),
 }
 
-impl Stopped {
-    /// Whether a signal is pending whose handler will run as soon as the thread runs on.
-    ///
-    /// # Errors
-    /// [`ProcError`].
-    pub fn has_handled_signal_pending(&self) -> Result<bool, ProcError> {
-        let status = Status::read(&format!("/proc/{}", self.tid()))?;
-        Ok((status.pending | status.shared_pending) & !status.blocked & status.caught != 0)
-    }
+/// Whether a signal is pending whose handler will run as soon as the thread runs on.
+#[must_use]
+pub const fn has_handled_signal_pending(status: &Status) -> bool {
+    (status.pending | status.shared_pending) & !status.blocked & status.caught != 0
+}
 
+impl Stopped {
     /// Sets the thread up to issue again a call that answered EINTR only because it was frozen or stopped (epoll_wait,
     /// sigtimedwait, semop and their like, which the kernel does not restart by itself).
     ///
@@ -80,7 +77,7 @@ impl Stopped {
     pub fn undo_interruption(&self) -> Result<(), InterruptionError> {
         let mut registers = self.registers()?;
         if let (Some(RestartCode::Interrupted), Some(call)) = (restart_code(&registers), registers.call())
-            && !self.has_handled_signal_pending()?
+            && !has_handled_signal_pending(&Status::read(&format!("/proc/{}", self.tid()))?)
         {
             registers.reissue(call);
             self.set_registers(&registers)?;

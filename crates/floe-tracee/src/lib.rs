@@ -16,7 +16,7 @@ pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail,
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
 pub use host::{CallHost, HostError};
-pub use interrupted::{InterruptionError, RestartCode, is_restarted, restart_code};
+pub use interrupted::{InterruptionError, RestartCode, has_handled_signal_pending, is_restarted, restart_code};
 pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
 pub use script::Script;
 pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};

@@ -6,7 +6,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{Sleepers, has_vfork_in_flight, waits_for_vfork},
+    task::{Sleepers, has_vfork_in_flight, is_in_vfork},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -111,7 +111,7 @@ impl HeldTree {
         control.enter("collect")?;
         let mut tree = FoundTree::read(root)?;
         for _ in 0..VFORK_ROUNDS {
-            if !has_vfork_in_flight(&tree)? {
+            if !has_vfork_in_flight(&tree) {
                 break;
             }
             drop(frozen);
@@ -342,12 +342,9 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
             Err(error) => return Err(error.into()),
         };
         for tid in tids {
-            match waits_for_vfork(pid, tid) {
-                // Nothing interrupts that wait, so freezing left no traces; nor would it stop.
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) if error.is_gone() => continue,
-                Err(error) => return Err(error.into()),
+            // Nothing interrupts that wait, so freezing left no traces; nor would it stop.
+            if is_in_vfork(pid, tid) {
+                continue;
             }
             match Seized::new(tid, Options::Observe) {
                 Ok(task) => seized.push(task),

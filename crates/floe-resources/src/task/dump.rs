@@ -165,11 +165,12 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         let mut batch = host.batch();
         let own = ThreadQuestions::ask(&mut batch);
         let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
-        host.run(thread, ns_tid, &mut batch)?;
+        let status = Status::read(&format!("/proc/{}/task/{}", found.pid, thread.tid()))?;
+        host.run(thread, ns_tid, &status, &mut batch)?;
         own.switches.refuse(&batch, found, refusals);
         record
             .threads
-            .push(dump_thread(held, thread, ns_tid, &own.answers(&batch))?);
+            .push(dump_thread(held, (thread, ns_tid, &status), &own.answers(&batch))?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
             questions.switches.refuse(&batch, found, refusals);
@@ -296,8 +297,7 @@ fn credentials(status: &Status, securebits: u32) -> Credentials {
 
 fn dump_thread(
     held: &HeldProcess<'_>,
-    thread: &Stopped,
-    ns_tid: i32,
+    (thread, ns_tid, status): (&Stopped, i32, &Status),
     answers: &ThreadAnswers,
 ) -> Result<ThreadRecord, DumpError> {
     let pid = held.found.pid;
@@ -305,7 +305,7 @@ fn dump_thread(
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
-    let registers = portable(thread, registers)?;
+    let registers = portable(thread, status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     Ok(ThreadRecord {
@@ -325,7 +325,7 @@ fn dump_thread(
             signature: r.signature,
         }),
         tid_address: answers.tid_address,
-        credentials: credentials(&Status::read(&directory)?, answers.securebits),
+        credentials: credentials(status, answers.securebits),
         scheduling: scheduling(tid)?,
         parent_death_signal: answers.parent_death_signal,
         timer_slack: answers.timer_slack,

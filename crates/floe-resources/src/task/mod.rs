@@ -9,8 +9,8 @@ mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use refuse::{
-    has_vfork_in_flight, refuse_calls_filtered, refuse_foreign_code, refuse_unstoppable, refuse_unsupported,
-    waits_for_vfork,
+    has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_unstoppable,
+    refuse_unsupported,
 };
 pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,

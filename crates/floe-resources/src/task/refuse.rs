@@ -3,13 +3,13 @@
 use super::dump::{DumpError, HeldProcess};
 use crate::{
     refusal::Refusals,
-    tree::{FoundProcess, FoundTree},
+    tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_sys::{
     Pid,
     kcmp::{self, Resource},
     memory,
-    procfs::{self, ProcError, Status},
+    procfs::{self, ProcError},
 };
 use floe_tracee::{TraceError, is_native};
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
         refuse_timers(process, refusals)?;
         refuse_autogroup(process, refusals)?;
         for thread in &process.threads {
-            refuse_thread(process, thread.tid, refusals)?;
+            refuse_thread(process, thread, refusals);
             refuse_namespaces(process, thread.tid, &namespaces, refusals)?;
         }
         refuse_unshared_threads(process, refusals);
@@ -97,18 +97,15 @@ fn refuse_autogroup(process: &FoundProcess, refusals: &mut Refusals) -> Result<(
     Ok(())
 }
 
-fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
-    let subject = process.subject();
-    if status.seccomp != 0 {
+fn refuse_thread(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {
+    if thread.status.seccomp != 0 {
         refusals.add(
-            Some(&subject),
-            format!("seccomp mode {} of thread {tid}", status.seccomp),
+            Some(&process.subject()),
+            format!("seccomp mode {} of thread {}", thread.status.seccomp, thread.tid),
             "seccomp filters are not carried yet",
             "run the workload without a filter",
         );
     }
-    Ok(())
 }
 
 /// Adds a finding for every task that can't even be stopped: one that somebody else traces, one that waits for its vfork
@@ -121,7 +118,7 @@ pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     for process in &tree.processes {
         if !process.is_zombie() {
             for thread in &process.threads {
-                unstoppable(process, thread.tid, refusals)?;
+                unstoppable(process, thread, refusals);
             }
         } else if process.threads.len() > 1 {
             refusals.add(
@@ -141,19 +138,19 @@ pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     Ok(())
 }
 
-fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let status = Status::read(&format!("/proc/{}/task/{tid}", process.pid))?;
+fn unstoppable(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {
+    let (tid, tracer) = (thread.tid, thread.status.tracer);
     let subject = process.subject();
-    if status.tracer != 0 {
-        let name = procfs::read_text(&format!("/proc/{}/comm", status.tracer)).unwrap_or_default();
+    if tracer != 0 {
+        let name = procfs::read_text(&format!("/proc/{tracer}/comm")).unwrap_or_default();
         refusals.add(
             Some(&subject),
-            format!("thread {tid} traced by {} ({})", status.tracer, name.trim()),
+            format!("thread {tid} traced by {tracer} ({})", name.trim()),
             "a task has one tracer, and floe must be it",
             "end the tracer (strace, gdb) first",
         );
     }
-    if waits_for_vfork(process.pid, tid)? {
+    if waits_for_vfork(process.pid, thread) {
         refusals.add(
             Some(&subject),
             format!("vfork in flight in thread {tid}"),
@@ -161,7 +158,6 @@ fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Res
             "try again when the child has executed its program",
         );
     }
-    Ok(())
 }
 
 /// Adds a finding for every thread in which floe can't run calls, and can't read the registers; true where there is one.
@@ -193,7 +189,7 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
 pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, DumpError> {
     let mut filtered = false;
     for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
-        filtered |= Status::read(&format!("/proc/{}/task/{}", held.found.pid, thread.tid()))?.seccomp != 0;
+        filtered |= ids.status.seccomp != 0;
         if thread.dispatches_calls()? {
             filtered = true;
             refusals.add(
@@ -208,30 +204,27 @@ pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) ->
 }
 
 /// Whether some task waits for its vfork child, which never takes long.
-///
-/// # Errors
-/// [`ProcError`].
-pub fn has_vfork_in_flight(tree: &FoundTree) -> Result<bool, ProcError> {
-    for process in tree.living() {
-        for thread in &process.threads {
-            if waits_for_vfork(process.pid, thread.tid)? {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
+#[must_use]
+pub fn has_vfork_in_flight(tree: &FoundTree) -> bool {
+    let mut processes = tree.living();
+    processes.any(|process| {
+        process
+            .threads
+            .iter()
+            .any(|thread| waits_for_vfork(process.pid, thread))
+    })
 }
 
-/// Whether a thread waits for its vfork child. Such a task sleeps uninterruptibly; so does every task that version 1 of
-/// cgroups has frozen, so the call's flags decide.
-///
-/// # Errors
-/// [`ProcError`].
-pub fn waits_for_vfork(pid: Pid, tid: Pid) -> Result<bool, ProcError> {
+/// Whether a thread waits for its vfork child.
+fn waits_for_vfork(pid: Pid, thread: &FoundThread) -> bool {
+    thread.status.state == b'D' && is_in_vfork(pid, thread.tid)
+}
+
+/// Whether a thread that sleeps uninterruptibly does so for its vfork child. Every task that version 1 of cgroups has
+/// frozen sleeps so, therefore the call's flags decide.
+#[must_use]
+pub fn is_in_vfork(pid: Pid, tid: Pid) -> bool {
     let directory = format!("/proc/{pid}/task/{tid}");
-    if procfs::Stat::read(&directory)?.state != b'D' {
-        return Ok(false);
-    }
     // Not readable where the task runs, and then it waits for nobody.
     let text = procfs::read_text(&format!("{directory}/syscall")).unwrap_or_default();
     let mut words = text.split_ascii_whitespace();
@@ -240,19 +233,19 @@ pub fn waits_for_vfork(pid: Pid, tid: Pid) -> Result<bool, ProcError> {
         .next()
         .and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
     let flags = match (number, first) {
-        (Some(libc::SYS_vfork), _) => return Ok(true),
+        (Some(libc::SYS_vfork), _) => return true,
         (Some(libc::SYS_clone), Some(flags)) => flags,
         (Some(libc::SYS_clone3), Some(arguments)) => {
             let mut flags = [0; 8];
             // Arguments that can't be read make no child.
             if memory::read(tid, arguments, &mut flags).is_err() {
-                return Ok(false);
+                return false;
             }
             u64::from_ne_bytes(flags)
         }
-        _ => return Ok(false),
+        _ => return false,
     };
-    Ok(flags & libc::CLONE_VFORK as u64 != 0)
+    flags & libc::CLONE_VFORK as u64 != 0
 }
 
 struct Namespaces(Vec<String>);

@@ -4,7 +4,9 @@ use floe_sys::{
     Pid,
     procfs::{ProcError, Status},
 };
-use floe_tracee::{Registers, RestartCode, Stopped, TraceError, is_restarted, restart_code};
+use floe_tracee::{
+    Registers, RestartCode, Stopped, TraceError, has_handled_signal_pending, is_restarted, restart_code,
+};
 
 /// Why an interrupted call could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +38,13 @@ pub(super) fn name_restarted_call(thread: &Stopped) -> Result<(), SignalError> {
 }
 
 /// The registers that another thread can go on with: where the kernel remembers what is left of a call (-516) and a
-/// handler is about to run, the call ends in EINTR as it would have.
+/// handler is about to run, the call ends in EINTR as it would have. `status` was read while the thread was stopped.
 ///
 /// # Errors
 /// [`SignalError`].
-pub(super) fn portable(thread: &Stopped, mut registers: Registers) -> Result<Registers, SignalError> {
+pub(super) fn portable(thread: &Stopped, status: &Status, mut registers: Registers) -> Result<Registers, SignalError> {
     if restart_code(&registers) == Some(RestartCode::Block) {
-        if thread.has_handled_signal_pending()? {
+        if has_handled_signal_pending(status) {
             registers.set_result(-i64::from(libc::EINTR));
             registers.leave_call();
         } else if is_restarted(&registers) {

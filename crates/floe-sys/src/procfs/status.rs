@@ -5,6 +5,8 @@ use super::{ProcError, read_text};
 /// The lines of /proc/PID/status that floe reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
+    /// State, as a letter: proc_pid_stat(5).
+    pub state: u8,
     /// Umask.
     pub umask: u32,
     /// Tgid, in the reader's namespace.
@@ -68,6 +70,7 @@ impl Status {
 
     fn line(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
         match key {
+            "State" => self.state = *value.as_bytes().first().ok_or("State")?,
             "Umask" => self.umask = u32::from_str_radix(value, 8).map_err(|_| "Umask")?,
             "Tgid" => self.tgid = value.parse().map_err(|_| "Tgid")?,
             "TracerPid" => self.tracer = value.parse().map_err(|_| "TracerPid")?,
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn reads_the_lines_that_matter() {
-        let text = "Name:\tbash\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
+        let text = "Name:\tbash\nState:\tD (disk sleep)\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
             Groups:\t4 24 \nNSpid:\t42\t7\t1\nSigPnd:\t0000000000000001\nSigCgt:\t0000000180000002\n\
             CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
         let status = Status::parse(text).expect("good text");
@@ -122,7 +125,7 @@ mod tests {
             (0o22, [0, 1, 2, 3], [4, 5, 6, 7])
         );
         assert_eq!((status.groups, status.ns_pid), (vec![4, 24], vec![42, 7, 1]));
-        assert_eq!((status.pending, status.caught), (1, 0x1_8000_0002));
+        assert_eq!((status.state, status.pending, status.caught), (b'D', 1, 0x1_8000_0002));
         assert_eq!(
             (status.capabilities[3], status.no_new_privs, status.seccomp),
             (0x1ff_ffff_ffff, true, 2)
