@@ -4,7 +4,7 @@ use floe_suite::{Counting, Host, Outcome, PID_METHODS, Traces, json, run, signal
 use std::{
     fs::{self, File},
     io::Read,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{FromRawFd, OwnedFd},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -300,6 +300,12 @@ fn every_level_gives_an_image_that_is_whole() {
     tree.expect_alive("afterwards");
 }
 
+fn hand_no_descriptors_on() -> std::io::Result<()> {
+    // SAFETY: plain numbers; the flag closes nothing before the exec.
+    unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    Ok(())
+}
+
 /// A tree that floe knows nothing of; ended with the test.
 struct Stray(Child);
 
@@ -338,13 +344,8 @@ for name in (\"a\", \"b\"): threading.Thread(target=count, args=(name,)).start()
     command.args(["sh", "-c", script]).current_dir(folder);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // What the test's own caller has left open in it would be held outside of the tree.
-    // SAFETY: close_range is safe between fork and exec, and takes numbers alone.
-    unsafe {
-        command.pre_exec(|| {
-            libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
-            Ok(())
-        })
-    };
+    // SAFETY: the function makes one system call, which is safe between fork and exec.
+    unsafe { command.pre_exec(hand_no_descriptors_on) };
     let child = Stray(command.spawn().expect("start setsid"));
     until("the tree", || ["a", "b"].iter().all(|name| counter(folder, name) > 3));
     child
@@ -548,11 +549,15 @@ fn terminal() -> (File, OwnedFd) {
         )
     };
     assert_eq!(result, 0, "openpty");
-    // SAFETY: the call just made these two, and nobody else owns them.
-    let ends = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-    // SAFETY: plain numbers. Children of other tests must not hold the looker-on's end.
-    unsafe { libc::fcntl(ends.0.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
-    ends
+    for end in [master, slave] {
+        // SAFETY: plain numbers. Children of other tests must not hold these ends.
+        unsafe { libc::fcntl(end, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: the call just made it, and nobody else owns it.
+    let master = unsafe { File::from_raw_fd(master) };
+    // SAFETY: likewise.
+    let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+    (master, slave)
 }
 
 #[test]
