@@ -6,7 +6,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::has_vfork_in_flight,
+    task::{has_vfork_in_flight, waits_for_vfork},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -311,6 +311,14 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
             Err(error) => return Err(error.into()),
         };
         for tid in tids {
+            // It can't stop before its child has gone on, which may be stopped first; and the freezing does not show in
+            // a call that nothing interrupts.
+            match waits_for_vfork(pid, tid) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error.into()),
+            }
             match Seized::new(tid, Options::Observe) {
                 Ok(task) => seized.push(task),
                 // Gone, or traced by a debugger, whose stops are its own business.

@@ -6,7 +6,7 @@ mod restore;
 mod signals;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
-pub use refuse::{has_vfork_in_flight, refuse_foreign_code, refuse_unstoppable, refuse_unsupported};
+pub use refuse::{has_vfork_in_flight, refuse_foreign_code, refuse_unstoppable, refuse_unsupported, waits_for_vfork};
 pub use restore::{
     CredentialsBase, RestoreError, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,

@@ -115,7 +115,7 @@ fn unstoppable(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> Res
             "end the tracer (strace, gdb) first",
         );
     }
-    if waits_for_vfork(process, tid)? {
+    if waits_for_vfork(process.pid, tid)? {
         refusals.add(
             Some(&subject),
             format!("vfork in flight in thread {tid}"),
@@ -153,7 +153,7 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
 pub fn has_vfork_in_flight(tree: &FoundTree) -> Result<bool, ProcError> {
     for process in tree.living() {
         for thread in &process.threads {
-            if waits_for_vfork(process, thread.tid)? {
+            if waits_for_vfork(process.pid, thread.tid)? {
                 return Ok(true);
             }
         }
@@ -161,10 +161,13 @@ pub fn has_vfork_in_flight(tree: &FoundTree) -> Result<bool, ProcError> {
     Ok(false)
 }
 
-/// A task in such a wait sleeps uninterruptibly; so does every task that version 1 of cgroups has frozen, so the call's
-/// flags decide.
-fn waits_for_vfork(process: &FoundProcess, tid: Pid) -> Result<bool, ProcError> {
-    let directory = format!("/proc/{}/task/{tid}", process.pid);
+/// Whether a thread waits for its vfork child. It sleeps uninterruptibly then; so does every task that version 1 of cgroups
+/// has frozen, so the call's flags decide.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn waits_for_vfork(pid: Pid, tid: Pid) -> Result<bool, ProcError> {
+    let directory = format!("/proc/{pid}/task/{tid}");
     if procfs::Stat::read(&directory)?.state != b'D' {
         return Ok(false);
     }
