@@ -150,6 +150,8 @@ impl HeldTree {
                         Err(error) => return Err(error.into()),
                     },
                     Err(error) if error.source == Errno::ESRCH => {}
+                    // What ptrace says of a task that is a zombie by now; the next round sees it as one.
+                    Err(error) if error.source == Errno::EPERM && has_ended(tid) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -227,6 +229,10 @@ impl HeldTree {
         }
         Ok(())
     }
+}
+
+fn has_ended(tid: Pid) -> bool {
+    floe_sys::procfs::Stat::of(tid).map_or_else(|error| error.is_gone(), |stat| matches!(stat.state, b'Z' | b'X'))
 }
 
 /// A tree in a frozen cgroup. Dropped, it runs on as if it had never been frozen, unless it was before.
