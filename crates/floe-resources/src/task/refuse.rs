@@ -97,7 +97,11 @@ fn refuse_thread(process: &FoundProcess, tid: Pid, refusals: &mut Refusals) -> R
 pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
     for process in tree.living() {
         for thread in &process.threads {
-            unstoppable(process, thread.tid, refusals)?;
+            match unstoppable(process, thread.tid, refusals) {
+                // Where nothing is frozen, a task may have ended meanwhile.
+                Err(error) if error.is_gone() => {}
+                result => result?,
+            }
         }
     }
     Ok(())
