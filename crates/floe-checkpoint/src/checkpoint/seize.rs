@@ -127,8 +127,12 @@ impl HeldTree {
         control.enter("collect")?;
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let tree = FoundTree::read(root)?;
+            if threads.is_empty() && round < ROUNDS && has_vfork_in_flight(&tree)? {
+                std::thread::sleep(VFORK_PAUSE);
+                continue;
+            }
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
             if threads.is_empty() {
                 refuse_unstoppable(&tree)?;

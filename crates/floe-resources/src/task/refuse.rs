@@ -157,8 +157,11 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
 pub fn has_vfork_in_flight(tree: &FoundTree) -> Result<bool, ProcError> {
     for process in tree.living() {
         for thread in &process.threads {
-            if waits_for_vfork(process.pid, thread.tid)? {
-                return Ok(true);
+            match waits_for_vfork(process.pid, thread.tid) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
             }
         }
     }
