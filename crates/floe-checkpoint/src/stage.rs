@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// How an act is watched and stopped from outside. The library asks; it installs no signal handler of its own.
 pub struct Control<'a> {
     /// Set by a signal handler: give up at the next stage and undo all.
-    pub interrupted: &'a AtomicBool,
+    pub interrupted: &'static AtomicBool,
     /// A stage that is to fail, for tests.
     pub fail_at: Option<&'a Injection>,
     /// Told at each stage, and as pages go by.

@@ -10,7 +10,7 @@ mod verbs;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use floe_sandbox::StateDir;
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 /// Freeze a running process tree, save it into one compressed file, and bring it back with the same PIDs.
 #[derive(Debug, Parser)]
@@ -126,7 +126,11 @@ fn start_log(verbose: u8, format: LogFormat) {
         .with_max_level(level)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.without_time().with_target(false).init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .without_time()
+            .with_target(false)
+            .init(),
         LogFormat::Json => builder.json().init(),
     }
 }

@@ -170,7 +170,13 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     };
     control.enter("open-output")?;
     let file = output.open()?;
-    let summary = write::write(&held, &inspected, file.sink()?, request.level, control)?;
+    let summary = write::write(
+        &held,
+        &inspected,
+        file.sink(control.interrupted)?,
+        request.level,
+        control,
+    )?;
     control.enter("commit")?;
     file.sync()?;
     report.image = Some(summary);

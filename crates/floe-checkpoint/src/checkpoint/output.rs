@@ -4,6 +4,7 @@ use floe_sys::fork;
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag},
+    poll::{PollFd, PollFlags, poll},
     sys::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
@@ -13,8 +14,12 @@ use nix::{
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::AsRawFd,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::FileTypeExt,
+    },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Where to.
@@ -87,6 +92,58 @@ fn apart(act: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
     }
 }
 
+/// A stream whose reader may take its time: waiting for it ends when floe is told to stop.
+struct Stream {
+    file: File,
+    interrupted: &'static AtomicBool,
+}
+
+/// How often is looked whether floe was told to stop; the signal may have come to another thread.
+const GLANCE: u8 = 50;
+
+impl Stream {
+    fn new(file: &File, interrupted: &'static AtomicBool) -> io::Result<Self> {
+        let file = if file.metadata()?.file_type().is_fifo() {
+            // O_NONBLOCK belongs to the open file, which others share; so the pipe is opened anew.
+            let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            File::from(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
+        } else {
+            file.try_clone()?
+        };
+        Ok(Self { file, interrupted })
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(io::Error::other("told to stop"));
+            }
+            match poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], GLANCE) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.wait()?;
+            match self.file.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -96,12 +153,15 @@ fn directory(path: &Path) -> PathBuf {
 
 impl OpenOutput {
     /// What to write to.
-    pub fn sink(&self) -> Result<Box<dyn Write + Send>, OutputError> {
-        let (file, path) = match self {
-            Self::Unnamed { file, path } => (file, path.as_path()),
-            Self::Stream(file) => (file, Path::new("the output stream")),
-        };
-        Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?))
+    pub fn sink(&self, interrupted: &'static AtomicBool) -> Result<Box<dyn Write + Send>, OutputError> {
+        match self {
+            Self::Unnamed { file, path } => Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?)),
+            Self::Stream(file) => {
+                let stream =
+                    Stream::new(file, interrupted).map_err(wrap("write to", Path::new("the output stream")))?;
+                Ok(Box::new(stream))
+            }
+        }
     }
 
     /// Makes what was written safe on its disk.

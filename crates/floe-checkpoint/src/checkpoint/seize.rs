@@ -133,8 +133,12 @@ impl HeldTree {
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
         let mut sleepers = Sleepers::new(1);
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let tree = FoundTree::read(root)?;
+            if threads.is_empty() && round < ROUNDS && has_vfork_in_flight(&tree) {
+                std::thread::sleep(VFORK_PAUSE);
+                continue;
+            }
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
             if threads.is_empty() {
                 refuse_unstoppable(&tree)?;
@@ -158,6 +162,8 @@ impl HeldTree {
                         Err(error) => return Err(error.into()),
                     },
                     Err(error) if error.source == Errno::ESRCH => {}
+                    // What ptrace says of a task that is a zombie by now; the next round sees it as one.
+                    Err(error) if error.source == Errno::EPERM && has_ended(tid) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -260,6 +266,10 @@ fn look_at_threads(processes: &[Pid], sleepers: &mut Sleepers) -> Result<(), Sei
     Ok(())
 }
 
+fn has_ended(tid: Pid) -> bool {
+    floe_sys::procfs::Stat::of(tid).map_or_else(|error| error.is_gone(), |stat| matches!(stat.state, b'Z' | b'X'))
+}
+
 /// A tree in a frozen cgroup. Dropped, it runs on as if it had never been frozen, unless it was before.
 struct FrozenTree<'a> {
     cgroup: &'a Cgroup,
@@ -342,7 +352,8 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
             Err(error) => return Err(error.into()),
         };
         for tid in tids {
-            // Nothing interrupts that wait, so freezing left no traces; nor would it stop.
+            // It can't stop before its child has gone on, which may be stopped first; and the freezing does not show in
+            // a call that nothing interrupts.
             if is_in_vfork(pid, tid) {
                 continue;
             }

@@ -29,6 +29,21 @@ pub fn write(
     level: i32,
     control: &Control<'_>,
 ) -> Result<Summary, WriteStageError> {
+    let written = write_all(held, inspected, sink, level, control);
+    // A sink that gave up because floe was told to stop is no failure of the sink.
+    written.or_else(|error| {
+        control.check("pages")?;
+        Err(error)
+    })
+}
+
+fn write_all(
+    held: &HeldTree,
+    inspected: &Inspected,
+    sink: Box<dyn Write + Send>,
+    level: i32,
+    control: &Control<'_>,
+) -> Result<Summary, WriteStageError> {
     let mut writer = ImageWriter::start(
         sink,
         &WriteOptions {

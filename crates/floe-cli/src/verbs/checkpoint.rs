@@ -123,7 +123,11 @@ fn root_of(cgroup: &Cgroup) -> anyhow::Result<Pid> {
     let members = cgroup.processes()?;
     let mut roots = Vec::new();
     for pid in &members {
-        let parent = Pid::new(floe_sys::procfs::Stat::of(*pid)?.ppid);
+        let parent = match floe_sys::procfs::Stat::of(*pid) {
+            Ok(stat) => Pid::new(stat.ppid),
+            Err(error) if error.is_gone() => continue,
+            Err(error) => return Err(error.into()),
+        };
         if !members.contains(&parent) {
             roots.push(*pid);
         }

@@ -54,7 +54,7 @@ impl Restore {
         let image = image_file::open(path)?;
         if self.dry_run {
             let found = act::perform(|control| restore::dry_run(image, control))??;
-            return print(&found, context);
+            return print(found);
         }
         let mut attached = None;
         let mut before_thaw = |launch: &Launch| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -100,11 +100,10 @@ impl Restore {
     }
 }
 
-fn print(found: &restore::DryRun, context: &Context) -> Outcome {
+fn print(found: restore::DryRun) -> Outcome {
     found.steps.iter().for_each(|step| output::line(&step.to_string()));
-    found
-        .obstacles
-        .iter()
-        .for_each(|obstacle| context.tell(&format!("  - {obstacle}")));
-    Ok(i32::from(!found.obstacles.is_empty()))
+    if found.obstacles.is_empty() {
+        return Ok(0);
+    }
+    Err(restore::RestoreError::Obstacles(found.obstacles).into())
 }

@@ -1,0 +1,282 @@
+//! Real programs under load, taken through round trips at moments they know nothing of. Each says in the end by itself
+//! whether anything was lost: a checksum, a count, an exit status.
+
+use floe_suite::{Host, PID_METHODS, skip, until};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// A program in a sandbox, in a folder of its own.
+struct Program<'a> {
+    host: &'a Host,
+    name: String,
+    folder: PathBuf,
+    image: String,
+}
+
+impl<'a> Program<'a> {
+    fn start(host: &'a Host, base: &str, command: &[&str]) -> Self {
+        let (name, folder) = (host.name(base), host.path(base));
+        fs::create_dir_all(&folder).expect("a folder");
+        let place = folder.display().to_string();
+        host.done(&[&["run", "-d", "--name", &name, "-w", &place, "--"], command].concat());
+        let image = host.path(&format!("{base}.floe")).display().to_string();
+        Self {
+            host,
+            name,
+            folder,
+            image,
+        }
+    }
+
+    /// Three round trips, each a while after the last, at moments that differ from round to round.
+    fn round_trips(&self) {
+        for (round, method) in PID_METHODS.iter().chain(&PID_METHODS[..1]).enumerate() {
+            // No race is waited for: these are the moments at which it is frozen, and any will do.
+            std::thread::sleep(Duration::from_millis(40 + 37 * round as u64));
+            self.host.done(&["checkpoint", &self.name, "-o", &self.image]);
+            self.host.done(&["restore", "-d", "--pid-method", method, &self.image]);
+        }
+    }
+
+    /// What it printed, when it has ended with status 0.
+    fn result(&self) -> String {
+        let status = self.host.done(&["wait", &self.name]);
+        let log = self.host.done(&["logs", &self.name]);
+        assert_eq!(status, "0\n", "{}: {log}", self.name);
+        log
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn await_file(&self, name: &str) {
+        until(name, || self.file(name).exists());
+    }
+
+    /// Lets it come to its end.
+    fn finish(&self) {
+        fs::write(self.file("stop"), "").expect("tell it to end");
+    }
+}
+
+fn has(program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()));
+    if !found {
+        skip(&format!("{program} is not installed"));
+    }
+    found
+}
+
+/// What a shell says outside of any sandbox.
+fn plain(script: &str, folder: &Path) -> String {
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(folder)
+        .output()
+        .expect("start bash");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn bash(host: &Host, base: &str, script: &str) {
+    let program = Program::start(host, base, &["bash", "-c", script]);
+    program.round_trips();
+    assert_eq!(program.result(), plain(script, &program.folder), "{base}");
+}
+
+#[test]
+fn a_pipeline() {
+    let script = "set -o pipefail; for n in 1 2 3; do seq 100000 | sort -R --random-source=<(yes) | \
+                  awk '{ print $1 % 1000 }' | sort -n | uniq -c | cksum; done";
+    // A process substitution keeps its end open in the shell, /dev/fd and all.
+    bash(&Host::new(), "pipeline", script);
+}
+
+#[test]
+fn compression_of_a_stream() {
+    let host = Host::new();
+    bash(&host, "gzip", "seq 4000000 | gzip -6 | gzip -d | cksum");
+    if has("xz") {
+        bash(&host, "xz", "seq 1600000 | xz -3 -T1 | xz -d | cksum");
+    }
+}
+
+#[test]
+fn a_shell_with_jobs_and_traps() {
+    let host = Host::new();
+    let script = r#"
+        trap 'echo usr1 >> heard' USR1
+        work() { local i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > job$1; sleep 0.01; done; exit $1; }
+        work 1 & a=$!; work 2 & b=$!
+        touch ready
+        status=0
+        while :; do wait $a; status=$?; [ $status -gt 128 ] || break; done
+        wait $b; echo "$status $?" "$(tail -n 1 heard)"
+    "#;
+    let program = Program::start(&host, "jobs", &["bash", "-c", script]);
+    program.await_file("ready");
+    let number = |file: &str| -> u64 {
+        let text = fs::read_to_string(program.file(file)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    for _ in 0..2 {
+        program.round_trips();
+        host.done(&["kill", "-s", "USR1", &program.name]);
+        program.await_file("heard");
+        for job in ["job1", "job2"] {
+            let before = number(job);
+            until("the job's next step", || number(job) > before);
+        }
+    }
+    program.finish();
+    assert_eq!(program.result(), "1 2 usr1\n");
+}
+
+#[test]
+fn python_with_threads_a_queue_and_children() {
+    let host = Host::new();
+    let script = r#"
+import hashlib, os, queue, subprocess, threading
+jobs, results = queue.Queue(16), queue.Queue()
+def work():
+    while (n := jobs.get()) is not None:
+        out = subprocess.run(["cat"], input=str(n).encode(), stdout=subprocess.PIPE).stdout if n % 20 == 0 else str(n).encode()
+        with open("file-%d" % n, "wb") as file: file.write(out)
+        results.put(n)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+open("ready", "w").close()
+n = 0
+while not os.path.exists("stop"):
+    n += 1
+    jobs.put(n)
+    threading.Event().wait(0.001)
+for _ in threads: jobs.put(None)
+for thread in threads: thread.join()
+done = sorted(results.get() for _ in range(n))
+assert done == list(range(1, n + 1)), "a job was lost"
+for i in done: assert open("file-%d" % i).read() == str(i), i
+print("whole", n > 50)
+"#;
+    let program = Program::start(&host, "queue", &["python3", "-c", script]);
+    program.await_file("ready");
+    program.round_trips();
+    until("more work", || program.file("file-60").exists());
+    program.finish();
+    assert_eq!(program.result(), "whole True\n");
+}
+
+#[test]
+fn a_database_between_transactions_and_within() {
+    let host = Host::new();
+    let script = r#"
+import os, sqlite3
+db = sqlite3.connect("bank.db", isolation_level=None)
+db.execute("pragma synchronous = off")
+db.execute("create table account (id integer primary key, money integer)")
+db.executemany("insert into account values (?, ?)", [(i, 100) for i in range(100)])
+open("ready", "w").close()
+n = 0
+while not os.path.exists("stop"):
+    db.execute("begin immediate")
+    db.execute("update account set money = money - 7 where id = ?", (n % 100,))
+    db.execute("update account set money = money + 7 where id = ?", (n * 31 % 100,))
+    db.execute("commit")
+    n += 1
+    if n == 300: open("worked", "w").close()
+print(db.execute("select sum(money), count(*) from account").fetchone(), db.execute("pragma integrity_check").fetchone()[0])
+"#;
+    let program = Program::start(&host, "bank", &["python3", "-c", script]);
+    program.await_file("ready");
+    // Where a record lock is held in the very moment, floe says so, and the program runs on.
+    let mut trips = 0;
+    until("three round trips", || {
+        let saved = host.floe(&["checkpoint", &program.name, "-o", &program.image]);
+        if saved.status == 0 {
+            host.done(&["restore", "-d", &program.image]);
+            trips += 1;
+        } else {
+            assert!(saved.err.contains("lock"), "{}", saved.err);
+        }
+        trips == 3
+    });
+    program.await_file("worked");
+    program.finish();
+    assert_eq!(program.result(), "(10000, 100) ok\n");
+}
+
+#[test]
+fn interpreters_in_loops() {
+    let host = Host::new();
+    if has("perl") {
+        bash(
+            &host,
+            "perl",
+            "perl -e 'my ($a, %h) = (1); for (1..6000000) { $a = ($a * 1103515245 + 12345) % 2147483648; $h{$a % 1000}++ } print join(\",\", map { $h{$_} } sort keys %h), \"\\n\"' | cksum",
+        );
+    }
+    bash(
+        &host,
+        "awk",
+        "awk 'BEGIN { for (i = 0; i < 3000000; i++) { a = (a * 16807 + 7) % 2147483647; h[a % 512]++ } for (i = 0; i < 512; i++) print h[i] }' | cksum",
+    );
+}
+
+#[test]
+fn a_build_at_random_moments() {
+    let host = Host::new();
+    if !has("gcc") {
+        return;
+    }
+    let script = r##"
+        for n in 1 2 3 4 5 6 7 8; do
+            { echo "#include <stdio.h>"; seq 1 300 | sed "s/.*/int f${n}_&(int x) { int i, s = x; for (i = 0; i < &; i++) s += i * x; return s; }/"; } > part$n.c
+            gcc -O1 -c part$n.c -o part$n.o & [ $((n % 2)) = 1 ] || wait
+        done
+        wait
+        echo 'int f3_17(int); int f8_300(int); int printf(const char *, ...); int main(void) { printf("%d %d\n", f3_17(2), f8_300(1)); return 0; }' > main.c
+        gcc main.c part*.o -o built && ./built
+    "##;
+    bash(&host, "build", script);
+}
+
+#[test]
+fn a_walk_through_folders() {
+    let script = "for n in 1 2 3 4 5 6; do find /usr/share /usr/lib -xdev -type f 2>/dev/null | sort | wc -l; done | uniq | wc -l";
+    bash(&Host::new(), "walk", script);
+}
+
+#[test]
+fn tail_that_follows_is_refused() {
+    let host = Host::new();
+    let folder = host.path("tail");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("file"), "first\n").expect("write");
+    let program = Program::start(&host, "tail", &["tail", "-f", "file"]);
+    until("the first line", || host.done(&["logs", &program.name]) == "first\n");
+    until("the refusal", || {
+        host.floe(&["checkpoint", &program.name, "--dry-run"])
+            .err
+            .contains("inotify")
+    });
+    let err = host
+        .floe(&["checkpoint", &program.name, "-o", &program.image])
+        .expect_failed();
+    assert!(err.contains(", tail)") && err.contains("inotify"), "{err}");
+    assert!(!Path::new(&program.image).exists());
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(folder.join("file"))
+        .expect("open");
+    file.write_all(b"second\n").expect("write");
+    until("the second line", || {
+        host.done(&["logs", &program.name]) == "first\nsecond\n"
+    });
+}
