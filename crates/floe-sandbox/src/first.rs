@@ -82,6 +82,12 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
     if spec.uts == Origin::Own {
         let host = spec.hostname.as_deref().unwrap_or(name);
         sethostname(host).map_err(failed(format!("set the host name {host}")))?;
+        if let Some(domain) = &spec.domainname {
+            // It is that of the writer's UTS namespace.
+            std::fs::write("/proc/sys/kernel/domainname", domain)
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+                .map_err(failed(format!("set the NIS domain name {domain}")))?;
+        }
     }
     if spec.net == Origin::Own {
         floe_sys::network::raise_loopback().map_err(failed("raise the loopback device"))?;

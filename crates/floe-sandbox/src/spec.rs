@@ -42,6 +42,8 @@ pub struct SandboxSpec {
     pub workdir: Option<OsString>,
     /// Host name, in an own UTS namespace; the sandbox's name where `None`.
     pub hostname: Option<String>,
+    /// NIS domain name, in an own UTS namespace; the caller's where `None`.
+    pub domainname: Option<String>,
     /// UTS namespace.
     pub uts: Origin,
     /// IPC namespace.
@@ -68,6 +70,7 @@ impl Default for SandboxSpec {
             env: Vec::new(),
             workdir: None,
             hostname: None,
+            domainname: None,
             uts: Origin::Own,
             ipc: Origin::Own,
             net: Origin::Host,

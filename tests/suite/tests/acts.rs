@@ -188,6 +188,68 @@ fn obstacles_are_told_all_at_once() {
     assert_eq!(host.done(&["restore", "-d", &image]).trim(), job);
 }
 
+/// A restore that may do less than what was saved could do.
+#[test]
+fn what_floe_may_not_give_is_an_obstacle() {
+    let host = Host::new();
+    let (_, image) = saved_copy(&host);
+    for (prefix, wanted) in [
+        (
+            &[
+                "setpriv",
+                "--bounding-set",
+                "-sys_resource",
+                "prlimit",
+                "--nofile=256:512",
+            ][..],
+            "floe may not set more than 512 (CAP_SYS_RESOURCE)",
+        ),
+        (
+            &["setpriv", "--bounding-set", "-net_raw"],
+            "floe lacks capabilities that it has (0x2000)",
+        ),
+    ] {
+        let less = Host::behind(prefix);
+        for line in [&["restore", "--dry-run", &image][..], &["restore", "-d", &image]] {
+            let err = less.floe(line).expect_failed();
+            assert!(err.starts_with("floe: 1 thing stands in the way"), "{err}");
+            assert!(err.contains("  - process 1: ") && err.contains(wanted), "{err}");
+        }
+        assert!(less.sandboxes().is_empty());
+    }
+}
+
+/// Names of the UTS namespace, the second of which only a process inside can set.
+#[test]
+fn names_of_the_host_come_along() {
+    let host = Host::new();
+    let job = host.name("names");
+    let (ready, read) = (text(&host.path("ready")), text(&host.path("read")));
+    let script = "echo fjord >/proc/sys/kernel/domainname; : >\"$0\"; sleep 1000 & wait $!; \
+        cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname >\"$1\"";
+    host.done(&[
+        "run",
+        "-d",
+        "--name",
+        &job,
+        "--hostname",
+        "berg",
+        "--",
+        "sh",
+        "-c",
+        script,
+        &ready,
+        &read,
+    ]);
+    until("the name is set", || Path::new(&ready).exists());
+    let image = text(&host.path("names.floe"));
+    host.done(&["checkpoint", &job, "-o", &image]);
+    host.done(&["restore", "-d", &image]);
+    host.done(&["exec", &job, "--", "pkill", "-x", "sleep"]);
+    host.done(&["wait", &job]);
+    assert_eq!(fs::read_to_string(&read).expect("the names"), "berg\nfjord\n");
+}
+
 fn write_program(path: &Path, bytes: &[u8]) {
     use std::os::unix::fs::PermissionsExt;
     fs::write(path, bytes).expect("write");

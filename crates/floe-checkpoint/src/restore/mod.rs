@@ -312,11 +312,12 @@ fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) 
         ConsoleRecord::Pipes { stdin: Some(_) } => Console::Pipes { stdin: true },
         ConsoleRecord::None | ConsoleRecord::Pipes { stdin: None } => Console::Pipes { stdin: foreground },
     };
-    let (uts, hostname, _) = &record.uts;
+    let (uts, hostname, domainname) = &record.uts;
     SandboxSpec {
         name: name.or_else(|| (!record.name.is_empty()).then(|| record.name.clone())),
         command: record.command.iter().map(Into::into).collect(),
         hostname: (*uts == NamespaceOrigin::Own).then(|| hostname.clone()),
+        domainname: (*uts == NamespaceOrigin::Own).then(|| domainname.clone()),
         uts: origin(*uts),
         ipc: origin(record.ipc),
         net: origin(record.net),

@@ -4,10 +4,14 @@ use super::RestoreError;
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{HeaderRecord, MappedFileRecord},
+    record::{HeaderRecord, MappedFileRecord, ProcessRecord},
 };
 use floe_resources::{file::kind_of, mm::head_checksum};
-use floe_sys::{Pid, descriptor::open_in_root, procfs::Mapping};
+use floe_sys::{
+    Pid,
+    descriptor::open_in_root,
+    procfs::{self, Mapping, Status},
+};
 use nix::{fcntl::OFlag, sys::stat::fstat};
 use std::{
     collections::BTreeSet,
@@ -61,7 +65,9 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
             });
         }
     }
+    let own = Status::read("/proc/self")?;
     for record in image.processes() {
+        privileges(record, &own, &mut found)?;
         for (what, path) in [("working", &record.cwd), ("root", &record.root)] {
             let exists = path.is_empty()
                 || open_in_root(
@@ -109,6 +115,37 @@ fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), 
                 header.kernel
             ),
         );
+    }
+    Ok(())
+}
+
+/// What a process has more of than floe may give it.
+fn privileges(record: &ProcessRecord, own: &Status, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let [_, _, effective, bounding, _] = own.capabilities;
+    let mut add = |reason| {
+        found.insert(Obstacle {
+            object: format!("process {}", record.pid),
+            reason,
+        })
+    };
+    for thread in &record.threads {
+        let wanted = &thread.credentials;
+        let all = wanted.permitted | wanted.effective | wanted.bounding | wanted.inheritable | wanted.ambient;
+        if all & !bounding != 0 {
+            add(format!("floe lacks capabilities that it has ({:#x})", all & !bounding));
+        }
+    }
+    if effective & CAP_SYS_RESOURCE == 0 {
+        let limits = procfs::limits("/proc/self")?.into_iter().zip(procfs::LIMITS);
+        for (limit, ((_, hard), name)) in record.limits.iter().zip(limits) {
+            if limit.hard > hard {
+                add(format!(
+                    "its hard limit is {} ({name}), and floe may not set more than {hard} (CAP_SYS_RESOURCE)",
+                    limit.hard
+                ));
+            }
+        }
     }
     Ok(())
 }

@@ -216,7 +216,10 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
     record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
-    record.limits = limits(&directory)?;
+    record.limits = procfs::limits(&directory)?
+        .into_iter()
+        .map(|(soft, hard)| ResourceLimit { soft, hard })
+        .collect();
     record.personality = number(&format!("{directory}/personality"), 16)? as u32;
     record.oom_score_adj = number(&format!("{directory}/oom_score_adj"), 10)? as i32;
     record.coredump_filter = number(&format!("{directory}/coredump_filter"), 16)? as u32;
@@ -229,54 +232,6 @@ fn number(path: &str, radix: u32) -> Result<i64, ProcError> {
         path: path.to_owned(),
         field: "the number",
     })
-}
-
-/// The lines of /proc/PID/limits in the order of the limits' numbers.
-const LIMIT_NAMES: [&str; 16] = [
-    "Max cpu time",
-    "Max file size",
-    "Max data size",
-    "Max stack size",
-    "Max core file size",
-    "Max resident set",
-    "Max processes",
-    "Max open files",
-    "Max locked memory",
-    "Max address space",
-    "Max file locks",
-    "Max pending signals",
-    "Max msgqueue size",
-    "Max nice priority",
-    "Max realtime priority",
-    "Max realtime timeout",
-];
-
-fn limits(directory: &str) -> Result<Vec<ResourceLimit>, ProcError> {
-    let path = format!("{directory}/limits");
-    let text = procfs::read_text(&path)?;
-    let value = |word: &str| {
-        if word == "unlimited" {
-            Some(u64::MAX)
-        } else {
-            word.parse().ok()
-        }
-    };
-    LIMIT_NAMES
-        .iter()
-        .map(|name| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let mut words = line.unwrap_or_default().split_ascii_whitespace();
-            let soft = words.next().and_then(value);
-            let hard = words.next().and_then(value);
-            match (soft, hard) {
-                (Some(soft), Some(hard)) => Ok(ResourceLimit { soft, hard }),
-                _ => Err(ProcError::Field {
-                    path: path.clone(),
-                    field: name,
-                }),
-            }
-        })
-        .collect()
 }
 
 fn credentials(status: &Status, securebits: u32) -> Credentials {

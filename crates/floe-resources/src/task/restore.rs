@@ -68,13 +68,6 @@ impl CredentialsBase {
         Ok(Self { status })
     }
 
-    /// Capabilities of the image that no task made here can have.
-    #[must_use]
-    pub fn missing_capabilities(&self, wanted: &Credentials) -> u64 {
-        let all = wanted.permitted | wanted.effective | wanted.bounding | wanted.inheritable | wanted.ambient;
-        all & !self.status.capabilities[3]
-    }
-
     fn same(&self, wanted: &Credentials) -> bool {
         let [inheritable, permitted, effective, bounding, ambient] = self.status.capabilities;
         (self.status.uids, self.status.gids, &self.status.groups) == (wanted.uids, wanted.gids, &wanted.groups)

@@ -2,12 +2,14 @@
 //! files are its tests, with a thin `read` beside it.
 
 mod descriptor;
+mod limits;
 mod maps;
 mod runs;
 mod stat;
 mod status;
 
 pub use descriptor::{FdInfo, descriptors};
+pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};
 pub use runs::Runs;
 pub use stat::Stat;
