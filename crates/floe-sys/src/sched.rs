@@ -85,6 +85,45 @@ pub fn set_affinity(tid: Pid, cpus: &[u32]) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Keeps the calling thread on the processor that it runs on. Two threads that wait for each other in turns, as a tracer
+/// and its tracee do, are several times faster on one processor than on two: nobody has to wake another one up.
+///
+/// Dropped, the thread may run where it might before.
+#[derive(Debug)]
+pub struct OneProcessor {
+    processor: u32,
+    before: Vec<u32>,
+}
+
+impl OneProcessor {
+    /// Stays here.
+    ///
+    /// # Errors
+    /// Those of [`affinity`] and [`set_affinity`].
+    pub fn stay() -> Result<Self, Errno> {
+        let before = affinity(Pid::new(0))?;
+        // SAFETY: the call takes nothing and gives a number.
+        let processor = Errno::result(unsafe { libc::sched_getcpu() })? as u32;
+        set_affinity(Pid::new(0), &[processor])?;
+        Ok(Self { processor, before })
+    }
+
+    /// Brings a thread here too; it stays.
+    ///
+    /// # Errors
+    /// Those of [`set_affinity`].
+    pub fn bring(&self, tid: Pid) -> Result<(), Errno> {
+        set_affinity(tid, &[self.processor])
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        // It fails only where none of them is left, and then the kernel has chosen others.
+        let _ = set_affinity(Pid::new(0), &self.before);
+    }
+}
+
 /// A thread's I/O priority, class and level as ioprio_get(2) packs them.
 ///
 /// # Errors

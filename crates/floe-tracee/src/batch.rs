@@ -200,6 +200,25 @@ impl Batch {
         self.first_failure(tid)
     }
 
+    /// Puts the data alone into the task.
+    pub(crate) fn transfer(&self, task: &Stopped) -> Result<(), CallError> {
+        let tid = task.tid();
+        let place = RemoteRange {
+            start: self.data_base(),
+            bytes: self.data.len(),
+        };
+        match memory::write_ranges(tid, &[place], &self.data) {
+            Ok(done) if done == self.data.len() => Ok(()),
+            Ok(_) => Err(Errno::EFAULT),
+            Err(error) => Err(error),
+        }
+        .map_err(|source| CallError::Transfer {
+            action: "write data beside",
+            tid,
+            source,
+        })
+    }
+
     fn first_failure(&self, tid: floe_sys::Pid) -> Result<(), CallError> {
         let failed = self
             .entries

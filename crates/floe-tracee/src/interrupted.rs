@@ -128,7 +128,13 @@ impl Stopped {
                 wait: Wait::Signal(0),
             });
         }
-        self.settle(Wait::Call)?;
+        // The interruption waits for it in the call; its exit need not be seen.
+        self.interrupt()?;
+        self.resume(0)?;
+        match self.wait()? {
+            Wait::Event(libc::PTRACE_EVENT_STOP, _) => {}
+            wait => self.settle(wait)?,
+        }
         Ok(self.registers()?.result())
     }
 

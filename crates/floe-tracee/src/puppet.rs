@@ -249,8 +249,7 @@ impl Puppet {
     ) -> Result<i64, PuppetError> {
         let mut batch = self.batch();
         let place = batch.data(data);
-        batch.call("transfer the data", libc::SYS_getpid, &[]);
-        self.run(&mut batch)?;
+        batch.transfer(&self.task)?;
         let mut registers = self.task.registers()?;
         registers.prepare_call(self.arena.single_entry(), number as u64, arguments(place));
         self.task.set_registers(&registers)?;
@@ -307,9 +306,8 @@ impl Puppet {
         pointers.push(0);
         let vector = batch.data(&pointers.iter().flat_map(|p| p.to_ne_bytes()).collect::<Vec<u8>>());
         let none = batch.data(&[0; 8]);
-        // An empty batch transfers the strings; the call itself does not come back to the stub.
-        batch.call("transfer the arguments", libc::SYS_getpid, &[]);
-        self.run(&mut batch)?;
+        // The call does not come back to the stub.
+        batch.transfer(&self.task)?;
         let call = [number as u64, empty, vector, none, libc::AT_EMPTY_PATH as u64, 0];
         let mut registers = self.task.registers()?;
         registers.prepare_call(self.arena.single_entry(), libc::SYS_execveat as u64, call);

@@ -459,7 +459,7 @@ impl Stopped {
         }
     }
 
-    fn resume(&self, signal: i32) -> Result<(), TraceError> {
+    pub(crate) fn resume(&self, signal: i32) -> Result<(), TraceError> {
         ptrace::resume(self.tid, signal).map_err(|e| self.failed("resume", e))
     }
 

@@ -31,10 +31,10 @@ use floe_resources::{
     channel::{Channel, ChannelError},
     file::{FileError, PlaceError},
     mm::{BuildError, FillError},
-    task::{CredentialsBase, RestoreError as TaskError},
+    task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
-use floe_sys::{Pid, descriptor, procfs::ProcError};
+use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, TraceError};
 use nix::errno::Errno;
 use std::{
@@ -259,17 +259,21 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let seed = seized.stop_at_exec()?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
-    let base = CredentialsBase::read(launch.pid1()).map_err(|e| task_error(1, e))?;
+    let base = SeedState::read(launch.pid1()).map_err(|e| task_error(1, e))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
+    let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
+    one.bring(launch.pid1())
+        .map_err(RestoreError::system("bring the seed to the same processor"))?;
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
     console::restore_input(&image, launch.folder())?;
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;
+    drop(one);
     control.enter("freeze")?;
     let frozen = launch.cgroup().freeze()?;
     for thread in threads {

@@ -6,7 +6,7 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    CredentialsBase, RestoreError as TaskError, apply_outside, continue_sleep, finish_thread, queue_signals,
+    RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
     restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
@@ -24,7 +24,7 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
 pub fn complete(
     image: &Image,
     world: &mut World<'_>,
-    base: &CredentialsBase,
+    base: &SeedState,
     console: &[OwnedFd; 3],
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
@@ -53,12 +53,12 @@ pub fn complete(
         }
         leave(image, leader, record)?;
         for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
-            finish_thread(puppet, thread, registers).map_err(|e| task_error(thread.tid.0, e))?;
+            finish_thread(puppet, thread, registers, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
         done.extend(threads.into_iter().map(Puppet::into_task));
     }
     set_terminal(image, console)?;
-    finish_init(image, world, &mut done)?;
+    finish_init(image, world, base, &mut done)?;
     Ok(done)
 }
 
@@ -79,7 +79,7 @@ fn restore_task(
     puppet: &Puppet,
     process: &ProcessRecord,
     thread: &ThreadRecord,
-    base: &CredentialsBase,
+    base: &SeedState,
 ) -> Result<(), TaskError> {
     let mut script = Script::new(puppet);
     if thread.tid == process.pid {
@@ -92,7 +92,7 @@ fn restore_task(
     restore_thread(&mut script, thread)?;
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
-    apply_outside(puppet, process, thread)
+    apply_outside(puppet, process, thread, base)
 }
 
 /// Unmaps the stub, from the system call instruction in the vDSO.
@@ -137,11 +137,18 @@ fn set_terminal(image: &Image, console: &[OwnedFd; 3]) -> Result<(), RestoreErro
 }
 
 /// Hands over the leaders; where PID 1 was not saved, the seed becomes a small init.
-fn finish_init(image: &Image, world: &mut World<'_>, done: &mut Vec<Stopped>) -> Result<(), RestoreError> {
+fn finish_init(
+    image: &Image,
+    world: &mut World<'_>,
+    base: &SeedState,
+    done: &mut Vec<Stopped>,
+) -> Result<(), RestoreError> {
     if !image.sandbox().has_init {
         let root = image.processes().iter().find(|record| record.ppid.0 == 0);
         let root = root.ok_or_else(|| RestoreError::Inconsistent("there is no root process".to_owned()))?;
-        done.push(world.exec_init(root.pid)?);
+        let init = world.exec_init(root.pid)?;
+        base.spread(init.tid(), &[]).map_err(|e| task_error(1, e))?;
+        done.push(init);
     }
     let leaders = std::mem::take(&mut world.puppets);
     world.remember(&leaders);

@@ -7,6 +7,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
+    sched,
 };
 use std::{
     cell::RefCell,
@@ -166,16 +167,19 @@ pub struct Filler<'a> {
     image: &'a Image,
     done: AtomicU64,
     scratch: RefCell<ChunkScratch>,
+    /// Where the threads may run, wherever the calling one is kept by then.
+    processors: Vec<u32>,
 }
 
 impl<'a> Filler<'a> {
-    /// One that has written nothing yet.
+    /// One that has written nothing yet. Uses the processors on which the calling thread may run now.
     #[must_use]
     pub fn new(image: &'a Image) -> Self {
         Self {
             image,
             done: AtomicU64::new(0),
             scratch: RefCell::default(),
+            processors: sched::affinity(Pid::new(0)).unwrap_or_default(),
         }
     }
 
@@ -211,19 +215,22 @@ impl<'a> Filler<'a> {
 
     fn fill(&self, pieces: &[Piece], target: &impl Target) -> Result<(), FillError> {
         let jobs: Vec<&[Piece]> = pieces.chunk_by(|a, b| a.chunk == b.chunk).collect();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        if jobs.len() < PARALLEL_CHUNKS || cores == 1 {
+        let cores = self.processors.len();
+        if jobs.len() < PARALLEL_CHUNKS || cores < 2 {
             let mut scratch = self.scratch.borrow_mut();
             return jobs
                 .iter()
                 .try_for_each(|job| fill_chunk(self.image, job, target, &mut scratch, &self.done));
         }
-        let (image, done) = (self.image, &self.done);
+        let (image, done, processors) = (self.image, &self.done, &self.processors);
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
             for _ in 0..cores.min(jobs.len()) {
                 scope.spawn(|| {
+                    if let Err(error) = sched::set_affinity(Pid::new(0), processors) {
+                        tracing::debug!(%error, "threads that unpack share a processor");
+                    }
                     let mut scratch = ChunkScratch::default();
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if let Err(error) = fill_chunk(image, job, target, &mut scratch, done) {

@@ -13,7 +13,7 @@ pub use refuse::{
     refuse_unsupported,
 };
 pub use restore::{
-    CredentialsBase, RestoreError, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
+    RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,
 };
 pub use sleep::{Sleepers, continue_sleep};

@@ -54,18 +54,37 @@ pub enum RestoreError {
 
 /// What the seed brought with it, so that only differences are set.
 #[derive(Debug, Clone)]
-pub struct CredentialsBase {
+pub struct SeedState {
     status: Status,
+    processors: Vec<u32>,
 }
 
-impl CredentialsBase {
+impl SeedState {
     /// Reads the seed's.
     ///
     /// # Errors
     /// [`RestoreError`].
     pub fn read(seed: Pid) -> Result<Self, RestoreError> {
         let status = Status::read(&format!("/proc/{seed}"))?;
-        Ok(Self { status })
+        let processors = sched::affinity(seed).map_err(|source| RestoreError::Outside {
+            what: "CPU affinity",
+            tid: seed,
+            source: source.into(),
+        })?;
+        Ok(Self { status, processors })
+    }
+
+    /// Lets a task run where the image says, or else where the seed might before all were kept on one processor.
+    ///
+    /// # Errors
+    /// [`RestoreError::Outside`].
+    pub fn spread(&self, tid: Pid, wanted: &[u32]) -> Result<(), RestoreError> {
+        let processors = if wanted.is_empty() { &self.processors } else { wanted };
+        sched::set_affinity(tid, processors).map_err(|source| RestoreError::Outside {
+            what: "CPU affinity",
+            tid,
+            source: source.into(),
+        })
     }
 
     fn same(&self, wanted: &Credentials) -> bool {
@@ -171,7 +190,7 @@ pub fn restore_credentials(
     script: &mut Script<'_>,
     process: &ProcessRecord,
     record: &ThreadRecord,
-    base: &CredentialsBase,
+    base: &SeedState,
 ) -> Result<(), RestoreError> {
     let wanted = &record.credentials;
     let batch = script.reserve(150, (4 << 10) + wanted.groups.len() * 4)?;
@@ -332,8 +351,17 @@ pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRe
 ///
 /// # Errors
 /// [`RestoreError::Outside`].
-pub fn apply_outside(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRecord) -> Result<(), RestoreError> {
+pub fn apply_outside(
+    puppet: &Puppet,
+    process: &ProcessRecord,
+    record: &ThreadRecord,
+    base: &SeedState,
+) -> Result<(), RestoreError> {
     let tid = puppet.tid();
+    if record.scheduling.policy == libc::SCHED_DEADLINE as u32 {
+        // The kernel admits only tasks that may run anywhere.
+        base.spread(tid, &record.scheduling.affinity)?;
+    }
     set_scheduling(tid, &record.scheduling)?;
     if record.tid == process.pid {
         write_if_other(
@@ -389,19 +417,22 @@ fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
         };
         sched::set_attributes(tid, &attributes).map_err(outside("scheduling policy"))?;
     }
-    if !wanted.affinity.is_empty() {
-        sched::set_affinity(tid, &wanted.affinity).map_err(outside("CPU affinity"))?;
-    }
     if sched::io_priority(tid).map_err(outside("I/O priority"))? != wanted.io_priority {
         sched::set_io_priority(tid, wanted.io_priority).map_err(outside("I/O priority"))?;
     }
     Ok(())
 }
 
-/// Gives the thread its registers and signal mask; from then on it is no puppet any more.
+/// Gives the thread its registers and signal mask, and lets it run where it may; from then on it is no puppet any more.
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn finish_thread(puppet: &Puppet, record: &ThreadRecord, general: &Registers) -> Result<(), RestoreError> {
+pub fn finish_thread(
+    puppet: &Puppet,
+    record: &ThreadRecord,
+    general: &Registers,
+    base: &SeedState,
+) -> Result<(), RestoreError> {
+    base.spread(puppet.tid(), &record.scheduling.affinity)?;
     Ok(puppet.become_somebody(general, &record.registers.extended, record.signal_mask)?)
 }
