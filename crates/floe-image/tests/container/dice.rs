@@ -70,6 +70,11 @@ impl<'de> Deserializer<'de> for &mut Dice<'_> {
         visitor.visit_string(characters.collect())
     }
 
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let length = self.length();
+        visitor.visit_byte_buf((0..length).map(|_| self.bits(1) as u8).collect())
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if self.bits(1) & 1 == 1 {
             visitor.visit_some(self)
@@ -115,7 +120,7 @@ impl<'de> Deserializer<'de> for &mut Dice<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i128 u128 f32 f64 char str bytes byte_buf unit unit_struct tuple_struct map identifier ignored_any
+        i8 i16 i128 u128 f32 f64 char str bytes unit unit_struct tuple_struct map identifier ignored_any
     }
 }
 

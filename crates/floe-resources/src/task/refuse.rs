@@ -16,6 +16,9 @@ use nix::errno::Errno;
 use std::cmp::Ordering;
 
 const NAMESPACES: [&str; 8] = ["pid", "mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
+/// Those that a thread can have other than its process: the rest the kernel changes only for a process of one thread, or
+/// for one that shares no directories (setns(2)), which is found otherwise.
+const OF_A_THREAD: [&str; 4] = ["uts", "ipc", "net", "cgroup"];
 const FOR_CHILDREN: [(&str, &str); 2] = [("pid_for_children", "pid"), ("time_for_children", "time")];
 
 /// Adds a finding for every piece of task state in the tree that can't be carried.
@@ -24,15 +27,15 @@ const FOR_CHILDREN: [(&str, &str); 2] = [("pid_for_children", "pid"), ("time_for
 /// [`ProcError`].
 pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
     let Some(root) = tree.root() else { return Ok(()) };
-    let namespaces = Namespaces::of(root.pid, root.pid)?;
+    let namespaces = Namespaces::of(root.pid, root.pid, &NAMESPACES)?;
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         refuse_timers(process, refusals)?;
         refuse_autogroup(process, refusals)?;
         for thread in &process.threads {
             refuse_thread(process, thread, refusals);
-            refuse_namespaces(process, thread.tid, &namespaces, refusals)?;
         }
+        refuse_namespaces(process, &namespaces, refusals)?;
         refuse_unshared_threads(process, refusals);
     }
     for process in tree.processes.iter().filter(|process| process.depth != root.depth) {
@@ -248,15 +251,20 @@ pub fn is_in_vfork(pid: Pid, tid: Pid) -> bool {
     flags & libc::CLONE_VFORK as u64 != 0
 }
 
-struct Namespaces(Vec<String>);
+struct Namespaces(Vec<(&'static str, String)>);
 
 impl Namespaces {
-    fn of(pid: Pid, tid: Pid) -> Result<Self, ProcError> {
-        NAMESPACES
+    fn of(pid: Pid, tid: Pid, names: &[&'static str]) -> Result<Self, ProcError> {
+        names
             .iter()
-            .map(|name| link(pid, tid, name))
+            .map(|name| Ok((*name, link(pid, tid, name)?)))
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+
+    fn get(&self, name: &str) -> Option<&String> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.map(|(_, link)| link)
     }
 }
 
@@ -270,23 +278,30 @@ fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
     }
 }
 
-fn refuse_namespaces(
+/// All threads of a process must be in the namespaces of the `root`, and their children too.
+fn refuse_namespaces(process: &FoundProcess, root: &Namespaces, refusals: &mut Refusals) -> Result<(), ProcError> {
+    let own = Namespaces::of(process.pid, process.pid, &NAMESPACES)?;
+    refuse_others(process, process.pid, (&own, root), &own, refusals)?;
+    for thread in process.threads.iter().skip(1) {
+        let names = Namespaces::of(process.pid, thread.tid, &OF_A_THREAD)?;
+        refuse_others(process, thread.tid, (&names, &own), &own, refusals)?;
+    }
+    Ok(())
+}
+
+fn refuse_others(
     process: &FoundProcess,
     tid: Pid,
-    root: &Namespaces,
+    (found, wanted): (&Namespaces, &Namespaces),
+    for_children: &Namespaces,
     refusals: &mut Refusals,
 ) -> Result<(), ProcError> {
-    let own = Namespaces::of(process.pid, tid)?;
-    let mut differing: Vec<&str> = (0..NAMESPACES.len())
-        .filter(|i| own.0[*i] != root.0[*i])
-        .map(|i| NAMESPACES[i])
+    let mut differing: Vec<&str> = (found.0.iter())
+        .filter(|(name, link)| wanted.get(name) != Some(link))
+        .map(|(name, _)| *name)
         .collect();
     for (name, now) in FOR_CHILDREN {
-        let at = NAMESPACES
-            .iter()
-            .position(|known| *known == now)
-            .expect("both lists are fixed");
-        if link(process.pid, tid, name)? != own.0[at] {
+        if for_children.get(now) != Some(&link(process.pid, tid, name)?) {
             differing.push(name);
         }
     }
