@@ -1,6 +1,6 @@
 //! Opening: header, trailer, index, then all records. Nothing is allocated before it is known to lie inside the file.
 
-use super::{Fault, Image, Place, Records};
+use super::{Fault, Image, Place, Records, ahead::Ahead};
 use crate::{
     check::{self, Contradiction},
     chunk::{CHUNK_BYTES, CHUNK_PAGES, PREFIX_BYTES},
@@ -84,7 +84,7 @@ pub(super) fn load(file: File) -> Result<Image, ReadError> {
     let end = bytes - TRAILER_BYTES as u64;
     read_at(&file, &mut trailer, end)?;
     let at = check_trailer(&trailer, bytes)?;
-    let index = read_index(&file, at, end)?;
+    let index = read_index(&mut Ahead::new(&file), at, end)?;
     check_index(&index, at)?;
     let image = read_records(file, bytes, at, index)?;
     check::check(&image)?;
@@ -97,7 +97,7 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<(),
         .map_err(|source| ReadError::Io { bytes, offset, source })
 }
 
-fn read_index(file: &File, offset: u64, end: u64) -> Result<IndexRecord, ReadError> {
+fn read_index(file: &mut Ahead<'_>, offset: u64, end: u64) -> Result<IndexRecord, ReadError> {
     let place = Place::Index { offset };
     let (envelope, body) = read_body(file, place, end)?;
     if offset + ENVELOPE_BYTES as u64 + envelope.length != end {
@@ -108,12 +108,12 @@ fn read_index(file: &File, offset: u64, end: u64) -> Result<IndexRecord, ReadErr
 }
 
 /// The envelope and the body at a place, which must not reach beyond `end`.
-fn read_body(file: &File, place: Place, end: u64) -> Result<(Envelope, Vec<u8>), ReadError> {
+fn read_body(file: &mut Ahead<'_>, place: Place, end: u64) -> Result<(Envelope, Vec<u8>), ReadError> {
     let damaged = |fault| ReadError::Damaged { place, fault };
     let begin = place.offset().saturating_add(ENVELOPE_BYTES as u64);
     let room = end.checked_sub(begin).ok_or(damaged(Fault::Outside))?;
     let mut bytes = [0; ENVELOPE_BYTES];
-    read_at(file, &mut bytes, place.offset())?;
+    file.read(&mut bytes, place.offset())?;
     let envelope = Envelope::from_bytes(&bytes).map_err(|error| damaged(error.into()))?;
     if envelope.kind != place.kind() {
         return Err(damaged(Fault::Mismatch));
@@ -125,7 +125,7 @@ fn read_body(file: &File, place: Place, end: u64) -> Result<(Envelope, Vec<u8>),
         return Err(damaged(Fault::TooLong(envelope.length)));
     }
     let mut body = vec![0; envelope.length as usize];
-    read_at(file, &mut body, begin)?;
+    file.read(&mut body, begin)?;
     if is_intact(&body, envelope.checksum) {
         Ok((envelope, body))
     } else {
@@ -181,13 +181,14 @@ fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<
     let mut headers: Vec<HeaderRecord> = Vec::new();
     let mut sandboxes: Vec<SandboxRecord> = Vec::new();
     let mut records = Records::default();
+    let mut ahead = Ahead::new(&file);
     for (position, entry) in index.records.iter().enumerate() {
         let place = Place::Record {
             number: position + 1,
             kind: entry.kind,
             offset: entry.offset,
         };
-        let body = read_record(&file, place, entry, end)?;
+        let body = read_record(&mut ahead, place, entry, end)?;
         match entry.kind {
             RecordKind::Header => push(&mut headers, place, entry, &body)?,
             RecordKind::Sandbox => push(&mut sandboxes, place, entry, &body)?,
@@ -219,7 +220,7 @@ fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<
     })
 }
 
-fn read_record(file: &File, place: Place, entry: &RecordEntry, end: u64) -> Result<Vec<u8>, ReadError> {
+fn read_record(file: &mut Ahead<'_>, place: Place, entry: &RecordEntry, end: u64) -> Result<Vec<u8>, ReadError> {
     let (envelope, body) = read_body(file, place, end)?;
     if envelope.version != entry.version || envelope.length != entry.length {
         let fault = Fault::Mismatch;

@@ -1,5 +1,6 @@
 //! Reads an image: all records at once, pages when they are wanted, from any thread.
 
+mod ahead;
 mod chunks;
 mod load;
 mod place;
