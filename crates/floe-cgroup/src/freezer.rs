@@ -41,17 +41,17 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`]; it is thawed again then.
     pub fn freeze(&self) -> Result<Frozen<'_>, CgroupError> {
-        self.freeze_with(None)
+        self.freeze_with(None, None)
     }
 
-    /// Freezes likewise; should floe die before the guard is released, a watcher process thaws, by `thaw`, or freezes
-    /// again what was frozen before.
+    /// Freezes likewise, but what fails is undone by `thaw`. Should floe die before the guard is released, a watcher
+    /// process does that, or freezes again what was frozen before.
     ///
     /// Must be called while the process has one thread: it forks.
     ///
     /// # Errors
     /// [`CgroupError`].
-    pub fn freeze_guarded(&self, thaw: impl FnOnce(&Self)) -> Result<Frozen<'_>, CgroupError> {
+    pub fn freeze_guarded(&self, thaw: &dyn Fn(&Self)) -> Result<Frozen<'_>, CgroupError> {
         let was_frozen = self.is_told_to_freeze()?;
         let watcher = Watcher::start(|| {
             if was_frozen {
@@ -65,10 +65,10 @@ impl Cgroup {
             path: self.path().to_owned(),
             source,
         })?;
-        self.freeze_with(Some(watcher))
+        self.freeze_with(Some(watcher), Some(thaw))
     }
 
-    fn freeze_with(&self, watcher: Option<Watcher>) -> Result<Frozen<'_>, CgroupError> {
+    fn freeze_with(&self, watcher: Option<Watcher>, thaw: Option<&dyn Fn(&Self)>) -> Result<Frozen<'_>, CgroupError> {
         let frozen = Frozen {
             group: self,
             was_frozen: self.is_told_to_freeze()?,
@@ -82,6 +82,9 @@ impl Cgroup {
         let started = Instant::now();
         while !self.is_frozen()? {
             if started.elapsed() > LIMIT {
+                if let (Some(thaw), false) = (thaw, frozen.was_frozen) {
+                    thaw(self);
+                }
                 return Err(CgroupError::TimedOut {
                     path: self.path().to_owned(),
                     seconds: LIMIT.as_secs(),

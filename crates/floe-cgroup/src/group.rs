@@ -30,6 +30,9 @@ pub enum CgroupError {
     /// None is mounted.
     #[error("neither a cgroup v2 hierarchy nor the v1 freezer is mounted")]
     NoHierarchy,
+    /// Somebody else has it locked.
+    #[error("another floe is freezing, thawing or saving the tasks of cgroup {}; try again when it is done", .0.display())]
+    Busy(PathBuf),
     /// The path is in none.
     #[error("{0} is in no cgroup hierarchy that can freeze")]
     NotACgroup(PathBuf),
@@ -86,6 +89,13 @@ impl Entrance {
     }
 }
 
+/// Keeps other floes from freezing, thawing and saving the tasks of a cgroup.
+#[derive(Debug)]
+#[must_use = "dropped, it lets others go on"]
+pub struct Lock {
+    _directory: fs::File,
+}
+
 fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
     move |source| CgroupError::File { action, path, source }
@@ -132,6 +142,19 @@ impl Cgroup {
             path: path.to_owned(),
             kind,
         })
+    }
+
+    /// Locks it against other floes, by flock(2) on its directory.
+    ///
+    /// # Errors
+    /// [`CgroupError::Busy`] where another one has it.
+    pub fn lock(&self) -> Result<Lock, CgroupError> {
+        let directory = fs::File::open(&self.path).map_err(wrap("open cgroup", &self.path))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(Lock { _directory: directory }),
+            Err(fs::TryLockError::WouldBlock) => Err(CgroupError::Busy(self.path.clone())),
+            Err(fs::TryLockError::Error(error)) => Err(wrap("lock cgroup", &self.path)(error)),
+        }
     }
 
     /// Its path.

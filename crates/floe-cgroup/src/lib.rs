@@ -11,5 +11,5 @@ mod hierarchy;
 mod watcher;
 
 pub use freezer::{Frozen, Lifted};
-pub use group::{Cgroup, CgroupError, Entrance};
+pub use group::{Cgroup, CgroupError, Entrance, Lock};
 pub use hierarchy::{Hierarchies, Kind};

@@ -27,7 +27,7 @@ use nix::{
 use std::{
     io,
     os::fd::{OwnedFd, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// What PID 1 executes.
@@ -131,7 +131,7 @@ impl Launch {
         let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
         let monitor = monitor.map_err(system("fork the monitor"))?;
         drop((far, program));
-        let state = match wait_ready(&near) {
+        let state = match wait_ready(&near, &folder) {
             Ok(state) => state,
             Err(error) => {
                 drop(near);
@@ -219,12 +219,9 @@ impl Launch {
     }
 }
 
-fn wait_ready(socket: &OwnedFd) -> Result<SandboxState, LaunchError> {
+fn wait_ready(socket: &OwnedFd, folder: &Path) -> Result<SandboxState, LaunchError> {
     match message::get(socket).map_err(system("talk to the monitor"))? {
-        Some((kind::READY, payload)) => serde_json::from_slice(&payload).map_err(|source| LaunchError::System {
-            action: "understand the monitor",
-            source: io::Error::other(source),
-        }),
+        Some((kind::READY, _)) => Ok(SandboxState::read(folder)?),
         Some((kind::FAILED, payload)) => Err(parse(&payload)),
         Some(_) | None => Err(LaunchError::Hangup),
     }

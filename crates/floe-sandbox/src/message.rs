@@ -18,7 +18,7 @@ pub mod kind {
     pub const MOUNTED: u8 = b'M';
     /// Monitor to PID 1: the console is there.
     pub const CONSOLE: u8 = b'T';
-    /// PID 1 to monitor, monitor to launcher: all is ready for exec. Payload to the launcher: state as JSON.
+    /// PID 1 to monitor, monitor to launcher: all is ready for exec, and the state written.
     pub const READY: u8 = b'R';
     /// Launcher to monitor, monitor to PID 1: execute.
     pub const EXECUTE: u8 = b'X';

@@ -11,7 +11,11 @@ use floe_sys::{
     ptrace::{self, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
 };
 use nix::errno::Errno;
-use std::{marker::PhantomData, time::Duration, time::Instant};
+use std::{
+    cell::Cell,
+    marker::PhantomData,
+    time::{Duration, Instant},
+};
 
 /// Larger than any XSAVE area today (AMX: 11 KiB).
 const XSTATE_ROOM: usize = 32 << 10;
@@ -111,6 +115,8 @@ pub struct Stopped {
     tid: Pid,
     /// The signal of the job-control stop it was in, or 0.
     stop_signal: i32,
+    /// Whether a SIGSTOP came while it was held, which is to be sent again when it goes on.
+    stop_again: Cell<bool>,
     options: Options,
     armed: bool,
     not_send: NotSend,
@@ -181,6 +187,7 @@ impl Seized {
                     return Ok(Stopped {
                         tid: self.tid,
                         stop_signal,
+                        stop_again: Cell::new(false),
                         options: self.options,
                         armed: true,
                         not_send: PhantomData,
@@ -222,6 +229,7 @@ impl Seized {
                     return Ok(Stopped {
                         tid: self.tid,
                         stop_signal: 0,
+                        stop_again: Cell::new(false),
                         options: self.options,
                         armed: true,
                         not_send: PhantomData,
@@ -397,6 +405,8 @@ impl Stopped {
                 }
                 // A job-control stop in force reports itself again; the thread runs on under its tracer.
                 Wait::Event(libc::PTRACE_EVENT_STOP, _) => {}
+                // It can't be blocked.
+                Wait::Signal(libc::SIGSTOP) => self.stop_again.set(true),
                 wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
             }
         }
@@ -410,6 +420,10 @@ impl Stopped {
                 match self.wait()? {
                     Wait::Call => break,
                     Wait::Event(libc::PTRACE_EVENT_STOP, _) => self.resume_to_call(0)?,
+                    Wait::Signal(libc::SIGSTOP) => {
+                        self.stop_again.set(true);
+                        self.resume_to_call(0)?;
+                    }
                     wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
                 }
             }
@@ -529,6 +543,11 @@ impl Stopped {
             && let Err(error) = self.undo_interruption()
         {
             tracing::debug!(tid = self.tid.raw(), %error, "a task that is to be released");
+        }
+        if self.stop_again.take()
+            && let Err(error) = nix::sys::signal::kill(self.tid.nix(), nix::sys::signal::Signal::SIGSTOP)
+        {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be stopped is gone");
         }
     }
 }

@@ -188,6 +188,48 @@ fn obstacles_are_told_all_at_once() {
     assert_eq!(host.done(&["restore", "-d", &image]).trim(), job);
 }
 
+/// Two floes that freeze and thaw the same tasks would undo each other's work.
+#[test]
+fn one_act_at_a_time() {
+    let host = Host::new();
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
+    let list = json(&host.done(&["ps", "--json"]));
+    let directory = File::open(list[0]["cgroup"].as_str().expect("a path")).expect("open the cgroup");
+    directory.lock().expect("lock it");
+    for line in [
+        &["freeze", &job][..],
+        &["thaw", &job],
+        &["checkpoint", &job, "--dry-run"],
+    ] {
+        let err = host.floe(line).expect_failed();
+        assert!(err.contains("another floe is freezing, thawing or saving"), "{err}");
+    }
+    drop(directory);
+    host.done(&["freeze", &job]);
+    host.done(&["thaw", &job]);
+    tree.expect_alive("thawed");
+}
+
+/// The tree of a floe that is called from inside: it would never thaw it again.
+#[test]
+fn floe_does_not_stop_itself() {
+    let host = Host::new();
+    let job = host.sleeper("job");
+    let list = json(&host.done(&["ps", "--json"]));
+    let inner = host.name("inner");
+    let beside = Path::new(list[0]["cgroup"].as_str().expect("a path"));
+    let pattern = text(&beside.with_file_name(format!("{inner}*")));
+    let script = format!("exec \"$0\" \"$@\" --cgroup {pattern}");
+    let act = host.command(&["checkpoint", "--dry-run"]);
+    let words = std::iter::once(act.get_program()).chain(act.get_args());
+    let mut line = vec!["run", "--name", &inner, "--", "sh", "-c", &script];
+    line.extend(words.map(|word| word.to_str().expect("plain words")));
+    let err = host.floe(&line).expect_failed();
+    assert!(err.contains("floe itself is part of that tree"), "{err}");
+    assert_eq!(host.state(&job), "running");
+}
+
 /// A restore that may do less than what was saved could do.
 #[test]
 fn what_floe_may_not_give_is_an_obstacle() {
@@ -275,7 +317,14 @@ fn the_output_that_cannot_be_written() {
             format!("mount -t tmpfs none {place}; mount -o remount,ro {place}"),
             "Read-only file system",
         ),
-        (format!("mount -t tmpfs none {place}; mkdir {image}"), "Is a directory"),
+        (
+            format!("mount -t tmpfs none {place}; mkdir {image}"),
+            "is no regular file",
+        ),
+        (
+            format!("mount -t tmpfs none {place}; mknod {image} c 1 3"),
+            "is no regular file",
+        ),
         ("true".to_owned(), "No such file or directory"),
     ] {
         let target = if script == "true" {

@@ -246,6 +246,9 @@ fn a_sandbox_has_namespaces_of_its_own() {
         "cat /proc/net/dev | tail -n +3 | cut -d: -f1",
     ]);
     assert_eq!(loopback.trim(), "lo");
+    let long = "x".repeat(100_000);
+    let long = [&["run", "--", "sh", "-c", "echo ${#0}"][..], &[&long]].concat();
+    assert_eq!(host.done(&long), "100000\n");
     assert_eq!(host.done(&["run", "--hostname", "berg", "--", "uname", "-n"]), "berg\n");
     let name = host.name("host");
     assert_eq!(

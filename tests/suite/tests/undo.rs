@@ -77,6 +77,7 @@ fn a_restore_that_fails_at_any_stage_leaves_nothing() {
     let tree = Counting::start(&host, &job, &[]);
     host.done(&["checkpoint", &job, "-o", image.to_str().expect("a plain path")]);
     let before = Traces::look(&host, &[&job], &[&folder]);
+    let counts = tree.numbers();
     let stages = stages(&host, "restore");
     assert!(stages.len() > 8, "{stages:?}");
     for stage in stages {
@@ -87,6 +88,7 @@ fn a_restore_that_fails_at_any_stage_leaves_nothing() {
             assert_ne!(outcome.status, 0, "{when}: {}", outcome.err);
             assert!(outcome.err.contains(&stage), "{when}: {}", outcome.err);
             before.expect_again(&host, &[&job], &[&folder], &when);
+            assert_eq!(tree.numbers(), counts, "{when} it had run");
         }
     }
     host.done(&["restore", "-d", image.to_str().expect("a plain path")]);

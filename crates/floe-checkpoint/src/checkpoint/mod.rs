@@ -15,7 +15,7 @@ mod write;
 pub use inspect::InspectError;
 pub(crate) use inspect::read_vdso;
 pub use output::{Output, OutputError};
-pub use seize::{SeizeError, thaw_without_traces};
+pub use seize::{SeizeError, freeze_without_traces, thaw_without_traces};
 pub use write::WriteStageError;
 
 use crate::stage::{Control, StageError};
@@ -80,7 +80,9 @@ impl Target {
         }
     }
 
-    fn cgroup(&self) -> Option<&Cgroup> {
+    /// The cgroup that freezes it.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Cgroup> {
         match self {
             Self::Sandbox { cgroup, .. } => Some(cgroup),
             Self::Tree { cgroup, .. } => cgroup.as_ref(),

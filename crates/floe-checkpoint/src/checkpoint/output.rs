@@ -43,7 +43,12 @@ pub struct OutputError {
 
 /// An output that is being written.
 pub enum OpenOutput {
-    Unnamed { file: File, path: PathBuf },
+    Unnamed {
+        file: File,
+        path: PathBuf,
+        /// Its folder, to be synced.
+        parent: File,
+    },
     Stream(File),
 }
 
@@ -59,13 +64,22 @@ impl Output {
             Self::Stream(file) => return Ok(OpenOutput::Stream(file)),
             Self::Path(path) => path,
         };
+        // A name that is no regular file's (/dev/null, a fifo) is not to be replaced by one.
+        if let Ok(found) = std::fs::metadata(&path)
+            && !found.is_file()
+        {
+            let reason = "it is no regular file; an image can be sent elsewhere by -o -";
+            return Err(wrap("replace", &path)(io::Error::other(reason)));
+        }
         let directory = directory(&path);
+        let parent = File::open(&directory).map_err(wrap("open", &directory))?;
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(&directory, flags, Mode::from_bits_retain(0o600))
             .map_err(|source| wrap("create an image in", &directory)(source.into()))?;
         Ok(OpenOutput::Unnamed {
             file: File::from(fd),
             path,
+            parent,
         })
     }
 }
@@ -155,7 +169,7 @@ impl OpenOutput {
     /// What to write to.
     pub fn sink(&self, interrupted: &'static AtomicBool) -> Result<Box<dyn Write + Send>, OutputError> {
         match self {
-            Self::Unnamed { file, path } => Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?)),
+            Self::Unnamed { file, path, .. } => Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?)),
             Self::Stream(file) => {
                 let stream =
                     Stream::new(file, interrupted).map_err(wrap("write to", Path::new("the output stream")))?;
@@ -168,15 +182,15 @@ impl OpenOutput {
     pub fn sync(&self) -> Result<(), OutputError> {
         match self {
             Self::Stream(_) => Ok(()),
-            Self::Unnamed { file, path } => file.sync_all().map_err(wrap("sync", path)),
+            Self::Unnamed { file, path, .. } => file.sync_all().map_err(wrap("sync", path)),
         }
     }
 
     /// Gives the file its name, in one step for whoever looks. What had the name before is kept if that fails.
     pub fn publish(self) -> Result<(), OutputError> {
-        let (file, path) = match self {
+        let (file, path, parent) = match self {
             Self::Stream(_) => return Ok(()),
-            Self::Unnamed { file, path } => (file, path),
+            Self::Unnamed { file, path, parent } => (file, path, parent),
         };
         let magic = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let link = |to: &Path| linkat(AT_FDCWD, &magic, AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW);
@@ -198,9 +212,10 @@ impl OpenOutput {
             }
             Err(source) => return Err(wrap("name", &path)(source.into())),
         }
-        let parent = directory(&path);
-        File::open(&parent)
-            .and_then(|file| file.sync_all())
-            .map_err(wrap("sync", &parent))
+        // The image is there under its name now, so the tree must not run on as if it were not.
+        if let Err(error) = parent.sync_all() {
+            tracing::warn!(%error, "the image may not survive a crash of this host: sync its folder");
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{Sleepers, has_vfork_in_flight, is_in_vfork},
+    task::{Sleepers, has_vfork_in_flight, is_in_vfork, refuse_leaderless},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -71,6 +71,9 @@ pub enum SeizeError {
         /// Its name.
         comm: String,
     },
+    /// floe would stop itself.
+    #[error("floe itself is part of that tree; call it from outside")]
+    Itself,
     /// Tasks that can't be stopped.
     #[error("{} task(s) can't be stopped", .0.len())]
     Refused(Vec<Refusal>),
@@ -103,9 +106,11 @@ impl HeldTree {
     }
 
     fn hold_frozen(root: Pid, cgroup: &Cgroup, control: &Control<'_>) -> Result<Self, SeizeError> {
+        let processes = cgroup.processes()?;
+        refuse_itself(processes.iter().copied())?;
         // A version 2 freezer wakes every thread, and then ptrace does; the other leaves most of them asleep.
         let mut sleepers = Sleepers::new(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
-        look_at_threads(&cgroup.processes()?, &mut sleepers)?;
+        look_at_threads(&processes, &mut sleepers)?;
         control.enter("freeze")?;
         let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
@@ -135,6 +140,7 @@ impl HeldTree {
         let mut sleepers = Sleepers::new(1);
         for round in 1..=ROUNDS {
             let tree = FoundTree::read(root)?;
+            refuse_itself(tree.processes.iter().map(|process| process.pid))?;
             if threads.is_empty() && round < ROUNDS && has_vfork_in_flight(&tree) {
                 std::thread::sleep(VFORK_PAUSE);
                 continue;
@@ -144,6 +150,9 @@ impl HeldTree {
                 refuse_unstoppable(&tree)?;
             }
             if new.is_empty() {
+                let mut refusals = Refusals::default();
+                refuse_leaderless(&tree, &mut refusals);
+                none(refusals)?;
                 let all: HashSet<Pid> = tree.threads().collect();
                 threads.retain(|tid, _| all.contains(tid));
                 return Self::complete(tree, threads, None, sleepers);
@@ -178,7 +187,10 @@ impl HeldTree {
         mut sleepers: Sleepers,
     ) -> Result<Self, SeizeError> {
         let mut threads = BTreeMap::new();
-        for seized in seized {
+        let mut seized = seized.into_iter();
+        // Dropped before the threads, so that where something fails a frozen cgroup is frozen again when they go on.
+        let lifted = lifted;
+        for seized in seized.by_ref() {
             let stopped = seized.stop()?;
             sleepers.stopped(&stopped)?;
             stopped.undo_interruption()?;
@@ -213,7 +225,13 @@ impl HeldTree {
             lifted.freeze_again()?;
         }
         for (_, thread) in self.threads {
-            thread.detach()?;
+            match thread.detach() {
+                // Somebody killed it meanwhile.
+                Err(TraceError::Request {
+                    source: Errno::ESRCH, ..
+                }) => {}
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -255,6 +273,14 @@ impl HeldTree {
     }
 }
 
+fn refuse_itself(mut processes: impl Iterator<Item = Pid>) -> Result<(), SeizeError> {
+    let own = Pid::new(std::process::id() as i32);
+    if processes.any(|pid| pid == own) {
+        return Err(SeizeError::Itself);
+    }
+    Ok(())
+}
+
 fn look_at_threads(processes: &[Pid], sleepers: &mut Sleepers) -> Result<(), SeizeError> {
     for pid in processes {
         match floe_sys::procfs::threads(*pid) {
@@ -279,9 +305,9 @@ struct FrozenTree<'a> {
 
 impl<'a> FrozenTree<'a> {
     fn freeze(cgroup: &'a Cgroup) -> Result<Self, SeizeError> {
-        let frozen = cgroup.freeze_guarded(|cgroup| {
+        let frozen = cgroup.freeze_guarded(&|cgroup: &Cgroup| {
             if thaw_without_traces(cgroup).is_err() {
-                // The watcher has nobody to tell; better a call that ends early than a tree that stands still.
+                // There is nobody to tell; better a call that ends early than a tree that stands still.
                 drop(cgroup.thaw());
             }
         })?;
@@ -318,6 +344,10 @@ impl Drop for FrozenTree<'_> {
 fn refuse_unstoppable(tree: &FoundTree) -> Result<(), SeizeError> {
     let mut refusals = Refusals::default();
     floe_resources::task::refuse_unstoppable(tree, &mut refusals)?;
+    none(refusals)
+}
+
+fn none(refusals: Refusals) -> Result<(), SeizeError> {
     if refusals.is_empty() {
         Ok(())
     } else {
@@ -334,6 +364,17 @@ fn refuse_strangers(tree: &FoundTree, cgroup: &Cgroup) -> Result<(), SeizeError>
                 .to_owned();
             return Err(SeizeError::Stranger { pid, comm });
         }
+    }
+    Ok(())
+}
+
+/// Freezes a cgroup for good; where that fails, nothing shows that it was tried.
+///
+/// # Errors
+/// [`SeizeError`].
+pub fn freeze_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
+    if let Some(frozen) = FrozenTree::freeze(cgroup)?.frozen.take() {
+        frozen.keep();
     }
     Ok(())
 }

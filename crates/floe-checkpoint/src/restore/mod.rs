@@ -275,7 +275,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let threads = state::complete(&image, &mut world, &base, &console)?;
     drop(one);
     control.enter("freeze")?;
-    let frozen = launch.cgroup().freeze()?;
+    // Whatever fails from here on, the tasks are frozen until they are ended.
+    launch.cgroup().freeze()?.keep();
     for thread in threads {
         thread.detach()?;
     }
@@ -285,7 +286,6 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
-    frozen.keep();
     launch.commit_frozen()?;
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {

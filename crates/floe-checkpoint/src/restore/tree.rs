@@ -397,12 +397,6 @@ impl<'a> World<'a> {
         self.ended.insert(pid, puppet.tid());
         self.heritage.remove(&pid);
         let mut batch = puppet.batch();
-        // It must leave no core file, wherever the limits and the host's core_pattern would have put one.
-        batch.call(
-            "end without a core",
-            libc::SYS_prctl,
-            &[libc::PR_SET_DUMPABLE as u64, 0],
-        );
         if let Some(thread) = record.threads.first() {
             let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
@@ -411,6 +405,12 @@ impl<'a> World<'a> {
             let ids = thread.credentials.uids.map(u64::from);
             batch.call("set the users", libc::SYS_setresuid, &ids[..3]);
         }
+        // It must leave no core file, wherever the limits and the host's core_pattern would have put one.
+        batch.call(
+            "end without a core",
+            libc::SYS_prctl,
+            &[libc::PR_SET_DUMPABLE as u64, 0],
+        );
         puppet.run(&mut batch)?;
         puppet.end(status)?;
         self.forget_child_signal(record.ppid, record.exit_signal)

@@ -69,8 +69,10 @@ impl Checkpoint {
             }
             Ok(())
         };
+        let target = self.target(sandbox.as_ref())?;
+        let _lock = target.cgroup().map(Cgroup::lock).transpose()?;
         let request = Request {
-            target: self.target(sandbox.as_ref())?,
+            target,
             output: if self.dry_run { None } else { Some(self.output()?) },
             level: self.level,
             leave_running: self.leave_running,

@@ -2,7 +2,7 @@
 
 use crate::{Context, failure::Outcome};
 use clap::Args;
-use floe_checkpoint::checkpoint::thaw_without_traces;
+use floe_checkpoint::checkpoint::{freeze_without_traces, thaw_without_traces};
 use floe_sandbox::Sandbox;
 
 /// Freeze all tasks of a sandbox by its cgroup.
@@ -26,10 +26,9 @@ pub struct Thaw {
 impl Freeze {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        Sandbox::open(&context.state_dir, &self.name)?
-            .cgroup()?
-            .freeze()?
-            .keep();
+        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.cgroup()?;
+        let _lock = cgroup.lock()?;
+        freeze_without_traces(&cgroup)?;
         Ok(0)
     }
 }
@@ -37,7 +36,9 @@ impl Freeze {
 impl Thaw {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        thaw_without_traces(&Sandbox::open(&context.state_dir, &self.name)?.cgroup()?)?;
+        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.cgroup()?;
+        let _lock = cgroup.lock()?;
+        thaw_without_traces(&cgroup)?;
         Ok(0)
     }
 }

@@ -118,27 +118,31 @@ fn refuse_thread(process: &FoundProcess, thread: &FoundThread, refusals: &mut Re
 /// # Errors
 /// [`ProcError`].
 pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
-    for process in &tree.processes {
-        if !process.is_zombie() {
-            for thread in &process.threads {
-                unstoppable(process, thread, refusals);
-            }
-        } else if process.threads.len() > 1 {
+    for process in tree.living() {
+        for thread in &process.threads {
+            unstoppable(process, thread, refusals);
+        }
+    }
+    refuse_leaderless(tree, refusals);
+    if !refusals.is_empty() {
+        refuse_unsupported(tree, refusals)?;
+    }
+    Ok(())
+}
+
+/// Adds a finding for every process that goes on without its first thread.
+pub fn refuse_leaderless(tree: &FoundTree, refusals: &mut Refusals) {
+    for process in tree.processes.iter().filter(|process| process.is_zombie()) {
+        let others = process.threads.len() - 1;
+        if others > 0 {
             refusals.add(
                 Some(&process.subject()),
-                format!(
-                    "{} thread(s) of a process whose first thread has ended",
-                    process.threads.len() - 1
-                ),
+                format!("{others} thread(s) of a process whose first thread has ended"),
                 "the first thread holds what the others share, so without it they can't be carried",
                 "end the process, or let its first thread wait for the others (pthread_join)",
             );
         }
     }
-    if !refusals.is_empty() {
-        refuse_unsupported(tree, refusals)?;
-    }
-    Ok(())
 }
 
 fn unstoppable(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {

@@ -117,11 +117,6 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
         }
     }
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
-    batch.call(
-        "set the personality",
-        libc::SYS_personality,
-        &[u64::from(record.personality)],
-    );
     if record.thp_disable {
         batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
     }
@@ -181,8 +176,8 @@ pub fn restore_thread(script: &mut Script<'_>, record: &ThreadRecord) -> Result<
     Ok(())
 }
 
-/// Sets a thread's credentials; then what a change of them resets; then timers of the process where the thread is the
-/// leader.
+/// Sets a thread's credentials and personality; then what a change of them resets; then timers of the process where the
+/// thread is the leader.
 ///
 /// # Errors
 /// [`RestoreError`].
@@ -205,13 +200,18 @@ pub fn restore_credentials(
         let arguments = [libc::PR_SET_PDEATHSIG as u64, record.parent_death_signal as u64];
         batch.call("set the parent death signal", prctl, &arguments);
     }
-    let is_leader = record.tid == process.pid;
-    if is_leader {
-        batch.call(
-            "set the dumpable flag",
-            prctl,
-            &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
-        );
+    batch.call(
+        "set the personality",
+        libc::SYS_personality,
+        &[u64::from(process.personality)],
+    );
+    // It belongs to the process, but a change of any thread's credentials takes it away.
+    batch.call(
+        "set the dumpable flag",
+        prctl,
+        &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
+    );
+    if record.tid == process.pid {
         set_timers(batch, process);
     }
     Ok(())

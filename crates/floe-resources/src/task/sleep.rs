@@ -128,7 +128,12 @@ fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Resu
     };
     match call {
         libc::SYS_nanosleep => with_time(time(a, b), &|place| [place, b, 0, 0, 0, 0]),
+        // A clock that counts time on processors did not go on while the thread slept in real time.
+        libc::SYS_clock_nanosleep if !is_of_the_wall(a as i32) => {
+            with_time(read_time(puppet, c), &|place| [a, b, place, d, 0, 0])
+        }
         libc::SYS_clock_nanosleep => with_time(time(c, d), &|place| [a, b, place, d, 0, 0]),
+        libc::SYS_poll if (c as i32) < 0 => Ok(Some(puppet.begin_call(call, &[], &|_| arguments)?)),
         libc::SYS_poll => {
             let left = u64::from(c as u32).saturating_sub(slept / MILLISECOND);
             Ok(Some(puppet.begin_call(call, &[], &|_| [a, b, left, 0, 0, 0])?))
@@ -139,6 +144,11 @@ fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Resu
         libc::SYS_futex => Ok(Some(puppet.begin_call(call, &[], &|_| arguments)?)),
         _ => Ok(None),
     }
+}
+
+/// Whether a clock goes on while a thread sleeps: not those of processors, among them all that are made for a task.
+fn is_of_the_wall(clock: i32) -> bool {
+    clock >= 0 && ![libc::CLOCK_PROCESS_CPUTIME_ID, libc::CLOCK_THREAD_CPUTIME_ID].contains(&clock)
 }
 
 /// Nanoseconds of a `struct timespec` in the thread's memory.

@@ -139,8 +139,7 @@ impl Setup {
             .map_err(|error| (Errno::ESRCH, error.to_string()))?
             .starttime;
         state.write(&folder).map_err(|error| state_failed(&error))?;
-        let text = serde_json::to_vec(&state).map_err(|error| (Errno::EINVAL, error.to_string()))?;
-        message::put(launcher, kind::READY, &text).map_err(failed("tell the launcher"))?;
+        message::put(launcher, kind::READY, &[]).map_err(failed("tell the launcher"))?;
         (undo.folder, undo.cgroup, undo.child) = (None, None, None);
         Ok(Self {
             state,

@@ -55,8 +55,28 @@ fn main() {
             member()
         });
         threads(stage);
+        same_threads(stage);
         member()
     })
+}
+
+/// A process whose threads are all the same user, may leave a core, and keep their addresses.
+fn same_threads(stage: &Stage) {
+    stage.child("user with threads", |_| {
+        ids([1006; 3], None, [1006; 3], None);
+        // SAFETY: a plain number.
+        unsafe { call::raw(libc::SYS_personality, &[libc::ADDR_NO_RANDOMIZE as usize]) }.expect("personality");
+        call::prctl(libc::PR_SET_DUMPABLE, [1, 0, 0, 0]).expect("dumpable");
+        let mut team = Team::default();
+        for n in 0..3 {
+            team.spawn(&format!("thread {n}"), member);
+        }
+        let mut own = member();
+        move |findings: &mut Findings| {
+            own(findings);
+            team.check(findings);
+        }
+    });
 }
 
 /// A process each of whose threads is somebody else.
@@ -115,6 +135,9 @@ fn all() -> Vec<String> {
     ];
     let mut all: Vec<String> = lines.iter().map(|key| format!("{key} {}", own::status(key))).collect();
     let options = [libc::PR_GET_SECUREBITS, libc::PR_GET_KEEPCAPS, libc::PR_GET_DUMPABLE];
+    // SAFETY: a plain number, which asks only.
+    let personality = unsafe { call::raw(libc::SYS_personality, &[0xffff_ffff]) };
+    all.push(format!("personality: {:?}", personality.ok()));
     all.extend(options.map(|option| format!("prctl {option}: {:?}", call::prctl(option, [0; 4]).ok())));
     all
 }

@@ -135,6 +135,12 @@ impl Registers {
         self.leave_call();
     }
 
+    /// How many calls of the batch it has yet to issue.
+    #[must_use]
+    pub const fn calls_left(&self) -> u64 {
+        self.get(Slot::R12)
+    }
+
     /// Sets the registers for the stub's batch loop at `address`: a table of `calls` entries, then
     /// `tgkill(process, thread, signal)`.
     pub fn prepare_batch(&mut self, address: u64, table: u64, calls: u64, end: (i32, i32, i32)) {
