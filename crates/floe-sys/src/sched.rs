@@ -71,6 +71,20 @@ pub fn affinity(tid: Pid) -> Result<Vec<u32>, Errno> {
         .collect())
 }
 
+/// Whether a thread that may run on these may run on all that are online, and so was likely never kept from any.
+#[must_use]
+pub fn is_everywhere(cpus: &[u32]) -> bool {
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+    let online = online.ok().flatten().and_then(|count| u32::try_from(count).ok());
+    (0..online.unwrap_or(1)).all(|cpu| cpus.contains(&cpu))
+}
+
+/// All processors that there can be, those too that are not there yet.
+#[must_use]
+pub fn everywhere() -> Vec<u32> {
+    (0..CPU_BYTES as u32 * 8).collect()
+}
+
 /// Sets the processors a thread may run on.
 ///
 /// # Errors

@@ -265,8 +265,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
     let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
-    one.bring(launch.pid1())
-        .map_err(RestoreError::system("bring the seed to the same processor"))?;
+    if let Err(error) = one.bring(launch.pid1()) {
+        tracing::debug!(%error, "the tasks may not run where floe does");
+    }
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;

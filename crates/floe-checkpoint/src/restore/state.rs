@@ -13,6 +13,9 @@ use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+/// No vDSO is longer, by far.
+const VDSO_BYTES: u64 = 1 << 20;
+
 const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -108,6 +111,9 @@ fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), R
         .iter()
         .find(|vma| matches!(&vma.source, VmaSource::Special { name } if name == "[vdso]"))
         .ok_or_else(lacking)?;
+    if vdso.end - vdso.start > VDSO_BYTES {
+        return Err(lacking());
+    }
     let mut text = vec![0; (vdso.end - vdso.start) as usize];
     MemoryFile::open(leader.tid())
         .and_then(|memory| memory.read(vdso.start, &mut text))

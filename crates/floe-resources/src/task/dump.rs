@@ -16,7 +16,6 @@ use floe_sys::{
 };
 use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError};
 use nix::errno::Errno;
-use std::collections::HashSet;
 
 const SIGNALS: u64 = 64;
 const ACTION_BYTES: usize = 32;
@@ -292,25 +291,19 @@ fn scheduling(tid: Pid) -> Result<Scheduling, DumpError> {
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let attributes = sched::attributes(tid).map_err(query("scheduling policy"))?;
     let allowed = sched::affinity(tid).map_err(query("CPU affinity"))?;
-    let online: HashSet<u32> = (0..online_processors()).collect();
-    let all = online.iter().all(|cpu| allowed.contains(cpu));
     Ok(Scheduling {
         policy: attributes.policy,
         flags: attributes.flags,
         nice: attributes.nice,
         priority: attributes.priority,
         deadline: [attributes.runtime, attributes.deadline, attributes.period],
-        affinity: if all { Vec::new() } else { allowed },
+        affinity: if sched::is_everywhere(&allowed) {
+            Vec::new()
+        } else {
+            allowed
+        },
         io_priority: sched::io_priority(tid).map_err(query("I/O priority"))?,
     })
-}
-
-fn online_processors() -> u32 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN)
-        .ok()
-        .flatten()
-        .and_then(|count| u32::try_from(count).ok())
-        .unwrap_or(1)
 }
 
 /// Calls that only a thread itself can issue about itself.

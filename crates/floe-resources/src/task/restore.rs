@@ -71,6 +71,11 @@ impl SeedState {
             tid: seed,
             source: source.into(),
         })?;
+        let processors = if sched::is_everywhere(&processors) {
+            sched::everywhere()
+        } else {
+            processors
+        };
         Ok(Self { status, processors })
     }
 
