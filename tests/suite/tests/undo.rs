@@ -138,6 +138,7 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
     let tree = Counting::start(&host, &job, &[]);
     let tasks = settled_tasks(&tree);
     let usual = typical_micros(|| drop(host.done(&line)));
+    let before = Traces::look(&host, &[&job], &[&folder]);
     let mut state = 0x5eed_0001;
     for round in 0..KILLS {
         let child = host
@@ -151,6 +152,7 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
         let when = format!("after kill {round}");
         tree.expect_alive(&when);
         assert_eq!(settled_tasks(&tree), tasks, "{when}");
+        before.expect_again(&host, &[&job], &[&folder], &when);
     }
     // It is whole: another checkpoint goes through, and so does its restore.
     host.done(&["checkpoint", &job, "-o", image.to_str().expect("a plain path")]);

@@ -80,6 +80,7 @@ victims! {
     pipes_contents "pipes-contents",
     registers "registers",
     robust_futexes "robust-futexes",
+    rseq_sequence "rseq-sequence",
     signals_actions "signals-actions",
     signals_all_caught "signals-all-caught",
     signals_masks "signals-masks",

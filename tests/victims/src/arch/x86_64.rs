@@ -1,7 +1,7 @@
 //! x86-64: all registers at once.
 
 use std::{
-    arch::naked_asm,
+    arch::{asm, naked_asm},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -198,4 +198,68 @@ pub fn returning(value: u32) -> Vec<u8> {
     code.extend(value.to_le_bytes());
     code.push(0xc3);
     code
+}
+
+/// Where the C library registered the calling thread's rseq area, if it did.
+#[must_use]
+pub fn rseq_area() -> Option<usize> {
+    const ARCH_GET_FS: usize = 0x1003;
+    unsafe extern "C" {
+        #[link_name = "__rseq_offset"]
+        static OFFSET: isize;
+        #[link_name = "__rseq_size"]
+        static SIZE: u32;
+    }
+    // SAFETY: a constant of the C library.
+    let size = unsafe { SIZE };
+    // SAFETY: a constant of the C library.
+    let offset = unsafe { OFFSET };
+    let mut base = 0_usize;
+    // SAFETY: the kernel writes eight bytes into `base`.
+    unsafe { crate::call::raw(libc::SYS_arch_prctl, &[ARCH_GET_FS, &raw mut base as usize]) }.ok()?;
+    (size != 0).then(|| base.wrapping_add_signed(offset))
+}
+
+/// Spins in a restartable sequence (rseq(2)) of the area at `area` until `*release` is no longer `seen`. Returns whether it
+/// was aborted, and, where it was not, what stood in the area's `rseq_cs` at its end: the kernel clears that when it finds
+/// the thread outside of a sequence.
+///
+/// # Safety
+/// `area` is where the calling thread's area is registered, with glibc's signature.
+#[must_use]
+pub unsafe fn spin_in_sequence(area: usize, release: &AtomicU32, seen: u32) -> (bool, u64) {
+    let (aborted, found): (u32, u64);
+    // SAFETY: the sequence reads `release` and the area only; at its abort no register has changed that is not an output.
+    unsafe {
+        asm!(
+            ".pushsection .data.rel.rseq_sequence, \"aw\"",
+            ".balign 32",
+            "72: .long 0, 0",
+            ".quad 73f, 74f - 73f, 75f",
+            ".popsection",
+            "lea {found}, [rip + 72b]",
+            "mov qword ptr [{area} + 8], {found}",
+            "73:",
+            "mov {aborted:e}, dword ptr [{release}]",
+            "cmp {aborted:e}, {seen:e}",
+            "je 73b",
+            "mov {found}, qword ptr [{area} + 8]",
+            "74:",
+            "xor {aborted:e}, {aborted:e}",
+            "jmp 76f",
+            ".byte 0x0f, 0xb9, 0x3d",
+            ".long 0x53053053",
+            "75:",
+            "mov {aborted:e}, 1",
+            "76:",
+            "mov qword ptr [{area} + 8], 0",
+            area = in(reg) area,
+            release = in(reg) release.as_ptr(),
+            seen = in(reg) seen,
+            found = out(reg) found,
+            aborted = out(reg) aborted,
+            options(nostack),
+        );
+    }
+    (aborted == 1, found)
 }

@@ -8,7 +8,7 @@ use std::{
     },
     thread::JoinHandle,
 };
-use victims::{Findings, Team, call, play, wait_until};
+use victims::{Findings, Team, arch, call, play, wait_until};
 
 const OWNER_DIED: u32 = 0x4000_0000;
 const WAITERS: u32 = 0x8000_0000;
@@ -140,18 +140,30 @@ fn main() {
 fn member(n: usize) -> impl FnMut(&mut Findings) {
     let gs = 0x1000_0000 + n * 4096;
     set_gs(gs);
-    let before = (robust_list(), tid_address(), base(0x1003), base(0x1004), rseq_area());
+    let before = (
+        robust_list(),
+        tid_address(),
+        base(0x1003),
+        base(0x1004),
+        arch::rseq_area(),
+    );
     move |findings| {
         if findings.sabotage() {
             set_gs(0);
         }
-        let now = (robust_list(), tid_address(), base(0x1003), base(0x1004), rseq_area());
+        let now = (
+            robust_list(),
+            tid_address(),
+            base(0x1003),
+            base(0x1004),
+            arch::rseq_area(),
+        );
         findings.same("robust list, tid address, fs, gs, rseq", &before, &now);
         for cpu in 0..2 {
             run_on(cpu);
             // SAFETY: no arguments.
             let told = unsafe { libc::sched_getcpu() };
-            let noted = rseq_area().map(|area| {
+            let noted = arch::rseq_area().map(|area| {
                 // SAFETY: the area that the C library registered for this thread; cpu_id is its second word.
                 unsafe { std::ptr::read_volatile((area as *const u32).add(1)) }
             });
@@ -207,22 +219,6 @@ fn base(which: usize) -> usize {
 fn set_gs(address: usize) {
     // SAFETY: nothing of this program uses gs.
     unsafe { call::raw(libc::SYS_arch_prctl, &[0x1001, address]) }.expect("arch_prctl");
-}
-
-/// Where the C library registered the calling thread's rseq area: it must be registered, so a second registration fails
-/// with EBUSY or EINVAL.
-fn rseq_area() -> Option<usize> {
-    unsafe extern "C" {
-        #[link_name = "__rseq_offset"]
-        static OFFSET: isize;
-        #[link_name = "__rseq_size"]
-        static SIZE: u32;
-    }
-    // SAFETY: a constant of the C library.
-    let size = unsafe { SIZE };
-    // SAFETY: a constant of the C library.
-    let offset = unsafe { OFFSET };
-    (size != 0).then(|| base(0x1003).wrapping_add_signed(offset))
 }
 
 fn run_on(cpu: usize) {
