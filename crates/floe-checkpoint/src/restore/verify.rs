@@ -8,7 +8,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     descriptor::O_LARGEFILE,
-    procfs::{self, FdInfo, Status},
+    procfs::{self, FdInfos, Status},
 };
 use std::collections::BTreeMap;
 
@@ -124,11 +124,12 @@ fn descriptors(
     host: Pid,
     differences: &mut Vec<String>,
 ) -> Result<(), RestoreError> {
+    let mut infos = FdInfos::open(host)?;
     for descriptor in &table.descriptors {
         let Some(file) = image.open_files().get(descriptor.file as usize) else {
             continue;
         };
-        let info = FdInfo::read(host, descriptor.number)?;
+        let info = infos.read(descriptor.number)?;
         let seen = (
             info.position as i64,
             info.flags as i32 & FLAGS,
