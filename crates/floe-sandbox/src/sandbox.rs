@@ -6,7 +6,10 @@ use crate::{
 };
 use floe_cgroup::{Cgroup, CgroupError, Kind};
 use floe_sys::{Pid, descriptor, procfs::Stat};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -75,15 +78,22 @@ pub struct Sandbox {
 
 /// Holds that the end of PID 1 is a checkpoint's doing, until dropped.
 #[derive(Debug)]
-pub struct Announcement(Client);
+pub struct Announcement {
+    client: Client,
+    /// A pidfd of the monitor.
+    monitor: OwnedFd,
+}
 
 impl Announcement {
-    /// Waits until the monitor has removed the sandbox.
+    /// Waits until the monitor has removed the sandbox, and is gone itself.
     ///
     /// # Errors
     /// [`SandboxError`].
     pub fn wait_gone(mut self) -> Result<(), SandboxError> {
-        Ok(self.0.wait_for_end().map(drop)?)
+        self.client.wait_for_end()?;
+        let mut asked = [PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN)];
+        while let Err(Errno::EINTR) = poll(&mut asked, PollTimeout::NONE) {}
+        Ok(())
     }
 }
 
@@ -232,7 +242,8 @@ impl Sandbox {
     pub fn announce_checkpoint(&self) -> Result<Announcement, SandboxError> {
         let mut client = Client::connect(&self.folder)?;
         client.announce()?;
-        Ok(Announcement(client))
+        let monitor = descriptor::pidfd_open(Pid::new(self.state.monitor)).map_err(AttachError::Talk)?;
+        Ok(Announcement { client, monitor })
     }
 
     /// Waits for its end and returns its exit status.
