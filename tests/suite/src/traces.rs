@@ -15,9 +15,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// Looks. `names` are those of the sandboxes that may exist; `folders` are looked into for files.
+    /// What there is and stays: what is seen in each of several looks. A shell that has forked and not executed its
+    /// command yet is not. `names` are those of the sandboxes that may exist; `folders` are looked into for files.
     #[must_use]
     pub fn look(host: &Host, names: &[&str], folders: &[&Path]) -> Self {
+        let mut stays = Self::glance(host, names, folders);
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = Self::glance(host, names, folders);
+            stays.0.retain(|trace| now.0.contains(trace));
+        }
+        stays
+    }
+
+    fn glance(host: &Host, names: &[&str], folders: &[&Path]) -> Self {
         let mut found = BTreeSet::new();
         for folder in folders.iter().copied().chain([host.path("state").as_path()]) {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -44,7 +55,7 @@ impl Traces {
     pub fn expect_again(&self, host: &Host, names: &[&str], folders: &[&Path], when: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let now = Self::look(host, names, folders);
+            let now = Self::glance(host, names, folders);
             if now == *self {
                 return;
             }
