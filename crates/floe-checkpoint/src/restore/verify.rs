@@ -92,11 +92,16 @@ fn process(
     let numbers = |table: &floe_image::record::DescriptorTableRecord| -> Vec<i32> {
         table.descriptors.iter().map(|descriptor| descriptor.number).collect()
     };
-    note(
-        "descriptors",
-        format!("{:?}", procfs::descriptors(host)?),
-        format!("{:?}", table.map(numbers).unwrap_or_default()),
-    );
+    let wanted = table.map(numbers).unwrap_or_default();
+    // Listing them takes longer than all else here, so it is done where their count differs. Each that is wanted is looked
+    // at below.
+    if procfs::descriptor_count(host)? != wanted.len() as u64 {
+        note(
+            "descriptors",
+            format!("{:?}", procfs::descriptors(host)?),
+            format!("{wanted:?}"),
+        );
+    }
     if let Some(table) = table {
         descriptors(image, table, host, differences)?;
     }
@@ -124,12 +129,23 @@ fn descriptors(
     host: Pid,
     differences: &mut Vec<String>,
 ) -> Result<(), RestoreError> {
+    let pid = table.pid;
     let mut infos = FdInfos::open(host)?;
     for descriptor in &table.descriptors {
         let Some(file) = image.open_files().get(descriptor.file as usize) else {
             continue;
         };
-        let info = infos.read(descriptor.number)?;
+        let info = match infos.read(descriptor.number) {
+            Ok(info) => info,
+            Err(error) if error.is_gone() => {
+                differences.push(format!(
+                    "descriptor {} of process {} is missing",
+                    descriptor.number, pid
+                ));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let seen = (
             info.position as i64,
             info.flags as i32 & FLAGS,
@@ -143,7 +159,7 @@ fn descriptors(
         if seen != wanted {
             differences.push(format!(
                 "descriptor {} of process {} ({}): position, flags and close-on-exec are {seen:?}, should be {wanted:?}",
-                descriptor.number, table.pid, file.kind
+                descriptor.number, pid, file.kind
             ));
         }
     }

@@ -121,6 +121,18 @@ impl FdInfos {
     }
 }
 
+/// How many descriptors a process has: the size of /proc/PID/fd, which Linux 6.2 and later tell.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn descriptor_count(pid: Pid) -> Result<u64, ProcError> {
+    let path = format!("/proc/{pid}/fd");
+    match std::fs::metadata(&path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
 /// The numbers of a process's descriptors, lowest first.
 ///
 /// # Errors
@@ -147,7 +159,7 @@ pub fn descriptors(pid: Pid) -> Result<Vec<i32>, ProcError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FdInfo, FdInfos};
+    use super::{FdInfo, FdInfos, descriptor_count};
     use crate::Pid;
     use std::{fs::File, os::fd::AsRawFd};
 
@@ -160,6 +172,10 @@ mod tests {
             let number = file.as_raw_fd();
             assert_eq!(infos.read(number).ok(), FdInfo::read(own, number).ok());
         }
+        let before = descriptor_count(own).expect("its own");
+        let more: Vec<File> = (0..100).map(|_| File::open("/dev/null").expect("open")).collect();
+        assert!(descriptor_count(own).expect("its own") >= before + 50);
+        drop(more);
         assert!(infos.read(i32::MAX).is_err_and(|error| error.is_gone()));
     }
 

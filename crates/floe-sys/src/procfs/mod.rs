@@ -8,7 +8,7 @@ mod runs;
 mod stat;
 mod status;
 
-pub use descriptor::{FdInfo, FdInfos, descriptors};
+pub use descriptor::{FdInfo, FdInfos, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};
 pub use runs::Runs;
