@@ -6,8 +6,9 @@ use std::{
     io::Read,
     os::fd::{FromRawFd, OwnedFd},
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 fn text(path: &Path) -> String {
@@ -536,6 +537,18 @@ fn a_tree_that_floe_did_not_start() {
     assert_eq!(err, "floe: there is no process 999999999\n");
 }
 
+/// A cgroup of a test's own. Dropped, it goes as soon as it is empty.
+struct OwnCgroup(PathBuf);
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.0.exists() && fs::remove_dir(&self.0).is_err() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 #[test]
 fn all_of_a_cgroup() {
     let host = Host::new();
@@ -552,21 +565,23 @@ fn all_of_a_cgroup() {
     tree.expect_alive("after a refusal");
 
     let folder = host.path("stray");
-    let mut root = stray_tree(&folder);
     let own = Path::new(cgroup).parent().expect("a parent").join(host.name("own"));
     fs::create_dir(&own).expect("a cgroup");
+    // Made before the tree, so that it goes behind it, also where the test fails.
+    let own = OwnCgroup(own);
+    let mut root = stray_tree(&folder);
     for pid in below(root.pid()) {
-        fs::write(own.join("cgroup.procs"), pid.to_string()).expect("move it there");
+        fs::write(own.0.join("cgroup.procs"), pid.to_string()).expect("move it there");
     }
     // A sleep(1) may still stand where it was born.
     until("one tree", || {
-        let outcome = host.floe(&["checkpoint", "--cgroup", &text(&own), "--leave-running", "-o", &image]);
+        let outcome = host.floe(&["checkpoint", "--cgroup", &text(&own.0), "--leave-running", "-o", &image]);
         outcome.status == 0
     });
     counts_on(&folder);
-    host.done(&["checkpoint", "--cgroup", &text(&own), "-o", &image]);
+    host.done(&["checkpoint", "--cgroup", &text(&own.0), "-o", &image]);
     root.0.wait().expect("reap it");
-    fs::remove_dir(&own).expect("an empty cgroup");
+    fs::remove_dir(&own.0).expect("an empty cgroup");
     let name = host.name("stray");
     host.done(&["restore", "-d", "--name", &name, &image]);
     counts_on(&folder);
