@@ -22,4 +22,4 @@ mod writer;
 pub use envelope::EnvelopeError;
 pub use frame::{FORMAT_VERSION, FrameError};
 pub use reader::{ChunkScratch, Fault, Image, Place, ReadError, VerifyReport, spool};
-pub use writer::{ImageWriter, PageBuffer, Summary, WriteError, WriteOptions};
+pub use writer::{FillError, ImageWriter, Summary, WriteError, WriteOptions};

@@ -1,16 +1,16 @@
 //! Writes an image front to back.
 //!
 //! ```text
-//! caller: fills buffers -> workers: sample, compress, checksum -> one thread: writes in the caller's order
-//!            ^------------------------ empty buffers -----------------------'
+//! caller: says what to store -> workers: read, sample, compress, checksum -> one thread: writes in the caller's order
+//!                                  ^------------- empty buffers ----------------'
 //! ```
-//! The number of buffers bounds the memory, whatever the size of the tree: with 2 workers 14 MiB and zstd's own 2 MiB.
+//! The number of buffers bounds the memory, whatever the size of the tree: with 2 workers 12 MiB and zstd's own 2 MiB.
 
 mod buffer;
 mod order;
 mod pack;
 
-pub use buffer::PageBuffer;
+pub use pack::FillError;
 
 use crate::{
     chunk::{CHUNK_BYTES, CHUNK_PAGES},
@@ -21,7 +21,7 @@ use crate::{
 use buffer::Pool;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use order::{Order, Piece, Sink};
-use pack::{FilledChunk, PackedChunk, Packer};
+use pack::{Job, PackedChunk, Packer};
 use std::{
     io,
     sync::{
@@ -31,8 +31,10 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-/// Page buffers, unless there are so many workers that each would not have one.
-const BUFFERS: usize = 12;
+/// Page buffers on their way to the sink; each worker has two more.
+const BUFFERS: usize = 8;
+/// Chunks that wait for a worker.
+const JOBS: usize = 16;
 /// Pieces on their way to the thread that writes.
 const PIECES: usize = 64;
 /// A record of more bytes is waited for, so that not many of them are in memory at once.
@@ -46,6 +48,9 @@ pub enum WriteError {
     /// The sink.
     #[error("write to the output")]
     Io(#[from] io::Error),
+    /// What was to fill a chunk said this.
+    #[error(transparent)]
+    Fill(FillError),
     /// A record.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -107,10 +112,13 @@ pub struct Summary {
 /// What the writing thread ends with.
 type Written = Result<(Sink, Summary), WriteError>;
 
+/// A job, and to whom its result goes.
+type Assigned = (Job, Sender<Result<PackedChunk, FillError>>);
+
 /// Writes an image. Dropped without [`ImageWriter::finish`], it leaves an output that no reader takes for an image.
 pub struct ImageWriter {
     pool: Pool,
-    jobs: Option<Sender<(FilledChunk, Sender<PackedChunk>)>>,
+    jobs: Option<Sender<Assigned>>,
     pieces: Option<Sender<Piece>>,
     workers: Vec<JoinHandle<()>>,
     order: Option<JoinHandle<Written>>,
@@ -127,13 +135,12 @@ impl ImageWriter {
     /// [`WriteError::Io`], [`WriteError::Start`].
     pub fn start(sink: Sink, options: &WriteOptions) -> Result<Self, WriteError> {
         let workers = options.workers.max(1);
-        let buffers = BUFFERS.max(workers + 4);
         let (alive, ended) = bounded(0);
-        let pool = Pool::new(buffers, ended);
+        let (pool, home) = Pool::new(BUFFERS + 2 * workers, ended);
         let progress = Arc::new(AtomicU64::new(0));
-        let order = Order::new(sink, pool.returns(), Arc::clone(&progress))?;
+        let order = Order::new(sink, home, Arc::clone(&progress))?;
         let (pieces, piece_queue) = bounded(PIECES);
-        let (jobs, job_queue) = bounded(buffers);
+        let (jobs, job_queue) = bounded(JOBS);
         let given_up = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&given_up);
         let order = spawn("floe-write", move || {
@@ -154,9 +161,9 @@ impl ImageWriter {
         };
         for _ in 0..workers {
             let mut packer = Packer::new(options.level).map_err(WriteError::Start)?;
-            let queue: Receiver<_> = job_queue.clone();
+            let (pool, queue) = (writer.pool.clone(), job_queue.clone());
             let stop = Arc::clone(&writer.given_up);
-            let work = move || pack_all(&mut packer, &queue, &stop);
+            let work = move || pack_all(&mut packer, &pool, &queue, &stop);
             writer.workers.push(spawn("floe-pack", work)?);
         }
         Ok(writer)
@@ -196,34 +203,28 @@ impl ImageWriter {
         }
     }
 
-    /// A buffer of [`CHUNK_BYTES`] whose content is left over from its last use; waits while all are in flight.
-    ///
-    /// # Errors
-    /// [`WriteError`] of what was appended before.
-    pub fn buffer(&mut self) -> Result<PageBuffer, WriteError> {
-        if self.pieces.is_none() {
-            return Err(WriteError::GivenUp);
-        }
-        self.pool.take().ok_or_else(|| self.failure())
-    }
-
-    /// Appends the first `pages` pages of a buffer (at least one, at most 256); returns the first one's number.
+    /// Appends a chunk of `pages` pages (at least one, at most 256), which `fill` will put into the buffer it is given;
+    /// returns the first one's number. `fill` is called later, on another thread, but not after [`ImageWriter::finish`]
+    /// returned or the writer was dropped. Waits while much is on its way.
     ///
     /// # Errors
     /// [`WriteError`], also of what was appended before.
-    pub fn store(&mut self, buffer: PageBuffer, pages: usize) -> Result<PageId, WriteError> {
+    pub fn store<F>(&mut self, pages: usize, fill: F) -> Result<PageId, WriteError>
+    where
+        F: FnOnce(&mut [u8]) -> Result<(), FillError> + Send + 'static,
+    {
         if !(1..=CHUNK_PAGES).contains(&pages) {
             return Err(self.give_up(WriteError::ChunkPages(pages)));
         }
         let first = self.next_page;
-        let chunk = FilledChunk {
+        let job = Job {
             first,
             pages: pages as u32,
-            buffer: buffer.into_bytes(),
+            fill: Box::new(fill),
         };
         let (packed, hand_over) = bounded(1);
         let jobs = self.jobs.as_ref().ok_or(WriteError::GivenUp)?;
-        if jobs.send((chunk, packed)).is_err() {
+        if jobs.send((job, packed)).is_err() {
             return Err(self.failure());
         }
         self.piece(Piece::Pages(hand_over))?;
@@ -304,10 +305,11 @@ fn spawn<T: Send + 'static>(
         .map_err(WriteError::Start)
 }
 
-fn pack_all(packer: &mut Packer, jobs: &Receiver<(FilledChunk, Sender<PackedChunk>)>, given_up: &AtomicBool) {
-    for (chunk, hand_over) in jobs {
+fn pack_all(packer: &mut Packer, pool: &Pool, jobs: &Receiver<Assigned>, given_up: &AtomicBool) {
+    while packer.supply(pool) {
+        let Ok((job, hand_over)) = jobs.recv() else { return };
         // The writing thread may have ended with an error; then the rest of the queue is not wanted.
-        if given_up.load(Ordering::Relaxed) || hand_over.send(packer.pack(chunk)).is_err() {
+        if given_up.load(Ordering::Relaxed) || hand_over.send(packer.pack(job)).is_err() {
             return;
         }
     }

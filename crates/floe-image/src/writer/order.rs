@@ -1,7 +1,10 @@
 //! The thread that writes: it takes pieces in the order in which the caller gave them and is the only one that knows the
 //! sink.
 
-use super::{Summary, WriteError, pack::PackedChunk};
+use super::{
+    Summary, WriteError,
+    pack::{FillError, PackedChunk},
+};
 use crate::{
     chunk::{PREFIX_BYTES, prefix},
     codec,
@@ -31,7 +34,7 @@ pub(super) enum Piece {
         done: Option<Sender<()>>,
     },
     /// A chunk that a worker will hand over.
-    Pages(Receiver<PackedChunk>),
+    Pages(Receiver<Result<PackedChunk, FillError>>),
     /// Index and trailer.
     End,
 }
@@ -84,7 +87,10 @@ impl Order {
                         done.send(()).ok();
                     }
                 }
-                Piece::Pages(packed) => self.pages(packed.recv().map_err(|_| WriteError::Thread)?)?,
+                Piece::Pages(packed) => {
+                    let packed = packed.recv().map_err(|_| WriteError::Thread)?;
+                    self.pages(packed.map_err(WriteError::Fill)?)?;
+                }
                 Piece::End => return self.end(),
             }
         }
@@ -131,7 +137,7 @@ impl Order {
             self.summary.raw_chunks += 1;
         }
         self.progress.fetch_add(entry.page_bytes() as u64, Ordering::Relaxed);
-        // The pool has room for every buffer there is; the caller may be gone.
+        // The pool has room for every buffer there is; the workers may be gone.
         self.free.try_send(buffer).ok();
         Ok(())
     }

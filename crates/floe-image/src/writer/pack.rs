@@ -1,7 +1,8 @@
-//! One worker's part: sample, compress, checksum.
+//! One worker's part: have a buffer filled, sample, compress, checksum.
 
+use super::buffer::Pool;
 use crate::{
-    chunk::{CHUNK_BYTES, PAGE_BYTES, prefix},
+    chunk::{PAGE_BYTES, prefix},
     envelope::Envelope,
     record::RecordKind,
 };
@@ -14,15 +15,23 @@ const WORTH_PERCENT: usize = 92;
 /// A level that takes half the time of level 1. On some memory (tables, logs) it does as well, on other (objects of an
 /// interpreter) half as well.
 const FAST_LEVEL: i32 = -10;
+/// How far back the fast level looks, as a power of two: what it searches stays in a core's cache.
+const FAST_WINDOW_LOG: u32 = 18;
 /// The fast level is taken where its sample is longer by no more than this share, in percent.
 const AS_GOOD_PERCENT: usize = 125;
 
-/// A chunk as the caller filled it.
-pub(super) struct FilledChunk {
+/// A chunk that is to be filled and packed.
+pub(super) struct Job {
     pub first: u64,
     pub pages: u32,
-    pub buffer: Vec<u8>,
+    pub fill: Box<Fill>,
 }
+
+/// Puts the content of a chunk's pages into the buffer it is given.
+pub(super) type Fill = dyn FnOnce(&mut [u8]) -> Result<(), FillError> + Send;
+
+/// Why pages could not be had: an error of whoever reads them.
+pub type FillError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A chunk as it goes into the file.
 pub(super) struct PackedChunk {
@@ -30,7 +39,7 @@ pub(super) struct PackedChunk {
     pub pages: u32,
     pub compressed: bool,
     pub envelope: Envelope,
-    /// A buffer of [`CHUNK_BYTES`], of which the first `stored` count.
+    /// Of a whole chunk's size; the first `stored` bytes count.
     pub buffer: Vec<u8>,
     pub stored: usize,
 }
@@ -43,42 +52,58 @@ enum Worth {
     Full,
 }
 
-/// Packs chunks one after the other. Compressed bytes go into a spare buffer that then changes places with the
-/// chunk's, so that nothing is allocated on the way.
+/// Packs chunks one after the other, in two buffers of its own: pages are read into one and compressed into the other.
+/// The one that holds what is to be stored is handed over, and another taken for it from the pool. Pages are read where
+/// they are compressed because they are then still in that core's cache.
 pub(super) struct Packer {
     full: zstd::bulk::Compressor<'static>,
     /// Where the level asked for is not faster still.
     fast: Option<zstd::bulk::Compressor<'static>>,
-    spare: Vec<u8>,
+    pages: Vec<u8>,
+    packed: Vec<u8>,
     sample: Vec<u8>,
     sample_out: Vec<u8>,
 }
 
 impl Packer {
     pub fn new(level: i32) -> io::Result<Self> {
-        let fast = (level > FAST_LEVEL).then(|| zstd::bulk::Compressor::new(FAST_LEVEL));
+        let mut fast = (level > FAST_LEVEL)
+            .then(|| zstd::bulk::Compressor::new(FAST_LEVEL))
+            .transpose()?;
+        if let Some(fast) = &mut fast {
+            fast.window_log(FAST_WINDOW_LOG)?;
+        }
         Ok(Self {
             full: zstd::bulk::Compressor::new(level)?,
-            fast: fast.transpose()?,
-            spare: vec![0; CHUNK_BYTES],
+            fast,
+            pages: Vec::new(),
+            packed: Vec::new(),
             sample: Vec::with_capacity(SAMPLES * SAMPLE_BYTES),
             sample_out: vec![0; SAMPLES * SAMPLE_BYTES * WORTH_PERCENT / 100],
         })
     }
 
-    pub fn pack(&mut self, chunk: FilledChunk) -> PackedChunk {
-        let FilledChunk {
-            first,
-            pages,
-            mut buffer,
-        } = chunk;
+    /// Takes the buffers that are missing; false once the writing thread has ended.
+    ///
+    /// To be called before a job is taken: jobs are taken in the order in which they are written, so whoever has the one
+    /// that the writing thread waits for has its buffers too.
+    pub fn supply(&mut self, pool: &Pool) -> bool {
+        [&mut self.pages, &mut self.packed].into_iter().all(|buffer| {
+            if buffer.is_empty() {
+                *buffer = pool.take().unwrap_or_default();
+            }
+            !buffer.is_empty()
+        })
+    }
+
+    pub fn pack(&mut self, job: Job) -> Result<PackedChunk, FillError> {
+        let Job { first, pages, fill } = job;
         let bytes = pages as usize * PAGE_BYTES;
-        let packed = self.compress(&buffer[..bytes]);
-        if packed.is_some() {
-            std::mem::swap(&mut buffer, &mut self.spare);
-        }
+        fill(&mut self.pages[..bytes])?;
+        let packed = self.compress(bytes);
         let compressed = packed.is_some();
         let stored = packed.unwrap_or(bytes);
+        let buffer = std::mem::take(if compressed { &mut self.packed } else { &mut self.pages });
         let front = prefix(first, pages, compressed);
         let envelope = Envelope {
             kind: RecordKind::Pages,
@@ -86,30 +111,31 @@ impl Packer {
             length: (front.len() + stored) as u64,
             checksum: crc32c::crc32c_append(crc32c::crc32c(&front), &buffer[..stored]),
         };
-        PackedChunk {
+        Ok(PackedChunk {
             first,
             pages,
             compressed,
             envelope,
             buffer,
             stored,
-        }
+        })
     }
 
-    /// Compresses into the spare buffer; `None` where the pages are to be stored raw.
-    fn compress(&mut self, pages: &[u8]) -> Option<usize> {
-        let worth = self.worth(pages);
+    /// Compresses the first `bytes` of the pages; `None` where they are to be stored raw.
+    fn compress(&mut self, bytes: usize) -> Option<usize> {
+        let worth = self.worth(bytes);
         let compressor = match (worth, &mut self.fast) {
             (Worth::Raw, _) => return None,
             (Worth::Fast, Some(fast)) => fast,
             (Worth::Fast | Worth::Full, _) => &mut self.full,
         };
         // The only thing that can go wrong is that the frame would be longer than what it is made from.
-        let room = &mut self.spare[..pages.len() - 1];
-        compressor.compress_to_buffer(pages, room).ok()
+        let room = &mut self.packed[..bytes - 1];
+        compressor.compress_to_buffer(&self.pages[..bytes], room).ok()
     }
 
-    fn worth(&mut self, pages: &[u8]) -> Worth {
+    fn worth(&mut self, bytes: usize) -> Worth {
+        let pages = &self.pages[..bytes];
         if pages.len() <= 2 * SAMPLES * SAMPLE_BYTES {
             return Worth::Full;
         }
@@ -132,8 +158,12 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
-    use super::{FilledChunk, Packer};
-    use crate::chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
+    use super::{Job, Packer};
+    use crate::{
+        chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES},
+        writer::buffer::Pool,
+    };
+    use crossbeam_channel::bounded;
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -146,16 +176,23 @@ mod tests {
         (0..bytes).map(|_| next()).collect()
     }
 
-    fn pack(mut buffer: Vec<u8>, pages: usize) -> (bool, usize) {
-        buffer.resize(CHUNK_BYTES, 0);
+    fn pack(content: Vec<u8>, pages: usize) -> (bool, usize) {
+        let (_alive, ended) = bounded(0);
+        let (pool, home) = Pool::new(2, ended);
         let mut packer = Packer::new(1).expect("start zstd");
-        let packed = packer.pack(FilledChunk {
+        assert!(packer.supply(&pool));
+        let job = Job {
             first: 0,
             pages: pages as u32,
-            buffer,
-        });
+            fill: Box::new(move |buffer| {
+                buffer.copy_from_slice(&content[..buffer.len()]);
+                Ok(())
+            }),
+        };
+        let packed = packer.pack(job).expect("fill");
         assert_eq!(packed.buffer.len(), CHUNK_BYTES);
-        assert_eq!(packer.spare.len(), CHUNK_BYTES);
+        home.send(packed.buffer).expect("give it back");
+        assert!(packer.supply(&pool));
         (packed.compressed, packed.stored)
     }
 

@@ -59,9 +59,11 @@ fn all<R: Record>(writer: &mut ImageWriter, records: &[R]) -> Result<(), WriteEr
 
 fn store(writer: &mut ImageWriter, chunks: &[Vec<u8>]) -> Result<(), WriteError> {
     for pages in chunks {
-        let mut buffer = writer.buffer()?;
-        buffer[..pages.len()].copy_from_slice(pages);
-        writer.store(buffer, pages.len() / PAGE_BYTES)?;
+        let content = pages.clone();
+        writer.store(pages.len() / PAGE_BYTES, move |buffer| {
+            buffer.copy_from_slice(&content);
+            Ok(())
+        })?;
     }
     Ok(())
 }

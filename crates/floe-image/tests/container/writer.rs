@@ -5,13 +5,13 @@ use crate::{
     shared::{Shelf, open, written},
 };
 use floe_image::{
-    ImageWriter, WriteError, WriteOptions,
-    chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES},
+    FillError, ImageWriter, WriteError, WriteOptions,
+    chunk::{CHUNK_PAGES, PAGE_BYTES},
     record::{ObjectRecord, PageId},
 };
 use std::{
     io::{self, Write},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 /// A sink that takes so many bytes and then fails.
@@ -56,16 +56,18 @@ fn object(id: u32, bytes: usize) -> ObjectRecord {
 fn write_much(sink: Box<dyn Write + Send>, pages: usize) -> Result<(), WriteError> {
     let options = WriteOptions { level: 1, workers: 3 };
     let mut writer = ImageWriter::start(sink, &options)?;
-    let content = noise(1, pages * PAGE_BYTES);
+    let content = Arc::new(noise(1, pages * PAGE_BYTES));
     let result = (0..80_u32).try_for_each(|number| {
-        let mut buffer = writer.buffer()?;
-        buffer[..content.len()].copy_from_slice(&content);
-        writer.store(buffer, pages)?;
+        let content = Arc::clone(&content);
+        writer.store(pages, move |buffer| {
+            buffer.copy_from_slice(&content);
+            Ok(())
+        })?;
         writer.record(&object(number, if number % 20 == 0 { 70_000 } else { 100 }))
     });
     if let Err(error) = result {
         // Once there was an error every further call is one.
-        assert!(matches!(writer.buffer().map(drop), Err(WriteError::GivenUp)));
+        assert!(matches!(writer.store(1, zeros).map(drop), Err(WriteError::GivenUp)));
         assert!(matches!(writer.record(&object(0, 1)), Err(WriteError::GivenUp)));
         assert!(matches!(writer.finish().map(drop), Err(WriteError::GivenUp)));
         return Err(error);
@@ -127,8 +129,7 @@ fn an_image_that_is_not_finished_is_none() {
         let mut writer = ImageWriter::start(Box::new(shelf.clone()), &options).expect("start");
         writer.record(&sample::tiny().header).expect("write");
         for number in 0..calls {
-            let buffer = writer.buffer().expect("a buffer");
-            writer.store(buffer, 1 + number % 5).expect("store");
+            writer.store(1 + number % 5, zeros).expect("store");
             writer.record(&object(number as u32, 10_000)).expect("write");
         }
         drop(writer);
@@ -148,8 +149,7 @@ fn an_image_has_no_end_before_it_is_finished() {
 fn chunks_of_no_or_too_many_pages_are_errors() {
     for pages in [0, CHUNK_PAGES + 1, usize::MAX] {
         let mut writer = ImageWriter::start(Box::new(io::sink()), &WriteOptions::default()).expect("start");
-        let buffer = writer.buffer().expect("a buffer");
-        assert!(matches!(writer.store(buffer, pages), Err(WriteError::ChunkPages(got)) if got == pages));
+        assert!(matches!(writer.store(pages, zeros), Err(WriteError::ChunkPages(got)) if got == pages));
         assert!(matches!(writer.finish().map(drop), Err(WriteError::GivenUp)));
     }
 }
@@ -168,9 +168,7 @@ fn pages_are_numbered_as_they_are_stored() {
     let progress = writer.progress();
     let mut next = 0;
     for pages in [1, 256, 3, 77] {
-        let buffer = writer.buffer().expect("a buffer");
-        assert_eq!(buffer.len(), CHUNK_BYTES);
-        assert_eq!(writer.store(buffer, pages).expect("store"), PageId(next));
+        assert_eq!(writer.store(pages, zeros).expect("store"), PageId(next));
         next += pages as u64;
     }
     let (_, summary) = writer.finish().expect("finish");
@@ -179,13 +177,34 @@ fn pages_are_numbered_as_they_are_stored() {
 }
 
 #[test]
-fn buffers_that_are_dropped_come_back() {
-    let mut writer = ImageWriter::start(Box::new(io::sink()), &WriteOptions::default()).expect("start");
-    for _ in 0..1000 {
-        drop(writer.buffer().expect("a buffer"));
+fn a_fill_that_fails_or_panics_is_an_error() {
+    for number in [0, 1, 7, 30, 79] {
+        for panics in [false, true] {
+            let error = fail_at(number, panics).expect_err("a fill failed");
+            match error {
+                WriteError::Fill(error) if !panics => assert_eq!(error.to_string(), "no such page"),
+                WriteError::Thread if panics => {}
+                other => panic!("chunk {number}: {other:?}"),
+            }
+        }
     }
-    let buffer = writer.buffer().expect("a buffer");
-    drop(writer);
-    // Its writer is gone; it is still a buffer.
-    assert_eq!(buffer.len(), CHUNK_BYTES);
+}
+
+/// Stores 80 chunks, the `number`th of which can't be had.
+fn fail_at(number: usize, panics: bool) -> Result<(), WriteError> {
+    let options = WriteOptions { level: 1, workers: 2 };
+    let mut writer = ImageWriter::start(Box::new(io::sink()), &options)?;
+    for chunk in 0..80 {
+        writer.store(3, move |buffer| {
+            buffer.fill(chunk as u8);
+            assert!(!panics || chunk != number, "as the test wants it");
+            if chunk == number { Err("no such page".into()) } else { Ok(()) }
+        })?;
+    }
+    writer.finish().map(drop)
+}
+
+fn zeros(buffer: &mut [u8]) -> Result<(), FillError> {
+    buffer.fill(0);
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::task::HeldProcess;
 use floe_image::{
-    ImageWriter, WriteError,
+    FillError, ImageWriter, WriteError,
     record::{ContentOwner, NsPid, PageId, PageMapRecord, PageRun},
 };
 use floe_sys::{
@@ -21,6 +21,7 @@ use std::{
     io,
     ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
+    sync::Arc,
 };
 
 const PAGE: u64 = 4096;
@@ -56,7 +57,7 @@ pub enum PagesError {
     },
 }
 
-/// Stores the private pages of a process. Pages that are the same physical ones as its `parent`'s at the same addresses
+/// Stores the private pages of a process, which are read until the image is finished. Pages that are the same physical ones as its `parent`'s at the same addresses
 /// are not stored again.
 ///
 /// # Errors
@@ -72,9 +73,9 @@ pub fn dump_process_pages(
         address: 0,
         source,
     };
-    let mut reader = Reader {
+    let mut gather = Gather {
         pid,
-        memory: MemoryFile::open(pid).map_err(open)?,
+        memory: Arc::new(MemoryFile::open(pid).map_err(open)?),
         pending: Vec::new(),
         pending_pages: 0,
         runs: RunList::default(),
@@ -107,16 +108,16 @@ pub fn dump_process_pages(
             while at < region.end {
                 let end = region.end.min(at + COMPARE_PAGES * PAGE);
                 for (range, how) in sharing.split(at..end).map_err(wrap)? {
-                    reader.piece(mapping, range, how)?;
+                    gather.piece(mapping, range, how)?;
                 }
                 at = end;
             }
         }
     }
-    reader.flush()?;
+    gather.flush()?;
     Ok(PageMapRecord {
         owner: ContentOwner::Process(NsPid(held.found.ns_pid)),
-        runs: reader.runs.into_sorted(),
+        runs: gather.runs.into_sorted(),
     })
 }
 
@@ -185,9 +186,10 @@ impl Sharing<'_> {
     }
 }
 
-struct Reader<'a> {
+/// Puts pages together until they make a chunk.
+struct Gather<'a> {
     pid: Pid,
-    memory: MemoryFile,
+    memory: Arc<MemoryFile>,
     /// Ranges of the chunk that is being gathered, and whether they must be read through /proc/PID/mem.
     pending: Vec<(RemoteRange, bool)>,
     pending_pages: usize,
@@ -195,7 +197,7 @@ struct Reader<'a> {
     writer: &'a mut ImageWriter,
 }
 
-impl Reader<'_> {
+impl Gather<'_> {
     fn piece(&mut self, mapping: &Mapping, range: Range<u64>, how: How) -> Result<(), PagesError> {
         if let How::Stored(first) = how {
             self.runs.push(range.start, (range.end - range.start) / PAGE, first);
@@ -220,10 +222,13 @@ impl Reader<'_> {
         if self.pending_pages == 0 {
             return Ok(());
         }
-        let mut buffer = self.writer.buffer()?;
-        let bytes = self.pending_pages * PAGE as usize;
-        self.read_pending(&mut buffer[..bytes])?;
-        let mut next = self.writer.store(buffer, self.pending_pages)?;
+        let chunk = Chunk {
+            pid: self.pid,
+            memory: Arc::clone(&self.memory),
+            ranges: self.pending.clone(),
+        };
+        let read = move |buffer: &mut [u8]| chunk.read(buffer).map_err(FillError::from);
+        let mut next = self.writer.store(self.pending_pages, read)?;
         for (range, _) in self.pending.drain(..) {
             let pages = range.bytes as u64 / PAGE;
             self.runs.push(range.start, pages, next);
@@ -232,10 +237,20 @@ impl Reader<'_> {
         self.pending_pages = 0;
         Ok(())
     }
+}
 
-    fn read_pending(&self, buffer: &mut [u8]) -> Result<(), PagesError> {
+/// What a chunk is read from.
+struct Chunk {
+    pid: Pid,
+    memory: Arc<MemoryFile>,
+    /// Ranges, and whether they must be read through /proc/PID/mem.
+    ranges: Vec<(RemoteRange, bool)>,
+}
+
+impl Chunk {
+    fn read(&self, buffer: &mut [u8]) -> Result<(), PagesError> {
         let mut at = 0;
-        for group in self.pending.chunk_by(|(_, one), (_, other)| one == other) {
+        for group in self.ranges.chunk_by(|(_, one), (_, other)| one == other) {
             let bytes: usize = group.iter().map(|(range, _)| range.bytes).sum();
             self.read_group(group, &mut buffer[at..at + bytes])?;
             at += bytes;
@@ -266,14 +281,14 @@ impl Reader<'_> {
     }
 }
 
-/// Stores the content of shared memory or of a deleted file; holes stay holes.
+/// Stores the content of shared memory or of a deleted file, which is read until the image is finished; holes stay holes.
 ///
 /// # Errors
 /// [`PagesError`].
 pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<PageMapRecord, PagesError> {
     let owner = source.owner;
-    let wrap = |source| PagesError::Content { owner, source };
-    let file = File::open(&source.link).map_err(wrap)?;
+    let wrap = move |source| PagesError::Content { owner, source };
+    let file = Arc::new(File::open(&source.link).map_err(wrap)?);
     let mut runs = RunList::default();
     let mut at = 0;
     while let Some(data) = next_data(&file, at, source.size).map_err(wrap)? {
@@ -281,9 +296,9 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
         let end = data.end.next_multiple_of(PAGE);
         while from < end {
             let bytes = (end - from).min((CHUNK_PAGES as u64) * PAGE) as usize;
-            let mut buffer = writer.buffer()?;
-            read_padded(&file, from, &mut buffer[..bytes]).map_err(wrap)?;
-            let first = writer.store(buffer, bytes / PAGE as usize)?;
+            let (file, at) = (Arc::clone(&file), from);
+            let read = move |buffer: &mut [u8]| read_padded(&file, at, buffer).map_err(|error| wrap(error).into());
+            let first = writer.store(bytes / PAGE as usize, read)?;
             runs.push(from, bytes as u64 / PAGE, first);
             from += bytes as u64;
         }
