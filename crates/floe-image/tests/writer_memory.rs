@@ -27,7 +27,11 @@ fn memory_does_not_grow_with_what_is_written() {
             let mut state = u64::from(number);
             for word in buffer.chunks_exact_mut(8) {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let value = if number % 3 == 0 { number.into() } else { state.rotate_left(29) };
+                let value = if number % 3 == 0 {
+                    number.into()
+                } else {
+                    state.rotate_left(29)
+                };
                 word.copy_from_slice(&value.to_le_bytes());
             }
             Ok(())

@@ -10,6 +10,8 @@ use std::io;
 
 const SAMPLES: usize = 8;
 const SAMPLE_BYTES: usize = 1024;
+/// A chunk of no more than this is not worth a sample.
+const SHORT_BYTES: usize = 2 * SAMPLES * SAMPLE_BYTES;
 /// Stored raw unless the sample shrinks below this share, in percent.
 const WORTH_PERCENT: usize = 92;
 /// A level that takes half the time of level 1. On some memory (tables, logs) it does as well, on other (objects of an
@@ -44,6 +46,9 @@ pub(super) struct PackedChunk {
     pub stored: usize,
 }
 
+/// Memory is alike over many chunks: what the sample of one says holds for so many more, as long as they shrink.
+const HOLDS_CHUNKS: u32 = 7;
+
 /// How a chunk is to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Worth {
@@ -61,6 +66,8 @@ pub(super) struct Packer {
     fast: Option<zstd::bulk::Compressor<'static>>,
     pages: Vec<u8>,
     packed: Vec<u8>,
+    /// What the last sample said, and for how many more chunks it holds.
+    holds: (Worth, u32),
     sample: Vec<u8>,
     sample_out: Vec<u8>,
 }
@@ -78,6 +85,7 @@ impl Packer {
             fast,
             pages: Vec::new(),
             packed: Vec::new(),
+            holds: (Worth::Raw, 0),
             sample: Vec::with_capacity(SAMPLES * SAMPLE_BYTES),
             sample_out: vec![0; SAMPLES * SAMPLE_BYTES * WORTH_PERCENT / 100],
         })
@@ -123,22 +131,35 @@ impl Packer {
 
     /// Compresses the first `bytes` of the pages; `None` where they are to be stored raw.
     fn compress(&mut self, bytes: usize) -> Option<usize> {
-        let worth = self.worth(bytes);
+        let worth = match self.holds {
+            _ if bytes <= SHORT_BYTES => return Self::frame(&mut self.packed, &mut self.full, &self.pages[..bytes]),
+            (worth, 1..) => worth,
+            (_, 0) => self.worth(bytes),
+        };
         let compressor = match (worth, &mut self.fast) {
             (Worth::Raw, _) => return None,
             (Worth::Fast, Some(fast)) => fast,
             (Worth::Fast | Worth::Full, _) => &mut self.full,
         };
-        // The only thing that can go wrong is that the frame would be longer than what it is made from.
-        let room = &mut self.packed[..bytes - 1];
-        compressor.compress_to_buffer(&self.pages[..bytes], room).ok()
+        let packed = Self::frame(&mut self.packed, compressor, &self.pages[..bytes]);
+        let shrank = packed.is_some_and(|stored| stored * 100 < bytes * WORTH_PERCENT);
+        self.holds = match self.holds {
+            _ if !shrank => (Worth::Raw, 0),
+            (_, 0) => (worth, HOLDS_CHUNKS),
+            (_, left) => (worth, left - 1),
+        };
+        packed
+    }
+
+    /// The length of the frame; `None` where it would be longer than what it is made from, all that can go wrong.
+    fn frame(packed: &mut [u8], compressor: &mut zstd::bulk::Compressor<'_>, pages: &[u8]) -> Option<usize> {
+        compressor
+            .compress_to_buffer(pages, &mut packed[..pages.len() - 1])
+            .ok()
     }
 
     fn worth(&mut self, bytes: usize) -> Worth {
         let pages = &self.pages[..bytes];
-        if pages.len() <= 2 * SAMPLES * SAMPLE_BYTES {
-            return Worth::Full;
-        }
         self.sample.clear();
         let step = (pages.len() - SAMPLE_BYTES) / (SAMPLES - 1);
         for index in 0..SAMPLES {

@@ -198,7 +198,11 @@ fn fail_at(number: usize, panics: bool) -> Result<(), WriteError> {
         writer.store(3, move |buffer| {
             buffer.fill(chunk as u8);
             assert!(!panics || chunk != number, "as the test wants it");
-            if chunk == number { Err("no such page".into()) } else { Ok(()) }
+            if chunk == number {
+                Err("no such page".into())
+            } else {
+                Ok(())
+            }
         })?;
     }
     writer.finish().map(drop)
