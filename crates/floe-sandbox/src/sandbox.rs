@@ -269,6 +269,30 @@ impl Sandbox {
         }
     }
 
+    /// Waits until the monitor of a sandbox whose PID 1 has ended has written into the folder how that was. It may live on
+    /// behind that, for clients that don't read what they are told.
+    fn wait_for_last_state(&self) -> Result<(), SandboxError> {
+        let monitor = descriptor::pidfd_open(Pid::new(self.state.monitor));
+        // In this order: where the number is the monitor's now, it was so when it was opened.
+        let (Ok(monitor), true) = (monitor, self.has_monitor()) else {
+            return Ok(());
+        };
+        loop {
+            match SandboxState::read(&self.folder) {
+                Ok(state) if matches!(state.status, Status::Exited(_)) => return Ok(()),
+                Ok(_) => {}
+                Err(_) if !self.folder.exists() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            let mut asked = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut asked, PollTimeout::from(1_u8)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(AttachError::Talk(error).into()),
+            }
+        }
+    }
+
     /// Removes all that is left of it; with `force` also ends it.
     ///
     /// # Errors
@@ -278,12 +302,12 @@ impl Sandbox {
             if !force {
                 return Err(SandboxError::Running(self.state.name.clone()));
             }
-            let client = Client::connect(&self.folder);
-            self.signal(libc::SIGKILL)?;
-            if let Ok(mut client) = client {
-                client.wait_for_end()?;
+            match self.signal(libc::SIGKILL) {
+                Ok(()) | Err(SandboxError::NotRunning(_)) => {}
+                Err(error) => return Err(error),
             }
         }
+        self.wait_for_last_state()?;
         // What the monitor did not clear up because it died itself.
         if let Ok(cgroup) = Cgroup::open(&self.state.cgroup) {
             cgroup.kill_all()?;

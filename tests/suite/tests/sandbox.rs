@@ -600,3 +600,16 @@ fn another_process_with_the_number_of_pid_1_is_left_alone() {
     stranger.kill().expect("kill sleep");
     stranger.wait().expect("reap it");
 }
+
+/// The monitor may still be writing how it ended when the next command comes.
+#[test]
+fn a_sandbox_can_be_removed_right_after_its_end() {
+    let host = Host::new();
+    for round in 0..40 {
+        let name = host.name(&format!("short{round}"));
+        host.done(&["run", "-d", "--name", &name, "--", "sleep", "1000"]);
+        host.done(&["kill", "-s", "KILL", &name]);
+        host.done(&["rm", "-f", &name]);
+        assert!(host.floe(&["rm", &name]).expect_failed().contains("no sandbox named"));
+    }
+}
