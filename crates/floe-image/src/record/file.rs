@@ -17,6 +17,7 @@ pub struct OpenFileRecord {
     /// Byte position.
     pub position: u64,
     /// The kind's own record, encoded.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
@@ -30,6 +31,7 @@ pub struct ObjectRecord {
     /// Version of the body's shape.
     pub version: u16,
     /// The kind's own record, encoded.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 

@@ -13,6 +13,7 @@ pub struct AddressSpaceRecord {
     /// Code, data, heap, stack, arguments: `struct prctl_mm_map`.
     pub layout: MmLayout,
     /// The auxiliary vector's bytes.
+    #[serde(with = "serde_bytes")]
     pub auxv: Vec<u8>,
     /// The executable: the id of a [`MappedFileRecord`].
     pub exe: u32,
@@ -47,6 +48,7 @@ pub struct VmaRecord {
     /// The two-letter names of `VmFlags:` in /proc/PID/smaps that floe restores, e.g. `gd`, `dc`.
     pub flags: Vec<[u8; 2]>,
     /// Name of anonymous memory (PR_SET_VMA_ANON_NAME), where it has one.
+    #[serde(with = "serde_bytes")]
     pub name: Option<Vec<u8>>,
     /// What it maps.
     pub source: VmaSource,
@@ -86,6 +88,7 @@ pub struct MappedFileRecord {
     /// Number of this file in the image.
     pub id: u32,
     /// Path inside the sandbox (at the time of the checkpoint, also for a deleted file).
+    #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// Id of a [`GhostRecord`] where the file was deleted.
     pub ghost: Option<u32>,
@@ -114,6 +117,7 @@ pub struct GhostRecord {
     /// Number of this file in the image.
     pub id: u32,
     /// Path it had.
+    #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// Bytes.
     pub size: u64,
@@ -133,6 +137,7 @@ pub struct GhostRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemfdRecord {
     /// Its name.
+    #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// F_GET_SEALS.
     pub seals: u32,

@@ -27,8 +27,10 @@ pub struct ProcessRecord {
     /// File mode creation mask.
     pub umask: u32,
     /// Working directory, as a path inside the sandbox.
+    #[serde(with = "serde_bytes")]
     pub cwd: Vec<u8>,
     /// Root directory, as a path inside the sandbox.
+    #[serde(with = "serde_bytes")]
     pub root: Vec<u8>,
     /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
     pub timers: [IntervalTimer; 3],
@@ -75,6 +77,7 @@ pub enum ProcessState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalLink {
     /// Path inside the sandbox.
+    #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// Foreground process group.
     pub foreground: NsPid,
@@ -86,6 +89,7 @@ pub struct ThreadRecord {
     /// Thread id.
     pub tid: NsPid,
     /// Name, at most 15 bytes.
+    #[serde(with = "serde_bytes")]
     pub comm: Vec<u8>,
     /// Processor state.
     pub registers: Registers,

@@ -56,6 +56,7 @@ pub enum ConsoleRecord {
     /// A pseudo-terminal whose master the monitor holds.
     Terminal {
         /// The 36 bytes or more of `struct termios2`.
+        #[serde(with = "serde_bytes")]
         termios: Vec<u8>,
         /// Rows, columns, x pixels, y pixels.
         window: [u16; 4],
@@ -66,6 +67,7 @@ pub enum ConsoleRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputRecord {
     /// Bytes in the pipe and in the monitor's hands, in this order.
+    #[serde(with = "serde_bytes")]
     pub waiting: Vec<u8>,
     /// Whether the end of the input follows.
     pub ended: bool,

@@ -40,6 +40,7 @@ struct PipeBody {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct TerminalBody {
+    #[serde(with = "serde_bytes")]
     path: Vec<u8>,
 }
 

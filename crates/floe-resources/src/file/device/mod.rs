@@ -30,6 +30,7 @@ pub struct ControllingTerminal;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
+    #[serde(with = "serde_bytes")]
     path: Vec<u8>,
     major: u64,
     minor: u64,

@@ -22,6 +22,7 @@ pub struct Directory;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
+    #[serde(with = "serde_bytes")]
     path: Vec<u8>,
 }
 

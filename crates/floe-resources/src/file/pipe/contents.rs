@@ -20,6 +20,7 @@ pub struct PipeContents {
     /// Bytes it can hold (F_GETPIPE_SZ).
     pub capacity: u32,
     /// Bytes in it.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

@@ -45,6 +45,7 @@ struct PipeBody {
 #[derive(Debug, Serialize, Deserialize)]
 struct FifoBody {
     pipe: u32,
+    #[serde(with = "serde_bytes")]
     path: Vec<u8>,
     /// Whether it is a reader that saw its last writer go: poll(2) tells such a one from one that never had a writer.
     hung_up: bool,

@@ -20,6 +20,7 @@ pub struct Regular;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
+    #[serde(with = "serde_bytes")]
     path: Vec<u8>,
     ghost: Option<u32>,
     size: u64,
