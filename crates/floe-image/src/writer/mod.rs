@@ -1,14 +1,14 @@
 //! Writes an image front to back.
 //!
 //! ```text
-//! caller: says what to store -> workers: read, sample, compress, checksum -> one thread: writes in the caller's order
-//!                                  ^------------- empty buffers ----------------'
+//! caller: says what to store -> workers: read, sample, compress, checksum, and write when it is their turn
 //! ```
-//! The number of buffers bounds the memory, whatever the size of the tree: with 2 workers 12 MiB and zstd's own 2 MiB.
+//! Each worker has two buffers of one chunk, which bounds the memory, whatever the size of the tree: with 2 workers 4 MiB and
+//! zstd's own 2 MiB.
 
-mod buffer;
 mod order;
 mod pack;
+mod turns;
 
 pub use pack::FillError;
 
@@ -18,27 +18,22 @@ use crate::{
     frame::RECORDS_LIMIT,
     record::{PageId, Record},
 };
-use buffer::Pool;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use order::{Order, Piece, Sink};
-use pack::{Job, PackedChunk, Packer};
+use order::{EncodedRecord, Order, Sink};
+use pack::{Packer, WantedChunk};
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     thread::{Builder, JoinHandle},
 };
+use turns::{Alarm, Turns};
 
-/// Page buffers on their way to the sink; each worker has two more.
-const BUFFERS: usize = 8;
-/// Chunks that wait for a worker.
-const JOBS: usize = 16;
-/// Pieces on their way to the thread that writes.
-const PIECES: usize = 64;
-/// A record of more bytes is waited for, so that not many of them are in memory at once.
-const WAIT_BYTES: usize = 64 << 10;
+/// Pieces that wait for a worker.
+const PIECES: usize = 16;
+/// Records are gathered until they make a piece of as many bytes.
+const GATHER_BYTES: usize = 64 << 10;
+/// A piece of more bytes is waited for, so that not many of them are in memory at once.
+const WAIT_BYTES: usize = 2 * GATHER_BYTES;
 /// Threads that compress unless the caller says otherwise; more would only wait for the output.
 const DEFAULT_WORKERS: usize = 8;
 
@@ -109,22 +104,25 @@ pub struct Summary {
     pub compressed_chunks: u64,
 }
 
-/// What the writing thread ends with.
-type Written = Result<(Sink, Summary), WriteError>;
-
-/// A job, and to whom its result goes.
-type Assigned = (Job, Sender<Result<PackedChunk, FillError>>);
+/// What follows what in the file.
+enum Piece {
+    Records(Vec<EncodedRecord>),
+    Pages(WantedChunk),
+    /// Index and trailer.
+    End,
+}
 
 /// Writes an image. Dropped without [`ImageWriter::finish`], it leaves an output that no reader takes for an image.
 pub struct ImageWriter {
-    pool: Pool,
-    jobs: Option<Sender<Assigned>>,
-    pieces: Option<Sender<Piece>>,
+    turns: Arc<Turns>,
+    /// Numbered pieces; `None` once there will be no more.
+    pieces: Option<Sender<(u64, Piece)>>,
     workers: Vec<JoinHandle<()>>,
-    order: Option<JoinHandle<Written>>,
-    given_up: Arc<AtomicBool>,
     progress: Arc<AtomicU64>,
+    next_piece: u64,
     next_page: u64,
+    gathered: Vec<EncodedRecord>,
+    gathered_bytes: usize,
     record_bytes: u64,
 }
 
@@ -134,37 +132,26 @@ impl ImageWriter {
     /// # Errors
     /// [`WriteError::Io`], [`WriteError::Start`].
     pub fn start(sink: Sink, options: &WriteOptions) -> Result<Self, WriteError> {
-        let workers = options.workers.max(1);
-        let (alive, ended) = bounded(0);
-        let (pool, home) = Pool::new(BUFFERS + 2 * workers, ended);
         let progress = Arc::new(AtomicU64::new(0));
-        let order = Order::new(sink, home, Arc::clone(&progress))?;
-        let (pieces, piece_queue) = bounded(PIECES);
-        let (jobs, job_queue) = bounded(JOBS);
-        let given_up = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&given_up);
-        let order = spawn("floe-write", move || {
-            let written = order.run(&piece_queue, &stop);
-            drop::<Sender<()>>(alive);
-            written
-        })?;
+        let turns = Arc::new(Turns::new(Order::new(sink, Arc::clone(&progress))?));
+        let (pieces, queue) = bounded(PIECES);
         let mut writer = Self {
-            pool,
-            jobs: Some(jobs),
+            turns,
             pieces: Some(pieces),
-            workers: Vec::with_capacity(workers),
-            order: Some(order),
-            given_up,
+            workers: Vec::new(),
             progress,
+            next_piece: 0,
             next_page: 0,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
             record_bytes: 0,
         };
-        for _ in 0..workers {
+        for _ in 0..options.workers.max(1) {
             let mut packer = Packer::new(options.level).map_err(WriteError::Start)?;
-            let (pool, queue) = (writer.pool.clone(), job_queue.clone());
-            let stop = Arc::clone(&writer.given_up);
-            let work = move || pack_all(&mut packer, &pool, &queue, &stop);
-            writer.workers.push(spawn("floe-pack", work)?);
+            let (turns, queue) = (Arc::clone(&writer.turns), queue.clone());
+            let work = move || work(&mut packer, &queue, &turns);
+            let worker = Builder::new().name("floe-pack".to_owned()).spawn(work);
+            writer.workers.push(worker.map_err(WriteError::Start)?);
         }
         Ok(writer)
     }
@@ -185,22 +172,19 @@ impl ImageWriter {
         if self.record_bytes > RECORDS_LIMIT {
             return Err(self.give_up(WriteError::TooMuch));
         }
-        let (done, written) = if body.len() > WAIT_BYTES {
-            let (done, written) = bounded(1);
-            (Some(done), Some(written))
-        } else {
-            (None, None)
-        };
-        self.piece(Piece::Record {
+        if self.pieces.is_none() {
+            return Err(WriteError::GivenUp);
+        }
+        self.gathered_bytes += body.len();
+        self.gathered.push(EncodedRecord {
             kind: R::KIND,
             version: R::VERSION,
             body,
-            done,
-        })?;
-        match written {
-            Some(written) if !self.pool.is_told(&written) => Err(self.failure()),
-            Some(_) | None => Ok(()),
+        });
+        if self.gathered_bytes >= GATHER_BYTES {
+            self.send_records()?;
         }
+        Ok(())
     }
 
     /// Appends a chunk of `pages` pages (at least one, at most 256), which `fill` will put into the buffer it is given;
@@ -216,18 +200,13 @@ impl ImageWriter {
         if !(1..=CHUNK_PAGES).contains(&pages) {
             return Err(self.give_up(WriteError::ChunkPages(pages)));
         }
+        self.send_records()?;
         let first = self.next_page;
-        let job = Job {
+        self.send(Piece::Pages(WantedChunk {
             first,
             pages: pages as u32,
             fill: Box::new(fill),
-        };
-        let (packed, hand_over) = bounded(1);
-        let jobs = self.jobs.as_ref().ok_or(WriteError::GivenUp)?;
-        if jobs.send((job, packed)).is_err() {
-            return Err(self.failure());
-        }
-        self.piece(Piece::Pages(hand_over))?;
+        }))?;
         self.next_page += pages as u64;
         Ok(PageId(first))
     }
@@ -237,42 +216,57 @@ impl ImageWriter {
     /// # Errors
     /// [`WriteError`].
     pub fn finish(mut self) -> Result<(Sink, Summary), WriteError> {
-        self.piece(Piece::End)?;
+        self.send_records()?;
+        self.send(Piece::End)?;
         self.close();
-        self.join_order().unwrap_or(Err(WriteError::GivenUp))
+        self.turns.take_written().unwrap_or(Err(WriteError::GivenUp))
     }
 
-    fn piece(&mut self, piece: Piece) -> Result<(), WriteError> {
+    fn send_records(&mut self) -> Result<(), WriteError> {
+        let bytes = std::mem::take(&mut self.gathered_bytes);
+        let records = std::mem::take(&mut self.gathered);
+        if records.is_empty() {
+            return Ok(());
+        }
+        let number = self.send(Piece::Records(records))?;
+        if bytes > WAIT_BYTES && !self.turns.wait_past(number) {
+            return Err(self.failure());
+        }
+        Ok(())
+    }
+
+    /// Returns the piece's number.
+    fn send(&mut self, piece: Piece) -> Result<u64, WriteError> {
         let pieces = self.pieces.as_ref().ok_or(WriteError::GivenUp)?;
-        pieces.send(piece).map_err(|_| self.failure())
+        let number = self.next_piece;
+        // Nobody takes it once all workers have ended.
+        if pieces.send((number, piece)).is_err() {
+            return Err(self.failure());
+        }
+        self.next_piece += 1;
+        Ok(number)
     }
 
     fn give_up(&mut self, error: WriteError) -> WriteError {
-        self.given_up.store(true, Ordering::Relaxed);
+        self.turns.close(WriteError::GivenUp);
         self.close();
         error
     }
 
-    /// Why the writing thread ended; it is told once.
+    /// Why the workers ended; it is told once.
     fn failure(&mut self) -> WriteError {
         self.close();
-        match self.join_order() {
+        match self.turns.take_written() {
             Some(Err(error)) => error,
             Some(Ok(_)) | None => WriteError::GivenUp,
         }
     }
 
-    fn join_order(&mut self) -> Option<Written> {
-        let order = self.order.take()?;
-        Some(order.join().unwrap_or(Err(WriteError::Thread)))
-    }
-
-    /// Ends the queues, and with them the workers.
+    /// Ends the queue, and with it the workers.
     fn close(&mut self) {
-        self.jobs = None;
         self.pieces = None;
         for worker in self.workers.drain(..) {
-            // A worker that panicked did not hand its chunk over, which the writing thread has noticed.
+            // One that panicked has said so.
             drop(worker.join());
         }
     }
@@ -280,10 +274,9 @@ impl ImageWriter {
 
 impl Drop for ImageWriter {
     fn drop(&mut self) {
-        self.given_up.store(true, Ordering::Relaxed);
-        self.close();
         // Given up or finished: there is nobody left to tell.
-        drop(self.join_order());
+        self.turns.close(WriteError::GivenUp);
+        self.close();
     }
 }
 
@@ -295,21 +288,25 @@ impl std::fmt::Debug for ImageWriter {
     }
 }
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, WriteError> {
-    Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(WriteError::Start)
-}
-
-fn pack_all(packer: &mut Packer, pool: &Pool, jobs: &Receiver<Assigned>, given_up: &AtomicBool) {
-    while packer.supply(pool) {
-        let Ok((job, hand_over)) = jobs.recv() else { return };
-        // The writing thread may have ended with an error; then the rest of the queue is not wanted.
-        if given_up.load(Ordering::Relaxed) || hand_over.send(packer.pack(job)).is_err() {
+fn work(packer: &mut Packer, pieces: &Receiver<(u64, Piece)>, turns: &Turns) {
+    let _alarm = Alarm(turns);
+    for (number, piece) in pieces {
+        let goes_on = match piece {
+            // The rest of the queue is not wanted.
+            _ if turns.are_over() => false,
+            Piece::Records(records) => turns.write(number, |order| {
+                records.iter().try_for_each(|record| order.record(record))
+            }),
+            Piece::Pages(wanted) => {
+                let packed = packer.pack(wanted);
+                turns.write(number, |order| order.pages(&packed.map_err(WriteError::Fill)?))
+            }
+            Piece::End => {
+                turns.finish(number);
+                false
+            }
+        };
+        if !goes_on {
             return;
         }
     }

@@ -1,10 +1,6 @@
-//! The thread that writes: it takes pieces in the order in which the caller gave them and is the only one that knows the
-//! sink.
+//! The sink, and what stands where in the file.
 
-use super::{
-    Summary, WriteError,
-    pack::{FillError, PackedChunk},
-};
+use super::{Summary, WriteError, pack::PackedChunk};
 use crate::{
     chunk::{PREFIX_BYTES, prefix},
     codec,
@@ -12,40 +8,30 @@ use crate::{
     frame::{HEADER_BYTES, INDEX_VERSION, TRAILER_BYTES, header, trailer},
     record::{Chunk, IndexRecord, PageId, RecordEntry, RecordKind},
 };
-use crossbeam_channel::{Receiver, Sender};
 use std::{
     io::{BufWriter, Write},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 /// Envelopes and small records are gathered; page contents go past this buffer.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// What follows what in the file.
-pub(super) enum Piece {
-    /// A record's body, and whom to tell when it is out.
-    Record {
-        kind: RecordKind,
-        version: u16,
-        body: Vec<u8>,
-        done: Option<Sender<()>>,
-    },
-    /// A chunk that a worker will hand over.
-    Pages(Receiver<Result<PackedChunk, FillError>>),
-    /// Index and trailer.
-    End,
+/// A record as it goes into the file.
+pub(super) struct EncodedRecord {
+    pub kind: RecordKind,
+    pub version: u16,
+    pub body: Vec<u8>,
 }
 
 /// Where everything goes.
 pub(super) type Sink = Box<dyn Write + Send>;
 
-/// The state of the thread.
+/// Writes front to back.
 pub(super) struct Order {
     sink: BufWriter<Sink>,
-    free: Sender<Vec<u8>>,
     progress: Arc<AtomicU64>,
     at: u64,
     index: IndexRecord,
@@ -53,14 +39,13 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Writes the header. `free` takes back the buffers, `progress` counts bytes of pages.
-    pub fn new(sink: Sink, free: Sender<Vec<u8>>, progress: Arc<AtomicU64>) -> Result<Self, WriteError> {
+    /// Writes the header. `progress` counts bytes of pages.
+    pub fn new(sink: Sink, progress: Arc<AtomicU64>) -> Result<Self, WriteError> {
         let mut sink = BufWriter::with_capacity(GATHER_BYTES, sink);
         sink.write_all(&header())?;
         sink.flush()?;
         Ok(Self {
             sink,
-            free,
             progress,
             at: HEADER_BYTES as u64,
             index: IndexRecord::default(),
@@ -68,36 +53,12 @@ impl Order {
         })
     }
 
-    /// Writes pieces until the end; an image that is given up has none, and no index either.
-    pub fn run(mut self, pieces: &Receiver<Piece>, given_up: &AtomicBool) -> Result<(Sink, Summary), WriteError> {
-        for piece in pieces {
-            if given_up.load(Ordering::Relaxed) {
-                break;
-            }
-            match piece {
-                Piece::Record {
-                    kind,
-                    version,
-                    body,
-                    done,
-                } => {
-                    self.record(kind, version, &body)?;
-                    // Nobody waits any more where the caller gave up.
-                    if let Some(done) = done {
-                        done.send(()).ok();
-                    }
-                }
-                Piece::Pages(packed) => {
-                    let packed = packed.recv().map_err(|_| WriteError::Thread)?;
-                    self.pages(packed.map_err(WriteError::Fill)?)?;
-                }
-                Piece::End => return self.end(),
-            }
-        }
-        Err(WriteError::GivenUp)
-    }
-
-    fn record(&mut self, kind: RecordKind, version: u16, body: &[u8]) -> Result<(), WriteError> {
+    pub fn record(&mut self, record: &EncodedRecord) -> Result<(), WriteError> {
+        let EncodedRecord {
+            kind,
+            version,
+            ref body,
+        } = *record;
         let entry = RecordEntry {
             kind,
             version,
@@ -111,34 +72,31 @@ impl Order {
         Ok(())
     }
 
-    fn pages(&mut self, chunk: PackedChunk) -> Result<(), WriteError> {
+    pub fn pages(&mut self, chunk: &PackedChunk<'_>) -> Result<(), WriteError> {
         let PackedChunk {
             first,
             pages,
             compressed,
             envelope,
-            buffer,
             stored,
-        } = chunk;
+        } = *chunk;
         let entry = Chunk {
             first: PageId(first),
             pages,
             compressed,
             offset: self.at,
-            stored: (PREFIX_BYTES + stored) as u32,
+            stored: (PREFIX_BYTES + stored.len()) as u32,
         };
-        self.enveloped(envelope, &[&prefix(first, pages, compressed), &buffer[..stored]])?;
+        self.enveloped(envelope, &[&prefix(first, pages, compressed), stored])?;
         self.index.chunks.push(entry);
         self.summary.pages += u64::from(pages);
-        self.summary.page_bytes += stored as u64;
+        self.summary.page_bytes += stored.len() as u64;
         if compressed {
             self.summary.compressed_chunks += 1;
         } else {
             self.summary.raw_chunks += 1;
         }
         self.progress.fetch_add(entry.page_bytes() as u64, Ordering::Relaxed);
-        // The pool has room for every buffer there is; the workers may be gone.
-        self.free.try_send(buffer).ok();
         Ok(())
     }
 
@@ -151,7 +109,8 @@ impl Order {
         Ok(())
     }
 
-    fn end(mut self) -> Result<(Sink, Summary), WriteError> {
+    /// Writes index and trailer.
+    pub fn end(mut self) -> Result<(Sink, Summary), WriteError> {
         let offset = self.at;
         let body = codec::encode(&self.index)?;
         self.enveloped(Envelope::of(RecordKind::Index, INDEX_VERSION, &body), &[&body])?;

@@ -1,8 +1,7 @@
 //! One worker's part: have a buffer filled, sample, compress, checksum.
 
-use super::buffer::Pool;
 use crate::{
-    chunk::{PAGE_BYTES, prefix},
+    chunk::{CHUNK_BYTES, PAGE_BYTES, prefix},
     envelope::Envelope,
     record::RecordKind,
 };
@@ -23,7 +22,7 @@ const FAST_WINDOW_LOG: u32 = 18;
 const AS_GOOD_PERCENT: usize = 125;
 
 /// A chunk that is to be filled and packed.
-pub(super) struct Job {
+pub(super) struct WantedChunk {
     pub first: u64,
     pub pages: u32,
     pub fill: Box<Fill>,
@@ -36,14 +35,12 @@ pub(super) type Fill = dyn FnOnce(&mut [u8]) -> Result<(), FillError> + Send;
 pub type FillError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A chunk as it goes into the file.
-pub(super) struct PackedChunk {
+pub(super) struct PackedChunk<'a> {
     pub first: u64,
     pub pages: u32,
     pub compressed: bool,
     pub envelope: Envelope,
-    /// Of a whole chunk's size; the first `stored` bytes count.
-    pub buffer: Vec<u8>,
-    pub stored: usize,
+    pub stored: &'a [u8],
 }
 
 /// Memory is alike over many chunks: what the sample of one says holds for so many more, as long as they shrink.
@@ -58,8 +55,6 @@ enum Worth {
 }
 
 /// Packs chunks one after the other, in two buffers of its own: pages are read into one and compressed into the other.
-/// The one that holds what is to be stored is handed over, and another taken for it from the pool. Pages are read where
-/// they are compressed because they are then still in that core's cache.
 pub(super) struct Packer {
     full: zstd::bulk::Compressor<'static>,
     /// Where the level asked for is not faster still.
@@ -83,48 +78,36 @@ impl Packer {
         Ok(Self {
             full: zstd::bulk::Compressor::new(level)?,
             fast,
-            pages: Vec::new(),
-            packed: Vec::new(),
+            pages: vec![0; CHUNK_BYTES],
+            packed: vec![0; CHUNK_BYTES],
             holds: (Worth::Raw, 0),
             sample: Vec::with_capacity(SAMPLES * SAMPLE_BYTES),
             sample_out: vec![0; SAMPLES * SAMPLE_BYTES * WORTH_PERCENT / 100],
         })
     }
 
-    /// Takes the buffers that are missing; false once the writing thread has ended.
-    ///
-    /// To be called before a job is taken: jobs are taken in the order in which they are written, so whoever has the one
-    /// that the writing thread waits for has its buffers too.
-    pub fn supply(&mut self, pool: &Pool) -> bool {
-        [&mut self.pages, &mut self.packed].into_iter().all(|buffer| {
-            if buffer.is_empty() {
-                *buffer = pool.take().unwrap_or_default();
-            }
-            !buffer.is_empty()
-        })
-    }
-
-    pub fn pack(&mut self, job: Job) -> Result<PackedChunk, FillError> {
-        let Job { first, pages, fill } = job;
+    pub fn pack(&mut self, wanted: WantedChunk) -> Result<PackedChunk<'_>, FillError> {
+        let WantedChunk { first, pages, fill } = wanted;
         let bytes = pages as usize * PAGE_BYTES;
         fill(&mut self.pages[..bytes])?;
         let packed = self.compress(bytes);
         let compressed = packed.is_some();
-        let stored = packed.unwrap_or(bytes);
-        let buffer = std::mem::take(if compressed { &mut self.packed } else { &mut self.pages });
+        let stored = match packed {
+            Some(stored) => &self.packed[..stored],
+            None => &self.pages[..bytes],
+        };
         let front = prefix(first, pages, compressed);
         let envelope = Envelope {
             kind: RecordKind::Pages,
             version: crate::chunk::CHUNK_VERSION,
-            length: (front.len() + stored) as u64,
-            checksum: crc32c::crc32c_append(crc32c::crc32c(&front), &buffer[..stored]),
+            length: (front.len() + stored.len()) as u64,
+            checksum: crc32c::crc32c_append(crc32c::crc32c(&front), stored),
         };
         Ok(PackedChunk {
             first,
             pages,
             compressed,
             envelope,
-            buffer,
             stored,
         })
     }
@@ -179,12 +162,8 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Job, Packer};
-    use crate::{
-        chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES},
-        writer::buffer::Pool,
-    };
-    use crossbeam_channel::bounded;
+    use super::{Packer, WantedChunk};
+    use crate::chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -198,11 +177,8 @@ mod tests {
     }
 
     fn pack(content: Vec<u8>, pages: usize) -> (bool, usize) {
-        let (_alive, ended) = bounded(0);
-        let (pool, home) = Pool::new(2, ended);
         let mut packer = Packer::new(1).expect("start zstd");
-        assert!(packer.supply(&pool));
-        let job = Job {
+        let wanted = WantedChunk {
             first: 0,
             pages: pages as u32,
             fill: Box::new(move |buffer| {
@@ -210,11 +186,8 @@ mod tests {
                 Ok(())
             }),
         };
-        let packed = packer.pack(job).expect("fill");
-        assert_eq!(packed.buffer.len(), CHUNK_BYTES);
-        home.send(packed.buffer).expect("give it back");
-        assert!(packer.supply(&pool));
-        (packed.compressed, packed.stored)
+        let packed = packer.pack(wanted).expect("fill");
+        (packed.compressed, packed.stored.len())
     }
 
     #[test]
