@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    clone_sharing "clone-sharing",
     credentials "credentials",
     descriptors_many "descriptors-many",
     fifos "fifos",

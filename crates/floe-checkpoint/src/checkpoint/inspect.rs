@@ -10,7 +10,7 @@ use floe_resources::{
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
-    task::{self, DumpError, HeldProcess},
+    task::{self, DumpError, HeldProcess, Sharing},
     tree::FoundProcess,
 };
 use floe_sandbox::AttachError;
@@ -93,6 +93,7 @@ impl Inspected {
             Target::Tree { .. } => &no_links,
         };
         task::refuse_unsupported(&held.tree, refusals)?;
+        let sharing = Sharing::find(&held.tree, refusals);
         let root = ns::root_directory(target.root())?;
         let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {
             what: "the root directory",
@@ -121,12 +122,15 @@ impl Inspected {
                 directory("root", found, &contents, refusals)?,
             );
             record.terminal = terminal(found, links, refusals);
-            spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
-            pages += mm::count_pages(&process, refusals)?;
+            record.shared = sharing.with_parent(found);
+            if !sharing.shares(found, libc::CLONE_VM) {
+                spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
+                pages += mm::count_pages(&process, refusals)?;
+            }
             processes.push(record);
         }
         let search = matches!(target, Target::Tree { .. });
-        let files = file::collect(&held.tree, links, &mut contents, refusals, search)?;
+        let files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, search)?;
         let sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;

@@ -5,7 +5,10 @@ use crate::stage::{Control, StageError};
 use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::PageMapRecord};
 use floe_resources::mm::{self, PagesError};
 use floe_sys::Pid;
-use std::{collections::HashMap, io::Write};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write,
+};
 
 /// An image that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,16 @@ fn write_all(
         writer.record(&map)?;
     }
     let mut maps: HashMap<i32, (Pid, PageMapRecord)> = HashMap::new();
+    let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
     for found in held.tree.living() {
         control.check("pages")?;
+        if !own_memory.contains(&found.ns_pid) {
+            // It has its parent's.
+            if let Some(parents) = maps.get(&found.ns_ppid).cloned() {
+                maps.insert(found.ns_pid, parents);
+            }
+            continue;
+        }
         let process = held.process(found);
         let parent = maps.get(&found.ns_ppid).map(|(pid, map)| (*pid, map));
         let map = mm::dump_process_pages(&process, parent, &mut writer)?;

@@ -82,6 +82,16 @@ pub enum PlanError {
         /// Its parent.
         parent: i32,
     },
+    /// Sharing with a parent that does not fork it.
+    #[error("process {pid} shares state with its parent {parent}, which can't fork it into session {session}")]
+    Shared {
+        /// Who.
+        pid: i32,
+        /// Its parent.
+        parent: i32,
+        /// Its session.
+        session: i32,
+    },
     /// A process that is reached from nobody.
     #[error("process {0} is no descendant of the root process")]
     Unreachable(i32),
@@ -113,6 +123,8 @@ struct Node {
     group: i32,
     reaper: bool,
     state: ProcessState,
+    /// CLONE_* flags of what it shares with its parent.
+    shared: u32,
     children: Vec<i32>,
     /// The session it must be born into; `None` where any will do.
     need: Option<i32>,
@@ -153,6 +165,7 @@ impl Planner {
                 group: INIT,
                 reaper: true,
                 state,
+                shared: 0,
                 children: vec![],
                 need: None,
             };
@@ -229,6 +242,9 @@ impl Planner {
             if lived_there {
                 continue;
             }
+            if node.shared != 0 {
+                return Err(PlanError::Shared { pid, parent, session });
+            }
             if !above.reaper {
                 return Err(PlanError::Session { pid, session, parent });
             }
@@ -266,7 +282,8 @@ impl Planner {
         }
         self.born.insert(pid);
         let node = &self.nodes[&pid];
-        if !virtual_init && !matches!(node.state, ProcessState::Zombie { .. }) {
+        let has_memory = node.shared & libc::CLONE_VM as u32 == 0;
+        if !virtual_init && has_memory && !matches!(node.state, ProcessState::Zombie { .. }) {
             list.push(Work::Emit(Step::Build(pid)));
         }
         let is_leader = node.session == pid;
@@ -394,6 +411,7 @@ fn node(process: &ProcessRecord) -> Node {
         group: process.pgid.0,
         reaper: process.subreaper,
         state: process.state,
+        shared: process.shared,
         children: Vec::new(),
         need: None,
     }

@@ -3,7 +3,7 @@
 use super::{RestoreError, task_error, tree::World};
 use floe_image::{
     Image,
-    record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
+    record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
     RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
@@ -11,7 +11,10 @@ use floe_resources::task::{
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 /// No vDSO is longer, by far.
 const VDSO_BYTES: u64 = 1 << 20;
@@ -31,38 +34,104 @@ pub fn complete(
     console: &[OwnedFd; 3],
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
-    for record in image.processes() {
-        if matches!(record.state, ProcessState::Zombie { .. }) {
-            continue;
+    let groups = Groups::of(image);
+    for group in &groups.by_memory {
+        let threads = group
+            .iter()
+            .map(|record| make_threads(world, record))
+            .collect::<Result<Vec<_>, _>>()?;
+        let all: Vec<Task<'_>> = group
+            .iter()
+            .zip(&threads)
+            .flat_map(|(record, threads)| tasks(world, record, threads))
+            .collect();
+        for task in &all {
+            restore_task(world, task, &groups, base).map_err(|e| task.error(e))?;
         }
-        let threads = make_threads(world, record)?;
-        let leader = &world.puppets[&record.pid.0];
-        let all: Vec<&Puppet> = std::iter::once(leader).chain(&threads).collect();
-        for (puppet, thread) in all.iter().zip(&record.threads) {
-            restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
-        }
-        let sleep = |(puppet, thread): (&&Puppet, &ThreadRecord)| {
-            continue_sleep(puppet, thread).map_err(|e| task_error(thread.tid.0, e))
-        };
         let registers = all
             .iter()
-            .zip(&record.threads)
-            .map(sleep)
+            .map(|task| continue_sleep(task.puppet, task.thread).map_err(|e| task.error(e)))
             .collect::<Result<Vec<_>, _>>()?;
         // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
         // all of them can have pending.
-        for (puppet, thread) in all.iter().zip(&record.threads).rev() {
-            queue_signals(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
+        for task in all.iter().rev() {
+            queue_signals(task.puppet, task.process, task.thread).map_err(|e| task.error(e))?;
         }
-        leave(image, leader, record)?;
-        for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
-            finish_thread(puppet, thread, registers, base).map_err(|e| task_error(thread.tid.0, e))?;
+        leave(image, all[0].puppet, group[0])?;
+        for (task, registers) in all.iter().zip(&registers) {
+            finish_thread(task.puppet, task.thread, registers, base).map_err(|e| task.error(e))?;
         }
-        done.extend(threads.into_iter().map(Puppet::into_task));
+        done.extend(threads.into_iter().flatten().map(Puppet::into_task));
     }
     set_terminal(image, console)?;
     finish_init(image, world, base, &mut done)?;
     Ok(done)
+}
+
+/// A task that is being completed.
+struct Task<'a> {
+    puppet: &'a Puppet,
+    process: &'a ProcessRecord,
+    thread: &'a ThreadRecord,
+}
+
+impl Task<'_> {
+    fn error(&self, error: TaskError) -> RestoreError {
+        task_error(self.thread.tid.0, error)
+    }
+}
+
+/// The tasks of a process whose threads but the leader are `threads`.
+fn tasks<'a>(
+    world: &'a World<'_>,
+    process: &'a ProcessRecord,
+    threads: &'a [Puppet],
+) -> impl Iterator<Item = Task<'a>> {
+    let puppets = std::iter::once(&world.puppets[&process.pid.0]).chain(threads);
+    puppets.zip(&process.threads).map(move |(puppet, thread)| Task {
+        puppet,
+        process,
+        thread,
+    })
+}
+
+/// Living processes by what they share.
+struct Groups<'a> {
+    /// Those that share memory, whose owner comes first.
+    by_memory: Vec<Vec<&'a ProcessRecord>>,
+    /// Of those that share descriptors, the one that is completed last.
+    last_with_descriptors: HashSet<i32>,
+}
+
+impl<'a> Groups<'a> {
+    fn of(image: &'a Image) -> Self {
+        let memory = image.owners(libc::CLONE_VM as u32);
+        let mut by_memory: BTreeMap<usize, Vec<&ProcessRecord>> = BTreeMap::new();
+        let positions: HashMap<i32, usize> = (image.processes().iter().enumerate())
+            .map(|(position, record)| (record.pid.0, position))
+            .collect();
+        for record in image.processes() {
+            let Some(position) = memory.get(&record.pid.0).and_then(|owner| positions.get(owner)) else {
+                continue;
+            };
+            let group = by_memory.entry(*position).or_default();
+            let at = if record.shared & libc::CLONE_VM as u32 == 0 {
+                0
+            } else {
+                group.len()
+            };
+            group.insert(at, record);
+        }
+        let by_memory: Vec<Vec<&ProcessRecord>> = by_memory.into_values().collect();
+        let descriptors = image.owners(libc::CLONE_FILES as u32);
+        let last: HashMap<i32, i32> = (by_memory.iter().flatten())
+            .filter_map(|record| Some((*descriptors.get(&record.pid.0)?, record.pid.0)))
+            .collect();
+        Self {
+            by_memory,
+            last_with_descriptors: last.into_values().collect(),
+        }
+    }
 }
 
 fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
@@ -77,19 +146,20 @@ fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>
 }
 
 /// One thread's own state; with the leader's goes what all threads share.
-fn restore_task(
-    world: &World<'_>,
-    puppet: &Puppet,
-    process: &ProcessRecord,
-    thread: &ThreadRecord,
-    base: &SeedState,
-) -> Result<(), TaskError> {
+fn restore_task(world: &World<'_>, task: &Task<'_>, groups: &Groups<'_>, base: &SeedState) -> Result<(), TaskError> {
+    let Task {
+        puppet,
+        process,
+        thread,
+    } = task;
     let mut script = Script::new(puppet);
     if thread.tid == process.pid {
         restore_process(&mut script, process)?;
         // Threads were made with these, so they go only now.
-        for number in world.own_numbers() {
-            script.call("close floe's own descriptor", libc::SYS_close, &[number as u64])?;
+        if groups.last_with_descriptors.contains(&process.pid.0) {
+            for number in world.own_numbers() {
+                script.call("close floe's own descriptor", libc::SYS_close, &[number as u64])?;
+            }
         }
     }
     restore_thread(&mut script, thread)?;

@@ -282,12 +282,11 @@ impl<'a> World<'a> {
         let parent = self.puppet(by)?;
         let mut batch = parent.batch();
         // An exit signal of 0 keeps a helper's end from its parent.
-        let exit_signal = if helper {
-            0
-        } else {
-            self.record(pid).map_or(libc::SIGCHLD, |r| r.exit_signal)
+        let (shared, exit_signal) = match self.record(pid) {
+            Some(record) if !helper => (record.shared, record.exit_signal),
+            Some(_) | None => (0, if helper { 0 } else { libc::SIGCHLD }),
         };
-        let call = self.clone_call(&mut batch, pid, 0, exit_signal.max(0) as u64);
+        let call = self.clone_call(&mut batch, pid, u64::from(shared), exit_signal.max(0) as u64);
         let child = parent.spawn(batch, call, pid, false)?;
         self.puppets.insert(pid, child);
         if let Some(owner) = self.heritage.get(&by).copied() {

@@ -10,14 +10,15 @@ use floe_sys::{
     descriptor::O_LARGEFILE,
     procfs::{self, FdInfos, Status},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Compares every process: `hosts` are their ids in floe's namespace.
 pub fn compare(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreError> {
     let mut differences = Vec::new();
+    let owners = image.owners(libc::CLONE_FILES as u32);
     for record in image.processes() {
         match hosts.get(&record.pid.0) {
-            Some(host) => process(image, record, *host, hosts, &mut differences)?,
+            Some(host) => process(image, record, *host, (hosts, &owners), &mut differences)?,
             None => differences.push(format!("process {} was not made", record.pid)),
         }
     }
@@ -32,7 +33,7 @@ fn process(
     image: &Image,
     record: &ProcessRecord,
     host: Pid,
-    hosts: &BTreeMap<i32, Pid>,
+    (hosts, descriptor_owners): (&BTreeMap<i32, Pid>, &HashMap<i32, i32>),
     differences: &mut Vec<String>,
 ) -> Result<(), RestoreError> {
     let mut note = |what: &str, is: String, should: String| {
@@ -88,7 +89,10 @@ fn process(
         format!("{:x?}", (permitted, effective, bounding)),
         format!("{sets:x?}"),
     );
-    let table = image.descriptor_tables().iter().find(|table| table.pid == record.pid);
+    let table = image
+        .descriptor_tables()
+        .iter()
+        .find(|table| Some(&table.pid.0) == descriptor_owners.get(&record.pid.0));
     let numbers = |table: &floe_image::record::DescriptorTableRecord| -> Vec<i32> {
         table.descriptors.iter().map(|descriptor| descriptor.number).collect()
     };

@@ -41,7 +41,7 @@ pub enum FileFault {
     },
 }
 
-pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), FileFault> {
+pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFault> {
     let mut objects = HashSet::new();
     for object in image.objects() {
         let (kind, id) = (&object.kind, object.id);
@@ -53,7 +53,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), FileFaul
     let mut seen = HashSet::new();
     for table in image.descriptor_tables() {
         let pid = table.pid.0;
-        ensure(living.contains(&pid) && seen.insert(pid), || FileFault::Owner(pid))?;
+        ensure(owners.contains(&pid) && seen.insert(pid), || FileFault::Owner(pid))?;
         let mut last = -1;
         for descriptor in &table.descriptors {
             let (number, file) = (descriptor.number, descriptor.file);
@@ -66,7 +66,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), FileFaul
             last = number;
         }
     }
-    match living.iter().find(|pid| !seen.contains(pid)) {
+    match owners.iter().find(|pid| !seen.contains(pid)) {
         Some(pid) => Err(FileFault::NoTable(*pid)),
         None => Ok(()),
     }

@@ -79,12 +79,12 @@ pub enum MemoryFault {
     },
 }
 
-pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), MemoryFault> {
+pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), MemoryFault> {
     objects(image)?;
     let mut seen = HashSet::new();
     for space in image.address_spaces() {
         let pid = space.pid.0;
-        ensure(living.contains(&pid) && seen.insert(pid), || MemoryFault::Owner(pid))?;
+        ensure(owners.contains(&pid) && seen.insert(pid), || MemoryFault::Owner(pid))?;
         let file = space.exe;
         ensure((file as usize) < image.mapped_files().len(), || {
             MemoryFault::Executable { pid, file }
@@ -95,7 +95,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), MemoryFa
         })?;
         mappings(image, space)?;
     }
-    match living.iter().find(|pid| !seen.contains(pid)) {
+    match owners.iter().find(|pid| !seen.contains(pid)) {
         Some(pid) => Err(MemoryFault::NoSpace(*pid)),
         None => Ok(()),
     }

@@ -17,6 +17,11 @@ use std::collections::HashSet;
 /// The end of user addresses on x86-64 with four levels of page tables.
 const ADDRESS_LIMIT: u64 = 1 << 47;
 const PAGE: u64 = PAGE_BYTES as u64;
+/// Flags of clone(2), linux/sched.h.
+const CLONE_VM: u32 = 0x100;
+const CLONE_FS: u32 = 0x200;
+const CLONE_FILES: u32 = 0x400;
+const CLONE_SIGHAND: u32 = 0x800;
 /// Longest path that the kernel gives or takes.
 const PATH_BYTES: usize = 4096;
 
@@ -65,11 +70,18 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
-    let living = living(image);
-    memory::check(image, &living)?;
-    files::check(image, &living)?;
-    content::check(image, &living)?;
+    memory::check(image, &owners(image, CLONE_VM))?;
+    files::check(image, &owners(image, CLONE_FILES))?;
+    content::check(image, &owners(image, CLONE_VM))?;
     Ok(())
+}
+
+/// Living processes that have one of their own of what `flag` shares.
+fn owners(image: &Image, flag: u32) -> HashSet<i32> {
+    let living = living(image);
+    let processes = image.processes().iter();
+    let owners = processes.filter(|p| p.shared & flag == 0 && living.contains(&p.pid.0));
+    owners.map(|p| p.pid.0).collect()
 }
 
 fn living(image: &Image) -> HashSet<i32> {

@@ -1,6 +1,6 @@
 //! Processes and threads: ids, parents, the sizes of what the kernel takes as a block.
 
-use super::{ensure, is_path};
+use super::{CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_VM, ensure, is_path};
 use crate::{
     Image,
     record::{ProcessRecord, ProcessState, ThreadRecord},
@@ -101,6 +101,9 @@ pub enum TreeFault {
         /// Its parent.
         parent: i32,
     },
+    /// What the kernel lets no process share with its parent, or not with this one.
+    #[error("process {0} can't share what it shares with its parent")]
+    Shared(i32),
     /// A circle of parents.
     #[error("process {0} is its own ancestor")]
     Cycle(i32),
@@ -134,7 +137,21 @@ pub(super) fn check(image: &Image) -> Result<(), TreeFault> {
             parent,
         })?;
     }
-    no_cycles(&parents)
+    no_cycles(&parents)?;
+    shared(image)
+}
+
+/// Signal actions are shared only together with memory; zombies share nothing, and nobody shares anything with one.
+fn shared(image: &Image) -> Result<(), TreeFault> {
+    let living = super::living(image);
+    for process in image.processes().iter().filter(|process| process.shared != 0) {
+        let flags = process.shared;
+        let known = flags & !(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND) == 0;
+        let with_memory = flags & CLONE_SIGHAND == 0 || flags & CLONE_VM != 0;
+        let alive = living.contains(&process.pid.0) && living.contains(&process.ppid.0);
+        ensure(known && with_memory && alive, || TreeFault::Shared(process.pid.0))?;
+    }
+    Ok(())
 }
 
 fn ids(process: &ProcessRecord, seen: &mut HashSet<i32>) -> Result<(), TreeFault> {

@@ -15,9 +15,10 @@ pub use verify::VerifyReport;
 
 use crate::record::{
     AddressSpaceRecord, Chunk, DescriptorTableRecord, GhostRecord, HeaderRecord, IndexRecord, MappedFileRecord,
-    ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord, RecordEntry, SandboxRecord, ShmemRecord,
+    ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord,
+    ShmemRecord,
 };
-use std::fs::File;
+use std::{collections::HashMap, fs::File};
 
 /// An image, its records read and checked.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Image {
     lists! {
         /// Processes.
         processes: ProcessRecord,
-        /// Address spaces, one for each living process.
+        /// Address spaces, one for each living process that does not share its parent's.
         address_spaces: AddressSpaceRecord,
         /// Mapped files; a file's id is its position.
         mapped_files: MappedFileRecord,
@@ -65,10 +66,39 @@ impl Image {
         open_files: OpenFileRecord,
         /// What open files share.
         objects: ObjectRecord,
-        /// Descriptor tables, one for each living process.
+        /// Descriptor tables, one for each living process that does not share its parent's.
         descriptor_tables: DescriptorTableRecord,
-        /// Page maps, one for each living process, shared memory object and deleted file.
+        /// Page maps, one for each address space, shared memory object and deleted file.
         page_maps: PageMapRecord,
+    }
+
+    /// For every living process the one whose memory (CLONE_VM), descriptors (CLONE_FILES) or other things it has, by the
+    /// clone flag of what is shared: itself, or a process further up.
+    #[must_use]
+    pub fn owners(&self, flag: u32) -> HashMap<i32, i32> {
+        let mut owners = HashMap::new();
+        let alive = |process: &&ProcessRecord| !matches!(process.state, ProcessState::Zombie { .. });
+        let parents: HashMap<i32, i32> = (self.processes().iter().filter(alive))
+            .map(|process| {
+                let shares = process.shared & flag != 0;
+                (process.pid.0, if shares { process.ppid.0 } else { process.pid.0 })
+            })
+            .collect();
+        for start in parents.keys().copied() {
+            let mut path = vec![start];
+            let mut at = start;
+            let owner = loop {
+                match owners.get(&at).or_else(|| parents.get(&at)).copied() {
+                    Some(next) if next != at => {
+                        at = next;
+                        path.push(at);
+                    }
+                    _ => break at,
+                }
+            };
+            owners.extend(path.into_iter().map(|pid| (pid, owner)));
+        }
+        owners
     }
 
     /// Reads all records and checks that they fit together. Chunks of pages are only located.

@@ -52,6 +52,9 @@ pub struct ProcessRecord {
     pub terminal: Option<TerminalLink>,
     /// MEMBARRIER_CMD_GET_REGISTRATIONS: the registering commands of membarrier(2) that were issued, ored.
     pub membarrier: u32,
+    /// What it shares with its parent: CLONE_VM, CLONE_FS, CLONE_FILES and CLONE_SIGHAND, ored. A process that shares
+    /// memory or descriptors has no address space or descriptor table of its own in the image.
+    pub shared: u32,
 }
 
 /// What a process was doing as a whole.

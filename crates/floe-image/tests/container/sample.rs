@@ -319,6 +319,7 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
             foreground: NsPid(7),
         }),
         membarrier: if pid == 7 { 1 << 4 } else { 0 },
+        shared: 0,
     }
 }
 

@@ -1,7 +1,11 @@
 //! Reads all descriptors of the tree, finds out which share an open file description, and saves each of those once.
 
 use super::{DumpContext, FileError, FoundFile, KINDS};
-use crate::{refusal::Refusals, tree::FoundTree};
+use crate::{
+    refusal::Refusals,
+    task::Sharing,
+    tree::{FoundProcess, FoundTree},
+};
 use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
@@ -29,13 +33,13 @@ pub struct Collected {
     pub input: Vec<u8>,
 }
 
-/// Reads the descriptors of all living processes of `tree`. `search_outside` also looks through all other processes of
+/// Reads the descriptors of all living processes of a tree, once where some share them. `search_outside` also looks through all other processes of
 /// the host for holders of the tree's pipes, which a sandbox does not need.
 ///
 /// # Errors
 /// [`FileError`].
 pub fn collect(
-    tree: &FoundTree,
+    (tree, sharing): (&FoundTree, &Sharing),
     console: &super::ConsoleLinks,
     contents: &mut crate::mm::Contents,
     refusals: &mut Refusals,
@@ -51,7 +55,8 @@ pub fn collect(
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
-    for process in tree.living() {
+    let own_table = |process: &&FoundProcess| !sharing.shares(process, libc::CLONE_FILES);
+    for process in tree.living().filter(own_table) {
         let subject = process.subject();
         let pidfd = pidfd_open(process.pid).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
         let pidfd = Rc::new(pidfd);

@@ -3,6 +3,7 @@
 mod dump;
 mod refuse;
 mod restore;
+mod share;
 mod signals;
 mod sleep;
 mod switches;
@@ -16,4 +17,5 @@ pub use restore::{
     RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,
 };
+pub use share::Sharing;
 pub use sleep::{Sleepers, continue_sleep};

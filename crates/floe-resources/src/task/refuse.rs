@@ -1,19 +1,18 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
-use super::dump::{DumpError, HeldProcess};
+use super::{
+    dump::{DumpError, HeldProcess},
+    share,
+};
 use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_sys::{
-    Pid,
-    kcmp::{self, Resource},
-    memory,
+    Pid, memory,
     procfs::{self, ProcError},
 };
 use floe_tracee::{TraceError, is_native};
-use nix::errno::Errno;
-use std::cmp::Ordering;
 
 const NAMESPACES: [&str; 8] = ["pid", "mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
 /// Those that a thread can have other than its process: the rest the kernel changes only for a process of one thread, or
@@ -36,12 +35,11 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
             refuse_thread(process, thread, refusals);
         }
         refuse_namespaces(process, &namespaces, refusals)?;
-        refuse_unshared_threads(process, refusals);
+        share::refuse_unshared_threads(process, refusals);
     }
     for process in tree.processes.iter().filter(|process| process.depth != root.depth) {
         nested(process, refusals);
     }
-    refuse_shared_between_processes(tree, refusals);
     Ok(())
 }
 
@@ -318,62 +316,4 @@ fn refuse_others(
         );
     }
     Ok(())
-}
-
-const SHAREABLE: [(Resource, &str); 4] = [
-    (Resource::Memory, "memory (CLONE_VM)"),
-    (Resource::Descriptors, "descriptors (CLONE_FILES)"),
-    (Resource::Filesystem, "working directory and umask (CLONE_FS)"),
-    (Resource::SignalActions, "signal actions (CLONE_SIGHAND)"),
-];
-
-fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Refusals) {
-    for thread in process.threads.iter().skip(1) {
-        for (resource, name) in [SHAREABLE[1], SHAREABLE[2]] {
-            if !matches!(
-                kcmp::compare(resource, (process.pid, 0), (thread.tid, 0)),
-                Ok(Ordering::Equal) | Err(_)
-            ) {
-                refusals.add(
-                    Some(&process.subject()),
-                    format!("thread {} with its own {name}", thread.ns_tid),
-                    "threads that unshared state from their process are not carried yet",
-                    "don't call unshare in a thread",
-                );
-            }
-        }
-    }
-}
-
-fn refuse_shared_between_processes(tree: &FoundTree, refusals: &mut Refusals) {
-    for (resource, name) in SHAREABLE {
-        let mut processes: Vec<&FoundProcess> = tree.living().collect();
-        let order = |a: &&FoundProcess, b: &&FoundProcess| compare(resource, a.pid, b.pid);
-        processes.sort_by(order);
-        for pair in processes.windows(2) {
-            if compare(resource, pair[0].pid, pair[1].pid) == Ordering::Equal {
-                refusals.add(
-                    Some(&pair[1].subject()),
-                    format!("{name} shared with task {}", pair[0].ns_pid),
-                    "state shared between processes by clone flags is not carried yet",
-                    "use threads, or fork without those flags",
-                );
-            }
-        }
-    }
-}
-
-fn compare(resource: Resource, a: Pid, b: Pid) -> Ordering {
-    if a == b {
-        return Ordering::Equal;
-    }
-    match kcmp::compare(resource, (a, 0), (b, 0)) {
-        Ok(order) => order,
-        // A task that has ended since shares nothing any more.
-        Err(Errno::ESRCH) => a.cmp(&b),
-        Err(error) => {
-            tracing::debug!(%error, "kcmp");
-            a.cmp(&b)
-        }
-    }
 }

@@ -102,10 +102,10 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
             fork(|| rest());
         }
         "uts-namespace" => unshare(libc::CLONE_NEWUTS),
-        "files" => clone(libc::CLONE_FILES),
-        "fs" => clone(libc::CLONE_FS),
-        "vm" => clone(libc::CLONE_VM),
-        "sighand" => clone(libc::CLONE_VM | libc::CLONE_SIGHAND),
+        "files" => siblings(libc::CLONE_FILES),
+        "fs" => siblings(libc::CLONE_FS),
+        "vm" => siblings(libc::CLONE_VM),
+        "sighand" => siblings(libc::CLONE_VM | libc::CLONE_SIGHAND),
         "vfork" => {
             // The thread that waits is not the one that counts.
             std::thread::spawn(|| clone(libc::CLONE_VM | libc::CLONE_VFORK));
@@ -174,6 +174,14 @@ fn clone(flags: i32) {
     // SAFETY: a stack of its own; the child sleeps only.
     let pid = unsafe { libc::clone(cloned, top, flags | libc::SIGCHLD, std::ptr::null_mut()) };
     assert!(pid > 0, "clone");
+}
+
+/// Two children that share something which their parent does not.
+fn siblings(flags: i32) {
+    fork(|| {
+        clone(flags | libc::CLONE_PARENT);
+        rest()
+    });
 }
 
 fn posix_timer() {
