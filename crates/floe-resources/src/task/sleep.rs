@@ -9,7 +9,11 @@
 
 use super::restore::RestoreError;
 use floe_image::record::ThreadRecord;
-use floe_sys::{Pid, memory, procfs::Runs, sched};
+use floe_sys::{
+    Pid, memory,
+    procfs::{Runs, Stat},
+    sched,
+};
 use floe_tracee::{Puppet, Registers, RestartCode, Stopped, TraceError, restart_code};
 use std::{cell::OnceCell, collections::HashMap};
 
@@ -38,9 +42,13 @@ impl Sleepers {
         }
     }
 
-    /// Notes when a thread that runs or sleeps last ran.
+    /// Notes when a thread last ran, if it sleeps.
     pub fn look(&mut self, tid: Pid) {
-        if let Some(runs) = Runs::read(&format!("/proc/{tid}")) {
+        let runs = Runs::read(&format!("/proc/{tid}"));
+        // In this order: where it fell asleep only after the first look, the count of its sleeps will tell.
+        let sleeps = Stat::of(tid).is_ok_and(|stat| matches!(stat.state, b'S' | b'D'));
+        // While it is moved to another processor there is no time; then it is about to run.
+        if let Some(runs) = runs.filter(|runs| sleeps && runs.last > 0) {
             self.before.entry(tid).or_insert(runs);
         }
     }
@@ -117,7 +125,7 @@ fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Resu
         // The kernel has written what was left, where the caller wanted to know.
         match (left != 0).then(|| read_time(puppet, left)).flatten() {
             Some(left) => Some(left),
-            None => Some(read_time(puppet, asked)?.saturating_sub(slept)),
+            None => Some(rest(read_time(puppet, asked)?, slept)),
         }
     };
     let with_time = |time: Option<u64>, arguments: &dyn Fn(u64) -> [u64; 6]| -> Result<Option<i64>, RestoreError> {
@@ -135,7 +143,7 @@ fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Resu
         libc::SYS_clock_nanosleep => with_time(time(c, d), &|place| [a, b, place, d, 0, 0]),
         libc::SYS_poll if (c as i32) < 0 => Ok(Some(puppet.begin_call(call, &[], &|_| arguments)?)),
         libc::SYS_poll => {
-            let left = u64::from(c as u32).saturating_sub(slept / MILLISECOND);
+            let left = rest(u64::from(c as u32), slept / MILLISECOND);
             Ok(Some(puppet.begin_call(call, &[], &|_| [a, b, left, 0, 0, 0])?))
         }
         libc::SYS_futex if b as i32 & libc::FUTEX_CMD_MASK == libc::FUTEX_WAIT => {
@@ -144,6 +152,12 @@ fn sleep_on(puppet: &Puppet, call: i64, arguments: [u64; 6], slept: u64) -> Resu
         libc::SYS_futex => Ok(Some(puppet.begin_call(call, &[], &|_| arguments)?)),
         _ => Ok(None),
     }
+}
+
+/// What is left of a sleep. One that should be over has only begun: the one that was looked at had ended, and the thread
+/// began another before it was stopped.
+fn rest(asked: u64, slept: u64) -> u64 {
+    if slept < asked { asked - slept } else { asked }
 }
 
 /// Whether a clock goes on while a thread sleeps: not those of processors, among them all that are made for a task.
