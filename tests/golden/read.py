@@ -151,7 +151,8 @@ process = fields(
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=raw, root=raw,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
     thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
-    terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32,
+    terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32, shared=u32,
+    leader_ended=optional(i32),
 )
 source = choice(
     ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),

@@ -35,8 +35,10 @@ pub struct FoundProcess {
     pub stat: Stat,
     /// Depth of its PID namespace, seen from floe's.
     pub depth: usize,
-    /// Threads, the leader first.
+    /// Threads, the leader first. Without it where it has ended and others live.
     pub threads: Vec<FoundThread>,
+    /// Wait status of the leader where it has ended and others live.
+    pub leader_ended: Option<i32>,
 }
 
 impl FoundProcess {
@@ -44,6 +46,7 @@ impl FoundProcess {
         let stat = Stat::of(pid)?;
         let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
         let mut threads = Vec::new();
+        let mut leader = None;
         for tid in procfs::threads(pid)? {
             let status = match Status::read(&format!("/proc/{pid}/task/{tid}")) {
                 Ok(status) => status,
@@ -52,9 +55,17 @@ impl FoundProcess {
                 Err(error) => return Err(error),
             };
             let ns_tid = last(&status.ns_pid);
+            if tid == pid {
+                leader = Some(status.clone());
+            }
             threads.push(FoundThread { tid, ns_tid, status });
         }
-        let status = &threads.first().ok_or_else(|| gone(pid))?.status;
+        let status = leader.ok_or_else(|| gone(pid))?;
+        let has_ended = |state| matches!(state, b'Z' | b'X');
+        let leader_ended = (has_ended(status.state) && threads.len() > 1).then_some(stat.exit_code);
+        if leader_ended.is_some() {
+            threads.retain(|thread| !has_ended(thread.status.state));
+        }
         Ok(Self {
             pid,
             ns_pid: last(&status.ns_pid),
@@ -64,13 +75,23 @@ impl FoundProcess {
             stat,
             depth: status.ns_pid.len(),
             threads,
+            leader_ended,
         })
     }
 
     /// Whether it has ended and waits to be reaped.
     #[must_use]
     pub fn is_zombie(&self) -> bool {
-        matches!(self.stat.state, b'Z' | b'X')
+        matches!(self.stat.state, b'Z' | b'X') && self.leader_ended.is_none()
+    }
+
+    /// A task by which the process can be asked for: its leader, or where that has ended another thread.
+    #[must_use]
+    pub fn task(&self) -> Pid {
+        match self.leader_ended {
+            Some(_) => self.threads.first().map_or(self.pid, |thread| thread.tid),
+            None => self.pid,
+        }
     }
 
     /// How findings name it.

@@ -150,11 +150,13 @@ impl Sandbox {
         &self.state.console
     }
 
-    /// Whether PID 1 lives: the process with its number started when PID 1 did, and is no zombie.
+    /// Whether PID 1 lives: the process with its number started when PID 1 did, and has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
         let stat = Stat::of(Pid::new(self.state.pid1));
-        let same = stat.is_ok_and(|stat| stat.starttime == self.state.pid1_start && stat.state != b'Z');
+        // One whose first thread alone has ended is a zombie that counts threads.
+        let lives = |stat: &Stat| stat.state != b'Z' || stat.num_threads > 1;
+        let same = stat.is_ok_and(|stat| stat.starttime == self.state.pid1_start && lives(&stat));
         same && !matches!(self.state.status, Status::Exited(_))
     }
 

@@ -45,6 +45,20 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.raw(), 0) })
 }
 
+/// A descriptor that stands for a process, or for one thread that leads none (Linux 6.9).
+///
+/// # Errors
+/// ESRCH; EINVAL where the kernel knows no descriptors of threads.
+pub fn pidfd_of_task(tid: Pid) -> Result<OwnedFd, Errno> {
+    // PIDFD_THREAD of linux/pidfd.h.
+    const THREAD: i32 = libc::O_EXCL;
+    match pidfd_open(tid) {
+        // SAFETY: all arguments are numbers.
+        Err(Errno::EINVAL | Errno::ENOENT) => owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tid.raw(), THREAD) }),
+        opened => opened,
+    }
+}
+
 /// A duplicate of another process's descriptor, close-on-exec (Linux 5.6; needs ptrace access).
 ///
 /// # Errors

@@ -280,12 +280,14 @@ impl Puppet {
         Ok(())
     }
 
-    /// Sets the registers that the task will go on with.
+    /// Sets the registers that the task will go on with; the extended ones stay where they are not told.
     ///
     /// # Errors
     /// [`PuppetError`].
     pub fn become_somebody(&self, general: &Registers, extended: &[u8], mask: u64) -> Result<(), PuppetError> {
-        self.task.set_extended(extended)?;
+        if !extended.is_empty() {
+            self.task.set_extended(extended)?;
+        }
         self.task.set_signal_mask(mask)?;
         self.task.set_registers(general)?;
         Ok(())

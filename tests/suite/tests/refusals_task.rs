@@ -74,15 +74,9 @@ const FINDINGS: [Finding; 12] = [
 ];
 
 /// Tasks that floe must not even stop.
-const UNSTOPPABLE: [Finding; 3] = [
+const UNSTOPPABLE: [Finding; 2] = [
     ("traced", "traced by", "one tracer", "end the tracer"),
     ("vfork", "vfork in flight", "can't be stopped", "try again"),
-    (
-        "dead-leader",
-        "first thread has ended",
-        "can't be carried",
-        "end the process",
-    ),
 ];
 
 /// Switches that hosts may lack.

@@ -74,6 +74,7 @@ victims! {
     memory_file_shared "memory-file-shared",
     memory_memfd "memory-memfd",
     memory_private "memory-private",
+    leader_ended "leader-ended",
     memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",

@@ -94,10 +94,11 @@ impl Inspected {
         };
         task::refuse_unsupported(&held.tree, refusals)?;
         let sharing = Sharing::find(&held.tree, refusals);
-        let root = ns::root_directory(target.root())?;
+        let first = held.tree.root().map_or(target.root(), FoundProcess::task);
+        let root = ns::root_directory(first)?;
         let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {
             what: "the root directory",
-            pid: target.root(),
+            pid: first,
             source,
         })?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
@@ -162,7 +163,7 @@ impl HeldTree {
             .iter()
             .filter_map(|thread| self.threads.get(&thread.tid))
             .collect();
-        let mappings = self.mappings.get(&found.pid).map_or(&[][..], Vec::as_slice);
+        let mappings = self.mappings.get(&found.task()).map_or(&[][..], Vec::as_slice);
         HeldProcess {
             found,
             threads,
@@ -179,7 +180,7 @@ fn directory(
     contents: &Contents,
     refusals: &mut Refusals,
 ) -> Result<Vec<u8>, InspectError> {
-    let magic = format!("/proc/{}/{name}", found.pid);
+    let magic = format!("/proc/{}/{name}", found.task());
     let directory = contents.directory(&magic)?;
     if let Err(reason) = &directory.found {
         let object = format!("{name} {}", String::from_utf8_lossy(&directory.path));

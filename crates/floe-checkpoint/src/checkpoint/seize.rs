@@ -6,7 +6,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{Sleepers, has_vfork_in_flight, is_in_vfork, refuse_leaderless},
+    task::{Sleepers, has_vfork_in_flight, is_in_vfork},
     tree::FoundTree,
 };
 use floe_sys::{
@@ -90,7 +90,7 @@ pub struct HeldTree {
     pub tree: FoundTree,
     /// Its threads.
     pub threads: BTreeMap<Pid, Stopped>,
-    /// Mappings of its living processes, read when they stood still.
+    /// Mappings of its living processes, by the task of each, read when they stood still.
     pub mappings: BTreeMap<Pid, Vec<Mapping>>,
     /// When its threads fell asleep.
     pub sleepers: Sleepers,
@@ -150,9 +150,6 @@ impl HeldTree {
                 refuse_unstoppable(&tree)?;
             }
             if new.is_empty() {
-                let mut refusals = Refusals::default();
-                refuse_leaderless(&tree, &mut refusals);
-                none(refusals)?;
                 let all: HashSet<Pid> = tree.threads().collect();
                 threads.retain(|tid, _| all.contains(tid));
                 return Self::complete(tree, threads, None, sleepers);
@@ -208,7 +205,7 @@ impl HeldTree {
     ) -> Result<Self, SeizeError> {
         let mut mappings = BTreeMap::new();
         for process in tree.living() {
-            mappings.insert(process.pid, Mapping::read_all(process.pid)?);
+            mappings.insert(process.task(), Mapping::read_all(process.task())?);
         }
         Ok(Self {
             tree,

@@ -81,7 +81,7 @@ fn write_all(
         stored += pages(&map);
         control.observer.pages(stored * 4096, inspected.bytes);
         writer.record(&map)?;
-        maps.insert(found.ns_pid, (found.pid, map));
+        maps.insert(found.ns_pid, (found.task(), map));
     }
     let (mut sink, summary) = writer.finish()?;
     sink.flush().map_err(WriteError::from)?;

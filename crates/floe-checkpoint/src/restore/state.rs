@@ -10,7 +10,7 @@ use floe_resources::task::{
     restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
-use floe_tracee::{Puppet, Script, Stopped, call_instruction};
+use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     os::fd::{AsRawFd, OwnedFd},
@@ -48,16 +48,17 @@ pub fn complete(
         for task in &all {
             restore_task(world, task, &groups, base).map_err(|e| task.error(e))?;
         }
+        let exit = call_address(image, all[0].puppet, group[0])?;
         let registers = all
             .iter()
-            .map(|task| continue_sleep(task.puppet, task.thread).map_err(|e| task.error(e)))
+            .map(|task| task.last_registers(exit).map_err(|e| task.error(e)))
             .collect::<Result<Vec<_>, _>>()?;
         // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
         // all of them can have pending.
         for task in all.iter().rev() {
             queue_signals(task.puppet, task.process, task.thread).map_err(|e| task.error(e))?;
         }
-        leave(image, all[0].puppet, group[0])?;
+        leave(all[0].puppet, exit)?;
         for (task, registers) in all.iter().zip(&registers) {
             finish_thread(task.puppet, task.thread, registers, base).map_err(|e| task.error(e))?;
         }
@@ -76,6 +77,19 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// What it goes on with: a leader that has ended in the image ends, by the system call instruction at `exit`.
+    fn last_registers(&self, exit: u64) -> Result<Registers, TaskError> {
+        match self.process.leader_ended {
+            Some(status) if self.thread.tid == self.process.pid => {
+                let mut registers = self.puppet.task().registers().map_err(PuppetError::from)?;
+                let code = libc::WEXITSTATUS(status) as u64;
+                registers.prepare_call(exit, libc::SYS_exit as u64, [code, 0, 0, 0, 0, 0]);
+                Ok(registers)
+            }
+            Some(_) | None => continue_sleep(self.puppet, self.thread),
+        }
+    }
+
     fn error(&self, error: TaskError) -> RestoreError {
         task_error(self.thread.tid.0, error)
     }
@@ -168,8 +182,8 @@ fn restore_task(world: &World<'_>, task: &Task<'_>, groups: &Groups<'_>, base: &
     apply_outside(puppet, process, thread, base)
 }
 
-/// Unmaps the stub, from the system call instruction in the vDSO.
-fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
+/// The system call instruction in the vDSO, the only one that is left when the stub is gone.
+fn call_address(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<u64, RestoreError> {
     let lacking = || RestoreError::Inconsistent(format!("process {} has no vDSO", record.pid));
     let space = image
         .address_spaces()
@@ -192,9 +206,14 @@ fn leave(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), R
             source,
         })?;
     let at = call_instruction(&text).ok_or_else(lacking)?;
+    Ok(vdso.start + at as u64)
+}
+
+/// Unmaps the stub.
+fn leave(leader: &Puppet, address: u64) -> Result<(), RestoreError> {
     let arena = leader.arena_range();
     let arguments = [arena.start, arena.end - arena.start, 0, 0, 0, 0];
-    leader.call_at(vdso.start + at as u64, "unmap the stub", libc::SYS_munmap, arguments)?;
+    leader.call_at(address, "unmap the stub", libc::SYS_munmap, arguments)?;
     Ok(())
 }
 

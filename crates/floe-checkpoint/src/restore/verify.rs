@@ -66,11 +66,13 @@ fn process(
         procfs::threads(host)?.len().to_string(),
         record.threads.len().to_string(),
     );
-    note(
-        "blocked signals",
-        format!("{:x}", status.blocked),
-        format!("{:x}", leader.signal_mask),
-    );
+    if record.leader_ended.is_none() {
+        note(
+            "blocked signals",
+            format!("{:x}", status.blocked),
+            format!("{:x}", leader.signal_mask),
+        );
+    }
     note(
         "users",
         format!("{:?}", status.uids),

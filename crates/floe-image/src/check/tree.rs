@@ -195,7 +195,13 @@ fn living(image: &Image, process: &ProcessRecord) -> Result<(), TreeFault> {
     ensure(terminal, || TreeFault::Path { pid, what: "terminal" })?;
     siginfos(pid, &process.pending)?;
     let extended = image.header().xstate_size as usize;
-    process.threads.iter().try_for_each(|thread| task(thread, extended))
+    let mut threads = process.threads.iter();
+    if let Some(status) = process.leader_ended {
+        // A thread that ends alone does so by exit(2).
+        ensure(status & !0xff00 == 0 && threads.len() > 1, || TreeFault::State(pid))?;
+        threads.next().map_or(Ok(()), name)?;
+    }
+    threads.try_for_each(|thread| task(thread, extended))
 }
 
 fn task(thread: &ThreadRecord, extended: usize) -> Result<(), TreeFault> {
@@ -203,9 +209,15 @@ fn task(thread: &ThreadRecord, extended: usize) -> Result<(), TreeFault> {
     let block = |what, got, wanted| ensure(got == wanted, || TreeFault::Block { tid, what, got, wanted });
     block("general registers", thread.registers.general.len(), GENERAL_BYTES)?;
     block("extended registers", thread.registers.extended.len(), extended)?;
-    let name = &thread.comm;
-    ensure(name.len() <= NAME_BYTES && !name.contains(&0), || TreeFault::Name(tid))?;
+    name(thread)?;
     siginfos(tid, &thread.pending)
+}
+
+fn name(thread: &ThreadRecord) -> Result<(), TreeFault> {
+    let name = &thread.comm;
+    ensure(name.len() <= NAME_BYTES && !name.contains(&0), || {
+        TreeFault::Name(thread.tid.0)
+    })
 }
 
 fn siginfos(tid: i32, pending: &[Vec<u8>]) -> Result<(), TreeFault> {

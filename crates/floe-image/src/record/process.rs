@@ -16,7 +16,7 @@ pub struct ProcessRecord {
     pub sid: NsPid,
     /// Running, stopped or waiting to be reaped.
     pub state: ProcessState,
-    /// Threads, the leader first; for a zombie the leader alone, with its name and credentials only.
+    /// Threads, the leader first; for a zombie the leader alone. Of one that has ended name and credentials only.
     pub threads: Vec<ThreadRecord>,
     /// Actions of signals 1 to 64.
     pub actions: Vec<SignalAction>,
@@ -55,6 +55,9 @@ pub struct ProcessRecord {
     /// What it shares with its parent: CLONE_VM, CLONE_FS, CLONE_FILES and CLONE_SIGHAND, ored. A process that shares
     /// memory or descriptors has no address space or descriptor table of its own in the image.
     pub shared: u32,
+    /// Wait status of the first thread where it has ended and others live; of that thread the image then holds only name
+    /// and credentials.
+    pub leader_ended: Option<i32>,
 }
 
 /// What a process was doing as a whole.

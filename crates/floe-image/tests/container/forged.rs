@@ -327,6 +327,19 @@ fn trees_that_are_none_are_refused() {
             s.processes[2].state = state;
         });
     }
+    for shared in [1, 0x800, 0x1_0100] {
+        contradiction("process 7 can't share what it shares with its parent", |s| {
+            s.processes[1].shared = shared;
+        });
+    }
+    contradiction("process 1 can't share what it shares with its parent", |s| {
+        s.processes[0].shared = 0x200;
+    });
+    for status in [9, 0x1_0000] {
+        contradiction("process 7 ended or stopped in an impossible way", |s| {
+            s.processes[1].leader_ended = Some(status);
+        });
+    }
     contradiction(
         "the root process is 1, and the sandbox record says that PID 1 is not part of the tree",
         |s| s.sandbox.has_init = false,

@@ -320,6 +320,7 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         }),
         membarrier: if pid == 7 { 1 << 4 } else { 0 },
         shared: 0,
+        leader_ended: None,
     }
 }
 

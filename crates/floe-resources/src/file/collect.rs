@@ -9,7 +9,7 @@ use crate::{
 use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
-    descriptor::{pidfd_open, signal_owner},
+    descriptor::{pidfd_of_task, signal_owner},
     kcmp::{self, Resource},
     procfs,
 };
@@ -58,11 +58,12 @@ pub fn collect(
     let own_table = |process: &&FoundProcess| !sharing.shares(process, libc::CLONE_FILES);
     for process in tree.living().filter(own_table) {
         let subject = process.subject();
-        let pidfd = pidfd_open(process.pid).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
+        let task = process.task();
+        let pidfd = pidfd_of_task(task).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
         let pidfd = Rc::new(pidfd);
         let mut descriptors = Vec::new();
-        for number in procfs::descriptors(process.pid)? {
-            let found = FoundFile::read((process.pid, &pidfd), &subject, number)?;
+        for number in procfs::descriptors(task)? {
+            let found = FoundFile::read((task, &pidfd), &subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             if refuse_locks(&found, context.refusals) {
                 super::pipe::note_refused(&found, &mut context);

@@ -56,7 +56,7 @@ pub fn address_space(
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<AddressSpaceRecord, ContentError> {
-    let pid = held.found.pid;
+    let pid = held.found.task();
     let subject = held.found.subject();
     let mut classifier = Classifier {
         pid,
@@ -78,15 +78,21 @@ pub fn address_space(
         }
     }
     let exe = classifier.exe()?;
-    let auxv = procfs::read(&format!("/proc/{pid}/auxv")).map_err(|error| ContentError {
-        action: "read",
-        path: format!("/proc/{pid}/auxv"),
-        source: std::io::Error::other(error),
-    })?;
+    let wrap = |name: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        |error| ContentError {
+            action: "read",
+            path,
+            source: std::io::Error::other(error),
+        }
+    };
+    let auxv = procfs::read(&format!("/proc/{pid}/auxv")).map_err(wrap("auxv"))?;
+    // What was found may be that of a first thread that has ended, which has no memory any more.
+    let stat = Stat::of(pid).map_err(wrap("stat"))?;
     Ok(AddressSpaceRecord {
         pid: NsPid(held.found.ns_pid),
         vmas,
-        layout: layout(&held.found.stat, brk),
+        layout: layout(&stat, brk),
         auxv,
         exe: exe.unwrap_or(u32::MAX),
     })
@@ -227,7 +233,7 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
 /// # Errors
 /// [`ContentError`].
 pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u64, ContentError> {
-    let pid = held.found.pid;
+    let pid = held.found.task();
     let wrap = |source| ContentError {
         action: "scan",
         path: format!("/proc/{pid}/pagemap"),

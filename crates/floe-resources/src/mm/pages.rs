@@ -67,7 +67,7 @@ pub fn dump_process_pages(
     parent: Option<(Pid, &PageMapRecord)>,
     writer: &mut ImageWriter,
 ) -> Result<PageMapRecord, PagesError> {
-    let pid = held.found.pid;
+    let pid = held.found.task();
     let open = |source| PagesError::Read {
         pid,
         address: 0,

@@ -55,7 +55,7 @@ pub fn run<T: Send>(
     look: impl FnOnce() -> Result<T, io::Error> + Send,
 ) -> Result<T, NsError> {
     let enter = || -> Result<T, io::Error> {
-        let pidfd = descriptor::pidfd_open(pid)?;
+        let pidfd = descriptor::pidfd_of_task(pid)?;
         if flags.contains(CloneFlags::CLONE_NEWNS) {
             // Entering a mount namespace moves root and working directory, so they must be the thread's own.
             unshare(CloneFlags::CLONE_FS)?;

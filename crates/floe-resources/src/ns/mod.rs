@@ -35,7 +35,7 @@ pub fn find(
     refusals: &mut Refusals,
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
-    let pid = root.pid;
+    let pid = root.task();
     let found = FoundNamespaces {
         uts: uts(pid)?,
         ipc: origin(pid, "ipc")?,

@@ -51,12 +51,12 @@ pub enum DumpError {
     Signal(#[from] SignalError),
 }
 
-/// A process all of whose threads floe holds stopped, in the order of [`FoundProcess::threads`].
+/// A process all of whose living threads floe holds stopped, in the order of [`FoundProcess::threads`].
 #[derive(Debug)]
 pub struct HeldProcess<'a> {
     /// What was found.
     pub found: &'a FoundProcess,
-    /// Its threads, the leader first.
+    /// Its threads, the leader first if it lives.
     pub threads: Vec<&'a Stopped>,
     /// Its mappings.
     pub mappings: &'a [Mapping],
@@ -69,7 +69,6 @@ pub struct HeldProcess<'a> {
 /// # Errors
 /// [`DumpError`].
 pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<ProcessRecord, DumpError> {
-    let status = Status::read(&format!("/proc/{}", found.pid))?;
     let wait_status = found.stat.exit_code;
     if wait_status & 0x80 != 0 {
         refusals.add(
@@ -79,7 +78,17 @@ pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<Proc
             "let its parent reap it first",
         );
     }
-    let thread = ThreadRecord {
+    Ok(ProcessRecord {
+        state: ProcessState::Zombie { status: wait_status },
+        threads: vec![ended_leader(found)?],
+        ..empty_process(found)
+    })
+}
+
+/// What is left of the first thread of a process when it has ended.
+fn ended_leader(found: &FoundProcess) -> Result<ThreadRecord, DumpError> {
+    let status = Status::read(&format!("/proc/{}", found.pid))?;
+    Ok(ThreadRecord {
         tid: NsPid(found.ns_pid),
         comm: found.stat.comm.clone(),
         registers: Registers {
@@ -109,11 +118,6 @@ pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<Proc
         parent_death_signal: 0,
         timer_slack: 0,
         slept: 0,
-    };
-    Ok(ProcessRecord {
-        state: ProcessState::Zombie { status: wait_status },
-        threads: vec![thread],
-        ..empty_process(found)
     })
 }
 
@@ -142,6 +146,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         terminal: None,
         membarrier: 0,
         shared: 0,
+        leader_ended: found.leader_ended,
     }
 }
 
@@ -159,6 +164,9 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
     let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
     let pending = leader.pending(Queue::Process)?;
     let mut record = empty_process(found);
+    if found.leader_ended.is_some() {
+        record.threads.push(ended_leader(found)?);
+    }
     let mut answers = ProcessAnswers::default();
     for (index, thread) in held.threads.iter().enumerate() {
         let ns_tid = found.threads[index].ns_tid;

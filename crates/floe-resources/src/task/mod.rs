@@ -10,8 +10,8 @@ mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use refuse::{
-    has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_leaderless,
-    refuse_unstoppable, refuse_unsupported,
+    has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_unstoppable,
+    refuse_unsupported,
 };
 pub use restore::{
     RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,

@@ -26,7 +26,7 @@ const FOR_CHILDREN: [(&str, &str); 2] = [("pid_for_children", "pid"), ("time_for
 /// [`ProcError`].
 pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
     let Some(root) = tree.root() else { return Ok(()) };
-    let namespaces = Namespaces::of(root.pid, root.pid, &NAMESPACES)?;
+    let namespaces = Namespaces::of(root.task(), root.task(), &NAMESPACES)?;
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         refuse_timers(process, refusals)?;
@@ -64,7 +64,7 @@ fn refuse_session_outside(process: &FoundProcess, refusals: &mut Refusals) {
 }
 
 fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let timers = procfs::read_text(&format!("/proc/{}/timers", process.pid))?;
+    let timers = procfs::read_text(&format!("/proc/{}/timers", process.task()))?;
     let count = timers.lines().filter(|line| line.starts_with("ID:")).count();
     if count > 0 {
         refusals.add(
@@ -83,7 +83,7 @@ fn refuse_autogroup(process: &FoundProcess, refusals: &mut Refusals) -> Result<(
         return Ok(());
     }
     // "/autogroup-NUMBER nice VALUE", empty where there is none.
-    let text = procfs::read_text(&format!("/proc/{}/autogroup", process.pid)).or_else(|error| match error {
+    let text = procfs::read_text(&format!("/proc/{}/autogroup", process.task())).or_else(|error| match error {
         ProcError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         error => Err(error),
     })?;
@@ -109,9 +109,8 @@ fn refuse_thread(process: &FoundProcess, thread: &FoundThread, refusals: &mut Re
     }
 }
 
-/// Adds a finding for every task that can't even be stopped: one that somebody else traces, one that waits for its vfork
-/// child, and a process that goes on without its first thread; where there is one, also what else can be found without
-/// stopping anything. Reads only, so the tasks may run or be frozen.
+/// Adds a finding for every task that can't even be stopped: one that somebody else traces, and one that waits for its
+/// vfork child; where there is one, also what else can be found without stopping anything. Reads only, so the tasks may run or be frozen.
 ///
 /// # Errors
 /// [`ProcError`].
@@ -121,26 +120,10 @@ pub fn refuse_unstoppable(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
             unstoppable(process, thread, refusals);
         }
     }
-    refuse_leaderless(tree, refusals);
     if !refusals.is_empty() {
         refuse_unsupported(tree, refusals)?;
     }
     Ok(())
-}
-
-/// Adds a finding for every process that goes on without its first thread.
-pub fn refuse_leaderless(tree: &FoundTree, refusals: &mut Refusals) {
-    for process in tree.processes.iter().filter(|process| process.is_zombie()) {
-        let others = process.threads.len() - 1;
-        if others > 0 {
-            refusals.add(
-                Some(&process.subject()),
-                format!("{others} thread(s) of a process whose first thread has ended"),
-                "the first thread holds what the others share, so without it they can't be carried",
-                "end the process, or let its first thread wait for the others (pthread_join)",
-            );
-        }
-    }
 }
 
 fn unstoppable(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {
@@ -282,8 +265,8 @@ fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
 
 /// All threads of a process must be in the namespaces of the `root`, and their children too.
 fn refuse_namespaces(process: &FoundProcess, root: &Namespaces, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let own = Namespaces::of(process.pid, process.pid, &NAMESPACES)?;
-    refuse_others(process, process.pid, (&own, root), &own, refusals)?;
+    let own = Namespaces::of(process.pid, process.task(), &NAMESPACES)?;
+    refuse_others(process, process.task(), (&own, root), &own, refusals)?;
     for thread in process.threads.iter().skip(1) {
         let names = Namespaces::of(process.pid, thread.tid, &OF_A_THREAD)?;
         refuse_others(process, thread.tid, (&names, &own), &own, refusals)?;

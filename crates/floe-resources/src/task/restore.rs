@@ -439,5 +439,11 @@ pub fn finish_thread(
     base: &SeedState,
 ) -> Result<(), RestoreError> {
     base.spread(puppet.tid(), &record.scheduling.affinity)?;
-    Ok(puppet.become_somebody(general, &record.registers.extended, record.signal_mask)?)
+    // One that ends at once has no registers in the image; no signal must come before.
+    let mask = if record.registers.general.is_empty() {
+        u64::MAX
+    } else {
+        record.signal_mask
+    };
+    Ok(puppet.become_somebody(general, &record.registers.extended, mask)?)
 }

@@ -43,8 +43,8 @@ impl Sharing {
         let by_ns_pid: BTreeMap<i32, &FoundProcess> = tree.living().map(|process| (process.ns_pid, process)).collect();
         for (resource, flag, name) in SHAREABLE {
             let mut processes: Vec<&FoundProcess> = by_ns_pid.values().copied().collect();
-            processes.sort_by(|a, b| compare(resource, a.pid, b.pid));
-            let same = |a: &&FoundProcess, b: &&FoundProcess| compare(resource, a.pid, b.pid) == Ordering::Equal;
+            processes.sort_by(|a, b| compare(resource, a.task(), b.task()));
+            let same = |a: &&FoundProcess, b: &&FoundProcess| compare(resource, a.task(), b.task()) == Ordering::Equal;
             for group in processes.chunk_by(same) {
                 let is_in_group = |pid: Pid| group.iter().any(|process| process.pid == pid);
                 let mut first = None;
@@ -88,7 +88,7 @@ impl Sharing {
 fn refuse_shared_with_outside(root: &FoundProcess, refusals: &mut Refusals) {
     let parent = root.stat.ppid;
     for (resource, _, name) in SHAREABLE {
-        if parent > 0 && compare(resource, root.pid, Pid::new(parent)) == Ordering::Equal {
+        if parent > 0 && compare(resource, root.task(), Pid::new(parent)) == Ordering::Equal {
             refusals.add(
                 Some(&root.subject()),
                 format!("{name} shared with its parent {parent}"),
@@ -104,7 +104,7 @@ pub(super) fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Ref
     for thread in process.threads.iter().skip(1) {
         for (resource, _, name) in [SHAREABLE[1], SHAREABLE[2]] {
             if !matches!(
-                kcmp::compare(resource, (process.pid, 0), (thread.tid, 0)),
+                kcmp::compare(resource, (process.task(), 0), (thread.tid, 0)),
                 Ok(Ordering::Equal) | Err(_)
             ) {
                 refusals.add(

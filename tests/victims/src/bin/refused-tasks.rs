@@ -116,12 +116,6 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
             let status = unsafe { libc::ptrace(libc::PTRACE_SEIZE, child, 0, 0) };
             assert!(status == 0, "seize");
         }
-        "dead-leader" => {
-            std::thread::spawn(move || count(counter));
-            // Ends this thread alone.
-            // SAFETY: a number.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
-        }
         "thread-directory" => {
             std::thread::spawn(|| {
                 unshare(libc::CLONE_FS);
