@@ -135,7 +135,13 @@ impl FoundTree {
                 Err(error) => return Err(error),
             };
             if !process.is_zombie() {
-                queue.extend(procfs::children(pid)?.into_iter().map(|child| (child, process.ns_pid)));
+                let children = match procfs::children(pid) {
+                    Ok(children) => children,
+                    // It was reaped meanwhile, and its children are others' now.
+                    Err(error) if error.is_gone() && pid != root => continue,
+                    Err(error) => return Err(error),
+                };
+                queue.extend(children.into_iter().map(|child| (child, process.ns_pid)));
             }
             processes.push(process);
         }

@@ -47,3 +47,31 @@ pub fn compare(resource: Resource, first: (Pid, u64), second: (Pid, u64)) -> Res
         _ => Ok(Ordering::Greater),
     }
 }
+
+/// Whether descriptor `number` of `task` is the file that the epoll instance `epoll` (a task and its descriptor there)
+/// watches under the number `watched`; `index` counts those that it watches under the same number (KCMP_EPOLL_TFD, Linux
+/// 4.13).
+///
+/// # Errors
+/// EBADF, ENOENT where there is no such watch, ESRCH, EPERM without ptrace access to both.
+pub fn is_watched(
+    (task, number): (Pid, i32),
+    (holder, epoll): (Pid, i32),
+    (watched, index): (u32, u32),
+) -> Result<bool, Errno> {
+    const KCMP_EPOLL_TFD: i32 = 7;
+    // struct kcmp_epoll_slot: the epoll instance's number, the watched number, which of several.
+    let slot = [epoll as u32, watched, index];
+    // SAFETY: the kernel reads the twelve bytes of the slot.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            task.raw(),
+            holder.raw(),
+            KCMP_EPOLL_TFD,
+            number as u64,
+            slot.as_ptr(),
+        )
+    };
+    Errno::result(result).map(|order| order == 0)
+}

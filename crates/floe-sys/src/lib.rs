@@ -5,6 +5,7 @@
 mod arch;
 pub mod descriptor;
 pub mod elf;
+pub mod event;
 pub mod exec;
 pub mod fork;
 pub mod interrupt;

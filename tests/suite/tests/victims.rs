@@ -61,6 +61,7 @@ victims! {
     files_deleted_program "files-deleted-program",
     files_devices "files-devices",
     files_directories "files-directories",
+    files_events "files-events",
     files_inherited "files-inherited",
     files_regular "files-regular",
     files_shared "files-shared",

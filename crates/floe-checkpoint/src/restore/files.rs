@@ -3,7 +3,7 @@
 
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
-use floe_resources::file::{OpenContext, TablePlan, kind_of, place_wave};
+use floe_resources::file::{Holders, OpenContext, TablePlan, kind_of, place_wave};
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -47,6 +47,11 @@ pub fn open_all(
                 &plan,
             )?;
         }
+    }
+    let tables = image.descriptor_tables();
+    let holders = Holders::new(tables, &world.puppets, &world.channel, world.own_numbers());
+    for record in image.open_files() {
+        kind_of(record)?.connect(record, &holders)?;
     }
     Ok(())
 }

@@ -52,6 +52,7 @@ pub fn collect(
         objects: Vec::new(),
         input: Vec::new(),
         pipes: super::pipe::FoundPipes::default(),
+        epolls: Vec::new(),
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
@@ -86,6 +87,8 @@ pub fn collect(
     context
         .pipes
         .refuse_outside_ends(&inside, search_outside, context.refusals)?;
+    let holders: Vec<_> = known.buckets.into_values().flatten().collect();
+    super::epoll::resolve(&context.epolls, &mut known.records, &holders, context.refusals)?;
     Ok(Collected {
         files: known.records,
         tables,

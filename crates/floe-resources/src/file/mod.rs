@@ -5,7 +5,10 @@ mod collect;
 mod console;
 mod device;
 mod directory;
+mod epoll;
+mod event;
 mod found;
+mod holders;
 mod pipe;
 mod place;
 mod regular;
@@ -14,6 +17,7 @@ mod reopen;
 pub use collect::{Collected, collect};
 pub use console::ConsoleLinks;
 pub use found::FoundFile;
+pub use holders::Holders;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use reopen::reopen;
 
@@ -46,6 +50,10 @@ pub const KINDS: &[&dyn FileKind] = &[
     &pipe::Fifo,
     &console::ConsolePipe,
     &console::ConsoleTerminal,
+    &event::EventFd,
+    &event::SignalFd,
+    &event::TimerFd,
+    &epoll::Epoll,
 ];
 
 /// A file that could not be saved or opened again.
@@ -93,6 +101,9 @@ pub enum FileError {
     /// A task had to open it itself.
     #[error(transparent)]
     Puppet(#[from] floe_tracee::PuppetError),
+    /// A task had to be given it.
+    #[error(transparent)]
+    Channel(#[from] crate::channel::ChannelError),
 }
 
 impl FileError {
@@ -120,6 +131,8 @@ pub struct DumpContext<'a> {
     pub input: Vec<u8>,
     /// Pipes and fifos found so far.
     pub(crate) pipes: pipe::FoundPipes,
+    /// epoll instances found so far.
+    epolls: Vec<epoll::FoundEpoll>,
 }
 
 /// What opening files again needs.
@@ -178,6 +191,14 @@ pub trait FileKind: Sync {
     /// # Errors
     /// [`FileError`].
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError>;
+
+    /// Connects the file with others, when all of them are in their places.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn connect(&self, _record: &OpenFileRecord, _holders: &Holders<'_>) -> Result<(), FileError> {
+        Ok(())
+    }
 
     /// What it is, for people, e.g. its path.
     ///

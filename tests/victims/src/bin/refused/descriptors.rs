@@ -2,7 +2,12 @@
 
 use super::{Check, Make, memory, unchanged};
 use nix::sys::stat::Mode;
-use std::{fs, io, os::fd::RawFd, path::Path, process};
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+    process,
+};
 use victims::{
     Findings, Peer, Stage, call,
     descriptor::{open, try_open},
@@ -14,10 +19,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-unix", |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
     ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
-    ("epoll", |_| made(libc::SYS_epoll_create1, &[0])),
-    ("eventfd", |_| made(libc::SYS_eventfd2, &[3, 0])),
-    ("timerfd", |_| made(libc::SYS_timerfd_create, &[1, 0])),
-    ("signalfd", signalfd),
+    ("epoll-of-nobody", epoll_of_nobody),
     ("inotify", |_| made(libc::SYS_inotify_init1, &[0])),
     ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
     ("pidfd", |_| made(libc::SYS_pidfd_open, &[process::id() as usize, 0])),
@@ -63,8 +65,12 @@ const F_SETSIG: i32 = 10;
 
 /// The descriptor that a system call makes.
 fn made(number: i64, arguments: &[usize]) -> io::Result<Check> {
+    raw(number, arguments).map(|fd| unchanged(fd as RawFd))
+}
+
+fn raw(number: i64, arguments: &[usize]) -> io::Result<i64> {
     // SAFETY: the callers pass numbers, or pointers to what outlives the call.
-    unsafe { call::raw(number, arguments) }.map(|fd| unchanged(fd as RawFd))
+    unsafe { call::raw(number, arguments) }
 }
 
 fn opened(path: impl AsRef<Path>, flags: i32) -> io::Result<Check> {
@@ -90,9 +96,45 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
     made(libc::SYS_socket, &[family as usize, kind as usize, protocol as usize])
 }
 
-fn signalfd(_: &Stage) -> io::Result<Check> {
-    let set = 1u64 << (libc::SIGUSR1 - 1);
-    made(libc::SYS_signalfd4, &[usize::MAX, &raw const set as usize, 8, 0])
+/// What it watches is on its way between two sockets, and nobody has it.
+fn epoll_of_nobody(_: &Stage) -> io::Result<Check> {
+    let (near, far) = std::os::unix::net::UnixDatagram::pair()?;
+    let watched = raw(libc::SYS_eventfd2, &[0, 0])? as RawFd;
+    let instance = raw(libc::SYS_epoll_create1, &[0])?;
+    let mut event = libc::epoll_event {
+        events: libc::EPOLLIN as u32,
+        u64: 1,
+    };
+    let add = libc::EPOLL_CTL_ADD as usize;
+    raw(
+        libc::SYS_epoll_ctl,
+        &[instance as usize, add, watched as usize, &raw mut event as usize],
+    )?;
+    send_descriptor(near.as_raw_fd(), watched)?;
+    raw(libc::SYS_close, &[watched as usize])?;
+    std::mem::forget((near, far));
+    Ok(unchanged(instance as i32))
+}
+
+fn send_descriptor(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
+    let mut byte = *b"f";
+    let mut vector = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    // struct cmsghdr: length, level, type; then the descriptor.
+    let mut control = [
+        20_u64,
+        (libc::SCM_RIGHTS as u64) << 32 | libc::SOL_SOCKET as u64,
+        descriptor as u64,
+    ];
+    // SAFETY: zeros are an empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = 20;
+    raw(libc::SYS_sendmsg, &[socket as usize, &raw const message as usize, 0]).map(drop)
 }
 
 fn io_uring(_: &Stage) -> io::Result<Check> {

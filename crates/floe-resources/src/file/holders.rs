@@ -1,0 +1,92 @@
+//! Who has which file, when all are placed: for kinds that connect files with each other.
+
+use super::FileError;
+use crate::channel::Channel;
+use floe_image::record::DescriptorTableRecord;
+use floe_sys::descriptor::{pidfd_getfd, pidfd_open};
+use floe_tracee::Puppet;
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// A process and a descriptor number there, both as in the image.
+type Place = (i32, i32);
+
+/// Files and their places.
+#[derive(Debug)]
+pub struct Holders<'a> {
+    puppets: &'a BTreeMap<i32, Puppet>,
+    /// To hand over files.
+    pub channel: &'a Channel,
+    own: [i32; 2],
+    first: HashMap<u32, Place>,
+    files: HashMap<Place, (u32, bool)>,
+}
+
+impl<'a> Holders<'a> {
+    /// From the image's tables; `own` are the numbers that floe itself has in every task.
+    #[must_use]
+    pub fn new(
+        tables: &[DescriptorTableRecord],
+        puppets: &'a BTreeMap<i32, Puppet>,
+        channel: &'a Channel,
+        own: [i32; 2],
+    ) -> Self {
+        let mut first = HashMap::new();
+        let mut files = HashMap::new();
+        for table in tables {
+            for descriptor in &table.descriptors {
+                let place = (table.pid.0, descriptor.number);
+                first.entry(descriptor.file).or_insert(place);
+                files.insert(place, (descriptor.file, descriptor.close_on_exec));
+            }
+        }
+        Self {
+            puppets,
+            channel,
+            own,
+            first,
+            files,
+        }
+    }
+
+    /// One of those who have a file.
+    #[must_use]
+    pub fn first(&self, file: u32) -> Option<Place> {
+        self.first.get(&file).copied()
+    }
+
+    /// Which file is at a place, and whether it is closed on exec.
+    #[must_use]
+    pub fn file(&self, place: Place) -> Option<(u32, bool)> {
+        self.files.get(&place).copied()
+    }
+
+    /// Whether a number is one of floe's own in every task.
+    #[must_use]
+    pub fn is_own(&self, number: i32) -> bool {
+        self.own.contains(&number)
+    }
+
+    /// The process with this id.
+    ///
+    /// # Errors
+    /// [`FileError::Unknown`].
+    pub fn puppet(&self, pid: i32) -> Result<&'a Puppet, FileError> {
+        self.puppets.get(&pid).ok_or_else(|| FileError::Unknown {
+            id: 0,
+            what: format!("process {pid} has it open but is not there"),
+        })
+    }
+
+    /// A duplicate of the file at a place.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn fetch(&self, (pid, number): Place) -> Result<OwnedFd, FileError> {
+        let wrap = |action| FileError::system(action, format!("descriptor {number} of process {pid}"));
+        let pidfd = pidfd_open(self.puppet(pid)?.tid()).map_err(wrap("open a pidfd to fetch"))?;
+        pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))
+    }
+}

@@ -1,0 +1,79 @@
+//! Files of events: eventfd(2), signalfd(2), timerfd_create(2), epoll(7).
+
+use nix::errno::Errno;
+use std::{
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+/// A counter; its flags are those of eventfd2(2), of which EFD_CLOEXEC is always set.
+///
+/// # Errors
+/// Those of eventfd2(2).
+pub fn eventfd(flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: both arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_eventfd2, 0, flags | libc::EFD_CLOEXEC) })
+}
+
+/// A file that the signals of `mask` (bit N-1 for signal N) are read from; SFD_CLOEXEC is always set.
+///
+/// # Errors
+/// Those of signalfd4(2).
+pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd, Errno> {
+    let flags = flags | libc::SFD_CLOEXEC;
+    // SAFETY: the kernel reads the eight bytes of the mask.
+    owned(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, size_of::<u64>(), flags) })
+}
+
+/// A timer of a clock (CLOCK_*); TFD_CLOEXEC is always set.
+///
+/// # Errors
+/// Those of timerfd_create(2).
+pub fn timerfd(clock: i32, flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: both arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_timerfd_create, clock, flags | libc::TFD_CLOEXEC) })
+}
+
+/// Arms a timer: `flags` are TFD_TIMER_*, times are nanoseconds.
+///
+/// # Errors
+/// Those of timerfd_settime(2).
+pub fn set_timerfd(timer: BorrowedFd<'_>, flags: i32, value: u64, interval: u64) -> Result<(), Errno> {
+    let time = |nanoseconds: u64| libc::timespec {
+        tv_sec: (nanoseconds / 1_000_000_000) as i64,
+        tv_nsec: (nanoseconds % 1_000_000_000) as i64,
+    };
+    let new = libc::itimerspec {
+        it_interval: time(interval),
+        it_value: time(value),
+    };
+    // SAFETY: `new` is read; the old value is not wanted.
+    let result = unsafe { libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const new, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets how often a timer has expired since it was read last (TFD_IOC_SET_TICKS, Linux 3.17 with
+/// CONFIG_CHECKPOINT_RESTORE). Not 0.
+///
+/// # Errors
+/// ENOTTY where the kernel can't, EINVAL for 0.
+pub fn set_timerfd_ticks(timer: BorrowedFd<'_>, ticks: u64) -> Result<(), Errno> {
+    const SET_TICKS: libc::Ioctl = nix::request_code_write!(b'T', 0, size_of::<u64>());
+    // SAFETY: the kernel reads eight bytes.
+    Errno::result(unsafe { libc::ioctl(timer.as_raw_fd(), SET_TICKS, &raw const ticks) }).map(drop)
+}
+
+/// An empty epoll instance, close-on-exec.
+///
+/// # Errors
+/// Those of epoll_create1(2).
+pub fn epoll() -> Result<OwnedFd, Errno> {
+    // SAFETY: a number.
+    owned(unsafe { libc::syscall(libc::SYS_epoll_create1, libc::EPOLL_CLOEXEC) })
+}
+
+fn owned(result: i64) -> Result<OwnedFd, Errno> {
+    let number = Errno::result(result)?;
+    // SAFETY: the kernel just made it for the caller.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+}
