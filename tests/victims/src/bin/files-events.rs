@@ -6,12 +6,13 @@ use victims::{Findings, Stage, call, play};
 
 const MINUTE: i64 = 60;
 
+type Check = Box<dyn FnMut(&mut Findings)>;
 /// What epoll_wait tells: data, events.
 type Told = (u64, u32);
 
 fn main() {
     play(|stage| {
-        let mut checks: Vec<Box<dyn FnMut(&mut Findings)>> = vec![
+        let mut checks: Vec<Check> = vec![
             Box::new(counters()),
             Box::new(signals()),
             Box::new(timers()),
