@@ -18,5 +18,6 @@ pub mod procfs;
 pub mod ptrace;
 pub mod sched;
 pub mod terminal;
+pub mod time_namespace;
 
 pub use pid::Pid;

@@ -29,6 +29,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         exit_signal: 17,
         terminal: None,
         membarrier: 0,
+        posix_timers: Vec::new(),
     }
 }
 

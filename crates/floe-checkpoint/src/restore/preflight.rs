@@ -11,6 +11,7 @@ use floe_sys::{
     Pid,
     descriptor::open_in_root,
     procfs::{self, Mapping, Status},
+    time_namespace,
 };
 use nix::{fcntl::OFlag, sys::stat::fstat};
 use std::{
@@ -47,6 +48,12 @@ impl fmt::Display for Obstacle {
 pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
+    if !time_namespace::exist() {
+        found.insert(Obstacle {
+            object: "clocks".to_owned(),
+            reason: "this kernel has no time namespaces, in which they could go on from where they stood".to_owned(),
+        });
+    }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
         .map_err(RestoreError::system("open the root directory"))?;

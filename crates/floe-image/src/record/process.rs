@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::NsPid;
+use super::{NsPid, PosixTimerRecord};
 use serde::{Deserialize, Serialize};
 
 /// A process: what all its threads share but memory and descriptors.
@@ -52,6 +52,8 @@ pub struct ProcessRecord {
     pub terminal: Option<TerminalLink>,
     /// MEMBARRIER_CMD_GET_REGISTRATIONS: the registering commands of membarrier(2) that were issued, ored.
     pub membarrier: u32,
+    /// POSIX timers, in the order of their ids.
+    pub posix_timers: Vec<PosixTimerRecord>,
 }
 
 /// What a process was doing as a whole.

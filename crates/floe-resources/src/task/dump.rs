@@ -141,6 +141,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         exit_signal: found.stat.exit_signal,
         terminal: None,
         membarrier: 0,
+        posix_timers: Vec::new(),
     }
 }
 
