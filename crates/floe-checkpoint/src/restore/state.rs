@@ -6,8 +6,8 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
-    restore_credentials, restore_process, restore_thread,
+    RestoreError as TaskError, SeedState, apply_outside, arm_timers, continue_sleep, finish_thread, make_timers,
+    queue_signals, restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
@@ -49,11 +49,14 @@ pub fn complete(
             .zip(&record.threads)
             .map(sleep)
             .collect::<Result<Vec<_>, _>>()?;
+        let own = |e| task_error(record.pid.0, e);
+        make_timers(&all, record).map_err(own)?;
         // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
         // all of them can have pending.
         for (puppet, thread) in all.iter().zip(&record.threads).rev() {
             queue_signals(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
         }
+        arm_timers(&all, record).map_err(own)?;
         leave(image, leader, record)?;
         for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
             finish_thread(puppet, thread, registers, base).map_err(|e| task_error(thread.tid.0, e))?;

@@ -2,7 +2,7 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::{sleep::Sleepers, switches::Switches};
+use super::{sleep::Sleepers, switches::Switches, timers};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -176,6 +176,7 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
             questions.switches.refuse(&batch, found, refusals);
         }
     }
+    record.posix_timers = timers::dump(&host, held, refusals)?;
     host.remove()?;
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;

@@ -6,6 +6,7 @@ mod restore;
 mod signals;
 mod sleep;
 mod switches;
+mod timers;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use refuse::{
@@ -17,3 +18,4 @@ pub use restore::{
     restore_thread,
 };
 pub use sleep::{Sleepers, continue_sleep};
+pub use timers::{arm_timers, make_timers};
