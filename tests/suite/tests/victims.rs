@@ -78,6 +78,7 @@ victims! {
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
+    posix_timers "posix-timers",
     registers "registers",
     robust_futexes "robust-futexes",
     rseq_sequence "rseq-sequence",

@@ -176,8 +176,12 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
             questions.switches.refuse(&batch, found, refusals);
         }
     }
-    record.posix_timers = timers::dump(&host, held, refusals)?;
+    let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
+    (record.posix_timers, record.pending) = (timers, now_pending.process);
+    for (thread, pending) in record.threads.iter_mut().zip(now_pending.threads) {
+        thread.pending = pending;
+    }
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
@@ -216,7 +220,6 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.subreaper = answers.subreaper;
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
-    record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
     record.limits = procfs::limits(&directory)?
         .into_iter()
         .map(|(soft, hard)| ResourceLimit { soft, hard })
@@ -273,7 +276,7 @@ fn dump_thread(
         },
         signal_mask: thread.signal_mask()?,
         alternate_stack: answers.alternate_stack,
-        pending: thread.pending(Queue::Thread)?.into_iter().map(Vec::from).collect(),
+        pending: Vec::new(),
         robust_list: RobustList { head, size },
         rseq: thread.rseq()?.map(|r| RseqRegistration {
             address: r.address,

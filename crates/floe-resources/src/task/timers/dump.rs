@@ -3,6 +3,7 @@
 use super::{
     super::dump::{DumpError, HeldProcess},
     clock::{Clock, REALTIME},
+    makers,
     restore::timer_of,
 };
 use crate::refusal::Refusals;
@@ -11,56 +12,105 @@ use floe_sys::{
     procfs::{self, PosixTimer, Status},
     ptrace::Queue,
 };
-use floe_tracee::{Batch, CallHost, CallId};
-use std::{
-    cell::OnceCell,
-    collections::{HashMap, HashSet},
-};
+use floe_tracee::{Batch, CallHost, CallId, Stopped};
+use std::{cell::OnceCell, collections::HashSet};
 
 const SECOND: u64 = 1_000_000_000;
-const TIMER_ABSTIME: u64 = 1;
 /// So many timers are asked about in one batch.
 const AT_ONCE: usize = 40;
-/// A thread that makes so many calls between two looks has used its processor.
-const WORK: usize = 5;
-/// Further away than any processor time that a thread can have used, in seconds.
-const FAR: u64 = 1 << 32;
 
-/// The timers of a process, in the order of their ids.
+/// The timers of a process, in the order of their ids, and the signals that are pending with them.
 pub(in crate::task) fn dump(
     host: &CallHost<'_>,
     held: &HeldProcess<'_>,
     refusals: &mut Refusals,
-) -> Result<Vec<PosixTimerRecord>, DumpError> {
+) -> Result<(Vec<PosixTimerRecord>, Pending), DumpError> {
     let listed = PosixTimer::all(held.found.pid)?;
+    let mut pending = Pending::read(held)?;
     if listed.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), pending));
     }
+    let makers = makers::find(host, held, &listed, refusals)?;
     let on_realtime = OnceCell::new();
-    let mut records = Vec::with_capacity(listed.len());
-    for timers in listed.chunks(AT_ONCE) {
-        let mut batch = host.batch();
-        let asked: Vec<Standing> = timers.iter().map(|timer| Standing::ask(&mut batch, timer)).collect();
-        run(host, held, 0, &mut batch)?;
-        for (timer, asked) in timers.iter().zip(asked) {
-            let is_absolute = |from: u64, to: u64| {
-                let armed: &Vec<u64> = on_realtime.get_or_init(procfs::armed_on_realtime);
-                armed.iter().copied().find(|time| (from..=to).contains(time))
-            };
-            records.push(asked.record(&batch, timer, held, is_absolute));
+    loop {
+        let mut records = Vec::with_capacity(listed.len());
+        for timers in listed.chunks(AT_ONCE) {
+            let mut batch = host.batch();
+            let asked: Vec<Standing> = timers.iter().map(|timer| Standing::ask(&mut batch, timer)).collect();
+            run(host, held, 0, &mut batch)?;
+            for (timer, asked) in timers.iter().zip(asked) {
+                let find = |from, to, interval| {
+                    let earlier = expiration(&held.sleepers.armed, from, to, interval);
+                    earlier
+                        .or_else(|| expiration(on_realtime.get_or_init(procfs::armed_on_realtime), from, to, interval))
+                };
+                let mut record = asked.record(&batch, timer, held, find);
+                if let Some(maker) = makers.get(&timer.id) {
+                    record.maker = *maker;
+                }
+                records.push(record);
+            }
+        }
+        // One that fired meanwhile stands elsewhere by now. It does not fire again before its signal is taken, so this
+        // comes to an end.
+        let before = std::mem::replace(&mut pending, Pending::read(held)?).timers();
+        if pending.timers().is_subset(&before) {
+            return Ok((records, pending));
         }
     }
-    find_makers(host, held, &mut records, refusals)?;
-    Ok(records)
 }
 
-fn run(host: &CallHost<'_>, held: &HeldProcess<'_>, thread: usize, batch: &mut Batch) -> Result<(), DumpError> {
+/// The signals that are pending in a process, each the 128 bytes of a `siginfo_t`, oldest first.
+pub(in crate::task) struct Pending {
+    /// For the process.
+    pub(in crate::task) process: Vec<Vec<u8>>,
+    /// For each of its threads.
+    pub(in crate::task) threads: Vec<Vec<Vec<u8>>>,
+}
+
+impl Pending {
+    pub(super) fn read(held: &HeldProcess<'_>) -> Result<Self, DumpError> {
+        let read = |thread: &Stopped, queue| -> Result<Vec<Vec<u8>>, DumpError> {
+            Ok(thread.pending(queue)?.into_iter().map(Vec::from).collect())
+        };
+        let threads = held.threads.iter();
+        Ok(Self {
+            process: read(held.threads[0], Queue::Process)?,
+            threads: threads
+                .map(|thread| read(thread, Queue::Thread))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The timers that they came from.
+    pub(super) fn timers(&self) -> HashSet<i32> {
+        let all = self.threads.iter().flatten().chain(&self.process);
+        all.filter_map(|info| timer_of(info)).collect()
+    }
+}
+
+/// The next expiration, between two times, of a timer that expired or was to expire at one of `armed`.
+fn expiration(armed: &[u64], from: u64, to: u64, interval: u64) -> Option<u64> {
+    let next = |time: &u64| match (to.checked_sub(*time)?, interval) {
+        (past, 0) => Some(to - past),
+        (past, interval) => Some(to - past % interval),
+    };
+    armed.iter().filter_map(next).find(|time| *time >= from)
+}
+
+pub(super) fn run(
+    host: &CallHost<'_>,
+    held: &HeldProcess<'_>,
+    thread: usize,
+    batch: &mut Batch,
+) -> Result<(), DumpError> {
     let (task, found) = (held.threads[thread], held.found);
     let status = Status::read(&format!("/proc/{}/task/{}", found.pid, task.tid()))?;
     Ok(host.run(task, found.threads[thread].ns_tid, &status, batch)?)
 }
 
-fn nanoseconds(batch: &Batch, address: u64) -> u64 {
+/// Nanoseconds of a `struct timespec` that a call wrote.
+pub(super) fn nanoseconds(batch: &Batch, address: u64) -> u64 {
     let word = |at| u64::from_ne_bytes(batch.bytes(at, 8).try_into().expect("asked for 8 bytes"));
     word(address).saturating_mul(SECOND).saturating_add(word(address + 8))
 }
@@ -100,24 +150,26 @@ impl Standing {
         }
     }
 
-    /// `find` tells when exactly an armed timer of CLOCK_REALTIME expires that follows that clock, if one does between two
-    /// times.
+    /// `find` tells when exactly a timer of CLOCK_REALTIME with some interval expires that follows that clock, if one does
+    /// between two times.
     fn record(
         &self,
         batch: &Batch,
         timer: &PosixTimer,
         held: &HeldProcess<'_>,
-        find: impl FnOnce(u64, u64) -> Option<u64>,
+        find: impl FnOnce(u64, u64, u64) -> Option<u64>,
     ) -> PosixTimerRecord {
-        let left = nanoseconds(batch, self.setting + 16);
+        let (interval, left) = (nanoseconds(batch, self.setting), nanoseconds(batch, self.setting + 16));
         // Rather a moment late than early.
         let from = |clock| nanoseconds(batch, clock).saturating_add(left);
         let expiry = match Clock::of(timer.clock) {
             _ if left == 0 => TimerExpiry::Never,
-            Some(Clock::World(_)) if timer.clock == REALTIME => match find(from(self.before), from(self.after)) {
-                Some(time) => TimerExpiry::At(time),
-                None => TimerExpiry::Unset(from(self.monotonic)),
-            },
+            Some(Clock::World(_)) if timer.clock == REALTIME => {
+                match find(from(self.before), from(self.after), interval) {
+                    Some(time) => TimerExpiry::At(time),
+                    None => TimerExpiry::Unset(from(self.monotonic)),
+                }
+            }
             Some(Clock::World(_)) => TimerExpiry::At(from(self.after)),
             _ => TimerExpiry::After(left),
         };
@@ -131,104 +183,24 @@ impl Standing {
             target: NsPid(target.filter(|_| is_alone).map_or(0, |thread| thread.ns_tid)),
             signal: timer.signal,
             value: timer.value,
-            interval: nanoseconds(batch, self.setting),
+            interval,
             expiry,
             overrun: batch.result(self.overrun).max(0) as u32,
         }
     }
 }
 
-/// Finds out which thread made each timer that measures its maker, which the kernel does not tell: while that thread works
-/// and all others stand still, what is left of the timer becomes less.
-fn find_makers(
-    host: &CallHost<'_>,
-    held: &HeldProcess<'_>,
-    records: &mut [PosixTimerRecord],
-    refusals: &mut Refusals,
-) -> Result<(), DumpError> {
-    let mut wanted: HashMap<i32, &mut PosixTimerRecord> = records
-        .iter_mut()
-        .filter(|record| Clock::of(record.clock) == Some(Clock::OfMaker))
-        .map(|record| (record.id, record))
-        .collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let fired = fired(held)?;
-    // One that is not armed has nothing left. To arm it would take its signal back that is pending.
-    let is_in_doubt = |record: &PosixTimerRecord| record.expiry == TimerExpiry::Never && fired.contains(&record.id);
-    if held.threads.len() == 1 {
-        wanted.retain(|_, record| !is_in_doubt(record));
-    }
-    for (index, found) in held.found.threads.iter().enumerate() {
-        let sure = wanted.values().filter(|record| !is_in_doubt(record));
-        let mut ids: Vec<i32> = sure.map(|record| record.id).collect();
-        ids.sort_unstable();
-        for ids in ids.chunks(AT_ONCE / 2) {
-            let mut batch = host.batch();
-            let looks: Vec<Look> = ids.iter().map(|id| Look::take(&mut batch, wanted[id])).collect();
-            run(host, held, index, &mut batch)?;
-            for (id, look) in ids.iter().zip(looks) {
-                if look.differs(&batch)
-                    && let Some(record) = wanted.remove(id)
-                {
-                    record.maker = NsPid(found.ns_tid);
-                }
-            }
-        }
-    }
-    for id in wanted.into_keys() {
-        refusals.add(
-            Some(&held.found.subject()),
-            format!("POSIX timer {id} (timer_create)"),
-            "the thread whose processor time it measures has ended, or can't be told",
-            "delete it",
-        );
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::expiration;
 
-/// The timers of a process whose signals are pending.
-fn fired(held: &HeldProcess<'_>) -> Result<HashSet<i32>, DumpError> {
-    let mut pending = held.threads[0].pending(Queue::Process)?;
-    for thread in &held.threads {
-        pending.extend(thread.pending(Queue::Thread)?);
-    }
-    Ok(pending.iter().filter_map(|info| timer_of(info.as_ref())).collect())
-}
-
-/// Two looks at a timer, and work between them.
-struct Look {
-    first: u64,
-    second: u64,
-}
-
-impl Look {
-    fn take(batch: &mut Batch, record: &PosixTimerRecord) -> Self {
-        let id = record.id as u64;
-        let set = |batch: &mut Batch, seconds: u64| {
-            let words = [0, 0, seconds, 0].map(u64::to_ne_bytes).concat();
-            let place = batch.data(&words);
-            batch.attempt("set a timer", libc::SYS_timer_settime, &[id, TIMER_ABSTIME, place, 0]);
-        };
-        // One that is not armed is for as long as the batch takes, which runs to its end also if floe dies.
-        let is_armed = record.expiry != TimerExpiry::Never;
-        if !is_armed {
-            set(batch, FAR);
-        }
-        let (first, second) = (batch.room(32), batch.room(32));
-        batch.call("read a timer", libc::SYS_timer_gettime, &[id, first]);
-        for _ in 0..WORK {
-            batch.call("use the processor", libc::SYS_getpid, &[]);
-        }
-        batch.call("read a timer", libc::SYS_timer_gettime, &[id, second]);
-        if !is_armed {
-            set(batch, 0);
-        }
-        Self { first, second }
-    }
-
-    fn differs(&self, batch: &Batch) -> bool {
-        nanoseconds(batch, self.first + 16) != nanoseconds(batch, self.second + 16)
+    #[test]
+    fn a_timer_is_known_by_when_it_expires() {
+        let armed = [17, 1_000_000, 5_000_000_000];
+        assert_eq!(expiration(&armed, 999_990, 1_000_010, 0), Some(1_000_000));
+        assert_eq!(expiration(&armed, 999_980, 999_990, 0), None);
+        // It has fired since, and again.
+        assert_eq!(expiration(&armed, 1_049_990, 1_050_010, 5_000), Some(1_050_000));
+        assert_eq!(expiration(&armed, 1_049_980, 1_049_990, 5_000), None);
     }
 }

@@ -5,6 +5,7 @@
 
 mod clock;
 mod dump;
+mod makers;
 mod refuse;
 mod restore;
 

@@ -213,7 +213,7 @@ impl Firing {
     }
 }
 
-/// Arms the timers that go on, with `quiet` as the signal that ends a batch; those that were let fire go on by themselves.
+/// Arms the timers that go on; those that were let fire go on by themselves.
 ///
 /// # Errors
 /// [`RestoreError`].
@@ -235,9 +235,7 @@ pub fn arm_timers(puppets: &[&Puppet], process: &ProcessRecord) -> Result<(), Re
             let is_pending = pending.iter().any(|info| info.starts_with(&timer.signal.to_ne_bytes()));
             match overrun(timer, times).filter(|_| !is_pending) {
                 Some(setting) => run_over(puppets, process, timer, setting, quiet)?,
-                None => setting(timer, times)
-                    .into_iter()
-                    .for_each(|setting| setting.call(&mut batch)),
+                None => arm(&mut batch, process, timer, times),
             }
         }
         leader.run_ending_with(&mut batch, quiet)?;
@@ -251,16 +249,53 @@ fn pending(process: &ProcessRecord) -> impl Iterator<Item = &Vec<u8>> {
     process.pending.iter().chain(of_threads)
 }
 
-fn setting(timer: &PosixTimerRecord, times: TreeTimes) -> Option<Setting> {
+/// Adds what arms a timer to a batch.
+fn arm(batch: &mut Batch, process: &ProcessRecord, timer: &PosixTimerRecord, times: TreeTimes) {
     match timer.expiry {
-        TimerExpiry::Never => None,
-        TimerExpiry::At(time) => Some(Setting::at(timer, time)),
-        TimerExpiry::After(rest) => Some(Setting::after(timer, rest)),
+        TimerExpiry::Never => {}
+        TimerExpiry::At(time) => Setting::at(timer, time).call(batch),
+        TimerExpiry::After(rest) => Setting::after(timer, rest).call(batch),
         TimerExpiry::Unset(time) => {
-            let now = times.of(libc::CLOCK_MONOTONIC)?;
-            Some(Setting::after(timer, time.saturating_sub(now)))
+            let now = times.0.monotonic.max(0) as u64;
+            let (missed, rest) = missed(time, timer.interval, now);
+            Setting::after(timer, rest).call(batch);
+            if let (Some(overrun), true) = (missed.checked_sub(1), timer.notify != libc::SIGEV_NONE) {
+                tell(batch, process, timer, overrun);
+            }
         }
     }
+}
+
+/// How often a timer that goes on for ever has expired since `time`, and what is left then. One that expires once has not:
+/// it can be let do so.
+fn missed(time: u64, interval: u64, now: u64) -> (u64, u64) {
+    match now.checked_sub(time) {
+        Some(past) if interval != 0 => (past / interval + 1, interval - past % interval),
+        _ => (0, time.saturating_sub(now)),
+    }
+}
+
+/// Adds the signal of expirations that were missed. The kernel would bring it only together with other times to come.
+fn tell(batch: &mut Batch, process: &ProcessRecord, timer: &PosixTimerRecord, overrun: u64) {
+    // siginfo_t: signal, errno, code, padding, timer, overruns, value.
+    let overrun = i32::try_from(overrun).unwrap_or(i32::MAX);
+    let numbers = [timer.signal, 0, SI_TIMER, 0, timer.id, overrun];
+    let mut info: Vec<u8> = numbers.into_iter().flat_map(i32::to_ne_bytes).collect();
+    info.extend(timer.value.to_ne_bytes());
+    info.resize(128, 0);
+    let place = batch.data(&info);
+    let (pid, signal) = (process.pid.0 as u64, timer.signal as u64);
+    match timer.target {
+        NsPid(0) => batch.call(
+            "queue a timer's signal",
+            libc::SYS_rt_sigqueueinfo,
+            &[pid, signal, place],
+        ),
+        NsPid(tid) => {
+            let arguments = [pid, tid as u64, signal, place];
+            batch.call("queue a timer's signal", libc::SYS_rt_tgsigqueueinfo, &arguments)
+        }
+    };
 }
 
 /// How to set a timer so that its signal, if it is taken now, tells of as many overruns as the last one did; `None` where
@@ -350,6 +385,15 @@ mod tests {
         assert_eq!(first(100, 1200), None);
         assert_eq!(first(300, 1050), None);
         assert_eq!(first(u64::MAX, 1050), None);
+    }
+
+    #[test]
+    fn a_timer_that_was_missed_keeps_its_moments() {
+        assert_eq!(missed(1050, 100, 1000), (0, 50));
+        assert_eq!(missed(1000, 100, 1000), (1, 100));
+        assert_eq!(missed(930, 100, 1000), (1, 30));
+        assert_eq!(missed(690, 100, 1000), (4, 90));
+        assert_eq!(missed(690, 0, 1000), (0, 0));
     }
 
     #[test]
