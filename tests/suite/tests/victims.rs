@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    clocks_go_on "clocks-go-on",
     credentials "credentials",
     descriptors_many "descriptors-many",
     fifos "fifos",
