@@ -22,7 +22,7 @@ const ON: u64 = 1;
 const GET: u64 = 2;
 /// The kernel counts ids up. So many are counted through; beyond that one is asked for, where the kernel can be.
 const NEAR: i32 = 16;
-/// And so many where it can't.
+/// And up to this one where it can't.
 const FAR: i32 = 100_000;
 /// How long a timer may take to fire whose time has come.
 const PATIENCE: [u64; 2] = [10, 0];
@@ -78,7 +78,7 @@ fn make(script: &mut Script<'_>, timer: &PosixTimerRecord, next: i32, is_asked: 
         script.call("ask for no ids", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, OFF])?;
         return Ok(());
     }
-    if gap > FAR {
+    if gap > NEAR && timer.id > FAR {
         return Err(RestoreError::TimerId(timer.id));
     }
     for id in next..timer.id {
