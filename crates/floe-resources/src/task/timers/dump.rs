@@ -18,6 +18,9 @@ use std::{cell::OnceCell, collections::HashSet};
 const SECOND: u64 = 1_000_000_000;
 /// So many timers are asked about in one batch.
 const AT_ONCE: usize = 40;
+/// Nanoseconds in which a timer is read, and how often that is tried.
+const SHORT: u64 = 20_000;
+const TRIES: usize = 5;
 
 /// The timers of a process, in the order of their ids, and the signals that are pending with them.
 pub(in crate::task) fn dump(
@@ -35,9 +38,7 @@ pub(in crate::task) fn dump(
     loop {
         let mut records = Vec::with_capacity(listed.len());
         for timers in listed.chunks(AT_ONCE) {
-            let mut batch = host.batch();
-            let asked: Vec<Standing> = timers.iter().map(|timer| Standing::ask(&mut batch, timer)).collect();
-            run(host, held, 0, &mut batch)?;
+            let (batch, asked) = ask(host, held, timers)?;
             for (timer, asked) in timers.iter().zip(asked) {
                 let find = |from, to, interval| {
                     let earlier = expiration(&held.sleepers.armed, from, to, interval);
@@ -56,6 +57,24 @@ pub(in crate::task) fn dump(
         let before = std::mem::replace(&mut pending, Pending::read(held)?).timers();
         if pending.timers().is_subset(&before) {
             return Ok((records, pending));
+        }
+    }
+}
+
+/// Asks where timers stand, again if the process was kept from its processor meanwhile.
+fn ask(
+    host: &CallHost<'_>,
+    held: &HeldProcess<'_>,
+    timers: &[PosixTimer],
+) -> Result<(Batch, Vec<Standing>), DumpError> {
+    let mut tries = 0;
+    loop {
+        let mut batch = host.batch();
+        let asked: Vec<Standing> = timers.iter().map(|timer| Standing::ask(&mut batch, timer)).collect();
+        run(host, held, 0, &mut batch)?;
+        tries += 1;
+        if tries == TRIES || asked.iter().all(|standing| standing.took(&batch) < SHORT) {
+            return Ok((batch, asked));
         }
     }
 }
@@ -139,8 +158,8 @@ impl Standing {
         };
         time(batch, clock, before);
         batch.call("read a timer", libc::SYS_timer_gettime, &[id, setting]);
-        time(batch, clock, after);
         time(batch, libc::CLOCK_MONOTONIC, monotonic);
+        time(batch, clock, after);
         Self {
             before,
             setting,
@@ -148,6 +167,11 @@ impl Standing {
             monotonic,
             overrun,
         }
+    }
+
+    /// Nanoseconds between the two looks at its clock.
+    fn took(&self, batch: &Batch) -> u64 {
+        nanoseconds(batch, self.after).saturating_sub(nanoseconds(batch, self.before))
     }
 
     /// `find` tells when exactly a timer of CLOCK_REALTIME with some interval expires that follows that clock, if one does

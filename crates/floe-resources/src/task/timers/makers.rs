@@ -119,9 +119,13 @@ impl Search<'_> {
                 let looks = look_twice(&mut batch, ids, &self.left, work);
                 run(self.host, self.held, thread, &mut batch)?;
                 for (id, (first, second)) in ids.iter().zip(looks) {
-                    if nanoseconds(&batch, first + 16) != nanoseconds(&batch, second + 16) {
+                    let second = nanoseconds(&batch, second + 16);
+                    if nanoseconds(&batch, first + 16) != second {
                         self.left.remove(id);
                         self.makers.insert(*id, NsPid(self.held.found.threads[thread].ns_tid));
+                    } else if let Some(left) = self.left.get_mut(id).filter(|left| **left != 0) {
+                        // It may have become due before it was looked at.
+                        *left = second;
                     }
                 }
             }
