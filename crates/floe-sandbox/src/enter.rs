@@ -5,7 +5,7 @@ use crate::{
     sandbox::{Sandbox, SandboxError},
 };
 use floe_cgroup::Entrance;
-use floe_sys::{exec, fork};
+use floe_sys::{exec, fork, time_namespace::CLONE_NEWTIME};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
@@ -103,7 +103,8 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWCGROUP;
+        | CloneFlags::CLONE_NEWCGROUP
+        | time_namespace(sandbox.pid1()?);
     setns(&pidfd, all).map_err(system("enter the namespaces"))?;
     // setns changes the namespace that children are in, so the command must be a child.
     let (hear, say) = message::pair().map_err(system("make a socket for the command"))?;
@@ -123,6 +124,17 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => break Err(system("wait for the command")(error)),
         }
+    }
+}
+
+/// The flag of a restored sandbox's time namespace; none where it is the caller's, as it is where the kernel knows no
+/// others.
+fn time_namespace(pid1: floe_sys::Pid) -> CloneFlags {
+    let link = |whose: &str| std::fs::read_link(format!("/proc/{whose}/ns/time")).ok();
+    if link(&pid1.to_string()) == link("self") {
+        CloneFlags::empty()
+    } else {
+        CloneFlags::from_bits_retain(CLONE_NEWTIME)
     }
 }
 

@@ -19,5 +19,7 @@ pub mod procfs;
 pub mod ptrace;
 pub mod sched;
 pub mod terminal;
+pub mod time_namespace;
+pub mod timer;
 
 pub use pid::Pid;

@@ -8,12 +8,12 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 12] = [
+const FINDINGS: [Finding; 14] = [
     (
-        "posix-timer",
-        "1 POSIX timer(s) (timer_create)",
-        "not carried yet",
-        "use setitimer",
+        "timer-tells-ended",
+        "POSIX timer 0 (timer_create)",
+        "the thread that it signals has ended",
+        "delete it",
     ),
     ("seccomp", "seccomp mode 2", "not carried yet", "without a filter"),
     (
@@ -70,6 +70,18 @@ const FINDINGS: [Finding; 12] = [
         "with its own working directory and umask",
         "not carried yet",
         "don't call unshare",
+    ),
+    (
+        "timer-of-ended-thread",
+        "POSIX timer 1 (timer_create)",
+        "the thread whose processor time it measures has ended",
+        "delete it",
+    ),
+    (
+        "timer-of-ended-process",
+        "POSIX timer 2 (timer_create)",
+        "has ended or is outside of the tree",
+        "delete it",
     ),
 ];
 

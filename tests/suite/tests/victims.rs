@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
     credentials "credentials",
     descriptors_many "descriptors-many",
@@ -81,6 +82,7 @@ victims! {
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
+    posix_timers "posix-timers",
     registers "registers",
     robust_futexes "robust-futexes",
     rseq_sequence "rseq-sequence",

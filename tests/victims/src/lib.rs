@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod peer;
 pub mod stage;
 pub mod team;
+pub mod timer;
 
 pub use descriptor::Seen;
 pub use findings::Findings;

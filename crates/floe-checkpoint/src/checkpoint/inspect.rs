@@ -3,7 +3,8 @@
 use super::{Target, console::Streams, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::record::{
-    AddressSpaceRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+    AddressSpaceRecord, ClocksRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink,
+    VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
@@ -14,7 +15,7 @@ use floe_resources::{
     tree::FoundProcess,
 };
 use floe_sandbox::AttachError;
-use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError};
+use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, time_namespace::Clocks};
 use floe_tracee::{Stopped, vdso_tail, xfeatures};
 use std::{
     io,
@@ -253,6 +254,16 @@ fn sandbox(
         console: streams.record(in_pipe),
         log: streams.log,
         command,
+        clocks: clocks(target.root())?,
+    })
+}
+
+/// Read when all timers have been, so that none can have fired at a time that the restored tree has yet to see.
+fn clocks(root: Pid) -> Result<ClocksRecord, ProcError> {
+    let seen = Clocks::seen_by(&root.to_string())?;
+    Ok(ClocksRecord {
+        monotonic: seen.monotonic.max(0) as u64,
+        boottime: seen.boottime.max(0) as u64,
     })
 }
 

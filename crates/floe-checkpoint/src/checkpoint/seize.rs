@@ -111,6 +111,7 @@ impl HeldTree {
         // A version 2 freezer wakes every thread, and then ptrace does; the other leaves most of them asleep.
         let mut sleepers = Sleepers::new(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
         look_at_threads(&processes, &mut sleepers)?;
+        sleepers.look_at_timers(&processes);
         control.enter("freeze")?;
         let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
@@ -148,6 +149,7 @@ impl HeldTree {
             let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
             if threads.is_empty() {
                 refuse_unstoppable(&tree)?;
+                sleepers.look_at_timers(&tree.living().map(|process| process.pid).collect::<Vec<_>>());
             }
             if new.is_empty() {
                 let all: HashSet<Pid> = tree.threads().collect();

@@ -1,11 +1,12 @@
 //! Restore: the stages on one page.
 //!
 //! ```text
-//! open -> plan -> preflight -> launch -> seed -> contents -> tree -> files -> state -> freeze -> verify -> thaw
+//! open -> plan -> preflight -> launch -> seed -> contents -> tree -> files -> clocks -> state -> freeze -> verify -> thaw
 //! ```
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
 
+mod clocks;
 mod console;
 mod contents;
 mod files;
@@ -46,7 +47,7 @@ use std::{
 use tree::World;
 
 /// The names of the stages, in order.
-pub const STAGES: [&str; 12] = [
+pub const STAGES: [&str; 13] = [
     "open",
     "plan",
     "preflight",
@@ -55,6 +56,7 @@ pub const STAGES: [&str; 12] = [
     "contents",
     "tree",
     "files",
+    "clocks",
     "state",
     "freeze",
     "verify",
@@ -272,6 +274,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
     console::restore_input(&image, launch.folder())?;
+    control.enter("clocks")?;
+    clocks::set(&image, &world)?;
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;
     drop(one);

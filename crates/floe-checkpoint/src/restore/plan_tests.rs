@@ -31,6 +31,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         membarrier: 0,
         shared: 0,
         leader_ended: None,
+        posix_timers: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@ use floe_sys::{
     Pid,
     descriptor::open_in_root,
     procfs::{self, Mapping, Status},
+    time_namespace, timer,
 };
 use nix::{fcntl::OFlag, sys::stat::fstat};
 use std::{
@@ -47,6 +48,7 @@ impl fmt::Display for Obstacle {
 pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
+    clocks(image, &mut found);
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
         .map_err(RestoreError::system("open the root directory"))?;
@@ -87,6 +89,26 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
         }
     }
     Ok(found.into_iter().collect())
+}
+
+fn clocks(image: &Image, found: &mut BTreeSet<Obstacle>) {
+    if !time_namespace::exist() {
+        found.insert(Obstacle {
+            object: "clocks".to_owned(),
+            reason: "this kernel has no time namespaces, in which they could go on from where they stood".to_owned(),
+        });
+    }
+    let timers = image.processes().iter().flat_map(|process| &process.posix_timers);
+    // Those below 0 are of tasks that are not there yet.
+    let clocks: BTreeSet<i32> = timers.map(|timer| timer.clock).filter(|clock| *clock >= 0).collect();
+    for clock in clocks {
+        if let Err(error) = timer::try_clock(clock) {
+            found.insert(Obstacle {
+                object: format!("POSIX timers of clock {clock}"),
+                reason: format!("they can't be made here: {error}"),
+            });
+        }
+    }
 }
 
 fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {

@@ -6,8 +6,8 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
-    restore_credentials, restore_process, restore_thread,
+    RestoreError as TaskError, SeedState, apply_outside, arm_timers, continue_sleep, finish_thread, make_timers,
+    queue_signals, restore_credentials, restore_process, restore_thread,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
@@ -53,10 +53,19 @@ pub fn complete(
             .iter()
             .map(|task| task.last_registers(exit).map_err(|e| task.error(e)))
             .collect::<Result<Vec<_>, _>>()?;
+        let puppets: Vec<(Vec<&Puppet>, &ProcessRecord)> = (group.iter().zip(&threads))
+            .map(|(record, threads)| (tasks(world, record, threads).map(|task| task.puppet).collect(), *record))
+            .collect();
+        for (puppets, record) in &puppets {
+            make_timers(puppets, record).map_err(|e| task_error(record.pid.0, e))?;
+        }
         // Signals once their actions are set, which would flush those that are ignored. The leader last: it limits what
         // all of them can have pending.
         for task in all.iter().rev() {
             queue_signals(task.puppet, task.process, task.thread).map_err(|e| task.error(e))?;
+        }
+        for (puppets, record) in &puppets {
+            arm_timers(puppets, record).map_err(|e| task_error(record.pid.0, e))?;
         }
         leave(all[0].puppet, exit)?;
         for (task, registers) in all.iter().zip(&registers) {

@@ -3,14 +3,14 @@
 use super::{RestoreError, state::mappings_differ};
 use floe_image::{
     Image,
-    record::{DescriptorTableRecord, ProcessRecord, ProcessState},
+    record::{DescriptorTableRecord, PosixTimerRecord, ProcessRecord, ProcessState},
 };
 use floe_sys::{
     Pid,
     descriptor::O_LARGEFILE,
-    procfs::{self, FdInfos, Status},
+    procfs::{self, FdInfos, PosixTimer, ProcError, Status},
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Compares every process: `hosts` are their ids in floe's namespace.
 pub fn compare(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreError> {
@@ -22,6 +22,7 @@ pub fn compare(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreE
             None => differences.push(format!("process {} was not made", record.pid)),
         }
     }
+    time_namespace(image, hosts, &mut differences)?;
     if differences.is_empty() {
         Ok(())
     } else {
@@ -91,6 +92,13 @@ fn process(
         format!("{:x?}", (permitted, effective, bounding)),
         format!("{sets:x?}"),
     );
+    if !record.posix_timers.is_empty() {
+        note(
+            "POSIX timers",
+            format!("{:?}", timers(host)?),
+            format!("{:?}", wanted_timers(record)),
+        );
+    }
     let table = image
         .descriptor_tables()
         .iter()
@@ -117,6 +125,58 @@ fn process(
         }
     }
     Ok(())
+}
+
+/// All living processes are in one, and it is not floe's.
+fn time_namespace(
+    image: &Image,
+    hosts: &BTreeMap<i32, Pid>,
+    differences: &mut Vec<String>,
+) -> Result<(), RestoreError> {
+    let link = |whose: &str| {
+        let path = format!("/proc/{whose}/ns/time");
+        std::fs::read_link(&path).map_err(|source| ProcError::Read { path, source })
+    };
+    let zombies = image
+        .processes()
+        .iter()
+        .filter(|p| matches!(p.state, ProcessState::Zombie { .. }));
+    let zombies: BTreeSet<i32> = zombies.map(|process| process.pid.0).collect();
+    let mut found = BTreeSet::from([link("self")?]);
+    for host in hosts
+        .iter()
+        .filter(|(pid, _)| !zombies.contains(pid))
+        .map(|(_, host)| host)
+    {
+        found.insert(link(&host.to_string())?);
+    }
+    if found.len() != 2 {
+        differences.push(format!(
+            "time namespaces of floe and of the tree are {found:?}, should be two"
+        ));
+    }
+    Ok(())
+}
+
+/// Id, clock, way of telling, signal, value; and the thread that is told, where it is one alone.
+type Timer = (i32, i32, i32, i32, u64, i32);
+
+fn timers(host: Pid) -> Result<Vec<Timer>, ProcError> {
+    let look = |timer: PosixTimer| {
+        let target = if timer.notify & libc::SIGEV_THREAD_ID == 0 {
+            0
+        } else {
+            let status = Status::read(&format!("/proc/{host}/task/{}", timer.target))?;
+            status.ns_pid.last().copied().unwrap_or(0)
+        };
+        Ok((timer.id, timer.clock, timer.notify, timer.signal, timer.value, target))
+    };
+    PosixTimer::all(host)?.into_iter().map(look).collect()
+}
+
+fn wanted_timers(record: &ProcessRecord) -> Vec<Timer> {
+    let look = |t: &PosixTimerRecord| (t.id, t.clock, t.notify, t.signal, t.value, t.target.0);
+    record.posix_timers.iter().map(look).collect()
 }
 
 /// Flags that every kind of file puts back as they were.

@@ -4,11 +4,13 @@
 mod content;
 mod files;
 mod memory;
+mod time;
 mod tree;
 
 pub use content::ContentFault;
 pub use files::FileFault;
 pub use memory::MemoryFault;
+pub use time::TimeFault;
 pub use tree::TreeFault;
 
 use crate::{Image, chunk::PAGE_BYTES, record::ProcessState};
@@ -50,6 +52,9 @@ pub enum Contradiction {
     /// Processes.
     #[error(transparent)]
     Tree(#[from] TreeFault),
+    /// Clocks and timers.
+    #[error(transparent)]
+    Time(#[from] TimeFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -70,6 +75,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    time::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;
     files::check(image, &owners(image, CLONE_FILES))?;
     content::check(image, &owners(image, CLONE_VM))?;

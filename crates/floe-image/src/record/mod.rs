@@ -7,6 +7,7 @@ mod index;
 mod memory;
 mod process;
 mod sandbox;
+mod time;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
 pub use index::{Chunk, IndexRecord, RecordEntry};
@@ -19,6 +20,7 @@ pub use process::{
     RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use time::{ClocksRecord, PosixTimerRecord, TimerExpiry};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::NsPid;
+use super::{NsPid, PosixTimerRecord};
 use serde::{Deserialize, Serialize};
 
 /// A process: what all its threads share but memory and descriptors.
@@ -58,6 +58,8 @@ pub struct ProcessRecord {
     /// Wait status of the first thread where it has ended and others live; of that thread the image then holds only name
     /// and credentials.
     pub leader_ended: Option<i32>,
+    /// POSIX timers, in the order of their ids.
+    pub posix_timers: Vec<PosixTimerRecord>,
 }
 
 /// What a process was doing as a whole.

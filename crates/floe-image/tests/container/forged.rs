@@ -377,6 +377,32 @@ fn trees_that_are_none_are_refused() {
 }
 
 #[test]
+fn clocks_and_timers_that_can_not_be_are_refused() {
+    let late = i64::MAX as u64 / 2 + 1;
+    contradiction(&format!("a clock shows {late} ns"), |s| {
+        s.sandbox.clocks.boottime = late
+    });
+    contradiction("the timer ids of process 7 do not ascend", |s| {
+        s.processes[1].posix_timers.swap(1, 2);
+    });
+    contradiction("the timer ids of process 7 do not ascend", |s| {
+        s.processes[1].posix_timers[0].id = -1;
+    });
+    contradiction("timer 3 of process 7 belongs to thread 4, which is missing", |s| {
+        s.processes[1].posix_timers[1].maker = NsPid(4);
+    });
+    contradiction("timer 7 of process 7 belongs to thread 0, which is missing", |s| {
+        s.processes[1].posix_timers[2].target = NsPid(0);
+    });
+    for (notify, signal, target) in [(3, 34, 0), (5, 34, 9), (0, 0, 0), (0, 34, 9), (4, 65, 9), (1, 0, 9)] {
+        contradiction("timer 0 of process 7 tells nobody of its end in a possible way", |s| {
+            let timer = &mut s.processes[1].posix_timers[0];
+            (timer.notify, timer.signal, timer.target) = (notify, signal, NsPid(target));
+        });
+    }
+}
+
+#[test]
 fn a_long_chain_of_parents_is_checked_in_linear_time() {
     let mut sample = sample::tiny();
     let first = sample.processes[0].clone();

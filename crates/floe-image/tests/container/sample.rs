@@ -106,6 +106,10 @@ pub fn whole() -> Sample {
             },
             log: Some(5000),
             command: vec!["sh".to_owned(), "-c".to_owned(), "sleep 1 | caf\u{e9}".to_owned()],
+            clocks: ClocksRecord {
+                monotonic: 12_345_678_901_234,
+                boottime: 23_456_789_012_345,
+            },
         },
         processes: vec![
             process(1, 0, &[1, 4], ProcessState::Alive),
@@ -229,6 +233,7 @@ pub fn tiny() -> Sample {
             console: ConsoleRecord::None,
             log: None,
             command: Vec::new(),
+            clocks: ClocksRecord::default(),
         },
         processes: vec![ProcessRecord {
             threads: process
@@ -321,7 +326,38 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         membarrier: if pid == 7 { 1 << 4 } else { 0 },
         shared: 0,
         leader_ended: None,
+        posix_timers: if pid == 7 { timers() } else { Vec::new() },
     }
+}
+
+fn timers() -> Vec<PosixTimerRecord> {
+    let timer = |id, clock, expiry| PosixTimerRecord {
+        id,
+        clock,
+        maker: NsPid(7),
+        notify: 0,
+        target: NsPid(0),
+        signal: 34,
+        value: 0xfeed_0000 + id as u64,
+        interval: 0,
+        expiry,
+        overrun: 0,
+    };
+    vec![
+        PosixTimerRecord {
+            interval: 20_000_000,
+            overrun: 3,
+            ..timer(0, 1, TimerExpiry::At(12_345_678_999_999))
+        },
+        timer(3, 0, TimerExpiry::Unset(99_999_999_999_999)),
+        PosixTimerRecord {
+            maker: NsPid(9),
+            notify: 4,
+            target: NsPid(9),
+            ..timer(7, -2, TimerExpiry::After(1))
+        },
+        timer(i32::MAX, 7, TimerExpiry::Never),
+    ]
 }
 
 fn zombie(pid: i32, ppid: i32, status: i32) -> ProcessRecord {

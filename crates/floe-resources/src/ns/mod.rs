@@ -43,15 +43,13 @@ pub fn find(
         cgroup: origin(pid, "cgroup")?,
         mount: origin(pid, "mnt")?,
     };
-    for name in ["user", "time"] {
-        if origin(pid, name)? == NamespaceOrigin::Own {
-            refusals.add(
-                Some(&root.subject()),
-                format!("{name} namespace of its own"),
-                "it is not carried yet",
-                "start the workload without it",
-            );
-        }
+    if origin(pid, "user")? == NamespaceOrigin::Own {
+        refusals.add(
+            Some(&root.subject()),
+            "user namespace of its own",
+            "it is not carried yet",
+            "start the workload without it",
+        );
     }
     if found.ipc == NamespaceOrigin::Own {
         refuse_ipc(pid, refusals)?;

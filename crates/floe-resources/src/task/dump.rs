@@ -2,7 +2,7 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::{sleep::Sleepers, switches::Switches};
+use super::{sleep::Sleepers, switches::Switches, timers};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -147,6 +147,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         membarrier: 0,
         shared: 0,
         leader_ended: found.leader_ended,
+        posix_timers: Vec::new(),
     }
 }
 
@@ -184,7 +185,12 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
             questions.switches.refuse(&batch, found, refusals);
         }
     }
+    let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
+    (record.posix_timers, record.pending) = (timers, now_pending.process);
+    for (thread, pending) in record.threads.iter_mut().zip(now_pending.threads) {
+        thread.pending = pending;
+    }
     let brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
@@ -223,7 +229,6 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.subreaper = answers.subreaper;
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
-    record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
     record.limits = procfs::limits(&directory)?
         .into_iter()
         .map(|(soft, hard)| ResourceLimit { soft, hard })
@@ -280,7 +285,7 @@ fn dump_thread(
         },
         signal_mask: thread.signal_mask()?,
         alternate_stack: answers.alternate_stack,
-        pending: thread.pending(Queue::Thread)?.into_iter().map(Vec::from).collect(),
+        pending: Vec::new(),
         robust_list: RobustList { head, size },
         rseq: thread.rseq()?.map(|r| RseqRegistration {
             address: r.address,

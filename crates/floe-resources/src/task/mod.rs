@@ -7,6 +7,7 @@ mod share;
 mod signals;
 mod sleep;
 mod switches;
+mod timers;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use refuse::{
@@ -19,3 +20,4 @@ pub use restore::{
 };
 pub use share::Sharing;
 pub use sleep::{Sleepers, continue_sleep};
+pub use timers::{arm_timers, make_timers};

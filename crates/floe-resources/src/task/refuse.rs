@@ -2,7 +2,7 @@
 
 use super::{
     dump::{DumpError, HeldProcess},
-    share,
+    share, timers,
 };
 use crate::{
     refusal::Refusals,
@@ -29,7 +29,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     let namespaces = Namespaces::of(root.task(), root.task(), &NAMESPACES)?;
     for process in tree.living() {
         refuse_session_outside(process, refusals);
-        refuse_timers(process, refusals)?;
+        timers::refuse(process, tree, refusals)?;
         refuse_autogroup(process, refusals)?;
         for thread in &process.threads {
             refuse_thread(process, thread, refusals);
@@ -61,20 +61,6 @@ fn refuse_session_outside(process: &FoundProcess, refusals: &mut Refusals) {
             "start the tree with setsid (or floe run)",
         );
     }
-}
-
-fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let timers = procfs::read_text(&format!("/proc/{}/timers", process.task()))?;
-    let count = timers.lines().filter(|line| line.starts_with("ID:")).count();
-    if count > 0 {
-        refusals.add(
-            Some(&process.subject()),
-            format!("{count} POSIX timer(s) (timer_create)"),
-            "POSIX timers are not carried yet",
-            "delete them, or use setitimer",
-        );
-    }
-    Ok(())
 }
 
 /// The nice value of a session's autogroup, sched(7).

@@ -4,6 +4,7 @@
 //! [`restore_credentials`], which also sets what a change of credentials would reset; when the script with these has run,
 //! [`apply_outside`] and [`queue_signals`], then [`finish_thread`].
 
+use super::timers::{Firing, TreeTimes};
 use floe_image::record::{Credentials, ProcessRecord, Scheduling, ThreadRecord};
 use floe_sys::{
     Pid,
@@ -50,6 +51,14 @@ pub enum RestoreError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// A thread that a timer needs.
+    #[error("timer {0} needs thread {1}, which is not there")]
+    Maker(i32, i32),
+    /// An id that this kernel can't be asked for.
+    #[error(
+        "make a timer with the id {0}: before Linux 6.15 ids can only be counted up to, and this one is too far away"
+    )]
+    TimerId(i32),
 }
 
 /// What the seed brought with it, so that only differences are set.
@@ -129,8 +138,8 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
         batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
     }
     for (resource, limit) in (0u64..).zip(&record.limits) {
-        if resource == u64::from(libc::RLIMIT_SIGPENDING) && has_pending(record) {
-            // It may have been lowered since they came, so it is set when they are there again.
+        if resource == u64::from(libc::RLIMIT_SIGPENDING) && counts_signals(record) {
+            // It may have been lowered since they came, so it is set when they are there again. Each timer has one.
             let room = limit.hard.max(ROOM_FOR_SIGNALS);
             let place = batch.data(&words_bytes(&[room, room]));
             batch.attempt("leave room for signals", libc::SYS_prlimit64, &[0, resource, place, 0]);
@@ -144,6 +153,34 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
 
 fn has_pending(record: &ProcessRecord) -> bool {
     !record.pending.is_empty() || record.threads.iter().any(|thread| !thread.pending.is_empty())
+}
+
+/// Whether the limit on pending signals matters.
+fn counts_signals(record: &ProcessRecord) -> bool {
+    has_pending(record) || !record.posix_timers.is_empty()
+}
+
+/// The signals that are pending in a process or come from its timers.
+pub(super) fn signals_of(process: &ProcessRecord) -> Vec<i32> {
+    let of_threads = process.threads.iter().flat_map(|thread| &thread.pending);
+    let pending = process.pending.iter().chain(of_threads).map(number);
+    let timers = process.posix_timers.iter().map(|timer| timer.signal);
+    pending.chain(timers).collect()
+}
+
+fn number(info: &Vec<u8>) -> i32 {
+    let bytes = info.get(..4);
+    bytes.map_or(0, |bytes| i32::from_ne_bytes(bytes.try_into().expect("4 bytes")))
+}
+
+/// A signal to end batches with: not one of job control, which would take others out of the queue; nor one that counts
+/// against the limit.
+pub(super) fn quiet_signal(taken: &[i32]) -> i32 {
+    let job_control = libc::SIGCONT..=libc::SIGTTOU;
+    let is_quiet = |signal: &i32| {
+        !taken.contains(signal) && !job_control.contains(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal)
+    };
+    (1..32).rev().find(is_quiet).unwrap_or(libc::SIGURG)
 }
 
 fn words_bytes(words: &[u64]) -> Vec<u8> {
@@ -298,35 +335,28 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
 }
 
 /// Makes the image's pending signals pending: a thread's own, and by the leader, which comes last, those of the process
-/// and the limit on all of them. A batch ends with a signal of its own, which must not be one of those.
+/// and the limit on all of them. Timers, which are made and not armed, bring their own. A batch ends with a signal of its own, which must not be one of those.
 ///
 /// # Errors
 /// [`RestoreError`].
 pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRecord) -> Result<(), RestoreError> {
     let is_leader = record.tid == process.pid;
-    let number = |info: &Vec<u8>| {
-        info.get(..4)
-            .map_or(0, |b| i32::from_ne_bytes(b.try_into().expect("4 bytes")))
-    };
     let shared: &[Vec<u8>] = if is_leader { &process.pending } else { &[] };
-    if !has_pending(process) || (!is_leader && record.pending.is_empty()) {
+    if !counts_signals(process) || (!is_leader && record.pending.is_empty()) {
         return Ok(());
     }
-    // Those of all threads and the shared ones count for every thread, whoever was first.
-    let taken: Vec<i32> = process.pending.iter().chain(&record.pending).map(number).collect();
-    // Not one of job control, which would take others out of the queue; nor one that counts against the limit.
-    let job_control = libc::SIGCONT..=libc::SIGTTOU;
-    let quiet = (1..32)
-        .rev()
-        .find(|signal| {
-            !taken.contains(signal) && !job_control.contains(signal) && ![libc::SIGKILL, libc::SIGSTOP].contains(signal)
-        })
-        .unwrap_or(libc::SIGURG);
+    // Those of all threads and the shared ones count for every thread, whoever was first; those of timers may come.
+    let quiet = quiet_signal(&signals_of(process));
+    let times = TreeTimes::read(puppet.tid())?;
     let (pid, tid) = (process.pid.0 as u64, record.tid.0 as u64);
     for (infos, is_shared) in [(shared, true), (&record.pending[..], false)] {
         for chunk in infos.chunks(512) {
             let mut batch = puppet.batch();
             for info in chunk {
+                if let Some(firing) = Firing::of(info, process, times) {
+                    firing.setting.call(&mut batch);
+                    continue;
+                }
                 let place = batch.data(info);
                 let signal = number(info) as u64;
                 if is_shared {

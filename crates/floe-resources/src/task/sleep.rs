@@ -11,7 +11,7 @@ use super::restore::RestoreError;
 use floe_image::record::ThreadRecord;
 use floe_sys::{
     Pid, memory,
-    procfs::{Runs, Stat},
+    procfs::{self, PosixTimer, Runs, Stat},
     sched,
 };
 use floe_tracee::{Puppet, Registers, RestartCode, Stopped, TraceError, restart_code};
@@ -22,9 +22,12 @@ const MILLISECOND: u64 = 1_000_000;
 /// ERESTARTSYS to ERESTART_RESTARTBLOCK: results that no program may see.
 const RESTARTED: std::ops::RangeInclusive<i64> = -516..=-512;
 
-/// When threads last ran before they were stopped.
+/// When threads last ran before they were stopped, and when timers were to expire.
 #[derive(Debug, Default)]
 pub struct Sleepers {
+    /// As [`procfs::armed_on_realtime`] tells, where a process has a timer that could be one of them. Many will have fired
+    /// when the tree is looked at, and then nothing tells them from others.
+    pub(super) armed: Vec<u64>,
     before: HashMap<Pid, Runs>,
     /// How often stopping makes a sleeping thread give its processor up.
     stops: u64,
@@ -50,6 +53,15 @@ impl Sleepers {
         // While it is moved to another processor there is no time; then it is about to run.
         if let Some(runs) = runs.filter(|runs| sleeps && runs.last > 0) {
             self.before.entry(tid).or_insert(runs);
+        }
+    }
+
+    /// Notes the timers of a tree that runs.
+    pub fn look_at_timers(&mut self, processes: &[Pid]) {
+        // Those that can't be read are gone.
+        let mut timers = processes.iter().filter_map(|pid| PosixTimer::all(*pid).ok()).flatten();
+        if timers.any(|timer| timer.clock == libc::CLOCK_REALTIME) {
+            self.armed = procfs::armed_on_realtime();
         }
     }
 

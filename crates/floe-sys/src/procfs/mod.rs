@@ -7,6 +7,7 @@ mod maps;
 mod runs;
 mod stat;
 mod status;
+mod timers;
 
 pub use descriptor::{FdInfo, FdInfos, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
@@ -14,6 +15,7 @@ pub use maps::{Mapping, VmFlag};
 pub use runs::Runs;
 pub use stat::Stat;
 pub use status::Status;
+pub use timers::{PosixTimer, armed_on_realtime};
 
 use crate::Pid;
 use std::{

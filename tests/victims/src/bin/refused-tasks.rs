@@ -1,7 +1,7 @@
 //! Tasks with state that is not carried, one child for each argument; all of them go on as if nobody had looked.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use victims::{Findings, Stage, call, memory::Mapping, play, stage::fork, wait_until};
+use victims::{Findings, Stage, call, memory::Mapping, play, stage::fork, timer::Timer, wait_until};
 
 const PR_SET_SECCOMP: i32 = 22;
 
@@ -80,7 +80,6 @@ fn nap() {
 
 fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
     match kind {
-        "posix-timer" => posix_timer(),
         "seccomp" => seccomp(),
         "seccomp-strict" => {
             call::prctl(PR_SET_SECCOMP, [1, 0, 0, 0]).expect("strict mode");
@@ -142,6 +141,9 @@ fn more(kind: &str) {
             std::fs::write("/proc/self/autogroup", "5").expect(kind);
         }
         "huge-pages" => set(41, [1, 2, 0, 0]),
+        "timer-tells-ended" => in_a_thread(|| timer(0, libc::CLOCK_MONOTONIC, call::gettid())),
+        "timer-of-ended-thread" => in_a_thread(|| timer(1, libc::CLOCK_THREAD_CPUTIME_ID, 0)),
+        "timer-of-ended-process" => timer_of_ended_process(),
         _ => panic!("no such kind: {kind}"),
     }
 }
@@ -178,11 +180,31 @@ fn siblings(flags: i32) {
     });
 }
 
-fn posix_timer() {
-    let mut id = std::ptr::null_mut();
-    // SAFETY: room for the id; without an event a signal is sent.
-    let status = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, std::ptr::null_mut(), &raw mut id) };
-    assert!(status == 0, "timer_create");
+/// A timer with this id.
+fn timer(number: i32, clock: i32, target: i32) {
+    for _ in 0..number {
+        Timer::signalling(libc::CLOCK_MONOTONIC, libc::SIGUSR1, 0).delete();
+    }
+    let notify = if target == 0 {
+        libc::SIGEV_SIGNAL
+    } else {
+        libc::SIGEV_THREAD_ID
+    };
+    let timer = Timer::make(clock, notify, libc::SIGUSR1, 0, target).expect("a timer");
+    assert_eq!(timer, Timer(number));
+}
+
+/// Runs in a thread that has ended then.
+fn in_a_thread(act: fn()) {
+    std::thread::spawn(act).join().expect("a thread");
+}
+
+/// A clock of the processor time of a process that has ended then.
+fn timer_of_ended_process() {
+    let child = fork(|| rest());
+    timer(2, (!child << 3) | 2, 0);
+    call::kill(child, libc::SIGKILL).expect("kill");
+    call::wait(child, 0).expect("reap");
 }
 
 /// A filter that kills at every call but nanosleep and what the kernel continues it with.
