@@ -16,6 +16,8 @@ pub const SIGINFO_BYTES: usize = 128;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_PEEKSIGINFO: u32 = 0x4209;
+const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
@@ -241,6 +243,36 @@ pub fn dispatches_calls(tid: Pid) -> Result<bool, Errno> {
     match asked {
         Ok(_) => Ok(configuration[0] != 0),
         Err(Errno::EIO | Errno::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The program of a stopped thread's seccomp filter number `index`, the oldest being 0: `struct sock_filter` after `struct
+/// sock_filter`, 8 bytes each (Linux 4.4).
+///
+/// # Errors
+/// ENOENT where it has no such filter, EINVAL where it has none at all, EACCES without CAP_SYS_ADMIN in the first user
+/// namespace, ESRCH.
+pub fn seccomp_filter(tid: Pid, index: usize) -> Result<Vec<u8>, Errno> {
+    const INSTRUCTION_BYTES: usize = 8;
+    let count = request(PTRACE_SECCOMP_GET_FILTER, tid, index, 0)?;
+    let mut program = vec![0; count as usize * INSTRUCTION_BYTES];
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr() as usize)?;
+    Ok(program)
+}
+
+/// The flags (SECCOMP_FILTER_FLAG_*) of a stopped thread's seccomp filter, as far as the kernel tells them: LOG alone
+/// (Linux 4.16; an older one tells none).
+///
+/// # Errors
+/// As [`seccomp_filter`].
+pub fn seccomp_filter_flags(tid: Pid, index: usize) -> Result<u64, Errno> {
+    // `struct seccomp_metadata`, include/uapi/linux/ptrace.h: number of the filter, flags.
+    let mut metadata = [index as u64, 0];
+    let size = size_of_val(&metadata);
+    match request(PTRACE_SECCOMP_GET_METADATA, tid, size, metadata.as_mut_ptr() as usize) {
+        Ok(_) => Ok(metadata[1]),
+        Err(Errno::EIO) => Ok(0),
         Err(error) => Err(error),
     }
 }

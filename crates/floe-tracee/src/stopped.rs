@@ -375,6 +375,36 @@ impl Stopped {
         ptrace::pending_signals(self.tid, queue).map_err(|e| self.failed("read pending signals", e))
     }
 
+    /// Its seccomp filters, the oldest first: program and flags of each, as [`ptrace::seccomp_filter`] gives them.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`]; EACCES without CAP_SYS_ADMIN in the first user namespace.
+    pub fn seccomp_filters(&self) -> Result<Vec<(Vec<u8>, u64)>, TraceError> {
+        let failed = |source| self.failed("read a seccomp filter", source);
+        let mut filters = Vec::new();
+        loop {
+            match ptrace::seccomp_filter(self.tid, filters.len()) {
+                Ok(program) => {
+                    let flags = ptrace::seccomp_filter_flags(self.tid, filters.len()).map_err(failed)?;
+                    filters.push((program, flags));
+                }
+                Err(Errno::ENOENT) => return Ok(filters),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Lets no seccomp mode or filter stand in the way of its calls for as long as it is traced; nor in that of threads
+    /// and processes that it makes meanwhile. The kernel ends this with the tracing, also when floe dies.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`]; EPERM without CAP_SYS_ADMIN in the first user namespace, or where floe has filters
+    /// itself.
+    pub fn suspend_seccomp(&self) -> Result<(), TraceError> {
+        ptrace::set_options(self.tid, self.options.bits() | libc::PTRACE_O_SUSPEND_SECCOMP)
+            .map_err(|e| self.failed("suspend seccomp", e))
+    }
+
     /// Whether its system calls can be turned into signals (syscall user dispatch).
     ///
     /// # Errors

@@ -81,6 +81,8 @@ victims! {
     registers "registers",
     robust_futexes "robust-futexes",
     rseq_sequence "rseq-sequence",
+    seccomp_filters "seccomp-filters",
+    seccomp_strict "seccomp-strict",
     signals_actions "signals-actions",
     signals_all_caught "signals-all-caught",
     signals_masks "signals-masks",

@@ -93,6 +93,7 @@ impl Inspected {
             Target::Tree { .. } => &no_links,
         };
         task::refuse_unsupported(&held.tree, refusals)?;
+        task::refuse_labels(&held.tree, refusals)?;
         let root = ns::root_directory(target.root())?;
         let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {
             what: "the root directory",
@@ -248,6 +249,7 @@ fn sandbox(
         console: streams.record(in_pipe),
         log: streams.log,
         command,
+        login: task::login(&held.tree, refusals)?,
     })
 }
 

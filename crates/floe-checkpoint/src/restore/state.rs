@@ -6,8 +6,9 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
-    restore_credentials, restore_process, restore_thread,
+    RestoreError as TaskError, SeedState, apply_outside, confine, continue_sleep, finish_thread, queue_signals,
+    restore_credentials, restore_process, restore_process_settings, restore_thread, restore_thread_settings,
+    share_filters,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
@@ -35,12 +36,14 @@ pub fn complete(
         if matches!(record.state, ProcessState::Zombie { .. }) {
             continue;
         }
+        let shared = prepare_leader(world, record)?;
         let threads = make_threads(world, record)?;
         let leader = &world.puppets[&record.pid.0];
         let all: Vec<&Puppet> = std::iter::once(leader).chain(&threads).collect();
         for (puppet, thread) in all.iter().zip(&record.threads) {
-            restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
+            restore_task(world, (puppet, shared), record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
         }
+        set_memory_rules(image, leader, record).map_err(|e| task_error(record.pid.0, e))?;
         let sleep = |(puppet, thread): (&&Puppet, &ThreadRecord)| {
             continue_sleep(puppet, thread).map_err(|e| task_error(thread.tid.0, e))
         };
@@ -65,6 +68,16 @@ pub fn complete(
     Ok(done)
 }
 
+/// What threads are to inherit; returns how many filters they do.
+fn prepare_leader(world: &World<'_>, record: &ProcessRecord) -> Result<usize, RestoreError> {
+    let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
+    let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
+    let mut script = Script::new(leader);
+    let shared = share_filters(&mut script, record).map_err(|e| task_error(record.pid.0, e))?;
+    script.run()?;
+    Ok(shared)
+}
+
 fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
     let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
     let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
@@ -76,10 +89,10 @@ fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>
     record.threads.iter().skip(1).map(make).collect()
 }
 
-/// One thread's own state; with the leader's goes what all threads share.
+/// One thread's own state, its first filters apart, which it has; with the leader's goes what all threads share.
 fn restore_task(
     world: &World<'_>,
-    puppet: &Puppet,
+    (puppet, filters): (&Puppet, usize),
     process: &ProcessRecord,
     thread: &ThreadRecord,
     base: &SeedState,
@@ -93,9 +106,20 @@ fn restore_task(
         }
     }
     restore_thread(&mut script, thread)?;
+    restore_thread_settings(&mut script, &thread.switches)?;
+    confine(&mut script, &thread.seccomp, filters)?;
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
     apply_outside(puppet, process, thread, base)
+}
+
+/// Rules about a process's memory, once all of it is there.
+fn set_memory_rules(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), TaskError> {
+    let space = image.address_spaces().iter().find(|space| space.pid == record.pid);
+    let mut script = Script::new(leader);
+    restore_process_settings(&mut script, record, space.map_or(&[], |space| &space.vmas))?;
+    script.run()?;
+    Ok(())
 }
 
 /// Unmaps the stub, from the system call instruction in the vDSO.

@@ -4,11 +4,13 @@
 mod content;
 mod files;
 mod memory;
+mod task;
 mod tree;
 
 pub use content::ContentFault;
 pub use files::FileFault;
 pub use memory::MemoryFault;
+pub use task::TaskFault;
 pub use tree::TreeFault;
 
 use crate::{Image, chunk::PAGE_BYTES, record::ProcessState};
@@ -45,6 +47,9 @@ pub enum Contradiction {
     /// Processes.
     #[error(transparent)]
     Tree(#[from] TreeFault),
+    /// Switches of tasks.
+    #[error(transparent)]
+    Task(#[from] TaskFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -65,6 +70,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    image.processes().iter().try_for_each(task::process)?;
     let living = living(image);
     memory::check(image, &living)?;
     files::check(image, &living)?;

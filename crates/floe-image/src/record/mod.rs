@@ -7,6 +7,8 @@ mod index;
 mod memory;
 mod process;
 mod sandbox;
+mod seccomp;
+mod switches;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
 pub use index::{Chunk, IndexRecord, RecordEntry};
@@ -19,6 +21,8 @@ pub use process::{
     RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use seccomp::{SeccompFilter, SeccompRecord};
+pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

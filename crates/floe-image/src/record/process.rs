@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::NsPid;
+use super::{NsPid, ProcessSwitches, SeccompRecord, ThreadSwitches};
 use serde::{Deserialize, Serialize};
 
 /// A process: what all its threads share but memory and descriptors.
@@ -52,6 +52,8 @@ pub struct ProcessRecord {
     pub terminal: Option<TerminalLink>,
     /// MEMBARRIER_CMD_GET_REGISTRATIONS: the registering commands of membarrier(2) that were issued, ored.
     pub membarrier: u32,
+    /// Switches.
+    pub switches: ProcessSwitches,
 }
 
 /// What a process was doing as a whole.
@@ -115,6 +117,10 @@ pub struct ThreadRecord {
     pub timer_slack: u64,
     /// Nanoseconds that the thread has slept in the call that its registers tell (-516), as far as that is known.
     pub slept: u64,
+    /// How its system calls are confined.
+    pub seccomp: SeccompRecord,
+    /// Switches.
+    pub switches: ThreadSwitches,
 }
 
 /// Processor state of a thread. Calls that floe interrupted are already set to be issued again, but for those of which

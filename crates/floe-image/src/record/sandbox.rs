@@ -96,4 +96,6 @@ pub struct SandboxRecord {
     pub log: Option<u64>,
     /// The command line it was started with, for people.
     pub command: Vec<String>,
+    /// The user whose login all its tasks descend from (`/proc/PID/loginuid`, of audit); 4294967295 for none.
+    pub login: u32,
 }

@@ -2,11 +2,16 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::{sleep::Sleepers, switches::Switches};
+use super::{
+    scheduling, seccomp,
+    settings::{ProcessSettings, ThreadSettings},
+    sleep::Sleepers,
+    switches::Switches,
+};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
-    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
-    RobustList, RseqRegistration, Scheduling, SignalAction, ThreadRecord,
+    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers, ResourceLimit,
+    RobustList, RseqRegistration, Scheduling, SeccompRecord, SignalAction, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -109,6 +114,8 @@ pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<Proc
         parent_death_signal: 0,
         timer_slack: 0,
         slept: 0,
+        seccomp: SeccompRecord::default(),
+        switches: ThreadSwitches::default(),
     };
     Ok(ProcessRecord {
         state: ProcessState::Zombie { status: wait_status },
@@ -141,6 +148,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         exit_signal: found.stat.exit_signal,
         terminal: None,
         membarrier: 0,
+        switches: ProcessSwitches::default(),
     }
 }
 
@@ -167,9 +175,11 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         let status = Status::read(&format!("/proc/{}/task/{}", found.pid, thread.tid()))?;
         host.run(thread, ns_tid, &status, &mut batch)?;
         own.switches.refuse(&batch, found, refusals);
+        let seccomp = seccomp::dump((thread, ns_tid, &status), found, refusals)?;
+        let answers_of_thread = own.answers(&batch);
         record
             .threads
-            .push(dump_thread(held, (thread, ns_tid, &status), &own.answers(&batch))?);
+            .push(dump_thread(held, (thread, ns_tid, &status), answers_of_thread, seccomp)?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
             questions.switches.refuse(&batch, found, refusals);
@@ -214,6 +224,8 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.subreaper = answers.subreaper;
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
+    record.switches = answers.settings;
+    record.switches.autogroup_nice = procfs::autogroup_nice(&directory)?;
     record.pending = leader.pending(Queue::Process)?.into_iter().map(Vec::from).collect();
     record.limits = procfs::limits(&directory)?
         .into_iter()
@@ -252,7 +264,8 @@ fn credentials(status: &Status, securebits: u32) -> Credentials {
 fn dump_thread(
     held: &HeldProcess<'_>,
     (thread, ns_tid, status): (&Stopped, i32, &Status),
-    answers: &ThreadAnswers,
+    answers: ThreadAnswers,
+    seccomp: SeccompRecord,
 ) -> Result<ThreadRecord, DumpError> {
     let pid = held.found.pid;
     let tid = thread.tid();
@@ -262,6 +275,7 @@ fn dump_thread(
     let registers = portable(thread, status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
+    let scheduling = scheduling::dump(tid).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
@@ -280,29 +294,12 @@ fn dump_thread(
         }),
         tid_address: answers.tid_address,
         credentials: credentials(status, answers.securebits),
-        scheduling: scheduling(tid)?,
+        scheduling,
         parent_death_signal: answers.parent_death_signal,
         timer_slack: answers.timer_slack,
         slept: held.sleepers.slept(tid),
-    })
-}
-
-fn scheduling(tid: Pid) -> Result<Scheduling, DumpError> {
-    let query = |what| move |source| DumpError::Query { what, tid, source };
-    let attributes = sched::attributes(tid).map_err(query("scheduling policy"))?;
-    let allowed = sched::affinity(tid).map_err(query("CPU affinity"))?;
-    Ok(Scheduling {
-        policy: attributes.policy,
-        flags: attributes.flags,
-        nice: attributes.nice,
-        priority: attributes.priority,
-        deadline: [attributes.runtime, attributes.deadline, attributes.period],
-        affinity: if sched::is_everywhere(&allowed) {
-            Vec::new()
-        } else {
-            allowed
-        },
-        io_priority: sched::io_priority(tid).map_err(query("I/O priority"))?,
+        seccomp,
+        switches: answers.settings,
     })
 }
 
@@ -314,6 +311,7 @@ struct ThreadQuestions {
     securebits: CallId,
     slack: CallId,
     switches: Switches,
+    settings: ThreadSettings,
 }
 
 struct ThreadAnswers {
@@ -322,6 +320,7 @@ struct ThreadAnswers {
     parent_death_signal: i32,
     securebits: u32,
     timer_slack: u64,
+    settings: ThreadSwitches,
 }
 
 impl ThreadQuestions {
@@ -350,6 +349,7 @@ impl ThreadQuestions {
             securebits,
             slack,
             switches: Switches::of_thread(batch),
+            settings: ThreadSettings::ask(batch),
         }
     }
 
@@ -366,6 +366,7 @@ impl ThreadQuestions {
             ),
             securebits: batch.result(self.securebits) as u32,
             timer_slack: batch.result(self.slack) as u64,
+            settings: self.settings.answers(batch),
         }
     }
 }
@@ -384,6 +385,7 @@ struct ProcessQuestions {
     membarrier: CallId,
     brk: CallId,
     switches: Switches,
+    settings: ProcessSettings,
 }
 
 #[derive(Default)]
@@ -395,6 +397,7 @@ struct ProcessAnswers {
     thp_disable: bool,
     membarrier: u32,
     brk: u64,
+    settings: ProcessSwitches,
 }
 
 impl ProcessQuestions {
@@ -433,6 +436,7 @@ impl ProcessQuestions {
             membarrier,
             brk,
             switches: Switches::of_process(batch),
+            settings: ProcessSettings::ask(batch),
         }
     }
 
@@ -462,6 +466,7 @@ impl ProcessQuestions {
             thp_disable: batch.result(self.thp_disable) != 0,
             membarrier: batch.result(self.membarrier).max(0) as u32,
             brk: batch.result(self.brk) as u64,
+            settings: self.settings.answers(batch),
         }
     }
 }

@@ -1,13 +1,18 @@
 //! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
 
 mod dump;
+mod labels;
 mod refuse;
 mod restore;
+mod scheduling;
+mod seccomp;
+mod settings;
 mod signals;
 mod sleep;
 mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
+pub use labels::{login, login_of, refuse_labels, restore_login};
 pub use refuse::{
     has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_leaderless,
     refuse_unstoppable, refuse_unsupported,
@@ -16,4 +21,6 @@ pub use restore::{
     RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,
 };
+pub use seccomp::{confine, share_filters};
+pub use settings::{restore_process_settings, restore_thread_settings};
 pub use sleep::{Sleepers, continue_sleep};

@@ -1,6 +1,9 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
-use super::dump::{DumpError, HeldProcess};
+use super::{
+    dump::{DumpError, HeldProcess},
+    scheduling, seccomp,
+};
 use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundThread, FoundTree},
@@ -31,10 +34,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         refuse_timers(process, refusals)?;
-        refuse_autogroup(process, refusals)?;
-        for thread in &process.threads {
-            refuse_thread(process, thread, refusals);
-        }
+        scheduling::refuse(process, refusals)?;
         refuse_namespaces(process, &namespaces, refusals)?;
         refuse_unshared_threads(process, refusals);
     }
@@ -77,38 +77,6 @@ fn refuse_timers(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), 
         );
     }
     Ok(())
-}
-
-/// The nice value of a session's autogroup, sched(7).
-fn refuse_autogroup(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
-    if process.ns_sid != process.ns_pid {
-        return Ok(());
-    }
-    // "/autogroup-NUMBER nice VALUE", empty where there is none.
-    let text = procfs::read_text(&format!("/proc/{}/autogroup", process.pid)).or_else(|error| match error {
-        ProcError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        error => Err(error),
-    })?;
-    if text.split_ascii_whitespace().last().is_some_and(|value| value != "0") {
-        refusals.add(
-            Some(&process.subject()),
-            format!("autogroup nice value ({})", text.trim()),
-            "the nice value of a session is not carried yet",
-            "set it to 0 in /proc/PID/autogroup",
-        );
-    }
-    Ok(())
-}
-
-fn refuse_thread(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {
-    if thread.status.seccomp != 0 {
-        refusals.add(
-            Some(&process.subject()),
-            format!("seccomp mode {} of thread {}", thread.status.seccomp, thread.tid),
-            "seccomp filters are not carried yet",
-            "run the workload without a filter",
-        );
-    }
 }
 
 /// Adds a finding for every task that can't even be stopped: one that somebody else traces, one that waits for its vfork
@@ -187,16 +155,14 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
     Ok(found)
 }
 
-/// Adds a finding for every thread whose calls are dispatched as signals; true where that or a filter of calls stands in
-/// the way of running some in the process, which even trying could end. The finding about a filter comes from
-/// [`refuse_unsupported`].
+/// Adds a finding for every thread whose calls are dispatched as signals, or whose confinement floe may not lift; true
+/// where that stands in the way of running some in the process, which even trying could end.
 ///
 /// # Errors
 /// [`DumpError`].
 pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, DumpError> {
-    let mut filtered = false;
+    let mut filtered = !seccomp::suspend(held, refusals)?;
     for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
-        filtered |= ids.status.seccomp != 0;
         if thread.dispatches_calls()? {
             filtered = true;
             refusals.add(
