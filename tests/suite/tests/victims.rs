@@ -90,6 +90,7 @@ victims! {
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
     stopped "stopped",
+    switches "switches",
     task_settings "task-settings",
     threads "threads",
     tree_relations "tree-relations",

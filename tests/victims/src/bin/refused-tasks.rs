@@ -1,9 +1,10 @@
 //! Tasks with state that is not carried, one child for each argument; all of them go on as if nobody had looked.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use victims::{Findings, Stage, call, memory::Mapping, play, stage::fork, wait_until};
+use victims::{Findings, Stage, call, memory::Mapping, play, seccomp, stage::fork, wait_until};
 
-const PR_SET_SECCOMP: i32 = 22;
+/// SECCOMP_RET_USER_NOTIF.
+const USER_NOTIF: u32 = 0x7fc0_0000;
 
 fn main() {
     play(|stage| {
@@ -81,17 +82,8 @@ fn nap() {
 fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
     match kind {
         "posix-timer" => posix_timer(),
-        "seccomp" => seccomp(),
-        "seccomp-strict" => {
-            call::prctl(PR_SET_SECCOMP, [1, 0, 0, 0]).expect("strict mode");
-            // Strict mode knows no sleep.
-            loop {
-                counter.fetch_add(1, Ordering::Relaxed);
-                for _ in 0..100_000 {
-                    std::hint::spin_loop();
-                }
-            }
-        }
+        "supervised" => seccomp::install(&seccomp::on_call(libc::SYS_sysinfo, USER_NOTIF), 0).expect("seccomp filter"),
+        "login" => std::fs::write("/proc/self/loginuid", "4711").expect("a login"),
         "dispatch" => dispatch(counter),
         "pid-namespace" => {
             unshare(libc::CLONE_NEWPID);
@@ -128,26 +120,6 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
                 rest()
             });
         }
-        other => more(other),
-    }
-}
-
-/// Switches of one call each.
-fn more(kind: &str) {
-    let set = |option: i32, args: [usize; 4]| {
-        call::prctl(option, args).expect(kind);
-    };
-    match kind {
-        "tsc" => set(libc::PR_SET_TSC, [libc::PR_TSC_SIGSEGV as usize, 0, 0, 0]),
-        "mdwe" => set(65, [1, 0, 0, 0]),
-        "machine-check" => set(libc::PR_MCE_KILL, [1, 1, 0, 0]),
-        "merge" => set(67, [1, 0, 0, 0]),
-        "autogroup" => {
-            // SAFETY: no arguments.
-            unsafe { libc::setsid() };
-            std::fs::write("/proc/self/autogroup", "5").expect(kind);
-        }
-        "huge-pages" => set(41, [1, 2, 0, 0]),
         _ => panic!("no such kind: {kind}"),
     }
 }
@@ -181,29 +153,6 @@ fn posix_timer() {
     // SAFETY: room for the id; without an event a signal is sent.
     let status = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, std::ptr::null_mut(), &raw mut id) };
     assert!(status == 0, "timer_create");
-}
-
-/// A filter that kills at every call but nanosleep and what the kernel continues it with.
-fn seccomp() {
-    let filter = |code: u32, k: u32, jumps: [u8; 2]| libc::sock_filter {
-        code: code as u16,
-        jt: jumps[0],
-        jf: jumps[1],
-        k,
-    };
-    let is = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let program = [
-        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
-        filter(is, libc::SYS_nanosleep as u32, [2, 0]),
-        filter(is, libc::SYS_restart_syscall as u32, [1, 0]),
-        filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, [0, 0]),
-        filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
-    ];
-    let list = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut(),
-    };
-    call::prctl(PR_SET_SECCOMP, [2, &raw const list as usize, 0, 0]).expect("seccomp filter");
 }
 
 /// System calls from outside of nanosleep's own code are sent back as signals.
