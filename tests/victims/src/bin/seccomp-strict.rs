@@ -1,5 +1,6 @@
 //! Seccomp's strict mode: read, write, exit and nothing else. Children in it answer through pipes, one spins; at each
-//! check one calls what is forbidden, which ends it.
+//! check one calls what is forbidden, which ends it. And a child whose filter allows a sleep alone, of which not even the
+//! kernel's own way of going on with it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use victims::{Findings, call, memory::Mapping, own, play, seccomp, stage::fork, wait_until};
@@ -21,6 +22,7 @@ fn main() {
                 }
             }
         });
+        let (naps, napping) = napping();
         let mut children: Vec<Strict> = (0..CHILDREN).map(Strict::start).collect();
         let states = states(spinning, &children);
         move |findings: &mut Findings| {
@@ -32,6 +34,10 @@ fn main() {
             let gone = || call::wait(spinning, libc::WNOHANG).map_or(true, |(pid, _)| pid != 0);
             wait_until(|| counts() || gone());
             findings.that(counts(), "the child that spins does not go on");
+            let before = naps.load(Ordering::Relaxed);
+            let gone = || call::wait(napping, libc::WNOHANG).map_or(true, |(pid, _)| pid != 0);
+            wait_until(|| naps.load(Ordering::Relaxed) > before + 1 || gone());
+            findings.that(!gone(), "the child that may only sleep has ended");
             let now = self::states(spinning, &children);
             findings.same("how the kernel names their confinement", &states[..now.len()], &now[..]);
             for child in &children {
@@ -43,6 +49,27 @@ fn main() {
             }
         }
     })
+}
+
+/// A child that sleeps and counts, for which all calls but nanosleep are deadly.
+fn napping() -> (&'static AtomicU32, i32) {
+    let page = Mapping::anonymous(4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: the page is mapped for good, and a zero is a good counter.
+    let counter: &'static AtomicU32 = unsafe { &*(page.address as *const AtomicU32) };
+    let pid = fork(|| {
+        let time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 300_000_000,
+        };
+        seccomp::install(&seccomp::only(&[libc::SYS_nanosleep], seccomp::KILL), 0).expect("a filter");
+        loop {
+            // SAFETY: the time is read.
+            unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    assert!(wait_until(|| counter.load(Ordering::Relaxed) > 0), "the sleeper sleeps");
+    (counter, pid)
 }
 
 fn states(spinning: i32, children: &[Strict]) -> Vec<String> {
