@@ -8,7 +8,7 @@
 use crate::arch::{GENERAL_BYTES, Registers};
 use floe_sys::{
     Pid, procfs,
-    ptrace::{self, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
+    ptrace::{self, DispatchConfiguration, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
 };
 use nix::errno::Errno;
 use std::{
@@ -405,12 +405,23 @@ impl Stopped {
             .map_err(|e| self.failed("suspend seccomp", e))
     }
 
-    /// Whether its system calls can be turned into signals (syscall user dispatch).
+    /// By what rule its system calls are turned into signals (syscall user dispatch); `None` where they are not.
     ///
     /// # Errors
     /// [`TraceError::Request`].
-    pub fn dispatches_calls(&self) -> Result<bool, TraceError> {
-        ptrace::dispatches_calls(self.tid).map_err(|e| self.failed("read syscall user dispatch", e))
+    pub fn dispatch(&self) -> Result<Option<DispatchConfiguration>, TraceError> {
+        let found = ptrace::dispatch_configuration(self.tid)
+            .map_err(|source| self.failed("read syscall user dispatch", source))?;
+        Ok((found.mode != 0).then_some(found))
+    }
+
+    /// Turns its system calls into signals from now on.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn set_dispatch(&self, configuration: &DispatchConfiguration) -> Result<(), TraceError> {
+        ptrace::set_dispatch_configuration(self.tid, configuration)
+            .map_err(|source| self.failed("set syscall user dispatch", source))
     }
 
     /// The rseq registration; `None` where there is none.

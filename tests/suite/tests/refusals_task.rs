@@ -27,7 +27,12 @@ const FINDINGS: [Finding; 12] = [
         "for a tree as a whole",
         "by themselves",
     ),
-    ("dispatch", "syscall user dispatch", "not carried", "switch it off"),
+    (
+        "dispatch",
+        "syscall user dispatch without a selector",
+        "nothing lets floe's own calls through",
+        "give it a selector",
+    ),
     (
         "pid-namespace",
         "nested PID namespace",

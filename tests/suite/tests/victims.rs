@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    call_dispatch "call-dispatch",
     credentials "credentials",
     descriptors_many "descriptors-many",
     fifos "fifos",

@@ -3,7 +3,7 @@
 
 use super::signals::{SignalError, name_restarted_call, portable};
 use super::{
-    scheduling, seccomp,
+    dispatch, scheduling, seccomp,
     settings::{ProcessSettings, ThreadSettings},
     sleep::Sleepers,
     switches::Switches,
@@ -299,7 +299,10 @@ fn dump_thread(
         timer_slack: answers.timer_slack,
         slept: held.sleepers.slept(tid),
         seccomp,
-        switches: answers.settings,
+        switches: ThreadSwitches {
+            dispatch: dispatch::dump(thread)?,
+            ..answers.settings
+        },
     })
 }
 

@@ -1,5 +1,6 @@
 //! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
 
+mod dispatch;
 mod dump;
 mod labels;
 mod refuse;

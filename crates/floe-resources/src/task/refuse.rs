@@ -1,6 +1,7 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
 use super::{
+    dispatch,
     dump::{DumpError, HeldProcess},
     scheduling, seccomp,
 };
@@ -155,25 +156,15 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
     Ok(found)
 }
 
-/// Adds a finding for every thread whose calls are dispatched as signals, or whose confinement floe may not lift; true
-/// where that stands in the way of running some in the process, which even trying could end.
+/// Lifts what confines the calls of a process's threads for as long as they are traced; true where that can't be done,
+/// and then there is a finding, and no call can be run in it, which even trying could end.
 ///
 /// # Errors
 /// [`DumpError`].
 pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, DumpError> {
-    let mut filtered = !seccomp::suspend(held, refusals)?;
-    for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
-        if thread.dispatches_calls()? {
-            filtered = true;
-            refusals.add(
-                Some(&held.found.subject()),
-                format!("syscall user dispatch in thread {}", ids.ns_tid),
-                "calls that are turned into signals are not carried yet",
-                "switch it off",
-            );
-        }
-    }
-    Ok(filtered)
+    let filtered = !seccomp::suspend(held, refusals)?;
+    let dispatched = dispatch::refuse(held, refusals)?;
+    Ok(filtered || dispatched)
 }
 
 /// Whether some task waits for its vfork child, which never takes long.

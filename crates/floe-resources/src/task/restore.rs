@@ -4,7 +4,7 @@
 //! [`restore_credentials`], which also sets what a change of credentials would reset; when the script with these has run,
 //! [`apply_outside`] and [`queue_signals`], then [`finish_thread`].
 
-use super::scheduling;
+use super::{dispatch, scheduling};
 use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
 use floe_sys::{
     Pid,
@@ -445,5 +445,8 @@ pub fn finish_thread(
     base: &SeedState,
 ) -> Result<(), RestoreError> {
     base.spread(puppet.tid(), &record.scheduling.affinity)?;
+    if let Some(dispatch) = &record.switches.dispatch {
+        dispatch::restore(puppet, dispatch)?;
+    }
     Ok(puppet.become_somebody(general, &record.registers.extended, record.signal_mask)?)
 }
