@@ -145,7 +145,12 @@ mod tests {
 
     fn program(instructions: &[Instruction]) -> Vec<u8> {
         let bytes = |(code, taken, not_taken, k): &Instruction| {
-            [&(*code as u16).to_ne_bytes()[..], &[*taken, *not_taken], &k.to_ne_bytes()].concat()
+            [
+                &(*code as u16).to_ne_bytes()[..],
+                &[*taken, *not_taken],
+                &k.to_ne_bytes(),
+            ]
+            .concat()
         };
         instructions.iter().flat_map(bytes).collect()
     }
@@ -164,7 +169,14 @@ mod tests {
 
     #[test]
     fn lists_of_calls_are_followed() {
-        let list = |number| program(&[(LOAD, 0, 0, 0), (IS, 1, 0, number), (RET, 0, 0, KILL), (RET, 0, 0, ALLOW)]);
+        let list = |number| {
+            program(&[
+                (LOAD, 0, 0, 0),
+                (IS, 1, 0, number),
+                (RET, 0, 0, KILL),
+                (RET, 0, 0, ALLOW),
+            ])
+        };
         assert!(lets_through(&list(219), &data()));
         assert!(!lets_through(&list(35), &data()));
         assert!(lets_through(&program(&[(RET, 0, 0, LOG)]), &data()));

@@ -295,7 +295,12 @@ impl<'a> Guest<'a> {
         let mask = thread.signal_mask()?;
         let selector = Selector::of(thread)?;
         let way_back = way_back(&registers);
-        let state = arch::exit_state(&way_back, mask, host.scratch, selector.map_or((0, 0), |s| (s.address, s.value)));
+        let state = arch::exit_state(
+            &way_back,
+            mask,
+            host.scratch,
+            selector.map_or((0, 0), |s| (s.address, s.value)),
+        );
         host.memory
             .write(host.arena.exit_state(), &state)
             .map_err(|source| HostError::Memory {

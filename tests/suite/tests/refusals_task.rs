@@ -129,7 +129,9 @@ fn all_findings_come_in_one_list() {
 #[test]
 fn so_do_those_about_tasks_that_cannot_be_stopped() {
     // What needs a look inside is found at the next try.
-    let outside = FINDINGS.iter().filter(|finding| ["posix-timer", "uts-namespace"].contains(&finding.0));
+    let outside = FINDINGS
+        .iter()
+        .filter(|finding| ["posix-timer", "uts-namespace"].contains(&finding.0));
     let all: Vec<Finding> = UNSTOPPABLE.iter().chain(outside).copied().collect();
     refused(&all);
 }

@@ -13,6 +13,8 @@ pub const ERRNO: u32 = 0x0005_0000;
 pub const TRAP: u32 = 0x0003_0000;
 /// The process ends.
 pub const KILL: u32 = 0x8000_0000;
+/// The flag that gives all threads the filter.
+pub const FLAG_TSYNC: usize = 1;
 /// The flag that has answers other than [`ALLOW`] logged.
 pub const FLAG_LOG: usize = 2;
 

@@ -6,6 +6,7 @@
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
 
+mod abilities;
 mod console;
 mod contents;
 mod files;

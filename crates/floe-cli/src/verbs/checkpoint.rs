@@ -64,16 +64,18 @@ impl Checkpoint {
             .transpose()?;
         let target = self.target(sandbox.as_ref())?;
         if confines_calls(&target)? {
-            front::stand(context.log_format, || self.save(context, sandbox, target, true))
+            front::stand(context.log_format, || {
+                self.save(context, sandbox.as_ref(), target, true)
+            })
         } else {
-            self.save(context, sandbox, target, false)
+            self.save(context, sandbox.as_ref(), target, false)
         }
     }
 
-    fn save(&self, context: &Context, sandbox: Option<Sandbox>, target: Target, behind_front: bool) -> Outcome {
+    fn save(&self, context: &Context, sandbox: Option<&Sandbox>, target: Target, behind_front: bool) -> Outcome {
         let mut announcement: Option<Announcement> = None;
         let mut before_end = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            if let Some(sandbox) = &sandbox {
+            if let Some(sandbox) = sandbox {
                 announcement = Some(sandbox.announce_checkpoint()?);
             }
             Ok(())

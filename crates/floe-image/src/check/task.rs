@@ -48,7 +48,10 @@ pub(super) fn process(record: &ProcessRecord) -> Result<(), TaskFault> {
     let tid = record.pid.0;
     let switch = |what, holds| ensure(holds, || TaskFault::Switch { tid, what });
     let switches = &record.switches;
-    switch("the rule on executable memory", switches.deny_write_execute & !MDWE_BITS == 0)?;
+    switch(
+        "the rule on executable memory",
+        switches.deny_write_execute & !MDWE_BITS == 0,
+    )?;
     let nice = switches.autogroup_nice.unwrap_or(0);
     switch("the nice value of the session", (-20..20).contains(&nice))?;
     record.threads.iter().try_for_each(thread)
@@ -74,7 +77,10 @@ fn seccomp(tid: i32, record: &SeccompRecord) -> Result<(), TaskFault> {
 
 fn switches(tid: i32, record: &ThreadSwitches) -> Result<(), TaskFault> {
     let switch = |what, holds| ensure(holds, || TaskFault::Switch { tid, what });
-    switch("the machine check policy", record.machine_check.is_none_or(|policy| policy <= 1))?;
+    switch(
+        "the machine check policy",
+        record.machine_check.is_none_or(|policy| policy <= 1),
+    )?;
     switch("the speculation control", record.speculation.len() <= SPECULATION_KINDS)?;
     let nodes = record.memory_policy.as_ref().map_or(0, |policy| policy.nodes.len());
     switch("the memory policy", nodes <= NODE_WORDS)

@@ -215,7 +215,8 @@ pub struct Scheduling {
     pub nice: i32,
     /// Static priority.
     pub priority: u32,
-    /// Runtime, deadline, period in nanoseconds (SCHED_DEADLINE).
+    /// Runtime, deadline, period in nanoseconds (SCHED_DEADLINE); of other policies the first is the slice that the thread
+    /// asked for, or 0.
     pub deadline: [u64; 3],
     /// Processors it may run on; empty where that is all of the host's.
     pub affinity: Vec<u32>,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
-    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers, ResourceLimit,
-    RobustList, RseqRegistration, Scheduling, SeccompRecord, SignalAction, ThreadRecord, ThreadSwitches,
+    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers,
+    ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, SignalAction, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -177,9 +177,12 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         own.switches.refuse(&batch, found, refusals);
         let seccomp = seccomp::dump((thread, ns_tid, &status), found, refusals)?;
         let answers_of_thread = own.answers(&batch);
-        record
-            .threads
-            .push(dump_thread(held, (thread, ns_tid, &status), answers_of_thread, seccomp)?);
+        record.threads.push(dump_thread(
+            held,
+            (thread, ns_tid, &status),
+            answers_of_thread,
+            seccomp,
+        )?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
             questions.switches.refuse(&batch, found, refusals);

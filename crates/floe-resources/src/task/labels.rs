@@ -107,7 +107,9 @@ pub fn restore_login(seed: &Puppet, channel: &mut Channel, wanted: u32) -> Resul
 pub fn refuse_labels(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
     for file in IDENTITIES {
         // Where no module answers here, none does for others.
-        let Some(own) = label("/proc/self", file)? else { continue };
+        let Some(own) = label("/proc/self", file)? else {
+            continue;
+        };
         for process in tree.living() {
             for thread in &process.threads {
                 let theirs = label(&task(process, thread.tid), file)?.unwrap_or_default();
@@ -163,9 +165,7 @@ fn label(directory: &str, file: &str) -> Result<Option<String>, ProcError> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .trim_end_matches(['\0', '\n'])
-        .to_owned()
+    String::from_utf8_lossy(bytes).trim_end_matches(['\0', '\n']).to_owned()
 }
 
 #[cfg(test)]

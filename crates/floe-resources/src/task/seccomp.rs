@@ -99,7 +99,9 @@ fn may_ask_supervisor(program: &[u8]) -> bool {
 /// are made, which inherit them: only threads with the very same filters can be given a further one together
 /// (SECCOMP_FILTER_FLAG_TSYNC).
 fn common_filters(process: &ProcessRecord) -> usize {
-    let Some((leader, others)) = process.threads.split_first() else { return 0 };
+    let Some((leader, others)) = process.threads.split_first() else {
+        return 0;
+    };
     let filters = &leader.seccomp.filters;
     let same = |other: &Vec<SeccompFilter>| filters.iter().zip(other).take_while(|(a, b)| a == b).count();
     let common = others.iter().map(|thread| same(&thread.seccomp.filters));
@@ -167,6 +169,9 @@ mod tests {
         assert!(!may_ask_supervisor(&program(&[(load, 0), (ret, 0x7fff_0000)])));
         assert!(may_ask_supervisor(&program(&[(load, 0x7fc0_0000), (ret, 0x7fc0_0001)])));
         assert!(may_ask_supervisor(&program(&[(load, 0), (ret_a, 0)])));
-        assert!(!may_ask_supervisor(&program(&[(load, 0x7fc0_0000), (ret, 0x0005_0001)])));
+        assert!(!may_ask_supervisor(&program(&[
+            (load, 0x7fc0_0000),
+            (ret, 0x0005_0001)
+        ])));
     }
 }

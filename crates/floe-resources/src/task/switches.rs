@@ -40,7 +40,11 @@ impl Switches {
     pub(super) fn of_thread(batch: &mut Batch) -> Self {
         let mut asked = Self(Vec::new());
         let cookie = batch.room(8);
-        let core = ("core scheduling cookie (PR_SCHED_CORE)", NOT_CARRIED, "start it without");
+        let core = (
+            "core scheduling cookie (PR_SCHED_CORE)",
+            NOT_CARRIED,
+            "start it without",
+        );
         let arguments = [PR_SCHED_CORE, 0, 0, 0, cookie];
         asked.ask(batch, libc::SYS_prctl, &arguments, Usual::Zeros(cookie), core);
         for (keyring, object) in [(-1_i64, "thread keyring"), (-2, "process keyring")] {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use victims::{
     Findings, Stage, Team, call, own, play,
-    seccomp::{ALLOW, ERRNO, FLAG_LOG, KILL, LOG, TRAP, install, no_new_privileges, on_call, only},
+    seccomp::{ALLOW, ERRNO, FLAG_LOG, FLAG_TSYNC, KILL, LOG, TRAP, install, no_new_privileges, on_call, only},
     stage::fork,
 };
 
@@ -56,6 +56,16 @@ fn main() {
             install(&long, 0).expect("a long filter");
             member(stage)
         });
+        stage.child("together", |_| {
+            let mut team = Team::default();
+            (0..2).for_each(|n| team.spawn(&format!("thread {n}"), grown));
+            move |findings: &mut Findings| {
+                team.check(findings);
+                // Only threads with the very same filters can be given another one together.
+                let filter = on_call(THIRD, ALLOW);
+                findings.take("a filter for all threads", install(&filter, FLAG_TSYNC));
+            }
+        });
         let mut team = Team::default();
         team.spawn("no filter of its own", || thread(&[]));
         team.spawn("one", || thread(&[(SECOND, ERRNO | 105, 0)]));
@@ -82,12 +92,26 @@ fn thread(filters: &[(i64, u32, usize)]) -> impl FnMut(&mut Findings) + use<> {
     watch()
 }
 
+/// A thread that gets one filter more each time it is checked.
+fn grown() -> impl FnMut(&mut Findings) {
+    let count = || own::status("Seccomp_filters").parse::<u32>().ok();
+    let mut wanted = count();
+    move |findings| {
+        findings.same("filters", &wanted, &count());
+        wanted = wanted.map(|count| count + 1);
+    }
+}
+
 fn member(_: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let mut calls = watch();
     let before = ends();
     move |findings| {
         calls(findings);
-        findings.same("how children end that call what is deadly, or anything", &before, &ends());
+        findings.same(
+            "how children end that call what is deadly, or anything",
+            &before,
+            &ends(),
+        );
     }
 }
 
@@ -97,7 +121,8 @@ fn watch() -> impl FnMut(&mut Findings) + use<> {
         if findings.sabotage() {
             add(FIRST, ERRNO | 1, 0);
         }
-        findings.same("answers of forbidden calls", &before, &answers());
+        let now = answers();
+        findings.same("answers of forbidden calls", &before, &now);
     }
 }
 
@@ -107,7 +132,9 @@ fn answers() -> Vec<String> {
     for number in [FIRST, SECOND, THIRD, TRAPPED] {
         let traps = TRAPS.load(Ordering::Relaxed);
         // SAFETY: calls that take numbers, or no address.
-        let errno = unsafe { call::raw(number, &[0, 0, 0]) }.err().and_then(|error| error.raw_os_error());
+        let errno = unsafe { call::raw(number, &[0, 0, 0]) }
+            .err()
+            .and_then(|error| error.raw_os_error());
         let came = TRAPS.load(Ordering::Relaxed) - traps;
         let errno = if came == 0 { errno } else { None };
         all.push(format!("call {number}: {errno:?}, {came} traps"));

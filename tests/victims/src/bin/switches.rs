@@ -49,7 +49,13 @@ fn main() {
             prctl(PR_SET_MEMORY_MERGE, [1, 0]);
             let left_alone = Mapping::private(8 * 4096);
             // SAFETY: the mapping is the victim's own.
-            unsafe { libc::madvise(left_alone.address as *mut libc::c_void, left_alone.len, libc::MADV_UNMERGEABLE) };
+            unsafe {
+                libc::madvise(
+                    left_alone.address as *mut libc::c_void,
+                    left_alone.len,
+                    libc::MADV_UNMERGEABLE,
+                )
+            };
             let flags = merged(&left_alone);
             let mut own = member(stage);
             move |findings: &mut Findings| {
@@ -208,7 +214,10 @@ fn settings() -> Vec<String> {
     let asked = unsafe { call::raw(libc::SYS_sched_getattr, &arguments) };
     all.push(format!("attributes {:?} {words:?}", asked.ok()));
     let autogroup = fs::read_to_string("/proc/self/autogroup").unwrap_or_default();
-    all.push(format!("nice value of the session {:?}", autogroup.split(' ').next_back()));
+    all.push(format!(
+        "nice value of the session {:?}",
+        autogroup.split(' ').next_back()
+    ));
     all.push(format!("login {:?}", fs::read_to_string("/proc/self/loginuid").ok()));
     let session = fs::read_to_string("/proc/self/sessionid").unwrap_or_default();
     all.push(format!("session {}", session != u32::MAX.to_string()));
@@ -231,5 +240,7 @@ fn may_gain_execution() -> Option<i32> {
     let prot = libc::PROT_READ | libc::PROT_EXEC;
     // SAFETY: the mapping is the victim's own.
     let status = unsafe { libc::mprotect(area.address as *mut libc::c_void, area.len, prot) };
-    (status != 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
+    (status != 0)
+        .then(|| io::Error::last_os_error().raw_os_error())
+        .flatten()
 }

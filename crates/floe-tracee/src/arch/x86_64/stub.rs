@@ -1,4 +1,4 @@
-//! The stub: some 270 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
+//! The stub: some 300 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
 //! the state it was taken from *by themselves*.
 //!
 //! ```text
