@@ -17,10 +17,12 @@ const DEADLY: i64 = libc::SYS_sysinfo;
 /// Calls that make a zombie of a child.
 const END: [i64; 2] = [libc::SYS_exit_group, libc::SYS_rt_sigreturn];
 
-static TRAPS: AtomicU32 = AtomicU32::new(0);
+thread_local! {
+    static TRAPS: AtomicU32 = const { AtomicU32::new(0) };
+}
 
 extern "C" fn trapped(_: i32) {
-    TRAPS.fetch_add(1, Ordering::Relaxed);
+    TRAPS.with(|count| count.fetch_add(1, Ordering::Relaxed));
 }
 
 fn main() {
@@ -126,16 +128,20 @@ fn watch() -> impl FnMut(&mut Findings) + use<> {
     }
 }
 
+fn traps() -> u32 {
+    TRAPS.with(|count| count.load(Ordering::Relaxed))
+}
+
 /// What each call answers, how often SIGSYS came, what the kernel says.
 fn answers() -> Vec<String> {
     let mut all = Vec::new();
     for number in [FIRST, SECOND, THIRD, TRAPPED] {
-        let traps = TRAPS.load(Ordering::Relaxed);
+        let traps = traps();
         // SAFETY: calls that take numbers, or no address.
         let errno = unsafe { call::raw(number, &[0, 0, 0]) }
             .err()
             .and_then(|error| error.raw_os_error());
-        let came = TRAPS.load(Ordering::Relaxed) - traps;
+        let came = self::traps() - traps;
         let errno = if came == 0 { errno } else { None };
         all.push(format!("call {number}: {errno:?}, {came} traps"));
     }

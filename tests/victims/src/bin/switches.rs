@@ -23,11 +23,13 @@ const MPOL_INTERLEAVE: usize = 3;
 const MPOL_LOCAL: usize = 4;
 const MPOL_F_STATIC_NODES: usize = 1 << 15;
 
-static FAULTS: AtomicU32 = AtomicU32::new(0);
+thread_local! {
+    static FAULTS: AtomicU32 = const { AtomicU32::new(0) };
+}
 
 /// Goes on behind rdtsc (2 bytes) or cpuid (2 bytes).
 extern "C" fn fault(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    FAULTS.fetch_add(1, Ordering::Relaxed);
+    FAULTS.with(|count| count.fetch_add(1, Ordering::Relaxed));
     // SAFETY: the kernel gives the handler a context of its own.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     context.uc_mcontext.gregs[libc::REG_RIP as usize] += 2;
@@ -157,7 +159,7 @@ fn attributes(words: &[u32; 14]) {
 
 /// Whether the time stamp counter, and cpuid, end in a SIGSEGV.
 fn faults() -> [bool; 2] {
-    let count = || FAULTS.load(Ordering::Relaxed);
+    let count = || FAULTS.with(|count| count.load(Ordering::Relaxed));
     let before = count();
     // SAFETY: reads a counter, or is a fault that the handler steps over.
     unsafe { std::arch::x86_64::_rdtsc() };
