@@ -3,12 +3,14 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 mod arch;
+pub mod capability;
 pub mod descriptor;
 pub mod elf;
 pub mod exec;
 pub mod fork;
 pub mod interrupt;
 pub mod kcmp;
+pub mod landlock;
 pub mod memory;
 pub mod network;
 pub mod pagemap;

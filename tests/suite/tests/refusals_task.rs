@@ -8,7 +8,7 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 12] = [
+const FINDINGS: [Finding; 14] = [
     (
         "posix-timer",
         "1 POSIX timer(s) (timer_create)",
@@ -20,6 +20,18 @@ const FINDINGS: [Finding; 12] = [
         "that asks a supervisor (SECCOMP_RET_USER_NOTIF)",
         "can't be made again",
         "without a supervisor",
+    ),
+    (
+        "landlock",
+        "Landlock domain of thread",
+        "tells nobody what a domain forbids",
+        "without it",
+    ),
+    (
+        "landlock-user",
+        "Landlock domain of thread",
+        "tells nobody what a domain forbids",
+        "without it",
     ),
     (
         "login",

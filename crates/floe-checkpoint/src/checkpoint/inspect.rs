@@ -10,7 +10,7 @@ use floe_resources::{
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
-    task::{self, DumpError, HeldProcess},
+    task::{self, Decoys, DumpError, HeldProcess},
     tree::FoundProcess,
 };
 use floe_sandbox::AttachError;
@@ -103,6 +103,7 @@ impl Inspected {
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
+        let mut decoys = Decoys::new(target.root());
         let mut pages = 0;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -116,7 +117,7 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
+            let (mut record, brk) = task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,

@@ -3,7 +3,9 @@
 
 use super::signals::{SignalError, name_restarted_call, portable};
 use super::{
-    dispatch, scheduling, seccomp,
+    dispatch,
+    landlock::{self, DecoyError, Decoys},
+    scheduling, seccomp,
     settings::{ProcessSettings, ThreadSettings},
     sleep::Sleepers,
     switches::Switches,
@@ -51,6 +53,9 @@ pub enum DumpError {
         #[source]
         source: Errno,
     },
+    /// Looking for Landlock domains.
+    #[error("look for Landlock domains")]
+    Decoy(#[from] DecoyError),
     /// Interrupted calls.
     #[error(transparent)]
     Signal(#[from] SignalError),
@@ -157,7 +162,11 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(ProcessRecord, u64), DumpError> {
+pub fn dump_process(
+    held: &HeldProcess<'_>,
+    decoys: &mut Decoys,
+    refusals: &mut Refusals,
+) -> Result<(ProcessRecord, u64), DumpError> {
     let found = held.found;
     let leader = held.threads[0];
     for thread in &held.threads {
@@ -173,8 +182,10 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         let own = ThreadQuestions::ask(&mut batch);
         let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
         let status = Status::read(&format!("/proc/{}/task/{}", found.pid, thread.tid()))?;
+        let domain = decoys.ask(&mut batch, &status)?;
         host.run(thread, ns_tid, &status, &mut batch)?;
         own.switches.refuse(&batch, found, refusals);
+        landlock::refuse(&batch, domain, (found, ns_tid), refusals);
         let seccomp = seccomp::dump((thread, ns_tid, &status), found, refusals)?;
         let answers_of_thread = own.answers(&batch);
         record.threads.push(dump_thread(

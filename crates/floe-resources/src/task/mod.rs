@@ -3,6 +3,7 @@
 mod dispatch;
 mod dump;
 mod labels;
+mod landlock;
 mod refuse;
 mod restore;
 mod scheduling;
@@ -14,6 +15,7 @@ mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use labels::{login, login_of, refuse_labels, restore_login};
+pub use landlock::{DecoyError, Decoys};
 pub use refuse::{
     has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_leaderless,
     refuse_unstoppable, refuse_unsupported,

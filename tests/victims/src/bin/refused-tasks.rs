@@ -83,6 +83,14 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
     match kind {
         "posix-timer" => posix_timer(),
         "supervised" => seccomp::install(&seccomp::on_call(libc::SYS_sysinfo, USER_NOTIF), 0).expect("seccomp filter"),
+        "landlock" => landlock(),
+        "landlock-user" => {
+            // SAFETY: plain numbers.
+            assert!(unsafe { libc::setresgid(77, 77, 77) } == 0, "setresgid");
+            // SAFETY: plain numbers.
+            assert!(unsafe { libc::setresuid(78, 78, 78) } == 0, "setresuid");
+            landlock();
+        }
         "login" => std::fs::write("/proc/self/loginuid", "4711").expect("a login"),
         // From everywhere but nowhere.
         "dispatch" => drop(call::prctl(59, [1, 0x1000, 0x7fff_ffff_0000, 0]).expect("syscall user dispatch")),
@@ -123,6 +131,19 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
         }
         _ => panic!("no such kind: {kind}"),
     }
+}
+
+/// A domain that forbids to write to files, and nothing else.
+fn landlock() {
+    seccomp::no_new_privileges();
+    // What the domain is about: files, ports, scopes.
+    let handled = [1_u64 << 1, 0, 0];
+    let arguments = [&raw const handled as usize, 8, 0];
+    // SAFETY: the first word is read.
+    let rules = unsafe { call::raw(libc::SYS_landlock_create_ruleset, &arguments) }.expect("rules");
+    // SAFETY: plain numbers.
+    unsafe { call::raw(libc::SYS_landlock_restrict_self, &[rules as usize, 0]) }.expect("a domain");
+    call::close(rules as i32);
 }
 
 fn rest() -> ! {
