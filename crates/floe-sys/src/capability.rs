@@ -19,10 +19,7 @@ pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
     // inheritable.
     let header = [VERSION, 0];
     let sets = [0_u32; 6];
-    call(
-        libc::SYS_capset,
-        [header.as_ptr() as usize, sets.as_ptr() as usize, 0],
-    )
+    call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])
 }
 
 fn call(number: i64, [a, b, c]: [usize; 3]) -> Result<(), Errno> {

@@ -1,7 +1,7 @@
 //! A floe that has seccomp filters itself, as in a container: what it runs has them too, it may not lift them, and it
-//! says so before anything is changed.
+//! says so before anything is changed. And that looking for Landlock domains leaves no trace.
 
-use floe_suite::{Host, PID_METHODS, Victim, program};
+use floe_suite::{Host, PID_METHODS, Victim, program, until};
 
 #[test]
 fn a_confined_floe_refuses_confined_tasks_and_carries_them_nowhere() {
@@ -20,6 +20,38 @@ fn a_confined_floe_refuses_confined_tasks_and_carries_them_nowhere() {
     victim.check("after it was refused");
 }
 
+/// To look for Landlock domains floe puts a process into the tree's PID namespace, whose number is given back.
+#[test]
+fn a_checkpoint_takes_no_number_of_the_tree() {
+    let host = Host::new();
+    let (job, script) = (
+        host.name("numbers"),
+        "sh -c 'echo $$' >$0/one; while ! [ -e $0/go ]; do :; done; sh -c 'echo $$' >$0/two; : >$0/done; sleep 1000",
+    );
+    let folder = host.path("numbers");
+    std::fs::create_dir(&folder).expect("a folder");
+    let place = folder.to_str().expect("a plain path");
+    host.done(&["run", "-d", "--name", &job, "--", "sh", "-c", script, place]);
+    let number = |name: &str| -> i32 {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    until("the first number", || number("one") > 0);
+    for _ in 0..3 {
+        let image = host.path("image.floe");
+        host.done(&[
+            "checkpoint",
+            &job,
+            "--leave-running",
+            "-o",
+            image.to_str().expect("a plain path"),
+        ]);
+    }
+    std::fs::write(folder.join("go"), "").expect("let it go on");
+    until("the second number", || folder.join("done").exists());
+    assert_eq!(number("two"), number("one") + 1);
+}
+
 #[test]
 fn a_confined_floe_can_not_rebuild_filters() {
     let free = Host::new();
@@ -31,7 +63,9 @@ fn a_confined_floe_can_not_rebuild_filters() {
     let line = ["restore", "--dry-run", image.to_str().expect("a plain path")];
     let text = host.floe(&line).expect_failed();
     assert!(
-        text.contains("process 1: its calls are confined (seccomp), which floe can't rebuild where it has filters itself"),
+        text.contains(
+            "process 1: its calls are confined (seccomp), which floe can't rebuild where it has filters itself"
+        ),
         "{text}"
     );
 }

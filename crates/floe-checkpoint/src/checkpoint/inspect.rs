@@ -117,7 +117,8 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) = task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
+            let (mut record, brk) =
+                task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,

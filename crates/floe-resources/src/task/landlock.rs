@@ -3,7 +3,8 @@
 //! *decoy* with itself, by kcmp(2): a process of floe's in the tree's PID namespace, which has the thread's user and group and
 //! nothing to protect. Only a domain can forbid that.
 //!
-//! A decoy ends with floe: it waits for the end of a pipe that floe alone holds.
+//! A decoy ends with floe: it waits for the end of a pipe that floe alone holds. The number that it takes in a PID namespace
+//! of the tree's own is given back, so that the tree's next process gets it.
 
 use crate::{
     ns::{self, NsError},
@@ -29,6 +30,7 @@ use nix::{
 use std::{
     collections::HashMap,
     os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
 };
 
 /// include/uapi/linux/kcmp.h.
@@ -61,7 +63,20 @@ pub enum DecoyError {
 pub struct Decoys {
     root: Pid,
     needed: bool,
+    /// What `ns_last_pid` of a namespace of the tree's own was before the first of them.
+    last: Last,
     made: HashMap<(u32, u32), Decoy>,
+}
+
+/// What a decoy writes to `ns_last_pid` of its namespace.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// Nothing: the namespace is floe's.
+    Untouched,
+    /// The number before its own.
+    BeforeMine,
+    /// This one.
+    Known(i32),
 }
 
 #[derive(Debug)]
@@ -80,6 +95,11 @@ impl Decoys {
         Self {
             root,
             needed: landlock::is_there(),
+            last: if namespace("self") == namespace(&root.to_string()) {
+                Last::Untouched
+            } else {
+                Last::BeforeMine
+            },
             made: HashMap::new(),
         }
     }
@@ -94,7 +114,11 @@ impl Decoys {
         }
         let who = (status.uids[0], status.gids[0]);
         if !self.made.contains_key(&who) {
-            self.made.insert(who, Decoy::make(self.root, who)?);
+            let decoy = Decoy::make(self.root, who, self.last)?;
+            if matches!(self.last, Last::BeforeMine) {
+                self.last = Last::Known(decoy.inside - 1);
+            }
+            self.made.insert(who, decoy);
         }
         let inside = self.made[&who].inside as u64;
         Ok(Some(batch.attempt(
@@ -103,6 +127,11 @@ impl Decoys {
             &[inside, inside, KCMP_VM, 0, 0],
         )))
     }
+}
+
+/// The PID namespace of `/proc/WHO`; `None` where that is gone, which comes out elsewhere.
+fn namespace(who: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{who}/ns/pid")).ok()
 }
 
 /// Adds a finding where the answer tells of a domain.
@@ -124,12 +153,12 @@ pub(super) fn refuse(
 }
 
 impl Decoy {
-    fn make(root: Pid, (user, group): (u32, u32)) -> Result<Self, DecoyError> {
+    fn make(root: Pid, (user, group): (u32, u32), last: Last) -> Result<Self, DecoyError> {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let process = ns::run(root, CloneFlags::CLONE_NEWPID, || {
-            Ok(fork::child(|| act(&end, &ready, user, group))?)
+            Ok(fork::child(|| act(&end, &ready, (user, group), last))?)
         })?;
         // Closed here, so that a decoy that fails shows as the end of the answer.
         drop((end, ready));
@@ -150,8 +179,18 @@ impl Decoy {
 }
 
 /// What a decoy does: it becomes the user, gives up all else, says so, and waits.
-fn act(end: &OwnedFd, ready: &OwnedFd, user: u32, group: u32) -> i32 {
+fn act(end: &OwnedFd, ready: &OwnedFd, (user, group): (u32, u32), last: Last) -> i32 {
     fork::close_all_but(&[end.as_raw_fd(), ready.as_raw_fd()]);
+    let last = match last {
+        Last::Untouched => None,
+        Last::BeforeMine => Some(nix::unistd::getpid().as_raw() - 1),
+        Last::Known(number) => Some(number),
+    };
+    if let Some(number) = last {
+        // Whoever writes it, it is that of the namespace that the writer is in. Where it can't be written, the tree's next
+        // process gets a later number, which is no reason not to save it.
+        let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", number.to_string());
+    }
     let ready = capability::become_powerless(user, group)
         .and_then(|()| prctl::set_dumpable(true))
         .and_then(|()| write(ready, &[0]));
