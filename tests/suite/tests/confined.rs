@@ -20,6 +20,24 @@ fn a_confined_floe_refuses_confined_tasks_and_carries_them_nowhere() {
     victim.check("after it was refused");
 }
 
+/// The kernel's own way of going on with a sleep is deadly to one of its children.
+#[test]
+fn confined_tasks_are_frozen_and_thawed() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "seccomp-strict", &[], &[]);
+    for _ in 0..5 {
+        host.done(&["freeze", "seccomp-strict"]);
+        host.done(&["thaw", "seccomp-strict"]);
+    }
+    victim.check("thawed");
+    host.done(&["freeze", "seccomp-strict"]);
+    let image = host.path("image.floe");
+    let line = ["checkpoint", "seccomp-strict", "--leave-running", "-o"];
+    host.done(&[&line[..], &[image.to_str().expect("a plain path")]].concat());
+    host.done(&["thaw", "seccomp-strict"]);
+    victim.check("thawed after a checkpoint of the frozen tree");
+}
+
 /// To look for Landlock domains floe puts a process into the tree's PID namespace, whose number is given back.
 #[test]
 fn a_checkpoint_takes_no_number_of_the_tree() {

@@ -34,9 +34,11 @@ fn main() {
             let gone = || call::wait(spinning, libc::WNOHANG).map_or(true, |(pid, _)| pid != 0);
             wait_until(|| counts() || gone());
             findings.that(counts(), "the child that spins does not go on");
-            let before = naps.load(Ordering::Relaxed);
+            let before = naps.map(|counter| counter.load(Ordering::Relaxed));
             let gone = || call::wait(napping, libc::WNOHANG).map_or(true, |(pid, _)| pid != 0);
-            wait_until(|| naps.load(Ordering::Relaxed) > before + 1 || gone());
+            for (counter, before) in naps.iter().zip(before) {
+                wait_until(|| counter.load(Ordering::Relaxed) > before + 1 || gone());
+            }
             findings.that(!gone(), "the child that may only sleep has ended");
             let now = self::states(spinning, &children);
             findings.same("how the kernel names their confinement", &states[..now.len()], &now[..]);
@@ -51,25 +53,37 @@ fn main() {
     })
 }
 
-/// A child that sleeps and counts, for which all calls but nanosleep are deadly.
-fn napping() -> (&'static AtomicU32, i32) {
+/// A child whose two threads sleep and count, for which all calls but nanosleep are deadly.
+fn napping() -> ([&'static AtomicU32; 2], i32) {
     let page = Mapping::anonymous(4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: the page is mapped for good, and a zero is a good counter.
-    let counter: &'static AtomicU32 = unsafe { &*(page.address as *const AtomicU32) };
-    let pid = fork(|| {
-        let time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 300_000_000,
-        };
-        seccomp::install(&seccomp::only(&[libc::SYS_nanosleep], seccomp::KILL), 0).expect("a filter");
-        loop {
-            // SAFETY: the time is read.
-            unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+    let counters = [0, 64].map(|offset| {
+        let place = (page.address + offset) as *const AtomicU32;
+        // SAFETY: the page is mapped for good, and a zero is a good counter.
+        unsafe { &*place }
     });
-    assert!(wait_until(|| counter.load(Ordering::Relaxed) > 0), "the sleeper sleeps");
-    (counter, pid)
+    let pid = fork(|| {
+        let [first, second] = counters;
+        std::thread::spawn(|| nap(second));
+        wait_until(|| second.load(Ordering::Relaxed) > 0);
+        let filter = seccomp::only(&[libc::SYS_nanosleep], seccomp::KILL);
+        seccomp::install(&filter, seccomp::FLAG_TSYNC).expect("a filter for both");
+        nap(first)
+    });
+    let both = || counters.iter().all(|counter| counter.load(Ordering::Relaxed) > 0);
+    assert!(wait_until(both), "the sleepers sleep");
+    (counters, pid)
+}
+
+fn nap(counter: &AtomicU32) {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 300_000_000,
+    };
+    loop {
+        // SAFETY: the time is read.
+        unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 fn states(spinning: i32, children: &[Strict]) -> Vec<String> {
