@@ -67,7 +67,7 @@ fn napping() -> ([&'static AtomicU32; 2], i32) {
         wait_until(|| second.load(Ordering::Relaxed) > 0);
         let filter = seccomp::only(&[libc::SYS_nanosleep], seccomp::KILL);
         seccomp::install(&filter, seccomp::FLAG_TSYNC).expect("a filter for both");
-        nap(first)
+        nap(first);
     });
     let both = || counters.iter().all(|counter| counter.load(Ordering::Relaxed) > 0);
     assert!(wait_until(both), "the sleepers sleep");
