@@ -4,6 +4,7 @@
 
 mod act;
 mod failure;
+mod front;
 mod output;
 mod progress;
 mod verbs;

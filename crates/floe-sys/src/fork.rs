@@ -66,6 +66,20 @@ pub fn child_in(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, life: impl FnOn
     }
 }
 
+/// Has the calling process, a child of `parent`, sent a signal when that ends.
+///
+/// # Errors
+/// ESRCH where it has ended already.
+pub fn signal_at_parents_end(signal: nix::sys::signal::Signal, parent: Pid) -> Result<(), Errno> {
+    // SAFETY: both arguments are numbers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
+    if nix::unistd::getppid() == parent {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
+}
+
 /// Closes all descriptors but those in `keep`.
 pub fn close_all_but(keep: &[RawFd]) {
     let mut sorted: Vec<u32> = keep.iter().map(|fd| *fd as u32).collect();

@@ -3,6 +3,7 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 mod arch;
+pub mod capability;
 pub mod descriptor;
 pub mod elf;
 pub mod event;
@@ -10,6 +11,7 @@ pub mod exec;
 pub mod fork;
 pub mod interrupt;
 pub mod kcmp;
+pub mod landlock;
 pub mod memory;
 pub mod network;
 pub mod pagemap;

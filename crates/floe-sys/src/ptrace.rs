@@ -16,7 +16,10 @@ pub const SIGINFO_BYTES: usize = 128;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_PEEKSIGINFO: u32 = 0x4209;
+const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4210;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 
@@ -36,6 +39,21 @@ pub struct RseqConfiguration {
     pub pad: u32,
 }
 const _: () = assert!(size_of::<RseqConfiguration>() == 24);
+
+/// `struct ptrace_sud_config`, include/uapi/linux/ptrace.h.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DispatchConfiguration {
+    /// PR_SYS_DISPATCH_OFF 0, PR_SYS_DISPATCH_ON 1.
+    pub mode: u64,
+    /// Address of the selector.
+    pub selector: u64,
+    /// Start of the range whose calls are let through.
+    pub offset: u64,
+    /// Its length.
+    pub length: u64,
+}
+const _: () = assert!(size_of::<DispatchConfiguration>() == 32);
 
 /// `struct ptrace_peeksiginfo_args`, include/uapi/linux/ptrace.h.
 #[repr(C)]
@@ -223,24 +241,65 @@ pub fn rseq_configuration(tid: Pid) -> Result<RseqConfiguration, Errno> {
     Ok(unsafe { configuration.assume_init() })
 }
 
-/// Whether syscall user dispatch is on in a stopped thread (`struct ptrace_sud_config`, include/uapi/linux/ptrace.h). A
-/// kernel that can't tell (before 6.4) is taken to have it off.
+/// The syscall user dispatch of a stopped thread. A kernel that can't tell (before 6.4) is taken to have it off.
 ///
 /// # Errors
 /// ESRCH.
-pub fn dispatches_calls(tid: Pid) -> Result<bool, Errno> {
-    // Mode, address of the selector, offset, length.
-    let mut configuration = [0u64; 4];
-    let size = size_of_val(&configuration);
+pub fn dispatch_configuration(tid: Pid) -> Result<DispatchConfiguration, Errno> {
+    let mut configuration = DispatchConfiguration::default();
     let asked = request(
         PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
         tid,
-        size,
-        configuration.as_mut_ptr() as usize,
+        size_of::<DispatchConfiguration>(),
+        (&raw mut configuration) as usize,
     );
     match asked {
-        Ok(_) => Ok(configuration[0] != 0),
-        Err(Errno::EIO | Errno::EINVAL) => Ok(false),
+        Ok(_) => Ok(configuration),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(DispatchConfiguration::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets the syscall user dispatch of a stopped thread (Linux 6.4).
+///
+/// # Errors
+/// EINVAL for a range that is none, EFAULT for a selector that is no user address, EIO on older kernels, ESRCH.
+pub fn set_dispatch_configuration(tid: Pid, configuration: &DispatchConfiguration) -> Result<(), Errno> {
+    request(
+        PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG,
+        tid,
+        size_of::<DispatchConfiguration>(),
+        std::ptr::from_ref(configuration) as usize,
+    )
+    .map(drop)
+}
+
+/// The program of a stopped thread's seccomp filter number `index`, the oldest being 0: `struct sock_filter` after `struct
+/// sock_filter`, 8 bytes each (Linux 4.4).
+///
+/// # Errors
+/// ENOENT where it has no such filter, EINVAL where it has none at all, EACCES without CAP_SYS_ADMIN in the first user
+/// namespace, ESRCH.
+pub fn seccomp_filter(tid: Pid, index: usize) -> Result<Vec<u8>, Errno> {
+    const INSTRUCTION_BYTES: usize = 8;
+    let count = request(PTRACE_SECCOMP_GET_FILTER, tid, index, 0)?;
+    let mut program = vec![0; count as usize * INSTRUCTION_BYTES];
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr() as usize)?;
+    Ok(program)
+}
+
+/// The flags (SECCOMP_FILTER_FLAG_*) of a stopped thread's seccomp filter, as far as the kernel tells them: LOG alone
+/// (Linux 4.16; an older one tells none).
+///
+/// # Errors
+/// As [`seccomp_filter`].
+pub fn seccomp_filter_flags(tid: Pid, index: usize) -> Result<u64, Errno> {
+    // `struct seccomp_metadata`, include/uapi/linux/ptrace.h: number of the filter, flags.
+    let mut metadata = [index as u64, 0];
+    let size = size_of_val(&metadata);
+    match request(PTRACE_SECCOMP_GET_METADATA, tid, size, metadata.as_mut_ptr() as usize) {
+        Ok(_) => Ok(metadata[1]),
+        Err(Errno::EIO) => Ok(0),
         Err(error) => Err(error),
     }
 }

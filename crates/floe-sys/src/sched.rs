@@ -4,7 +4,7 @@
 use crate::Pid;
 use nix::errno::Errno;
 
-/// `struct sched_attr`, include/uapi/linux/sched/types.h, without the utilization clamps of later versions.
+/// `struct sched_attr`, include/uapi/linux/sched/types.h.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -24,8 +24,12 @@ pub struct Attributes {
     pub deadline: u64,
     /// SCHED_DEADLINE: nanoseconds.
     pub period: u64,
+    /// Least utilisation that is assumed of it, of 1024; both are 0 where the kernel knows no clamps.
+    pub utilisation_min: u32,
+    /// Most.
+    pub utilisation_max: u32,
 }
-const _: () = assert!(size_of::<Attributes>() == 48);
+const _: () = assert!(size_of::<Attributes>() == 56);
 
 const IOPRIO_WHO_PROCESS: i32 = 1;
 const CPU_BYTES: usize = 1024;
@@ -55,6 +59,31 @@ pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
     // SAFETY: the kernel reads `size` bytes of `sized`, which is that long.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.raw(), &raw const sized, 0) };
     Errno::result(result).map(drop)
+}
+
+/// The slice in nanoseconds of a thread that asked for none of its own, found out by asking for none; 0 where threads
+/// have no such thing (before Linux 6.12), or the calling one is of a policy without.
+///
+/// # Errors
+/// Those of [`attributes`] and [`set_attributes`].
+pub fn default_slice() -> Result<u64, Errno> {
+    let own = Pid::new(0);
+    let before = attributes(own)?;
+    if before.runtime == 0 || is_deadline(before.policy) {
+        return Ok(0);
+    }
+    set_attributes(own, &Attributes { runtime: 0, ..before })?;
+    let usual = attributes(own)?.runtime;
+    if usual != before.runtime {
+        set_attributes(own, &before)?;
+    }
+    Ok(usual)
+}
+
+/// Whether `runtime` is that of SCHED_DEADLINE and no slice.
+#[must_use]
+pub fn is_deadline(policy: u32) -> bool {
+    policy == libc::SCHED_DEADLINE as u32
 }
 
 /// The processors a thread may run on, lowest first.

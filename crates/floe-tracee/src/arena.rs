@@ -22,6 +22,10 @@ impl Arena {
         self.code + arch::SINGLE_ENTRY
     }
 
+    pub(crate) fn exit_entry(&self) -> u64 {
+        self.code + arch::EXIT_ENTRY
+    }
+
     pub(crate) fn exit_state(&self) -> u64 {
         self.code + arch::exit_state_offset()
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 use floe_sys::{
     Pid,
-    memory::MemoryFile,
+    memory::{self, MemoryFile, RemoteRange},
     procfs::{Mapping, Status},
 };
 use nix::errno::Errno;
@@ -47,6 +47,15 @@ pub enum HostError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The selector of syscall user dispatch could not be read or written.
+    #[error("lift the syscall user dispatch of task {tid}")]
+    Selector {
+        /// Whose.
+        tid: Pid,
+        /// Why not.
+        #[source]
+        source: Errno,
     },
     /// /proc.
     #[error(transparent)]
@@ -234,13 +243,64 @@ struct Guest<'a> {
     thread: &'a Stopped,
     registers: Registers,
     mask: u64,
+    selector: Option<Selector>,
+}
+
+/// PR_SYS_DISPATCH_ALLOW, include/uapi/linux/prctl.h.
+const CALLS_ALLOWED: u8 = 0;
+
+/// The byte by which a thread, where it has one, says whether its calls are turned into signals, and what it says.
+#[derive(Clone, Copy)]
+struct Selector {
+    address: u64,
+    value: u8,
+}
+
+impl Selector {
+    fn of(thread: &Stopped) -> Result<Option<Self>, HostError> {
+        let Some(dispatch) = thread.dispatch()?.filter(|dispatch| dispatch.selector != 0) else {
+            return Ok(None);
+        };
+        let mut value = [0];
+        memory::read(thread.tid(), dispatch.selector, &mut value).map_err(|source| Self::failed(thread, source))?;
+        Ok(Some(Self {
+            address: dispatch.selector,
+            value: value[0],
+        }))
+    }
+
+    fn set(self, thread: &Stopped, value: u8) -> Result<(), HostError> {
+        let place = RemoteRange {
+            start: self.address,
+            bytes: 1,
+        };
+        match memory::write_ranges(thread.tid(), &[place], &[value]) {
+            Ok(1) => Ok(()),
+            Ok(_) => Err(Self::failed(thread, Errno::EFAULT)),
+            Err(source) => Err(Self::failed(thread, source)),
+        }
+    }
+
+    fn failed(thread: &Stopped, source: Errno) -> HostError {
+        HostError::Selector {
+            tid: thread.tid(),
+            source,
+        }
+    }
 }
 
 impl<'a> Guest<'a> {
     fn enter(host: &'a CallHost<'a>, thread: &'a Stopped, block: u64) -> Result<Self, HostError> {
         let registers = thread.registers()?;
         let mask = thread.signal_mask()?;
-        let state = arch::exit_state(&way_back(&registers), mask, host.scratch);
+        let selector = Selector::of(thread)?;
+        let way_back = way_back(&registers);
+        let state = arch::exit_state(
+            &way_back,
+            mask,
+            host.scratch,
+            selector.map_or((0, 0), |s| (s.address, s.value)),
+        );
         host.memory
             .write(host.arena.exit_state(), &state)
             .map_err(|source| HostError::Memory {
@@ -248,17 +308,21 @@ impl<'a> Guest<'a> {
                 pid: host.pid,
                 source,
             })?;
-        // The registers lead into the stub before signals are blocked: from here on floe's death restores both.
-        let mut inside = registers;
-        inside.prepare_call(host.arena.single_entry(), libc::SYS_getpid as u64, [0; 6]);
-        thread.set_registers(&inside)?;
-        thread.set_signal_mask(block)?;
-        Ok(Self {
+        // The registers lead into the stub before calls are let through and signals blocked: from here on floe's death
+        // restores all three.
+        let guest = Self {
             host,
             thread,
             registers,
             mask,
-        })
+            selector,
+        };
+        guest.lead_out()?;
+        if let Some(selector) = selector {
+            selector.set(thread, CALLS_ALLOWED)?;
+        }
+        thread.set_signal_mask(block)?;
+        Ok(guest)
     }
 
     fn call(&self, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
@@ -269,8 +333,19 @@ impl<'a> Guest<'a> {
         Ok(self.thread.registers()?.result())
     }
 
+    /// Has the registers lead to the stub's way out.
+    fn lead_out(&self) -> Result<(), TraceError> {
+        let mut inside = self.registers;
+        inside.prepare_call(self.host.arena.exit_entry(), libc::SYS_getpid as u64, [0; 6]);
+        self.thread.set_registers(&inside)
+    }
+
     fn leave(self) -> Result<(), HostError> {
         self.thread.set_signal_mask(self.mask)?;
+        if let Some(selector) = self.selector {
+            self.lead_out()?;
+            selector.set(self.thread, selector.value)?;
+        }
         self.thread.set_registers(&self.registers)?;
         Ok(())
     }

@@ -70,13 +70,19 @@ pub const fn has_handled_signal_pending(status: &Status) -> bool {
 
 impl Stopped {
     /// Sets the thread up to issue again a call that answered EINTR only because it was frozen or stopped (epoll_wait,
-    /// sigtimedwait, semop and their like, which the kernel does not restart by itself).
+    /// sigtimedwait, semop and their like, which the kernel does not restart by itself); and a sleep that its seccomp
+    /// filters don't let the kernel go on with.
     ///
     /// # Errors
     /// [`InterruptionError`].
     pub fn undo_interruption(&self) -> Result<(), InterruptionError> {
         let mut registers = self.registers()?;
-        if let (Some(RestartCode::Interrupted), Some(call)) = (restart_code(&registers), registers.call())
+        let is_stuck = match restart_code(&registers) {
+            Some(RestartCode::Interrupted) => true,
+            Some(RestartCode::Block) => self.may_not_sleep_on(&registers)?,
+            Some(RestartCode::Again) | None => false,
+        };
+        if let (true, Some(call)) = (is_stuck, registers.call())
             && !has_handled_signal_pending(&Status::read(&format!("/proc/{}", self.tid()))?)
         {
             registers.reissue(call);

@@ -5,6 +5,7 @@
 mod arch;
 mod arena;
 mod batch;
+mod filter;
 mod host;
 mod interrupted;
 mod puppet;

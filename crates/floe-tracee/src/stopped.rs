@@ -8,7 +8,7 @@
 use crate::arch::{GENERAL_BYTES, Registers};
 use floe_sys::{
     Pid, procfs,
-    ptrace::{self, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
+    ptrace::{self, DispatchConfiguration, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
 };
 use nix::errno::Errno;
 use std::{
@@ -375,12 +375,53 @@ impl Stopped {
         ptrace::pending_signals(self.tid, queue).map_err(|e| self.failed("read pending signals", e))
     }
 
-    /// Whether its system calls can be turned into signals (syscall user dispatch).
+    /// Its seccomp filters, the oldest first: program and flags of each, as [`ptrace::seccomp_filter`] gives them.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`]; EACCES without CAP_SYS_ADMIN in the first user namespace.
+    pub fn seccomp_filters(&self) -> Result<Vec<(Vec<u8>, u64)>, TraceError> {
+        let failed = |source| self.failed("read a seccomp filter", source);
+        let mut filters = Vec::new();
+        loop {
+            match ptrace::seccomp_filter(self.tid, filters.len()) {
+                Ok(program) => {
+                    let flags = ptrace::seccomp_filter_flags(self.tid, filters.len()).map_err(failed)?;
+                    filters.push((program, flags));
+                }
+                Err(Errno::ENOENT) => return Ok(filters),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Lets no seccomp mode or filter stand in the way of its calls for as long as it is traced; nor in that of threads
+    /// and processes that it makes meanwhile. The kernel ends this with the tracing, also when floe dies.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`]; EPERM without CAP_SYS_ADMIN in the first user namespace, or where floe has filters
+    /// itself.
+    pub fn suspend_seccomp(&self) -> Result<(), TraceError> {
+        ptrace::set_options(self.tid, self.options.bits() | libc::PTRACE_O_SUSPEND_SECCOMP)
+            .map_err(|e| self.failed("suspend seccomp", e))
+    }
+
+    /// By what rule its system calls are turned into signals (syscall user dispatch); `None` where they are not.
     ///
     /// # Errors
     /// [`TraceError::Request`].
-    pub fn dispatches_calls(&self) -> Result<bool, TraceError> {
-        ptrace::dispatches_calls(self.tid).map_err(|e| self.failed("read syscall user dispatch", e))
+    pub fn dispatch(&self) -> Result<Option<DispatchConfiguration>, TraceError> {
+        let found = ptrace::dispatch_configuration(self.tid)
+            .map_err(|source| self.failed("read syscall user dispatch", source))?;
+        Ok((found.mode != 0).then_some(found))
+    }
+
+    /// Turns its system calls into signals from now on.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn set_dispatch(&self, configuration: &DispatchConfiguration) -> Result<(), TraceError> {
+        ptrace::set_dispatch_configuration(self.tid, configuration)
+            .map_err(|source| self.failed("set syscall user dispatch", source))
     }
 
     /// The rseq registration; `None` where there is none.

@@ -8,21 +8,43 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 14] = [
+const FINDINGS: [Finding; 16] = [
     (
         "timer-tells-ended",
         "POSIX timer 0 (timer_create)",
         "the thread that it signals has ended",
         "delete it",
     ),
-    ("seccomp", "seccomp mode 2", "not carried yet", "without a filter"),
     (
-        "seccomp-strict",
-        "seccomp mode 1",
-        "not carried yet",
-        "without a filter",
+        "supervised",
+        "that asks a supervisor (SECCOMP_RET_USER_NOTIF)",
+        "can't be made again",
+        "without a supervisor",
     ),
-    ("dispatch", "syscall user dispatch", "not carried", "switch it off"),
+    (
+        "landlock",
+        "Landlock domain of thread",
+        "tells nobody what a domain forbids",
+        "without it",
+    ),
+    (
+        "landlock-user",
+        "Landlock domain of thread",
+        "tells nobody what a domain forbids",
+        "without it",
+    ),
+    (
+        "login",
+        "login 4711 of audit (loginuid)",
+        "for a tree as a whole",
+        "by themselves",
+    ),
+    (
+        "dispatch",
+        "syscall user dispatch without a selector",
+        "nothing lets floe's own calls through",
+        "give it a selector",
+    ),
     (
         "pid-namespace",
         "nested PID namespace",
@@ -91,26 +113,6 @@ const UNSTOPPABLE: [Finding; 2] = [
     ("vfork", "vfork in flight", "can't be stopped", "try again"),
 ];
 
-/// Switches that hosts may lack.
-const SWITCHES: [Finding; 6] = [
-    ("tsc", "time stamp counter", "not carried", "switch it off"),
-    ("mdwe", "memory-deny-write-execute", "not carried", "start it without"),
-    ("machine-check", "machine check policy", "not carried", "switch it off"),
-    (
-        "merge",
-        "memory merging (PR_SET_MEMORY_MERGE)",
-        "not carried",
-        "switch it off",
-    ),
-    ("autogroup", "autogroup nice value", "not carried", "set it to 0"),
-    (
-        "huge-pages",
-        "huge pages disabled with flags",
-        "not carried",
-        "without flags",
-    ),
-];
-
 /// Checkpoints a tree of these children, wet and dry; the findings must be exactly these, and all must live on.
 fn refused(findings: &[Finding]) {
     let host = Host::new();
@@ -144,7 +146,12 @@ fn all_findings_come_in_one_list() {
 
 #[test]
 fn so_do_those_about_tasks_that_cannot_be_stopped() {
-    refused(&[&UNSTOPPABLE[..], &FINDINGS[..2]].concat());
+    // What needs a look inside is found at the next try.
+    let outside = FINDINGS
+        .iter()
+        .filter(|finding| ["posix-timer", "uts-namespace"].contains(&finding.0));
+    let all: Vec<Finding> = UNSTOPPABLE.iter().chain(outside).copied().collect();
+    refused(&all);
 }
 
 #[test]
@@ -161,13 +168,6 @@ fn the_tracer_is_named() {
     let text = host.floe(&["checkpoint", VICTIM, "--dry-run"]).expect_failed();
     assert!(text.contains("traced by") && text.contains("(traced)"), "{text}");
     victim.check("afterwards");
-}
-
-#[test]
-fn switches_are_found() {
-    for finding in &SWITCHES {
-        refused(std::slice::from_ref(finding));
-    }
 }
 
 #[test]

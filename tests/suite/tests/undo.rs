@@ -1,7 +1,7 @@
 //! All or nothing: whatever fails, interrupts or kills floe, a tree that was to be saved runs on, and of one that was to
 //! be restored nothing is left.
 
-use floe_suite::{Counting, Host, Traces, run, wait};
+use floe_suite::{Counting, Host, Traces, Victim, run, spawn, wait};
 use std::{
     path::PathBuf,
     process::{Child, Stdio},
@@ -158,6 +158,46 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
     host.done(&["checkpoint", &job, "-o", image.to_str().expect("a plain path")]);
     host.done(&["restore", "-d", image.to_str().expect("a plain path")]);
     tree.expect_alive("restored after all the kills");
+}
+
+/// Calls that floe runs in them would end them: whoever is killed is not who traces them.
+#[test]
+fn killed_and_interrupted_checkpoints_do_not_harm_confined_tasks() {
+    stopped_checkpoints_do_not_harm("seccomp-strict");
+}
+
+/// What lets floe's calls through is undone by the task itself.
+#[test]
+fn killed_and_interrupted_checkpoints_leave_dispatched_calls_dispatched() {
+    stopped_checkpoints_do_not_harm("call-dispatch");
+}
+
+fn stopped_checkpoints_do_not_harm(name: &str) {
+    let host = Host::new();
+    let folder = output_folder(&host);
+    let image = folder.join("job.floe");
+    let mut victim = Victim::start(&host, name, &[], &[]);
+    let line = [
+        "checkpoint",
+        name,
+        "--leave-running",
+        "-o",
+        image.to_str().expect("a plain path"),
+    ];
+    let usual = typical_micros(|| drop(host.done(&line)));
+    let before = Traces::look(&host, &[name], &[&folder]);
+    let (mut state, mut stopped) = (0x5eed_0004, 0);
+    for round in 0..60 {
+        let signal = [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL][round % 3];
+        let child = spawn(&mut host.command(&line));
+        signal_after(&child, signal, random(&mut state, usual));
+        stopped += u32::from(wait(child) != 0);
+        before.expect_again(&host, &[name], &[&folder], &format!("after round {round}"));
+    }
+    assert!(stopped > 15, "only {stopped} checkpoints were stopped");
+    victim.check("after all of that");
+    victim.round_trip("again", floe_suite::PID_METHODS[0]);
+    victim.check("restored");
 }
 
 /// Ids of the tree's tasks, but for the sleeps that come and go.

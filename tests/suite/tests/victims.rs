@@ -52,6 +52,7 @@ macro_rules! victims {
 }
 
 victims! {
+    call_dispatch "call-dispatch",
     clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
     credentials "credentials",
@@ -86,6 +87,8 @@ victims! {
     registers "registers",
     robust_futexes "robust-futexes",
     rseq_sequence "rseq-sequence",
+    seccomp_filters "seccomp-filters",
+    seccomp_strict "seccomp-strict",
     signals_actions "signals-actions",
     signals_all_caught "signals-all-caught",
     signals_masks "signals-masks",
@@ -93,6 +96,7 @@ victims! {
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
     stopped "stopped",
+    switches "switches",
     task_settings "task-settings",
     threads "threads",
     tree_relations "tree-relations",

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod own;
 pub mod pattern;
 pub mod peer;
+pub mod seccomp;
 pub mod stage;
 pub mod team;
 pub mod timer;

@@ -11,7 +11,7 @@ use floe_resources::{
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
-    task::{self, DumpError, HeldProcess, Sharing},
+    task::{self, Decoys, DumpError, HeldProcess, Sharing},
     tree::FoundProcess,
 };
 use floe_sandbox::AttachError;
@@ -94,6 +94,7 @@ impl Inspected {
             Target::Tree { .. } => &no_links,
         };
         task::refuse_unsupported(&held.tree, refusals)?;
+        task::refuse_labels(&held.tree, refusals)?;
         let sharing = Sharing::find(&held.tree, refusals);
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
@@ -105,6 +106,7 @@ impl Inspected {
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
+        let mut decoys = Decoys::new(target.root());
         let mut pages = 0;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -118,7 +120,8 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
+            let (mut record, brk) =
+                task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,
@@ -255,6 +258,7 @@ fn sandbox(
         log: streams.log,
         command,
         clocks: clocks(target.root())?,
+        login: task::login(&held.tree, refusals)?,
     })
 }
 

@@ -26,7 +26,7 @@ use floe_resources::{
     refusal::{Refusal, Refusals},
     tree::FoundTree,
 };
-use floe_sys::Pid;
+use floe_sys::{Pid, procfs::ProcError};
 use inspect::Inspected;
 use seize::HeldTree;
 use std::{
@@ -100,6 +100,8 @@ pub struct Request<'a> {
     pub level: i32,
     /// Let the tree run on afterwards.
     pub leave_running: bool,
+    /// Whether a process that may be killed stands before this one: see [`confines_calls`].
+    pub behind_front: bool,
     /// Called when the image is synced and the tree is about to be ended.
     pub before_end: &'a mut dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -143,9 +145,31 @@ pub enum CheckpointError {
     /// The output file.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// A filter came when nobody was prepared for it.
+    #[error("a task of the tree has confined its system calls (seccomp) at this very moment; try again")]
+    Confined,
     /// The caller's last word.
     #[error("announce the end of the tree")]
     Announce(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether system calls of some task are confined (seccomp), so that calls of floe's might end it if this process were
+/// killed while they run. Then the checkpoint must be made by one that is not what others kill.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn confines_calls(target: &Target) -> Result<bool, ProcError> {
+    match FoundTree::read(target.root()) {
+        Ok(tree) => Ok(has_confined(&tree)),
+        // The checkpoint says so better.
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_confined(tree: &FoundTree) -> bool {
+    let mut threads = tree.living().flat_map(|process| &process.threads);
+    threads.any(|thread| thread.status.seccomp != 0)
 }
 
 /// Saves a tree.
@@ -158,6 +182,9 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
         SeizeError::Refused(list) => CheckpointError::Refused(list),
         other => other.into(),
     })?;
+    if !request.behind_front && has_confined(&held.tree) {
+        return Err(CheckpointError::Confined);
+    }
     control.enter("inspect")?;
     let mut refusals = Refusals::default();
     let inspected = Inspected::read(&held, &request.target, &mut refusals, control)?;

@@ -6,6 +6,7 @@
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
 
+mod abilities;
 mod clocks;
 mod console;
 mod contents;
@@ -261,6 +262,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let seed = seized.stop_at_exec()?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
+    world.restore_login(image.sandbox().login)?;
     let base = SeedState::read(launch.pid1()).map_err(|e| task_error(1, e))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;

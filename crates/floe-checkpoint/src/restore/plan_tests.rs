@@ -2,7 +2,7 @@
 //! orphans.
 
 use super::{PlanError, Step, plan};
-use floe_image::record::{IntervalTimer, NsPid, ProcessRecord, ProcessState};
+use floe_image::record::{IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches};
 use std::collections::BTreeMap;
 
 fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
@@ -32,6 +32,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         shared: 0,
         leader_ended: None,
         posix_timers: Vec::new(),
+        switches: ProcessSwitches::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
-use super::RestoreError;
+use super::{RestoreError, abilities};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
@@ -68,6 +68,9 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
         }
     }
     let own = Status::read("/proc/self")?;
+    abilities::obstacles(image, &own, &mut |object, reason| {
+        found.insert(Obstacle { object, reason });
+    })?;
     for record in image.processes() {
         privileges(record, &own, &mut found)?;
         for (what, path) in [("working", &record.cwd), ("root", &record.root)] {

@@ -6,8 +6,9 @@ use floe_image::{
     record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
 };
 use floe_resources::task::{
-    RestoreError as TaskError, SeedState, apply_outside, arm_timers, continue_sleep, finish_thread, make_timers,
-    queue_signals, restore_credentials, restore_process, restore_thread,
+    RestoreError as TaskError, SeedState, apply_outside, arm_timers, confine, continue_sleep, finish_thread,
+    make_timers, queue_signals, restore_credentials, restore_process, restore_process_settings, restore_thread,
+    restore_thread_settings, share_filters,
 };
 use floe_sys::{memory::MemoryFile, procfs::Mapping};
 use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
@@ -36,17 +37,23 @@ pub fn complete(
     let mut done = Vec::new();
     let groups = Groups::of(image);
     for group in &groups.by_memory {
-        let threads = group
+        let (filters, threads): (Vec<usize>, Vec<Vec<Puppet>>) = group
             .iter()
-            .map(|record| make_threads(world, record))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|record| Ok((prepare_leader(world, record)?, make_threads(world, record)?)))
+            .collect::<Result<Vec<_>, RestoreError>>()?
+            .into_iter()
+            .unzip();
         let all: Vec<Task<'_>> = group
             .iter()
+            .zip(&filters)
             .zip(&threads)
-            .flat_map(|(record, threads)| tasks(world, record, threads))
+            .flat_map(|((record, filters), threads)| tasks(world, (record, *filters), threads))
             .collect();
         for task in &all {
             restore_task(world, task, &groups, base).map_err(|e| task.error(e))?;
+        }
+        for record in group {
+            set_memory_rules(image, world, record).map_err(|e| task_error(record.pid.0, e))?;
         }
         let exit = call_address(image, all[0].puppet, group[0])?;
         let registers = all
@@ -54,7 +61,7 @@ pub fn complete(
             .map(|task| task.last_registers(exit).map_err(|e| task.error(e)))
             .collect::<Result<Vec<_>, _>>()?;
         let puppets: Vec<(Vec<&Puppet>, &ProcessRecord)> = (group.iter().zip(&threads))
-            .map(|(record, threads)| (tasks(world, record, threads).map(|task| task.puppet).collect(), *record))
+            .map(|(record, threads)| (puppets(world, record, threads).collect(), *record))
             .collect();
         for (puppets, record) in &puppets {
             make_timers(puppets, record).map_err(|e| task_error(record.pid.0, e))?;
@@ -83,6 +90,8 @@ struct Task<'a> {
     puppet: &'a Puppet,
     process: &'a ProcessRecord,
     thread: &'a ThreadRecord,
+    /// How many of its seccomp filters it has already.
+    filters: usize,
 }
 
 impl Task<'_> {
@@ -104,18 +113,27 @@ impl Task<'_> {
     }
 }
 
-/// The tasks of a process whose threads but the leader are `threads`.
+/// The tasks of a process whose threads but the leader are `threads`, and all of which have `filters` filters.
 fn tasks<'a>(
     world: &'a World<'_>,
-    process: &'a ProcessRecord,
+    (process, filters): (&'a ProcessRecord, usize),
     threads: &'a [Puppet],
 ) -> impl Iterator<Item = Task<'a>> {
-    let puppets = std::iter::once(&world.puppets[&process.pid.0]).chain(threads);
+    let puppets = puppets(world, process, threads);
     puppets.zip(&process.threads).map(move |(puppet, thread)| Task {
         puppet,
         process,
         thread,
+        filters,
     })
+}
+
+fn puppets<'a>(
+    world: &'a World<'_>,
+    process: &ProcessRecord,
+    threads: &'a [Puppet],
+) -> impl Iterator<Item = &'a Puppet> {
+    std::iter::once(&world.puppets[&process.pid.0]).chain(threads)
 }
 
 /// Living processes by what they share.
@@ -157,6 +175,16 @@ impl<'a> Groups<'a> {
     }
 }
 
+/// What threads are to inherit; returns how many filters they do.
+fn prepare_leader(world: &World<'_>, record: &ProcessRecord) -> Result<usize, RestoreError> {
+    let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
+    let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
+    let mut script = Script::new(leader);
+    let shared = share_filters(&mut script, record).map_err(|e| task_error(record.pid.0, e))?;
+    script.run()?;
+    Ok(shared)
+}
+
 fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
     let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
     let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
@@ -168,13 +196,14 @@ fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>
     record.threads.iter().skip(1).map(make).collect()
 }
 
-/// One thread's own state; with the leader's goes what all threads share.
+/// One thread's own state, its first filters apart, which it has; with the leader's goes what all threads share.
 fn restore_task(world: &World<'_>, task: &Task<'_>, groups: &Groups<'_>, base: &SeedState) -> Result<(), TaskError> {
     let Task {
         puppet,
         process,
         thread,
-    } = task;
+        filters,
+    } = *task;
     let mut script = Script::new(puppet);
     if thread.tid == process.pid {
         restore_process(&mut script, process)?;
@@ -186,9 +215,20 @@ fn restore_task(world: &World<'_>, task: &Task<'_>, groups: &Groups<'_>, base: &
         }
     }
     restore_thread(&mut script, thread)?;
+    restore_thread_settings(&mut script, &thread.switches)?;
+    confine(&mut script, &thread.seccomp, filters)?;
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
     apply_outside(puppet, process, thread, base)
+}
+
+/// Rules about a process's memory, once all of it is there.
+fn set_memory_rules(image: &Image, world: &World<'_>, record: &ProcessRecord) -> Result<(), TaskError> {
+    let space = image.address_spaces().iter().find(|space| space.pid == record.pid);
+    let mut script = Script::new(&world.puppets[&record.pid.0]);
+    restore_process_settings(&mut script, record, space.map_or(&[], |space| &space.vmas))?;
+    script.run()?;
+    Ok(())
 }
 
 /// The system call instruction in the vDSO, the only one that is left when the stub is gone.

@@ -1,6 +1,6 @@
 //! Grows the tree out of the seed, step by step of the plan.
 
-use super::{PidMethod, RestoreError, contents::MadeContents, plan::Step};
+use super::{PidMethod, RestoreError, contents::MadeContents, plan::Step, task_error};
 use crate::stage::Control;
 use floe_image::{
     Image,
@@ -9,6 +9,7 @@ use floe_image::{
 use floe_resources::{
     channel::Channel,
     mm::{Builder, Filler, first_gap},
+    task::restore_login,
 };
 use floe_sys::{Pid, descriptor::open_in_root};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
@@ -143,6 +144,11 @@ impl<'a> World<'a> {
             batch.call("close its first number", libc::SYS_close, &[landed as u64]);
         }
         Ok(seed.run(&mut batch)?)
+    }
+
+    /// Gives the seed the login of the image.
+    pub fn restore_login(&mut self, login: u32) -> Result<(), RestoreError> {
+        restore_login(&self.puppets[&1], &mut self.channel, login).map_err(|error| task_error(1, error))
     }
 
     /// Ids of all living processes and zombies in floe's namespace, by their ids in the tree's.

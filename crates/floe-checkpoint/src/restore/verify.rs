@@ -3,7 +3,7 @@
 use super::{RestoreError, state::mappings_differ};
 use floe_image::{
     Image,
-    record::{DescriptorTableRecord, PosixTimerRecord, ProcessRecord, ProcessState},
+    record::{DescriptorTableRecord, PosixTimerRecord, ProcessRecord, ProcessState, ThreadRecord},
 };
 use floe_sys::{
     Pid,
@@ -92,6 +92,7 @@ fn process(
         format!("{:x?}", (permitted, effective, bounding)),
         format!("{sets:x?}"),
     );
+    confinement(record, host, &mut note)?;
     if !record.posix_timers.is_empty() {
         note(
             "POSIX timers",
@@ -177,6 +178,35 @@ fn timers(host: Pid) -> Result<Vec<Timer>, ProcError> {
 fn wanted_timers(record: &ProcessRecord) -> Vec<Timer> {
     let look = |t: &PosixTimerRecord| (t.id, t.clock, t.notify, t.signal, t.value, t.target.0);
     record.posix_timers.iter().map(look).collect()
+}
+
+/// Compares modes of seccomp and numbers of filters of all threads, where the image knows of any.
+fn confinement(
+    record: &ProcessRecord,
+    host: Pid,
+    note: &mut dyn FnMut(&str, String, String),
+) -> Result<(), RestoreError> {
+    let wanted = |thread: &ThreadRecord| match (thread.seccomp.strict, thread.seccomp.filters.len()) {
+        (true, _) => (1, 0),
+        (false, 0) => (0, 0),
+        (false, filters) => (2, filters as u32),
+    };
+    let wanted: BTreeMap<i32, (u32, u32)> = (record.threads.iter())
+        .map(|thread| (thread.tid.0, wanted(thread)))
+        .collect();
+    if wanted.values().all(|(mode, _)| *mode == 0) {
+        return Ok(());
+    }
+    let mut seen = BTreeMap::new();
+    for tid in procfs::threads(host)? {
+        let status = Status::read(&format!("/proc/{host}/task/{tid}"))?;
+        let ns_tid = status.ns_pid.last().copied().unwrap_or(0);
+        let wished = wanted.get(&ns_tid).map_or(0, |(_, filters)| *filters);
+        // Older kernels don't count them.
+        seen.insert(ns_tid, (status.seccomp, status.seccomp_filters.unwrap_or(wished)));
+    }
+    note("seccomp", format!("{seen:?}"), format!("{wanted:?}"));
+    Ok(())
 }
 
 /// Flags that every kind of file puts back as they were.

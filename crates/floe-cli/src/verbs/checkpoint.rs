@@ -1,10 +1,10 @@
 //! `floe checkpoint`.
 
-use crate::{Context, act, failure::Outcome, output};
+use crate::{Context, act, failure::Outcome, front, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
-use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint};
+use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls};
 use floe_resources::file::ConsoleLinks;
 use floe_sandbox::{Announcement, ConsoleState, Sandbox};
 use floe_sys::Pid;
@@ -62,20 +62,31 @@ impl Checkpoint {
             .as_deref()
             .map(|name| Sandbox::open(&context.state_dir, name))
             .transpose()?;
+        let target = self.target(sandbox.as_ref())?;
+        if confines_calls(&target)? {
+            front::stand(context.log_format, || {
+                self.save(context, sandbox.as_ref(), target, true)
+            })
+        } else {
+            self.save(context, sandbox.as_ref(), target, false)
+        }
+    }
+
+    fn save(&self, context: &Context, sandbox: Option<&Sandbox>, target: Target, behind_front: bool) -> Outcome {
         let mut announcement: Option<Announcement> = None;
         let mut before_end = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            if let Some(sandbox) = &sandbox {
+            if let Some(sandbox) = sandbox {
                 announcement = Some(sandbox.announce_checkpoint()?);
             }
             Ok(())
         };
-        let target = self.target(sandbox.as_ref())?;
         let _lock = target.cgroup().map(Cgroup::lock).transpose()?;
         let request = Request {
             target,
             output: if self.dry_run { None } else { Some(self.output()?) },
             level: self.level,
             leave_running: self.leave_running,
+            behind_front,
             before_end: &mut before_end,
         };
         let report = act::perform(|control| checkpoint(request, control))??;

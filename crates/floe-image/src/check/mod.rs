@@ -4,12 +4,14 @@
 mod content;
 mod files;
 mod memory;
+mod task;
 mod time;
 mod tree;
 
 pub use content::ContentFault;
 pub use files::FileFault;
 pub use memory::MemoryFault;
+pub use task::TaskFault;
 pub use time::TimeFault;
 pub use tree::TreeFault;
 
@@ -52,6 +54,9 @@ pub enum Contradiction {
     /// Processes.
     #[error(transparent)]
     Tree(#[from] TreeFault),
+    /// Switches of tasks.
+    #[error(transparent)]
+    Task(#[from] TaskFault),
     /// Clocks and timers.
     #[error(transparent)]
     Time(#[from] TimeFault),
@@ -75,6 +80,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    image.processes().iter().try_for_each(task::process)?;
     time::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;
     files::check(image, &owners(image, CLONE_FILES))?;

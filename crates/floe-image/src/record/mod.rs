@@ -7,6 +7,8 @@ mod index;
 mod memory;
 mod process;
 mod sandbox;
+mod seccomp;
+mod switches;
 mod time;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
@@ -20,6 +22,8 @@ pub use process::{
     RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use seccomp::{SeccompFilter, SeccompRecord};
+pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
 pub use time::{ClocksRecord, PosixTimerRecord, TimerExpiry};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::{NsPid, PosixTimerRecord};
+use super::{NsPid, PosixTimerRecord, ProcessSwitches, SeccompRecord, ThreadSwitches};
 use serde::{Deserialize, Serialize};
 
 /// A process: what all its threads share but memory and descriptors.
@@ -60,6 +60,8 @@ pub struct ProcessRecord {
     pub leader_ended: Option<i32>,
     /// POSIX timers, in the order of their ids.
     pub posix_timers: Vec<PosixTimerRecord>,
+    /// Switches.
+    pub switches: ProcessSwitches,
 }
 
 /// What a process was doing as a whole.
@@ -123,6 +125,10 @@ pub struct ThreadRecord {
     pub timer_slack: u64,
     /// Nanoseconds that the thread has slept in the call that its registers tell (-516), as far as that is known.
     pub slept: u64,
+    /// How its system calls are confined.
+    pub seccomp: SeccompRecord,
+    /// Switches.
+    pub switches: ThreadSwitches,
 }
 
 /// Processor state of a thread. Calls that floe interrupted are already set to be issued again, but for those of which
@@ -217,7 +223,8 @@ pub struct Scheduling {
     pub nice: i32,
     /// Static priority.
     pub priority: u32,
-    /// Runtime, deadline, period in nanoseconds (SCHED_DEADLINE).
+    /// Runtime, deadline, period in nanoseconds (SCHED_DEADLINE); of other policies the first is the slice that the thread
+    /// asked for, or 0.
     pub deadline: [u64; 3],
     /// Processors it may run on; empty where that is all of the host's.
     pub affinity: Vec<u32>,

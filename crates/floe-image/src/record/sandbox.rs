@@ -99,4 +99,6 @@ pub struct SandboxRecord {
     pub command: Vec<String>,
     /// The tree's clocks, which go on from there.
     pub clocks: ClocksRecord,
+    /// The user whose login all its tasks descend from (`/proc/PID/loginuid`, of audit); 4294967295 for none.
+    pub login: u32,
 }

@@ -403,6 +403,42 @@ fn clocks_and_timers_that_can_not_be_are_refused() {
 }
 
 #[test]
+fn switches_that_no_task_has_are_refused() {
+    contradiction("task 1 has seccomp filters in strict mode", |s| {
+        s.processes[0].threads[0].seccomp.filters = s.processes[1].threads[0].seccomp.filters.clone();
+    });
+    for length in [0, 7, 8 * 4097] {
+        contradiction(
+            &format!("a seccomp filter of task 7 has {length} bytes, not 1 to 4096 instructions of 8"),
+            |s| s.processes[1].threads[0].seccomp.filters[1].program = vec![6; length],
+        );
+    }
+    contradiction(
+        "the seccomp filters of task 7 are longer than a kernel takes together",
+        |s| {
+            let filters = &mut s.processes[1].threads[0].seccomp.filters;
+            *filters = vec![filters[1].clone(); 6554];
+        },
+    );
+    contradiction("the memory policy of task 7 can't be what it is", |s| {
+        let policy = s.processes[1].threads[0].switches.memory_policy.as_mut();
+        policy.expect("it has one").nodes = vec![1; 17];
+    });
+    contradiction("the speculation control of task 7 can't be what it is", |s| {
+        s.processes[1].threads[0].switches.speculation = vec![(0, 4); 4];
+    });
+    contradiction("the machine check policy of task 7 can't be what it is", |s| {
+        s.processes[1].threads[0].switches.machine_check = Some(2);
+    });
+    contradiction("the rule on executable memory of task 7 can't be what it is", |s| {
+        s.processes[1].switches.deny_write_execute = 4;
+    });
+    contradiction("the nice value of the session of task 1 can't be what it is", |s| {
+        s.processes[0].switches.autogroup_nice = Some(20);
+    });
+}
+
+#[test]
 fn a_long_chain_of_parents_is_checked_in_linear_time() {
     let mut sample = sample::tiny();
     let first = sample.processes[0].clone();

@@ -110,6 +110,7 @@ pub fn whole() -> Sample {
                 monotonic: 12_345_678_901_234,
                 boottime: 23_456_789_012_345,
             },
+            login: 1000,
         },
         processes: vec![
             process(1, 0, &[1, 4], ProcessState::Alive),
@@ -234,6 +235,7 @@ pub fn tiny() -> Sample {
             log: None,
             command: Vec::new(),
             clocks: ClocksRecord::default(),
+            login: u32::MAX,
         },
         processes: vec![ProcessRecord {
             threads: process
@@ -327,6 +329,12 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         shared: 0,
         leader_ended: None,
         posix_timers: if pid == 7 { timers() } else { Vec::new() },
+        switches: ProcessSwitches {
+            deny_write_execute: u32::from(pid == 7),
+            merge_memory: pid == 7,
+            thp_except_advised: pid == 7,
+            autogroup_nice: (pid == 1).then_some(-3),
+        },
     }
 }
 
@@ -444,6 +452,47 @@ fn thread(tid: i32) -> ThreadRecord {
         parent_death_signal: 15,
         timer_slack: 50_000,
         slept: 1_500_000_000,
+        seccomp: confinement(tid),
+        switches: switches(tid),
+    }
+}
+
+fn confinement(tid: i32) -> SeccompRecord {
+    let filter = |log, length: usize| SeccompFilter {
+        log,
+        program: noise(tid as u64, length),
+    };
+    match tid {
+        1 => SeccompRecord {
+            strict: true,
+            filters: Vec::new(),
+        },
+        7 => SeccompRecord {
+            strict: false,
+            filters: vec![filter(true, 40), filter(false, 8)],
+        },
+        _ => SeccompRecord::default(),
+    }
+}
+
+fn switches(tid: i32) -> ThreadSwitches {
+    if tid != 7 {
+        return ThreadSwitches::default();
+    }
+    ThreadSwitches {
+        tsc_forbidden: true,
+        cpuid_forbidden: true,
+        machine_check: Some(1),
+        speculation: vec![(0, 4), (2, 2)],
+        memory_policy: Some(MemoryPolicy {
+            mode: 3,
+            nodes: vec![0b11, 1],
+        }),
+        dispatch: Some(CallDispatch {
+            selector: 0x40_0400,
+            start: 0x40_0000,
+            length: 0x1000,
+        }),
     }
 }
 

@@ -45,7 +45,7 @@ pub fn root_directory(pid: Pid) -> Result<OwnedFd, NsError> {
 }
 
 /// Runs `look` on a thread that has entered the namespaces `flags` of `pid` (mount, UTS, IPC, network: those a single
-/// thread may enter).
+/// thread may enter; and that of PIDs, for its children).
 ///
 /// # Errors
 /// [`NsError::Enter`].

@@ -3,6 +3,7 @@
 mod inside;
 mod mounts;
 
+pub(crate) use inside::run;
 pub use inside::{NsError, root_directory};
 
 use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};

@@ -2,11 +2,19 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::{sleep::Sleepers, switches::Switches, timers};
+use super::{
+    dispatch,
+    landlock::{self, DecoyError, Decoys},
+    scheduling, seccomp,
+    settings::{ProcessSettings, ThreadSettings},
+    sleep::Sleepers,
+    switches::Switches,
+    timers,
+};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
-    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
-    RobustList, RseqRegistration, Scheduling, SignalAction, ThreadRecord,
+    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers,
+    ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, SignalAction, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -46,6 +54,9 @@ pub enum DumpError {
         #[source]
         source: Errno,
     },
+    /// Looking for Landlock domains.
+    #[error("look for Landlock domains")]
+    Decoy(#[from] DecoyError),
     /// Interrupted calls.
     #[error(transparent)]
     Signal(#[from] SignalError),
@@ -118,6 +129,8 @@ fn ended_leader(found: &FoundProcess) -> Result<ThreadRecord, DumpError> {
         parent_death_signal: 0,
         timer_slack: 0,
         slept: 0,
+        seccomp: SeccompRecord::default(),
+        switches: ThreadSwitches::default(),
     })
 }
 
@@ -148,6 +161,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         shared: 0,
         leader_ended: found.leader_ended,
         posix_timers: Vec::new(),
+        switches: ProcessSwitches::default(),
     }
 }
 
@@ -156,7 +170,11 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(ProcessRecord, u64), DumpError> {
+pub fn dump_process(
+    held: &HeldProcess<'_>,
+    decoys: &mut Decoys,
+    refusals: &mut Refusals,
+) -> Result<(ProcessRecord, u64), DumpError> {
     let found = held.found;
     let leader = held.threads[0];
     for thread in &held.threads {
@@ -175,11 +193,18 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
         let own = ThreadQuestions::ask(&mut batch);
         let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
         let status = Status::read(&format!("/proc/{}/task/{}", found.pid, thread.tid()))?;
+        let domain = decoys.ask(&mut batch, &status)?;
         host.run(thread, ns_tid, &status, &mut batch)?;
         own.switches.refuse(&batch, found, refusals);
-        record
-            .threads
-            .push(dump_thread(held, (thread, ns_tid, &status), &own.answers(&batch))?);
+        landlock::refuse(&batch, domain, (found, ns_tid), refusals);
+        let seccomp = seccomp::dump((thread, ns_tid, &status), found, refusals)?;
+        let answers_of_thread = own.answers(&batch);
+        record.threads.push(dump_thread(
+            held,
+            (thread, ns_tid, &status),
+            answers_of_thread,
+            seccomp,
+        )?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
             questions.switches.refuse(&batch, found, refusals);
@@ -229,6 +254,8 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.subreaper = answers.subreaper;
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
+    record.switches = answers.settings;
+    record.switches.autogroup_nice = procfs::autogroup_nice(&directory)?;
     record.limits = procfs::limits(&directory)?
         .into_iter()
         .map(|(soft, hard)| ResourceLimit { soft, hard })
@@ -266,7 +293,8 @@ fn credentials(status: &Status, securebits: u32) -> Credentials {
 fn dump_thread(
     held: &HeldProcess<'_>,
     (thread, ns_tid, status): (&Stopped, i32, &Status),
-    answers: &ThreadAnswers,
+    answers: ThreadAnswers,
+    seccomp: SeccompRecord,
 ) -> Result<ThreadRecord, DumpError> {
     let pid = held.found.pid;
     let tid = thread.tid();
@@ -276,6 +304,7 @@ fn dump_thread(
     let registers = portable(thread, status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
+    let scheduling = scheduling::dump(tid).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
@@ -294,29 +323,15 @@ fn dump_thread(
         }),
         tid_address: answers.tid_address,
         credentials: credentials(status, answers.securebits),
-        scheduling: scheduling(tid)?,
+        scheduling,
         parent_death_signal: answers.parent_death_signal,
         timer_slack: answers.timer_slack,
         slept: held.sleepers.slept(tid),
-    })
-}
-
-fn scheduling(tid: Pid) -> Result<Scheduling, DumpError> {
-    let query = |what| move |source| DumpError::Query { what, tid, source };
-    let attributes = sched::attributes(tid).map_err(query("scheduling policy"))?;
-    let allowed = sched::affinity(tid).map_err(query("CPU affinity"))?;
-    Ok(Scheduling {
-        policy: attributes.policy,
-        flags: attributes.flags,
-        nice: attributes.nice,
-        priority: attributes.priority,
-        deadline: [attributes.runtime, attributes.deadline, attributes.period],
-        affinity: if sched::is_everywhere(&allowed) {
-            Vec::new()
-        } else {
-            allowed
+        seccomp,
+        switches: ThreadSwitches {
+            dispatch: dispatch::dump(thread)?,
+            ..answers.settings
         },
-        io_priority: sched::io_priority(tid).map_err(query("I/O priority"))?,
     })
 }
 
@@ -328,6 +343,7 @@ struct ThreadQuestions {
     securebits: CallId,
     slack: CallId,
     switches: Switches,
+    settings: ThreadSettings,
 }
 
 struct ThreadAnswers {
@@ -336,6 +352,7 @@ struct ThreadAnswers {
     parent_death_signal: i32,
     securebits: u32,
     timer_slack: u64,
+    settings: ThreadSwitches,
 }
 
 impl ThreadQuestions {
@@ -364,6 +381,7 @@ impl ThreadQuestions {
             securebits,
             slack,
             switches: Switches::of_thread(batch),
+            settings: ThreadSettings::ask(batch),
         }
     }
 
@@ -380,6 +398,7 @@ impl ThreadQuestions {
             ),
             securebits: batch.result(self.securebits) as u32,
             timer_slack: batch.result(self.slack) as u64,
+            settings: self.settings.answers(batch),
         }
     }
 }
@@ -398,6 +417,7 @@ struct ProcessQuestions {
     membarrier: CallId,
     brk: CallId,
     switches: Switches,
+    settings: ProcessSettings,
 }
 
 #[derive(Default)]
@@ -409,6 +429,7 @@ struct ProcessAnswers {
     thp_disable: bool,
     membarrier: u32,
     brk: u64,
+    settings: ProcessSwitches,
 }
 
 impl ProcessQuestions {
@@ -447,6 +468,7 @@ impl ProcessQuestions {
             membarrier,
             brk,
             switches: Switches::of_process(batch),
+            settings: ProcessSettings::ask(batch),
         }
     }
 
@@ -476,6 +498,7 @@ impl ProcessQuestions {
             thp_disable: batch.result(self.thp_disable) != 0,
             membarrier: batch.result(self.membarrier).max(0) as u32,
             brk: batch.result(self.brk) as u64,
+            settings: self.settings.answers(batch),
         }
     }
 }

@@ -1,8 +1,14 @@
 //! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
 
+mod dispatch;
 mod dump;
+mod labels;
+mod landlock;
 mod refuse;
 mod restore;
+mod scheduling;
+mod seccomp;
+mod settings;
 mod share;
 mod signals;
 mod sleep;
@@ -10,6 +16,8 @@ mod switches;
 mod timers;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
+pub use labels::{login, login_of, refuse_labels, restore_login};
+pub use landlock::{DecoyError, Decoys};
 pub use refuse::{
     has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_unstoppable,
     refuse_unsupported,
@@ -18,6 +26,8 @@ pub use restore::{
     RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
     restore_thread,
 };
+pub use seccomp::{confine, share_filters};
+pub use settings::{restore_process_settings, restore_thread_settings};
 pub use share::Sharing;
 pub use sleep::{Sleepers, continue_sleep};
 pub use timers::{arm_timers, make_timers};

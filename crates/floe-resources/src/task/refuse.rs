@@ -1,8 +1,9 @@
 //! Task state that is not carried yet: found from outside, before anything is changed.
 
 use super::{
+    dispatch,
     dump::{DumpError, HeldProcess},
-    share, timers,
+    scheduling, seccomp, share, timers,
 };
 use crate::{
     refusal::Refusals,
@@ -30,10 +31,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         timers::refuse(process, tree, refusals)?;
-        refuse_autogroup(process, refusals)?;
-        for thread in &process.threads {
-            refuse_thread(process, thread, refusals);
-        }
+        scheduling::refuse(process, refusals)?;
         refuse_namespaces(process, &namespaces, refusals)?;
         share::refuse_unshared_threads(process, refusals);
     }
@@ -63,40 +61,9 @@ fn refuse_session_outside(process: &FoundProcess, refusals: &mut Refusals) {
     }
 }
 
-/// The nice value of a session's autogroup, sched(7).
-fn refuse_autogroup(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
-    if process.ns_sid != process.ns_pid {
-        return Ok(());
-    }
-    // "/autogroup-NUMBER nice VALUE", empty where there is none.
-    let text = procfs::read_text(&format!("/proc/{}/autogroup", process.task())).or_else(|error| match error {
-        ProcError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        error => Err(error),
-    })?;
-    if text.split_ascii_whitespace().last().is_some_and(|value| value != "0") {
-        refusals.add(
-            Some(&process.subject()),
-            format!("autogroup nice value ({})", text.trim()),
-            "the nice value of a session is not carried yet",
-            "set it to 0 in /proc/PID/autogroup",
-        );
-    }
-    Ok(())
-}
-
-fn refuse_thread(process: &FoundProcess, thread: &FoundThread, refusals: &mut Refusals) {
-    if thread.status.seccomp != 0 {
-        refusals.add(
-            Some(&process.subject()),
-            format!("seccomp mode {} of thread {}", thread.status.seccomp, thread.tid),
-            "seccomp filters are not carried yet",
-            "run the workload without a filter",
-        );
-    }
-}
-
 /// Adds a finding for every task that can't even be stopped: one that somebody else traces, and one that waits for its
-/// vfork child; where there is one, also what else can be found without stopping anything. Reads only, so the tasks may run or be frozen.
+/// vfork child; where there is one, also what else can be found without stopping anything. Reads only, so the tasks may
+/// run or be frozen.
 ///
 /// # Errors
 /// [`ProcError`].
@@ -154,27 +121,15 @@ pub fn refuse_foreign_code(held: &HeldProcess<'_>, refusals: &mut Refusals) -> R
     Ok(found)
 }
 
-/// Adds a finding for every thread whose calls are dispatched as signals; true where that or a filter of calls stands in
-/// the way of running some in the process, which even trying could end. The finding about a filter comes from
-/// [`refuse_unsupported`].
+/// Lifts what confines the calls of a process's threads for as long as they are traced; true where that can't be done,
+/// and then there is a finding, and no call can be run in it, which even trying could end.
 ///
 /// # Errors
 /// [`DumpError`].
 pub fn refuse_calls_filtered(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<bool, DumpError> {
-    let mut filtered = false;
-    for (thread, ids) in held.threads.iter().zip(&held.found.threads) {
-        filtered |= ids.status.seccomp != 0;
-        if thread.dispatches_calls()? {
-            filtered = true;
-            refusals.add(
-                Some(&held.found.subject()),
-                format!("syscall user dispatch in thread {}", ids.ns_tid),
-                "calls that are turned into signals are not carried yet",
-                "switch it off",
-            );
-        }
-    }
-    Ok(filtered)
+    let filtered = !seccomp::suspend(held, refusals)?;
+    let dispatched = dispatch::refuse(held, refusals)?;
+    Ok(filtered || dispatched)
 }
 
 /// Whether some task waits for its vfork child, which never takes long.

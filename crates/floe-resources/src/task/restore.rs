@@ -4,18 +4,21 @@
 //! [`restore_credentials`], which also sets what a change of credentials would reset; when the script with these has run,
 //! [`apply_outside`] and [`queue_signals`], then [`finish_thread`].
 
-use super::timers::{Firing, TreeTimes};
-use floe_image::record::{Credentials, ProcessRecord, Scheduling, ThreadRecord};
+use super::{
+    dispatch, scheduling,
+    timers::{Firing, TreeTimes},
+};
+use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
 use floe_sys::{
     Pid,
-    procfs::{ProcError, Status},
-    sched::{self, Attributes},
+    procfs::{self, ProcError, Status},
+    sched,
 };
 use floe_tracee::{Batch, Puppet, PuppetError, Registers, Script};
-use nix::errno::Errno;
 use std::io;
 
 const PR_SET_THP_DISABLE: u64 = 41;
+const PR_THP_DISABLE_EXCEPT_ADVISED: u64 = 2;
 const PR_SET_SECUREBITS: u64 = 28;
 const PR_SET_NO_NEW_PRIVS: u64 = 38;
 const PR_CAPBSET_DROP: u64 = 24;
@@ -26,7 +29,6 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
 const SS_ONSTACK: i32 = 1;
 const ROOM_FOR_SIGNALS: u64 = 1 << 16;
-const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
 
 /// Task state that could not be put back.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub enum RestoreError {
 pub struct SeedState {
     status: Status,
     processors: Vec<u32>,
+    /// The slice of threads that ask for none.
+    slice: u64,
 }
 
 impl SeedState {
@@ -85,7 +89,16 @@ impl SeedState {
         } else {
             processors
         };
-        Ok(Self { status, processors })
+        let slice = sched::default_slice().map_err(|source| RestoreError::Outside {
+            what: "slice",
+            tid: seed,
+            source: source.into(),
+        })?;
+        Ok(Self {
+            status,
+            processors,
+            slice,
+        })
     }
 
     /// Lets a task run where the image says, or else where the seed might before all were kept on one processor.
@@ -132,7 +145,12 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
     }
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
     if record.thp_disable {
-        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
+        let flags = if record.switches.thp_except_advised {
+            PR_THP_DISABLE_EXCEPT_ADVISED
+        } else {
+            0
+        };
+        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, flags]);
     }
     for bit in (0..32).filter(|bit| record.membarrier & (1 << bit) != 0) {
         batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
@@ -183,7 +201,7 @@ pub(super) fn quiet_signal(taken: &[i32]) -> i32 {
     (1..32).rev().find(is_quiet).unwrap_or(libc::SIGURG)
 }
 
-fn words_bytes(words: &[u64]) -> Vec<u8> {
+pub(super) fn words_bytes(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
@@ -397,7 +415,11 @@ pub fn apply_outside(
         // The kernel admits only tasks that may run anywhere.
         base.spread(tid, &record.scheduling.affinity)?;
     }
-    set_scheduling(tid, &record.scheduling)?;
+    scheduling::restore(tid, &record.scheduling, base.slice).map_err(|(what, source)| RestoreError::Outside {
+        what,
+        tid,
+        source: source.into(),
+    })?;
     if record.tid == process.pid {
         write_if_other(
             tid,
@@ -407,6 +429,24 @@ pub fn apply_outside(
         )?;
         let filter = format!("{:08x}", process.coredump_filter);
         write_if_other(tid, "core dump filter", "coredump_filter", &filter)?;
+        restore_autogroup(tid, process.switches.autogroup_nice)?;
+    }
+    Ok(())
+}
+
+/// The nice value of the session's autogroup; the first of its processes sets it, and for the others it is there.
+fn restore_autogroup(tid: Pid, wanted: Option<i32>) -> Result<(), RestoreError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let directory = format!("/proc/{tid}");
+    // Without autogroups every session weighs the same, unless it was to weigh otherwise.
+    if procfs::autogroup_nice(&directory)?.unwrap_or(0) != wanted {
+        std::fs::write(format!("{directory}/autogroup"), wanted.to_string()).map_err(|source| {
+            RestoreError::Outside {
+                what: "nice value of the session",
+                tid,
+                source,
+            }
+        })?;
     }
     Ok(())
 }
@@ -422,38 +462,6 @@ fn write_if_other(tid: Pid, what: &'static str, file: &str, value: &str) -> Resu
             value.to_owned()
         };
         std::fs::write(&path, text).map_err(outside)?;
-    }
-    Ok(())
-}
-
-fn set_scheduling(tid: Pid, wanted: &Scheduling) -> Result<(), RestoreError> {
-    let outside = |what| {
-        move |source: Errno| RestoreError::Outside {
-            what,
-            tid,
-            source: source.into(),
-        }
-    };
-    let now = sched::attributes(tid).map_err(outside("scheduling policy"))?;
-    let relevant = |flags: u64| flags & SCHED_FLAG_RESET_ON_FORK;
-    let same = (now.policy, now.nice, now.priority) == (wanted.policy, wanted.nice, wanted.priority)
-        && relevant(now.flags) == relevant(wanted.flags);
-    if !same {
-        let [runtime, deadline, period] = wanted.deadline;
-        let attributes = Attributes {
-            policy: wanted.policy,
-            flags: relevant(wanted.flags),
-            nice: wanted.nice,
-            priority: wanted.priority,
-            runtime,
-            deadline,
-            period,
-            ..now
-        };
-        sched::set_attributes(tid, &attributes).map_err(outside("scheduling policy"))?;
-    }
-    if sched::io_priority(tid).map_err(outside("I/O priority"))? != wanted.io_priority {
-        sched::set_io_priority(tid, wanted.io_priority).map_err(outside("I/O priority"))?;
     }
     Ok(())
 }
@@ -475,5 +483,8 @@ pub fn finish_thread(
     } else {
         record.signal_mask
     };
+    if let Some(dispatch) = &record.switches.dispatch {
+        dispatch::restore(puppet, dispatch)?;
+    }
     Ok(puppet.become_somebody(general, &record.registers.extended, mask)?)
 }

@@ -1,6 +1,7 @@
 //! Parsers for /proc, as proc(5) and Documentation/filesystems/proc.rst describe it. Each takes text, so that captured
 //! files are its tests, with a thin `read` beside it.
 
+mod autogroup;
 mod descriptor;
 mod limits;
 mod maps;
@@ -9,6 +10,7 @@ mod stat;
 mod status;
 mod timers;
 
+pub use autogroup::autogroup_nice;
 pub use descriptor::{FdInfo, FdInfos, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};

@@ -41,6 +41,8 @@ pub struct Status {
     pub no_new_privs: bool,
     /// Seccomp mode: 0 off, 1 strict, 2 filter.
     pub seccomp: u32,
+    /// How many seccomp filters it has (Linux 5.9).
+    pub seccomp_filters: Option<u32>,
 }
 
 impl Status {
@@ -92,6 +94,7 @@ impl Status {
             "CapAmb" => self.capabilities[4] = set(value).ok_or("CapAmb")?,
             "NoNewPrivs" => self.no_new_privs = value == "1",
             "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
+            "Seccomp_filters" => self.seccomp_filters = Some(value.parse().map_err(|_| "Seccomp_filters")?),
             _ => {}
         }
         Ok(())

@@ -1,14 +1,15 @@
 //! Tasks with state that is not carried, one child for each argument; all of them go on as if nobody had looked.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use victims::{Findings, Stage, call, memory::Mapping, play, stage::fork, timer::Timer, wait_until};
+use victims::{Findings, Stage, call, memory::Mapping, play, seccomp, stage::fork, timer::Timer, wait_until};
 
-const PR_SET_SECCOMP: i32 = 22;
+/// SECCOMP_RET_USER_NOTIF.
+const USER_NOTIF: u32 = 0x7fc0_0000;
 
 fn main() {
     play(|stage| {
         let kinds: Vec<&str> = (0..).map_while(|n| stage.arg(n)).collect();
-        let children: Vec<Child> = kinds.iter().map(|kind| Child::start(stage, kind)).collect();
+        let children: Vec<Child> = kinds.iter().map(|kind| Child::start(kind)).collect();
         move |findings: &mut Findings| {
             for child in &children {
                 if findings.sabotage() {
@@ -30,14 +31,14 @@ struct Child {
 }
 
 impl Child {
-    fn start(stage: &Stage, kind: &str) -> Self {
+    fn start(kind: &str) -> Self {
         let page = Mapping::anonymous(4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: the page is mapped for good, and a zero is a good counter.
         let counter: &'static AtomicU32 = unsafe { &*(page.address as *const AtomicU32) };
         let name = format!("{kind}\0");
         let pid = fork(|| {
             call::prctl(libc::PR_SET_NAME, [name.as_ptr() as usize, 0, 0, 0]).expect("set the name");
-            become_refused(stage, kind, counter);
+            become_refused(kind);
             count(counter)
         });
         let child = Self {
@@ -78,20 +79,20 @@ fn nap() {
     unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
 }
 
-fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
+fn become_refused(kind: &str) {
     match kind {
-        "seccomp" => seccomp(),
-        "seccomp-strict" => {
-            call::prctl(PR_SET_SECCOMP, [1, 0, 0, 0]).expect("strict mode");
-            // Strict mode knows no sleep.
-            loop {
-                counter.fetch_add(1, Ordering::Relaxed);
-                for _ in 0..100_000 {
-                    std::hint::spin_loop();
-                }
-            }
+        "supervised" => seccomp::install(&seccomp::on_call(libc::SYS_sysinfo, USER_NOTIF), 0).expect("seccomp filter"),
+        "landlock" => landlock(),
+        "landlock-user" => {
+            // SAFETY: plain numbers.
+            assert!(unsafe { libc::setresgid(77, 77, 77) } == 0, "setresgid");
+            // SAFETY: plain numbers.
+            assert!(unsafe { libc::setresuid(78, 78, 78) } == 0, "setresuid");
+            landlock();
         }
-        "dispatch" => dispatch(counter),
+        "login" => std::fs::write("/proc/self/loginuid", "4711").expect("a login"),
+        // From everywhere but nowhere.
+        "dispatch" => drop(call::prctl(59, [1, 0x1000, 0x7fff_ffff_0000, 0]).expect("syscall user dispatch")),
         "pid-namespace" => {
             unshare(libc::CLONE_NEWPID);
             fork(|| rest());
@@ -121,31 +122,24 @@ fn become_refused(_: &Stage, kind: &str, counter: &'static AtomicU32) {
                 rest()
             });
         }
-        other => more(other),
-    }
-}
-
-/// Switches of one call each.
-fn more(kind: &str) {
-    let set = |option: i32, args: [usize; 4]| {
-        call::prctl(option, args).expect(kind);
-    };
-    match kind {
-        "tsc" => set(libc::PR_SET_TSC, [libc::PR_TSC_SIGSEGV as usize, 0, 0, 0]),
-        "mdwe" => set(65, [1, 0, 0, 0]),
-        "machine-check" => set(libc::PR_MCE_KILL, [1, 1, 0, 0]),
-        "merge" => set(67, [1, 0, 0, 0]),
-        "autogroup" => {
-            // SAFETY: no arguments.
-            unsafe { libc::setsid() };
-            std::fs::write("/proc/self/autogroup", "5").expect(kind);
-        }
-        "huge-pages" => set(41, [1, 2, 0, 0]),
         "timer-tells-ended" => in_a_thread(|| timer(0, libc::CLOCK_MONOTONIC, call::gettid())),
         "timer-of-ended-thread" => in_a_thread(|| timer(1, libc::CLOCK_THREAD_CPUTIME_ID, 0)),
         "timer-of-ended-process" => timer_of_ended_process(),
         _ => panic!("no such kind: {kind}"),
     }
+}
+
+/// A domain that forbids to write to files, and nothing else.
+fn landlock() {
+    seccomp::no_new_privileges();
+    // What the domain is about: files, ports, scopes.
+    let handled = [1_u64 << 1, 0, 0];
+    let arguments = [&raw const handled as usize, 8, 0];
+    // SAFETY: the first word is read.
+    let rules = unsafe { call::raw(libc::SYS_landlock_create_ruleset, &arguments) }.expect("rules");
+    // SAFETY: plain numbers.
+    unsafe { call::raw(libc::SYS_landlock_restrict_self, &[rules as usize, 0]) }.expect("a domain");
+    call::close(rules as i32);
 }
 
 fn rest() -> ! {
@@ -205,44 +199,4 @@ fn timer_of_ended_process() {
     timer(2, (!child << 3) | 2, 0);
     call::kill(child, libc::SIGKILL).expect("kill");
     call::wait(child, 0).expect("reap");
-}
-
-/// A filter that kills at every call but nanosleep and what the kernel continues it with.
-fn seccomp() {
-    let filter = |code: u32, k: u32, jumps: [u8; 2]| libc::sock_filter {
-        code: code as u16,
-        jt: jumps[0],
-        jf: jumps[1],
-        k,
-    };
-    let is = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let program = [
-        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, [0, 0]),
-        filter(is, libc::SYS_nanosleep as u32, [2, 0]),
-        filter(is, libc::SYS_restart_syscall as u32, [1, 0]),
-        filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, [0, 0]),
-        filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, [0, 0]),
-    ];
-    let list = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut(),
-    };
-    call::prctl(PR_SET_SECCOMP, [2, &raw const list as usize, 0, 0]).expect("seccomp filter");
-}
-
-/// System calls from outside of nanosleep's own code are sent back as signals.
-fn dispatch(counter: &AtomicU32) -> ! {
-    static SELECTOR: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
-    let selector = SELECTOR.as_ptr() as usize;
-    call::prctl(59, [1, 0, 0, selector]).expect("syscall user dispatch");
-    loop {
-        counter.fetch_add(1, Ordering::Relaxed);
-        // While it sleeps in a loop of its own, every call would be a SIGSYS.
-        SELECTOR.store(1, Ordering::Relaxed);
-        for _ in 0..1_000_000 {
-            std::hint::spin_loop();
-        }
-        SELECTOR.store(0, Ordering::Relaxed);
-        nap();
-    }
 }

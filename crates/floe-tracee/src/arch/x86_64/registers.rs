@@ -6,6 +6,9 @@ pub const GENERAL_BYTES: usize = 27 * 8;
 /// The kernel's function that calls the system calls, as /proc/PID/wchan names it.
 pub const CALL_ENTRY: &str = "do_syscall_64";
 
+/// AUDIT_ARCH_X86_64, include/uapi/linux/audit.h: how seccomp filters know these registers.
+pub const AUDIT_ARCH: u32 = 0xc000_003e;
+
 const USER_CODE_SEGMENT: u64 = 0x33;
 
 /// Positions in the block, in units of 8 bytes.

@@ -1,18 +1,22 @@
-//! The stub: some 270 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
+//! The stub: some 300 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
 //! the state it was taken from *by themselves*.
 //!
 //! ```text
 //! single:  syscall                         tracer stops it at the exit of this call
-//! exit:    rt_sigprocmask(SIG_SETMASK, all)  from here on only when the tracer has died
+//! exit:    *selector = 0                   from here on only when the tracer has died; see below
+//!          rt_sigprocmask(SIG_SETMASK, all)
 //!          munmap(scratch)
 //!          flags, stack pointer
 //!          rt_sigprocmask(SIG_SETMASK, mask)
+//!          *selector = what it was
 //!          all general registers, jmp *ip
 //! batch:   for each entry {number, 6 arguments, result} of the table in rbx, r12 of them: syscall
 //!          tgkill(r13, r14, r15)           a signal that the task ignores; the tracer stops it at its delivery
 //!          jmp exit
-//! state:   21 words that `exit` loads
+//! state:   23 words that `exit` loads
 //! ```
+//!
+//! The selector is the byte that has a thread's calls turned into signals (syscall user dispatch), where it has one.
 //!
 //! System calls change no vector or x87 register, so those need no saving. The stub uses no stack: below the stack
 //! pointer there may be somebody else's memory (goroutines, coroutines). Signals are blocked, also where the tracer died
@@ -29,6 +33,10 @@ core::arch::global_asm!(
     "floe_stub_start:",
     "    syscall",
     "2:", // exit
+    "    mov rcx, [rip + 93f]",
+    "    jrcxz 4f",
+    "    mov byte ptr [rcx], 0",
+    "4:",
     "    mov eax, 14",
     "    mov edi, 2",
     "    lea rsi, [rip + 92f]",
@@ -48,6 +56,11 @@ core::arch::global_asm!(
     "    mov edx, 0",
     "    mov r10d, 8",
     "    syscall",
+    "    mov rcx, [rip + 93f]",
+    "    jrcxz 5f", // leaves the flags alone
+    "    mov al, [rip + 94f]",
+    "    mov [rcx], al",
+    "5:",
     "    mov r15, [rip + 70f]",
     "    mov r14, [rip + 71f]",
     "    mov r13, [rip + 72f]",
@@ -112,6 +125,8 @@ core::arch::global_asm!(
     "88: .quad 0",
     "90: .quad 0",
     "91: .quad 0",
+    "93: .quad 0",
+    "94: .quad 0",
     ".globl floe_stub_end",
     ".hidden floe_stub_end",
     "floe_stub_end:",
@@ -127,10 +142,12 @@ unsafe extern "C" {
 
 /// Where a single call's `syscall` instruction stands in the stub.
 pub const SINGLE_ENTRY: u64 = 0;
+/// Where its way out begins, which needs nothing but its words.
+pub const EXIT_ENTRY: u64 = 2;
 /// How many bytes the stub may take; its true length is checked against it.
 pub const STUB_BYTES: usize = 512;
 /// How many words `exit` loads.
-const STATE_WORDS: usize = 21;
+const STATE_WORDS: usize = 23;
 
 fn span(from: &'static u8, to: &'static u8) -> usize {
     std::ptr::from_ref(to) as usize - std::ptr::from_ref(from) as usize
@@ -172,12 +189,13 @@ pub fn stub_code() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, bytes) }
 }
 
-/// The words that bring a task back: its registers, its signal mask, and the scratch mapping to be removed.
+/// The words that bring a task back: its registers, its signal mask, the scratch mapping to be removed, and address and
+/// value of the selector of its calls (0 for none).
 #[must_use]
-pub fn exit_state(registers: &Registers, signal_mask: u64, scratch: (u64, u64)) -> Vec<u8> {
+pub fn exit_state(registers: &Registers, signal_mask: u64, scratch: (u64, u64), selector: (u64, u8)) -> Vec<u8> {
     let mut words = Vec::with_capacity(STATE_WORDS);
     words.extend_from_slice(&registers.exit_words());
-    words.extend_from_slice(&[signal_mask, scratch.0, scratch.1]);
+    words.extend_from_slice(&[signal_mask, scratch.0, scratch.1, selector.0, u64::from(selector.1)]);
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 

@@ -1,0 +1,211 @@
+//! Landlock domains, which nothing tells of: no file of /proc, no call. But a task in one may look into no process outside
+//! of it, whatever the domain's rules are (landlock(7), "Ptrace restrictions"). So each thread is asked to compare a
+//! *decoy* with itself, by kcmp(2): a process of floe's in the tree's PID namespace, which has the thread's user and group and
+//! nothing to protect. Only a domain can forbid that.
+//!
+//! A decoy ends with floe: it waits for the end of a pipe that floe alone holds. The number that it takes in a PID namespace
+//! of the tree's own is given back, so that the tree's next process gets it.
+
+use crate::{
+    ns::{self, NsError},
+    refusal::Refusals,
+    tree::FoundProcess,
+};
+use floe_sys::{
+    Pid, capability, fork, landlock,
+    procfs::{ProcError, Status},
+};
+use floe_tracee::{Batch, CallId};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sched::CloneFlags,
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{pipe2, read, write},
+};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+/// include/uapi/linux/kcmp.h.
+const KCMP_VM: u64 = 1;
+
+/// A decoy that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DecoyError {
+    /// In the tree's PID namespace.
+    #[error(transparent)]
+    Namespace(#[from] NsError),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// As that user.
+    #[error("make a process of user {user} and group {group}")]
+    Process {
+        /// Its user.
+        user: u32,
+        /// Its group.
+        group: u32,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// The decoys for a tree, made when they are needed: one for each user and group.
+#[derive(Debug)]
+pub struct Decoys {
+    root: Pid,
+    needed: bool,
+    /// What `ns_last_pid` of a namespace of the tree's own was before the first of them.
+    last: Last,
+    made: HashMap<(u32, u32), Decoy>,
+}
+
+/// What a decoy writes to `ns_last_pid` of its namespace.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// Nothing: the namespace is floe's.
+    Untouched,
+    /// The number before its own.
+    BeforeMine,
+    /// This one.
+    Known(i32),
+}
+
+#[derive(Debug)]
+struct Decoy {
+    process: nix::unistd::Pid,
+    /// Its id in the tree's namespace.
+    inside: i32,
+    /// It lives as long as this end is open.
+    _life: OwnedFd,
+}
+
+impl Decoys {
+    /// None yet; `root` is the tree's root.
+    #[must_use]
+    pub fn new(root: Pid) -> Self {
+        Self {
+            root,
+            needed: landlock::is_there(),
+            last: if namespace("self") == namespace(&root.to_string()) {
+                Last::Untouched
+            } else {
+                Last::BeforeMine
+            },
+            made: HashMap::new(),
+        }
+    }
+
+    /// Adds the question whether a thread is in a domain; `None` where no task can be.
+    ///
+    /// # Errors
+    /// [`DecoyError`].
+    pub(super) fn ask(&mut self, batch: &mut Batch, status: &Status) -> Result<Option<CallId>, DecoyError> {
+        if !self.needed {
+            return Ok(None);
+        }
+        let who = (status.uids[0], status.gids[0]);
+        if !self.made.contains_key(&who) {
+            let decoy = Decoy::make(self.root, who, self.last)?;
+            if matches!(self.last, Last::BeforeMine) {
+                self.last = Last::Known(decoy.inside - 1);
+            }
+            self.made.insert(who, decoy);
+        }
+        let inside = self.made[&who].inside as u64;
+        Ok(Some(batch.attempt(
+            "look at a decoy",
+            libc::SYS_kcmp,
+            &[inside, inside, KCMP_VM, 0, 0],
+        )))
+    }
+}
+
+/// The PID namespace of `/proc/WHO`; `None` where that is gone, which comes out elsewhere.
+fn namespace(who: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{who}/ns/pid")).ok()
+}
+
+/// Adds a finding where the answer tells of a domain.
+pub(super) fn refuse(
+    batch: &Batch,
+    asked: Option<CallId>,
+    (found, ns_tid): (&FoundProcess, i32),
+    refusals: &mut Refusals,
+) {
+    let forbidden = asked.is_some_and(|call| batch.result(call) == -i64::from(libc::EPERM));
+    if forbidden {
+        refusals.add(
+            Some(&found.subject()),
+            format!("Landlock domain of thread {ns_tid}"),
+            "the kernel tells nobody what a domain forbids",
+            "start the workload without it",
+        );
+    }
+}
+
+impl Decoy {
+    fn make(root: Pid, (user, group): (u32, u32), last: Last) -> Result<Self, DecoyError> {
+        let failed = |source| DecoyError::Process { user, group, source };
+        let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        let process = ns::run(root, CloneFlags::CLONE_NEWPID, || {
+            Ok(fork::child(|| act(&end, &ready, (user, group), last))?)
+        })?;
+        // Closed here, so that a decoy that fails shows as the end of the answer.
+        drop((end, ready));
+        let mut decoy = Self {
+            process,
+            inside: 0,
+            _life: life,
+        };
+        match read(&answer, &mut [0]) {
+            Ok(1) => {}
+            Ok(_) => return Err(failed(Errno::EPERM)),
+            Err(source) => return Err(failed(source)),
+        }
+        let status = Status::read(&format!("/proc/{process}"))?;
+        decoy.inside = status.ns_pid.last().copied().unwrap_or(0);
+        Ok(decoy)
+    }
+}
+
+/// What a decoy does: it becomes the user, gives up all else, says so, and waits.
+fn act(end: &OwnedFd, ready: &OwnedFd, (user, group): (u32, u32), last: Last) -> i32 {
+    fork::close_all_but(&[end.as_raw_fd(), ready.as_raw_fd()]);
+    let last = match last {
+        Last::Untouched => None,
+        Last::BeforeMine => Some(nix::unistd::getpid().as_raw() - 1),
+        Last::Known(number) => Some(number),
+    };
+    if let Some(number) = last {
+        // Whoever writes it, it is that of the namespace that the writer is in. Where it can't be written, the tree's next
+        // process gets a later number, which is no reason not to save it.
+        let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", number.to_string());
+    }
+    let ready = capability::become_powerless(user, group)
+        .and_then(|()| prctl::set_dumpable(true))
+        .and_then(|()| write(ready, &[0]));
+    if ready.is_err() {
+        return 1;
+    }
+    while read(end, &mut [0]) == Err(Errno::EINTR) {}
+    0
+}
+
+impl Drop for Decoy {
+    fn drop(&mut self) {
+        // It is floe's child and not reaped yet, so the number is its own.
+        if let Err(error) = kill(self.process, Signal::SIGKILL).and_then(|()| waitpid(self.process, None)) {
+            tracing::debug!(%error, "a decoy that was to end");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Giving up privileges, credentials(7), capabilities(7).
+
+use nix::errno::Errno;
+
+/// _LINUX_CAPABILITY_VERSION_3, include/uapi/linux/capability.h.
+const VERSION: u32 = 0x2008_0522;
+
+/// Makes the calling thread, and it alone, this user of this group, without other groups and without capabilities. For
+/// processes that [`fork::child`](crate::fork::child) made: libc's functions would look for threads that are not there.
+///
+/// # Errors
+/// EPERM, EINVAL for ids that its user namespace does not know.
+pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
+    let (user, group) = (user as usize, group as usize);
+    call(libc::SYS_setgroups, [0, 0, 0])?;
+    call(libc::SYS_setresgid, [group; 3])?;
+    call(libc::SYS_setresuid, [user; 3])?;
+    // `struct __user_cap_header_struct`: version, pid. Two of `struct __user_cap_data_struct`: effective, permitted,
+    // inheritable.
+    let header = [VERSION, 0];
+    let sets = [0_u32; 6];
+    call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])
+}
+
+fn call(number: i64, [a, b, c]: [usize; 3]) -> Result<(), Errno> {
+    // SAFETY: of the calls above only capset takes addresses, of two arrays that outlive the call and are as long as this
+    // version says; setgroups is told of no groups.
+    Errno::result(unsafe { libc::syscall(number, a, b, c) }).map(drop)
+}
