@@ -106,7 +106,7 @@ impl Inspected {
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
-        let mut decoys = Decoys::new(target.root());
+        let mut decoys = Decoys::new(first);
         let mut pages = 0;
         for found in &held.tree.processes {
             control.check("inspect")?;

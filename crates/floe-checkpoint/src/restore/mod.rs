@@ -272,12 +272,18 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     if let Err(error) = one.bring(launch.pid1()) {
         tracing::debug!(%error, "the tasks may not run where floe does");
     }
+    let shared = clocks::must_come_early(&image);
+    if shared {
+        clocks::set(&image, &world)?;
+    }
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
     console::restore_input(&image, launch.folder())?;
     control.enter("clocks")?;
-    clocks::set(&image, &world)?;
+    if !shared {
+        clocks::set(&image, &world)?;
+    }
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;
     drop(one);

@@ -89,7 +89,7 @@ struct Decoy {
 }
 
 impl Decoys {
-    /// None yet; `root` is the tree's root.
+    /// None yet; `root` is a living task of the tree's root.
     #[must_use]
     pub fn new(root: Pid) -> Self {
         Self {

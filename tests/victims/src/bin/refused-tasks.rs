@@ -1,7 +1,7 @@
 //! Tasks with state that is not carried, one child for each argument; all of them go on as if nobody had looked.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use victims::{Findings, Stage, call, memory::Mapping, play, seccomp, stage::fork, timer::Timer, wait_until};
+use victims::{Findings, call, memory::Mapping, play, seccomp, stage::fork, timer::Timer, wait_until};
 
 /// SECCOMP_RET_USER_NOTIF.
 const USER_NOTIF: u32 = 0x7fc0_0000;
