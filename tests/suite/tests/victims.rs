@@ -74,6 +74,7 @@ victims! {
     memory_memfd "memory-memfd",
     memory_private "memory-private",
     memory_relatives "memory-relatives",
+    memory_siblings "memory-siblings",
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",

@@ -11,6 +11,7 @@ mod contents;
 mod files;
 mod plan;
 mod preflight;
+mod sharing;
 mod state;
 mod tree;
 mod verify;
@@ -37,7 +38,9 @@ use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, San
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, TraceError};
 use nix::errno::Errno;
+use sharing::{Lending, Memory, Wants};
 use std::{
+    collections::{BTreeSet, HashMap},
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -218,10 +221,26 @@ pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreErro
     control.enter("open")?;
     let image = Image::open(image)?;
     control.enter("plan")?;
-    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let obstacles = obstacles(&image)?;
     Ok(DryRun { steps, obstacles })
+}
+
+/// The steps, and what processes hold for others while they fork.
+fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanError> {
+    let processes = image.processes();
+    let has_init = image.sandbox().has_init;
+    let steps = plan(processes, has_init, &BTreeSet::new())?;
+    let memory = Memory::of(image);
+    let wants = Wants::find(&memory, &steps);
+    let early = wants.early();
+    if early.is_empty() {
+        return Ok((steps, HashMap::new()));
+    }
+    let steps = plan(processes, has_init, &early)?;
+    let lendings = wants.lendings(&memory, &steps);
+    Ok((steps, lendings))
 }
 
 /// Brings a tree back.
@@ -232,7 +251,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("open")?;
     let image = Image::open(request.image)?;
     control.enter("plan")?;
-    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
     let found = obstacles(&image)?;
     if !found.is_empty() {
@@ -268,7 +287,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     if let Err(error) = one.bring(launch.pid1()) {
         tracing::debug!(%error, "the tasks may not run where floe does");
     }
-    world.grow(&steps, &made, root.as_fd(), control)?;
+    world.grow(&steps, lendings, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
     console::restore_input(&image, launch.folder())?;

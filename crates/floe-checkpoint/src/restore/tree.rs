@@ -1,10 +1,15 @@
 //! Grows the tree out of the seed, step by step of the plan.
 
-use super::{PidMethod, RestoreError, contents::MadeContents, plan::Step};
+use super::{
+    PidMethod, RestoreError,
+    contents::MadeContents,
+    plan::Step,
+    sharing::{Held, Lending, Memory},
+};
 use crate::stage::Control;
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, ProcessRecord, ProcessState},
+    record::{AddressSpaceRecord, NsPid, PageRun, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     channel::Channel,
@@ -20,6 +25,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    rc::Rc,
 };
 
 const PAGE: u64 = 4096;
@@ -27,15 +33,34 @@ const PAGE: u64 = 4096;
 /// Working and root directory, as paths of the image.
 type Directories<'a> = (&'a [u8], &'a [u8]);
 
+/// An address space that a task has.
+#[derive(Clone)]
+enum Heritage<'a> {
+    /// One of the image.
+    Own(&'a AddressSpaceRecord, &'a [PageRun]),
+    /// One for others.
+    Lent(Rc<Held>),
+}
+
+impl Heritage<'_> {
+    fn parts(&self) -> (&AddressSpaceRecord, &[PageRun]) {
+        match self {
+            Self::Own(space, runs) => (space, runs),
+            Self::Lent(held) => (&held.space, &held.runs),
+        }
+    }
+}
+
 /// All tasks made so far, and what making them needs.
 pub struct World<'a> {
     records: HashMap<i32, &'a ProcessRecord>,
-    spaces: HashMap<i32, &'a AddressSpaceRecord>,
-    maps: HashMap<i32, &'a PageMapRecord>,
+    memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
-    /// Whose address space a task was given or inherited.
-    heritage: HashMap<i32, i32>,
+    /// The address space a task was given or inherited.
+    heritage: HashMap<i32, Heritage<'a>>,
+    /// What processes hold while they fork.
+    lendings: HashMap<i32, Rc<Lending>>,
     /// What a task has.
     directories: HashMap<i32, Directories<'a>>,
     pub channel: Channel,
@@ -64,21 +89,10 @@ impl<'a> World<'a> {
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
-            spaces: image
-                .address_spaces()
-                .iter()
-                .map(|record| (record.pid.0, record))
-                .collect(),
-            maps: image
-                .page_maps()
-                .iter()
-                .filter_map(|map| match map.owner {
-                    ContentOwner::Process(pid) => Some((pid.0, map)),
-                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
-                })
-                .collect(),
+            memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),
+            lendings: HashMap::new(),
             directories: HashMap::new(),
             channel: Channel::new(near, number),
             last_pid,
@@ -211,23 +225,21 @@ impl<'a> World<'a> {
     pub fn grow(
         &mut self,
         steps: &[Step],
+        lendings: HashMap<i32, Lending>,
         made: &MadeContents,
         root: BorrowedFd<'_>,
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
-        let total: u64 = self
-            .maps
-            .values()
-            .flat_map(|map| &map.runs)
-            .map(|run| run.pages * PAGE)
-            .sum();
+        let runs = self.memory.runs.values().copied().flatten();
+        let total: u64 = runs.map(|run| run.pages * PAGE).sum();
+        self.lendings = lendings.into_iter().map(|(pid, lent)| (pid, Rc::new(lent))).collect();
         for step in steps {
             control.check("tree")?;
             match *step {
-                Step::Fork { by, pid, helper } => self.fork(by, pid, helper)?,
+                Step::Fork { by, pid, helper } => self.fork(by, pid, helper, made)?,
                 Step::Build(pid) => {
                     self.build(pid, made, root)?;
-                    control.observer.pages(self.written(), total);
+                    control.observer.pages(self.written().min(total), total);
                 }
                 Step::NewSession(pid) => self.simple(pid, "make a session", libc::SYS_setsid, &[])?,
                 Step::Join { pid, group } => {
@@ -278,7 +290,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn fork(&mut self, by: i32, pid: i32, helper: bool) -> Result<(), RestoreError> {
+    fn fork(&mut self, by: i32, pid: i32, helper: bool, made: &MadeContents) -> Result<(), RestoreError> {
+        let lending = self.lendings.get(&by).cloned();
+        if let Some(held) = lending.as_ref().and_then(|lending| lending.before.get(&pid)) {
+            self.hold(by, Heritage::Lent(Rc::new(held.clone())), made, None)?;
+        }
         let parent = self.puppet(by)?;
         let mut batch = parent.batch();
         // An exit signal of 0 keeps a helper's end from its parent.
@@ -290,43 +306,61 @@ impl<'a> World<'a> {
         let call = self.clone_call(&mut batch, pid, 0, exit_signal.max(0) as u64);
         let child = parent.spawn(batch, call, pid, false)?;
         self.puppets.insert(pid, child);
-        if let Some(owner) = self.heritage.get(&by).copied() {
-            self.heritage.insert(pid, owner);
+        if let Some(heritage) = self.heritage.get(&by).cloned() {
+            self.heritage.insert(pid, heritage);
         }
         if let Some(directories) = self.directories.get(&by).copied() {
             self.directories.insert(pid, directories);
         }
-        Ok(())
+        match lending {
+            Some(lending) if lending.last == pid => self.hold(by, self.own(by)?, made, None),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a process its address space, and its root and working directory.
     fn build(&mut self, pid: i32, made: &MadeContents, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
-        let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
-        let wanted = *self.spaces.get(&pid).ok_or_else(lacking)?;
-        let runs = |pid: &i32| {
-            self.maps
-                .get(pid)
-                .map_or(&[][..], |map: &&PageMapRecord| map.runs.as_slice())
+        let held = match self.lendings.get(&pid) {
+            Some(lending) => Heritage::Lent(Rc::new(lending.first.clone())),
+            None => self.own(pid)?,
         };
-        let heritage: Option<(&AddressSpaceRecord, &[PageRun])> = self
-            .heritage
-            .get(&pid)
-            .and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
+        self.hold(pid, held, made, Some(root))
+    }
+
+    /// The address space that the image holds for a process.
+    fn own(&self, pid: i32) -> Result<Heritage<'a>, RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
+        let space = *self.memory.spaces.get(&pid).ok_or_else(lacking)?;
+        Ok(Heritage::Own(space, self.memory.runs(pid)))
+    }
+
+    /// Turns what a process has into `wanted`; with the sandbox's root given, also sets its directories.
+    fn hold(
+        &mut self,
+        pid: i32,
+        wanted: Heritage<'a>,
+        made: &MadeContents,
+        root: Option<BorrowedFd<'_>>,
+    ) -> Result<(), RestoreError> {
         let builder = Builder {
             filler: &self.filler,
             channel: &self.channel,
             sources: &made.sources,
         };
         let mut script = Script::new(self.puppet(pid)?);
+        let (space, runs) = wanted.parts();
         builder
-            .build(&mut script, heritage, wanted, runs(&pid))
+            .build(&mut script, self.heritage.get(&pid).map(Heritage::parts), space, runs)
             .map_err(|source| RestoreError::Build {
                 pid,
                 source: Box::new(source),
             })?;
-        let directories = self.enter_directories(&mut script, pid, root)?;
+        let directories = match root {
+            Some(root) => self.enter_directories(&mut script, pid, root)?,
+            None => None,
+        };
         script.run()?;
-        self.heritage.insert(pid, pid);
+        self.heritage.insert(pid, wanted);
         if let Some(directories) = directories {
             self.directories.insert(pid, directories);
         }

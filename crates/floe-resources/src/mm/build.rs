@@ -259,6 +259,10 @@ fn map_all(
     for (start, old, new) in &plan.resize {
         script.call("resize a mapping", libc::SYS_mremap, &[*start, *old, *new, 0])?;
     }
+    for vma in plan.protect.iter().map(|index| &wanted.vmas[*index]) {
+        let arguments = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+        script.call("change a protection", libc::SYS_mprotect, &arguments)?;
+    }
     for index in &plan.map {
         let vma = &wanted.vmas[*index];
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));

@@ -75,6 +75,34 @@ pub fn page_work(inherited: &[PageRun], wanted: &[PageRun], kept: &[Range<u64>])
     }
 }
 
+/// The runs of `wanted` that `inherited` does not have at the same addresses (both sorted).
+#[must_use]
+pub fn differing(inherited: &[PageRun], wanted: &[PageRun]) -> Vec<PageRun> {
+    let everywhere = 0..u64::MAX;
+    page_work(inherited, wanted, std::slice::from_ref(&everywhere)).write
+}
+
+/// The parts of `runs` at whose addresses `cut` has nothing (both sorted).
+#[must_use]
+pub fn without(runs: &[PageRun], cut: &[PageRun]) -> Vec<PageRun> {
+    let mut left = RunList::default();
+    for run in runs {
+        for gap in gaps(&(run.start..run.start + run.pages * PAGE), cut) {
+            let first = PageId(run.first.0 + (gap.start - run.start) / PAGE);
+            left.push(gap.start, (gap.end - gap.start) / PAGE, first);
+        }
+    }
+    left.into_sorted()
+}
+
+/// The pages of `over`, and where it has none those of `base` (both sorted).
+#[must_use]
+pub fn overlay(base: &[PageRun], over: &[PageRun]) -> Vec<PageRun> {
+    let mut all = RunList(without(base, over));
+    all.0.extend_from_slice(over);
+    all.into_sorted()
+}
+
 fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
     let end = run.start + run.pages * PAGE;
     let mut at = run.start;
@@ -132,7 +160,7 @@ fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PageWork, RunList, page_at, page_work};
+    use super::{PageWork, RunList, differing, overlay, page_at, page_work, without};
     use floe_image::record::{PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
@@ -175,5 +203,19 @@ mod tests {
                 drop: vec![]
             }
         );
+    }
+    #[test]
+    fn lays_runs_over_others() {
+        let (base, over) = ([run(0, 10, 0), run(20, 2, 20)], [run(4, 2, 50), run(12, 1, 52)]);
+        assert_eq!(without(&base, &over), [run(0, 4, 0), run(6, 4, 6), run(20, 2, 20)]);
+        let both = [
+            run(0, 4, 0),
+            run(4, 2, 50),
+            run(6, 4, 6),
+            run(12, 1, 52),
+            run(20, 2, 20),
+        ];
+        assert_eq!(overlay(&base, &over), both);
+        assert_eq!(differing(&base, &both), over);
     }
 }
