@@ -71,6 +71,7 @@ victims! {
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
+    memory_huge "memory-huge",
     memory_memfd "memory-memfd",
     memory_private "memory-private",
     memory_relatives "memory-relatives",

@@ -11,7 +11,7 @@
 use super::plan::Step;
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, PageId, PageMapRecord, PageRun, VmaRecord, VmaSource},
+    record::{AddressSpaceRecord, ContentOwner, HugeRun, PageId, PageMapRecord, PageRun, VmaRecord, VmaSource},
 };
 use floe_resources::mm::{RunList, alike, differing, overlay, without};
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +28,8 @@ pub struct Held {
     pub space: AddressSpaceRecord,
     /// Its private pages.
     pub runs: Vec<PageRun>,
+    /// Where pages are huge ones, as far as they are there.
+    pub huge: Vec<HugeRun>,
 }
 
 /// What one process holds while it forks.
@@ -48,28 +50,37 @@ pub struct Memory<'a> {
     pub spaces: HashMap<i32, &'a AddressSpaceRecord>,
     /// Private pages by PID, lowest address first.
     pub runs: HashMap<i32, &'a [PageRun]>,
+    /// Where they are huge ones.
+    pub huge: HashMap<i32, &'a [HugeRun]>,
 }
 
 impl<'a> Memory<'a> {
     /// That of an image.
     pub fn of(image: &'a Image) -> Self {
-        let runs = |map: &'a PageMapRecord| match map.owner {
-            ContentOwner::Process(pid) => Some((pid.0, map.runs.as_slice())),
+        let owned = |map: &'a PageMapRecord| match map.owner {
+            ContentOwner::Process(pid) => Some((pid.0, map)),
             ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
         };
+        let maps = || image.page_maps().iter().filter_map(owned);
         Self {
             spaces: image
                 .address_spaces()
                 .iter()
                 .map(|space| (space.pid.0, space))
                 .collect(),
-            runs: image.page_maps().iter().filter_map(runs).collect(),
+            runs: maps().map(|(pid, map)| (pid, map.runs.as_slice())).collect(),
+            huge: maps().map(|(pid, map)| (pid, map.huge.as_slice())).collect(),
         }
     }
 
     /// The pages of a process.
     pub fn runs(&self, pid: i32) -> &'a [PageRun] {
         self.runs.get(&pid).copied().unwrap_or(&[])
+    }
+
+    /// Where they are huge ones.
+    pub fn huge(&self, pid: i32) -> &'a [HugeRun] {
+        self.huge.get(&pid).copied().unwrap_or(&[])
     }
 }
 
@@ -350,6 +361,8 @@ struct Loan<'a> {
     space: AddressSpaceRecord,
     /// Where mappings begin that pages are wanted of, so that they stay.
     used: BTreeSet<u64>,
+    /// Whose pages it holds.
+    members: BTreeSet<i32>,
     /// Addresses of mappings of its own that others stand in place of, as runs.
     gone: Vec<PageRun>,
 }
@@ -361,6 +374,7 @@ impl<'a> Loan<'a> {
             pid,
             space: own.clone(),
             used: BTreeSet::new(),
+            members: BTreeSet::from([pid]),
             gone: Vec::new(),
         }
     }
@@ -384,8 +398,16 @@ impl<'a> Loan<'a> {
         }
         self.gone.sort_by_key(|run| run.start);
         let own = without(self.memory.runs(self.pid), &self.gone);
+        let mut huge: Vec<HugeRun> = self
+            .members
+            .iter()
+            .flat_map(|member| self.memory.huge(*member).iter().copied())
+            .collect();
+        huge.sort_by_key(|run| (run.start, run.count));
+        huge.dedup();
         let held = Held {
             runs: overlay(&own, &taken),
+            huge,
             space: self.space,
         };
         (held, got_first)
@@ -401,6 +423,7 @@ impl<'a> Loan<'a> {
         for vma in space.vmas[first..].iter().take_while(|vma| vma.start < end) {
             let range = vma.start.max(run.start)..vma.end.min(end);
             if self.provide(vma, &range) {
+                self.members.insert(member);
                 let run = part(run, range.start, range.end);
                 got.push(run.start, run.pages, run.first);
             }

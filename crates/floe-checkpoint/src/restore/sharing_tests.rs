@@ -55,6 +55,7 @@ fn lendings(processes: &[(i32, Vec<VmaRecord>, Vec<PageRun>)], forks: &[(i32, i3
     let memory = Memory {
         spaces: spaces.iter().map(|space| (space.pid.0, space)).collect(),
         runs: processes.iter().map(|(pid, _, runs)| (*pid, runs.as_slice())).collect(),
+        huge: HashMap::new(),
     };
     let fork = |(by, pid): &(i32, i32)| Step::Fork {
         by: *by,

@@ -9,11 +9,11 @@ use super::{
 use crate::stage::Control;
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, NsPid, PageRun, ProcessRecord, ProcessState},
+    record::{NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     channel::Channel,
-    mm::{Builder, Filler, first_gap},
+    mm::{Builder, Filled, Filler, first_gap},
 };
 use floe_sys::{Pid, descriptor::open_in_root};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
@@ -29,6 +29,7 @@ use std::{
 };
 
 const PAGE: u64 = 4096;
+const PR_SET_THP_DISABLE: u64 = 41;
 
 /// Working and root directory, as paths of the image.
 type Directories<'a> = (&'a [u8], &'a [u8]);
@@ -37,16 +38,20 @@ type Directories<'a> = (&'a [u8], &'a [u8]);
 #[derive(Clone)]
 enum Heritage<'a> {
     /// One of the image.
-    Own(&'a AddressSpaceRecord, &'a [PageRun]),
+    Own(Filled<'a>),
     /// One for others.
     Lent(Rc<Held>),
 }
 
 impl Heritage<'_> {
-    fn parts(&self) -> (&AddressSpaceRecord, &[PageRun]) {
+    fn filled(&self) -> Filled<'_> {
         match self {
-            Self::Own(space, runs) => (space, runs),
-            Self::Lent(held) => (&held.space, &held.runs),
+            Self::Own(own) => *own,
+            Self::Lent(held) => Filled {
+                space: &held.space,
+                runs: &held.runs,
+                huge: &held.huge,
+            },
         }
     }
 }
@@ -104,8 +109,8 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, and closes
-    /// the streams, which are handed out like all other files.
+    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, disables huge
+    /// pages (memory is built of them where it was) and closes the streams, which are handed out like all other files.
     fn settle(&mut self, inherited: RawFd) -> Result<(), RestoreError> {
         let number = self.channel.number();
         let seed = &self.puppets[&1];
@@ -119,6 +124,7 @@ impl<'a> World<'a> {
         seed.run(&mut batch)?;
         let hard: [u8; 8] = batch.bytes(old, 16)[8..].try_into().expect("8 of 16 bytes");
         let mut batch = seed.batch();
+        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
         let raised = batch.data(&[hard, hard].concat());
         batch.call(
             "raise the limit on descriptors",
@@ -190,6 +196,7 @@ impl<'a> World<'a> {
         let seed = self.take(1)?;
         let number = self.channel.give(&mut Script::new(&seed), &[program.as_fd()])?[0];
         let mut batch = seed.batch();
+        batch.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0]);
         for number in self.own_numbers() {
             batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
         }
@@ -331,7 +338,11 @@ impl<'a> World<'a> {
     fn own(&self, pid: i32) -> Result<Heritage<'a>, RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
         let space = *self.memory.spaces.get(&pid).ok_or_else(lacking)?;
-        Ok(Heritage::Own(space, self.memory.runs(pid)))
+        Ok(Heritage::Own(Filled {
+            space,
+            runs: self.memory.runs(pid),
+            huge: self.memory.huge(pid),
+        }))
     }
 
     /// Turns what a process has into `wanted`; with the sandbox's root given, also sets its directories.
@@ -348,9 +359,9 @@ impl<'a> World<'a> {
             sources: &made.sources,
         };
         let mut script = Script::new(self.puppet(pid)?);
-        let (space, runs) = wanted.parts();
+        let heritage = self.heritage.get(&pid).map(Heritage::filled);
         builder
-            .build(&mut script, self.heritage.get(&pid).map(Heritage::parts), space, runs)
+            .build(&mut script, heritage, wanted.filled())
             .map_err(|source| RestoreError::Build {
                 pid,
                 source: Box::new(source),

@@ -7,10 +7,10 @@
 use super::{
     assemble::{Assembly, Inherited, assemble},
     fill::{FillError, Filler},
-    runs::page_work,
+    runs::{page_work, part_huge},
 };
 use crate::channel::{Channel, ChannelError};
-use floe_image::record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource};
+use floe_image::record::{AddressSpaceRecord, HugeRun, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
@@ -77,31 +77,44 @@ pub struct Builder<'a> {
     pub sources: &'a Sources,
 }
 
-/// The address space a puppet has inherited: the record of the task it was forked from with its page runs, or none for
-/// the seed.
-pub type Heritage<'a> = Option<(&'a AddressSpaceRecord, &'a [PageRun])>;
+/// An address space with its private pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Filled<'a> {
+    /// Its mappings.
+    pub space: &'a AddressSpaceRecord,
+    /// Its pages, lowest address first.
+    pub runs: &'a [PageRun],
+    /// Where they are huge ones.
+    pub huge: &'a [HugeRun],
+}
 
+const PR_SET_THP_DISABLE: u64 = 41;
 const PR_SET_VMA: u64 = 0x5356_4d41;
 const MM_MAP_BYTES: u64 = 104;
 
 impl Builder<'_> {
-    /// Builds `wanted`, whose own pages are `runs`, in the script's puppet. Its last calls are left in the script.
+    /// Builds `wanted` in the script's puppet, which has inherited `heritage` (the seed has nothing). Its last calls are
+    /// left in the script. Puppets have huge pages disabled, so that none comes to be where there was none.
     ///
     /// # Errors
     /// [`BuildError`].
     pub fn build(
         &self,
         script: &mut Script<'_>,
-        heritage: Heritage<'_>,
-        wanted: &AddressSpaceRecord,
-        runs: &[PageRun],
+        heritage: Option<Filled<'_>>,
+        wanted: Filled<'_>,
     ) -> Result<(), BuildError> {
         let puppet = script.puppet();
-        let new_exe = heritage.is_none_or(|(old, _)| old.exe != wanted.exe);
+        let Filled {
+            space: wanted,
+            runs,
+            huge,
+        } = wanted;
+        let new_exe = heritage.is_none_or(|old| old.space.exe != wanted.exe);
         let inherited = Inherited {
-            vmas: heritage.map_or(&[], |(old, _)| &old.vmas),
+            vmas: heritage.map_or(&[], |old| &old.space.vmas),
             special: special_mappings(puppet.tid())?,
-            drop_file: heritage.filter(|_| new_exe).map(|(old, _)| old.exe),
+            drop_file: heritage.filter(|_| new_exe).map(|old| old.space.exe),
         };
         let plan = assemble(&inherited, wanted);
         let files = self.files_needed(&plan, wanted, new_exe)?;
@@ -117,16 +130,23 @@ impl Builder<'_> {
             set_layout(script, &wanted.layout, &wanted.auxv, exe)?;
         }
         map_all(script, &plan, wanted, &numbers)?;
-        let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
+        let work = page_work(heritage.map_or(&[], |old| old.runs), runs, &plan.kept);
         drop_pages(script, &work.drop)?;
-        let writable = wanted
+        let writable: Vec<Range<u64>> = wanted
             .vmas
             .iter()
             .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
-        self.filler.process(puppet.tid(), &work.write, writable)?;
+        let (large, small) = part_huge(&work.write, huge);
+        self.filler.process(puppet.tid(), &small, writable.clone())?;
+        if !large.is_empty() {
+            script.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0])?;
+            script.run()?;
+            self.filler.process(puppet.tid(), &large, writable)?;
+            script.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1])?;
+        }
         finish(script, &plan, wanted, numbers.values())?;
         set_layout(script, &wanted.layout, &wanted.auxv, None)
     }
@@ -276,6 +296,11 @@ fn map_all(
             offset,
         ];
         script.call("map", libc::SYS_mmap, &arguments)?;
+        // Pages are huge from the start or not at all.
+        if vma.flags.contains(b"hg") {
+            let arguments = [vma.start, vma.end - vma.start, libc::MADV_HUGEPAGE as u64];
+            script.call("advise", libc::SYS_madvise, &arguments)?;
+        }
     }
     Ok(())
 }
@@ -306,11 +331,10 @@ fn drop_pages(script: &mut Script<'_>, ranges: &[Range<u64>]) -> Result<(), Buil
     Ok(())
 }
 
-const ADVICE: [(&[u8; 2], i32); 8] = [
+const ADVICE: [(&[u8; 2], i32); 7] = [
     (b"dc", libc::MADV_DONTFORK),
     (b"dd", libc::MADV_DONTDUMP),
     (b"wf", libc::MADV_WIPEONFORK),
-    (b"hg", libc::MADV_HUGEPAGE),
     (b"nh", libc::MADV_NOHUGEPAGE),
     (b"mg", libc::MADV_MERGEABLE),
     (b"rr", libc::MADV_RANDOM),

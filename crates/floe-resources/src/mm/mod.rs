@@ -14,11 +14,11 @@ mod runs;
 mod sharing;
 
 pub use assemble::{Assembly, alike, assemble};
-pub use build::{BuildError, Builder, Sources, first_gap, same_layout};
+pub use build::{BuildError, Builder, Filled, Sources, first_gap, same_layout};
 pub use classify::{address_space, count_pages};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
-pub use runs::{PageWork, RunList, differing, overlay, page_work, without};
+pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
 pub use sharing::SharedPages;

@@ -9,12 +9,12 @@ use super::{
 use crate::task::HeldProcess;
 use floe_image::{
     FillError, ImageWriter, WriteError,
-    record::{ContentOwner, NsPid, PageId, PageMapRecord},
+    record::{ContentOwner, HUGE_PAGE, HugeRun, NsPid, PageId, PageMapRecord},
 };
 use floe_sys::{
     Pid,
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
-    pagemap::{PageRegion, Pagemap},
+    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::Mapping,
 };
 use std::{
@@ -89,6 +89,7 @@ pub fn dump_process_pages(
         relatives: shared.relatives(parent),
         noted: Vec::new(),
     };
+    let mut huge: Vec<HugeRun> = Vec::new();
     let mut regions: Vec<PageRegion> = Vec::new();
     for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
         regions.clear();
@@ -98,9 +99,12 @@ pub fn dump_process_pages(
             source,
         };
         pagemap
-            .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
+            .scan(mapping.start, mapping.end, &CONTENT_AND_SIZE, &mut regions)
             .map_err(|error| wrap(error.into()))?;
         for region in &regions {
+            if region.categories & Category::HUGE.bits() != 0 {
+                add_huge(&mut huge, region.start..region.end);
+            }
             let mut at = region.start;
             while at < region.end {
                 let end = region.end.min(at + COMPARE_PAGES * PAGE);
@@ -118,7 +122,29 @@ pub fn dump_process_pages(
     Ok(PageMapRecord {
         owner: ContentOwner::Process(NsPid(held.found.ns_pid)),
         runs,
+        huge,
     })
+}
+
+/// As [`CONTENT`], and tells huge pages from others.
+const CONTENT_AND_SIZE: Filter = Filter {
+    report: Category::HUGE,
+    ..CONTENT
+};
+
+fn add_huge(huge: &mut Vec<HugeRun>, range: Range<u64>) {
+    let (start, end) = (
+        range.start.next_multiple_of(HUGE_PAGE),
+        range.end / HUGE_PAGE * HUGE_PAGE,
+    );
+    if start >= end {
+        return;
+    }
+    let count = (end - start) / HUGE_PAGE;
+    match huge.last_mut() {
+        Some(last) if last.start + last.count * HUGE_PAGE == start => last.count += count,
+        _ => huge.push(HugeRun { start, count }),
+    }
 }
 
 /// How a page is come by.
@@ -304,6 +330,7 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
     Ok(PageMapRecord {
         owner,
         runs: runs.into_sorted(),
+        huge: Vec::new(),
     })
 }
 

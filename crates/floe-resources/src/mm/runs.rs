@@ -1,6 +1,6 @@
 //! Runs of pages: which addresses hold which stored pages, and what is left to do where some are inherited.
 
-use floe_image::record::{PageId, PageRun};
+use floe_image::record::{HUGE_PAGE, HugeRun, PageId, PageRun};
 use std::ops::Range;
 
 const PAGE: u64 = 4096;
@@ -103,6 +103,23 @@ pub fn overlay(base: &[PageRun], over: &[PageRun]) -> Vec<PageRun> {
     all.into_sorted()
 }
 
+/// Parts runs (sorted) into those that fill huge pages and the rest.
+#[must_use]
+pub fn part_huge(runs: &[PageRun], huge: &[HugeRun]) -> (Vec<PageRun>, Vec<PageRun>) {
+    const PAGES: u64 = HUGE_PAGE / PAGE;
+    if huge.is_empty() {
+        return (Vec::new(), runs.to_vec());
+    }
+    let whole = huge
+        .iter()
+        .flat_map(|run| (0..run.count).map(|n| run.start + n * HUGE_PAGE))
+        .filter(|start| gaps(&(*start..start + HUGE_PAGE), runs).is_empty());
+    let mut areas = RunList::default();
+    whole.for_each(|start| areas.push(start, PAGES, PageId(start / PAGE)));
+    let rest = without(runs, &areas.into_sorted());
+    (without(runs, &rest), rest)
+}
+
 fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
     let end = run.start + run.pages * PAGE;
     let mut at = run.start;
@@ -160,8 +177,8 @@ fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PageWork, RunList, differing, overlay, page_at, page_work, without};
-    use floe_image::record::{PageId, PageRun};
+    use super::{PageWork, RunList, differing, overlay, page_at, page_work, part_huge, without};
+    use floe_image::record::{HugeRun, PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
         PageRun {
@@ -217,5 +234,13 @@ mod tests {
         ];
         assert_eq!(overlay(&base, &over), both);
         assert_eq!(differing(&base, &both), over);
+    }
+    #[test]
+    fn huge_pages_are_those_that_are_filled_whole() {
+        let runs = [run(0, 512, 0), run(512, 100, 900), run(1024, 700, 2000)];
+        let huge = [HugeRun { start: 0, count: 3 }];
+        let (large, small) = part_huge(&runs, &huge);
+        assert_eq!(large, [run(0, 512, 0), run(1024, 512, 2000)]);
+        assert_eq!(small, [run(512, 100, 900), run(1536, 188, 2512)]);
     }
 }

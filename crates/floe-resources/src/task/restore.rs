@@ -122,9 +122,9 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
         }
     }
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
-    if record.thp_disable {
-        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
-    }
+    // Puppets have them disabled.
+    let disabled = u64::from(record.thp_disable);
+    batch.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, disabled]);
     for bit in (0..32).filter(|bit| record.membarrier & (1 << bit) != 0) {
         batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
     }
