@@ -1,6 +1,6 @@
 //! A victim in a sandbox: started, asked to check itself, taken through checkpoint and restore.
 
-use crate::{Host, command};
+use crate::{Host, Portrait, command};
 use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt,
@@ -76,17 +76,20 @@ impl<'a> Victim<'a> {
         assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
     }
 
-    /// Checkpoints it and restores it under the name `into`.
+    /// Checkpoints it and restores it under the name `into`; what the kernel tells of its tasks must be the same then.
     ///
     /// # Panics
-    /// Where either fails.
+    /// Where either fails, or something differs.
     pub fn round_trip(&mut self, into: &str, method: &str) {
+        let before = Portrait::take(self.host, &self.sandbox);
         let image = self.host.path("image.floe");
         let image = image.to_str().expect("a plain path");
         self.host.done(&["checkpoint", &self.sandbox, "-o", image]);
         self.host
             .done(&["restore", "-d", "--name", into, "--pid-method", method, image]);
         into.clone_into(&mut self.sandbox);
+        let after = Portrait::take(self.host, into);
+        before.expect_same(&after, &format!("{into} after a restore by {method}"));
     }
 
     fn wait_for(&self, file: &str) -> String {

@@ -287,10 +287,13 @@ fn map_all(
         let vma = &wanted.vmas[*index];
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
         let (flags, offset) = map_flags(vma);
+        // What was writable once is accounted for still.
+        let writable = vma.prot | libc::PROT_WRITE as u32;
+        let prot = if vma.flags.contains(b"ac") { writable } else { vma.prot };
         let arguments = [
             vma.start,
             vma.end - vma.start,
-            u64::from(vma.prot),
+            u64::from(prot),
             flags as u64,
             number as u64,
             offset,
@@ -350,6 +353,14 @@ fn finish<'a>(
 ) -> Result<(), BuildError> {
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
         let (start, bytes) = (vma.start, vma.end - vma.start);
+        // Behind the pages: what has none when it becomes unwritable is not accounted for any longer.
+        if vma.flags.contains(b"ac") && vma.prot & libc::PROT_WRITE as u32 == 0 {
+            script.call(
+                "change a protection",
+                libc::SYS_mprotect,
+                &[start, bytes, u64::from(vma.prot)],
+            )?;
+        }
         for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
             script.call("advise", libc::SYS_madvise, &[start, bytes, *advice as u64])?;
         }
