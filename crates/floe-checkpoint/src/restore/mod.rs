@@ -44,9 +44,11 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 use tree::World;
+use verify::Original;
 
 /// The names of the stages, in order.
 pub const STAGES: [&str; 12] = [
@@ -283,26 +285,36 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
-    let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
-    if let Err(error) = one.bring(launch.pid1()) {
-        tracing::debug!(%error, "the tasks may not run where floe does");
-    }
-    world.grow(&steps, lendings, &made, root.as_fd(), control)?;
-    control.enter("files")?;
-    files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
-    console::restore_input(&image, launch.folder())?;
-    control.enter("state")?;
-    let threads = state::complete(&image, &mut world, &base, &console)?;
-    drop(one);
-    control.enter("freeze")?;
-    // Whatever fails from here on, the tasks are frozen until they are ended.
-    launch.cgroup().freeze()?.keep();
-    for thread in threads {
-        thread.detach()?;
-    }
-    control.enter("verify")?;
-    let hosts = world.host_pids();
-    verify::compare(&image, &hosts)?;
+    // Before this thread stays on one processor, as do those that it makes.
+    std::thread::scope(|scope| {
+        let original = Original::new(&image, &made, root.as_fd());
+        let (sender, finished) = mpsc::channel();
+        let comparison = scope.spawn(move || original.compare(&finished));
+        let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
+        if let Err(error) = one.bring(launch.pid1()) {
+            tracing::debug!(%error, "the tasks may not run where floe does");
+        }
+        world.grow(&steps, lendings, &made, root.as_fd(), control)?;
+        control.enter("files")?;
+        files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+        console::restore_input(&image, launch.folder())?;
+        control.enter("state")?;
+        let threads = state::complete(&image, &mut world, &base, &console, sender)?;
+        drop(one);
+        control.enter("freeze")?;
+        // Whatever fails from here on, the tasks are frozen until they are ended.
+        launch.cgroup().freeze()?.keep();
+        for thread in threads {
+            thread.detach()?;
+        }
+        control.enter("verify")?;
+        let compared = comparison
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut differences = compared?;
+        verify::relations(&image, &world.host_pids(), &mut differences)?;
+        differences.into_result()
+    })?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();

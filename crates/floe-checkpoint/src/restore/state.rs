@@ -1,6 +1,6 @@
 //! Gives every process its threads and every thread its own state, and takes floe's traces out of it.
 
-use super::{RestoreError, task_error, tree::World};
+use super::{RestoreError, task_error, tree::World, verify::Finished};
 use floe_image::{
     Image,
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
@@ -9,9 +9,12 @@ use floe_resources::task::{
     RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
     restore_credentials, restore_process, restore_thread,
 };
-use floe_sys::{memory::MemoryFile, procfs::Mapping};
+use floe_sys::memory::MemoryFile;
 use floe_tracee::{Puppet, Script, Stopped, call_instruction};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    sync::mpsc::Sender,
+};
 
 /// No vDSO is longer, by far.
 const VDSO_BYTES: u64 = 1 << 20;
@@ -23,12 +26,13 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// Completes all processes; returns their threads, which are themselves again and only wait to be let go.
-pub fn complete(
-    image: &Image,
+/// Completes all processes and tells of each thread that is complete; returns their threads, which are themselves again and only wait to be let go.
+pub fn complete<'a>(
+    image: &'a Image,
     world: &mut World<'_>,
     base: &SeedState,
     console: &[OwnedFd; 3],
+    finished: Sender<Finished<'a>>,
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
     for record in image.processes() {
@@ -55,8 +59,14 @@ pub fn complete(
             queue_signals(puppet, record, thread).map_err(|e| task_error(thread.tid.0, e))?;
         }
         leave(image, leader, record)?;
-        for ((puppet, thread), registers) in all.iter().zip(&record.threads).zip(&registers) {
+        for (((puppet, thread), registers), index) in all.iter().zip(&record.threads).zip(&registers).zip(0..) {
             finish_thread(puppet, thread, registers, base).map_err(|e| task_error(thread.tid.0, e))?;
+            // Nobody listens where looking at an earlier one failed, which is told later.
+            let _ = finished.send(Finished {
+                process: record,
+                thread: index,
+                tid: puppet.tid(),
+            });
         }
         done.extend(threads.into_iter().map(Puppet::into_task));
     }
@@ -160,15 +170,4 @@ fn finish_init(
     world.remember(&leaders);
     done.extend(leaders.into_values().map(Puppet::into_task));
     Ok(())
-}
-
-/// Whether a process has the mappings of the image and no others.
-pub(super) fn mappings_differ(
-    pid: floe_sys::Pid,
-    wanted: &floe_image::record::AddressSpaceRecord,
-) -> Result<Vec<String>, RestoreError> {
-    Ok(floe_resources::mm::same_layout(
-        &Mapping::read_all_without_flags(pid)?,
-        wanted,
-    ))
 }

@@ -404,36 +404,3 @@ fn set_layout(script: &mut Script<'_>, layout: &MmLayout, auxv: &[u8], exe: Opti
     batch.call("set the memory layout", libc::SYS_prctl, &arguments);
     Ok(())
 }
-
-/// Whether the mappings of a restored process are those of the image: a text for each difference. Neighbours that the
-/// kernel joined or kept apart count as the same.
-#[must_use]
-pub fn same_layout(found: &[Mapping], wanted: &AddressSpaceRecord) -> Vec<String> {
-    let joined = |ranges: &mut dyn Iterator<Item = (u64, u64, u32)>| {
-        let mut all: Vec<(u64, u64, u32)> = Vec::new();
-        for (start, end, prot) in ranges {
-            match all.last_mut() {
-                Some(last) if last.1 == start && last.2 == prot => last.1 = end,
-                _ => all.push((start, end, prot)),
-            }
-        }
-        all
-    };
-    let is = joined(
-        &mut found
-            .iter()
-            .filter(|m| m.path != b"[vsyscall]")
-            .map(|m| (m.start, m.end, m.prot)),
-    );
-    let should = joined(&mut wanted.vmas.iter().map(|v| (v.start, v.end, v.prot)));
-    let text = |(start, end, prot): &(u64, u64, u32)| format!("{start:x}-{end:x} prot {prot}");
-    let missing = should
-        .iter()
-        .filter(|m| !is.contains(m))
-        .map(|m| format!("mapping {} is missing", text(m)));
-    let extra = is
-        .iter()
-        .filter(|m| !should.contains(m))
-        .map(|m| format!("mapping {} is too many", text(m)));
-    missing.chain(extra).collect()
-}

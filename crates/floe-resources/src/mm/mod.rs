@@ -7,6 +7,7 @@
 mod assemble;
 mod build;
 mod classify;
+mod compare;
 mod content;
 mod fill;
 mod pages;
@@ -14,8 +15,9 @@ mod runs;
 mod sharing;
 
 pub use assemble::{Assembly, alike, assemble};
-pub use build::{BuildError, Builder, Filled, Sources, first_gap, same_layout};
+pub use build::{BuildError, Builder, Filled, Sources, first_gap};
 pub use classify::{address_space, count_pages};
+pub use compare::{has_flags, same_layout};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};
 pub use fill::{FillError, Filler};
