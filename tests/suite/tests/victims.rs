@@ -67,6 +67,7 @@ victims! {
     interrupted_by_signal "interrupted-by-signal",
     interrupted_calls "interrupted-calls",
     interval_timers "interval-timers",
+    many_mappings "many-mappings",
     many_tasks "many-tasks",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",

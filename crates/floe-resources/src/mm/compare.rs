@@ -108,3 +108,67 @@ fn joined(parts: impl Iterator<Item = Part>) -> Vec<Part> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{has_flags, same_layout};
+    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+    use floe_sys::procfs::Mapping;
+
+    const FOUND: &[u8] = b"1000-2000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n\
+        2000-3000 r--p 00001000 fd:01 7 /a\nVmFlags: rd mr mw me dd \n";
+
+    fn wanted(prot: u32, offset: u64, flags: &[[u8; 2]]) -> AddressSpaceRecord {
+        let vma = |start, end, prot, source| VmaRecord {
+            start,
+            end,
+            prot,
+            flags: vec![],
+            name: None,
+            source,
+        };
+        let file = VmaSource::File {
+            file: 0,
+            offset,
+            shared: false,
+        };
+        let anonymous = VmaSource::Anonymous;
+        let layout = MmLayout {
+            start_code: 0,
+            end_code: 0,
+            start_data: 0,
+            end_data: 0,
+            start_brk: 0,
+            brk: 0,
+            start_stack: 0,
+            arg_start: 0,
+            arg_end: 0,
+            env_start: 0,
+            env_end: 0,
+        };
+        let mut vmas = vec![
+            vma(0x1000, 0x1800, prot, anonymous.clone()),
+            vma(0x1800, 0x2000, prot, anonymous),
+            vma(0x2000, 0x3000, 1, file),
+        ];
+        vmas[2].flags = flags.to_vec();
+        AddressSpaceRecord {
+            pid: NsPid(1),
+            vmas,
+            layout,
+            auxv: vec![],
+            exe: 0,
+        }
+    }
+
+    #[test]
+    fn tells_what_differs() {
+        let found = Mapping::parse_all(FOUND).expect("good text");
+        let differences = |space: &AddressSpaceRecord| same_layout(&found, space).len();
+        assert_eq!(same_layout(&found, &wanted(3, 0x1000, &[*b"dd"])), [""; 0]);
+        assert_eq!(differences(&wanted(1, 0x1000, &[*b"dd"])), 2);
+        assert_eq!(differences(&wanted(3, 0x2000, &[*b"dd"])), 1);
+        assert_eq!(differences(&wanted(3, 0x1000, &[])), 2);
+        assert!(has_flags(&wanted(3, 0, &[*b"dd"])) && !has_flags(&wanted(3, 0, &[*b"ac"])));
+    }
+}

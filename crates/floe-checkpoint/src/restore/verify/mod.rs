@@ -152,13 +152,19 @@ fn relation(
     hosts: &BTreeMap<i32, Pid>,
     differences: &mut Differences,
 ) -> Result<(), ProcError> {
-    let status = Status::read(&format!("/proc/{host}"))?;
     let stat = procfs::Stat::of(host)?;
-    let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
     let mut note = |what, is, should| differences.note(Process(record.pid), what, &is, &should);
-    note("PID", last(&status.ns_pid), record.pid.0);
-    note("process group", last(&status.ns_pgid), record.pgid.0);
-    note("session", last(&status.ns_sid), record.sid.0);
+    let groups = [record.pgid.0, record.sid.0].map(|id| hosts.get(&id));
+    if let [Some(group), Some(session)] = groups {
+        note("process group (host)", stat.pgrp, group.raw());
+        note("session (host)", stat.session, session.raw());
+    } else {
+        // Named after a process that is no more.
+        let status = Status::read(&format!("/proc/{host}"))?;
+        let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
+        note("process group", last(&status.ns_pgid), record.pgid.0);
+        note("session", last(&status.ns_sid), record.sid.0);
+    }
     note("signal at its end", stat.exit_signal, record.exit_signal);
     let parent = if image.sandbox().has_init || record.ppid.0 != 0 {
         record.ppid.0
