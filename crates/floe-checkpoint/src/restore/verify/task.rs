@@ -60,6 +60,16 @@ const LINES: [Line; 10] = [
     ("umask", |is| is.umask.into(), |process, _| process.umask.into()),
 ];
 
+/// A number each of whose bits means something.
+#[derive(PartialEq)]
+struct Set(u64);
+
+impl std::fmt::Debug for Set {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
 /// Signals whose action's handler is of a kind.
 fn acted_on(process: &ProcessRecord, of_kind: fn(u64) -> bool) -> u64 {
     let signals = (0..).zip(&process.actions);
@@ -73,7 +83,7 @@ pub fn thread(process: &ProcessRecord, index: usize, tid: Pid, differences: &mut
     let status = Status::read(&format!("/proc/{tid}"))?;
     let whose = || Thread(record.tid);
     for (what, is, should) in LINES {
-        differences.note(whose(), what, &is(&status), &should(process, record));
+        differences.note(whose(), what, &Set(is(&status)), &Set(should(process, record)));
     }
     let credentials = &record.credentials;
     let id = status.ns_pid.last().copied().unwrap_or(0);
