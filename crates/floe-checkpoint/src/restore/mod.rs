@@ -299,7 +299,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
         console::restore_input(&image, launch.folder())?;
         control.enter("state")?;
-        let threads = state::complete(&image, &mut world, &base, &console, sender)?;
+        let threads = state::complete(&image, &mut world, &base, &console, &sender)?;
+        drop(sender);
         drop(one);
         control.enter("freeze")?;
         // Whatever fails from here on, the tasks are frozen until they are ended.

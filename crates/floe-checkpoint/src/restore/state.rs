@@ -32,7 +32,7 @@ pub fn complete<'a>(
     world: &mut World<'_>,
     base: &SeedState,
     console: &[OwnedFd; 3],
-    finished: Sender<Finished<'a>>,
+    finished: &Sender<Finished<'a>>,
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
     for record in image.processes() {

@@ -478,13 +478,16 @@ fn pages_that_can_not_be_are_refused() {
         });
     };
     huge("huge pages at 0x400000 of process 1 are none", &[(0x40_0000, 0)]);
-    huge("huge pages at 0x401000 of process 1 do not begin", &[(0x40_1000, 1)]);
+    huge(
+        "huge pages at 0x401000 of process 1 do not begin with a huge page",
+        &[(0x40_1000, 1)],
+    );
     huge(
         "huge pages at 0x400000 of process 1 are too many",
         &[(0x40_0000, u64::MAX)],
     );
     huge(
-        "huge pages at 0x400000 of process 1 are out of order",
+        "huge pages at 0x400000 of process 1 are out of order or overlap others",
         &[(0x40_0000, 2), (0x40_0000, 1)],
     );
     contradiction("huge pages at 0x0 of shared memory object 0 can't be", |s| {

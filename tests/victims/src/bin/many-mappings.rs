@@ -34,7 +34,7 @@ fn main() {
                 .into_iter()
                 .filter(|(start, _, _)| (area.address..end).contains(start));
             let wrong = inside.clone().find(|(start, _, rest)| {
-                let wanted = if (start - area.address) / PAGE % 2 == 0 {
+                let wanted = if ((start - area.address) / PAGE).is_multiple_of(2) {
                     "rw-p"
                 } else {
                     "---p"

@@ -75,13 +75,8 @@ fn orphans(stage: &Stage, area: Mapping, unneeded: Mapping) {
             });
         }
     });
-    let mut status = 0;
-    // SAFETY: plain numbers, and a place for one that outlives the call.
-    assert_eq!(
-        unsafe { libc::waitpid(parent, &raw mut status, 0) },
-        parent,
-        "reap the parent of orphans"
-    );
+    let ended = victims::call::wait(parent, 0);
+    assert!(ended.is_ok(), "reap the parent of orphans: {ended:?}");
     names.iter().for_each(|name| stage.wait_for_part(name));
 }
 
