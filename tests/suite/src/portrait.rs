@@ -11,6 +11,7 @@
 //! | whether a task was forked and has not executed a program since; whether it used privileges; whether it dumped core | flags of the kernel's own, of which only setpgid(2) asks for one (docs/unsupported.md) |
 //! | names of deleted files, and how they were opened (O_TMPFILE, O_NOFOLLOW) | they get another name, and are opened by it |
 //! | neighbours in maps that are alike | the kernel joins them or not, as they came to be |
+//! | whether anonymous memory that can't be written is accounted for (`ac`) | if it never held anything, mprotect(2) ends that |
 //! | soft-dirty marks (`sd`), pages that are shared with others (`sh` of anonymous memory) | what the kernel notes of accesses |
 //! | cgroup | each sandbox has its own |
 //! | queued signals (SigQ) | counted for the user on the whole host |
@@ -334,6 +335,14 @@ struct Part {
     kind: String,
 }
 
+impl Part {
+    /// Whether memory that can't be written any more is accounted for whether or not it holds something: not if it is
+    /// anonymous.
+    fn keeps_account(&self) -> bool {
+        self.kind.starts_with("rw") || self.kind.starts_with("-w") || self.kind.contains('/')
+    }
+}
+
 /// One line for each mapping of smaps: range, protection, offset, name, flags.
 fn mappings(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
@@ -345,6 +354,10 @@ fn mappings(text: &[u8]) -> String {
                 .filter(|flag| !VOLATILE.contains(flag))
                 .collect();
             if let Some(last) = parts.last_mut() {
+                let flags: Vec<&str> = flags
+                    .into_iter()
+                    .filter(|flag| *flag != "ac" || last.keeps_account())
+                    .collect();
                 last.kind = format!("{} ({})", last.kind, flags.join(" "));
             }
         } else if !line.starts_with(|letter: char| letter.is_ascii_uppercase()) {

@@ -82,14 +82,23 @@ impl<'a> Victim<'a> {
     /// Where either fails, or something differs.
     pub fn round_trip(&mut self, into: &str, method: &str) {
         let before = Portrait::take(self.host, &self.sandbox);
+        self.round_trip_unseen(into, method);
+        let after = Portrait::take(self.host, into);
+        before.expect_same(&after, &format!("{into} after a restore by {method}"));
+    }
+
+    /// Checkpoints it and restores it under the name `into`, where a look at its tasks, which stops them for a moment, would be
+    /// in the way.
+    ///
+    /// # Panics
+    /// Where either fails.
+    pub fn round_trip_unseen(&mut self, into: &str, method: &str) {
         let image = self.host.path("image.floe");
         let image = image.to_str().expect("a plain path");
         self.host.done(&["checkpoint", &self.sandbox, "-o", image]);
         self.host
             .done(&["restore", "-d", "--name", into, "--pid-method", method, image]);
         into.clone_into(&mut self.sandbox);
-        let after = Portrait::take(self.host, into);
-        before.expect_same(&after, &format!("{into} after a restore by {method}"));
     }
 
     fn wait_for(&self, file: &str) -> String {

@@ -15,7 +15,7 @@ use floe_resources::{
     channel::Channel,
     mm::{Builder, Filled, Filler, first_gap},
 };
-use floe_sys::{Pid, descriptor::open_in_root};
+use floe_sys::{Pid, descriptor::open_in_root, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -109,7 +109,7 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, disables huge
+    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, resets signals, disables huge
     /// pages (memory is built of them where it was) and closes the streams, which are handed out like all other files.
     fn settle(&mut self, inherited: RawFd) -> Result<(), RestoreError> {
         let number = self.channel.number();
@@ -124,6 +124,16 @@ impl<'a> World<'a> {
         seed.run(&mut batch)?;
         let hard: [u8; 8] = batch.bytes(old, 16)[8..].try_into().expect("8 of 16 bytes");
         let mut batch = seed.batch();
+        // Whoever started floe may have ignored them, and that is inherited.
+        let ignored = Status::read(&format!("/proc/{}", seed.tid()))?.ignored;
+        let default = batch.room(32);
+        for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+            batch.call(
+                "reset a signal action",
+                libc::SYS_rt_sigaction,
+                &[signal, default, 0, 8],
+            );
+        }
         batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
         let raised = batch.data(&[hard, hard].concat());
         batch.call(

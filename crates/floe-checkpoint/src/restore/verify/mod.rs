@@ -180,17 +180,13 @@ fn relation(
     if is_zombie {
         return Ok(());
     }
+    // Whether it is stopped can't be seen yet: it is on its way from the tracer's stop to its own.
     if record.sid == record.pid {
         note(
             "has a controlling terminal",
             stat.tty_nr != 0,
             record.terminal.is_some(),
         );
-    }
-    let is_stopped = matches!(record.state, ProcessState::Stopped { .. });
-    // Frozen by cgroup version 1, all show as sleeping uninterruptibly.
-    if stat.state != b'D' {
-        note("stopped", stat.state == b'T', is_stopped);
     }
     Ok(())
 }
