@@ -432,6 +432,10 @@ impl<'a> Loan<'a> {
 
     /// Sees to it that `range` is mapped here as in `wanted`.
     fn provide(&mut self, wanted: &VmaRecord, range: &std::ops::Range<u64>) -> bool {
+        // What no child inherits is not lent.
+        if !alike(wanted, wanted) {
+            return false;
+        }
         let vmas = &mut self.space.vmas;
         let first = vmas.partition_point(|vma| vma.end <= wanted.start);
         let count = vmas[first..].partition_point(|vma| vma.start < wanted.end);

@@ -118,6 +118,24 @@ fn two_pages_at_one_address_are_lent_one_after_the_other() {
 }
 
 #[test]
+fn what_children_do_not_inherit_is_not_lent() {
+    let kept_back = VmaRecord {
+        flags: vec![*b"dc"],
+        ..vma(0, 4)
+    };
+    let tree = [
+        (1, vec![vma(0, 4)], vec![run(0, 4, 100)]),
+        (2, vec![kept_back.clone()], vec![run(0, 4, 0)]),
+        (3, vec![kept_back], vec![run(0, 4, 0)]),
+    ];
+    let lending = &lendings(&tree, &[(1, 2), (1, 3)])[&1];
+    assert_eq!(
+        (&lending.first.space.vmas[..], &lending.first.runs[..]),
+        (&tree[0].1[..], &tree[0].2[..])
+    );
+}
+
+#[test]
 fn a_mapping_that_grew_is_lent_at_its_full_length() {
     let tree = [
         (1, vec![vma(0, 2)], vec![run(0, 2, 100)]),
