@@ -14,7 +14,7 @@ pub struct Attributes {
     pub policy: u32,
     /// SCHED_FLAG_*.
     pub flags: u64,
-    /// Nice value.
+    /// Nice value; also of policies that take no account of it.
     pub nice: i32,
     /// Static priority.
     pub priority: u32,
@@ -44,7 +44,29 @@ pub fn attributes(tid: Pid) -> Result<Attributes, Errno> {
     // SAFETY: the kernel writes at most `size` bytes to `attributes`, which is that long.
     let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid.raw(), &raw mut attributes, size, 0) };
     Errno::result(result)?;
+    if !attributes.is_fair() {
+        attributes.nice = nice(tid)?;
+    }
     Ok(attributes)
+}
+
+impl Attributes {
+    /// Whether the policy is one of those that sched_setattr(2) knows a nice value of. A thread of another one has one too,
+    /// from before or by setpriority(2), and it counts again when the thread comes back.
+    #[must_use]
+    pub fn is_fair(&self) -> bool {
+        [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE]
+            .iter()
+            .any(|policy| *policy as u32 == self.policy)
+    }
+}
+
+/// A thread's nice value.
+fn nice(tid: Pid) -> Result<i32, Errno> {
+    // SAFETY: all arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid.raw()) };
+    // The call itself gives 20 less the value, so that none is negative.
+    Errno::result(result).map(|result| 20 - result as i32)
 }
 
 /// Sets a thread's policy.
@@ -52,6 +74,11 @@ pub fn attributes(tid: Pid) -> Result<Attributes, Errno> {
 /// # Errors
 /// ESRCH, EPERM, EINVAL.
 pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
+    if !attributes.is_fair() && nice(tid)? != attributes.nice {
+        // SAFETY: all arguments are numbers.
+        let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid.raw(), attributes.nice) };
+        Errno::result(result)?;
+    }
     let sized = Attributes {
         size: size_of::<Attributes>() as u32,
         ..*attributes

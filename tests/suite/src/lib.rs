@@ -3,11 +3,13 @@
 //! Everything a test starts hangs on a [`Host`]; dropping it ends its sandboxes, also when the test fails.
 
 mod command;
+mod portrait;
 mod traces;
 mod tree;
 mod victim;
 
 pub use command::{Host, Outcome, json, run, signal, spawn, until, wait};
+pub use portrait::Portrait;
 pub use traces::Traces;
 pub use tree::Counting;
 pub use victim::{Victim, program};

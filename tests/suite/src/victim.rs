@@ -1,6 +1,6 @@
 //! A victim in a sandbox: started, asked to check itself, taken through checkpoint and restore.
 
-use crate::{Host, command};
+use crate::{Host, Portrait, command};
 use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt,
@@ -76,11 +76,23 @@ impl<'a> Victim<'a> {
         assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
     }
 
-    /// Checkpoints it and restores it under the name `into`.
+    /// Checkpoints it and restores it under the name `into`; what the kernel tells of its tasks must be the same then.
+    ///
+    /// # Panics
+    /// Where either fails, or something differs.
+    pub fn round_trip(&mut self, into: &str, method: &str) {
+        let before = Portrait::take(self.host, &self.sandbox);
+        self.round_trip_unseen(into, method);
+        let after = Portrait::take(self.host, into);
+        before.expect_same(&after, &format!("{into} after a restore by {method}"));
+    }
+
+    /// Checkpoints it and restores it under the name `into`, where a look at its tasks, which stops them for a moment, would be
+    /// in the way.
     ///
     /// # Panics
     /// Where either fails.
-    pub fn round_trip(&mut self, into: &str, method: &str) {
+    pub fn round_trip_unseen(&mut self, into: &str, method: &str) {
         let image = self.host.path("image.floe");
         let image = image.to_str().expect("a plain path");
         self.host.done(&["checkpoint", &self.sandbox, "-o", image]);

@@ -51,7 +51,7 @@ fn sleeps_end_when_they_would_have() {
     let host = Host::new();
     let image = host.path("running.floe");
     let mut restored = Victim::start(&host, "sleeps", &[], &[]);
-    restored.round_trip("restored", PID_METHODS[0]);
+    restored.round_trip_unseen("restored", PID_METHODS[0]);
     let mut stopped = Victim::start(&host, "sleeps", &[], &[]);
     for _ in 0..3 {
         host.done(&["freeze", "sleeps"]);
@@ -96,7 +96,7 @@ fn signals_that_come_while_it_is_frozen_end_the_calls() {
     for method in PID_METHODS {
         host.done(&["freeze", SIGNALLED]);
         signal_all(&host, SIGNALLED);
-        victim.round_trip(SIGNALLED, method);
+        victim.round_trip_unseen(SIGNALLED, method);
         victim.check("after freeze, signals, checkpoint, restore");
     }
     let image = host.path("running.floe");

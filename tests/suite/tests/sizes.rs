@@ -1,7 +1,8 @@
-//! Large trees keep every PID: wide ones, deep ones, and a process with many threads.
+//! Large trees keep every PID: wide ones, deep ones, and a process with many threads; and a process with many mappings keeps
+//! each of them.
 
-use floe_suite::{Host, PID_METHODS, Victim};
-use std::collections::BTreeMap;
+use floe_suite::{Host, PID_METHODS, Victim, skip};
+use std::{collections::BTreeMap, fs};
 
 const VICTIM: &str = "many-tasks";
 
@@ -43,4 +44,36 @@ fn a_chain_of_thirty_two() {
 #[test]
 fn three_hundred_threads() {
     keeps_its_ids("threads", "300", 1);
+}
+
+const MOST_MAPPINGS: &str = "/proc/sys/vm/max_map_count";
+
+/// The host's limit on mappings; dropped, it is what it was.
+struct MostMappings(String);
+
+impl MostMappings {
+    fn raise(to: u32) -> Option<Self> {
+        let before = fs::read_to_string(MOST_MAPPINGS).expect("the limit");
+        fs::write(MOST_MAPPINGS, to.to_string()).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for MostMappings {
+    fn drop(&mut self) {
+        fs::write(MOST_MAPPINGS, self.0.trim()).expect("it was written before");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_mappings() {
+    let Some(_raised) = MostMappings::raise(200_000) else {
+        return skip("vm.max_map_count can't be raised here");
+    };
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "many-mappings", &[], &["100000"]);
+    for method in PID_METHODS {
+        victim.round_trip("many-mappings", method);
+        victim.check(method);
+    }
 }

@@ -2,7 +2,8 @@
 //! ways of choosing PIDs, and a checkpoint that lets it run on. Afterwards it must find itself as it was; and it must be
 //! one that would notice.
 
-use floe_suite::{Host, PID_METHODS, Victim};
+use floe_suite::{Host, PID_METHODS, Portrait, Victim, run};
+use std::process::Command;
 
 fn survives(name: &str) {
     survives_on(&Host::new(), name);
@@ -71,14 +72,17 @@ victims! {
     interrupted_by_signal "interrupted-by-signal",
     interrupted_calls "interrupted-calls",
     interval_timers "interval-timers",
+    many_mappings "many-mappings",
     many_tasks "many-tasks",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
+    memory_huge "memory-huge",
     memory_memfd "memory-memfd",
     memory_private "memory-private",
     leader_ended "leader-ended",
     memory_relatives "memory-relatives",
+    memory_siblings "memory-siblings",
     memory_shared_anonymous "memory-shared-anonymous",
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
@@ -123,4 +127,31 @@ fn files_on_tmpfs_survive() {
 fn many_descriptors_survive_where_floe_may_open_few() {
     let host = Host::behind(&["prlimit", "--nofile=256:"]);
     survives_on(&host, "descriptors-many");
+}
+
+/// A program inherits which signals are ignored from whoever started it; what floe restores is as it was all the same.
+#[test]
+fn signals_that_the_caller_ignores_are_not_ignored() {
+    // By the bare call: the C library keeps two signals for itself.
+    const IGNORE_ALL: &str = "import ctypes, os, sys\n\
+        action = (ctypes.c_uint64 * 4)(1, 0, 0, 0)\n\
+        for number in range(1, 65): ctypes.CDLL(None).syscall(13, number, action, None, 8)\n\
+        os.execvp(sys.argv[1], sys.argv[1:])";
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "signals-actions", &[], &[]);
+    let before = Portrait::take(&host, "signals-actions");
+    let image = host.path("image.floe").display().to_string();
+    host.done(&["checkpoint", "signals-actions", "-o", &image]);
+    let restore = host.command(&["restore", "-d", &image]);
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", IGNORE_ALL])
+        .arg(restore.get_program())
+        .args(restore.get_args());
+    let _ = run(&mut command).expect_done();
+    before.expect_same(
+        &Portrait::take(&host, "signals-actions"),
+        "restored by one who ignores all signals",
+    );
+    victim.check("restored by one who ignores all signals");
 }

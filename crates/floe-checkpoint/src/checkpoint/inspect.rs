@@ -257,7 +257,7 @@ fn sandbox(
         console: streams.record(in_pipe),
         log: streams.log,
         command,
-        clocks: clocks(target.root())?,
+        clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
     })
 }

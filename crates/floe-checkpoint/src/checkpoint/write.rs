@@ -64,24 +64,21 @@ fn write_all(
         control.observer.pages(stored * 4096, inspected.bytes);
         writer.record(&map)?;
     }
-    let mut maps: HashMap<i32, (Pid, PageMapRecord)> = HashMap::new();
     let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
+    let mut shared = mm::SharedPages::default();
+    let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
     for found in held.tree.living() {
         control.check("pages")?;
         if !own_memory.contains(&found.ns_pid) {
             // It has its parent's.
-            if let Some(parents) = maps.get(&found.ns_ppid).cloned() {
-                maps.insert(found.ns_pid, parents);
-            }
             continue;
         }
         let process = held.process(found);
-        let parent = maps.get(&found.ns_ppid).map(|(pid, map)| (*pid, map));
-        let map = mm::dump_process_pages(&process, parent, &mut writer)?;
+        let parent = hosts.get(&found.ns_ppid).copied();
+        let map = mm::dump_process_pages(&process, parent, &mut shared, &mut writer)?;
         stored += pages(&map);
         control.observer.pages(stored * 4096, inspected.bytes);
         writer.record(&map)?;
-        maps.insert(found.ns_pid, (found.task(), map));
     }
     let (mut sink, summary) = writer.finish()?;
     sink.flush().map_err(WriteError::from)?;

@@ -12,7 +12,10 @@ use std::os::fd::AsFd;
 /// Whether processes share memory: one that does may enter no time namespace, but is born into its parent's. Then the
 /// clocks go on from before the tree was made.
 pub fn must_come_early(image: &Image) -> bool {
-    image.processes().iter().any(|process| process.shared & libc::CLONE_VM as u32 != 0)
+    image
+        .processes()
+        .iter()
+        .any(|process| process.shared & libc::CLONE_VM as u32 != 0)
 }
 
 /// Makes the namespace and takes every process there is into it, the later small init too.

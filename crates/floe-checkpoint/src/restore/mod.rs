@@ -13,6 +13,7 @@ mod contents;
 mod files;
 mod plan;
 mod preflight;
+mod sharing;
 mod state;
 mod tree;
 mod verify;
@@ -39,13 +40,17 @@ use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, San
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, TraceError};
 use nix::errno::Errno;
+use sharing::{Lending, Memory, Wants};
 use std::{
+    collections::{BTreeSet, HashMap},
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 use tree::World;
+use verify::Original;
 
 /// The names of the stages, in order.
 pub const STAGES: [&str; 13] = [
@@ -221,10 +226,33 @@ pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreErro
     control.enter("open")?;
     let image = Image::open(image)?;
     control.enter("plan")?;
-    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let obstacles = obstacles(&image)?;
     Ok(DryRun { steps, obstacles })
+}
+
+/// The steps, and what processes hold for others while they fork.
+fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanError> {
+    let processes = image.processes();
+    let has_init = image.sandbox().has_init;
+    let steps = plan(processes, has_init, &BTreeSet::new())?;
+    // A change of memory that one lends would be seen by all that have the same.
+    if processes
+        .iter()
+        .any(|process| process.shared & libc::CLONE_VM as u32 != 0)
+    {
+        return Ok((steps, HashMap::new()));
+    }
+    let memory = Memory::of(image);
+    let wants = Wants::find(&memory, &steps);
+    let early = wants.early();
+    if early.is_empty() {
+        return Ok((steps, HashMap::new()));
+    }
+    let steps = plan(processes, has_init, &early)?;
+    let lendings = wants.lendings(&memory, &steps);
+    Ok((steps, lendings))
 }
 
 /// Brings a tree back.
@@ -235,7 +263,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("open")?;
     let image = Image::open(request.image)?;
     control.enter("plan")?;
-    let steps = plan(image.processes(), image.sandbox().has_init)?;
+    let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
     let found = obstacles(&image)?;
     if !found.is_empty() {
@@ -268,34 +296,45 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
-    let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
-    if let Err(error) = one.bring(launch.pid1()) {
-        tracing::debug!(%error, "the tasks may not run where floe does");
-    }
-    let shared = clocks::must_come_early(&image);
-    if shared {
-        clocks::set(&image, &world)?;
-    }
-    world.grow(&steps, &made, root.as_fd(), control)?;
-    control.enter("files")?;
-    files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
-    console::restore_input(&image, launch.folder())?;
-    control.enter("clocks")?;
-    if !shared {
-        clocks::set(&image, &world)?;
-    }
-    control.enter("state")?;
-    let threads = state::complete(&image, &mut world, &base, &console)?;
-    drop(one);
-    control.enter("freeze")?;
-    // Whatever fails from here on, the tasks are frozen until they are ended.
-    launch.cgroup().freeze()?.keep();
-    for thread in threads {
-        thread.detach()?;
-    }
-    control.enter("verify")?;
-    let hosts = world.host_pids();
-    verify::compare(&image, &hosts)?;
+    // Before this thread stays on one processor, as do those that it makes.
+    std::thread::scope(|scope| {
+        let original = Original::new(&image, &made, root.as_fd());
+        let (sender, finished) = mpsc::channel();
+        let comparison = scope.spawn(move || original.compare(&finished));
+        let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
+        if let Err(error) = one.bring(launch.pid1()) {
+            tracing::debug!(%error, "the tasks may not run where floe does");
+        }
+        let shared = clocks::must_come_early(&image);
+        if shared {
+            clocks::set(&image, &world)?;
+        }
+        world.grow(&steps, lendings, &made, root.as_fd(), control)?;
+        control.enter("files")?;
+        files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+        console::restore_input(&image, launch.folder())?;
+        control.enter("clocks")?;
+        if !shared {
+            clocks::set(&image, &world)?;
+        }
+        control.enter("state")?;
+        let threads = state::complete(&image, &mut world, &base, &console, &sender)?;
+        drop(sender);
+        drop(one);
+        control.enter("freeze")?;
+        // Whatever fails from here on, the tasks are frozen until they are ended.
+        launch.cgroup().freeze()?.keep();
+        for thread in threads {
+            thread.detach()?;
+        }
+        control.enter("verify")?;
+        let compared = comparison
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut differences = compared?;
+        verify::relations(&image, &world.host_pids(), &mut differences)?;
+        differences.into_result()
+    })?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();

@@ -98,12 +98,14 @@ pub enum PlanError {
 }
 
 /// Works out the steps for `processes` (parents before children is not required). `has_init` says whether PID 1 is among
-/// them; if not, the steps take a PID 1 for granted.
+/// them; if not, the steps take a PID 1 for granted. Where there is a choice, those in `early` are forked before their
+/// siblings.
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn plan(processes: &[ProcessRecord], has_init: bool) -> Result<Vec<Step>, PlanError> {
+pub fn plan(processes: &[ProcessRecord], has_init: bool, early: &BTreeSet<i32>) -> Result<Vec<Step>, PlanError> {
     let mut planner = Planner::new(processes, has_init)?;
+    planner.early.clone_from(early);
     planner.find_needs();
     planner.find_orphans()?;
     planner.grow();
@@ -146,6 +148,8 @@ struct Planner {
     orphans: HashMap<i32, Vec<(Option<i32>, i32)>>,
     helpers: Vec<Helper>,
     born: BTreeSet<i32>,
+    /// Forked before their siblings.
+    early: BTreeSet<i32>,
     steps: Vec<Step>,
 }
 
@@ -208,6 +212,7 @@ impl Planner {
             orphans,
             helpers,
             born,
+            early: BTreeSet::new(),
             steps,
         })
     }
@@ -290,16 +295,27 @@ impl Planner {
         let own = node.children.iter().filter(|child| !orphaned.contains(child));
         let (before, after): (Vec<i32>, Vec<i32>) =
             own.partition(|child| is_leader && self.nodes[child].need.is_some_and(|need| need != pid));
-        list.extend(before.into_iter().map(|child| Work::Visit { pid: child, by: pid }));
+        list.extend(self.early_first(before.into_iter().map(|child| (None, child)), pid));
         // PID 1 is started as the leader of a session already.
         if is_leader && pid != INIT {
             list.push(Work::Emit(Step::NewSession(pid)));
         }
-        list.extend(after.into_iter().map(|child| Work::Visit { pid: child, by: pid }));
-        for (dead_leader, orphan) in self.orphans.remove(&pid).unwrap_or_default() {
-            list.extend(self.visit_orphan(pid, dead_leader, orphan));
-        }
+        let after = after.into_iter().map(|child| (None, child));
+        let orphans = self.orphans.remove(&pid).unwrap_or_default();
+        let orphans = orphans.into_iter().map(|(leader, orphan)| (Some(leader), orphan));
+        list.extend(self.early_first(after.chain(orphans), pid));
         list
+    }
+
+    /// Visits children, and orphans each with the dead leader it needs, those first that are to be forked early.
+    fn early_first(&mut self, children: impl Iterator<Item = (Option<Option<i32>>, i32)>, by: i32) -> Vec<Work> {
+        let mut children: Vec<_> = children.collect();
+        children.sort_by_key(|(_, child)| !self.early.contains(child));
+        let visit = |(orphan_of, child)| match orphan_of {
+            None => vec![Work::Visit { pid: child, by }],
+            Some(leader) => self.visit_orphan(by, leader, child),
+        };
+        children.into_iter().flat_map(visit).collect()
     }
 
     /// The orphan comes from a helper that `by` forks: one in its session, or the dead leader of that session.

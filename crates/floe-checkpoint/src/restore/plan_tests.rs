@@ -3,7 +3,7 @@
 
 use super::{PlanError, Step, plan};
 use floe_image::record::{IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
     ProcessRecord {
@@ -106,7 +106,7 @@ fn adopt(world: &mut BTreeMap<i32, Modelled>, dying: i32) {
 }
 
 fn check(processes: &[ProcessRecord]) {
-    let steps = plan(processes, true).expect("a plan");
+    let steps = plan(processes, true, &BTreeSet::new()).expect("a plan");
     let world = run(&steps);
     assert_eq!(world.len(), processes.len(), "{steps:?}");
     for process in processes {
@@ -211,7 +211,7 @@ fn a_member_of_its_sessions_own_group_with_a_parent_in_another() {
 fn a_tree_without_its_own_init() {
     let mut root = process(500, 0, 500, 500);
     root.ppid = NsPid(0);
-    let steps = plan(&[root, process(501, 500, 500, 500)], false).expect("a plan");
+    let steps = plan(&[root, process(501, 500, 500, 500)], false, &BTreeSet::new()).expect("a plan");
     let world = run(&steps);
     assert_eq!(
         (world[&500].parent, world[&500].session, world[&501].parent),
@@ -221,7 +221,11 @@ fn a_tree_without_its_own_init() {
 
 #[test]
 fn impossible_sessions_are_an_error() {
-    let error = plan(&[process(1, 0, 1, 1), process(5, 1, 1, 1), process(6, 5, 9, 9)], true);
+    let error = plan(
+        &[process(1, 0, 1, 1), process(5, 1, 1, 1), process(6, 5, 9, 9)],
+        true,
+        &BTreeSet::new(),
+    );
     assert_eq!(
         error,
         Err(PlanError::Session {
@@ -230,9 +234,12 @@ fn impossible_sessions_are_an_error() {
             parent: 5
         })
     );
-    assert_eq!(plan(&[process(5, 0, 5, 5)], true), Err(PlanError::NoRoot));
     assert_eq!(
-        plan(&[process(1, 0, 1, 1), process(6, 7, 6, 6)], true),
+        plan(&[process(5, 0, 5, 5)], true, &BTreeSet::new()),
+        Err(PlanError::NoRoot)
+    );
+    assert_eq!(
+        plan(&[process(1, 0, 1, 1), process(6, 7, 6, 6)], true, &BTreeSet::new()),
         Err(PlanError::Unreachable(6))
     );
 }
@@ -241,5 +248,5 @@ fn impossible_sessions_are_an_error() {
 fn a_chain_of_ten_thousand_is_no_recursion() {
     let mut chain = vec![process(1, 0, 1, 1)];
     chain.extend((2..10_000).map(|pid| process(pid, pid - 1, 1, 1)));
-    assert!(plan(&chain, true).expect("a plan").len() > 10_000);
+    assert!(plan(&chain, true, &BTreeSet::new()).expect("a plan").len() > 10_000);
 }

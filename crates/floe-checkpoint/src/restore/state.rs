@@ -1,6 +1,6 @@
 //! Gives every process its threads and every thread its own state, and takes floe's traces out of it.
 
-use super::{RestoreError, task_error, tree::World};
+use super::{RestoreError, task_error, tree::World, verify::Finished};
 use floe_image::{
     Image,
     record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
@@ -10,11 +10,12 @@ use floe_resources::task::{
     make_timers, queue_signals, restore_credentials, restore_process, restore_process_settings, restore_thread,
     restore_thread_settings, share_filters,
 };
-use floe_sys::{memory::MemoryFile, procfs::Mapping};
+use floe_sys::memory::MemoryFile;
 use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     os::fd::{AsRawFd, OwnedFd},
+    sync::mpsc::Sender,
 };
 
 /// No vDSO is longer, by far.
@@ -27,12 +28,13 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// Completes all processes; returns their threads, which are themselves again and only wait to be let go.
-pub fn complete(
-    image: &Image,
+/// Completes all processes and tells of each thread that is complete; returns their threads, which are themselves again and only wait to be let go.
+pub fn complete<'a>(
+    image: &'a Image,
     world: &mut World<'_>,
     base: &SeedState,
     console: &[OwnedFd; 3],
+    finished: &Sender<Finished<'a>>,
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
     let groups = Groups::of(image);
@@ -43,7 +45,7 @@ pub fn complete(
             .collect::<Result<Vec<_>, RestoreError>>()?
             .into_iter()
             .unzip();
-        let all: Vec<Task<'_>> = group
+        let all: Vec<Task<'_, '_>> = group
             .iter()
             .zip(&filters)
             .zip(&threads)
@@ -77,6 +79,13 @@ pub fn complete(
         leave(all[0].puppet, exit)?;
         for (task, registers) in all.iter().zip(&registers) {
             finish_thread(task.puppet, task.thread, registers, base).map_err(|e| task.error(e))?;
+            // Nobody listens where looking at an earlier one failed, which is told later.
+            let _ = finished.send(Finished {
+                process: task.process,
+                thread: task.index,
+                tid: task.puppet.tid(),
+                completes_table: groups.last_with_descriptors.contains(&task.process.pid.0),
+            });
         }
         done.extend(threads.into_iter().flatten().map(Puppet::into_task));
     }
@@ -86,15 +95,17 @@ pub fn complete(
 }
 
 /// A task that is being completed.
-struct Task<'a> {
+struct Task<'a, 'i> {
     puppet: &'a Puppet,
-    process: &'a ProcessRecord,
-    thread: &'a ThreadRecord,
+    process: &'i ProcessRecord,
+    thread: &'i ThreadRecord,
+    /// Its position among the threads.
+    index: usize,
     /// How many of its seccomp filters it has already.
     filters: usize,
 }
 
-impl Task<'_> {
+impl Task<'_, '_> {
     /// What it goes on with: a leader that has ended in the image ends, by the system call instruction at `exit`.
     fn last_registers(&self, exit: u64) -> Result<Registers, TaskError> {
         match self.process.leader_ended {
@@ -114,16 +125,18 @@ impl Task<'_> {
 }
 
 /// The tasks of a process whose threads but the leader are `threads`, and all of which have `filters` filters.
-fn tasks<'a>(
+fn tasks<'a, 'i>(
     world: &'a World<'_>,
-    (process, filters): (&'a ProcessRecord, usize),
+    (process, filters): (&'i ProcessRecord, usize),
     threads: &'a [Puppet],
-) -> impl Iterator<Item = Task<'a>> {
+) -> impl Iterator<Item = Task<'a, 'i>> {
     let puppets = puppets(world, process, threads);
-    puppets.zip(&process.threads).map(move |(puppet, thread)| Task {
+    let threads = process.threads.iter().enumerate();
+    puppets.zip(threads).map(move |(puppet, (index, thread))| Task {
         puppet,
         process,
         thread,
+        index,
         filters,
     })
 }
@@ -197,12 +210,18 @@ fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>
 }
 
 /// One thread's own state, its first filters apart, which it has; with the leader's goes what all threads share.
-fn restore_task(world: &World<'_>, task: &Task<'_>, groups: &Groups<'_>, base: &SeedState) -> Result<(), TaskError> {
+fn restore_task(
+    world: &World<'_>,
+    task: &Task<'_, '_>,
+    groups: &Groups<'_>,
+    base: &SeedState,
+) -> Result<(), TaskError> {
     let Task {
         puppet,
         process,
         thread,
         filters,
+        ..
     } = *task;
     let mut script = Script::new(puppet);
     if thread.tid == process.pid {
@@ -298,15 +317,4 @@ fn finish_init(
     world.remember(&leaders);
     done.extend(leaders.into_values().map(Puppet::into_task));
     Ok(())
-}
-
-/// Whether a process has the mappings of the image and no others.
-pub(super) fn mappings_differ(
-    pid: floe_sys::Pid,
-    wanted: &floe_image::record::AddressSpaceRecord,
-) -> Result<Vec<String>, RestoreError> {
-    Ok(floe_resources::mm::same_layout(
-        &Mapping::read_all_without_flags(pid)?,
-        wanted,
-    ))
 }

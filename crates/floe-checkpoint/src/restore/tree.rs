@@ -1,17 +1,23 @@
 //! Grows the tree out of the seed, step by step of the plan.
 
-use super::{PidMethod, RestoreError, contents::MadeContents, plan::Step, task_error};
+use super::{
+    PidMethod, RestoreError,
+    contents::MadeContents,
+    plan::Step,
+    sharing::{Held, Lending, Memory},
+    task_error,
+};
 use crate::stage::Control;
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, ProcessRecord, ProcessState},
+    record::{NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     channel::Channel,
-    mm::{Builder, Filler, first_gap},
+    mm::{Builder, Filled, Filler, first_gap},
     task::restore_login,
 };
-use floe_sys::{Pid, descriptor::open_in_root};
+use floe_sys::{Pid, descriptor::open_in_root, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,22 +27,47 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    rc::Rc,
 };
 
 const PAGE: u64 = 4096;
+const PR_SET_THP_DISABLE: u64 = 41;
 
 /// Working and root directory, as paths of the image.
 type Directories<'a> = (&'a [u8], &'a [u8]);
 
+/// An address space that a task has.
+#[derive(Clone)]
+enum Heritage<'a> {
+    /// One of the image.
+    Own(Filled<'a>),
+    /// One for others.
+    Lent(Rc<Held>),
+}
+
+impl Heritage<'_> {
+    fn filled(&self) -> Filled<'_> {
+        match self {
+            Self::Own(own) => *own,
+            Self::Lent(held) => Filled {
+                space: &held.space,
+                runs: &held.runs,
+                huge: &held.huge,
+            },
+        }
+    }
+}
+
 /// All tasks made so far, and what making them needs.
 pub struct World<'a> {
     records: HashMap<i32, &'a ProcessRecord>,
-    spaces: HashMap<i32, &'a AddressSpaceRecord>,
-    maps: HashMap<i32, &'a PageMapRecord>,
+    memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
-    /// Whose address space a task was given or inherited.
-    heritage: HashMap<i32, i32>,
+    /// The address space a task was given or inherited.
+    heritage: HashMap<i32, Heritage<'a>>,
+    /// What processes hold while they fork.
+    lendings: HashMap<i32, Rc<Lending>>,
     /// What a task has.
     directories: HashMap<i32, Directories<'a>>,
     pub channel: Channel,
@@ -65,21 +96,10 @@ impl<'a> World<'a> {
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
-            spaces: image
-                .address_spaces()
-                .iter()
-                .map(|record| (record.pid.0, record))
-                .collect(),
-            maps: image
-                .page_maps()
-                .iter()
-                .filter_map(|map| match map.owner {
-                    ContentOwner::Process(pid) => Some((pid.0, map)),
-                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
-                })
-                .collect(),
+            memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),
+            lendings: HashMap::new(),
             directories: HashMap::new(),
             channel: Channel::new(near, number),
             last_pid,
@@ -91,8 +111,8 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, and closes
-    /// the streams, which are handed out like all other files.
+    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, resets signals, disables huge
+    /// pages (memory is built of them where it was) and closes the streams, which are handed out like all other files.
     fn settle(&mut self, inherited: RawFd) -> Result<(), RestoreError> {
         let number = self.channel.number();
         let seed = &self.puppets[&1];
@@ -106,6 +126,17 @@ impl<'a> World<'a> {
         seed.run(&mut batch)?;
         let hard: [u8; 8] = batch.bytes(old, 16)[8..].try_into().expect("8 of 16 bytes");
         let mut batch = seed.batch();
+        // Whoever started floe may have ignored them, and that is inherited.
+        let ignored = Status::read(&format!("/proc/{}", seed.tid()))?.ignored;
+        let default = batch.room(32);
+        for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+            batch.call(
+                "reset a signal action",
+                libc::SYS_rt_sigaction,
+                &[signal, default, 0, 8],
+            );
+        }
+        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
         let raised = batch.data(&[hard, hard].concat());
         batch.call(
             "raise the limit on descriptors",
@@ -182,6 +213,7 @@ impl<'a> World<'a> {
         let seed = self.take(1)?;
         let number = self.channel.give(&mut Script::new(&seed), &[program.as_fd()])?[0];
         let mut batch = seed.batch();
+        batch.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0]);
         for number in self.own_numbers() {
             batch.call("close floe's own descriptor", libc::SYS_close, &[number as u64]);
         }
@@ -217,23 +249,21 @@ impl<'a> World<'a> {
     pub fn grow(
         &mut self,
         steps: &[Step],
+        lendings: HashMap<i32, Lending>,
         made: &MadeContents,
         root: BorrowedFd<'_>,
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
-        let total: u64 = self
-            .maps
-            .values()
-            .flat_map(|map| &map.runs)
-            .map(|run| run.pages * PAGE)
-            .sum();
+        let runs = self.memory.runs.values().copied().flatten();
+        let total: u64 = runs.map(|run| run.pages * PAGE).sum();
+        self.lendings = lendings.into_iter().map(|(pid, lent)| (pid, Rc::new(lent))).collect();
         for step in steps {
             control.check("tree")?;
             match *step {
-                Step::Fork { by, pid, helper } => self.fork(by, pid, helper)?,
+                Step::Fork { by, pid, helper } => self.fork(by, pid, helper, made)?,
                 Step::Build(pid) => {
                     self.build(pid, made, root)?;
-                    control.observer.pages(self.written(), total);
+                    control.observer.pages(self.written().min(total), total);
                 }
                 Step::NewSession(pid) => self.simple(pid, "make a session", libc::SYS_setsid, &[])?,
                 Step::Join { pid, group } => {
@@ -284,7 +314,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn fork(&mut self, by: i32, pid: i32, helper: bool) -> Result<(), RestoreError> {
+    fn fork(&mut self, by: i32, pid: i32, helper: bool, made: &MadeContents) -> Result<(), RestoreError> {
+        let lending = self.lendings.get(&by).cloned();
+        if let Some(held) = lending.as_ref().and_then(|lending| lending.before.get(&pid)) {
+            self.hold(by, Heritage::Lent(Rc::new(held.clone())), made, None)?;
+        }
         let parent = self.puppet(by)?;
         let mut batch = parent.batch();
         // An exit signal of 0 keeps a helper's end from its parent.
@@ -295,43 +329,65 @@ impl<'a> World<'a> {
         let call = self.clone_call(&mut batch, pid, u64::from(shared), exit_signal.max(0) as u64);
         let child = parent.spawn(batch, call, pid, false)?;
         self.puppets.insert(pid, child);
-        if let Some(owner) = self.heritage.get(&by).copied() {
-            self.heritage.insert(pid, owner);
+        if let Some(heritage) = self.heritage.get(&by).cloned() {
+            self.heritage.insert(pid, heritage);
         }
         if let Some(directories) = self.directories.get(&by).copied() {
             self.directories.insert(pid, directories);
         }
-        Ok(())
+        match lending {
+            Some(lending) if lending.last == pid => self.hold(by, self.own(by)?, made, None),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a process its address space, and its root and working directory.
     fn build(&mut self, pid: i32, made: &MadeContents, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
-        let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
-        let wanted = *self.spaces.get(&pid).ok_or_else(lacking)?;
-        let runs = |pid: &i32| {
-            self.maps
-                .get(pid)
-                .map_or(&[][..], |map: &&PageMapRecord| map.runs.as_slice())
+        let held = match self.lendings.get(&pid) {
+            Some(lending) => Heritage::Lent(Rc::new(lending.first.clone())),
+            None => self.own(pid)?,
         };
-        let heritage: Option<(&AddressSpaceRecord, &[PageRun])> = self
-            .heritage
-            .get(&pid)
-            .and_then(|owner| Some((*self.spaces.get(owner)?, runs(owner))));
+        self.hold(pid, held, made, Some(root))
+    }
+
+    /// The address space that the image holds for a process.
+    fn own(&self, pid: i32) -> Result<Heritage<'a>, RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
+        let space = *self.memory.spaces.get(&pid).ok_or_else(lacking)?;
+        Ok(Heritage::Own(Filled {
+            space,
+            runs: self.memory.runs(pid),
+            huge: self.memory.huge(pid),
+        }))
+    }
+
+    /// Turns what a process has into `wanted`; with the sandbox's root given, also sets its directories.
+    fn hold(
+        &mut self,
+        pid: i32,
+        wanted: Heritage<'a>,
+        made: &MadeContents,
+        root: Option<BorrowedFd<'_>>,
+    ) -> Result<(), RestoreError> {
         let builder = Builder {
             filler: &self.filler,
             channel: &self.channel,
             sources: &made.sources,
         };
         let mut script = Script::new(self.puppet(pid)?);
+        let heritage = self.heritage.get(&pid).map(Heritage::filled);
         builder
-            .build(&mut script, heritage, wanted, runs(&pid))
+            .build(&mut script, heritage, wanted.filled())
             .map_err(|source| RestoreError::Build {
                 pid,
                 source: Box::new(source),
             })?;
-        let directories = self.enter_directories(&mut script, pid, root)?;
+        let directories = match root {
+            Some(root) => self.enter_directories(&mut script, pid, root)?,
+            None => None,
+        };
         script.run()?;
-        self.heritage.insert(pid, pid);
+        self.heritage.insert(pid, wanted);
         if let Some(directories) = directories {
             self.directories.insert(pid, directories);
         }

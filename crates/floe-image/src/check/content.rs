@@ -1,9 +1,9 @@
 //! Page maps: every owner of pages has one, its runs lie inside the owner, and their pages are stored.
 
-use super::{PAGE, ensure};
+use super::{ADDRESS_LIMIT, PAGE, ensure};
 use crate::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, NsPid, PageMapRecord, PageRun, VmaSource},
+    record::{AddressSpaceRecord, ContentOwner, HUGE_PAGE, NsPid, PageMapRecord, PageRun, VmaSource},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -35,6 +35,16 @@ pub enum ContentFault {
         /// What is wrong with them.
         fault: &'static str,
     },
+    /// Huge pages.
+    #[error("huge pages at {start:#x} of {owner} {fault}")]
+    Huge {
+        /// Whose.
+        owner: Named,
+        /// Address.
+        start: u64,
+        /// What is wrong with them.
+        fault: &'static str,
+    },
 }
 
 /// The owner of a page map, for people.
@@ -60,6 +70,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
         let room = room(image, &spaces, map.owner).ok_or(ContentFault::Owner(owner))?;
         ensure(seen.insert(map.owner), || ContentFault::Twice(owner))?;
         runs(map, &room, image.stored_pages())?;
+        huge_pages(map)?;
     }
     let processes = living.iter().map(|pid| ContentOwner::Process(NsPid(*pid)));
     let shmems = image.shmems().iter().map(|record| ContentOwner::Shmem(record.id));
@@ -107,6 +118,30 @@ fn runs(map: &PageMapRecord, room: &[Range<u64>], stored: u64) -> Result<(), Con
             pages: run.pages,
             fault,
         })?;
+    }
+    Ok(())
+}
+
+/// They tell how pages lay, not which there are, so they need not lie where there are pages.
+fn huge_pages(map: &PageMapRecord) -> Result<(), ContentFault> {
+    let mut last = 0;
+    for run in &map.huge {
+        let fault = |fault| ContentFault::Huge {
+            owner: Named(map.owner),
+            start: run.start,
+            fault,
+        };
+        ensure(matches!(map.owner, ContentOwner::Process(_)), || fault("can't be"))?;
+        ensure(run.count > 0, || fault("are none"))?;
+        ensure(run.start.is_multiple_of(HUGE_PAGE), || {
+            fault("do not begin with a huge page")
+        })?;
+        ensure(run.start >= last, || fault("are out of order or overlap others"))?;
+        let bytes = run.count.checked_mul(HUGE_PAGE);
+        last = bytes
+            .and_then(|bytes| run.start.checked_add(bytes))
+            .filter(|end| *end <= ADDRESS_LIMIT)
+            .ok_or_else(|| fault("are too many"))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Address spaces, the objects they map, and which pages hold what.
 
-use super::{NsPid, PageId};
+use super::{HugeRun, NsPid, PageId};
 use serde::{Deserialize, Serialize};
 
 /// The address space of one process.
@@ -163,6 +163,8 @@ pub struct PageMapRecord {
     pub owner: ContentOwner,
     /// Runs, lowest address first, not overlapping.
     pub runs: Vec<PageRun>,
+    /// Where a process's pages were huge ones, lowest address first.
+    pub huge: Vec<HugeRun>,
 }
 
 /// Pages that follow each other in an owner and in the page store.

@@ -3,6 +3,7 @@
 //! bincode is positional, so a struct that has shipped never changes: a new shape is a new version beside the old one.
 
 mod file;
+mod huge;
 mod index;
 mod memory;
 mod process;
@@ -12,6 +13,7 @@ mod switches;
 mod time;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
+pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use memory::{
     AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout, PageMapRecord, PageRun,

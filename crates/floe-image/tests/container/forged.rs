@@ -546,6 +546,28 @@ fn pages_that_can_not_be_are_refused() {
     run("lie outside of it", &|run| run.start = 0x70_0000);
     run("are not stored", &|run| run.first = PageId(9));
     run("are not stored", &|run| run.first = PageId(u64::MAX));
+    let huge = |text: &str, runs: &[(u64, u64)]| {
+        contradiction(text, |s| {
+            let runs = runs.iter().map(|&(start, count)| HugeRun { start, count });
+            s.page_maps[0].huge = runs.collect();
+        });
+    };
+    huge("huge pages at 0x400000 of process 1 are none", &[(0x40_0000, 0)]);
+    huge(
+        "huge pages at 0x401000 of process 1 do not begin with a huge page",
+        &[(0x40_1000, 1)],
+    );
+    huge(
+        "huge pages at 0x400000 of process 1 are too many",
+        &[(0x40_0000, u64::MAX)],
+    );
+    huge(
+        "huge pages at 0x400000 of process 1 are out of order or overlap others",
+        &[(0x40_0000, 2), (0x40_0000, 1)],
+    );
+    contradiction("huge pages at 0x0 of shared memory object 0 can't be", |s| {
+        s.page_maps[2].huge = vec![HugeRun { start: 0, count: 1 }];
+    });
     contradiction("a page map belongs to process 8, which is missing", |s| {
         s.page_maps[0].owner = ContentOwner::Process(NsPid(8));
     });

@@ -198,10 +198,16 @@ pub fn whole() -> Sample {
             ),
         ],
         page_maps: vec![
-            map(
-                ContentOwner::Process(NsPid(1)),
-                &[(0x40_0000, 2, 0), (0x7ff0_0000, 3, 2)],
-            ),
+            PageMapRecord {
+                huge: vec![HugeRun {
+                    start: 0x40_0000,
+                    count: 1,
+                }],
+                ..map(
+                    ContentOwner::Process(NsPid(1)),
+                    &[(0x40_0000, 2, 0), (0x7ff0_0000, 3, 2)],
+                )
+            },
             // The first page is shared with the parent, as after a fork; the rest are its own.
             map(
                 ContentOwner::Process(NsPid(7)),
@@ -626,6 +632,7 @@ fn map(owner: ContentOwner, runs: &[(u64, u64, u64)]) -> PageMapRecord {
     PageMapRecord {
         owner,
         runs: runs.collect(),
+        huge: Vec::new(),
     }
 }
 

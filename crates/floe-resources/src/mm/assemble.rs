@@ -10,6 +10,8 @@ pub struct Assembly {
     pub unmap: Vec<Range<u64>>,
     /// Inherited mappings that change their length in place: start, old bytes, new bytes.
     pub resize: Vec<(u64, u64, u64)>,
+    /// Positions in the wanted list of inherited mappings that get another protection.
+    pub protect: Vec<usize>,
     /// Positions in the wanted list of mappings to be made.
     pub map: Vec<usize>,
     /// Ranges whose inherited pages stay, lowest first.
@@ -21,7 +23,7 @@ pub struct Assembly {
 /// What is mapped in a puppet before it is assembled.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited<'a> {
-    /// The wanted mappings of the task it was forked from, which are all in place; none for the seed.
+    /// The wanted mappings of the task it was forked from, which are all in place, lowest first; none for the seed.
     pub vmas: &'a [VmaRecord],
     /// The special mappings as they lie now: name, range.
     pub special: Vec<(String, Range<u64>)>,
@@ -33,85 +35,94 @@ pub struct Inherited<'a> {
 #[must_use]
 pub fn assemble(inherited: &Inherited<'_>, wanted: &AddressSpaceRecord) -> Assembly {
     let mut plan = Assembly::default();
-    let mut keep = vec![None; wanted.vmas.len()];
-    for old in inherited.vmas.iter().filter(|vma| !is_special(vma)) {
-        let found = wanted
-            .vmas
-            .iter()
-            .position(|new| new.start == old.start || new.end == old.end);
-        match found.filter(|i| inheritable(old, &wanted.vmas[*i], inherited.drop_file)) {
-            Some(index) if keep[index].is_none() => {
-                if keep_part(&mut plan, old, &wanted.vmas[index]) {
-                    keep[index] = Some(());
-                } else {
-                    plan.unmap.push(old.start..old.end);
-                }
-            }
-            _ => plan.unmap.push(old.start..old.end),
-        }
-    }
+    let olds: Vec<&VmaRecord> = inherited.vmas.iter().filter(|vma| !is_special(vma)).collect();
     for (index, vma) in wanted.vmas.iter().enumerate() {
         if let VmaSource::Special { name } = &vma.source {
             if let Some((_, now)) = inherited.special.iter().find(|(known, _)| known == name) {
                 plan.special.push((name.clone(), now.clone(), vma.start..vma.end));
             }
-        } else if keep[index].is_none() {
-            plan.map.push(index);
+            continue;
+        }
+        let first = olds.partition_point(|old| old.end <= vma.start);
+        let overlapping = olds[first..].iter().take_while(|old| old.start < vma.end);
+        let stays = |old: &&&VmaRecord| inheritable(old, vma, inherited.drop_file);
+        match overlapping.copied().find(|old| stays(&old)) {
+            Some(old) => {
+                plan.kept.push(vma.start..vma.end.min(old.end));
+                if vma.end > old.end {
+                    plan.resize.push((old.start, old.end - old.start, vma.end - vma.start));
+                }
+                if vma.prot != old.prot {
+                    plan.protect.push(index);
+                }
+            }
+            None => plan.map.push(index),
         }
     }
-    plan.unmap = coalesce(std::mem::take(&mut plan.unmap));
-    plan.kept.sort_by_key(|range| range.start);
+    plan.unmap = uncovered(olds.iter().map(|old| old.start..old.end), &plan.kept);
     plan
 }
 
-/// Notes what of an inherited mapping stays; false where nothing can.
-fn keep_part(plan: &mut Assembly, old: &VmaRecord, new: &VmaRecord) -> bool {
-    let (old_bytes, new_bytes) = (old.end - old.start, new.end - new.start);
-    if old.start == new.start {
-        if new_bytes < old_bytes {
-            plan.unmap.push(new.end..old.end);
-        } else if new_bytes > old_bytes {
-            plan.resize.push((old.start, old_bytes, new_bytes));
+/// The parts of `ranges` (sorted) outside of `kept` (sorted), joined where they touch.
+fn uncovered(ranges: impl Iterator<Item = Range<u64>>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts: Vec<Range<u64>> = Vec::new();
+    let mut add = |part: Range<u64>| match parts.last_mut() {
+        _ if part.is_empty() => {}
+        Some(last) if last.end == part.start => last.end = part.end,
+        _ => parts.push(part),
+    };
+    for range in ranges {
+        let mut at = range.start;
+        let first = kept.partition_point(|part| part.end <= range.start);
+        for part in kept[first..].iter().take_while(|part| part.start < range.end) {
+            add(at..part.start.max(at));
+            at = part.end;
         }
-        plan.kept.push(old.start..old.end.min(new.end));
-        true
-    } else if new.start > old.start {
-        // Same end: a stack that had grown less far.
-        plan.unmap.push(old.start..new.start);
-        plan.kept.push(new.start..new.end);
-        true
-    } else {
-        false
+        add(at..range.end.max(at));
     }
+    parts
 }
 
 fn is_special(vma: &VmaRecord) -> bool {
     matches!(vma.source, VmaSource::Special { .. })
 }
 
-/// Whether pages of `old` may stay in the place of `new`: alike in all but one end.
+/// Whether pages of `old` may stay in the place of `new`: it is a part of it, or reaches further up from the same start.
 fn inheritable(old: &VmaRecord, new: &VmaRecord, drop_file: Option<u32>) -> bool {
+    let dropped = |vma: &VmaRecord| matches!(vma.source, VmaSource::File { file, .. } if drop_file == Some(file));
+    let part = old.start <= new.start && new.end <= old.end;
+    let grown = old.start == new.start && old.prot == new.prot && matches!(old.source, VmaSource::Anonymous);
+    (part || grown) && alike(old, new) && !dropped(old)
+}
+
+/// Whether two mappings are of one kind, so that where both have an address it can have the same page after a fork.
+/// Protections may differ where they can be changed.
+#[must_use]
+pub fn alike(old: &VmaRecord, new: &VmaRecord) -> bool {
     let not_copied = [b"dc", b"wf", b"lo"]
         .iter()
         .any(|flag| old.flags.contains(flag) || new.flags.contains(flag));
+    let together = |one: u64, other: u64| one.wrapping_sub(old.start) == other.wrapping_sub(new.start);
     let same_source = match (&old.source, &new.source) {
-        (VmaSource::File { file, .. }, _) | (_, VmaSource::File { file, .. }) if drop_file == Some(*file) => false,
         (VmaSource::Anonymous, VmaSource::Anonymous) => true,
-        (old_source, new_source) => old_source == new_source && old.start == new.start && old.end == new.end,
+        (
+            VmaSource::File { file, offset, shared },
+            VmaSource::File {
+                file: other,
+                offset: at,
+                shared: too,
+            },
+        ) => (file, shared) == (other, too) && together(*offset, *at) && (!shared || old.prot == new.prot),
+        (
+            VmaSource::Shmem { object, offset },
+            VmaSource::Shmem {
+                object: other,
+                offset: at,
+            },
+        ) => object == other && together(*offset, *at) && old.prot == new.prot,
+        _ => false,
     };
-    same_source && !not_copied && old.prot == new.prot && old.flags == new.flags && old.name == new.name
-}
-
-fn coalesce(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_by_key(|range| range.start);
-    let mut joined: Vec<Range<u64>> = Vec::new();
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => joined.push(range),
-        }
-    }
-    joined
+    same_source && !not_copied && old.flags == new.flags && old.name == new.name
 }
 
 #[cfg(test)]
@@ -185,6 +196,58 @@ mod tests {
         let plan = assemble(&inherited, &space(vec![anonymous(0x3000, 0x5000)]));
         let (lower, upper) = (0x1000..0x3000, 0x3000..0x5000);
         assert_eq!((plan.unmap, plan.kept), (vec![lower], vec![upper]));
+    }
+
+    #[test]
+    fn parts_stay_and_change_their_protection() {
+        let old = [anonymous(0x1000, 0x9000)];
+        let inherited = Inherited {
+            vmas: &old,
+            ..Inherited::default()
+        };
+        let unwritable = VmaRecord {
+            prot: 1,
+            ..anonymous(0x4000, 0x5000)
+        };
+        let plan = assemble(
+            &inherited,
+            &space(vec![anonymous(0x2000, 0x4000), unwritable, anonymous(0x5000, 0x6000)]),
+        );
+        let (lower, upper) = (0x1000..0x2000, 0x6000..0x9000);
+        assert_eq!((plan.unmap, plan.protect), (vec![lower, upper], vec![1]));
+        assert_eq!(plan.kept, [0x2000..0x4000, 0x4000..0x5000, 0x5000..0x6000]);
+        assert!(plan.map.is_empty() && plan.resize.is_empty());
+    }
+
+    #[test]
+    fn a_file_stays_where_it_shows_the_same_bytes() {
+        let file = |start, end, offset| VmaRecord {
+            source: VmaSource::File {
+                file: 3,
+                offset,
+                shared: false,
+            },
+            ..anonymous(start, end)
+        };
+        let old = [file(0x1000, 0x5000, 0x7000)];
+        let inherited = Inherited {
+            vmas: &old,
+            ..Inherited::default()
+        };
+        assert!(
+            assemble(&inherited, &space(vec![file(0x2000, 0x3000, 0x8000)]))
+                .map
+                .is_empty()
+        );
+        assert_eq!(
+            assemble(&inherited, &space(vec![file(0x2000, 0x3000, 0x7000)])).map,
+            [0]
+        );
+        let dropped = Inherited {
+            drop_file: Some(3),
+            ..inherited
+        };
+        assert_eq!(assemble(&dropped, &space(vec![file(0x1000, 0x5000, 0x7000)])).map, [0]);
     }
 
     #[test]

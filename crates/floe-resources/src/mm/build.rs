@@ -7,10 +7,10 @@
 use super::{
     assemble::{Assembly, Inherited, assemble},
     fill::{FillError, Filler},
-    runs::page_work,
+    runs::{page_work, part_huge},
 };
 use crate::channel::{Channel, ChannelError};
-use floe_image::record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource};
+use floe_image::record::{AddressSpaceRecord, HugeRun, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
@@ -77,31 +77,44 @@ pub struct Builder<'a> {
     pub sources: &'a Sources,
 }
 
-/// The address space a puppet has inherited: the record of the task it was forked from with its page runs, or none for
-/// the seed.
-pub type Heritage<'a> = Option<(&'a AddressSpaceRecord, &'a [PageRun])>;
+/// An address space with its private pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Filled<'a> {
+    /// Its mappings.
+    pub space: &'a AddressSpaceRecord,
+    /// Its pages, lowest address first.
+    pub runs: &'a [PageRun],
+    /// Where they are huge ones.
+    pub huge: &'a [HugeRun],
+}
 
+const PR_SET_THP_DISABLE: u64 = 41;
 const PR_SET_VMA: u64 = 0x5356_4d41;
 const MM_MAP_BYTES: u64 = 104;
 
 impl Builder<'_> {
-    /// Builds `wanted`, whose own pages are `runs`, in the script's puppet. Its last calls are left in the script.
+    /// Builds `wanted` in the script's puppet, which has inherited `heritage` (the seed has nothing). Its last calls are
+    /// left in the script. Puppets have huge pages disabled, so that none comes to be where there was none.
     ///
     /// # Errors
     /// [`BuildError`].
     pub fn build(
         &self,
         script: &mut Script<'_>,
-        heritage: Heritage<'_>,
-        wanted: &AddressSpaceRecord,
-        runs: &[PageRun],
+        heritage: Option<Filled<'_>>,
+        wanted: Filled<'_>,
     ) -> Result<(), BuildError> {
         let puppet = script.puppet();
-        let new_exe = heritage.is_none_or(|(old, _)| old.exe != wanted.exe);
+        let Filled {
+            space: wanted,
+            runs,
+            huge,
+        } = wanted;
+        let new_exe = heritage.is_none_or(|old| old.space.exe != wanted.exe);
         let inherited = Inherited {
-            vmas: heritage.map_or(&[], |(old, _)| &old.vmas),
+            vmas: heritage.map_or(&[], |old| &old.space.vmas),
             special: special_mappings(puppet.tid())?,
-            drop_file: heritage.filter(|_| new_exe).map(|(old, _)| old.exe),
+            drop_file: heritage.filter(|_| new_exe).map(|old| old.space.exe),
         };
         let plan = assemble(&inherited, wanted);
         let files = self.files_needed(&plan, wanted, new_exe)?;
@@ -117,16 +130,23 @@ impl Builder<'_> {
             set_layout(script, &wanted.layout, &wanted.auxv, exe)?;
         }
         map_all(script, &plan, wanted, &numbers)?;
-        let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
+        let work = page_work(heritage.map_or(&[], |old| old.runs), runs, &plan.kept);
         drop_pages(script, &work.drop)?;
-        let writable = wanted
+        let writable: Vec<Range<u64>> = wanted
             .vmas
             .iter()
             .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
-        self.filler.process(puppet.tid(), &work.write, writable)?;
+        let (large, small) = part_huge(&work.write, huge);
+        self.filler.process(puppet.tid(), &small, writable.clone())?;
+        if !large.is_empty() {
+            script.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0])?;
+            script.run()?;
+            self.filler.process(puppet.tid(), &large, writable)?;
+            script.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1])?;
+        }
         finish(script, &plan, wanted, numbers.values())?;
         set_layout(script, &wanted.layout, &wanted.auxv, None)
     }
@@ -259,19 +279,31 @@ fn map_all(
     for (start, old, new) in &plan.resize {
         script.call("resize a mapping", libc::SYS_mremap, &[*start, *old, *new, 0])?;
     }
+    for vma in plan.protect.iter().map(|index| &wanted.vmas[*index]) {
+        let arguments = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+        script.call("change a protection", libc::SYS_mprotect, &arguments)?;
+    }
     for index in &plan.map {
         let vma = &wanted.vmas[*index];
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
         let (flags, offset) = map_flags(vma);
+        // What was writable once is accounted for still.
+        let writable = vma.prot | libc::PROT_WRITE as u32;
+        let prot = if vma.flags.contains(b"ac") { writable } else { vma.prot };
         let arguments = [
             vma.start,
             vma.end - vma.start,
-            u64::from(vma.prot),
+            u64::from(prot),
             flags as u64,
             number as u64,
             offset,
         ];
         script.call("map", libc::SYS_mmap, &arguments)?;
+        // Pages are huge from the start or not at all.
+        if vma.flags.contains(b"hg") {
+            let arguments = [vma.start, vma.end - vma.start, libc::MADV_HUGEPAGE as u64];
+            script.call("advise", libc::SYS_madvise, &arguments)?;
+        }
     }
     Ok(())
 }
@@ -302,11 +334,10 @@ fn drop_pages(script: &mut Script<'_>, ranges: &[Range<u64>]) -> Result<(), Buil
     Ok(())
 }
 
-const ADVICE: [(&[u8; 2], i32); 8] = [
+const ADVICE: [(&[u8; 2], i32); 7] = [
     (b"dc", libc::MADV_DONTFORK),
     (b"dd", libc::MADV_DONTDUMP),
     (b"wf", libc::MADV_WIPEONFORK),
-    (b"hg", libc::MADV_HUGEPAGE),
     (b"nh", libc::MADV_NOHUGEPAGE),
     (b"mg", libc::MADV_MERGEABLE),
     (b"rr", libc::MADV_RANDOM),
@@ -322,6 +353,14 @@ fn finish<'a>(
 ) -> Result<(), BuildError> {
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
         let (start, bytes) = (vma.start, vma.end - vma.start);
+        // Behind the pages: what has none when it becomes unwritable is not accounted for any longer.
+        if vma.flags.contains(b"ac") && vma.prot & libc::PROT_WRITE as u32 == 0 {
+            script.call(
+                "change a protection",
+                libc::SYS_mprotect,
+                &[start, bytes, u64::from(vma.prot)],
+            )?;
+        }
         for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
             script.call("advise", libc::SYS_madvise, &[start, bytes, *advice as u64])?;
         }
@@ -364,37 +403,4 @@ fn set_layout(script: &mut Script<'_>, layout: &MmLayout, auxv: &[u8], exe: Opti
     let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, place, MM_MAP_BYTES];
     batch.call("set the memory layout", libc::SYS_prctl, &arguments);
     Ok(())
-}
-
-/// Whether the mappings of a restored process are those of the image: a text for each difference. Neighbours that the
-/// kernel joined or kept apart count as the same.
-#[must_use]
-pub fn same_layout(found: &[Mapping], wanted: &AddressSpaceRecord) -> Vec<String> {
-    let joined = |ranges: &mut dyn Iterator<Item = (u64, u64, u32)>| {
-        let mut all: Vec<(u64, u64, u32)> = Vec::new();
-        for (start, end, prot) in ranges {
-            match all.last_mut() {
-                Some(last) if last.1 == start && last.2 == prot => last.1 = end,
-                _ => all.push((start, end, prot)),
-            }
-        }
-        all
-    };
-    let is = joined(
-        &mut found
-            .iter()
-            .filter(|m| m.path != b"[vsyscall]")
-            .map(|m| (m.start, m.end, m.prot)),
-    );
-    let should = joined(&mut wanted.vmas.iter().map(|v| (v.start, v.end, v.prot)));
-    let text = |(start, end, prot): &(u64, u64, u32)| format!("{start:x}-{end:x} prot {prot}");
-    let missing = should
-        .iter()
-        .filter(|m| !is.contains(m))
-        .map(|m| format!("mapping {} is missing", text(m)));
-    let extra = is
-        .iter()
-        .filter(|m| !should.contains(m))
-        .map(|m| format!("mapping {} is too many", text(m)));
-    missing.chain(extra).collect()
 }

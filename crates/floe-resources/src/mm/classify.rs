@@ -9,8 +9,11 @@ use floe_sys::{
     procfs::{self, Mapping, Stat},
 };
 
-/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
-const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
+/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, madvise's, and that memory is accounted for, which
+/// it is from the time on at which it could first be written.
+pub(super) const CARRIED_FLAGS: [&[u8; 2]; 11] = [
+    b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr", b"ac",
+];
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 

@@ -1,22 +1,26 @@
 //! Memory: which mappings there are, what they map, which pages hold what.
 //!
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
-//! memory, deleted files); `pages` stores page contents. `assemble` works out how an inherited address space becomes
+//! memory, deleted files); `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out how an inherited address space becomes
 //! another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod assemble;
 mod build;
 mod classify;
+mod compare;
 mod content;
 mod fill;
 mod pages;
 mod runs;
+mod sharing;
 
-pub use assemble::{Assembly, assemble};
-pub use build::{BuildError, Builder, Sources, first_gap, same_layout};
+pub use assemble::{Assembly, alike, assemble};
+pub use build::{BuildError, Builder, Filled, Sources, first_gap};
 pub use classify::{address_space, count_pages};
+pub use compare::{has_flags, same_layout};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
-pub use runs::{PageWork, RunList, page_work};
+pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
+pub use sharing::SharedPages;

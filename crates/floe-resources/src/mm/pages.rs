@@ -3,17 +3,18 @@
 use super::{
     classify::CONTENT,
     content::ContentSource,
-    runs::{RunList, page_at},
+    runs::RunList,
+    sharing::{Relatives, SharedPages},
 };
 use crate::task::HeldProcess;
 use floe_image::{
     FillError, ImageWriter, WriteError,
-    record::{ContentOwner, NsPid, PageId, PageMapRecord, PageRun},
+    record::{ContentOwner, HUGE_PAGE, HugeRun, NsPid, PageId, PageMapRecord},
 };
 use floe_sys::{
     Pid,
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
-    pagemap::{PageRegion, Pagemap},
+    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::Mapping,
 };
 use std::{
@@ -57,14 +58,15 @@ pub enum PagesError {
     },
 }
 
-/// Stores the private pages of a process, which are read until the image is finished. Pages that are the same physical ones as its `parent`'s at the same addresses
-/// are not stored again.
+/// Stores the private pages of a process, which are read until the image is finished. Pages that a process before has
+/// too, the same physical ones, are not stored again; `parent` is the likeliest to have them.
 ///
 /// # Errors
 /// [`PagesError`].
 pub fn dump_process_pages(
     held: &HeldProcess<'_>,
-    parent: Option<(Pid, &PageMapRecord)>,
+    parent: Option<Pid>,
+    shared: &mut SharedPages,
     writer: &mut ImageWriter,
 ) -> Result<PageMapRecord, PagesError> {
     let pid = held.found.task();
@@ -82,16 +84,12 @@ pub fn dump_process_pages(
         writer,
     };
     let pagemap = Pagemap::open(pid).map_err(open)?;
-    let relative = match parent {
-        Some((parent, map)) if !map.runs.is_empty() => {
-            Some((Pagemap::open(parent).map_err(open)?, map.runs.as_slice()))
-        }
-        _ => None,
-    };
-    let sharing = Sharing {
+    let mut sharing = Sharing {
         own: &pagemap,
-        parent: relative.as_ref().map(|(map, runs)| (map, *runs)),
+        relatives: shared.relatives(parent),
+        noted: Vec::new(),
     };
+    let mut huge: Vec<HugeRun> = Vec::new();
     let mut regions: Vec<PageRegion> = Vec::new();
     for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
         regions.clear();
@@ -101,9 +99,12 @@ pub fn dump_process_pages(
             source,
         };
         pagemap
-            .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
+            .scan(mapping.start, mapping.end, &CONTENT_AND_SIZE, &mut regions)
             .map_err(|error| wrap(error.into()))?;
         for region in &regions {
+            if region.categories & Category::HUGE.bits() != 0 {
+                add_huge(&mut huge, region.start..region.end);
+            }
             let mut at = region.start;
             while at < region.end {
                 let end = region.end.min(at + COMPARE_PAGES * PAGE);
@@ -115,16 +116,41 @@ pub fn dump_process_pages(
         }
     }
     gather.flush()?;
+    let noted = sharing.noted;
+    let runs = gather.runs.into_sorted();
+    shared.add(pid, &runs, noted);
     Ok(PageMapRecord {
         owner: ContentOwner::Process(NsPid(held.found.ns_pid)),
-        runs: gather.runs.into_sorted(),
+        runs,
+        huge,
     })
+}
+
+/// As [`CONTENT`], and tells huge pages from others.
+const CONTENT_AND_SIZE: Filter = Filter {
+    report: Category::HUGE,
+    ..CONTENT
+};
+
+fn add_huge(huge: &mut Vec<HugeRun>, range: Range<u64>) {
+    let (start, end) = (
+        range.start.next_multiple_of(HUGE_PAGE),
+        range.end / HUGE_PAGE * HUGE_PAGE,
+    );
+    if start >= end {
+        return;
+    }
+    let count = (end - start) / HUGE_PAGE;
+    match huge.last_mut() {
+        Some(last) if last.start + last.count * HUGE_PAGE == start => last.count += count,
+        _ => huge.push(HugeRun { start, count }),
+    }
 }
 
 /// How a page is come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// The parent's page at this address is the same one, and stored.
+    /// A relative has the same page, and it is stored.
     Stored(PageId),
     /// Other address spaces have it too. process_vm_readv pins pages, and before the kernel pins a page that is shared
     /// copy-on-write it makes a copy: relatives that still share after fork would not after a checkpoint. A read of
@@ -144,35 +170,32 @@ impl How {
     }
 }
 
-/// Tells which pages a process shares, and which of them with its parent.
+/// Tells which pages a process shares, and which of them are stored already.
 struct Sharing<'a> {
     own: &'a Pagemap,
-    parent: Option<(&'a Pagemap, &'a [PageRun])>,
+    relatives: Relatives<'a>,
+    /// Frames and addresses of shared pages that this process is the first to have.
+    noted: Vec<(u64, u64)>,
 }
 
 impl Sharing<'_> {
     /// Cuts a range into pieces that are come by in one way.
-    fn split(&self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
+    fn split(&mut self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
         let count = ((range.end - range.start) / PAGE) as usize;
         let own = self.own.entries(range.start, count)?;
-        let overlaps = |runs: &[PageRun]| {
-            let first = runs.partition_point(|run| run.start + run.pages * PAGE <= range.start);
-            runs.get(first).is_some_and(|run| run.start < range.end)
-        };
-        let theirs = match self.parent {
-            Some((map, runs)) if overlaps(runs) => Some((map.entries(range.start, count)?, runs)),
-            _ => None,
-        };
+        let mut block = self.relatives.block(range.clone())?;
         let mut pieces: Vec<(Range<u64>, How)> = Vec::new();
         for (index, mine) in own.iter().enumerate() {
             let address = range.start + index as u64 * PAGE;
-            let parents = theirs.as_ref().and_then(|(entries, runs)| {
-                let same = mine.frame().is_some() && mine.frame() == entries[index].frame();
-                if same { page_at(runs, address) } else { None }
-            });
-            let how = match parents {
+            let how = match mine.frame() {
                 _ if mine.exclusive() => How::Exclusive,
-                Some(page) => How::Stored(page),
+                Some(frame) => match self.relatives.find(&mut block, address, frame)? {
+                    Some(page) => How::Stored(page),
+                    None => {
+                        self.noted.push((frame, address));
+                        How::Shared
+                    }
+                },
                 None => How::Shared,
             };
             match pieces.last_mut() {
@@ -307,6 +330,7 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
     Ok(PageMapRecord {
         owner,
         runs: runs.into_sorted(),
+        huge: Vec::new(),
     })
 }
 

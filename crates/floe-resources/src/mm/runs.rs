@@ -1,6 +1,6 @@
 //! Runs of pages: which addresses hold which stored pages, and what is left to do where some are inherited.
 
-use floe_image::record::{PageId, PageRun};
+use floe_image::record::{HUGE_PAGE, HugeRun, PageId, PageRun};
 use std::ops::Range;
 
 const PAGE: u64 = 4096;
@@ -75,6 +75,51 @@ pub fn page_work(inherited: &[PageRun], wanted: &[PageRun], kept: &[Range<u64>])
     }
 }
 
+/// The runs of `wanted` that `inherited` does not have at the same addresses (both sorted).
+#[must_use]
+pub fn differing(inherited: &[PageRun], wanted: &[PageRun]) -> Vec<PageRun> {
+    let everywhere = 0..u64::MAX;
+    page_work(inherited, wanted, std::slice::from_ref(&everywhere)).write
+}
+
+/// The parts of `runs` at whose addresses `cut` has nothing (both sorted).
+#[must_use]
+pub fn without(runs: &[PageRun], cut: &[PageRun]) -> Vec<PageRun> {
+    let mut left = RunList::default();
+    for run in runs {
+        for gap in gaps(&(run.start..run.start + run.pages * PAGE), cut) {
+            let first = PageId(run.first.0 + (gap.start - run.start) / PAGE);
+            left.push(gap.start, (gap.end - gap.start) / PAGE, first);
+        }
+    }
+    left.into_sorted()
+}
+
+/// The pages of `over`, and where it has none those of `base` (both sorted).
+#[must_use]
+pub fn overlay(base: &[PageRun], over: &[PageRun]) -> Vec<PageRun> {
+    let mut all = RunList(without(base, over));
+    all.0.extend_from_slice(over);
+    all.into_sorted()
+}
+
+/// Parts runs (sorted) into those that fill huge pages and the rest.
+#[must_use]
+pub fn part_huge(runs: &[PageRun], huge: &[HugeRun]) -> (Vec<PageRun>, Vec<PageRun>) {
+    const PAGES: u64 = HUGE_PAGE / PAGE;
+    if huge.is_empty() {
+        return (Vec::new(), runs.to_vec());
+    }
+    let whole = huge
+        .iter()
+        .flat_map(|run| (0..run.count).map(|n| run.start + n * HUGE_PAGE))
+        .filter(|start| gaps(&(*start..start + HUGE_PAGE), runs).is_empty());
+    let mut areas = RunList::default();
+    whole.for_each(|start| areas.push(start, PAGES, PageId(start / PAGE)));
+    let rest = without(runs, &areas.into_sorted());
+    (without(runs, &rest), rest)
+}
+
 fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
     let end = run.start + run.pages * PAGE;
     let mut at = run.start;
@@ -132,8 +177,8 @@ fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PageWork, RunList, page_at, page_work};
-    use floe_image::record::{PageId, PageRun};
+    use super::{PageWork, RunList, differing, overlay, page_at, page_work, part_huge, without};
+    use floe_image::record::{HugeRun, PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
         PageRun {
@@ -175,5 +220,27 @@ mod tests {
                 drop: vec![]
             }
         );
+    }
+    #[test]
+    fn lays_runs_over_others() {
+        let (base, over) = ([run(0, 10, 0), run(20, 2, 20)], [run(4, 2, 50), run(12, 1, 52)]);
+        assert_eq!(without(&base, &over), [run(0, 4, 0), run(6, 4, 6), run(20, 2, 20)]);
+        let both = [
+            run(0, 4, 0),
+            run(4, 2, 50),
+            run(6, 4, 6),
+            run(12, 1, 52),
+            run(20, 2, 20),
+        ];
+        assert_eq!(overlay(&base, &over), both);
+        assert_eq!(differing(&base, &both), over);
+    }
+    #[test]
+    fn huge_pages_are_those_that_are_filled_whole() {
+        let runs = [run(0, 512, 0), run(512, 100, 900), run(1024, 700, 2000)];
+        let huge = [HugeRun { start: 0, count: 3 }];
+        let (large, small) = part_huge(&runs, &huge);
+        assert_eq!(large, [run(0, 512, 0), run(1024, 512, 2000)]);
+        assert_eq!(small, [run(512, 100, 900), run(1536, 188, 2512)]);
     }
 }

@@ -144,14 +144,17 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
         }
     }
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
-    if record.thp_disable {
-        let flags = if record.switches.thp_except_advised {
-            PR_THP_DISABLE_EXCEPT_ADVISED
-        } else {
-            0
-        };
-        batch.call("disable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, flags]);
-    }
+    // Puppets have them disabled.
+    let disabled = u64::from(record.thp_disable);
+    let flags = match record.thp_disable && record.switches.thp_except_advised {
+        true => PR_THP_DISABLE_EXCEPT_ADVISED,
+        false => 0,
+    };
+    batch.call(
+        "enable huge pages",
+        libc::SYS_prctl,
+        &[PR_SET_THP_DISABLE, disabled, flags],
+    );
     for bit in (0..32).filter(|bit| record.membarrier & (1 << bit) != 0) {
         batch.call("register for membarrier", libc::SYS_membarrier, &[1 << bit, 0, 0]);
     }

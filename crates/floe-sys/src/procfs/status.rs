@@ -5,6 +5,8 @@ use super::{ProcError, read_text};
 /// The lines of /proc/PID/status that floe reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
+    /// Name, with newlines and backslashes escaped.
+    pub name: String,
     /// State, as a letter: proc_pid_stat(5).
     pub state: u8,
     /// Umask.
@@ -72,6 +74,7 @@ impl Status {
 
     fn line(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
         match key {
+            "Name" => value.clone_into(&mut self.name),
             "State" => self.state = *value.as_bytes().first().ok_or("State")?,
             "Umask" => self.umask = u32::from_str_radix(value, 8).map_err(|_| "Umask")?,
             "Tgid" => self.tgid = value.parse().map_err(|_| "Tgid")?,

@@ -1,0 +1,224 @@
+//! Compares what was built with the image before the first instruction runs.
+//!
+//! A thread is compared as soon as it is complete, by a thread of floe's own, while others are still being made; the
+//! relations of processes to each other when the tree stands frozen. All is read from outside, mostly from /proc.
+
+mod descriptors;
+mod memory;
+mod task;
+
+use super::{RestoreError, contents::MadeContents};
+use floe_image::{
+    Image,
+    record::{NsPid, ProcessRecord, ProcessState},
+};
+use floe_sys::{
+    Pid,
+    procfs::{self, ProcError, Status},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Debug,
+    os::fd::BorrowedFd,
+    sync::mpsc::Receiver,
+};
+
+/// A thread that is complete.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished<'a> {
+    /// Its process.
+    pub process: &'a ProcessRecord,
+    /// Its position in that one's list; with the first one the process is complete too.
+    pub thread: usize,
+    /// Its id in floe's namespace.
+    pub tid: Pid,
+    /// Whether no other process that has the same descriptors is to come.
+    pub completes_table: bool,
+}
+
+/// What differs.
+#[derive(Debug, Default)]
+pub struct Differences(Vec<String>);
+
+impl Differences {
+    /// Notes it if something is not what it should be.
+    fn note<T: PartialEq + Debug>(&mut self, whose: impl Debug, what: &str, is: &T, should: &T) {
+        if is != should {
+            self.add(format!("{whose:?}: {what} is {is:?}, should be {should:?}"));
+        }
+    }
+
+    fn add(&mut self, text: String) {
+        self.0.push(text);
+    }
+
+    /// An error where something differs.
+    ///
+    /// # Errors
+    /// [`RestoreError::Differs`].
+    pub fn into_result(self) -> Result<(), RestoreError> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(RestoreError::Differs(self.0))
+        }
+    }
+}
+
+/// How differences name a process.
+struct Process(NsPid);
+
+impl Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {}", self.0)
+    }
+}
+
+/// How differences name a thread.
+struct Thread(NsPid);
+
+impl Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "thread {}", self.0)
+    }
+}
+
+/// What is compared with: the image, and files and directories of the sandbox.
+pub struct Original<'a> {
+    /// The image.
+    image: &'a Image,
+    made: &'a MadeContents,
+    root: BorrowedFd<'a>,
+    spaces: HashMap<i32, usize>,
+    tables: HashMap<i32, usize>,
+}
+
+impl<'a> Original<'a> {
+    /// That of a restore.
+    pub fn new(image: &'a Image, made: &'a MadeContents, root: BorrowedFd<'a>) -> Self {
+        let spaces = image.address_spaces().iter().map(|space| space.pid.0);
+        let tables = image.descriptor_tables().iter().map(|table| table.pid.0);
+        let by_owner: HashMap<i32, usize> = tables.zip(0..).collect();
+        let owners = image.owners(libc::CLONE_FILES as u32).into_iter();
+        Self {
+            image,
+            made,
+            root,
+            spaces: spaces.zip(0..).collect(),
+            tables: owners
+                .filter_map(|(pid, owner)| Some((pid, *by_owner.get(&owner)?)))
+                .collect(),
+        }
+    }
+
+    /// Compares threads as they come, until none is to come any more.
+    ///
+    /// # Errors
+    /// [`ProcError`] where a task can't be looked at.
+    pub fn compare(&self, finished: &Receiver<Finished<'_>>) -> Result<Differences, ProcError> {
+        let mut differences = Differences::default();
+        let mut directories = memory::Directories::default();
+        for next in finished {
+            let Finished {
+                process, thread, tid, ..
+            } = next;
+            task::thread(process, thread, tid, &mut differences)?;
+            if thread > 0 {
+                continue;
+            }
+            task::process(process, tid, &mut differences)?;
+            if let Some(index) = self.spaces.get(&process.pid.0) {
+                let space = &self.image.address_spaces()[*index];
+                memory::compare(space, self.made, tid, &mut differences)?;
+            }
+            directories.compare(process, self.root, tid, &mut differences);
+            if !next.completes_table {
+                continue;
+            }
+            let table = self.tables.get(&process.pid.0);
+            let table = table.map(|index| &self.image.descriptor_tables()[*index]);
+            descriptors::compare(self.image, process, table, tid, &mut differences)?;
+        }
+        Ok(differences)
+    }
+}
+
+/// Compares how processes stand to each other, and that each is there: `hosts` are their ids in floe's namespace.
+///
+/// # Errors
+/// [`ProcError`] where one can't be looked at.
+pub fn relations(image: &Image, hosts: &BTreeMap<i32, Pid>, differences: &mut Differences) -> Result<(), ProcError> {
+    time_namespace(image, hosts, differences)?;
+    for record in image.processes() {
+        match hosts.get(&record.pid.0) {
+            Some(host) => relation(image, record, *host, hosts, differences)?,
+            None => differences.add(format!("process {} was not made", record.pid)),
+        }
+    }
+    Ok(())
+}
+
+fn relation(
+    image: &Image,
+    record: &ProcessRecord,
+    host: Pid,
+    hosts: &BTreeMap<i32, Pid>,
+    differences: &mut Differences,
+) -> Result<(), ProcError> {
+    let stat = procfs::Stat::of(host)?;
+    let mut note = |what, is, should| differences.note(Process(record.pid), what, &is, &should);
+    let groups = [record.pgid.0, record.sid.0].map(|id| hosts.get(&id));
+    if let [Some(group), Some(session)] = groups {
+        note("process group (host)", stat.pgrp, group.raw());
+        note("session (host)", stat.session, session.raw());
+    } else {
+        // Named after a process that is no more.
+        let status = Status::read(&format!("/proc/{host}"))?;
+        let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
+        note("process group", last(&status.ns_pgid), record.pgid.0);
+        note("session", last(&status.ns_sid), record.sid.0);
+    }
+    note("signal at its end", stat.exit_signal, record.exit_signal);
+    let parent = if image.sandbox().has_init || record.ppid.0 != 0 {
+        record.ppid.0
+    } else {
+        1
+    };
+    if let Some(parent) = hosts.get(&parent) {
+        note("parent (host)", stat.ppid, parent.raw());
+    }
+    let is_zombie = matches!(record.state, ProcessState::Zombie { .. });
+    let mut note = |what, is: bool, should: bool| differences.note(Process(record.pid), what, &is, &should);
+    note("a zombie", stat.state == b'Z', is_zombie);
+    if is_zombie {
+        return Ok(());
+    }
+    // Whether it is stopped can't be seen yet: it is on its way from the tracer's stop to its own.
+    if record.sid == record.pid {
+        note(
+            "has a controlling terminal",
+            stat.tty_nr != 0,
+            record.terminal.is_some(),
+        );
+    }
+    Ok(())
+}
+
+/// All living processes are in one, and it is not floe's.
+fn time_namespace(image: &Image, hosts: &BTreeMap<i32, Pid>, differences: &mut Differences) -> Result<(), ProcError> {
+    let link = |whose: &str| {
+        let path = format!("/proc/{whose}/ns/time");
+        std::fs::read_link(&path).map_err(|source| ProcError::Read { path, source })
+    };
+    let living = (image.processes().iter()).filter(|p| !matches!(p.state, ProcessState::Zombie { .. }));
+    let mut found = BTreeSet::from([link("self")?]);
+    for host in living.filter_map(|process| hosts.get(&process.pid.0)) {
+        found.insert(link(&host.to_string())?);
+    }
+    if found.len() != 2 {
+        differences.add(format!(
+            "time namespaces of floe and of the tree are {found:?}, should be two"
+        ));
+    }
+    Ok(())
+}
