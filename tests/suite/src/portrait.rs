@@ -14,6 +14,8 @@
 //! | whether anonymous memory that can't be written is accounted for (`ac`) | if it never held anything, mprotect(2) ends that |
 //! | soft-dirty marks (`sd`), pages that are shared with others (`sh` of anonymous memory) | what the kernel notes of accesses |
 //! | cgroup | each sandbox has its own |
+//! | signals of timers, whether they are pending | timers go off between the looks |
+//! | what a thread that has ended blocked, and how it was scheduled | it is of no use to anybody |
 //! | queued signals (SigQ) | counted for the user on the whole host |
 
 use crate::Host;
@@ -72,14 +74,13 @@ const STATUS: [&str; 24] = [
     "VmLck",
 ];
 /// Fields of a thread's stat, by their numbers in proc_pid_stat(5).
-const STAT: [(usize, &str); 19] = [
+const STAT: [(usize, &str); 18] = [
     (18, "priority"),
     (19, "nice"),
     (20, "num_threads"),
     (26, "startcode"),
     (27, "endcode"),
     (28, "startstack"),
-    (31, "pending"),
     (32, "blocked"),
     (33, "sigignore"),
     (34, "sigcatch"),
@@ -132,6 +133,8 @@ impl Portrait {
             };
             sitter.process(&mut names);
             sitter.parent(&inner);
+            let timers = fs::read_to_string(format!("/proc/{outside}/timers")).unwrap_or_default();
+            let from_timers = signals_of_timers(&timers);
             for thread in list(&format!("/proc/{outside}/task")) {
                 let folder = format!("/proc/{outside}/task/{thread}");
                 let status = fs::read_to_string(format!("{folder}/status")).expect("a thread's status");
@@ -141,7 +144,7 @@ impl Portrait {
                     name: format!("process {inside} thread {}", id.expect("NSpid")),
                     told: &mut told,
                 };
-                sitter.thread(&status);
+                sitter.thread(&status, from_timers);
             }
         }
         Self(told)
@@ -164,6 +167,31 @@ impl Portrait {
             .collect();
         assert!(differences.is_empty(), "{when}:\n{}", differences.join("\n"));
     }
+}
+
+/// Signals of the timers that /proc/PID/timers lists, and of interval timers, which it does not.
+fn signals_of_timers(timers: &str) -> u64 {
+    let listed = timers.lines().filter_map(|line| {
+        let signal = line.strip_prefix("signal:")?.split_once('/')?.0;
+        signal.trim().parse().ok()
+    });
+    let all = listed.chain([libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF]);
+    let set = all.filter(|signal| (1..=64).contains(signal));
+    set.fold(0, |set, signal: i32| set | 1 << (signal - 1))
+}
+
+/// The list of timers with ids as the tasks themselves know them.
+fn with_inner_ids(timers: &str) -> String {
+    let inner = |line: &str| {
+        let (how, id) = line.strip_prefix("notify:")?.rsplit_once('.')?;
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let id = self::line(&status, "NSpid")?.split_whitespace().last()?.to_owned();
+        Some(format!("notify:{how}.{id}"))
+    };
+    let lines = timers
+        .lines()
+        .map(|line| inner(line).unwrap_or_else(|| line.to_owned()));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The lines of two texts that the other one lacks.
@@ -244,7 +272,8 @@ impl Sitter<'_> {
             let path = fs::read_link(format!("{}/{link}", self.folder)).unwrap_or_default();
             self.tell(link, stable(&path.to_string_lossy()));
         }
-        self.tell("timers", self.text("timers"));
+        let timers = self.text("timers");
+        self.tell("timers", with_inner_ids(&timers));
         self.tell(
             "mappings",
             mappings(&fs::read(format!("{}/smaps", self.folder)).unwrap_or_default()),
@@ -274,18 +303,28 @@ impl Sitter<'_> {
         self.tell("parent", inner.get(&parent).copied().unwrap_or(0).to_string());
     }
 
-    fn thread(&mut self, status: &str) {
+    /// `from_timers` are signals that timers send, bit N-1 for signal N.
+    fn thread(&mut self, status: &str, from_timers: u64) {
+        let state = line(status, "State").unwrap_or_default();
+        if state.starts_with('Z') {
+            return self.tell("state", state);
+        }
         for file in THREAD_FILES {
             self.tell(file, self.text(file));
         }
         for name in STATUS {
-            self.tell(name, line(status, name).unwrap_or("(absent)"));
+            let told = line(status, name).unwrap_or("(absent)");
+            match u64::from_str_radix(told, 16) {
+                Ok(set) if ["SigPnd", "ShdPnd"].contains(&name) => {
+                    self.tell(name, format!("{:x}", set & !from_timers));
+                }
+                _ => self.tell(name, told),
+            }
         }
         for name in ["NStgid", "NSpid", "NSpgid", "NSsid"] {
             let inside = line(status, name).and_then(|ids| ids.split_whitespace().last());
             self.tell(name, inside.unwrap_or("(absent)"));
         }
-        let state = line(status, "State").unwrap_or_default();
         self.tell(
             "state",
             if state.starts_with(['R', 'S', 'D']) {

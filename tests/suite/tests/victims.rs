@@ -9,10 +9,21 @@ fn survives(name: &str) {
     survives_on(&Host::new(), name);
 }
 
+/// Its timers make threads (SIGEV_THREAD), with their stacks, whenever they go off: no two looks are alike.
+const RESTLESS: &str = "posix-timers";
+
+fn round_trip(victim: &mut Victim<'_>, name: &str, into: &str, method: &str) {
+    if name == RESTLESS {
+        victim.round_trip_unseen(into, method);
+    } else {
+        victim.round_trip(into, method);
+    }
+}
+
 fn survives_on(host: &Host, name: &str) {
     let mut victim = Victim::start(host, name, &[], &[]);
-    victim.round_trip(name, PID_METHODS[0]);
-    victim.round_trip("another", PID_METHODS[1]);
+    round_trip(&mut victim, name, name, PID_METHODS[0]);
+    round_trip(&mut victim, name, "another", PID_METHODS[1]);
     victim.check("after two round trips without a check between");
     let image = host.path("running.floe");
     host.done(&[
@@ -23,7 +34,7 @@ fn survives_on(host: &Host, name: &str) {
         image.to_str().expect("a plain path"),
     ]);
     victim.check("after a checkpoint that let it run on");
-    victim.round_trip(name, PID_METHODS[1]);
+    round_trip(&mut victim, name, name, PID_METHODS[1]);
     victim.check("after a round trip between two checks");
 }
 
