@@ -9,6 +9,7 @@ pub mod exec;
 pub mod fork;
 pub mod interrupt;
 pub mod kcmp;
+pub mod memfd;
 pub mod memory;
 pub mod network;
 pub mod pagemap;

@@ -72,6 +72,7 @@ victims! {
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_memfd "memory-memfd",
+    memory_memfd_shared "memory-memfd-shared",
     memory_private "memory-private",
     memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",

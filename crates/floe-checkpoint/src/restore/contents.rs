@@ -9,14 +9,14 @@ use floe_resources::{
     file::reopen,
     mm::{Filler, Sources},
 };
-use floe_sys::descriptor::open_in_root;
+use floe_sys::{
+    descriptor::open_in_root,
+    memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
+};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        time::TimeSpec,
-    },
+    sys::time::TimeSpec,
 };
 use std::{
     collections::HashMap,
@@ -54,6 +54,9 @@ impl MadeContents {
             let file = make_ghost(root, record)?;
             filler.file(&file, record.size, runs(image, ContentOwner::Ghost(record.id)))?;
             set_attributes(&file, record)?;
+            if !mapped_for_writing(image, record.id) {
+                seal(file.as_fd(), record)?;
+            }
             made.ghosts.insert(record.id, file.into());
         }
         for record in image.mapped_files() {
@@ -61,13 +64,32 @@ impl MadeContents {
             made.sources.files.insert(record.id, file);
         }
         // A program that is open for writing can't be executed, so ghosts that are executed are kept read-only.
-        for record in image.mapped_files().iter().filter(|record| !record.writable) {
-            if let Some(ghost) = record.ghost.and_then(|id| made.ghosts.get_mut(&id)) {
+        for (id, ghost) in &mut made.ghosts {
+            if !mapped_for_writing(image, *id) {
                 *ghost = reopen(ghost.as_fd(), libc::O_RDONLY)?;
             }
         }
         Ok(made)
     }
+
+    /// Puts on what would have kept mappings from being made; all of them are by now.
+    pub fn seal(&self, image: &Image) -> Result<(), RestoreError> {
+        let late = image
+            .ghosts()
+            .iter()
+            .filter(|record| mapped_for_writing(image, record.id));
+        for record in late {
+            if let Some(file) = self.ghosts.get(&record.id) {
+                seal(file.as_fd(), record)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mapped_for_writing(image: &Image, ghost: u32) -> bool {
+    let mut mapped = image.mapped_files().iter();
+    mapped.any(|record| record.writable && record.ghost == Some(ghost))
 }
 
 pub(super) fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
@@ -114,9 +136,12 @@ fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, Restor
     let name = String::from_utf8_lossy(&record.path).into_owned();
     let fd = match &record.memfd {
         Some(memfd) => {
-            let memfd = CString::new(memfd.name.as_slice())
+            let name = CString::new(memfd.name.as_slice())
                 .map_err(|_| RestoreError::Inconsistent("a memfd's name holds a NUL".to_owned()))?;
-            memfd_create(memfd.as_c_str(), MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            // Where executable ones are forbidden (vm.memfd_noexec), this one may be none.
+            let never_executed = memfd.seals & F_SEAL_EXEC != 0 && record.mode & 0o111 == 0;
+            let kind = if never_executed { MFD_NOEXEC_SEAL } else { MFD_EXEC };
+            memfd::create(&name, kind | libc::MFD_ALLOW_SEALING)
         }
         None => unnamed_file(root, &record.path),
     };
@@ -153,12 +178,19 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
         .times
         .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));
     nix::sys::stat::futimens(file.as_fd(), &accessed, &modified).map_err(RestoreError::system(action()))?;
-    if let Some(memfd) = &record.memfd {
-        let seals = SealFlag::from_bits_retain(memfd.seals as i32);
-        fcntl(file, FcntlArg::F_ADD_SEALS(seals))
-            .map_err(RestoreError::system(format!("seal the deleted file {name}")))?;
-    }
     Ok(())
+}
+
+/// Puts the seals on a memfd. Behind F_SEAL_FUTURE_WRITE nothing can be mapped for writing, so memfds that are mapped so
+/// get theirs when all mappings are made; all others at once, because one that is executed can't be opened for that any
+/// more.
+fn seal(file: BorrowedFd<'_>, record: &GhostRecord) -> Result<(), RestoreError> {
+    let Some(memfd) = &record.memfd else { return Ok(()) };
+    let seals = SealFlag::from_bits_retain(memfd.seals as i32);
+    let name = String::from_utf8_lossy(&memfd.name);
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))
+        .map(drop)
+        .map_err(RestoreError::system(format!("seal the memfd {name}")))
 }
 
 fn open_mapped(

@@ -271,6 +271,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+    made.seal(&image)?;
     console::restore_input(&image, launch.folder())?;
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;

@@ -104,12 +104,6 @@ impl FoundFile {
         self.info.flags & !(libc::O_CLOEXEC as u32)
     }
 
-    /// Whether it is a memfd. A file of that name may as well lie in the root directory.
-    #[must_use]
-    pub fn is_memfd(&self) -> bool {
-        self.link.starts_with(b"/memfd:") && self.metadata.nlink() == 0
-    }
-
     /// What its filesystem is, where its files are views of the kernel's state and can't be opened again as they were.
     #[must_use]
     pub fn pseudo_filesystem(&self) -> Option<&'static str> {

@@ -206,8 +206,6 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
     if path.starts_with(b"/SYSV") {
         Some(("System V shared memory", "SysV IPC objects are not carried yet"))
-    } else if path.starts_with(b"/memfd:") && mapping.shared {
-        Some(("memfd, shared", "shared memfd mappings are not carried yet"))
     } else if path.starts_with(b"/[aio]") {
         Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
     } else if path.starts_with(b"anon_inode:") {

@@ -5,7 +5,7 @@
 
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
-use floe_sys::descriptor;
+use floe_sys::{descriptor, memfd};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -89,6 +89,8 @@ pub struct Contents {
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
     shmem_by: HashMap<FileIdentity, u32>,
     ghost_by: HashMap<FileIdentity, u32>,
+    /// Device number of the filesystem that memfds lie on, once it was needed.
+    kernel_tmpfs: Option<u64>,
 }
 
 /// Where a file of the tree is found, by what a link of /proc says and by looking there.
@@ -122,6 +124,7 @@ impl Contents {
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
             ghost_by: HashMap::new(),
+            kernel_tmpfs: None,
         }
     }
 
@@ -271,7 +274,7 @@ impl Contents {
                 return Ok(None);
             }
         };
-        if let Some((reason, advice)) = self.ghost_trouble(magic, &path)? {
+        if let Some((reason, advice)) = self.ghost_trouble(magic, &path, metadata)? {
             refusals.add(Some(subject), object, reason, advice);
             return Ok(None);
         }
@@ -283,7 +286,12 @@ impl Contents {
     }
 
     /// What of the deleted file behind `magic` can't be carried.
-    fn ghost_trouble(&self, magic: &str, path: &[u8]) -> Result<Option<(&'static str, &'static str)>, ContentError> {
+    fn ghost_trouble(
+        &mut self,
+        magic: &str,
+        path: &[u8],
+        metadata: &Metadata,
+    ) -> Result<Option<(&'static str, &'static str)>, ContentError> {
         let wrap = |action| {
             move |source: Errno| ContentError {
                 action,
@@ -291,7 +299,12 @@ impl Contents {
                 source: source.into(),
             }
         };
-        if !path.starts_with(MEMFD) && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
+        let memfd = self.is_memfd(path, metadata).map_err(|source| ContentError {
+            action: "compare the filesystem of",
+            path: magic.to_owned(),
+            source,
+        })?;
+        if !memfd && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
             return Ok(Some((
                 "a deleted file whose filesystem is not mounted where its path was",
                 "close and unmap it",
@@ -302,6 +315,18 @@ impl Contents {
             "a deleted file with extended attributes or an access list can't be carried yet",
             "close and unmap it, or remove them (setfattr -x, setfacl -b)",
         )))
+    }
+
+    /// Whether the deleted file that had `path` is a memfd. A file of such a name may as well lie in the root directory.
+    fn is_memfd(&mut self, path: &[u8], metadata: &Metadata) -> io::Result<bool> {
+        if !path.starts_with(MEMFD) {
+            return Ok(false);
+        }
+        let device = match self.kernel_tmpfs {
+            Some(device) => device,
+            None => *self.kernel_tmpfs.insert(memfd::kernel_tmpfs()?),
+        };
+        Ok(metadata.dev() == device)
     }
 
     /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of
@@ -331,12 +356,17 @@ impl Contents {
         if let Some(id) = self.ghost_by.get(&identity) {
             return Ok(*id);
         }
+        let is_memfd = self.is_memfd(path, metadata).map_err(|source| ContentError {
+            action: "compare the filesystem of",
+            path: magic.to_owned(),
+            source,
+        })?;
         let memfd = match path.strip_prefix(MEMFD) {
-            Some(name) => Some(MemfdRecord {
+            Some(name) if is_memfd => Some(MemfdRecord {
                 name: name.to_vec(),
                 seals: seals(magic)?,
             }),
-            None => None,
+            _ => None,
         };
         let id = self.ghosts.len() as u32;
         let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;
