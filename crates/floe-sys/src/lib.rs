@@ -18,6 +18,7 @@ pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod sched;
+pub mod sysv;
 pub mod terminal;
 
 pub use pid::Pid;

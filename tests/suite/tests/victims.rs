@@ -76,6 +76,7 @@ victims! {
     memory_private "memory-private",
     memory_relatives "memory-relatives",
     memory_shared_anonymous "memory-shared-anonymous",
+    memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",

@@ -3,10 +3,11 @@
 use super::{Target, console::Streams, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::record::{
-    AddressSpaceRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+    AddressSpaceRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
+    ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
@@ -46,6 +47,9 @@ pub enum InspectError {
     /// Namespaces.
     #[error(transparent)]
     Namespace(#[from] NsError),
+    /// System V IPC.
+    #[error(transparent)]
+    Ipc(#[from] IpcError),
     /// The sandbox's monitor.
     #[error("ask the sandbox's monitor for what it holds")]
     Survey(#[source] AttachError),
@@ -127,7 +131,10 @@ impl Inspected {
         }
         let search = matches!(target, Target::Tree { .. });
         let files = file::collect(&held.tree, links, &mut contents, refusals, search)?;
-        let sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
+        let mut sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
+        if sandbox.ipc == NamespaceOrigin::Own {
+            sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
+        }
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;
         Ok(Self {
@@ -248,6 +255,7 @@ fn sandbox(
         console: streams.record(in_pipe),
         log: streams.log,
         command,
+        ipc_objects: IpcRecord::default(),
     })
 }
 

@@ -7,9 +7,11 @@ use floe_image::{
 };
 use floe_resources::{
     file::reopen,
+    ipc,
     mm::{Filler, Sources},
 };
 use floe_sys::{
+    Pid,
     descriptor::open_in_root,
     memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
 };
@@ -59,6 +61,11 @@ impl MadeContents {
             }
             made.ghosts.insert(record.id, file.into());
         }
+        for segment in ipc::make(world.seed()?.tid(), &image.sandbox().ipc_objects)? {
+            let owner = ContentOwner::Segment(segment.id);
+            filler.file(&segment.file, segment.size, runs(image, owner))?;
+            made.sources.segments.insert(segment.id, segment.size);
+        }
         for record in image.mapped_files() {
             let file = open_mapped(root, record, &made.ghosts)?;
             made.sources.files.insert(record.id, file);
@@ -72,8 +79,9 @@ impl MadeContents {
         Ok(made)
     }
 
-    /// Puts on what would have kept mappings from being made; all of them are by now.
-    pub fn seal(&self, image: &Image) -> Result<(), RestoreError> {
+    /// Does what would have kept mappings from being made; all of them are by now. `pid` is a process of the tree.
+    pub fn finish(&self, image: &Image, pid: Pid) -> Result<(), RestoreError> {
+        ipc::remove_segments(pid, &image.sandbox().ipc_objects)?;
         let late = image
             .ghosts()
             .iter()
@@ -107,8 +115,7 @@ fn system(action: String) -> impl FnOnce(std::io::Error) -> RestoreError {
 /// Shared anonymous memory is made by the seed and reached through /proc/PID/map_files, so that it looks like what it
 /// was.
 fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, RestoreError> {
-    let lacking = || RestoreError::Inconsistent("there is no first process".to_owned());
-    let seed = world.puppets.get(&1).ok_or_else(lacking)?;
+    let seed = world.seed()?;
     let bytes = record.size.next_multiple_of(4096);
     let mut batch = seed.batch();
     let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;

@@ -30,6 +30,7 @@ use floe_image::{
 use floe_resources::{
     channel::{Channel, ChannelError},
     file::{FileError, PlaceError},
+    ipc::IpcError,
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
 };
@@ -144,6 +145,9 @@ pub enum RestoreError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// System V IPC.
+    #[error(transparent)]
+    Ipc(#[from] IpcError),
     /// Descriptors.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -271,7 +275,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     world.grow(&steps, &made, root.as_fd(), control)?;
     control.enter("files")?;
     files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
-    made.seal(&image)?;
+    made.finish(&image, launch.pid1())?;
     console::restore_input(&image, launch.folder())?;
     control.enter("state")?;
     let threads = state::complete(&image, &mut world, &base, &console)?;

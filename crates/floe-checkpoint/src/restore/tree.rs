@@ -74,7 +74,7 @@ impl<'a> World<'a> {
                 .iter()
                 .filter_map(|map| match map.owner {
                     ContentOwner::Process(pid) => Some((pid.0, map)),
-                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
+                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
                 })
                 .collect(),
             puppets: BTreeMap::from([(1, puppet)]),
@@ -189,6 +189,11 @@ impl<'a> World<'a> {
         self.ended.insert(1, seed.tid());
         let words = [floe_sandbox::init::NAME.to_owned(), root.to_string()];
         Ok(seed.execute(number, &words)?)
+    }
+
+    /// The first process, before it is somebody.
+    pub fn seed(&self) -> Result<&Puppet, RestoreError> {
+        self.puppet(1)
     }
 
     /// Bytes of pages written.

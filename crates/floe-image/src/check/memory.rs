@@ -11,6 +11,8 @@ use std::collections::HashSet;
 const PROT_BITS: u32 = 7;
 /// ANON_VMA_NAME_MAX_LEN of linux/prctl's implementation, without the NUL.
 const VMA_NAME_BYTES: usize = 79;
+/// MCL_FUTURE and MCL_ONFAULT.
+const LOCK_BITS: u32 = 6;
 /// More than the kernel keeps of any auxiliary vector.
 const AUXV_BYTES: usize = 1024;
 
@@ -39,6 +41,9 @@ pub enum MemoryFault {
         /// Its bytes.
         got: usize,
     },
+    /// Flags that mlockall(2) does not know.
+    #[error("process {0} locks mappings to come in an unknown way")]
+    Lock(i32),
     /// A mapping.
     #[error("mapping {start:x}-{end:x} of process {pid} {fault}")]
     Mapping {
@@ -93,6 +98,7 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), MemoryFa
         ensure(got <= AUXV_BYTES && got.is_multiple_of(16), || {
             MemoryFault::AuxiliaryVector { pid, got }
         })?;
+        ensure(space.lock_future & !LOCK_BITS == 0, || MemoryFault::Lock(pid))?;
         mappings(image, space)?;
     }
     match living.iter().find(|pid| !seen.contains(pid)) {
@@ -157,13 +163,40 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
     ensure(vma.prot & !PROT_BITS == 0, || "has an unknown protection")?;
     let named = |name: &Vec<u8>| name.len() <= VMA_NAME_BYTES && !name.contains(&0);
     ensure(vma.name.as_ref().is_none_or(named), || "has an impossible name")?;
+    details(vma)?;
     let (count, id, offset) = match &vma.source {
         VmaSource::File { file, offset, .. } => (image.mapped_files().len(), *file, *offset),
         VmaSource::Shmem { object, offset } => (image.shmems().len(), *object, *offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => return Ok(()),
+        VmaSource::Segment { id, offset, .. } => {
+            let segment = image.sandbox().ipc_objects.segment(*id).ok_or("maps something that is missing")?;
+            let behind = offset.checked_add(vma.end - vma.start);
+            let inside = behind.is_some_and(|behind| behind <= segment.size.next_multiple_of(PAGE));
+            return ensure(inside && offset.is_multiple_of(PAGE), || "has an impossible offset");
+        }
     };
     ensure((id as usize) < count, || "maps something that is missing")?;
     let behind = offset.checked_add(vma.end - vma.start);
     let fits = offset.is_multiple_of(PAGE) && behind.is_some_and(|behind| behind <= i64::MAX as u64);
     ensure(fits, || "has an impossible offset")
+}
+
+/// More nodes than any kernel is built for (MAX_NUMNODES).
+const NODES: u32 = 1024;
+/// MPOL_* of linux/mempolicy.h: the modes, and the flags that may stand beside them.
+const POLICY_BITS: u32 = 0xe007;
+
+fn details(vma: &VmaRecord) -> Result<(), &'static str> {
+    let mut last = vma.start;
+    for (start, end) in &vma.details.guards {
+        let aligned = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);
+        let inside = last <= *start && start < end && *end <= vma.end;
+        ensure(aligned && inside, || "has an impossible guard region")?;
+        last = *end;
+    }
+    let Some(policy) = &vma.details.policy else {
+        return Ok(());
+    };
+    let known = policy.mode & !POLICY_BITS == 0 && policy.nodes.iter().all(|node| *node < NODES);
+    ensure(known, || "has an impossible NUMA policy")
 }

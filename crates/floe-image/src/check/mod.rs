@@ -3,11 +3,13 @@
 
 mod content;
 mod files;
+mod ipc;
 mod memory;
 mod tree;
 
 pub use content::ContentFault;
 pub use files::FileFault;
+pub use ipc::IpcFault;
 pub use memory::MemoryFault;
 pub use tree::TreeFault;
 
@@ -45,6 +47,9 @@ pub enum Contradiction {
     /// Processes.
     #[error(transparent)]
     Tree(#[from] TreeFault),
+    /// System V IPC objects.
+    #[error(transparent)]
+    Ipc(#[from] IpcFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -65,6 +70,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    ipc::check(image)?;
     let living = living(image);
     memory::check(image, &living)?;
     files::check(image, &living)?;

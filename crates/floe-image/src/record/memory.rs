@@ -1,6 +1,6 @@
 //! Address spaces, the objects they map, and which pages hold what.
 
-use super::{NsPid, PageId};
+use super::{NsPid, PageId, VmaDetails};
 use serde::{Deserialize, Serialize};
 
 /// The address space of one process.
@@ -17,6 +17,8 @@ pub struct AddressSpaceRecord {
     pub auxv: Vec<u8>,
     /// The executable: the id of a [`MappedFileRecord`].
     pub exe: u32,
+    /// How mappings to come are locked: MCL_FUTURE and MCL_ONFAULT of mlockall(2), or 0.
+    pub lock_future: u32,
 }
 
 /// The addresses of PR_SET_MM_MAP.
@@ -52,6 +54,8 @@ pub struct VmaRecord {
     pub name: Option<Vec<u8>>,
     /// What it maps.
     pub source: VmaSource,
+    /// What few mappings have.
+    pub details: VmaDetails,
 }
 
 /// What a mapping maps.
@@ -79,6 +83,15 @@ pub enum VmaSource {
     Special {
         /// Its name.
         name: String,
+    },
+    /// A System V shared memory segment that is attached.
+    Segment {
+        /// Identifier of a [`SegmentRecord`](super::SegmentRecord).
+        id: i32,
+        /// Byte offset in the segment.
+        offset: u64,
+        /// Whether it was not attached by SHM_RDONLY.
+        writable: bool,
     },
 }
 
@@ -154,6 +167,8 @@ pub enum ContentOwner {
     Ghost(u32),
     /// The sandbox's log, by byte offset.
     Log,
+    /// The System V segment with this identifier, by byte offset.
+    Segment(i32),
 }
 
 /// The pages of one owner.

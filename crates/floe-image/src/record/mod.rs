@@ -4,12 +4,15 @@
 
 mod file;
 mod index;
+mod ipc;
 mod memory;
 mod process;
 mod sandbox;
+mod vma_details;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
 pub use index::{Chunk, IndexRecord, RecordEntry};
+pub use ipc::{IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord};
 pub use memory::{
     AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout, PageMapRecord, PageRun,
     ShmemRecord, VmaRecord, VmaSource,
@@ -19,6 +22,7 @@ pub use process::{
     RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use vma_details::{MemoryPolicy, VmaDetails};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

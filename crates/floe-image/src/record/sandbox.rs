@@ -1,5 +1,6 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
+use super::IpcRecord;
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -96,4 +97,6 @@ pub struct SandboxRecord {
     pub log: Option<u64>,
     /// The command line it was started with, for people.
     pub command: Vec<String>,
+    /// System V IPC objects of an own IPC namespace.
+    pub ipc_objects: IpcRecord,
 }

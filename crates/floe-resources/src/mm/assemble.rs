@@ -99,7 +99,7 @@ fn inheritable(old: &VmaRecord, new: &VmaRecord, drop_file: Option<u32>) -> bool
         (VmaSource::Anonymous, VmaSource::Anonymous) => true,
         (old_source, new_source) => old_source == new_source && old.start == new.start && old.end == new.end,
     };
-    same_source && !not_copied && old.prot == new.prot && old.flags == new.flags && old.name == new.name
+    same_source && !not_copied && old.prot == new.prot && old.flags == new.flags && old.name == new.name && old.details == new.details
 }
 
 fn coalesce(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
@@ -117,7 +117,7 @@ fn coalesce(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::{Inherited, assemble};
-    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaDetails, VmaRecord, VmaSource};
 
     fn anonymous(start: u64, end: u64) -> VmaRecord {
         VmaRecord {
@@ -127,6 +127,7 @@ mod tests {
             flags: vec![],
             name: None,
             source: VmaSource::Anonymous,
+            details: VmaDetails::default(),
         }
     }
 
@@ -150,6 +151,7 @@ mod tests {
             layout,
             auxv: vec![],
             exe: 0,
+            lock_future: 0,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::{
     assemble::{Assembly, Inherited, assemble},
+    attach::Attach,
     fill::{FillError, Filler},
     runs::page_work,
 };
@@ -64,6 +65,8 @@ pub struct Sources {
     pub files: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory.
     pub shmems: HashMap<u32, OwnedFd>,
+    /// Bytes of System V segments, by identifier.
+    pub segments: HashMap<i32, u64>,
 }
 
 /// What building address spaces needs.
@@ -117,6 +120,7 @@ impl Builder<'_> {
             set_layout(script, &wanted.layout, &wanted.auxv, exe)?;
         }
         map_all(script, &plan, wanted, &numbers)?;
+        self.attach_all(script, &plan, wanted)?;
         let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
         drop_pages(script, &work.drop)?;
         let writable = wanted
@@ -129,6 +133,34 @@ impl Builder<'_> {
         self.filler.process(puppet.tid(), &work.write, writable)?;
         finish(script, &plan, wanted, numbers.values())?;
         set_layout(script, &wanted.layout, &wanted.auxv, None)
+    }
+
+    fn attach_all(
+        &self,
+        script: &mut Script<'_>,
+        plan: &Assembly,
+        wanted: &AddressSpaceRecord,
+    ) -> Result<(), BuildError> {
+        for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+            let VmaSource::Segment { id, offset, writable } = vma.source else {
+                continue;
+            };
+            let missing = BuildError::Missing {
+                what: "System V segment",
+                id: id as u32,
+            };
+            let size = *self.sources.segments.get(&id).ok_or(missing)?;
+            let attach = Attach {
+                vma,
+                id,
+                offset,
+                writable,
+                size,
+                aside: free_place(script.puppet(), plan, wanted, size),
+            };
+            attach.run(script)?;
+        }
+        Ok(())
     }
 
     fn files_needed(
@@ -172,7 +204,8 @@ fn clear(script: &mut Script<'_>, plan: &Assembly, wanted: &AddressSpaceRecord) 
     });
     // Where old and new places overlap, all go through a place that is free in both.
     let aside = if overlap {
-        free_place(script.puppet(), plan, wanted)
+        let bytes = plan.special.iter().map(|(_, now, _)| now.end - now.start).sum();
+        free_place(script.puppet(), plan, wanted, bytes)
     } else {
         0
     };
@@ -201,12 +234,11 @@ fn remap(script: &mut Script<'_>, from: u64, bytes: u64, to: u64) -> Result<(), 
     Ok(script.call("move a kernel mapping", libc::SYS_mremap, &arguments)?)
 }
 
-/// An address at which neither the puppet nor the wanted address space has anything, with room for all special mappings.
-fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> u64 {
+/// An address at which neither the puppet nor the wanted address space has anything, with so much room.
+fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord, bytes: u64) -> u64 {
     let mut taken: Vec<Range<u64>> = wanted.vmas.iter().map(|vma| vma.start..vma.end).collect();
     taken.extend(plan.special.iter().map(|(_, now, _)| now.clone()));
     taken.push(puppet.arena_range());
-    let bytes = plan.special.iter().map(|(_, now, _)| now.end - now.start).sum();
     first_gap(taken, bytes)
 }
 
@@ -245,7 +277,7 @@ impl Key {
         match vma.source {
             VmaSource::File { file, .. } => Some(Self::File(file)),
             VmaSource::Shmem { object, .. } => Some(Self::Shmem(object)),
-            VmaSource::Anonymous | VmaSource::Special { .. } => None,
+            VmaSource::Anonymous | VmaSource::Segment { .. } | VmaSource::Special { .. } => None,
         }
     }
 }
@@ -259,8 +291,8 @@ fn map_all(
     for (start, old, new) in &plan.resize {
         script.call("resize a mapping", libc::SYS_mremap, &[*start, *old, *new, 0])?;
     }
-    for index in &plan.map {
-        let vma = &wanted.vmas[*index];
+    let mapped = plan.map.iter().map(|index| &wanted.vmas[*index]);
+    for vma in mapped.filter(|vma| !matches!(vma.source, VmaSource::Segment { .. })) {
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
         let (flags, offset) = map_flags(vma);
         let arguments = [
@@ -289,7 +321,7 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
             flags | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE },
             offset,
         ),
-        VmaSource::Shmem { offset, .. } => (flags | libc::MAP_SHARED, offset),
+        VmaSource::Shmem { offset, .. } | VmaSource::Segment { offset, .. } => (flags | libc::MAP_SHARED, offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0),
     }
 }

@@ -1,16 +1,19 @@
 //! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
 
 use super::content::{ContentError, Contents};
-use crate::{refusal::Refusals, refusal::Subject, task::HeldProcess};
-use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+use crate::{ns, refusal::Refusals, refusal::Subject, task::HeldProcess};
+use floe_image::record::{AddressSpaceRecord, MmLayout, NamespaceOrigin, NsPid, VmaDetails, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
     pagemap::{Category, Filter, Pagemap},
     procfs::{self, Mapping, Stat},
 };
+use std::os::unix::fs::MetadataExt;
 
 /// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
 const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
+/// How the names of System V segments begin.
+const SYSV: &[u8] = b"/SYSV";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
@@ -74,6 +77,7 @@ pub fn address_space(
                 flags: carried_flags(mapping),
                 name: anonymous_name(mapping),
                 source,
+                details: VmaDetails::default(),
             });
         }
     }
@@ -89,6 +93,7 @@ pub fn address_space(
         layout: layout(&held.found.stat, brk),
         auxv,
         exe: exe.unwrap_or(u32::MAX),
+        lock_future: 0,
     })
 }
 
@@ -130,11 +135,9 @@ struct Classifier<'a> {
 
 impl Classifier<'_> {
     fn refuse(&mut self, mapping: &Mapping, what: &str, reason: &str) {
-        let path = String::from_utf8_lossy(&mapping.path);
-        let object = format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end);
         self.refusals.add(
             Some(self.subject),
-            object,
+            title(mapping, what),
             reason,
             "unmap it, or run the program without it",
         );
@@ -152,6 +155,8 @@ impl Classifier<'_> {
             self.refuse(mapping, what, reason);
             return Ok(None);
         }
+        let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
+        let segment = self.segment_of(mapping, &magic)?;
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
             .filter(|(flag, ..)| mapping.has(flag))
@@ -165,7 +170,9 @@ impl Classifier<'_> {
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));
         }
-        let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
+        if let Some(id) = segment {
+            return self.segment(id, mapping);
+        }
         if mapping.shared && path == b"/dev/zero (deleted)" {
             let object = self.contents.shmem(&magic)?;
             return Ok(Some(VmaSource::Shmem {
@@ -181,6 +188,48 @@ impl Classifier<'_> {
             file,
             offset: mapping.offset,
             shared: mapping.shared,
+        }))
+    }
+
+    /// Counts a mapping of a System V segment; returns the identifier, which is the inode number. Other files of such names
+    /// lie on filesystems that are mounted somewhere.
+    fn segment_of(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<i32>, ContentError> {
+        if !mapping.path.starts_with(SYSV) || !mapping.shared {
+            return Ok(None);
+        }
+        let wrap = |source| ContentError {
+            action: "look at the filesystem of",
+            path: magic.to_owned(),
+            source,
+        };
+        let device = std::fs::metadata(magic).map_err(wrap)?.dev();
+        if !mapping.has(b"ht") && device != self.contents.kernel_tmpfs().map_err(wrap)? {
+            return Ok(None);
+        }
+        let id = mapping.inode as i32;
+        self.contents.segment(id, magic);
+        Ok(Some(id))
+    }
+
+    fn segment(&mut self, id: i32, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+        let origin = ns::origin(self.pid, "ipc").map_err(|error| ContentError {
+            action: "look at the IPC namespace of process",
+            path: self.pid.to_string(),
+            source: std::io::Error::other(error),
+        })?;
+        if origin == NamespaceOrigin::Host {
+            self.refusals.add(
+                Some(self.subject),
+                title(mapping, "System V shared memory"),
+                "it belongs to the host's IPC namespace, and may be in use there",
+                "start the workload by floe run, or in an IPC namespace of its own",
+            );
+            return Ok(None);
+        }
+        Ok(Some(VmaSource::Segment {
+            id,
+            offset: mapping.offset,
+            writable: mapping.has(b"mw"),
         }))
     }
 
@@ -202,11 +251,14 @@ impl Classifier<'_> {
     }
 }
 
+fn title(mapping: &Mapping, what: &str) -> String {
+    let path = String::from_utf8_lossy(&mapping.path);
+    format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end)
+}
+
 fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
-    if path.starts_with(b"/SYSV") {
-        Some(("System V shared memory", "SysV IPC objects are not carried yet"))
-    } else if path.starts_with(b"/[aio]") {
+    if path.starts_with(b"/[aio]") {
         Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
     } else if path.starts_with(b"anon_inode:") {
         Some((

@@ -5,14 +5,14 @@
 
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
-use floe_sys::{descriptor, memfd};
+use floe_sys::{descriptor, memfd, sysv::Attachment};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     sys::{stat::makedev, statfs::statfs},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{File, Metadata},
     io,
     os::{
@@ -84,6 +84,10 @@ pub struct Contents {
     pub shmems: Vec<ShmemRecord>,
     /// Deleted files.
     pub ghosts: Vec<GhostRecord>,
+    /// System V segments that are attached, by identifier.
+    pub(crate) segments: BTreeMap<i32, AttachedSegment>,
+    /// System V segments that floe itself has attached to read them.
+    pub(crate) attachments: Vec<Attachment>,
     /// Contents to be stored.
     pub sources: Vec<ContentSource>,
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
@@ -91,6 +95,15 @@ pub struct Contents {
     ghost_by: HashMap<FileIdentity, u32>,
     /// Device number of the filesystem that memfds lie on, once it was needed.
     kernel_tmpfs: Option<u64>,
+}
+
+/// A System V segment as mappings show it.
+#[derive(Debug)]
+pub(crate) struct AttachedSegment {
+    /// How many mappings of it there are.
+    pub mappings: u64,
+    /// A link in /proc that opens its memory.
+    pub link: String,
 }
 
 /// Where a file of the tree is found, by what a link of /proc says and by looking there.
@@ -120,6 +133,8 @@ impl Contents {
             mapped: Vec::new(),
             shmems: Vec::new(),
             ghosts: Vec::new(),
+            segments: BTreeMap::new(),
+            attachments: Vec::new(),
             sources: Vec::new(),
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
@@ -200,6 +215,15 @@ impl Contents {
         });
         self.shmem_by.insert(identity, id);
         Ok(id)
+    }
+
+    /// Notes a mapping of the System V segment `id`, whose memory is behind `magic`.
+    pub(super) fn segment(&mut self, id: i32, magic: &str) {
+        let found = self.segments.entry(id).or_insert_with(|| AttachedSegment {
+            mappings: 0,
+            link: magic.to_owned(),
+        });
+        found.mappings += 1;
     }
 
     /// The number of the mapped file behind `magic`, a link in /proc such as `/proc/PID/exe`. `None` where it was refused.
@@ -319,14 +343,15 @@ impl Contents {
 
     /// Whether the deleted file that had `path` is a memfd. A file of such a name may as well lie in the root directory.
     fn is_memfd(&mut self, path: &[u8], metadata: &Metadata) -> io::Result<bool> {
-        if !path.starts_with(MEMFD) {
-            return Ok(false);
+        Ok(path.starts_with(MEMFD) && metadata.dev() == self.kernel_tmpfs()?)
+    }
+
+    /// The device number of the kernel's own tmpfs.
+    pub(super) fn kernel_tmpfs(&mut self) -> io::Result<u64> {
+        match self.kernel_tmpfs {
+            Some(device) => Ok(device),
+            None => Ok(*self.kernel_tmpfs.insert(memfd::kernel_tmpfs()?)),
         }
-        let device = match self.kernel_tmpfs {
-            Some(device) => device,
-            None => *self.kernel_tmpfs.insert(memfd::kernel_tmpfs()?),
-        };
-        Ok(metadata.dev() == device)
     }
 
     /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of

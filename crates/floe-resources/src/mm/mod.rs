@@ -5,6 +5,7 @@
 //! another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod assemble;
+mod attach;
 mod build;
 mod classify;
 mod content;

@@ -1,0 +1,21 @@
+//! What few mappings have.
+
+use serde::{Deserialize, Serialize};
+
+/// Guard regions and NUMA policy of a mapping.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmaDetails {
+    /// Guard regions (MADV_GUARD_INSTALL): first byte and first byte behind it; lowest first, not touching.
+    pub guards: Vec<(u64, u64)>,
+    /// mbind(2), where it is not the task's own policy.
+    pub policy: Option<MemoryPolicy>,
+}
+
+/// Where memory is taken from on a machine with several NUMA nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// MPOL_* with its MPOL_F_* flags.
+    pub mode: u32,
+    /// Numbers of nodes, lowest first.
+    pub nodes: Vec<u32>,
+}
