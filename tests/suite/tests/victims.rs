@@ -90,6 +90,8 @@ victims! {
     signals_stacks "signals-stacks",
     stack_grows "stack-grows",
     stopped "stopped",
+    sysv_queues "sysv-queues",
+    sysv_semaphores "sysv-semaphores",
     task_settings "task-settings",
     threads "threads",
     tree_relations "tree-relations",
