@@ -6,10 +6,7 @@ use std::{
     ffi::CStr,
     fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::MetadataExt,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
 /// include/uapi/linux/memfd.h.

@@ -3,7 +3,8 @@
 use super::{Target, console::Streams, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::record::{
-    AddressSpaceRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+    AddressSpaceRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink,
+    VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
@@ -119,14 +120,15 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
+            let (mut record, memory) = task::dump_process(&process, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,
             );
             record.terminal = terminal(found, links, refusals);
-            spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
-            pages += mm::count_pages(&process, refusals)?;
+            let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
+            pages += mm::look_at_pages(&process, &mut space)?;
+            spaces.push(space);
             processes.push(record);
         }
         let search = matches!(target, Target::Tree { .. });

@@ -5,6 +5,7 @@ use floe_image::{
     Image,
     record::{ConsoleRecord, ProcessRecord, ProcessState, ThreadRecord, VmaSource},
 };
+use floe_resources::mm;
 use floe_resources::task::{
     RestoreError as TaskError, SeedState, apply_outside, continue_sleep, finish_thread, queue_signals,
     restore_credentials, restore_process, restore_thread,
@@ -37,6 +38,7 @@ pub fn complete(
         }
         let threads = make_threads(world, record)?;
         let leader = &world.puppets[&record.pid.0];
+        settle_memory(image, leader, record)?;
         let all: Vec<&Puppet> = std::iter::once(leader).chain(&threads).collect();
         for (puppet, thread) in all.iter().zip(&record.threads) {
             restore_task(world, puppet, record, thread, base).map_err(|e| task_error(thread.tid.0, e))?;
@@ -96,6 +98,19 @@ fn restore_task(
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
     apply_outside(puppet, process, thread, base)
+}
+
+fn settle_memory(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
+    let mut spaces = image.address_spaces().iter();
+    let Some(space) = spaces.find(|space| space.pid == record.pid) else {
+        return Ok(());
+    };
+    let mut script = Script::new(leader);
+    let settled = mm::settle(&mut script, space).and_then(|()| Ok(script.run().map(drop)?));
+    settled.map_err(|source| RestoreError::Build {
+        pid: record.pid.0,
+        source: Box::new(source),
+    })
 }
 
 /// Unmaps the stub, from the system call instruction in the vDSO.

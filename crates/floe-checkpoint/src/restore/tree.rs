@@ -74,7 +74,9 @@ impl<'a> World<'a> {
                 .iter()
                 .filter_map(|map| match map.owner {
                     ContentOwner::Process(pid) => Some((pid.0, map)),
-                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
+                    ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => {
+                        None
+                    }
                 })
                 .collect(),
             puppets: BTreeMap::from([(1, puppet)]),

@@ -169,7 +169,11 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
         VmaSource::Shmem { object, offset } => (image.shmems().len(), *object, *offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => return Ok(()),
         VmaSource::Segment { id, offset, .. } => {
-            let segment = image.sandbox().ipc_objects.segment(*id).ok_or("maps something that is missing")?;
+            let segment = image
+                .sandbox()
+                .ipc_objects
+                .segment(*id)
+                .ok_or("maps something that is missing")?;
             let behind = offset.checked_add(vma.end - vma.start);
             let inside = behind.is_some_and(|behind| behind <= segment.size.next_multiple_of(PAGE));
             return ensure(inside && offset.is_multiple_of(PAGE), || "has an impossible offset");

@@ -17,9 +17,7 @@ impl IpcRecord {
     /// The segment with this identifier.
     #[must_use]
     pub fn segment(&self, id: i32) -> Option<&SegmentRecord> {
-        let place = self
-            .segments
-            .binary_search_by_key(&id, |segment| segment.permission.id);
+        let place = self.segments.binary_search_by_key(&id, |segment| segment.permission.id);
         place.ok().map(|index| &self.segments[index])
     }
 }

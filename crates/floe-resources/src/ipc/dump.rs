@@ -26,7 +26,11 @@ use std::{cmp::Ordering, io};
 const HUGETLBFS: i64 = 0x9584_58f6;
 
 /// What is in the namespace, as it is read.
-type Found = (Vec<Segment>, Vec<(Permission, Vec<u16>)>, Vec<(Queue, Vec<MessageRecord>)>);
+type Found = (
+    Vec<Segment>,
+    Vec<(Permission, Vec<u16>)>,
+    Vec<(Queue, Vec<MessageRecord>)>,
+);
 
 /// The objects of the IPC namespace of `tree`, which is its own and whose mappings were looked at before. Contents of
 /// segments are noted in `contents`.
@@ -179,8 +183,7 @@ fn refuse_adjustments(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), I
     let bare = Bare::start().map_err(IpcError::Compare)?;
     let own = Pid::new(bare.0.as_raw());
     for process in tree.living() {
-        let order =
-            kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.pid, 0)).map_err(IpcError::Compare)?;
+        let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.pid, 0)).map_err(IpcError::Compare)?;
         if order != Ordering::Equal {
             refusals.add(
                 Some(&process.subject()),

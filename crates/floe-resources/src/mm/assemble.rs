@@ -99,7 +99,15 @@ fn inheritable(old: &VmaRecord, new: &VmaRecord, drop_file: Option<u32>) -> bool
         (VmaSource::Anonymous, VmaSource::Anonymous) => true,
         (old_source, new_source) => old_source == new_source && old.start == new.start && old.end == new.end,
     };
-    same_source && !not_copied && old.prot == new.prot && old.flags == new.flags && old.name == new.name && old.details == new.details
+    // Whether fork copies guards of files and of shared memory depends on the kernel.
+    let guarded_file = !matches!(new.source, VmaSource::Anonymous) && !new.details.guards.is_empty();
+    same_source
+        && !not_copied
+        && !guarded_file
+        && old.prot == new.prot
+        && old.flags == new.flags
+        && old.name == new.name
+        && old.details == new.details
 }
 
 fn coalesce(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {

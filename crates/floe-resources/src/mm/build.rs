@@ -5,6 +5,7 @@
 //! of code, heap, stack and arguments.
 
 use super::{
+    advice::{advise, lock, place},
     assemble::{Assembly, Inherited, assemble},
     attach::Attach,
     fill::{FillError, Filler},
@@ -46,6 +47,16 @@ pub enum BuildError {
         /// Its number.
         id: u32,
     },
+    /// The kernel locked less or more than was asked for.
+    #[error("{got} bytes of process {pid} are locked instead of {wanted}")]
+    Locked {
+        /// Whose.
+        pid: Pid,
+        /// How many should be.
+        wanted: u64,
+        /// How many are.
+        got: u64,
+    },
     /// The kernel put a mapping elsewhere.
     #[error("a mapping of process {pid} came to lie at {got:#x} instead of {wanted:#x}")]
     Misplaced {
@@ -84,7 +95,8 @@ pub struct Builder<'a> {
 /// the seed.
 pub type Heritage<'a> = Option<(&'a AddressSpaceRecord, &'a [PageRun])>;
 
-const PR_SET_VMA: u64 = 0x5356_4d41;
+/// include/uapi/linux/mman.h, Linux 6.11.
+const MAP_DROPPABLE: i32 = 0x08;
 const MM_MAP_BYTES: u64 = 104;
 
 impl Builder<'_> {
@@ -121,6 +133,9 @@ impl Builder<'_> {
         }
         map_all(script, &plan, wanted, &numbers)?;
         self.attach_all(script, &plan, wanted)?;
+        for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+            place(script, vma)?;
+        }
         let work = page_work(heritage.map_or(&[], |(_, runs)| runs), runs, &plan.kept);
         drop_pages(script, &work.drop)?;
         let writable = wanted
@@ -322,6 +337,7 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
             offset,
         ),
         VmaSource::Shmem { offset, .. } | VmaSource::Segment { offset, .. } => (flags | libc::MAP_SHARED, offset),
+        VmaSource::Anonymous if vma.flags.contains(b"dp") => (flags | MAP_DROPPABLE | libc::MAP_ANONYMOUS, 0),
         VmaSource::Anonymous | VmaSource::Special { .. } => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0),
     }
 }
@@ -334,17 +350,6 @@ fn drop_pages(script: &mut Script<'_>, ranges: &[Range<u64>]) -> Result<(), Buil
     Ok(())
 }
 
-const ADVICE: [(&[u8; 2], i32); 8] = [
-    (b"dc", libc::MADV_DONTFORK),
-    (b"dd", libc::MADV_DONTDUMP),
-    (b"wf", libc::MADV_WIPEONFORK),
-    (b"hg", libc::MADV_HUGEPAGE),
-    (b"nh", libc::MADV_NOHUGEPAGE),
-    (b"mg", libc::MADV_MERGEABLE),
-    (b"rr", libc::MADV_RANDOM),
-    (b"sr", libc::MADV_SEQUENTIAL),
-];
-
 /// Sets what only a filled mapping can have, and closes the files.
 fn finish<'a>(
     script: &mut Script<'_>,
@@ -353,23 +358,12 @@ fn finish<'a>(
     numbers: impl Iterator<Item = &'a RawFd>,
 ) -> Result<(), BuildError> {
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
-        let (start, bytes) = (vma.start, vma.end - vma.start);
-        for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
-            script.call("advise", libc::SYS_madvise, &[start, bytes, *advice as u64])?;
-        }
-        if vma.flags.contains(b"lo") {
-            script.call("lock", libc::SYS_mlock2, &[start, bytes, 0])?;
-        }
-        if let Some(name) = &vma.name {
-            let batch = script.reserve(1, name.len() + 1)?;
-            let place = batch.data(&[name.as_slice(), &[0]].concat());
-            batch.call("name", libc::SYS_prctl, &[PR_SET_VMA, 0, start, bytes, place]);
-        }
+        advise(script, vma)?;
     }
     for number in numbers {
         script.call("close", libc::SYS_close, &[*number as u64])?;
     }
-    Ok(())
+    lock(script, plan, wanted)
 }
 
 fn set_layout(script: &mut Script<'_>, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd>) -> Result<(), BuildError> {

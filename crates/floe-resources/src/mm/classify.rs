@@ -1,23 +1,30 @@
 //! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
 
 use super::content::{ContentError, Contents};
-use crate::{ns, refusal::Refusals, refusal::Subject, task::HeldProcess};
+use crate::{
+    ns,
+    refusal::Refusals,
+    refusal::Subject,
+    task::{HeldProcess, MemoryAnswers},
+};
 use floe_image::record::{AddressSpaceRecord, MmLayout, NamespaceOrigin, NsPid, VmaDetails, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
-    pagemap::{Category, Filter, Pagemap},
+    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::{self, Mapping, Stat},
 };
 use std::os::unix::fs::MetadataExt;
 
-/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, and madvise's.
-const CARRIED_FLAGS: [&[u8; 2]; 10] = [b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr"];
+/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, MAP_DROPPABLE, mlock's, mseal's and madvise's.
+const CARRIED_FLAGS: [&[u8; 2]; 13] = [
+    b"gd", b"nr", b"dp", b"lo", b"lf", b"sl", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr",
+];
 /// How the names of System V segments begin.
 const SYSV: &[u8] = b"/SYSV";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
-const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
+const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 8] = [
     (
         b"ht",
         "huge pages of hugetlbfs",
@@ -45,17 +52,20 @@ const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
         "memory of a device can't be carried",
     ),
     (b"ss", "shadow stack", "shadow stacks are not carried yet"),
-    (b"dp", "MAP_DROPPABLE memory", "droppable mappings are not carried yet"),
-    (b"sl", "sealed memory (mseal)", "a sealed mapping is not carried yet"),
+    (
+        b"sf",
+        "MAP_SYNC",
+        "direct mappings of persistent memory are not carried yet",
+    ),
 ];
 
-/// The address space of a held process; `brk` is where brk(0) says its heap ends.
+/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`look_at_pages`].
 ///
 /// # Errors
 /// [`ContentError`].
 pub fn address_space(
     held: &HeldProcess<'_>,
-    brk: u64,
+    memory: &MemoryAnswers,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<AddressSpaceRecord, ContentError> {
@@ -77,7 +87,10 @@ pub fn address_space(
                 flags: carried_flags(mapping),
                 name: anonymous_name(mapping),
                 source,
-                details: VmaDetails::default(),
+                details: VmaDetails {
+                    guards: Vec::new(),
+                    policy: memory.policies.get(&mapping.start).cloned(),
+                },
             });
         }
     }
@@ -90,10 +103,10 @@ pub fn address_space(
     Ok(AddressSpaceRecord {
         pid: NsPid(held.found.ns_pid),
         vmas,
-        layout: layout(&held.found.stat, brk),
+        layout: layout(&held.found.stat, memory.brk),
         auxv,
         exe: exe.unwrap_or(u32::MAX),
-        lock_future: 0,
+        lock_future: memory.lock_future,
     })
 }
 
@@ -272,11 +285,12 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// How many private pages of the mappings hold content of their own. Refuses guard regions, which are found this way.
+/// How many private pages of the mappings hold content of their own. Notes guard regions, which are found this way, in
+/// the process's record.
 ///
 /// # Errors
 /// [`ContentError`].
-pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u64, ContentError> {
+pub fn look_at_pages(held: &HeldProcess<'_>, space: &mut AddressSpaceRecord) -> Result<u64, ContentError> {
     let pid = held.found.pid;
     let wrap = |source| ContentError {
         action: "scan",
@@ -286,35 +300,34 @@ pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u6
     let pagemap = Pagemap::open(pid).map_err(wrap)?;
     let mut regions = Vec::new();
     let mut pages = 0;
-    for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
-        regions.clear();
-        pagemap
-            .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
-            .map_err(|e| wrap(e.into()))?;
-        pages += regions
-            .iter()
-            .map(|region| (region.end - region.start) / 4096)
-            .sum::<u64>();
-        regions.clear();
-        pagemap
-            .scan(mapping.start, mapping.end, &GUARDS, &mut regions)
-            .map_err(|e| wrap(e.into()))?;
-        if !regions.is_empty() {
-            refusals.add(
-                Some(&held.found.subject()),
-                format!("guard regions in mapping {:x}-{:x}", mapping.start, mapping.end),
-                "MADV_GUARD_INSTALL is not carried yet",
-                "use PROT_NONE instead",
-            );
+    for mapping in held.mappings.iter().filter(|m| !m.path.starts_with(b"[v")) {
+        let scan = |filter, regions: &mut Vec<PageRegion>| {
+            regions.clear();
+            pagemap
+                .scan(mapping.start, mapping.end, filter, regions)
+                .map_err(|e| wrap(e.into()))
+        };
+        if !mapping.shared {
+            scan(&CONTENT, &mut regions)?;
+            let bytes: u64 = regions.iter().map(|region| region.end - region.start).sum();
+            pages += bytes / 4096;
+        }
+        scan(&GUARDS, &mut regions)?;
+        if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
+            let guards = regions.iter().map(|region| (region.start, region.end));
+            space.vmas[index].details.guards = guards.collect();
         }
     }
     Ok(pages)
 }
 
-/// Pages whose content is the mapping's own: not the file's, not the zero page's.
+/// Guards count as swapped.
+const NO_CONTENT: Category = Category::FILE.union(Category::ZERO).union(Category::GUARD);
+
+/// Pages whose content is the mapping's own: not the file's, not the zero page's, and no guards.
 pub(super) const CONTENT: Filter = Filter {
-    all: Category::FILE.union(Category::ZERO),
-    inverted: Category::FILE.union(Category::ZERO),
+    all: NO_CONTENT,
+    inverted: NO_CONTENT,
     any: Category::PRESENT.union(Category::SWAPPED),
     report: Category::empty(),
 };

@@ -4,6 +4,7 @@
 //! memory, deleted files); `pages` stores page contents. `assemble` works out how an inherited address space becomes
 //! another one; `build` does it in a puppet; `fill` writes the pages.
 
+mod advice;
 mod assemble;
 mod attach;
 mod build;
@@ -12,12 +13,14 @@ mod content;
 mod fill;
 mod pages;
 mod runs;
+mod settle;
 
 pub use assemble::{Assembly, assemble};
 pub use build::{BuildError, Builder, Sources, first_gap, same_layout};
-pub use classify::{address_space, count_pages};
+pub use classify::{address_space, look_at_pages};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
 pub(crate) use content::{ELSEWHERE, Located, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, page_work};
+pub use settle::settle;

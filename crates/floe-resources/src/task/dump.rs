@@ -2,7 +2,7 @@
 //! thread.
 
 use super::signals::{SignalError, name_restarted_call, portable};
-use super::{sleep::Sleepers, switches::Switches};
+use super::{memory::MemoryAnswers, sleep::Sleepers, switches::Switches};
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, Registers, ResourceLimit,
@@ -144,12 +144,15 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
     }
 }
 
-/// Reads a living process; also returns where its heap ends, brk(0). Working directory, root and terminal are left to the
+/// Reads a living process; also returns what it alone can say of its memory. Working directory, root and terminal are left to the
 /// caller, who knows paths.
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(ProcessRecord, u64), DumpError> {
+pub fn dump_process(
+    held: &HeldProcess<'_>,
+    refusals: &mut Refusals,
+) -> Result<(ProcessRecord, MemoryAnswers), DumpError> {
     let found = held.found;
     let leader = held.threads[0];
     for thread in &held.threads {
@@ -175,15 +178,16 @@ pub fn dump_process(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<(
             questions.switches.refuse(&batch, found, refusals);
         }
     }
+    let mut memory = MemoryAnswers::ask(&host, held)?;
     host.remove()?;
-    let brk = answers.brk;
+    memory.brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
         // The timer fired when it had been read already.
         record.timers[libc::ITIMER_REAL as usize].value = 0;
     }
     record.state = process_state(found, leader);
-    Ok((record, brk))
+    Ok((record, memory))
 }
 
 fn is_pending<T: AsRef<[u8]>>(signal: i32, queue: &[T]) -> bool {

@@ -1,6 +1,7 @@
 //! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
 
 mod dump;
+mod memory;
 mod refuse;
 mod restore;
 mod signals;
@@ -8,6 +9,7 @@ mod sleep;
 mod switches;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
+pub use memory::MemoryAnswers;
 pub use refuse::{
     has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_leaderless,
     refuse_unstoppable, refuse_unsupported,

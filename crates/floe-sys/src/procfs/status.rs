@@ -41,6 +41,8 @@ pub struct Status {
     pub no_new_privs: bool,
     /// Seccomp mode: 0 off, 1 strict, 2 filter.
     pub seccomp: u32,
+    /// Bytes of locked mappings.
+    pub locked: u64,
 }
 
 impl Status {
@@ -91,6 +93,7 @@ impl Status {
             "CapBnd" => self.capabilities[3] = set(value).ok_or("CapBnd")?,
             "CapAmb" => self.capabilities[4] = set(value).ok_or("CapAmb")?,
             "NoNewPrivs" => self.no_new_privs = value == "1",
+            "VmLck" => self.locked = kibibytes(value).ok_or("VmLck")?,
             "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
             _ => {}
         }
@@ -100,6 +103,11 @@ impl Status {
 
 fn set(value: &str) -> Option<u64> {
     u64::from_str_radix(value, 16).ok()
+}
+
+fn kibibytes(value: &str) -> Option<u64> {
+    let count: u64 = value.strip_suffix(" kB")?.trim_start().parse().ok()?;
+    count.checked_mul(1024)
 }
 
 fn numbers<T: std::str::FromStr>(value: &str) -> Option<Vec<T>> {
@@ -118,7 +126,7 @@ mod tests {
     fn reads_the_lines_that_matter() {
         let text = "Name:\tbash\nState:\tD (disk sleep)\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
             Groups:\t4 24 \nNSpid:\t42\t7\t1\nSigPnd:\t0000000000000001\nSigCgt:\t0000000180000002\n\
-            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nVmLck:\t      12 kB\n";
         let status = Status::parse(text).expect("good text");
         assert_eq!(
             (status.umask, status.uids, status.gids),
@@ -127,8 +135,13 @@ mod tests {
         assert_eq!((status.groups, status.ns_pid), (vec![4, 24], vec![42, 7, 1]));
         assert_eq!((status.state, status.pending, status.caught), (b'D', 1, 0x1_8000_0002));
         assert_eq!(
-            (status.capabilities[3], status.no_new_privs, status.seccomp),
-            (0x1ff_ffff_ffff, true, 2)
+            (
+                status.capabilities[3],
+                status.no_new_privs,
+                status.seccomp,
+                status.locked
+            ),
+            (0x1ff_ffff_ffff, true, 2, 12_288)
         );
     }
 

@@ -30,7 +30,9 @@ fn main() {
         let sealed: Vec<Sealed> = SEALED.iter().map(Sealed::make).collect();
         let sparse = memfd(c"sparse", MFD_EXEC);
         borrowed(sparse).set_len(10 << 30).expect("10 GiB of nothing");
-        borrowed(sparse).write_all_at(b"in the middle", (5 << 30) + 3).expect("write");
+        borrowed(sparse)
+            .write_all_at(b"in the middle", (5 << 30) + 3)
+            .expect("write");
         let lonely = lonely();
         let mut round = 0;
         move |findings: &mut Findings| {
@@ -73,7 +75,9 @@ struct Several {
 impl Several {
     fn make() -> Self {
         let fd = memfd(c"several ways/in", libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        borrowed(fd).set_len((PAGES * PAGE - 100) as u64).expect("set the length");
+        borrowed(fd)
+            .set_len((PAGES * PAGE - 100) as u64)
+            .expect("set the length");
         let whole = Mapping::new(PAGES * PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0);
         let part = Mapping::new(2 * PAGE, libc::PROT_READ, libc::MAP_SHARED, fd, 2 * PAGE as i64);
         let copy = Mapping::new(PAGES * PAGE, READ_WRITE, libc::MAP_PRIVATE, fd, 0);
@@ -90,7 +94,11 @@ impl Several {
         // The other process moves the common position, and answers with a byte of its mapping.
         let peer = Peer::start(move |offset| {
             let moved = seek(fd, 1, libc::SEEK_CUR).is_ok();
-            if moved { whole.read(offset as usize, 1)[0].into() } else { -1 }
+            if moved {
+                whole.read(offset as usize, 1)[0].into()
+            } else {
+                -1
+            }
         });
         Self {
             fd,
@@ -114,7 +122,11 @@ impl Several {
         self.copy.compare(findings, "a private mapping", 5, 55);
         self.whole.write(3 * PAGE, &[round]);
         findings.same("the byte in the part", &vec![round], &self.part.read(PAGE, 1));
-        findings.same("the byte in the private mapping", &vec![round], &self.copy.read(3 * PAGE, 1));
+        findings.same(
+            "the byte in the private mapping",
+            &vec![round],
+            &self.copy.read(3 * PAGE, 1),
+        );
         let mut byte = [0];
         let read = borrowed(self.reader).read_exact_at(&mut byte, 3 * PAGE as u64);
         findings.that(read.is_ok() && byte == [round], "the open file shows another byte");
@@ -200,7 +212,9 @@ impl Sealed {
         let what = name.to_string_lossy();
         let seals = call::fcntl(self.fd, libc::F_GET_SEALS, 0).unwrap_or(-1);
         findings.same(format!("seals of {what}"), &self.seals, &seals);
-        let now = borrowed(self.fd).metadata().map_or(0, |metadata| metadata.mode() & 0o7777);
+        let now = borrowed(self.fd)
+            .metadata()
+            .map_or(0, |metadata| metadata.mode() & 0o7777);
         findings.same(format!("permissions of {what}"), &mode, &now);
         let content = &pattern::bytes(2 * PAGE, 3)[..PAGE];
         findings.that(self.mapping.read(0, PAGE) == content, format!("{what}: differs"));
@@ -220,7 +234,10 @@ fn check_sparse(findings: &mut Findings, fd: RawFd) {
     findings.that(got.is_ok() && &bytes == b"in the middle", "sparse: its bytes are gone");
     let metadata = file.metadata().expect("fstat");
     findings.same("bytes of sparse", &(10 << 30), &metadata.size());
-    findings.that(metadata.blocks() < 100, format!("sparse: takes {} blocks", metadata.blocks()));
+    findings.that(
+        metadata.blocks() < 100,
+        format!("sparse: takes {} blocks", metadata.blocks()),
+    );
 }
 
 /// A memfd of which but a mapping is left.
