@@ -104,6 +104,25 @@ victims! {
     zombies "zombies",
 }
 
+/// They are for the machine's owner to set aside (`/proc/sys/vm/nr_hugepages`).
+#[test]
+fn huge_pages_survive() {
+    let (name, wanted) = ("memory-hugetlb", 10);
+    let text = std::fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    let free = value("HugePages_Free:").unwrap_or(0) - value("HugePages_Rsvd:").unwrap_or(0);
+    if value("Hugepagesize:") != Some(2048) || free < wanted {
+        return floe_suite::skip(&format!(
+            "{free} huge pages of 2 MiB are free, and {name} takes {wanted}"
+        ));
+    }
+    survives(name);
+    notices(name);
+}
+
 /// Files behave otherwise on a filesystem that is all memory.
 #[test]
 fn files_on_tmpfs_survive() {

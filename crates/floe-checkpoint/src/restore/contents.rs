@@ -14,7 +14,9 @@ use floe_sys::{
     Pid,
     descriptor::open_in_root,
     memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
+    memory::huge_page_bits,
 };
+use floe_tracee::Script;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
@@ -49,12 +51,15 @@ impl MadeContents {
         };
         for record in image.shmems() {
             let file = make_shmem(world, record)?;
-            filler.file(&file, record.size, runs(image, ContentOwner::Shmem(record.id)))?;
+            let content = runs(image, ContentOwner::Shmem(record.id));
+            fill(world, &filler, (&file, record.size, record.huge_page), content)?;
             made.sources.shmems.insert(record.id, file.into());
         }
         for record in image.ghosts() {
             let file = make_ghost(root, record)?;
-            filler.file(&file, record.size, runs(image, ContentOwner::Ghost(record.id)))?;
+            let huge_page = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+            let content = runs(image, ContentOwner::Ghost(record.id));
+            fill(world, &filler, (&file, record.size, huge_page), content)?;
             set_attributes(&file, record)?;
             if !mapped_for_writing(image, record.id) {
                 seal(file.as_fd(), record)?;
@@ -118,7 +123,10 @@ fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, Resto
     let seed = world.seed()?;
     let bytes = record.size.next_multiple_of(4096);
     let mut batch = seed.batch();
-    let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    let mut flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    if record.huge_page != 0 {
+        flags |= libc::MAP_HUGETLB as u64 | u64::from(huge_page_bits(record.huge_page));
+    }
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let call = batch.call(
         "map shared memory",
@@ -139,6 +147,44 @@ fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, Resto
     Ok(file)
 }
 
+/// Fills a file of so many bytes, with pages of so many bytes. What lies on hugetlbfs (page size not 0) can't be written
+/// to, only mapped: the seed does that.
+fn fill(
+    world: &World<'_>,
+    filler: &Filler<'_>,
+    (file, size, huge_page): (&File, u64, u64),
+    runs: &[PageRun],
+) -> Result<(), RestoreError> {
+    if huge_page == 0 {
+        return Ok(filler.file(file, size, runs)?);
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let seed = world.seed()?;
+    let mut script = Script::new(seed);
+    let number = world.channel.give(&mut script, &[file.as_fd()])?[0] as u64;
+    let mut batch = seed.batch();
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let arguments = [0, size, prot as u64, flags as u64, number, 0];
+    let map = batch.call("map huge pages", libc::SYS_mmap, &arguments);
+    batch.call("close huge pages", libc::SYS_close, &[number]);
+    seed.run(&mut batch)?;
+    let address = batch.result(map) as u64;
+    let moved: Vec<PageRun> = runs
+        .iter()
+        .map(|run| PageRun {
+            start: address + run.start,
+            ..*run
+        })
+        .collect();
+    let range = address..address + size;
+    filler.process(seed.tid(), &moved, vec![range])?;
+    script.call("unmap huge pages", libc::SYS_munmap, &[address, size])?;
+    script.run()?;
+    Ok(())
+}
+
 fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, RestoreError> {
     let name = String::from_utf8_lossy(&record.path).into_owned();
     let fd = match &record.memfd {
@@ -148,7 +194,11 @@ fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, Restor
             // Where executable ones are forbidden (vm.memfd_noexec), this one may be none.
             let never_executed = memfd.seals & F_SEAL_EXEC != 0 && record.mode & 0o111 == 0;
             let kind = if never_executed { MFD_NOEXEC_SEAL } else { MFD_EXEC };
-            memfd::create(&name, kind | libc::MFD_ALLOW_SEALING)
+            let huge = match memfd.huge_page {
+                0 => 0,
+                bytes => libc::MFD_HUGETLB | huge_page_bits(bytes),
+            };
+            memfd::create(&name, kind | huge | libc::MFD_ALLOW_SEALING)
         }
         None => unnamed_file(root, &record.path),
     };

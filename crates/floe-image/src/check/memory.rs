@@ -41,6 +41,14 @@ pub enum MemoryFault {
         /// Its bytes.
         got: usize,
     },
+    /// Huge pages of no size, or not a whole number of them.
+    #[error("{what} {id} can't be of huge pages")]
+    HugePage {
+        /// The kind.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+    },
     /// Flags that mlockall(2) does not know.
     #[error("process {0} locks mappings to come in an unknown way")]
     Lock(i32),
@@ -121,12 +129,15 @@ fn objects(image: &Image) -> Result<(), MemoryFault> {
     for record in image.ghosts() {
         path("deleted file", record.id, &record.path)?;
         size("deleted file", record.id, record.size, i64::MAX as u64)?;
+        let huge = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+        huge_page("deleted file", record.id, huge, record.size)?;
     }
     if let Some(log) = image.sandbox().log {
         size("log", 0, log, i64::MAX as u64)?;
     }
     for record in image.shmems() {
         size("shared memory object", record.id, record.size, ADDRESS_LIMIT)?;
+        huge_page("shared memory object", record.id, record.huge_page, record.size)?;
     }
     Ok(())
 }
@@ -190,7 +201,24 @@ const NODES: u32 = 1024;
 /// MPOL_* of linux/mempolicy.h: the modes, and the flags that may stand beside them.
 const POLICY_BITS: u32 = 0xe007;
 
+/// No processor has pages of more bytes; each size is a power of two.
+const HUGEST_PAGE: u64 = 1 << 34;
+
+fn is_page_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && bytes > PAGE && bytes <= HUGEST_PAGE
+}
+
+fn huge_page(what: &'static str, id: u32, bytes: u64, size: u64) -> Result<(), MemoryFault> {
+    let fits = bytes == 0 || is_page_size(bytes) && size.is_multiple_of(bytes);
+    ensure(fits, || MemoryFault::HugePage { what, id })
+}
+
 fn details(vma: &VmaRecord) -> Result<(), &'static str> {
+    let huge = vma.details.huge_page;
+    let aligned = || vma.start.is_multiple_of(huge) && vma.end.is_multiple_of(huge);
+    let private = matches!(vma.source, VmaSource::Anonymous | VmaSource::File { shared: false, .. });
+    let fits = huge == 0 || is_page_size(huge) && aligned() && private;
+    ensure(fits, || "can't be of huge pages")?;
     let mut last = vma.start;
     for (start, end) in &vma.details.guards {
         let aligned = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);

@@ -122,6 +122,8 @@ pub struct ShmemRecord {
     pub id: u32,
     /// Bytes.
     pub size: u64,
+    /// Bytes of a page from hugetlbfs; 0 for ordinary pages.
+    pub huge_page: u64,
 }
 
 /// A file that was deleted but still open or mapped; its content is in the page store.
@@ -154,6 +156,8 @@ pub struct MemfdRecord {
     pub name: Vec<u8>,
     /// F_GET_SEALS.
     pub seals: u32,
+    /// Bytes of a page from hugetlbfs (MFD_HUGETLB); 0 for ordinary pages.
+    pub huge_page: u64,
 }
 
 /// Whose pages a page map lists.

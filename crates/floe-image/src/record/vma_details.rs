@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Guard regions and NUMA policy of a mapping.
+/// Guard regions, NUMA policy and huge pages of a mapping.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmaDetails {
     /// Guard regions (MADV_GUARD_INSTALL): first byte and first byte behind it; lowest first, not touching.
     pub guards: Vec<(u64, u64)>,
     /// mbind(2), where it is not the task's own policy.
     pub policy: Option<MemoryPolicy>,
+    /// Bytes of a page of private memory from hugetlbfs (MAP_HUGETLB); 0 for ordinary pages.
+    pub huge_page: u64,
 }
 
 /// Where memory is taken from on a machine with several NUMA nodes.

@@ -142,7 +142,11 @@ pub fn whole() -> Sample {
                 head_checksum: 0,
             },
         ],
-        shmems: vec![ShmemRecord { id: 0, size: 0x3000 }],
+        shmems: vec![ShmemRecord {
+            id: 0,
+            size: 0x3000,
+            huge_page: 0,
+        }],
         ghosts: vec![
             GhostRecord {
                 id: 0,
@@ -165,6 +169,7 @@ pub fn whole() -> Sample {
                 memfd: Some(MemfdRecord {
                     name: b"scratch".to_vec(),
                     seals: 0x3,
+                    huge_page: 2 << 20,
                 }),
             },
         ],
@@ -473,6 +478,7 @@ fn space(pid: i32) -> AddressSpaceRecord {
                         mode: 0x8002,
                         nodes: vec![0, 3],
                     }),
+                    huge_page: 0,
                 },
                 ..vma(0x7ff1_0000, 3, 3, VmaSource::Anonymous)
             },

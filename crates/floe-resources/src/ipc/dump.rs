@@ -15,15 +15,8 @@ use floe_sys::{
     kcmp::{self, Resource},
     sysv::{self, Attachment, Permission, Queue, SHM_DEST, SHM_LOCKED, Segment},
 };
-use nix::{
-    errno::Errno,
-    sched::CloneFlags,
-    sys::{statfs::statfs, wait::waitpid},
-};
+use nix::{errno::Errno, sched::CloneFlags, sys::wait::waitpid};
 use std::{cmp::Ordering, io};
-
-/// include/uapi/linux/magic.h.
-const HUGETLBFS: i64 = 0x9584_58f6;
 
 /// What is in the namespace, as it is read.
 type Found = (
@@ -123,7 +116,7 @@ fn segment_content(
             let attachment = run_inside(pid, CloneFlags::CLONE_NEWIPC, attach)
                 .map_err(namespace("attach System V shared memory"))?;
             let link = attachment.link();
-            refuse_huge_pages(id, &link, refusals)?;
+            refuse_huge_pages(id, &link, contents, refusals)?;
             contents.attachments.push(attachment);
             link
         }
@@ -136,13 +129,8 @@ fn segment_content(
     Ok(())
 }
 
-fn refuse_huge_pages(id: i32, link: &str, refusals: &mut Refusals) -> Result<(), IpcError> {
-    let filesystem = statfs(link).map_err(|source| IpcError::Object {
-        action: "look at",
-        id,
-        source: source.into(),
-    })?;
-    if filesystem.filesystem_type().0 == HUGETLBFS {
+fn refuse_huge_pages(id: i32, link: &str, contents: &Contents, refusals: &mut Refusals) -> Result<(), IpcError> {
+    if contents.huge_page(link)? != 0 {
         let reason = "huge pages of hugetlbfs are not carried yet";
         refusals.add(None, title(id), reason, "make it without SHM_HUGETLB");
     }

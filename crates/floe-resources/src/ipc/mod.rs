@@ -9,9 +9,8 @@ mod restore;
 pub use dump::dump;
 pub use restore::{SegmentFile, make, remove_segments};
 
-use crate::ns::NsError;
+use crate::{mm::ContentError, ns::NsError};
 use nix::errno::Errno;
-use std::io;
 
 /// An object that could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -25,17 +24,9 @@ pub enum IpcError {
         #[source]
         source: NsError,
     },
-    /// A call.
-    #[error("{action} System V object {id}")]
-    Object {
-        /// What was attempted.
-        action: &'static str,
-        /// Its identifier.
-        id: i32,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    /// The content of a segment.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// A process to compare others with.
     #[error("look for adjustments of semaphores")]
     Compare(#[source] Errno),

@@ -101,9 +101,12 @@ fn inheritable(old: &VmaRecord, new: &VmaRecord, drop_file: Option<u32>) -> bool
     };
     // Whether fork copies guards of files and of shared memory depends on the kernel.
     let guarded_file = !matches!(new.source, VmaSource::Anonymous) && !new.details.guards.is_empty();
+    // Pages of hugetlbfs can't be dropped piece by piece.
+    let huge = old.details.huge_page != 0;
     same_source
         && !not_copied
         && !guarded_file
+        && !huge
         && old.prot == new.prot
         && old.flags == new.flags
         && old.name == new.name

@@ -15,6 +15,7 @@ use crate::channel::{Channel, ChannelError};
 use floe_image::record::{AddressSpaceRecord, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
+    memory::huge_page_bits,
     procfs::{Mapping, ProcError},
 };
 use floe_tracee::{Puppet, PuppetError, Script};
@@ -141,7 +142,7 @@ impl Builder<'_> {
         let writable = wanted
             .vmas
             .iter()
-            .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
+            .filter(|vma| filling_protection(vma) & libc::PROT_WRITE as u32 != 0)
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
@@ -313,7 +314,7 @@ fn map_all(
         let arguments = [
             vma.start,
             vma.end - vma.start,
-            u64::from(vma.prot),
+            u64::from(filling_protection(vma)),
             flags as u64,
             number as u64,
             offset,
@@ -323,6 +324,12 @@ fn map_all(
     Ok(())
 }
 
+/// With which protection a mapping is filled. Huge pages of hugetlbfs can't be written by force, as others can.
+fn filling_protection(vma: &VmaRecord) -> u32 {
+    let huge = vma.details.huge_page != 0;
+    vma.prot | if huge { libc::PROT_WRITE as u32 } else { 0 }
+}
+
 fn map_flags(vma: &VmaRecord) -> (i32, u64) {
     let mut flags = libc::MAP_FIXED_NOREPLACE;
     if vma.flags.contains(b"gd") {
@@ -330,6 +337,9 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
     }
     if vma.flags.contains(b"nr") {
         flags |= libc::MAP_NORESERVE;
+    }
+    if vma.details.huge_page != 0 && vma.source == VmaSource::Anonymous {
+        flags |= libc::MAP_HUGETLB | huge_page_bits(vma.details.huge_page) as i32;
     }
     match vma.source {
         VmaSource::File { offset, shared, .. } => (
@@ -358,6 +368,10 @@ fn finish<'a>(
     numbers: impl Iterator<Item = &'a RawFd>,
 ) -> Result<(), BuildError> {
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+        if filling_protection(vma) != vma.prot {
+            let arguments = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+            script.call("protect huge pages", libc::SYS_mprotect, &arguments)?;
+        }
         advise(script, vma)?;
     }
     for number in numbers {

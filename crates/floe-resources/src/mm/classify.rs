@@ -1,6 +1,6 @@
 //! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
 
-use super::content::{ContentError, Contents};
+use super::content::{ContentError, Contents, MEMFD};
 use crate::{
     ns,
     refusal::Refusals,
@@ -24,12 +24,7 @@ const SYSV: &[u8] = b"/SYSV";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
-const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 8] = [
-    (
-        b"ht",
-        "huge pages of hugetlbfs",
-        "hugetlbfs mappings are not carried yet",
-    ),
+const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 7] = [
     (
         b"um",
         "userfaultfd (missing pages)",
@@ -80,6 +75,11 @@ pub fn address_space(
     let mut vmas = Vec::with_capacity(held.mappings.len());
     for mapping in held.mappings.iter().filter(|m| m.path != b"[vsyscall]") {
         if let Some(source) = classifier.source(mapping)? {
+            let huge_page = if mapping.has(b"ht") && !mapping.shared {
+                classifier.contents.huge_page(&classifier.magic(mapping))?
+            } else {
+                0
+            };
             vmas.push(VmaRecord {
                 start: mapping.start,
                 end: mapping.end,
@@ -90,6 +90,7 @@ pub fn address_space(
                 details: VmaDetails {
                     guards: Vec::new(),
                     policy: memory.policies.get(&mapping.start).cloned(),
+                    huge_page,
                 },
             });
         }
@@ -156,6 +157,11 @@ impl Classifier<'_> {
         );
     }
 
+    /// The link in /proc that opens what is mapped.
+    fn magic(&self, mapping: &Mapping) -> String {
+        format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end)
+    }
+
     fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
         let path = mapping.path.as_slice();
         if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
@@ -168,7 +174,7 @@ impl Classifier<'_> {
             self.refuse(mapping, what, reason);
             return Ok(None);
         }
-        let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
+        let magic = self.magic(mapping);
         let segment = self.segment_of(mapping, &magic)?;
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
@@ -183,8 +189,11 @@ impl Classifier<'_> {
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));
         }
-        if let Some(id) = segment {
+        if let Some(id) = segment.filter(|_| !mapping.has(b"ht")) {
             return self.segment(id, mapping);
+        }
+        if mapping.has(b"ht") && !path.starts_with(MEMFD) {
+            return self.huge(mapping, &magic);
         }
         if mapping.shared && path == b"/dev/zero (deleted)" {
             let object = self.contents.shmem(&magic)?;
@@ -222,6 +231,26 @@ impl Classifier<'_> {
         let id = mapping.inode as i32;
         self.contents.segment(id, magic);
         Ok(Some(id))
+    }
+
+    /// Memory from hugetlbfs that is no memfd.
+    fn huge(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<VmaSource>, ContentError> {
+        if !mapping.path.starts_with(b"/anon_hugepage") {
+            self.refuse(
+                mapping,
+                "huge pages of hugetlbfs",
+                "files and System V segments of hugetlbfs are not carried yet",
+            );
+            return Ok(None);
+        }
+        if !mapping.shared {
+            return Ok(Some(VmaSource::Anonymous));
+        }
+        let object = self.contents.shmem(magic)?;
+        Ok(Some(VmaSource::Shmem {
+            object,
+            offset: mapping.offset,
+        }))
     }
 
     fn segment(&mut self, id: i32, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {

@@ -5,7 +5,7 @@
 
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
-use floe_sys::{descriptor, memfd, sysv::Attachment};
+use floe_sys::{descriptor, memfd, memory::HUGETLBFS, sysv::Attachment};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -26,7 +26,8 @@ use std::{
 };
 
 const DELETED: &[u8] = b" (deleted)";
-const MEMFD: &[u8] = b"/memfd:";
+/// How the names of memfds begin.
+pub(crate) const MEMFD: &[u8] = b"/memfd:";
 /// /dev/zero: its private mappings are anonymous memory.
 const ZERO_DEVICE: u64 = makedev(1, 5);
 
@@ -204,9 +205,11 @@ impl Contents {
             return Ok(*id);
         }
         let id = self.shmems.len() as u32;
+        let huge_page = self.huge_page(magic)?;
         self.shmems.push(ShmemRecord {
             id,
             size: metadata.size(),
+            huge_page,
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Shmem(id),
@@ -215,6 +218,20 @@ impl Contents {
         });
         self.shmem_by.insert(identity, id);
         Ok(id)
+    }
+
+    /// Bytes of a page of the file behind `magic` where it lies on hugetlbfs, else 0.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn huge_page(&self, magic: &str) -> Result<u64, ContentError> {
+        let found = statfs(magic).map_err(|source| ContentError {
+            action: "statfs",
+            path: magic.to_owned(),
+            source: source.into(),
+        })?;
+        let huge = found.filesystem_type().0 == HUGETLBFS;
+        Ok(if huge { found.block_size() as u64 } else { 0 })
     }
 
     /// Notes a mapping of the System V segment `id`, whose memory is behind `magic`.
@@ -323,11 +340,7 @@ impl Contents {
                 source: source.into(),
             }
         };
-        let memfd = self.is_memfd(path, metadata).map_err(|source| ContentError {
-            action: "compare the filesystem of",
-            path: magic.to_owned(),
-            source,
-        })?;
+        let memfd = self.is_memfd(magic, path, metadata)?;
         if !memfd && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
             return Ok(Some((
                 "a deleted file whose filesystem is not mounted where its path was",
@@ -341,9 +354,18 @@ impl Contents {
         )))
     }
 
-    /// Whether the deleted file that had `path` is a memfd. A file of such a name may as well lie in the root directory.
-    fn is_memfd(&mut self, path: &[u8], metadata: &Metadata) -> io::Result<bool> {
-        Ok(path.starts_with(MEMFD) && metadata.dev() == self.kernel_tmpfs()?)
+    /// Whether the deleted file behind `magic` that had `path` is a memfd. A file of such a name may as well lie in the root
+    /// directory, but that is not hugetlbfs.
+    fn is_memfd(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<bool, ContentError> {
+        if !path.starts_with(MEMFD) {
+            return Ok(false);
+        }
+        let internal = self.kernel_tmpfs().map_err(|source| ContentError {
+            action: "compare the filesystem of",
+            path: magic.to_owned(),
+            source,
+        })?;
+        Ok(metadata.dev() == internal || self.huge_page(magic)? != 0)
     }
 
     /// The device number of the kernel's own tmpfs.
@@ -381,15 +403,12 @@ impl Contents {
         if let Some(id) = self.ghost_by.get(&identity) {
             return Ok(*id);
         }
-        let is_memfd = self.is_memfd(path, metadata).map_err(|source| ContentError {
-            action: "compare the filesystem of",
-            path: magic.to_owned(),
-            source,
-        })?;
+        let is_memfd = self.is_memfd(magic, path, metadata)?;
         let memfd = match path.strip_prefix(MEMFD) {
             Some(name) if is_memfd => Some(MemfdRecord {
                 name: name.to_vec(),
                 seals: seals(magic)?,
+                huge_page: self.huge_page(magic)?,
             }),
             _ => None,
         };

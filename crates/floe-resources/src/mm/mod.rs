@@ -19,7 +19,7 @@ pub use assemble::{Assembly, assemble};
 pub use build::{BuildError, Builder, Sources, first_gap, same_layout};
 pub use classify::{address_space, look_at_pages};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
-pub(crate) use content::{ELSEWHERE, Located, Place};
+pub(crate) use content::{ELSEWHERE, Located, MEMFD, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, page_work};
