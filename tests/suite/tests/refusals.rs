@@ -26,7 +26,7 @@ const MEMORY: [Case; 8] = [
     ),
     ("device-memory", &["/dev/mem"], "memory of a device"),
     (
-        "huge-pages",
+        "huge-segment",
         &["mapping ", "huge pages of hugetlbfs"],
         "not carried yet",
     ),

@@ -186,14 +186,15 @@ impl Classifier<'_> {
             }
             return Ok(None);
         }
-        if mapping.inode == 0 {
-            return Ok(self.anonymous(mapping));
-        }
         if let Some(id) = segment.filter(|_| !mapping.has(b"ht")) {
             return self.segment(id, mapping);
         }
         if mapping.has(b"ht") && !path.starts_with(MEMFD) {
             return self.huge(mapping, &magic);
+        }
+        // The first segment of a namespace has inode number 0 too.
+        if mapping.inode == 0 {
+            return Ok(self.anonymous(mapping));
         }
         if mapping.shared && path == b"/dev/zero (deleted)" {
             let object = self.contents.shmem(&magic)?;

@@ -13,8 +13,11 @@ const PAGES: usize = 6;
 
 fn main() {
     play(|stage| {
-        // Identifiers with a sequence number, as after some use of the namespace.
+        // Its number is 0. Others leave gaps, as after some use of the namespace.
+        let first = make(libc::IPC_PRIVATE, PAGE, 0o600);
         (0..3).for_each(|_| remove(make(libc::IPC_PRIVATE, PAGE, 0o600)));
+        let nought = attach(first, 1, 0);
+        nought.mark(0, 99);
         let detached = detached();
         let removed = make(libc::IPC_PRIVATE, 64 * PAGE - 5, 0o600);
         let used = make(KEY, PAGES * PAGE - 100, 0o640);
@@ -42,7 +45,7 @@ fn main() {
             }
         });
         stage.wait_for_part("child");
-        let objects = [detached, removed, used].map(|id| (id, Known::of(id)));
+        let objects = [detached, removed, used, first].map(|id| (id, Known::of(id)));
         let mut round = 0;
         move |findings: &mut Findings| {
             round += 1;
@@ -54,6 +57,7 @@ fn main() {
             }
             // SAFETY: plain numbers.
             findings.same("the key's segment", &used, &unsafe { libc::shmget(KEY, 0, 0) });
+            nought.compare(findings, "the first", 0, 99);
             whole.compare(findings, "attached", 0, 10);
             other.compare(findings, "attached again", 0, 10);
             whole.mark(1, 100 + u64::from(round));

@@ -15,7 +15,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("perf-buffer", perf_buffer),
     ("memfd-secret", memfd_secret),
     ("device-memory", device_memory),
-    ("huge-pages", huge_pages),
+    ("huge-segment", huge_segment),
     ("userfaultfd", userfaultfd),
     ("hidden-mapped-file", hidden_mapped_file),
 ];
@@ -124,10 +124,16 @@ fn device_memory(_: &Stage) -> io::Result<Check> {
     Ok(Box::new(move |_| drop(mapping.read(0, 1))))
 }
 
-fn huge_pages(_: &Stage) -> io::Result<Check> {
+fn huge_segment(_: &Stage) -> io::Result<Check> {
+    const SHM_NORESERVE: i32 = 0o10_000;
     // Without a page reserved for it; it is never touched.
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE;
-    map(2 << 20, READ_WRITE, flags, -1, 0)?;
+    let flags = libc::SHM_HUGETLB | SHM_NORESERVE | 0o600;
+    // SAFETY: plain numbers.
+    let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, 2 << 20, flags) }.into())?;
+    // SAFETY: the kernel chooses the address.
+    call::checked(unsafe { libc::shmat(id as i32, ptr::null(), 0) } as i64)?;
+    // SAFETY: IPC_RMID takes no structure.
+    call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
     Ok(Box::new(|_| {}))
 }
 
