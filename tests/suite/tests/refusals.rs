@@ -11,11 +11,11 @@ use std::{
 /// A kind of state: its name in the victim, what the object's name holds, and what the reason holds.
 type Case = (&'static str, &'static [&'static str], &'static str);
 
-const MEMORY: [Case; 8] = [
+const MEMORY: [Case; 9] = [
     (
         "aio-ring",
         &["mapping ", "/[aio]", "(AIO ring)"],
-        "asynchronous I/O contexts",
+        "which requests are under way",
     ),
     ("io-uring", &["mapping ", "anon_inode:[io_uring]"], "io_uring"),
     ("perf-buffer", &["mapping ", "anon_inode:[perf_event]"], "perf"),
@@ -34,6 +34,11 @@ const MEMORY: [Case; 8] = [
         "userfaultfd",
         &["mapping ", "(userfaultfd (missing pages))"],
         "another program serves",
+    ),
+    (
+        "protection-key",
+        &["mapping ", "(protection key "],
+        "protection keys are not carried yet",
     ),
     (
         "hidden-mapped-file",

@@ -132,8 +132,64 @@ fn files_on_tmpfs_survive() {
         "files-deleted-program",
         "files-directories",
         "files-regular",
+        "memory-file-private",
+        "memory-file-shared",
     ] {
         survives_on(&Host::in_folder("/dev/shm"), name);
+    }
+}
+
+/// An overlay of two folders; gone when dropped.
+struct Overlay(tempfile::TempDir);
+
+impl Overlay {
+    fn mount() -> Result<Self, nix::errno::Errno> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = ["lower", "upper", "work", "merged"].map(|name| folder.path().join(name));
+        for path in &inner {
+            std::fs::create_dir(path).expect("a folder");
+        }
+        let [lower, upper, work, merged] = inner.map(|path| path.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(
+            Some("overlay"),
+            merged.as_str(),
+            Some("overlay"),
+            flags,
+            Some(options.as_str()),
+        )?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("merged")
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        if let Err(error) = nix::mount::umount(&self.path()) {
+            eprintln!("the overlay stays: {error}");
+        }
+    }
+}
+
+/// As in a container: what is mapped lies on another filesystem than its path says.
+#[test]
+fn files_on_an_overlay_survive() {
+    let overlay = match Overlay::mount() {
+        Ok(overlay) => overlay,
+        Err(error) => return floe_suite::skip(&format!("no overlay can be mounted: {error}")),
+    };
+    for name in [
+        "files-deleted",
+        "files-deleted-program",
+        "files-regular",
+        "memory-file-private",
+        "memory-file-shared",
+    ] {
+        survives_on(&Host::in_folder(overlay.path()), name);
     }
 }
 

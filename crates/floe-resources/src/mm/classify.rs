@@ -186,6 +186,12 @@ impl Classifier<'_> {
             }
             return Ok(None);
         }
+        // The kernel itself takes a key for memory that can only be executed, and does so again.
+        if mapping.protection_key != 0 && mapping.prot != libc::PROT_EXEC as u32 {
+            let what = format!("protection key {}", mapping.protection_key);
+            self.refuse(mapping, &what, "protection keys are not carried yet");
+            return Ok(None);
+        }
         if let Some(id) = segment.filter(|_| !mapping.has(b"ht")) {
             return self.segment(id, mapping);
         }
@@ -302,7 +308,7 @@ fn title(mapping: &Mapping, what: &str) -> String {
 fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
     if path.starts_with(b"/[aio]") {
-        Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
+        Some(("AIO ring", "the kernel does not tell which requests are under way"))
     } else if path.starts_with(b"anon_inode:") {
         Some((
             "memory of an anonymous inode",

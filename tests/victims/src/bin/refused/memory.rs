@@ -17,6 +17,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("device-memory", device_memory),
     ("huge-segment", huge_segment),
     ("userfaultfd", userfaultfd),
+    ("protection-key", protection_key),
     ("hidden-mapped-file", hidden_mapped_file),
 ];
 
@@ -156,6 +157,16 @@ fn userfaultfd(_: &Stage) -> io::Result<Check> {
     // SAFETY: `struct uffdio_register` is four words.
     call::checked(unsafe { libc::ioctl(fd, UFFDIO_REGISTER, range.as_mut_ptr()) }.into())?;
     Ok(check)
+}
+
+fn protection_key(_: &Stage) -> io::Result<Check> {
+    // SAFETY: plain numbers.
+    let key = unsafe { call::raw(libc::SYS_pkey_alloc, &[0, 0]) }?;
+    let mapping = Mapping::private(PAGE);
+    let arguments = [mapping.address, PAGE, READ_WRITE as usize, key as usize];
+    // SAFETY: a mapping of our own, with the protection it has.
+    unsafe { call::raw(libc::SYS_pkey_mprotect, &arguments) }?;
+    Ok(marked(mapping))
 }
 
 fn hidden_mapped_file(stage: &Stage) -> io::Result<Check> {
