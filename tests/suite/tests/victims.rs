@@ -75,6 +75,7 @@ victims! {
     memory_locked "memory-locked",
     memory_locked_future "memory-locked-future",
     memory_memfd "memory-memfd",
+    memory_memfd_program "memory-memfd-program",
     memory_memfd_shared "memory-memfd-shared",
     memory_policy "memory-policy",
     memory_private "memory-private",

@@ -12,6 +12,7 @@ mod files;
 mod plan;
 mod preflight;
 mod state;
+mod supply;
 mod tree;
 mod verify;
 

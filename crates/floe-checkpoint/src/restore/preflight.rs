@@ -1,6 +1,6 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
-use super::RestoreError;
+use super::{RestoreError, supply};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
@@ -66,6 +66,7 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
         }
     }
     let own = Status::read("/proc/self")?;
+    found.extend(supply::lacking(image, &own));
     for record in image.processes() {
         privileges(record, &own, &mut found)?;
         for (what, path) in [("working", &record.cwd), ("root", &record.root)] {

@@ -43,6 +43,8 @@ pub struct Status {
     pub seccomp: u32,
     /// Bytes of locked mappings.
     pub locked: u64,
+    /// NUMA nodes whose memory it may use, lowest first.
+    pub memory_nodes: Vec<u32>,
 }
 
 impl Status {
@@ -93,6 +95,7 @@ impl Status {
             "CapBnd" => self.capabilities[3] = set(value).ok_or("CapBnd")?,
             "CapAmb" => self.capabilities[4] = set(value).ok_or("CapAmb")?,
             "NoNewPrivs" => self.no_new_privs = value == "1",
+            "Mems_allowed_list" => self.memory_nodes = ranges(value).ok_or("Mems_allowed_list")?,
             "VmLck" => self.locked = kibibytes(value).ok_or("VmLck")?,
             "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
             _ => {}
@@ -103,6 +106,16 @@ impl Status {
 
 fn set(value: &str) -> Option<u64> {
     u64::from_str_radix(value, 16).ok()
+}
+
+/// A list as `0-3,5`.
+fn ranges(value: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in value.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?);
+    }
+    Some(all)
 }
 
 fn kibibytes(value: &str) -> Option<u64> {
@@ -126,12 +139,14 @@ mod tests {
     fn reads_the_lines_that_matter() {
         let text = "Name:\tbash\nState:\tD (disk sleep)\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
             Groups:\t4 24 \nNSpid:\t42\t7\t1\nSigPnd:\t0000000000000001\nSigCgt:\t0000000180000002\n\
-            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nVmLck:\t      12 kB\n";
+            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nVmLck:\t      12 kB\n\
+            Mems_allowed_list:\t0-2,5\n";
         let status = Status::parse(text).expect("good text");
         assert_eq!(
             (status.umask, status.uids, status.gids),
             (0o22, [0, 1, 2, 3], [4, 5, 6, 7])
         );
+        assert_eq!(status.memory_nodes, [0, 1, 2, 5]);
         assert_eq!((status.groups, status.ns_pid), (vec![4, 24], vec![42, 7, 1]));
         assert_eq!((status.state, status.pending, status.caught), (b'D', 1, 0x1_8000_0002));
         assert_eq!(
