@@ -98,12 +98,15 @@ fn permission(id: i64, found: &libc::ipc_perm) -> Permission {
 /// # Safety
 /// `structure` must be what `command` reads or writes.
 unsafe fn control(kind: Kind, id: i32, command: i32, structure: *mut libc::c_void) -> io::Result<i64> {
+    let (id, command, structure) = (i64::from(id), i64::from(command), structure as i64);
+    let (number, arguments) = match kind {
+        Kind::Segment => (libc::SYS_shmctl, [id, command, structure, 0]),
+        Kind::Semaphores => (libc::SYS_semctl, [id, 0, command, structure]),
+        Kind::Queue => (libc::SYS_msgctl, [id, command, structure, 0]),
+    };
+    let [first, second, third, fourth] = arguments;
     // SAFETY: handed on to the caller.
-    checked(match kind {
-        Kind::Segment => unsafe { libc::syscall(libc::SYS_shmctl, id, command, structure) },
-        Kind::Semaphores => unsafe { libc::syscall(libc::SYS_semctl, id, 0, command, structure) },
-        Kind::Queue => unsafe { libc::syscall(libc::SYS_msgctl, id, command, structure) },
-    })
+    checked(unsafe { libc::syscall(number, first, second, third, fourth) })
 }
 
 /// The objects of a kind: what `stat` says of each, and its identifier.

@@ -170,9 +170,11 @@ impl Overlay {
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        if let Err(error) = nix::mount::umount(&self.path()) {
-            eprintln!("the overlay stays: {error}");
-        }
+        let gone = nix::mount::umount(&self.path());
+        assert!(
+            gone.is_ok() || std::thread::panicking(),
+            "unmount the overlay: {gone:?}"
+        );
     }
 }
 

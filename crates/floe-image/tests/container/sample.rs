@@ -444,7 +444,7 @@ fn ipc_objects() -> IpcRecord {
             values: vec![0, 32_767],
         }],
         queues: vec![QueueRecord {
-            permission: permission(0, 0x6d73_67),
+            permission: permission(0, 0x006d_7367),
             capacity: 16_384,
             messages: vec![MessageRecord {
                 kind: 7,
