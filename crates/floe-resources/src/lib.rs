@@ -1,5 +1,5 @@
 //! Every kind of state, dump and restore side by side. `task`: a task's own state; `mm`: memory; `file`: descriptors, one
-//! folder a kind; `ns`: what the namespaces hold.
+//! folder a kind; `ipc`: System V IPC; `ns`: what the namespaces hold.
 //!
 //! Nothing here decides in which order a whole tree is saved or built: that is floe-checkpoint.
 
@@ -7,6 +7,7 @@
 
 pub mod channel;
 pub mod file;
+pub mod ipc;
 pub mod mm;
 pub mod ns;
 pub mod refusal;

@@ -132,3 +132,13 @@ impl MemoryFile {
         self.0.write_all_at(bytes, address)
     }
 }
+
+/// include/uapi/linux/magic.h, of statfs(2).
+pub const HUGETLBFS: i64 = 0x9584_58f6;
+
+/// The bits that choose a size of huge pages, for MAP_HUGETLB, MFD_HUGETLB and SHM_HUGETLB alike
+/// (include/uapi/asm-generic/hugetlb_encode.h). `bytes` is a power of two.
+#[must_use]
+pub const fn huge_page_bits(bytes: u64) -> u32 {
+    bytes.trailing_zeros() << 26
+}

@@ -11,21 +11,11 @@ use std::{
 /// A kind of state: its name in the victim, what the object's name holds, and what the reason holds.
 type Case = (&'static str, &'static [&'static str], &'static str);
 
-const MEMORY: [Case; 13] = [
-    (
-        "memfd-shared",
-        &["mapping ", "/memfd:shared", "(memfd, shared)"],
-        "not carried yet",
-    ),
-    (
-        "sysv-shm",
-        &["mapping ", "/SYSV", "(System V shared memory)"],
-        "not carried yet",
-    ),
+const MEMORY: [Case; 9] = [
     (
         "aio-ring",
         &["mapping ", "/[aio]", "(AIO ring)"],
-        "asynchronous I/O contexts",
+        "which requests are under way",
     ),
     ("io-uring", &["mapping ", "anon_inode:[io_uring]"], "io_uring"),
     ("perf-buffer", &["mapping ", "anon_inode:[perf_event]"], "perf"),
@@ -35,9 +25,8 @@ const MEMORY: [Case; 13] = [
         "nobody else",
     ),
     ("device-memory", &["/dev/mem"], "memory of a device"),
-    ("guard-region", &["guard regions in mapping "], "MADV_GUARD_INSTALL"),
     (
-        "huge-pages",
+        "huge-segment",
         &["mapping ", "huge pages of hugetlbfs"],
         "not carried yet",
     ),
@@ -47,14 +36,9 @@ const MEMORY: [Case; 13] = [
         "another program serves",
     ),
     (
-        "sealed-memory",
-        &["mapping ", "(sealed memory (mseal))"],
-        "not carried yet",
-    ),
-    (
-        "droppable-memory",
-        &["mapping ", "(MAP_DROPPABLE memory)"],
-        "not carried yet",
+        "protection-key",
+        &["mapping ", "(protection key "],
+        "protection keys are not carried yet",
     ),
     (
         "hidden-mapped-file",
@@ -63,7 +47,7 @@ const MEMORY: [Case; 13] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 38] = [
+const DESCRIPTORS: [Case; 37] = [
     ("socket-inet", &["(socket:["], "a socket"),
     ("socket-unix", &["(socket:["], "a socket"),
     ("socket-netlink", &["(socket:["], "a socket"),
@@ -76,7 +60,6 @@ const DESCRIPTORS: [Case; 38] = [
     ("io-uring-descriptor", &["[io_uring]"], "[io_uring]"),
     ("bpf", &["bpf-map"], "bpf-map"),
     ("perf", &["[perf_event]"], "[perf_event]"),
-    ("memfd", &["/memfd:kept"], "a memfd"),
     ("memfd-secret-descriptor", &["/secretmem"], "memfd_secret"),
     ("packet-pipe", &["(pipe:["], "packet mode"),
     ("packets-left", &["(pipe:["], "packet mode"),
@@ -249,8 +232,8 @@ fn a_lock_that_a_child_holds_through_an_inherited_descriptor_is_refused() {
 fn what_a_sandbox_holds_is_refused() {
     let cases = [
         ("mount", "mount ", "mounts made inside"),
-        ("sysv-sem", "1 System V IPC object(s) (sem)", "not carried yet"),
-        ("sysv-msg", "1 System V IPC object(s) (msg)", "not carried yet"),
+        ("foreign-segment", "System V shared memory ", "of another IPC namespace"),
+        ("semaphore-undo", "task 1 (host ", "nobody can read them"),
         ("network-device", "network device victim", "not carried yet"),
         ("deleted-working-directory", "task 1 (host ", "a deleted directory"),
     ];
@@ -265,6 +248,33 @@ fn what_a_sandbox_holds_is_refused() {
             .any(|finding| finding.starts_with(object) && finding.contains(reason) && finding.contains("; "));
         assert!(found || skipped.contains(kind), "{kind}: {findings:#?}");
     }
+}
+
+/// A tree that floe did not start and that has no IPC namespace of its own.
+#[test]
+fn system_v_memory_of_the_host_is_refused() {
+    let host = Host::new();
+    let folder = host.path("stage");
+    fs::create_dir(&folder).expect("a folder");
+    let mut command = Command::new(floe_suite::program("refused"));
+    command.arg(&folder).arg("host-segment").stdin(Stdio::null());
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start the victim");
+    while !folder.join("ready").exists() {
+        assert_eq!(child.try_wait().expect("its state"), None, "the victim ended");
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
+    assert!(
+        error.contains("/SYSV") && error.contains("it belongs to the host's IPC namespace"),
+        "{error}"
+    );
+    child.kill().expect("end it");
+    child.wait().expect("reap it");
 }
 
 #[test]

@@ -89,12 +89,20 @@ victims! {
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_huge "memory-huge",
+    memory_guards "memory-guards",
+    memory_locked "memory-locked",
+    memory_locked_future "memory-locked-future",
     memory_memfd "memory-memfd",
+    memory_memfd_program "memory-memfd-program",
+    memory_memfd_shared "memory-memfd-shared",
+    memory_policy "memory-policy",
     memory_private "memory-private",
     leader_ended "leader-ended",
     memory_relatives "memory-relatives",
     memory_siblings "memory-siblings",
+    memory_sealed "memory-sealed",
     memory_shared_anonymous "memory-shared-anonymous",
+    memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
@@ -112,11 +120,32 @@ victims! {
     stack_grows "stack-grows",
     stopped "stopped",
     switches "switches",
+    sysv_queues "sysv-queues",
+    sysv_semaphores "sysv-semaphores",
     task_settings "task-settings",
     threads "threads",
     tree_relations "tree-relations",
     vdso "vdso",
     zombies "zombies",
+}
+
+/// They are for the machine's owner to set aside (`/proc/sys/vm/nr_hugepages`).
+#[test]
+fn huge_pages_survive() {
+    let (name, wanted) = ("memory-hugetlb", 10);
+    let text = std::fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    let free = value("HugePages_Free:").unwrap_or(0) - value("HugePages_Rsvd:").unwrap_or(0);
+    if value("Hugepagesize:") != Some(2048) || free < wanted {
+        return floe_suite::skip(&format!(
+            "{free} huge pages of 2 MiB are free, and {name} takes {wanted}"
+        ));
+    }
+    survives(name);
+    notices(name);
 }
 
 /// Files behave otherwise on a filesystem that is all memory.
@@ -128,8 +157,66 @@ fn files_on_tmpfs_survive() {
         "files-deleted-program",
         "files-directories",
         "files-regular",
+        "memory-file-private",
+        "memory-file-shared",
     ] {
         survives_on(&Host::in_folder("/dev/shm"), name);
+    }
+}
+
+/// An overlay of two folders; gone when dropped.
+struct Overlay(tempfile::TempDir);
+
+impl Overlay {
+    fn mount() -> Result<Self, nix::errno::Errno> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = ["lower", "upper", "work", "merged"].map(|name| folder.path().join(name));
+        for path in &inner {
+            std::fs::create_dir(path).expect("a folder");
+        }
+        let [lower, upper, work, merged] = inner.map(|path| path.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(
+            Some("overlay"),
+            merged.as_str(),
+            Some("overlay"),
+            flags,
+            Some(options.as_str()),
+        )?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("merged")
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let gone = nix::mount::umount(&self.path());
+        assert!(
+            gone.is_ok() || std::thread::panicking(),
+            "unmount the overlay: {gone:?}"
+        );
+    }
+}
+
+/// As in a container: what is mapped lies on another filesystem than its path says.
+#[test]
+fn files_on_an_overlay_survive() {
+    let overlay = match Overlay::mount() {
+        Ok(overlay) => overlay,
+        Err(error) => return floe_suite::skip(&format!("no overlay can be mounted: {error}")),
+    };
+    for name in [
+        "files-deleted",
+        "files-deleted-program",
+        "files-regular",
+        "memory-file-private",
+        "memory-file-shared",
+    ] {
+        survives_on(&Host::in_folder(overlay.path()), name);
     }
 }
 

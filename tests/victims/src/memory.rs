@@ -100,3 +100,28 @@ impl Mapping {
         crate::call::checked(unsafe { libc::madvise(address, pages * PAGE, advice) }.into()).map(drop)
     }
 }
+
+/// The words of `VmFlags:` in /proc/self/smaps of the mapping at `address`.
+#[must_use]
+pub fn flags_at(address: usize) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
+    let mut inside = false;
+    for line in text.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |digits| usize::from_str_radix(digits, 16).ok();
+        if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
+            inside = start <= address && address < end;
+        } else if let Some(flags) = line.strip_prefix("VmFlags: ").filter(|_| inside) {
+            return flags.split_ascii_whitespace().map(str::to_owned).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Those of them that say how the mapping is locked.
+#[must_use]
+pub fn locks_at(address: usize) -> Vec<String> {
+    let mut flags = flags_at(address);
+    flags.retain(|flag| flag == "lo" || flag == "lf");
+    flags
+}

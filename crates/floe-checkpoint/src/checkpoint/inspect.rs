@@ -3,11 +3,12 @@
 use super::{Target, console::Streams, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::record::{
-    AddressSpaceRecord, ClocksRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord, TerminalLink,
-    VdsoRecord,
+    AddressSpaceRecord, ClocksRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord,
+    TerminalLink, VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
+    ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
@@ -47,6 +48,9 @@ pub enum InspectError {
     /// Namespaces.
     #[error(transparent)]
     Namespace(#[from] NsError),
+    /// System V IPC.
+    #[error(transparent)]
+    Ipc(#[from] IpcError),
     /// The sandbox's monitor.
     #[error("ask the sandbox's monitor for what it holds")]
     Survey(#[source] AttachError),
@@ -120,7 +124,7 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
-            let (mut record, brk) =
+            let (mut record, memory) =
                 task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
@@ -129,14 +133,18 @@ impl Inspected {
             record.terminal = terminal(found, links, refusals);
             record.shared = sharing.with_parent(found);
             if !sharing.shares(found, libc::CLONE_VM) {
-                spaces.push(mm::address_space(&process, brk, &mut contents, refusals)?);
-                pages += mm::count_pages(&process, refusals)?;
+                let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
+                pages += mm::look_at_pages(&process, &mut space)?;
+                spaces.push(space);
             }
             processes.push(record);
         }
         let search = matches!(target, Target::Tree { .. });
         let files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, search)?;
-        let sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
+        let mut sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
+        if sandbox.ipc == NamespaceOrigin::Own {
+            sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
+        }
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;
         Ok(Self {
@@ -259,6 +267,7 @@ fn sandbox(
         command,
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
+        ipc_objects: IpcRecord::default(),
     })
 }
 

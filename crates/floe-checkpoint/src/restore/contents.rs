@@ -7,16 +7,20 @@ use floe_image::{
 };
 use floe_resources::{
     file::reopen,
+    ipc,
     mm::{Filler, Sources},
 };
-use floe_sys::descriptor::open_in_root;
+use floe_sys::{
+    Pid,
+    descriptor::open_in_root,
+    memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
+    memory::huge_page_bits,
+};
+use floe_tracee::Script;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        time::TimeSpec,
-    },
+    sys::time::TimeSpec,
 };
 use std::{
     collections::HashMap,
@@ -47,27 +51,58 @@ impl MadeContents {
         };
         for record in image.shmems() {
             let file = make_shmem(world, record)?;
-            filler.file(&file, record.size, runs(image, ContentOwner::Shmem(record.id)))?;
+            let content = runs(image, ContentOwner::Shmem(record.id));
+            fill(world, &filler, (&file, record.size, record.huge_page), content)?;
             made.sources.shmems.insert(record.id, file.into());
         }
         for record in image.ghosts() {
             let file = make_ghost(root, record)?;
-            filler.file(&file, record.size, runs(image, ContentOwner::Ghost(record.id)))?;
+            let huge_page = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+            let content = runs(image, ContentOwner::Ghost(record.id));
+            fill(world, &filler, (&file, record.size, huge_page), content)?;
             set_attributes(&file, record)?;
+            if !mapped_for_writing(image, record.id) {
+                seal(file.as_fd(), record)?;
+            }
             made.ghosts.insert(record.id, file.into());
+        }
+        for segment in ipc::make(world.seed()?.tid(), &image.sandbox().ipc_objects)? {
+            let owner = ContentOwner::Segment(segment.id);
+            filler.file(&segment.file, segment.size, runs(image, owner))?;
+            made.sources.segments.insert(segment.id, segment.size);
         }
         for record in image.mapped_files() {
             let file = open_mapped(root, record, &made.ghosts)?;
             made.sources.files.insert(record.id, file);
         }
         // A program that is open for writing can't be executed, so ghosts that are executed are kept read-only.
-        for record in image.mapped_files().iter().filter(|record| !record.writable) {
-            if let Some(ghost) = record.ghost.and_then(|id| made.ghosts.get_mut(&id)) {
+        for (id, ghost) in &mut made.ghosts {
+            if !mapped_for_writing(image, *id) {
                 *ghost = reopen(ghost.as_fd(), libc::O_RDONLY)?;
             }
         }
         Ok(made)
     }
+
+    /// Does what would have kept mappings from being made; all of them are by now. `pid` is a process of the tree.
+    pub fn finish(&self, image: &Image, pid: Pid) -> Result<(), RestoreError> {
+        ipc::remove_segments(pid, &image.sandbox().ipc_objects)?;
+        let late = image
+            .ghosts()
+            .iter()
+            .filter(|record| mapped_for_writing(image, record.id));
+        for record in late {
+            if let Some(file) = self.ghosts.get(&record.id) {
+                seal(file.as_fd(), record)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mapped_for_writing(image: &Image, ghost: u32) -> bool {
+    let mut mapped = image.mapped_files().iter();
+    mapped.any(|record| record.writable && record.ghost == Some(ghost))
 }
 
 pub(super) fn runs(image: &Image, owner: ContentOwner) -> &[PageRun] {
@@ -85,11 +120,13 @@ fn system(action: String) -> impl FnOnce(std::io::Error) -> RestoreError {
 /// Shared anonymous memory is made by the seed and reached through /proc/PID/map_files, so that it looks like what it
 /// was.
 fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, RestoreError> {
-    let lacking = || RestoreError::Inconsistent("there is no first process".to_owned());
-    let seed = world.puppets.get(&1).ok_or_else(lacking)?;
+    let seed = world.seed()?;
     let bytes = record.size.next_multiple_of(4096);
     let mut batch = seed.batch();
-    let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    let mut flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+    if record.huge_page != 0 {
+        flags |= libc::MAP_HUGETLB as u64 | u64::from(huge_page_bits(record.huge_page));
+    }
     let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let call = batch.call(
         "map shared memory",
@@ -110,13 +147,58 @@ fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, Resto
     Ok(file)
 }
 
+/// Fills a file of so many bytes, with pages of so many bytes. What lies on hugetlbfs (page size not 0) can't be written
+/// to, only mapped: the seed does that.
+fn fill(
+    world: &World<'_>,
+    filler: &Filler<'_>,
+    (file, size, huge_page): (&File, u64, u64),
+    runs: &[PageRun],
+) -> Result<(), RestoreError> {
+    if huge_page == 0 {
+        return Ok(filler.file(file, size, runs)?);
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let seed = world.seed()?;
+    let mut script = Script::new(seed);
+    let number = world.channel.give(&mut script, &[file.as_fd()])?[0] as u64;
+    let mut batch = seed.batch();
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let arguments = [0, size, prot as u64, flags as u64, number, 0];
+    let map = batch.call("map huge pages", libc::SYS_mmap, &arguments);
+    batch.call("close huge pages", libc::SYS_close, &[number]);
+    seed.run(&mut batch)?;
+    let address = batch.result(map) as u64;
+    let moved: Vec<PageRun> = runs
+        .iter()
+        .map(|run| PageRun {
+            start: address + run.start,
+            ..*run
+        })
+        .collect();
+    let range = address..address + size;
+    filler.process(seed.tid(), &moved, vec![range])?;
+    script.call("unmap huge pages", libc::SYS_munmap, &[address, size])?;
+    script.run()?;
+    Ok(())
+}
+
 fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, RestoreError> {
     let name = String::from_utf8_lossy(&record.path).into_owned();
     let fd = match &record.memfd {
         Some(memfd) => {
-            let memfd = CString::new(memfd.name.as_slice())
+            let name = CString::new(memfd.name.as_slice())
                 .map_err(|_| RestoreError::Inconsistent("a memfd's name holds a NUL".to_owned()))?;
-            memfd_create(memfd.as_c_str(), MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            // Where executable ones are forbidden (vm.memfd_noexec), this one may be none.
+            let never_executed = memfd.seals & F_SEAL_EXEC != 0 && record.mode & 0o111 == 0;
+            let kind = if never_executed { MFD_NOEXEC_SEAL } else { MFD_EXEC };
+            let huge = match memfd.huge_page {
+                0 => 0,
+                bytes => libc::MFD_HUGETLB | huge_page_bits(bytes),
+            };
+            memfd::create(&name, kind | huge | libc::MFD_ALLOW_SEALING)
         }
         None => unnamed_file(root, &record.path),
     };
@@ -153,12 +235,19 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
         .times
         .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));
     nix::sys::stat::futimens(file.as_fd(), &accessed, &modified).map_err(RestoreError::system(action()))?;
-    if let Some(memfd) = &record.memfd {
-        let seals = SealFlag::from_bits_retain(memfd.seals as i32);
-        fcntl(file, FcntlArg::F_ADD_SEALS(seals))
-            .map_err(RestoreError::system(format!("seal the deleted file {name}")))?;
-    }
     Ok(())
+}
+
+/// Puts the seals on a memfd. Behind F_SEAL_FUTURE_WRITE nothing can be mapped for writing, so memfds that are mapped so
+/// get theirs when all mappings are made; all others at once, because one that is executed can't be opened for that any
+/// more.
+fn seal(file: BorrowedFd<'_>, record: &GhostRecord) -> Result<(), RestoreError> {
+    let Some(memfd) = &record.memfd else { return Ok(()) };
+    let seals = SealFlag::from_bits_retain(memfd.seals as i32);
+    let name = String::from_utf8_lossy(&memfd.name);
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))
+        .map(drop)
+        .map_err(RestoreError::system(format!("seal the memfd {name}")))
 }
 
 fn open_mapped(

@@ -15,6 +15,7 @@ mod plan;
 mod preflight;
 mod sharing;
 mod state;
+mod supply;
 mod tree;
 mod verify;
 
@@ -33,6 +34,7 @@ use floe_image::{
 use floe_resources::{
     channel::{Channel, ChannelError},
     file::{FileError, PlaceError},
+    ipc::IpcError,
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
 };
@@ -152,6 +154,9 @@ pub enum RestoreError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// System V IPC.
+    #[error(transparent)]
+    Ipc(#[from] IpcError),
     /// Descriptors.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -312,6 +317,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         world.grow(&steps, lendings, &made, root.as_fd(), control)?;
         control.enter("files")?;
         files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+        made.finish(&image, launch.pid1())?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
         if !shared {

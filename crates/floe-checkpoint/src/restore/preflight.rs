@@ -1,6 +1,6 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
-use super::{RestoreError, abilities};
+use super::{RestoreError, abilities, supply};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
@@ -71,6 +71,7 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
     abilities::obstacles(image, &own, &mut |object, reason| {
         found.insert(Obstacle { object, reason });
     })?;
+    found.extend(supply::lacking(image, &own));
     for record in image.processes() {
         privileges(record, &own, &mut found)?;
         for (what, path) in [("working", &record.cwd), ("root", &record.root)] {

@@ -59,7 +59,7 @@ impl<'a> Memory<'a> {
     pub fn of(image: &'a Image) -> Self {
         let owned = |map: &'a PageMapRecord| match map.owner {
             ContentOwner::Process(pid) => Some((pid.0, map)),
-            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
+            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
         };
         let maps = || image.page_maps().iter().filter_map(owned);
         Self {

@@ -2,7 +2,7 @@
 
 use super::{Memory, Wants};
 use crate::restore::plan::Step;
-use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, PageId, PageRun, VmaRecord, VmaSource};
+use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, PageId, PageRun, VmaDetails, VmaRecord, VmaSource};
 use std::collections::HashMap;
 
 const PAGE: u64 = 4096;
@@ -15,6 +15,7 @@ fn vma(start: u64, pages: u64) -> VmaRecord {
         flags: vec![],
         name: None,
         source: VmaSource::Anonymous,
+        details: VmaDetails::default(),
     }
 }
 
@@ -38,6 +39,7 @@ fn space(pid: i32, vmas: &[VmaRecord]) -> AddressSpaceRecord {
         layout,
         auxv: vec![],
         exe: 0,
+        lock_future: 0,
     }
 }
 

@@ -5,6 +5,7 @@ use floe_image::{
     Image,
     record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
 };
+use floe_resources::mm;
 use floe_resources::task::{
     RestoreError as TaskError, SeedState, apply_outside, arm_timers, confine, continue_sleep, finish_thread,
     make_timers, queue_signals, restore_credentials, restore_process, restore_process_settings, restore_thread,
@@ -51,6 +52,7 @@ pub fn complete<'a>(
             .zip(&threads)
             .flat_map(|((record, filters), threads)| tasks(world, (record, *filters), threads))
             .collect();
+        settle_memory(image, all[0].puppet, group[0])?;
         for task in &all {
             restore_task(world, task, &groups, base).map_err(|e| task.error(e))?;
         }
@@ -239,6 +241,20 @@ fn restore_task(
     restore_credentials(&mut script, process, thread, base)?;
     script.run()?;
     apply_outside(puppet, process, thread, base)
+}
+
+/// What can be said of memory only when all of it is there.
+fn settle_memory(image: &Image, leader: &Puppet, record: &ProcessRecord) -> Result<(), RestoreError> {
+    let mut spaces = image.address_spaces().iter();
+    let Some(space) = spaces.find(|space| space.pid == record.pid) else {
+        return Ok(());
+    };
+    let mut script = Script::new(leader);
+    let settled = mm::settle(&mut script, space).and_then(|()| Ok(script.run().map(drop)?));
+    settled.map_err(|source| RestoreError::Build {
+        pid: record.pid.0,
+        source: Box::new(source),
+    })
 }
 
 /// Rules about a process's memory, once all of it is there.

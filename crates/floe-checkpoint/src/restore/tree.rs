@@ -229,6 +229,11 @@ impl<'a> World<'a> {
         Ok(seed.execute(number, &words)?)
     }
 
+    /// The first process, before it is somebody.
+    pub fn seed(&self) -> Result<&Puppet, RestoreError> {
+        self.puppet(1)
+    }
+
     /// Bytes of pages written.
     pub fn written(&self) -> u64 {
         self.filler.written()

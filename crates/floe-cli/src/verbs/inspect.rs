@@ -151,7 +151,7 @@ fn tasks(image: &Image) -> Vec<Task> {
         .iter()
         .filter_map(|map| match map.owner {
             ContentOwner::Process(pid) => Some((pid.0, map.runs.iter().map(|run| run.pages).sum())),
-            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log => None,
+            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
         })
         .collect();
     let task = |process: &floe_image::record::ProcessRecord| Task {
@@ -187,6 +187,7 @@ fn source(image: &Image, source: &VmaSource) -> String {
             format!("{} + {offset:#x} ({how})", String::from_utf8_lossy(path))
         }
         VmaSource::Special { name } => name.clone(),
+        VmaSource::Segment { id, offset, .. } => format!("System V shared memory {id} + {offset:#x}"),
     }
 }
 

@@ -58,6 +58,7 @@ impl fmt::Display for Named {
             ContentOwner::Shmem(id) => write!(f, "shared memory object {id}"),
             ContentOwner::Ghost(id) => write!(f, "deleted file {id}"),
             ContentOwner::Log => write!(f, "the log"),
+            ContentOwner::Segment(id) => write!(f, "System V shared memory {id}"),
         }
     }
 }
@@ -76,7 +77,9 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
     let shmems = image.shmems().iter().map(|record| ContentOwner::Shmem(record.id));
     let ghosts = image.ghosts().iter().map(|record| ContentOwner::Ghost(record.id));
     let log = image.sandbox().log.map(|_| ContentOwner::Log);
-    for owner in processes.chain(shmems).chain(ghosts).chain(log) {
+    let segments = image.sandbox().ipc_objects.segments.iter();
+    let segments = segments.map(|segment| ContentOwner::Segment(segment.permission.id));
+    for owner in processes.chain(shmems).chain(ghosts).chain(log).chain(segments) {
         ensure(seen.contains(&owner), || ContentFault::NoMap(Named(owner)))?;
     }
     Ok(())
@@ -90,6 +93,7 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
         ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),
         ContentOwner::Ghost(id) => image.ghosts().get(id as usize).map(|record| sized(record.size)),
         ContentOwner::Log => image.sandbox().log.map(sized),
+        ContentOwner::Segment(id) => image.sandbox().ipc_objects.segment(id).map(|record| sized(record.size)),
     }
 }
 
@@ -99,7 +103,10 @@ fn private(space: &AddressSpaceRecord) -> Vec<Range<u64>> {
     for vma in &space.vmas {
         match vma.source {
             VmaSource::Anonymous | VmaSource::File { shared: false, .. } => {}
-            VmaSource::File { shared: true, .. } | VmaSource::Shmem { .. } | VmaSource::Special { .. } => continue,
+            VmaSource::File { shared: true, .. }
+            | VmaSource::Shmem { .. }
+            | VmaSource::Segment { .. }
+            | VmaSource::Special { .. } => continue,
         }
         match joined.last_mut() {
             Some(last) if last.end == vma.start => last.end = vma.end,

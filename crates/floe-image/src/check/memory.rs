@@ -11,6 +11,8 @@ use std::collections::HashSet;
 const PROT_BITS: u32 = 7;
 /// ANON_VMA_NAME_MAX_LEN of linux/prctl's implementation, without the NUL.
 const VMA_NAME_BYTES: usize = 79;
+/// MCL_FUTURE and MCL_ONFAULT.
+const LOCK_BITS: u32 = 6;
 /// More than the kernel keeps of any auxiliary vector.
 const AUXV_BYTES: usize = 1024;
 
@@ -39,6 +41,17 @@ pub enum MemoryFault {
         /// Its bytes.
         got: usize,
     },
+    /// Huge pages of no size, or not a whole number of them.
+    #[error("{what} {id} can't be of huge pages")]
+    HugePage {
+        /// The kind.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+    },
+    /// Flags that mlockall(2) does not know.
+    #[error("process {0} locks mappings to come in an unknown way")]
+    Lock(i32),
     /// A mapping.
     #[error("mapping {start:x}-{end:x} of process {pid} {fault}")]
     Mapping {
@@ -93,6 +106,7 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), MemoryFa
         ensure(got <= AUXV_BYTES && got.is_multiple_of(16), || {
             MemoryFault::AuxiliaryVector { pid, got }
         })?;
+        ensure(space.lock_future & !LOCK_BITS == 0, || MemoryFault::Lock(pid))?;
         mappings(image, space)?;
     }
     match owners.iter().find(|pid| !seen.contains(pid)) {
@@ -115,12 +129,15 @@ fn objects(image: &Image) -> Result<(), MemoryFault> {
     for record in image.ghosts() {
         path("deleted file", record.id, &record.path)?;
         size("deleted file", record.id, record.size, i64::MAX as u64)?;
+        let huge = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+        huge_page("deleted file", record.id, huge, record.size)?;
     }
     if let Some(log) = image.sandbox().log {
         size("log", 0, log, i64::MAX as u64)?;
     }
     for record in image.shmems() {
         size("shared memory object", record.id, record.size, ADDRESS_LIMIT)?;
+        huge_page("shared memory object", record.id, record.huge_page, record.size)?;
     }
     Ok(())
 }
@@ -157,13 +174,61 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
     ensure(vma.prot & !PROT_BITS == 0, || "has an unknown protection")?;
     let named = |name: &Vec<u8>| name.len() <= VMA_NAME_BYTES && !name.contains(&0);
     ensure(vma.name.as_ref().is_none_or(named), || "has an impossible name")?;
+    details(vma)?;
     let (count, id, offset) = match &vma.source {
         VmaSource::File { file, offset, .. } => (image.mapped_files().len(), *file, *offset),
         VmaSource::Shmem { object, offset } => (image.shmems().len(), *object, *offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => return Ok(()),
+        VmaSource::Segment { id, offset, .. } => {
+            let segment = image
+                .sandbox()
+                .ipc_objects
+                .segment(*id)
+                .ok_or("maps something that is missing")?;
+            let behind = offset.checked_add(vma.end - vma.start);
+            let inside = behind.is_some_and(|behind| behind <= segment.size.next_multiple_of(PAGE));
+            return ensure(inside && offset.is_multiple_of(PAGE), || "has an impossible offset");
+        }
     };
     ensure((id as usize) < count, || "maps something that is missing")?;
     let behind = offset.checked_add(vma.end - vma.start);
     let fits = offset.is_multiple_of(PAGE) && behind.is_some_and(|behind| behind <= i64::MAX as u64);
     ensure(fits, || "has an impossible offset")
+}
+
+/// More nodes than any kernel is built for (MAX_NUMNODES).
+const NODES: u32 = 1024;
+/// MPOL_* of linux/mempolicy.h: the modes, and the flags that may stand beside them.
+const POLICY_BITS: u32 = 0xe007;
+
+/// No processor has pages of more bytes; each size is a power of two.
+const HUGEST_PAGE: u64 = 1 << 34;
+
+fn is_page_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && bytes > PAGE && bytes <= HUGEST_PAGE
+}
+
+fn huge_page(what: &'static str, id: u32, bytes: u64, size: u64) -> Result<(), MemoryFault> {
+    let fits = bytes == 0 || is_page_size(bytes) && size.is_multiple_of(bytes);
+    ensure(fits, || MemoryFault::HugePage { what, id })
+}
+
+fn details(vma: &VmaRecord) -> Result<(), &'static str> {
+    let huge = vma.details.huge_page;
+    let aligned = || vma.start.is_multiple_of(huge) && vma.end.is_multiple_of(huge);
+    let private = matches!(vma.source, VmaSource::Anonymous | VmaSource::File { shared: false, .. });
+    let fits = huge == 0 || is_page_size(huge) && aligned() && private;
+    ensure(fits, || "can't be of huge pages")?;
+    let mut last = vma.start;
+    for (start, end) in &vma.details.guards {
+        let aligned = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE);
+        let inside = last <= *start && start < end && *end <= vma.end;
+        ensure(aligned && inside, || "has an impossible guard region")?;
+        last = *end;
+    }
+    let Some(policy) = &vma.details.policy else {
+        return Ok(());
+    };
+    let known = policy.mode & !POLICY_BITS == 0 && policy.nodes.iter().all(|node| *node < NODES);
+    ensure(known, || "has an impossible NUMA policy")
 }

@@ -3,6 +3,7 @@
 
 mod content;
 mod files;
+mod ipc;
 mod memory;
 mod task;
 mod time;
@@ -10,6 +11,7 @@ mod tree;
 
 pub use content::ContentFault;
 pub use files::FileFault;
+pub use ipc::IpcFault;
 pub use memory::MemoryFault;
 pub use task::TaskFault;
 pub use time::TimeFault;
@@ -60,6 +62,9 @@ pub enum Contradiction {
     /// Clocks and timers.
     #[error(transparent)]
     Time(#[from] TimeFault),
+    /// System V IPC objects.
+    #[error(transparent)]
+    Ipc(#[from] IpcFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -81,6 +86,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
+    ipc::check(image)?;
     time::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;
     files::check(image, &owners(image, CLONE_FILES))?;

@@ -1,6 +1,6 @@
 //! Address spaces, the objects they map, and which pages hold what.
 
-use super::{HugeRun, NsPid, PageId};
+use super::{HugeRun, NsPid, PageId, VmaDetails};
 use serde::{Deserialize, Serialize};
 
 /// The address space of one process.
@@ -17,6 +17,8 @@ pub struct AddressSpaceRecord {
     pub auxv: Vec<u8>,
     /// The executable: the id of a [`MappedFileRecord`].
     pub exe: u32,
+    /// How mappings to come are locked: MCL_FUTURE and MCL_ONFAULT of mlockall(2), or 0.
+    pub lock_future: u32,
 }
 
 /// The addresses of PR_SET_MM_MAP.
@@ -52,6 +54,8 @@ pub struct VmaRecord {
     pub name: Option<Vec<u8>>,
     /// What it maps.
     pub source: VmaSource,
+    /// What few mappings have.
+    pub details: VmaDetails,
 }
 
 /// What a mapping maps.
@@ -79,6 +83,15 @@ pub enum VmaSource {
     Special {
         /// Its name.
         name: String,
+    },
+    /// A System V shared memory segment that is attached.
+    Segment {
+        /// Identifier of a [`SegmentRecord`](super::SegmentRecord).
+        id: i32,
+        /// Byte offset in the segment.
+        offset: u64,
+        /// Whether it was not attached by SHM_RDONLY.
+        writable: bool,
     },
 }
 
@@ -109,6 +122,8 @@ pub struct ShmemRecord {
     pub id: u32,
     /// Bytes.
     pub size: u64,
+    /// Bytes of a page from hugetlbfs; 0 for ordinary pages.
+    pub huge_page: u64,
 }
 
 /// A file that was deleted but still open or mapped; its content is in the page store.
@@ -141,6 +156,8 @@ pub struct MemfdRecord {
     pub name: Vec<u8>,
     /// F_GET_SEALS.
     pub seals: u32,
+    /// Bytes of a page from hugetlbfs (MFD_HUGETLB); 0 for ordinary pages.
+    pub huge_page: u64,
 }
 
 /// Whose pages a page map lists.
@@ -154,6 +171,8 @@ pub enum ContentOwner {
     Ghost(u32),
     /// The sandbox's log, by byte offset.
     Log,
+    /// The System V segment with this identifier, by byte offset.
+    Segment(i32),
 }
 
 /// The pages of one owner.

@@ -5,16 +5,19 @@
 mod file;
 mod huge;
 mod index;
+mod ipc;
 mod memory;
 mod process;
 mod sandbox;
 mod seccomp;
 mod switches;
 mod time;
+mod vma_details;
 
 pub use file::{DescriptorRecord, DescriptorTableRecord, ObjectRecord, OpenFileRecord};
 pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
+pub use ipc::{IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord};
 pub use memory::{
     AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout, PageMapRecord, PageRun,
     ShmemRecord, VmaRecord, VmaSource,
@@ -27,6 +30,7 @@ pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, San
 pub use seccomp::{SeccompFilter, SeccompRecord};
 pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
 pub use time::{ClocksRecord, PosixTimerRecord, TimerExpiry};
+pub use vma_details::{RangePolicy, VmaDetails};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

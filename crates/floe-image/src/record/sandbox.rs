@@ -1,6 +1,6 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
-use super::ClocksRecord;
+use super::{ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -101,4 +101,6 @@ pub struct SandboxRecord {
     pub clocks: ClocksRecord,
     /// The user whose login all its tasks descend from (`/proc/PID/loginuid`, of audit); 4294967295 for none.
     pub login: u32,
+    /// System V IPC objects of an own IPC namespace.
+    pub ipc_objects: IpcRecord,
 }

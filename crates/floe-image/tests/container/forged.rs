@@ -510,6 +510,115 @@ fn address_spaces_that_are_none_are_refused() {
 }
 
 #[test]
+fn details_of_mappings_that_can_not_be_are_refused() {
+    let mapping = |text: &str, index: usize, change: &dyn Fn(&mut VmaRecord)| {
+        let mut sample = sample::whole();
+        change(&mut sample.address_spaces[0].vmas[index]);
+        let error = refusal(&written(&sample));
+        assert!(
+            error.starts_with("the image contradicts itself: mapping ") && error.ends_with(text),
+            "{error} where {text}"
+        );
+    };
+    let guards = |guards: Vec<(u64, u64)>| move |vma: &mut VmaRecord| vma.details.guards = guards.clone();
+    let guard = "has an impossible guard region";
+    mapping(guard, 5, &guards(vec![(0x7ff1_1000, 0x7ff1_1000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_1001, 0x7ff1_2000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff0_f000, 0x7ff1_2000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_2000, 0x7ff1_4000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_1000, !0xfff)]));
+    mapping(
+        guard,
+        5,
+        &guards(vec![(0x7ff1_1000, 0x7ff1_2000), (0x7ff1_1000, 0x7ff1_3000)]),
+    );
+    let policy = |mode, node| {
+        move |vma: &mut VmaRecord| {
+            vma.details.policy = Some(RangePolicy {
+                mode,
+                nodes: vec![node],
+            });
+        }
+    };
+    mapping("has an impossible NUMA policy", 5, &policy(8, 0));
+    mapping("has an impossible NUMA policy", 5, &policy(2, 1024));
+    mapping("has an impossible NUMA policy", 5, &policy(2, u32::MAX));
+    let huge = |bytes| move |vma: &mut VmaRecord| vma.details.huge_page = bytes;
+    mapping("can't be of huge pages", 5, &huge(4096));
+    mapping("can't be of huge pages", 5, &huge(3 << 20));
+    mapping("can't be of huge pages", 5, &huge(2 << 20));
+    mapping("can't be of huge pages", 5, &huge(1 << 63));
+    // Shared memory says itself of which pages it is.
+    mapping("can't be of huge pages", 3, &|vma| {
+        (vma.start, vma.end) = (0x80_0000, 0xa0_0000);
+        vma.details.huge_page = 2 << 20;
+    });
+    let segment = |id, offset| {
+        move |vma: &mut VmaRecord| {
+            vma.source = VmaSource::Segment {
+                id,
+                offset,
+                writable: true,
+            };
+        }
+    };
+    mapping("maps something that is missing", 6, &segment(32_768, 0));
+    mapping("maps something that is missing", 6, &segment(-1, 0));
+    mapping("has an impossible offset", 6, &segment(32_769, 0x2000));
+    mapping("has an impossible offset", 6, &segment(32_769, 8));
+    mapping("has an impossible offset", 6, &segment(32_769, u64::MAX - 0xfff));
+    contradiction("process 1 locks mappings to come in an unknown way", |s| {
+        s.address_spaces[0].lock_future = 1;
+    });
+    contradiction("shared memory object 0 can't be of huge pages", |s| {
+        s.shmems[0].huge_page = 2 << 20;
+    });
+    contradiction("deleted file 1 can't be of huge pages", |s| {
+        s.ghosts[1].memfd.as_mut().expect("a memfd").huge_page = 12_345;
+    });
+}
+
+#[test]
+fn system_v_objects_that_are_none_are_refused() {
+    contradiction("there are System V IPC objects, but no namespace of their own", |s| {
+        s.sandbox.ipc = NamespaceOrigin::Host;
+    });
+    contradiction("System V shared memory 32769 is there twice, or out of order", |s| {
+        let again = s.sandbox.ipc_objects.segments[0];
+        s.sandbox.ipc_objects.segments.push(again);
+    });
+    contradiction("System V message queue -1 is there twice, or out of order", |s| {
+        s.sandbox.ipc_objects.queues[0].permission.id = -1;
+    });
+    contradiction("System V semaphore set 2 has impossible permissions", |s| {
+        s.sandbox.ipc_objects.semaphores[0].permission.mode = 0o1000;
+    });
+    for size in [0, 1 << 47, u64::MAX] {
+        contradiction("System V shared memory 32769 has an impossible size", |s| {
+            s.sandbox.ipc_objects.segments[0].size = size;
+        });
+    }
+    contradiction("System V semaphore set 2 has no semaphores", |s| {
+        s.sandbox.ipc_objects.semaphores[0].values.clear();
+    });
+    contradiction("System V semaphore set 2 has an impossible value", |s| {
+        s.sandbox.ipc_objects.semaphores[0].values[0] = 32_768;
+    });
+    contradiction("System V message queue 0 has a message of an impossible type", |s| {
+        s.sandbox.ipc_objects.queues[0].messages[0].kind = 0;
+    });
+    contradiction(
+        "a page map belongs to System V shared memory 5, which is missing",
+        |s| {
+            s.page_maps.last_mut().expect("a map").owner = ContentOwner::Segment(5);
+        },
+    );
+    contradiction("System V shared memory 32769 has no page map", |s| {
+        s.page_maps.pop();
+    });
+}
+
+#[test]
 fn descriptors_that_are_none_are_refused() {
     let descriptor = |text: &str, change: &dyn Fn(&mut DescriptorRecord)| {
         contradiction(text, |s| change(&mut s.descriptor_tables[0].descriptors[1]));

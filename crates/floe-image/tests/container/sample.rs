@@ -111,6 +111,7 @@ pub fn whole() -> Sample {
                 boottime: 23_456_789_012_345,
             },
             login: 1000,
+            ipc_objects: ipc_objects(),
         },
         processes: vec![
             process(1, 0, &[1, 4], ProcessState::Alive),
@@ -146,7 +147,11 @@ pub fn whole() -> Sample {
                 head_checksum: 0,
             },
         ],
-        shmems: vec![ShmemRecord { id: 0, size: 0x3000 }],
+        shmems: vec![ShmemRecord {
+            id: 0,
+            size: 0x3000,
+            huge_page: 0,
+        }],
         ghosts: vec![
             GhostRecord {
                 id: 0,
@@ -169,6 +174,7 @@ pub fn whole() -> Sample {
                 memfd: Some(MemfdRecord {
                     name: b"scratch".to_vec(),
                     seals: 0x3,
+                    huge_page: 2 << 20,
                 }),
             },
         ],
@@ -217,6 +223,7 @@ pub fn whole() -> Sample {
             map(ContentOwner::Ghost(0), &[(0, 2, 9)]),
             map(ContentOwner::Ghost(1), &[]),
             map(ContentOwner::Log, &[(0, 2, 9)]),
+            map(ContentOwner::Segment(32_769), &[(0x1000, 1, 0)]),
         ],
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -242,6 +249,7 @@ pub fn tiny() -> Sample {
             command: Vec::new(),
             clocks: ClocksRecord::default(),
             login: u32::MAX,
+            ipc_objects: IpcRecord::default(),
         },
         processes: vec![ProcessRecord {
             threads: process
@@ -507,6 +515,38 @@ fn with_extended(mut thread: ThreadRecord, bytes: usize) -> ThreadRecord {
     thread
 }
 
+fn ipc_objects() -> IpcRecord {
+    let permission = |id, key| IpcPermission {
+        id,
+        key,
+        mode: 0o640,
+        uid: 1000,
+        gid: 100,
+        creator_uid: 0,
+        creator_gid: 1,
+    };
+    IpcRecord {
+        segments: vec![SegmentRecord {
+            permission: permission(32_769, 0),
+            size: 5000,
+            removed: true,
+            locked: false,
+        }],
+        semaphores: vec![SemaphoreSetRecord {
+            permission: permission(2, -5),
+            values: vec![0, 32_767],
+        }],
+        queues: vec![QueueRecord {
+            permission: permission(0, 0x006d_7367),
+            capacity: 16_384,
+            messages: vec![MessageRecord {
+                kind: 7,
+                text: b"not received yet".to_vec(),
+            }],
+        }],
+    }
+}
+
 fn space(pid: i32) -> AddressSpaceRecord {
     let file = |file, offset, shared| VmaSource::File { file, offset, shared };
     AddressSpaceRecord {
@@ -524,6 +564,27 @@ fn space(pid: i32) -> AddressSpaceRecord {
                 flags: vec![*b"gd"],
                 ..vma(0x7ff0_0000, 4, 3, VmaSource::Anonymous)
             },
+            VmaRecord {
+                details: VmaDetails {
+                    guards: vec![(0x7ff1_1000, 0x7ff1_2000)],
+                    policy: Some(RangePolicy {
+                        mode: 0x8002,
+                        nodes: vec![0, 3],
+                    }),
+                    huge_page: 0,
+                },
+                ..vma(0x7ff1_0000, 3, 3, VmaSource::Anonymous)
+            },
+            vma(
+                0x7ff2_0000,
+                1,
+                1,
+                VmaSource::Segment {
+                    id: 32_769,
+                    offset: 0x1000,
+                    writable: false,
+                },
+            ),
             vma(
                 0x7fff_0000_0000,
                 2,
@@ -548,6 +609,7 @@ fn space(pid: i32) -> AddressSpaceRecord {
         },
         auxv: noise(pid as u64, 32),
         exe: 0,
+        lock_future: 6,
     }
 }
 
@@ -559,6 +621,7 @@ fn vma(start: u64, pages: u64, prot: u32, source: VmaSource) -> VmaRecord {
         flags: Vec::new(),
         name: None,
         source,
+        details: VmaDetails::default(),
     }
 }
 

@@ -247,7 +247,6 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
             format!("a descriptor of kind {}", link.trim_start_matches("anon_inode:")),
             "close it",
         ),
-        _ if found.is_memfd() => ("a memfd".to_owned(), "close it"),
         _ if found.filesystem == Some(NSFS) => ("a descriptor of a namespace".to_owned(), "close it"),
         _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
     }

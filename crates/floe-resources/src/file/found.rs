@@ -1,8 +1,11 @@
 //! A descriptor as it is found.
 
 use super::FileError;
-use crate::{mm::FileIdentity, refusal::Subject};
-use floe_sys::{Pid, descriptor, procfs::FdInfo};
+use crate::{
+    mm::{FileIdentity, MEMFD},
+    refusal::Subject,
+};
+use floe_sys::{Pid, descriptor, memory::HUGETLBFS, procfs::FdInfo};
 use nix::sys::statfs::statfs;
 use std::{
     fs::Metadata,
@@ -21,7 +24,7 @@ const PSEUDO_FILESYSTEMS: [(i64, &str); 9] = [
     (0x6462_6720, "debugfs"),
     (0x7472_6163, "tracefs"),
     (0x1980_0202, "the message queue file system"),
-    (0x9584_58f6, "hugetlbfs"),
+    (HUGETLBFS, "hugetlbfs"),
     (0x5345_434d, "memfd_secret"),
     (0xcafe_4a11, "the BPF file system"),
 ];
@@ -104,10 +107,10 @@ impl FoundFile {
         self.info.flags & !(libc::O_CLOEXEC as u32)
     }
 
-    /// Whether it is a memfd. A file of that name may as well lie in the root directory.
+    /// Whether it is a memfd with pages of hugetlbfs; else files of hugetlbfs are found by path.
     #[must_use]
-    pub fn is_memfd(&self) -> bool {
-        self.link.starts_with(b"/memfd:") && self.metadata.nlink() == 0
+    pub fn is_huge_memfd(&self) -> bool {
+        self.filesystem == Some(HUGETLBFS) && self.link.starts_with(MEMFD)
     }
 
     /// What its filesystem is, where its files are views of the kernel's state and can't be opened again as they were.

@@ -122,13 +122,23 @@ pub fn alike(old: &VmaRecord, new: &VmaRecord) -> bool {
         ) => object == other && together(*offset, *at) && old.prot == new.prot,
         _ => false,
     };
-    same_source && !not_copied && old.flags == new.flags && old.name == new.name
+    // Whether fork copies guards of files and of shared memory depends on the kernel.
+    let guarded_file = !matches!(new.source, VmaSource::Anonymous) && !new.details.guards.is_empty();
+    // Pages of hugetlbfs can't be dropped piece by piece.
+    let huge = old.details.huge_page != 0;
+    same_source
+        && !not_copied
+        && !guarded_file
+        && !huge
+        && old.flags == new.flags
+        && old.name == new.name
+        && old.details == new.details
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Inherited, assemble};
-    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaDetails, VmaRecord, VmaSource};
 
     fn anonymous(start: u64, end: u64) -> VmaRecord {
         VmaRecord {
@@ -138,6 +148,7 @@ mod tests {
             flags: vec![],
             name: None,
             source: VmaSource::Anonymous,
+            details: VmaDetails::default(),
         }
     }
 
@@ -161,6 +172,7 @@ mod tests {
             layout,
             auxv: vec![],
             exe: 0,
+            lock_future: 0,
         }
     }
 

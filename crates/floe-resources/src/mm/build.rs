@@ -5,7 +5,9 @@
 //! of code, heap, stack and arguments.
 
 use super::{
+    advice::{advise, lock, place},
     assemble::{Assembly, Inherited, assemble},
+    attach::Attach,
     fill::{FillError, Filler},
     runs::{page_work, part_huge},
 };
@@ -13,6 +15,7 @@ use crate::channel::{Channel, ChannelError};
 use floe_image::record::{AddressSpaceRecord, HugeRun, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
+    memory::huge_page_bits,
     procfs::{Mapping, ProcError},
 };
 use floe_tracee::{Puppet, PuppetError, Script};
@@ -45,6 +48,16 @@ pub enum BuildError {
         /// Its number.
         id: u32,
     },
+    /// The kernel locked less or more than was asked for.
+    #[error("{got} bytes of process {pid} are locked instead of {wanted}")]
+    Locked {
+        /// Whose.
+        pid: Pid,
+        /// How many should be.
+        wanted: u64,
+        /// How many are.
+        got: u64,
+    },
     /// The kernel put a mapping elsewhere.
     #[error("a mapping of process {pid} came to lie at {got:#x} instead of {wanted:#x}")]
     Misplaced {
@@ -64,6 +77,8 @@ pub struct Sources {
     pub files: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory.
     pub shmems: HashMap<u32, OwnedFd>,
+    /// Bytes of System V segments, by identifier.
+    pub segments: HashMap<i32, u64>,
 }
 
 /// What building address spaces needs.
@@ -89,7 +104,8 @@ pub struct Filled<'a> {
 }
 
 const PR_SET_THP_DISABLE: u64 = 41;
-const PR_SET_VMA: u64 = 0x5356_4d41;
+/// include/uapi/linux/mman.h, Linux 6.11.
+const MAP_DROPPABLE: i32 = 0x08;
 const MM_MAP_BYTES: u64 = 104;
 
 impl Builder<'_> {
@@ -130,12 +146,16 @@ impl Builder<'_> {
             set_layout(script, &wanted.layout, &wanted.auxv, exe)?;
         }
         map_all(script, &plan, wanted, &numbers)?;
+        self.attach_all(script, &plan, wanted)?;
+        for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+            place(script, vma)?;
+        }
         let work = page_work(heritage.map_or(&[], |old| old.runs), runs, &plan.kept);
         drop_pages(script, &work.drop)?;
         let writable: Vec<Range<u64>> = wanted
             .vmas
             .iter()
-            .filter(|vma| vma.prot & libc::PROT_WRITE as u32 != 0)
+            .filter(|vma| filling_protection(vma) & libc::PROT_WRITE as u32 != 0)
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
@@ -149,6 +169,34 @@ impl Builder<'_> {
         }
         finish(script, &plan, wanted, numbers.values())?;
         set_layout(script, &wanted.layout, &wanted.auxv, None)
+    }
+
+    fn attach_all(
+        &self,
+        script: &mut Script<'_>,
+        plan: &Assembly,
+        wanted: &AddressSpaceRecord,
+    ) -> Result<(), BuildError> {
+        for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
+            let VmaSource::Segment { id, offset, writable } = vma.source else {
+                continue;
+            };
+            let missing = BuildError::Missing {
+                what: "System V segment",
+                id: id as u32,
+            };
+            let size = *self.sources.segments.get(&id).ok_or(missing)?;
+            let attach = Attach {
+                vma,
+                id,
+                offset,
+                writable,
+                size,
+                aside: free_place(script.puppet(), plan, wanted, size),
+            };
+            attach.run(script)?;
+        }
+        Ok(())
     }
 
     fn files_needed(
@@ -192,7 +240,8 @@ fn clear(script: &mut Script<'_>, plan: &Assembly, wanted: &AddressSpaceRecord) 
     });
     // Where old and new places overlap, all go through a place that is free in both.
     let aside = if overlap {
-        free_place(script.puppet(), plan, wanted)
+        let bytes = plan.special.iter().map(|(_, now, _)| now.end - now.start).sum();
+        free_place(script.puppet(), plan, wanted, bytes)
     } else {
         0
     };
@@ -221,12 +270,11 @@ fn remap(script: &mut Script<'_>, from: u64, bytes: u64, to: u64) -> Result<(), 
     Ok(script.call("move a kernel mapping", libc::SYS_mremap, &arguments)?)
 }
 
-/// An address at which neither the puppet nor the wanted address space has anything, with room for all special mappings.
-fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord) -> u64 {
+/// An address at which neither the puppet nor the wanted address space has anything, with so much room.
+fn free_place(puppet: &Puppet, plan: &Assembly, wanted: &AddressSpaceRecord, bytes: u64) -> u64 {
     let mut taken: Vec<Range<u64>> = wanted.vmas.iter().map(|vma| vma.start..vma.end).collect();
     taken.extend(plan.special.iter().map(|(_, now, _)| now.clone()));
     taken.push(puppet.arena_range());
-    let bytes = plan.special.iter().map(|(_, now, _)| now.end - now.start).sum();
     first_gap(taken, bytes)
 }
 
@@ -265,7 +313,7 @@ impl Key {
         match vma.source {
             VmaSource::File { file, .. } => Some(Self::File(file)),
             VmaSource::Shmem { object, .. } => Some(Self::Shmem(object)),
-            VmaSource::Anonymous | VmaSource::Special { .. } => None,
+            VmaSource::Anonymous | VmaSource::Segment { .. } | VmaSource::Special { .. } => None,
         }
     }
 }
@@ -283,13 +331,17 @@ fn map_all(
         let arguments = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
         script.call("change a protection", libc::SYS_mprotect, &arguments)?;
     }
-    for index in &plan.map {
-        let vma = &wanted.vmas[*index];
+    let mapped = plan.map.iter().map(|index| &wanted.vmas[*index]);
+    for vma in mapped.filter(|vma| !matches!(vma.source, VmaSource::Segment { .. })) {
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
         let (flags, offset) = map_flags(vma);
         // What was writable once is accounted for still.
         let writable = vma.prot | libc::PROT_WRITE as u32;
-        let prot = if vma.flags.contains(b"ac") { writable } else { vma.prot };
+        let prot = if vma.flags.contains(b"ac") {
+            writable
+        } else {
+            filling_protection(vma)
+        };
         let arguments = [
             vma.start,
             vma.end - vma.start,
@@ -308,6 +360,12 @@ fn map_all(
     Ok(())
 }
 
+/// With which protection a mapping is filled. Huge pages of hugetlbfs can't be written by force, as others can.
+fn filling_protection(vma: &VmaRecord) -> u32 {
+    let huge = vma.details.huge_page != 0;
+    vma.prot | if huge { libc::PROT_WRITE as u32 } else { 0 }
+}
+
 fn map_flags(vma: &VmaRecord) -> (i32, u64) {
     let mut flags = libc::MAP_FIXED_NOREPLACE;
     if vma.flags.contains(b"gd") {
@@ -316,12 +374,16 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
     if vma.flags.contains(b"nr") {
         flags |= libc::MAP_NORESERVE;
     }
+    if vma.details.huge_page != 0 && vma.source == VmaSource::Anonymous {
+        flags |= libc::MAP_HUGETLB | huge_page_bits(vma.details.huge_page) as i32;
+    }
     match vma.source {
         VmaSource::File { offset, shared, .. } => (
             flags | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE },
             offset,
         ),
-        VmaSource::Shmem { offset, .. } => (flags | libc::MAP_SHARED, offset),
+        VmaSource::Shmem { offset, .. } | VmaSource::Segment { offset, .. } => (flags | libc::MAP_SHARED, offset),
+        VmaSource::Anonymous if vma.flags.contains(b"dp") => (flags | MAP_DROPPABLE | libc::MAP_ANONYMOUS, 0),
         VmaSource::Anonymous | VmaSource::Special { .. } => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0),
     }
 }
@@ -334,16 +396,6 @@ fn drop_pages(script: &mut Script<'_>, ranges: &[Range<u64>]) -> Result<(), Buil
     Ok(())
 }
 
-const ADVICE: [(&[u8; 2], i32); 7] = [
-    (b"dc", libc::MADV_DONTFORK),
-    (b"dd", libc::MADV_DONTDUMP),
-    (b"wf", libc::MADV_WIPEONFORK),
-    (b"nh", libc::MADV_NOHUGEPAGE),
-    (b"mg", libc::MADV_MERGEABLE),
-    (b"rr", libc::MADV_RANDOM),
-    (b"sr", libc::MADV_SEQUENTIAL),
-];
-
 /// Sets what only a filled mapping can have, and closes the files.
 fn finish<'a>(
     script: &mut Script<'_>,
@@ -352,31 +404,18 @@ fn finish<'a>(
     numbers: impl Iterator<Item = &'a RawFd>,
 ) -> Result<(), BuildError> {
     for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
-        let (start, bytes) = (vma.start, vma.end - vma.start);
         // Behind the pages: what has none when it becomes unwritable is not accounted for any longer.
-        if vma.flags.contains(b"ac") && vma.prot & libc::PROT_WRITE as u32 == 0 {
-            script.call(
-                "change a protection",
-                libc::SYS_mprotect,
-                &[start, bytes, u64::from(vma.prot)],
-            )?;
+        let accounted = vma.flags.contains(b"ac") && vma.prot & libc::PROT_WRITE as u32 == 0;
+        if accounted || filling_protection(vma) != vma.prot {
+            let arguments = [vma.start, vma.end - vma.start, u64::from(vma.prot)];
+            script.call("change a protection", libc::SYS_mprotect, &arguments)?;
         }
-        for (_, advice) in ADVICE.iter().filter(|(flag, _)| vma.flags.contains(flag)) {
-            script.call("advise", libc::SYS_madvise, &[start, bytes, *advice as u64])?;
-        }
-        if vma.flags.contains(b"lo") {
-            script.call("lock", libc::SYS_mlock2, &[start, bytes, 0])?;
-        }
-        if let Some(name) = &vma.name {
-            let batch = script.reserve(1, name.len() + 1)?;
-            let place = batch.data(&[name.as_slice(), &[0]].concat());
-            batch.call("name", libc::SYS_prctl, &[PR_SET_VMA, 0, start, bytes, place]);
-        }
+        advise(script, vma)?;
     }
     for number in numbers {
         script.call("close", libc::SYS_close, &[*number as u64])?;
     }
-    Ok(())
+    lock(script, plan, wanted)
 }
 
 fn set_layout(script: &mut Script<'_>, layout: &MmLayout, auxv: &[u8], exe: Option<RawFd>) -> Result<(), BuildError> {

@@ -1,28 +1,31 @@
 //! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
 
-use super::content::{ContentError, Contents};
-use crate::{refusal::Refusals, refusal::Subject, task::HeldProcess};
-use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+use super::content::{ContentError, Contents, MEMFD};
+use crate::{
+    ns,
+    refusal::Refusals,
+    refusal::Subject,
+    task::{HeldProcess, MemoryAnswers},
+};
+use floe_image::record::{AddressSpaceRecord, MmLayout, NamespaceOrigin, NsPid, VmaDetails, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
-    pagemap::{Category, Filter, Pagemap},
+    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::{self, Mapping, Stat},
 };
+use std::os::unix::fs::MetadataExt;
 
-/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, mlock, madvise's, and that memory is accounted for, which
-/// it is from the time on at which it could first be written.
-pub(super) const CARRIED_FLAGS: [&[u8; 2]; 11] = [
-    b"gd", b"nr", b"lo", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr", b"ac",
+/// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, MAP_DROPPABLE, mlock's, mseal's, madvise's, and that memory
+/// is accounted for, which it is from the time on at which it could first be written.
+pub(super) const CARRIED_FLAGS: [&[u8; 2]; 14] = [
+    b"gd", b"nr", b"dp", b"lo", b"lf", b"sl", b"dc", b"dd", b"wf", b"hg", b"nh", b"rr", b"sr", b"ac",
 ];
+/// How the names of System V segments begin.
+const SYSV: &[u8] = b"/SYSV";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
-const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
-    (
-        b"ht",
-        "huge pages of hugetlbfs",
-        "hugetlbfs mappings are not carried yet",
-    ),
+const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 7] = [
     (
         b"um",
         "userfaultfd (missing pages)",
@@ -45,17 +48,20 @@ const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 9] = [
         "memory of a device can't be carried",
     ),
     (b"ss", "shadow stack", "shadow stacks are not carried yet"),
-    (b"dp", "MAP_DROPPABLE memory", "droppable mappings are not carried yet"),
-    (b"sl", "sealed memory (mseal)", "a sealed mapping is not carried yet"),
+    (
+        b"sf",
+        "MAP_SYNC",
+        "direct mappings of persistent memory are not carried yet",
+    ),
 ];
 
-/// The address space of a held process; `brk` is where brk(0) says its heap ends.
+/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`look_at_pages`].
 ///
 /// # Errors
 /// [`ContentError`].
 pub fn address_space(
     held: &HeldProcess<'_>,
-    brk: u64,
+    memory: &MemoryAnswers,
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<AddressSpaceRecord, ContentError> {
@@ -70,6 +76,11 @@ pub fn address_space(
     let mut vmas = Vec::with_capacity(held.mappings.len());
     for mapping in held.mappings.iter().filter(|m| m.path != b"[vsyscall]") {
         if let Some(source) = classifier.source(mapping)? {
+            let huge_page = if mapping.has(b"ht") && !mapping.shared {
+                classifier.contents.huge_page(&classifier.magic(mapping))?
+            } else {
+                0
+            };
             vmas.push(VmaRecord {
                 start: mapping.start,
                 end: mapping.end,
@@ -77,6 +88,11 @@ pub fn address_space(
                 flags: carried_flags(mapping),
                 name: anonymous_name(mapping),
                 source,
+                details: VmaDetails {
+                    guards: Vec::new(),
+                    policy: memory.policies.get(&mapping.start).cloned(),
+                    huge_page,
+                },
             });
         }
     }
@@ -95,9 +111,10 @@ pub fn address_space(
     Ok(AddressSpaceRecord {
         pid: NsPid(held.found.ns_pid),
         vmas,
-        layout: layout(&stat, brk),
+        layout: layout(&stat, memory.brk),
         auxv,
         exe: exe.unwrap_or(u32::MAX),
+        lock_future: memory.lock_future,
     })
 }
 
@@ -139,14 +156,17 @@ struct Classifier<'a> {
 
 impl Classifier<'_> {
     fn refuse(&mut self, mapping: &Mapping, what: &str, reason: &str) {
-        let path = String::from_utf8_lossy(&mapping.path);
-        let object = format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end);
         self.refusals.add(
             Some(self.subject),
-            object,
+            title(mapping, what),
             reason,
             "unmap it, or run the program without it",
         );
+    }
+
+    /// The link in /proc that opens what is mapped.
+    fn magic(&self, mapping: &Mapping) -> String {
+        format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end)
     }
 
     fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
@@ -161,6 +181,8 @@ impl Classifier<'_> {
             self.refuse(mapping, what, reason);
             return Ok(None);
         }
+        let magic = self.magic(mapping);
+        let segment = self.segment_of(mapping, &magic)?;
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()
             .filter(|(flag, ..)| mapping.has(flag))
@@ -171,10 +193,22 @@ impl Classifier<'_> {
             }
             return Ok(None);
         }
+        // The kernel itself takes a key for memory that can only be executed, and does so again.
+        if mapping.protection_key != 0 && mapping.prot != libc::PROT_EXEC as u32 {
+            let what = format!("protection key {}", mapping.protection_key);
+            self.refuse(mapping, &what, "protection keys are not carried yet");
+            return Ok(None);
+        }
+        if let Some(id) = segment.filter(|_| !mapping.has(b"ht")) {
+            return self.segment(id, mapping);
+        }
+        if mapping.has(b"ht") && !path.starts_with(MEMFD) {
+            return self.huge(mapping, &magic);
+        }
+        // The first segment of a namespace has inode number 0 too.
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));
         }
-        let magic = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
         if mapping.shared && path == b"/dev/zero (deleted)" {
             let object = self.contents.shmem(&magic)?;
             return Ok(Some(VmaSource::Shmem {
@@ -190,6 +224,68 @@ impl Classifier<'_> {
             file,
             offset: mapping.offset,
             shared: mapping.shared,
+        }))
+    }
+
+    /// Counts a mapping of a System V segment; returns the identifier, which is the inode number. Other files of such names
+    /// lie on filesystems that are mounted somewhere.
+    fn segment_of(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<i32>, ContentError> {
+        if !mapping.path.starts_with(SYSV) || !mapping.shared {
+            return Ok(None);
+        }
+        let wrap = |source| ContentError {
+            action: "look at the filesystem of",
+            path: magic.to_owned(),
+            source,
+        };
+        let device = std::fs::metadata(magic).map_err(wrap)?.dev();
+        if !mapping.has(b"ht") && device != self.contents.kernel_tmpfs().map_err(wrap)? {
+            return Ok(None);
+        }
+        let id = mapping.inode as i32;
+        self.contents.segment(id, magic);
+        Ok(Some(id))
+    }
+
+    /// Memory from hugetlbfs that is no memfd.
+    fn huge(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<VmaSource>, ContentError> {
+        if !mapping.path.starts_with(b"/anon_hugepage") {
+            self.refuse(
+                mapping,
+                "huge pages of hugetlbfs",
+                "files and System V segments of hugetlbfs are not carried yet",
+            );
+            return Ok(None);
+        }
+        if !mapping.shared {
+            return Ok(Some(VmaSource::Anonymous));
+        }
+        let object = self.contents.shmem(magic)?;
+        Ok(Some(VmaSource::Shmem {
+            object,
+            offset: mapping.offset,
+        }))
+    }
+
+    fn segment(&mut self, id: i32, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+        let origin = ns::origin(self.pid, "ipc").map_err(|error| ContentError {
+            action: "look at the IPC namespace of process",
+            path: self.pid.to_string(),
+            source: std::io::Error::other(error),
+        })?;
+        if origin == NamespaceOrigin::Host {
+            self.refusals.add(
+                Some(self.subject),
+                title(mapping, "System V shared memory"),
+                "it belongs to the host's IPC namespace, and may be in use there",
+                "start the workload by floe run, or in an IPC namespace of its own",
+            );
+            return Ok(None);
+        }
+        Ok(Some(VmaSource::Segment {
+            id,
+            offset: mapping.offset,
+            writable: mapping.has(b"mw"),
         }))
     }
 
@@ -211,14 +307,15 @@ impl Classifier<'_> {
     }
 }
 
+fn title(mapping: &Mapping, what: &str) -> String {
+    let path = String::from_utf8_lossy(&mapping.path);
+    format!("mapping {:x}-{:x} {path} ({what})", mapping.start, mapping.end)
+}
+
 fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
-    if path.starts_with(b"/SYSV") {
-        Some(("System V shared memory", "SysV IPC objects are not carried yet"))
-    } else if path.starts_with(b"/memfd:") && mapping.shared {
-        Some(("memfd, shared", "shared memfd mappings are not carried yet"))
-    } else if path.starts_with(b"/[aio]") {
-        Some(("AIO ring", "asynchronous I/O contexts are not carried yet"))
+    if path.starts_with(b"/[aio]") {
+        Some(("AIO ring", "the kernel does not tell which requests are under way"))
     } else if path.starts_with(b"anon_inode:") {
         Some((
             "memory of an anonymous inode",
@@ -231,11 +328,12 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// How many private pages of the mappings hold content of their own. Refuses guard regions, which are found this way.
+/// How many private pages of the mappings hold content of their own. Notes guard regions, which are found this way, in
+/// the process's record.
 ///
 /// # Errors
 /// [`ContentError`].
-pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u64, ContentError> {
+pub fn look_at_pages(held: &HeldProcess<'_>, space: &mut AddressSpaceRecord) -> Result<u64, ContentError> {
     let pid = held.found.task();
     let wrap = |source| ContentError {
         action: "scan",
@@ -245,35 +343,34 @@ pub fn count_pages(held: &HeldProcess<'_>, refusals: &mut Refusals) -> Result<u6
     let pagemap = Pagemap::open(pid).map_err(wrap)?;
     let mut regions = Vec::new();
     let mut pages = 0;
-    for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
-        regions.clear();
-        pagemap
-            .scan(mapping.start, mapping.end, &CONTENT, &mut regions)
-            .map_err(|e| wrap(e.into()))?;
-        pages += regions
-            .iter()
-            .map(|region| (region.end - region.start) / 4096)
-            .sum::<u64>();
-        regions.clear();
-        pagemap
-            .scan(mapping.start, mapping.end, &GUARDS, &mut regions)
-            .map_err(|e| wrap(e.into()))?;
-        if !regions.is_empty() {
-            refusals.add(
-                Some(&held.found.subject()),
-                format!("guard regions in mapping {:x}-{:x}", mapping.start, mapping.end),
-                "MADV_GUARD_INSTALL is not carried yet",
-                "use PROT_NONE instead",
-            );
+    for mapping in held.mappings.iter().filter(|m| !m.path.starts_with(b"[v")) {
+        let scan = |filter, regions: &mut Vec<PageRegion>| {
+            regions.clear();
+            pagemap
+                .scan(mapping.start, mapping.end, filter, regions)
+                .map_err(|e| wrap(e.into()))
+        };
+        if !mapping.shared {
+            scan(&CONTENT, &mut regions)?;
+            let bytes: u64 = regions.iter().map(|region| region.end - region.start).sum();
+            pages += bytes / 4096;
+        }
+        scan(&GUARDS, &mut regions)?;
+        if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
+            let guards = regions.iter().map(|region| (region.start, region.end));
+            space.vmas[index].details.guards = guards.collect();
         }
     }
     Ok(pages)
 }
 
-/// Pages whose content is the mapping's own: not the file's, not the zero page's.
+/// Guards count as swapped.
+const NO_CONTENT: Category = Category::FILE.union(Category::ZERO).union(Category::GUARD);
+
+/// Pages whose content is the mapping's own: not the file's, not the zero page's, and no guards.
 pub(super) const CONTENT: Filter = Filter {
-    all: Category::FILE.union(Category::ZERO),
-    inverted: Category::FILE.union(Category::ZERO),
+    all: NO_CONTENT,
+    inverted: NO_CONTENT,
     any: Category::PRESENT.union(Category::SWAPPED),
     report: Category::empty(),
 };

@@ -112,7 +112,7 @@ fn joined(parts: impl Iterator<Item = Part>) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::{has_flags, same_layout};
-    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaRecord, VmaSource};
+    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, VmaDetails, VmaRecord, VmaSource};
     use floe_sys::procfs::Mapping;
 
     const FOUND: &[u8] = b"1000-2000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me ac \n\
@@ -126,6 +126,7 @@ mod tests {
             flags: vec![],
             name: None,
             source,
+            details: VmaDetails::default(),
         };
         let file = VmaSource::File {
             file: 0,
@@ -158,6 +159,7 @@ mod tests {
             layout,
             auxv: vec![],
             exe: 0,
+            lock_future: 0,
         }
     }
 

@@ -5,14 +5,14 @@
 
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
-use floe_sys::descriptor;
+use floe_sys::{descriptor, memfd, memory::HUGETLBFS, sysv::Attachment};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     sys::{stat::makedev, statfs::statfs},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{File, Metadata},
     io,
     os::{
@@ -26,7 +26,8 @@ use std::{
 };
 
 const DELETED: &[u8] = b" (deleted)";
-const MEMFD: &[u8] = b"/memfd:";
+/// How the names of memfds begin.
+pub(crate) const MEMFD: &[u8] = b"/memfd:";
 /// /dev/zero: its private mappings are anonymous memory.
 const ZERO_DEVICE: u64 = makedev(1, 5);
 
@@ -84,11 +85,26 @@ pub struct Contents {
     pub shmems: Vec<ShmemRecord>,
     /// Deleted files.
     pub ghosts: Vec<GhostRecord>,
+    /// System V segments that are attached, by identifier.
+    pub(crate) segments: BTreeMap<i32, AttachedSegment>,
+    /// System V segments that floe itself has attached to read them.
+    pub(crate) attachments: Vec<Attachment>,
     /// Contents to be stored.
     pub sources: Vec<ContentSource>,
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
     shmem_by: HashMap<FileIdentity, u32>,
     ghost_by: HashMap<FileIdentity, u32>,
+    /// Device number of the filesystem that memfds lie on, once it was needed.
+    kernel_tmpfs: Option<u64>,
+}
+
+/// A System V segment as mappings show it.
+#[derive(Debug)]
+pub(crate) struct AttachedSegment {
+    /// How many mappings of it there are.
+    pub mappings: u64,
+    /// A link in /proc that opens its memory.
+    pub link: String,
 }
 
 /// Where a file of the tree is found, by what a link of /proc says and by looking there.
@@ -118,10 +134,13 @@ impl Contents {
             mapped: Vec::new(),
             shmems: Vec::new(),
             ghosts: Vec::new(),
+            segments: BTreeMap::new(),
+            attachments: Vec::new(),
             sources: Vec::new(),
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
             ghost_by: HashMap::new(),
+            kernel_tmpfs: None,
         }
     }
 
@@ -186,9 +205,11 @@ impl Contents {
             return Ok(*id);
         }
         let id = self.shmems.len() as u32;
+        let huge_page = self.huge_page(magic)?;
         self.shmems.push(ShmemRecord {
             id,
             size: metadata.size(),
+            huge_page,
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Shmem(id),
@@ -197,6 +218,29 @@ impl Contents {
         });
         self.shmem_by.insert(identity, id);
         Ok(id)
+    }
+
+    /// Bytes of a page of the file behind `magic` where it lies on hugetlbfs, else 0.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn huge_page(&self, magic: &str) -> Result<u64, ContentError> {
+        let found = statfs(magic).map_err(|source| ContentError {
+            action: "statfs",
+            path: magic.to_owned(),
+            source: source.into(),
+        })?;
+        let huge = found.filesystem_type().0 == HUGETLBFS;
+        Ok(if huge { found.block_size() as u64 } else { 0 })
+    }
+
+    /// Notes a mapping of the System V segment `id`, whose memory is behind `magic`.
+    pub(super) fn segment(&mut self, id: i32, magic: &str) {
+        let found = self.segments.entry(id).or_insert_with(|| AttachedSegment {
+            mappings: 0,
+            link: magic.to_owned(),
+        });
+        found.mappings += 1;
     }
 
     /// The number of the mapped file behind `magic`, a link in /proc such as `/proc/PID/exe`. `None` where it was refused.
@@ -271,7 +315,7 @@ impl Contents {
                 return Ok(None);
             }
         };
-        if let Some((reason, advice)) = self.ghost_trouble(magic, &path)? {
+        if let Some((reason, advice)) = self.ghost_trouble(magic, &path, metadata)? {
             refusals.add(Some(subject), object, reason, advice);
             return Ok(None);
         }
@@ -283,7 +327,12 @@ impl Contents {
     }
 
     /// What of the deleted file behind `magic` can't be carried.
-    fn ghost_trouble(&self, magic: &str, path: &[u8]) -> Result<Option<(&'static str, &'static str)>, ContentError> {
+    fn ghost_trouble(
+        &mut self,
+        magic: &str,
+        path: &[u8],
+        metadata: &Metadata,
+    ) -> Result<Option<(&'static str, &'static str)>, ContentError> {
         let wrap = |action| {
             move |source: Errno| ContentError {
                 action,
@@ -291,7 +340,8 @@ impl Contents {
                 source: source.into(),
             }
         };
-        if !path.starts_with(MEMFD) && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
+        let memfd = self.is_memfd(magic, path, metadata)?;
+        if !memfd && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
             return Ok(Some((
                 "a deleted file whose filesystem is not mounted where its path was",
                 "close and unmap it",
@@ -302,6 +352,28 @@ impl Contents {
             "a deleted file with extended attributes or an access list can't be carried yet",
             "close and unmap it, or remove them (setfattr -x, setfacl -b)",
         )))
+    }
+
+    /// Whether the deleted file behind `magic` that had `path` is a memfd. A file of such a name may as well lie in the root
+    /// directory, but that is not hugetlbfs.
+    fn is_memfd(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<bool, ContentError> {
+        if !path.starts_with(MEMFD) {
+            return Ok(false);
+        }
+        let internal = self.kernel_tmpfs().map_err(|source| ContentError {
+            action: "compare the filesystem of",
+            path: magic.to_owned(),
+            source,
+        })?;
+        Ok(metadata.dev() == internal || self.huge_page(magic)? != 0)
+    }
+
+    /// The device number of the kernel's own tmpfs.
+    pub(super) fn kernel_tmpfs(&mut self) -> io::Result<u64> {
+        match self.kernel_tmpfs {
+            Some(device) => Ok(device),
+            None => Ok(*self.kernel_tmpfs.insert(memfd::kernel_tmpfs()?)),
+        }
     }
 
     /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of
@@ -331,12 +403,14 @@ impl Contents {
         if let Some(id) = self.ghost_by.get(&identity) {
             return Ok(*id);
         }
+        let is_memfd = self.is_memfd(magic, path, metadata)?;
         let memfd = match path.strip_prefix(MEMFD) {
-            Some(name) => Some(MemfdRecord {
+            Some(name) if is_memfd => Some(MemfdRecord {
                 name: name.to_vec(),
                 seals: seals(magic)?,
+                huge_page: self.huge_page(magic)?,
             }),
-            None => None,
+            _ => None,
         };
         let id = self.ghosts.len() as u32;
         let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;

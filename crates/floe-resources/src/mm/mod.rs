@@ -4,7 +4,9 @@
 //! memory, deleted files); `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out how an inherited address space becomes
 //! another one; `build` does it in a puppet; `fill` writes the pages.
 
+mod advice;
 mod assemble;
+mod attach;
 mod build;
 mod classify;
 mod compare;
@@ -12,15 +14,17 @@ mod content;
 mod fill;
 mod pages;
 mod runs;
+mod settle;
 mod sharing;
 
 pub use assemble::{Assembly, alike, assemble};
 pub use build::{BuildError, Builder, Filled, Sources, first_gap};
-pub use classify::{address_space, count_pages};
+pub use classify::{address_space, look_at_pages};
 pub use compare::{has_flags, same_layout};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
-pub(crate) use content::{ELSEWHERE, Located, Place};
+pub(crate) use content::{ELSEWHERE, Located, MEMFD, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
+pub use settle::settle;
 pub use sharing::SharedPages;

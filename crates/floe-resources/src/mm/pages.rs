@@ -13,10 +13,11 @@ use floe_image::{
 };
 use floe_sys::{
     Pid,
-    memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
+    memory::{self, HUGETLBFS, MAX_RANGES, MemoryFile, RemoteRange},
     pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::Mapping,
 };
+use nix::sys::statfs::fstatfs;
 use std::{
     fs::File,
     io,
@@ -312,6 +313,8 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
     let owner = source.owner;
     let wrap = move |source| PagesError::Content { owner, source };
     let file = Arc::new(File::open(&source.link).map_err(wrap)?);
+    let filesystem = fstatfs(&file).map_err(|error| wrap(error.into()))?;
+    let hides_holes = filesystem.filesystem_type().0 == HUGETLBFS;
     let mut runs = RunList::default();
     let mut at = 0;
     while let Some(data) = next_data(&file, at, source.size).map_err(wrap)? {
@@ -319,6 +322,10 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
         let end = data.end.next_multiple_of(PAGE);
         while from < end {
             let bytes = (end - from).min((CHUNK_PAGES as u64) * PAGE) as usize;
+            if hides_holes && is_empty(&file, from, bytes).map_err(wrap)? {
+                from += bytes as u64;
+                continue;
+            }
             let (file, at) = (Arc::clone(&file), from);
             let read = move |buffer: &mut [u8]| read_padded(&file, at, buffer).map_err(|error| wrap(error).into());
             let first = writer.store(bytes / PAGE as usize, read)?;
@@ -346,6 +353,13 @@ fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<Range<u64>>> 
     };
     let end = lseek(file.as_fd(), start, Whence::SeekHole)?;
     Ok(Some(start as u64..(end as u64).min(size)))
+}
+
+/// Whether these bytes of a file are all zero. hugetlbfs does not tell where its holes are, and a page of it is dear.
+fn is_empty(file: &File, at: u64, bytes: usize) -> io::Result<bool> {
+    let mut buffer = vec![0; bytes];
+    read_padded(file, at, &mut buffer)?;
+    Ok(buffer.iter().all(|byte| *byte == 0))
 }
 
 /// Reads to the end of `buffer`; what lies behind the end of the file is zeros.

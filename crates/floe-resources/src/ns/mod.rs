@@ -3,7 +3,7 @@
 mod inside;
 mod mounts;
 
-pub(crate) use inside::run;
+pub(crate) use inside::run as run_inside;
 pub use inside::{NsError, root_directory};
 
 use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};
@@ -52,9 +52,6 @@ pub fn find(
             "start the workload without it",
         );
     }
-    if found.ipc == NamespaceOrigin::Own {
-        refuse_ipc(pid, refusals)?;
-    }
     if found.net == NamespaceOrigin::Own {
         refuse_devices(pid, refusals)?;
     }
@@ -64,7 +61,8 @@ pub fn find(
     Ok(Some(found))
 }
 
-fn origin(pid: Pid, name: &str) -> Result<NamespaceOrigin, NsError> {
+/// Whether the namespace `name` (as in /proc/PID/ns) of a task is floe's own.
+pub(crate) fn origin(pid: Pid, name: &str) -> Result<NamespaceOrigin, NsError> {
     let link = |who: String| {
         let path = format!("/proc/{who}/ns/{name}");
         std::fs::read_link(&path).map_err(|source| NsError::Read { path, source })
@@ -86,28 +84,6 @@ fn uts(pid: Pid) -> Result<(NamespaceOrigin, String, String), NsError> {
         ))
     })?;
     Ok((origin(pid, "uts")?, host, domain))
-}
-
-fn refuse_ipc(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
-    let counts = inside::run(pid, CloneFlags::CLONE_NEWIPC, || {
-        ["shm", "sem", "msg"]
-            .into_iter()
-            .map(|kind| {
-                // A kernel without SysV IPC has no such file, and then there is nothing to carry.
-                let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
-                Ok((kind, text.lines().count().saturating_sub(1)))
-            })
-            .collect::<Result<Vec<_>, std::io::Error>>()
-    })?;
-    for (kind, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-        refusals.add(
-            None,
-            format!("{count} System V IPC object(s) ({kind})"),
-            "SysV IPC objects are not carried yet",
-            "remove them with ipcrm",
-        );
-    }
-    Ok(())
 }
 
 fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {

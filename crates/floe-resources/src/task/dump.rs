@@ -5,6 +5,7 @@ use super::signals::{SignalError, name_restarted_call, portable};
 use super::{
     dispatch,
     landlock::{self, DecoyError, Decoys},
+    memory::MemoryAnswers,
     scheduling, seccomp,
     settings::{ProcessSettings, ThreadSettings},
     sleep::Sleepers,
@@ -165,7 +166,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
     }
 }
 
-/// Reads a living process; also returns where its heap ends, brk(0). Working directory, root and terminal are left to the
+/// Reads a living process; also returns what it alone can say of its memory. Working directory, root and terminal are left to the
 /// caller, who knows paths.
 ///
 /// # Errors
@@ -174,7 +175,7 @@ pub fn dump_process(
     held: &HeldProcess<'_>,
     decoys: &mut Decoys,
     refusals: &mut Refusals,
-) -> Result<(ProcessRecord, u64), DumpError> {
+) -> Result<(ProcessRecord, MemoryAnswers), DumpError> {
     let found = held.found;
     let leader = held.threads[0];
     for thread in &held.threads {
@@ -210,20 +211,22 @@ pub fn dump_process(
             questions.switches.refuse(&batch, found, refusals);
         }
     }
+    let mut memory = MemoryAnswers::ask(&host, held)?;
     let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
     (record.posix_timers, record.pending) = (timers, now_pending.process);
-    for (thread, pending) in record.threads.iter_mut().zip(now_pending.threads) {
+    let ended = usize::from(found.leader_ended.is_some());
+    for (thread, pending) in record.threads.iter_mut().skip(ended).zip(now_pending.threads) {
         thread.pending = pending;
     }
-    let brk = answers.brk;
+    memory.brk = answers.brk;
     fill_process(&mut record, leader, answers)?;
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
         // The timer fired when it had been read already.
         record.timers[libc::ITIMER_REAL as usize].value = 0;
     }
     record.state = process_state(found, leader);
-    Ok((record, brk))
+    Ok((record, memory))
 }
 
 fn is_pending<T: AsRef<[u8]>>(signal: i32, queue: &[T]) -> bool {

@@ -157,7 +157,7 @@ impl Decoy {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-        let process = ns::run(root, CloneFlags::CLONE_NEWPID, || {
+        let process = ns::run_inside(root, CloneFlags::CLONE_NEWPID, || {
             Ok(fork::child(|| act(&end, &ready, (user, group), last))?)
         })?;
         // Closed here, so that a decoy that fails shows as the end of the answer.

@@ -4,6 +4,7 @@ mod dispatch;
 mod dump;
 mod labels;
 mod landlock;
+mod memory;
 mod refuse;
 mod restore;
 mod scheduling;
@@ -18,6 +19,7 @@ mod timers;
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use labels::{login, login_of, refuse_labels, restore_login};
 pub use landlock::{DecoyError, Decoys};
+pub use memory::MemoryAnswers;
 pub use refuse::{
     has_vfork_in_flight, is_in_vfork, refuse_calls_filtered, refuse_foreign_code, refuse_unstoppable,
     refuse_unsupported,

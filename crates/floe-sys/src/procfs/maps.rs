@@ -27,6 +27,8 @@ pub struct Mapping {
     pub path: Vec<u8>,
     /// `VmFlags:`; empty when read from maps.
     pub flags: Vec<VmFlag>,
+    /// `ProtectionKey:`, 0 for none; pkeys(7). 0 when read from maps.
+    pub protection_key: u32,
 }
 
 impl Mapping {
@@ -60,7 +62,11 @@ impl Mapping {
     pub fn parse_all(text: &[u8]) -> Result<Vec<Self>, &'static str> {
         let mut mappings: Vec<Self> = Vec::new();
         for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            if line[0].is_ascii_uppercase() {
+            if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+                let last = mappings.last_mut().ok_or("ProtectionKey")?;
+                let number = std::str::from_utf8(key).ok().and_then(|text| text.trim().parse().ok());
+                last.protection_key = number.ok_or("ProtectionKey")?;
+            } else if line[0].is_ascii_uppercase() {
                 if let Some(flags) = line.strip_prefix(b"VmFlags:") {
                     let last = mappings.last_mut().ok_or("VmFlags")?;
                     last.flags = flags
@@ -98,6 +104,7 @@ impl Mapping {
             inode: inode.parse().map_err(|_| "inode")?,
             path: words.0.trim_ascii_start().to_vec(),
             flags: Vec::new(),
+            protection_key: 0,
         })
     }
 
@@ -143,7 +150,8 @@ mod tests {
     #[test]
     fn reads_smaps() {
         let text = b"5500-5600 r-xp 00001000 fd:01 77                         /a b (deleted)\nSize: 4 kB\n\
-            VmFlags: rd ex mr mw me \n7ffd00000000-7ffd00001000 rw-s 00000000 00:00 0 \nVmFlags: rd wr gd \n";
+            VmFlags: rd ex mr mw me \n7ffd00000000-7ffd00001000 rw-s 00000000 00:00 0 \nProtectionKey:         5\n\
+            VmFlags: rd wr gd \n";
         let maps = Mapping::parse_all(text).expect("good text");
         assert_eq!(maps.len(), 2);
         assert_eq!(
@@ -152,6 +160,7 @@ mod tests {
         );
         assert_eq!((maps[0].offset, maps[0].device, maps[0].inode), (0x1000, (0xfd, 1), 77));
         assert_eq!(maps[0].path, b"/a b (deleted)");
+        assert_eq!((maps[0].protection_key, maps[1].protection_key), (0, 5));
         assert!(maps[1].shared && maps[1].has(b"gd") && maps[1].path.is_empty());
     }
 

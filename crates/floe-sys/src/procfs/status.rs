@@ -45,6 +45,10 @@ pub struct Status {
     pub seccomp: u32,
     /// How many seccomp filters it has (Linux 5.9).
     pub seccomp_filters: Option<u32>,
+    /// Bytes of locked mappings.
+    pub locked: u64,
+    /// NUMA nodes whose memory it may use, lowest first.
+    pub memory_nodes: Vec<u32>,
 }
 
 impl Status {
@@ -96,6 +100,8 @@ impl Status {
             "CapBnd" => self.capabilities[3] = set(value).ok_or("CapBnd")?,
             "CapAmb" => self.capabilities[4] = set(value).ok_or("CapAmb")?,
             "NoNewPrivs" => self.no_new_privs = value == "1",
+            "Mems_allowed_list" => self.memory_nodes = ranges(value).ok_or("Mems_allowed_list")?,
+            "VmLck" => self.locked = kibibytes(value).ok_or("VmLck")?,
             "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
             "Seccomp_filters" => self.seccomp_filters = Some(value.parse().map_err(|_| "Seccomp_filters")?),
             _ => {}
@@ -106,6 +112,21 @@ impl Status {
 
 fn set(value: &str) -> Option<u64> {
     u64::from_str_radix(value, 16).ok()
+}
+
+/// A list as `0-3,5`.
+fn ranges(value: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in value.split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?);
+    }
+    Some(all)
+}
+
+fn kibibytes(value: &str) -> Option<u64> {
+    let count: u64 = value.strip_suffix(" kB")?.trim_start().parse().ok()?;
+    count.checked_mul(1024)
 }
 
 fn numbers<T: std::str::FromStr>(value: &str) -> Option<Vec<T>> {
@@ -124,17 +145,24 @@ mod tests {
     fn reads_the_lines_that_matter() {
         let text = "Name:\tbash\nState:\tD (disk sleep)\nUmask:\t0022\nTgid:\t42\nTracerPid:\t0\nUid:\t0\t1\t2\t3\nGid:\t4\t5\t6\t7\n\
             Groups:\t4 24 \nNSpid:\t42\t7\t1\nSigPnd:\t0000000000000001\nSigCgt:\t0000000180000002\n\
-            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+            CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nVmLck:\t      12 kB\n\
+            Mems_allowed_list:\t0-2,5\n";
         let status = Status::parse(text).expect("good text");
         assert_eq!(
             (status.umask, status.uids, status.gids),
             (0o22, [0, 1, 2, 3], [4, 5, 6, 7])
         );
+        assert_eq!(status.memory_nodes, [0, 1, 2, 5]);
         assert_eq!((status.groups, status.ns_pid), (vec![4, 24], vec![42, 7, 1]));
         assert_eq!((status.state, status.pending, status.caught), (b'D', 1, 0x1_8000_0002));
         assert_eq!(
-            (status.capabilities[3], status.no_new_privs, status.seccomp),
-            (0x1ff_ffff_ffff, true, 2)
+            (
+                status.capabilities[3],
+                status.no_new_privs,
+                status.seccomp,
+                status.locked
+            ),
+            (0x1ff_ffff_ffff, true, 2, 12_288)
         );
     }
 

@@ -1,15 +1,22 @@
-//! What is said of memory with madvise and mlock: not for children, not for dumps, wiped for children, locked, huge pages.
+//! What is said of memory with madvise: not for children, not for dumps, wiped for children, huge pages, how it is read,
+//! merged where it is the same; and memory that may be dropped (MAP_DROPPABLE).
 
-use std::fs;
-use victims::{Findings, memory::Mapping, play, stage::fork};
+use victims::{
+    Findings,
+    memory::{Mapping, flags_at},
+    pattern, play,
+    stage::fork,
+};
 
-const ADVICE: [(i32, &str); 6] = [
+const ADVICE: [(i32, &str); 8] = [
     (libc::MADV_DONTFORK, "dc"),
     (libc::MADV_DONTDUMP, "dd"),
     (libc::MADV_WIPEONFORK, "wf"),
     (libc::MADV_HUGEPAGE, "hg"),
     (libc::MADV_NOHUGEPAGE, "nh"),
     (libc::MADV_SEQUENTIAL, "sr"),
+    (libc::MADV_RANDOM, "rr"),
+    (libc::MADV_MERGEABLE, "mg"),
 ];
 
 fn main() {
@@ -25,13 +32,18 @@ fn main() {
             // Keeps the kernel from joining neighbours.
             let _ = Mapping::anonymous(4096, libc::PROT_NONE, libc::MAP_PRIVATE);
         }
-        let locked = Mapping::private(4 * 4096);
-        locked.mark(1, 1);
-        // SAFETY: a mapping of our own.
-        let status = unsafe { libc::mlock(locked.address as *const _, locked.len) };
-        assert_eq!(status, 0, "mlock");
-        areas.push((locked, "lo", 1));
+        let droppable = droppable();
         move |findings: &mut Findings| {
+            if let Some(area) = droppable {
+                let flags = flags_at(area.address);
+                findings.that(
+                    flags.iter().any(|word| word == "dp"),
+                    format!("droppable memory has become {flags:?}"),
+                );
+                let page = area.read(4096, 4096);
+                let whole = page == pattern::bytes(4096, 8) || page == [0; 4096];
+                findings.that(whole, "droppable memory is neither kept nor dropped");
+            }
             if findings.sabotage() {
                 let _ = areas[0].0.advise(0, 4, libc::MADV_DOFORK);
             }
@@ -39,8 +51,8 @@ fn main() {
                 area.compare(findings, flag, 1, *seed);
                 let flags = flags_at(area.address);
                 findings.that(
-                    flags.split(' ').any(|word| word == *flag),
-                    format!("{flag} is lost: {flags}"),
+                    flags.iter().any(|word| word == flag),
+                    format!("{flag} is lost: {flags:?}"),
                 );
             }
             let wiped = areas.iter().find(|(_, flag, _)| *flag == "wf").map(|(area, ..)| *area);
@@ -52,18 +64,20 @@ fn main() {
     })
 }
 
-fn flags_at(address: usize) -> String {
-    let text = fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
-    let mut inside = false;
-    for line in text.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        if let Some(range) =
-            range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?)))
-        {
-            inside = range.0 <= address && address < range.1;
-        } else if let Some(flags) = line.strip_prefix("VmFlags: ").filter(|_| inside) {
-            return flags.to_owned();
-        }
+/// Linux 6.11.
+fn droppable() -> Option<Mapping> {
+    const MAP_DROPPABLE: i32 = 8;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, MAP_DROPPABLE | libc::MAP_ANONYMOUS);
+    // SAFETY: the kernel chooses the address.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), 4 * 4096, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        println!("skipped MAP_DROPPABLE: {}", std::io::Error::last_os_error());
+        return None;
     }
-    String::new()
+    let area = Mapping {
+        address: address as usize,
+        len: 4 * 4096,
+    };
+    area.mark(1, 8);
+    Some(area)
 }

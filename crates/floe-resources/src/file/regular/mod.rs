@@ -1,4 +1,4 @@
-//! Regular files: by path, or with their content where they were deleted.
+//! Regular files: by path, or with their content where they were deleted; a memfd never had a name.
 
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
 use crate::mm::Located;
@@ -35,8 +35,7 @@ impl FileKind for Regular {
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
         file.file_type() == libc::S_IFREG
             && file.link.starts_with(b"/")
-            && !file.is_memfd()
-            && file.pseudo_filesystem().is_none()
+            && (file.pseudo_filesystem().is_none() || file.is_huge_memfd())
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {

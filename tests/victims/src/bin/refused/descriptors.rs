@@ -27,9 +27,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("io-uring-descriptor", io_uring),
     ("bpf", bpf),
     ("perf", |_| memory::perf_event().map(unchanged)),
-    ("memfd", |_| {
-        made(libc::SYS_memfd_create, &[c"kept".as_ptr() as usize, 0])
-    }),
     ("memfd-secret-descriptor", |_| made(447, &[0])),
     ("packet-pipe", packet_pipe),
     ("packets-left", packets_left),

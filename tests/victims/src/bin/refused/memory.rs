@@ -9,18 +9,15 @@ use victims::{
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
-    ("memfd-shared", memfd_shared),
-    ("sysv-shm", sysv_shm),
+    ("host-segment", host_segment),
     ("aio-ring", aio_ring),
     ("io-uring", io_uring),
     ("perf-buffer", perf_buffer),
     ("memfd-secret", memfd_secret),
     ("device-memory", device_memory),
-    ("guard-region", guard_region),
-    ("huge-pages", huge_pages),
+    ("huge-segment", huge_segment),
     ("userfaultfd", userfaultfd),
-    ("sealed-memory", sealed_memory),
-    ("droppable-memory", droppable_memory),
+    ("protection-key", protection_key),
     ("hidden-mapped-file", hidden_mapped_file),
 ];
 
@@ -50,20 +47,12 @@ fn descriptor(number: i64, arguments: &[usize]) -> io::Result<RawFd> {
     unsafe { call::raw(number, arguments) }.map(|fd| fd as RawFd)
 }
 
-fn memfd_shared(_: &Stage) -> io::Result<Check> {
-    let fd = descriptor(libc::SYS_memfd_create, &[c"shared".as_ptr() as usize, 0])?;
-    call::checked(i64::from(unsafe_truncate(fd, PAGE as i64)))?;
-    let mapping = map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
-    call::close(fd);
-    Ok(marked(mapping))
-}
-
 fn unsafe_truncate(fd: RawFd, len: i64) -> i32 {
     // SAFETY: plain numbers.
     unsafe { libc::ftruncate(fd, len) }
 }
 
-fn sysv_shm(_: &Stage) -> io::Result<Check> {
+fn host_segment(_: &Stage) -> io::Result<Check> {
     // SAFETY: plain numbers.
     let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600) }.into())?;
     // SAFETY: the kernel chooses the address.
@@ -136,17 +125,16 @@ fn device_memory(_: &Stage) -> io::Result<Check> {
     Ok(Box::new(move |_| drop(mapping.read(0, 1))))
 }
 
-fn guard_region(_: &Stage) -> io::Result<Check> {
-    const MADV_GUARD_INSTALL: i32 = 102;
-    let mapping = Mapping::private(4 * PAGE);
-    mapping.advise(2, 1, MADV_GUARD_INSTALL)?;
-    Ok(marked(mapping))
-}
-
-fn huge_pages(_: &Stage) -> io::Result<Check> {
+fn huge_segment(_: &Stage) -> io::Result<Check> {
+    const SHM_NORESERVE: i32 = 0o10_000;
     // Without a page reserved for it; it is never touched.
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE;
-    map(2 << 20, READ_WRITE, flags, -1, 0)?;
+    let flags = libc::SHM_HUGETLB | SHM_NORESERVE | 0o600;
+    // SAFETY: plain numbers.
+    let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, 2 << 20, flags) }.into())?;
+    // SAFETY: the kernel chooses the address.
+    call::checked(unsafe { libc::shmat(id as i32, ptr::null(), 0) } as i64)?;
+    // SAFETY: IPC_RMID takes no structure.
+    call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
     Ok(Box::new(|_| {}))
 }
 
@@ -171,18 +159,14 @@ fn userfaultfd(_: &Stage) -> io::Result<Check> {
     Ok(check)
 }
 
-fn sealed_memory(_: &Stage) -> io::Result<Check> {
-    const MSEAL: i64 = 462;
+fn protection_key(_: &Stage) -> io::Result<Check> {
+    // SAFETY: plain numbers.
+    let key = unsafe { call::raw(libc::SYS_pkey_alloc, &[0, 0]) }?;
     let mapping = Mapping::private(PAGE);
-    // SAFETY: seals a mapping that stays until the victim ends.
-    unsafe { call::raw(MSEAL, &[mapping.address, mapping.len, 0]) }?;
+    let arguments = [mapping.address, PAGE, READ_WRITE as usize, key as usize];
+    // SAFETY: a mapping of our own, with the protection it has.
+    unsafe { call::raw(libc::SYS_pkey_mprotect, &arguments) }?;
     Ok(marked(mapping))
-}
-
-fn droppable_memory(_: &Stage) -> io::Result<Check> {
-    const MAP_DROPPABLE: i32 = 8;
-    map(PAGE, READ_WRITE, MAP_DROPPABLE | libc::MAP_ANONYMOUS, -1, 0)?;
-    Ok(Box::new(|_| {}))
 }
 
 fn hidden_mapped_file(stage: &Stage) -> io::Result<Check> {

@@ -8,8 +8,8 @@ use victims::{Findings, Stage, call, descriptor::try_open};
 pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
     ("deleted-working-directory", deleted_working_directory),
-    ("sysv-sem", sysv_sem),
-    ("sysv-msg", sysv_msg),
+    ("semaphore-undo", semaphore_undo),
+    ("foreign-segment", foreign_segment),
     ("network-device", network_device),
 ];
 
@@ -39,24 +39,36 @@ fn deleted_working_directory(stage: &Stage) -> io::Result<Check> {
     }))
 }
 
-fn sysv_sem(_: &Stage) -> io::Result<Check> {
+fn semaphore_undo(_: &Stage) -> io::Result<Check> {
     // SAFETY: plain numbers.
     let id = call::checked(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }.into())?;
+    let mut operation = libc::sembuf {
+        sem_num: 0,
+        sem_op: 1,
+        sem_flg: libc::SEM_UNDO as i16,
+    };
+    // SAFETY: one operation.
+    call::checked(unsafe { libc::semop(id as i32, &raw mut operation, 1) }.into())?;
     Ok(Box::new(move |findings: &mut Findings| {
         // SAFETY: GETVAL takes no argument.
         let value = unsafe { libc::semctl(id as i32, 0, libc::GETVAL) };
-        findings.same("the semaphore", &0, &value);
+        findings.same("the semaphore", &1, &value);
     }))
 }
 
-fn sysv_msg(_: &Stage) -> io::Result<Check> {
+/// Attached in one namespace, from which its process goes on into another one.
+fn foreign_segment(_: &Stage) -> io::Result<Check> {
     // SAFETY: plain numbers.
-    let id = call::checked(unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) }.into())?;
+    let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, 4096, 0o600) }.into())?;
+    // SAFETY: the kernel chooses the address.
+    let address = unsafe { libc::shmat(id as i32, ptr::null(), 0) } as usize;
+    // SAFETY: IPC_RMID takes no structure.
+    call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
+    let mapping = victims::memory::Mapping { address, len: 4096 };
+    mapping.mark(0, 7);
     Ok(Box::new(move |findings: &mut Findings| {
-        // SAFETY: a null message of no length of a type that is not there.
-        let got = unsafe { libc::msgrcv(id as i32, ptr::null_mut(), 0, 1, libc::IPC_NOWAIT) };
-        let error = io::Error::last_os_error().raw_os_error();
-        findings.that(got == -1 && error == Some(libc::ENOMSG), "the message queue is gone");
+        mapping.compare(findings, "the segment", 0, 7);
     }))
 }
 

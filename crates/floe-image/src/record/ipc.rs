@@ -1,0 +1,85 @@
+//! System V IPC objects of a tree's own IPC namespace.
+
+use serde::{Deserialize, Serialize};
+
+/// All of them, those of each kind by identifier, lowest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcRecord {
+    /// Shared memory.
+    pub segments: Vec<SegmentRecord>,
+    /// Semaphore sets.
+    pub semaphores: Vec<SemaphoreSetRecord>,
+    /// Message queues.
+    pub queues: Vec<QueueRecord>,
+}
+
+impl IpcRecord {
+    /// The segment with this identifier.
+    #[must_use]
+    pub fn segment(&self, id: i32) -> Option<&SegmentRecord> {
+        let place = self.segments.binary_search_by_key(&id, |segment| segment.permission.id);
+        place.ok().map(|index| &self.segments[index])
+    }
+}
+
+/// What every object has: `struct ipc_perm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcPermission {
+    /// Its identifier.
+    pub id: i32,
+    /// The key it is found by; 0 (IPC_PRIVATE) for none.
+    pub key: i32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// The owner's group.
+    pub gid: u32,
+    /// Creator.
+    pub creator_uid: u32,
+    /// The creator's group.
+    pub creator_gid: u32,
+}
+
+/// A shared memory segment; its content is in the page store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// Identifier, key, owners.
+    pub permission: IpcPermission,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it goes when nobody has it attached any more (IPC_RMID).
+    pub removed: bool,
+    /// Whether it is kept in memory (SHM_LOCK).
+    pub locked: bool,
+}
+
+/// A set of semaphores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemaphoreSetRecord {
+    /// Identifier, key, owners.
+    pub permission: IpcPermission,
+    /// Their values.
+    pub values: Vec<u16>,
+}
+
+/// A message queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRecord {
+    /// Identifier, key, owners.
+    pub permission: IpcPermission,
+    /// How many bytes may wait in it (msg_qbytes).
+    pub capacity: u64,
+    /// What waits, first message first.
+    pub messages: Vec<MessageRecord>,
+}
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRecord {
+    /// Its type, which is positive.
+    pub kind: i64,
+    /// Its text.
+    #[serde(with = "serde_bytes")]
+    pub text: Vec<u8>,
+}

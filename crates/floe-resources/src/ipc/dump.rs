@@ -1,0 +1,201 @@
+//! Reads the objects of an IPC namespace.
+
+use super::{IpcError, namespace};
+use crate::{
+    mm::{ContentSource, Contents},
+    ns::run_inside,
+    refusal::Refusals,
+    tree::FoundTree,
+};
+use floe_image::record::{
+    ContentOwner, IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord,
+};
+use floe_sys::{
+    Pid, fork,
+    kcmp::{self, Resource},
+    sysv::{self, Attachment, Permission, Queue, SHM_DEST, SHM_LOCKED, Segment},
+};
+use nix::{errno::Errno, sched::CloneFlags, sys::wait::waitpid};
+use std::{cmp::Ordering, io};
+
+/// What is in the namespace, as it is read.
+type Found = (
+    Vec<Segment>,
+    Vec<(Permission, Vec<u16>)>,
+    Vec<(Queue, Vec<MessageRecord>)>,
+);
+
+/// The objects of the IPC namespace of `tree`, which is its own and whose mappings were looked at before. Contents of
+/// segments are noted in `contents`.
+///
+/// # Errors
+/// [`IpcError`].
+pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) -> Result<IpcRecord, IpcError> {
+    let Some(root) = tree.root() else {
+        return Ok(IpcRecord::default());
+    };
+    let (mut segments, mut sets, mut queues) =
+        run_inside(root.task(), CloneFlags::CLONE_NEWIPC, read).map_err(namespace("read System V IPC objects"))?;
+    segments.sort_by_key(|segment| segment.permission.id);
+    sets.sort_by_key(|(permission, _)| permission.id);
+    queues.sort_by_key(|(queue, _)| queue.permission.id);
+    if !sets.is_empty() {
+        refuse_adjustments(tree, refusals)?;
+    }
+    for segment in &segments {
+        segment_content(root.pid, segment, contents, refusals)?;
+    }
+    refuse_foreign(&segments, contents, refusals);
+    Ok(IpcRecord {
+        segments: segments.iter().map(segment_record).collect(),
+        semaphores: sets
+            .into_iter()
+            .map(|(found, values)| SemaphoreSetRecord {
+                permission: permission(&found),
+                values,
+            })
+            .collect(),
+        queues: queues
+            .into_iter()
+            .map(|(found, messages)| QueueRecord {
+                permission: permission(&found.permission),
+                capacity: found.capacity,
+                messages,
+            })
+            .collect(),
+    })
+}
+
+fn read() -> io::Result<Found> {
+    let mut queues = Vec::new();
+    for queue in sysv::queues()? {
+        let message = |index| {
+            let (kind, text) = sysv::peek(queue.permission.id, index, queue.bytes as usize)?;
+            Ok(MessageRecord { kind, text })
+        };
+        let messages = (0..queue.messages).map(message).collect::<io::Result<_>>()?;
+        queues.push((queue, messages));
+    }
+    Ok((sysv::segments()?, sysv::semaphore_sets()?, queues))
+}
+
+fn permission(found: &Permission) -> IpcPermission {
+    IpcPermission {
+        id: found.id,
+        key: found.key,
+        mode: found.mode & 0o777,
+        uid: found.owner.0,
+        gid: found.owner.1,
+        creator_uid: found.creator.0,
+        creator_gid: found.creator.1,
+    }
+}
+
+fn segment_record(found: &Segment) -> SegmentRecord {
+    SegmentRecord {
+        permission: permission(&found.permission),
+        size: found.size,
+        removed: found.permission.mode & SHM_DEST != 0,
+        locked: found.permission.mode & SHM_LOCKED != 0,
+    }
+}
+
+/// Notes where to read a segment's content: in a task that has it attached, or where nobody has, in floe itself.
+fn segment_content(
+    pid: Pid,
+    segment: &Segment,
+    contents: &mut Contents,
+    refusals: &mut Refusals,
+) -> Result<(), IpcError> {
+    let id = segment.permission.id;
+    let link = match contents.segments.get(&id) {
+        Some(found) => found.link.clone(),
+        None if segment.attached > 0 => return Ok(()),
+        None => {
+            let attach = || Attachment::new(segment);
+            let attachment = run_inside(pid, CloneFlags::CLONE_NEWIPC, attach)
+                .map_err(namespace("attach System V shared memory"))?;
+            let link = attachment.link();
+            refuse_huge_pages(id, &link, contents, refusals)?;
+            contents.attachments.push(attachment);
+            link
+        }
+    };
+    contents.sources.push(ContentSource {
+        owner: ContentOwner::Segment(id),
+        link,
+        size: segment.size,
+    });
+    Ok(())
+}
+
+fn refuse_huge_pages(id: i32, link: &str, contents: &Contents, refusals: &mut Refusals) -> Result<(), IpcError> {
+    if contents.huge_page(link)? != 0 {
+        let reason = "huge pages of hugetlbfs are not carried yet";
+        refusals.add(None, title(id), reason, "make it without SHM_HUGETLB");
+    }
+    Ok(())
+}
+
+fn title(id: i32) -> String {
+    format!("System V shared memory {id}")
+}
+
+/// Mappings are known by identifiers, which other namespaces use too, and each mapping counts as an attachment: where
+/// the kernel counts others than were found, somebody else has the segment attached or a task has a stranger's.
+fn refuse_foreign(segments: &[Segment], contents: &Contents, refusals: &mut Refusals) {
+    let mut refuse = |id| {
+        refusals.add(
+            None,
+            title(id),
+            "it is attached outside of the tree, or of another IPC namespace",
+            "detach it (shmdt)",
+        );
+    };
+    let counted = |id| contents.segments.get(&id).map_or(0, |found| found.mappings);
+    for segment in segments {
+        if segment.attached != counted(segment.permission.id) {
+            refuse(segment.permission.id);
+        }
+    }
+    for id in contents.segments.keys() {
+        if !segments.iter().any(|segment| segment.permission.id == *id) {
+            refuse(*id);
+        }
+    }
+}
+
+/// Refuses processes that have a list of adjustments (SEM_UNDO), which nobody can read. Threads have one from the start,
+/// so of a process that ever had several it can't be told whether something is in it.
+fn refuse_adjustments(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), IpcError> {
+    let bare = Bare::start().map_err(IpcError::Compare)?;
+    let own = Pid::new(bare.0.as_raw());
+    for process in tree.living() {
+        let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.pid, 0)).map_err(IpcError::Compare)?;
+        if order != Ordering::Equal {
+            refusals.add(
+                Some(&process.subject()),
+                "semaphore adjustments (SEM_UNDO)",
+                "nobody can read them, nor tell whether a process that has had threads has any",
+                "use semaphores without SEM_UNDO in processes of one thread, or remove them with ipcrm",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A process without such a list, for comparison; floe itself has one, because it has had threads. It has ended, and is
+/// reaped when it is no longer needed.
+struct Bare(nix::unistd::Pid);
+
+impl Bare {
+    fn start() -> Result<Self, Errno> {
+        fork::child(|| 0).map(Self)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        while let Err(Errno::EINTR) = waitpid(self.0, None) {}
+    }
+}

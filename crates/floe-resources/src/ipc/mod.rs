@@ -1,0 +1,37 @@
+//! System V IPC objects of an own IPC namespace: shared memory, semaphore sets, message queues.
+//!
+//! Identifiers, keys, owners, permissions and contents are carried. Who used an object last and when is not: the kernel
+//! lets nobody say it. Those of the host's namespace stay the host's.
+
+mod dump;
+mod restore;
+
+pub use dump::dump;
+pub use restore::{SegmentFile, make, remove_segments};
+
+use crate::{mm::ContentError, ns::NsError};
+use nix::errno::Errno;
+
+/// An object that could not be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum IpcError {
+    /// The namespace, or an object in it.
+    #[error("{action}")]
+    Namespace {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: NsError,
+    },
+    /// The content of a segment.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// A process to compare others with.
+    #[error("look for adjustments of semaphores")]
+    Compare(#[source] Errno),
+}
+
+fn namespace(action: &'static str) -> impl FnOnce(NsError) -> IpcError {
+    move |source| IpcError::Namespace { action, source }
+}

@@ -1,0 +1,108 @@
+//! Makes the objects again, in the new IPC namespace, with their identifiers.
+
+use super::{IpcError, namespace};
+use crate::ns::run_inside;
+use floe_image::record::{IpcPermission, IpcRecord, QueueRecord, SegmentRecord};
+use floe_sys::{
+    Pid,
+    sysv::{self, Attachment, Kind, Permission, Segment},
+};
+use nix::sched::CloneFlags;
+use std::{
+    fs::{File, OpenOptions},
+    io,
+};
+
+/// A segment that was made, and its memory as a file.
+#[derive(Debug)]
+pub struct SegmentFile {
+    /// Its identifier.
+    pub id: i32,
+    /// Bytes.
+    pub size: u64,
+    /// Its memory, all zeros.
+    pub file: File,
+}
+
+/// Makes all objects of `record` in the IPC namespace of `pid`; semaphores and queues with what is in them.
+///
+/// # Errors
+/// [`IpcError`].
+pub fn make(pid: Pid, record: &IpcRecord) -> Result<Vec<SegmentFile>, IpcError> {
+    if *record == IpcRecord::default() {
+        return Ok(Vec::new());
+    }
+    let make_all = || {
+        for set in &record.semaphores {
+            sysv::make_semaphores(&permission(&set.permission), &set.values)
+                .map_err(about("semaphore set", set.permission.id))?;
+        }
+        for queue in &record.queues {
+            make_queue(queue).map_err(about("message queue", queue.permission.id))?;
+        }
+        let segment = |record| make_segment(record).map_err(about("shared memory", record.permission.id));
+        record.segments.iter().map(segment).collect()
+    };
+    run_inside(pid, CloneFlags::CLONE_NEWIPC, make_all).map_err(namespace("make System V IPC objects"))
+}
+
+/// Names the object that could not be made.
+fn about(what: &'static str, id: i32) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{what} {id}: {error}"))
+}
+
+fn permission(record: &IpcPermission) -> Permission {
+    Permission {
+        id: record.id,
+        key: record.key,
+        mode: record.mode,
+        owner: (record.uid, record.gid),
+        creator: (record.creator_uid, record.creator_gid),
+    }
+}
+
+fn make_segment(record: &SegmentRecord) -> io::Result<SegmentFile> {
+    let permission = permission(&record.permission);
+    sysv::make_segment(&permission, record.size)?;
+    let segment = Segment {
+        permission,
+        size: record.size,
+        attached: 0,
+    };
+    let attachment = Attachment::new(&segment)?;
+    let file = OpenOptions::new().read(true).write(true).open(attachment.link())?;
+    if record.locked {
+        sysv::lock(permission.id)?;
+    }
+    Ok(SegmentFile {
+        id: permission.id,
+        size: record.size,
+        file,
+    })
+}
+
+fn make_queue(record: &QueueRecord) -> io::Result<()> {
+    let id = record.permission.id;
+    sysv::make_queue(&permission(&record.permission))?;
+    // A queue may hold more than it takes by now.
+    let held: u64 = record.messages.iter().map(|message| message.text.len() as u64).sum();
+    let room = record.capacity.max(held).max(record.messages.len() as u64);
+    sysv::set_capacity(id, room)?;
+    for message in &record.messages {
+        sysv::send(id, message.kind, &message.text)?;
+    }
+    sysv::set_capacity(id, record.capacity)
+}
+
+/// Removes the segments that go when they are attached no more; everybody must have attached them by now.
+///
+/// # Errors
+/// [`IpcError`].
+pub fn remove_segments(pid: Pid, record: &IpcRecord) -> Result<(), IpcError> {
+    let mut removed = record.segments.iter().filter(|segment| segment.removed).peekable();
+    if removed.peek().is_none() {
+        return Ok(());
+    }
+    let remove_all = || removed.try_for_each(|segment| sysv::remove(Kind::Segment, segment.permission.id));
+    run_inside(pid, CloneFlags::CLONE_NEWIPC, remove_all).map_err(namespace("remove System V shared memory"))
+}
