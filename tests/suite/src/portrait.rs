@@ -10,6 +10,7 @@
 //! | running, sleeping, waiting | a task may be in any of these at any time |
 //! | whether a task was forked and has not executed a program since; whether it used privileges; whether it dumped core | flags of the kernel's own, of which only setpgid(2) asks for one (docs/unsupported.md) |
 //! | names of deleted files, and how they were opened (O_TMPFILE, O_NOFOLLOW) | they get another name, and are opened by it |
+//! | offsets in memory of hugetlbfs | each part of an anonymous mapping that was cut is mapped anew, from its own beginning |
 //! | neighbours in maps that are alike | the kernel joins them or not, as they came to be |
 //! | whether anonymous memory that can't be written is accounted for (`ac`) | if it never held anything, mprotect(2) ends that |
 //! | soft-dirty marks (`sd`), pages that are shared with others (`sh` of anonymous memory) | what the kernel notes of accesses |
@@ -97,6 +98,8 @@ const STAT: [(usize, &str); 18] = [
 /// PF_WQ_WORKER and its like never show; PF_FORKNOEXEC, PF_SUPERPRIV, PF_DUMPCORE, PF_SIGNALED, PF_USED_MATH and what the
 /// kernel sets for a moment are left out. PF_RANDOMIZE and PF_NO_SETAFFINITY stay.
 const FLAGS: u64 = 0x0040_0000 | 0x0400_0000;
+/// How the kind of a mapping of hugetlbfs ends.
+const HUGE: &str = " ht)";
 /// VmFlags that are left out.
 const VOLATILE: [&str; 1] = ["sd"];
 
@@ -405,7 +408,10 @@ fn mappings(text: &[u8]) -> String {
         }
     }
     join(&mut parts);
-    let text = |part: &Part| format!("{:x}-{:x} {:x} {}", part.start, part.end, part.offset, part.kind);
+    let text = |part: &Part| {
+        let offset = if part.kind.ends_with(HUGE) { 0 } else { part.offset };
+        format!("{:x}-{:x} {offset:x} {}", part.start, part.end, part.kind)
+    };
     parts.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 

@@ -39,7 +39,7 @@ impl MemoryAnswers {
 
 /// floe's scratch memory is a mapping to come: where more is locked than the mappings known before say, it is.
 fn lock_future(host: &CallHost<'_>, held: &HeldProcess<'_>) -> Result<u32, DumpError> {
-    let pid = held.found.pid;
+    let pid = held.found.task();
     let known: u64 = held.mappings.iter().filter(|m| m.has(b"lo")).map(Mapping::len).sum();
     if Status::read(&format!("/proc/{pid}"))?.locked <= known {
         return Ok(0);
@@ -114,5 +114,5 @@ fn ask(
 fn run(host: &CallHost<'_>, held: &HeldProcess<'_>, batch: &mut Batch) -> Result<(), DumpError> {
     let leader = held.threads[0];
     let status = Status::read(&format!("/proc/{}/task/{}", held.found.pid, leader.tid()))?;
-    Ok(host.run(leader, held.found.ns_pid, &status, batch)?)
+    Ok(host.run(leader, held.found.threads[0].ns_tid, &status, batch)?)
 }
