@@ -124,9 +124,16 @@ console = choice(
     ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
     ("Terminal", fields(termios=raw, window=times(u16, 4))),
 )
+permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32, creator_gid=u32)
+ipc = fields(
+    segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean)),
+    semaphores=several(fields(permission=permission, values=several(u16))),
+    queues=several(fields(permission=permission, capacity=u64, messages=several(fields(kind=i64, text=raw)))),
+)
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, has_init=boolean,
-    console=console, log=optional(u64), command=several(text),
+    console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
+    ipc_objects=ipc,
 )
 state = choice(
     ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))
@@ -143,7 +150,16 @@ thread = fields(
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
-    slept=u64,
+    slept=u64, seccomp=fields(strict=boolean, filters=several(fields(log=boolean, program=raw))),
+    switches=fields(
+        tsc_forbidden=boolean, cpuid_forbidden=boolean, machine_check=optional(u32),
+        speculation=several(both(u32, u32)), memory_policy=optional(fields(mode=u32, nodes=several(u64))),
+        dispatch=optional(fields(selector=u64, start=u64, length=u64)),
+    ),
+)
+timer = fields(
+    id=i32, clock=i32, maker=i32, notify=i32, target=i32, signal=i32, value=u64, interval=u64,
+    expiry=choice(("Never", None), ("At", u64), ("Unset", u64), ("After", u64)), overrun=u32,
 )
 process = fields(
     pid=i32, ppid=i32, pgid=i32, sid=i32, state=state, threads=several(thread),
@@ -152,31 +168,40 @@ process = fields(
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
     thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
     terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32, shared=u32,
-    leader_ended=optional(i32),
+    leader_ended=optional(i32), posix_timers=several(timer),
+    switches=fields(
+        deny_write_execute=u32, merge_memory=boolean, thp_except_advised=boolean, autogroup_nice=optional(i32)
+    ),
 )
 source = choice(
     ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),
     ("File", fields(file=u32, offset=u64, shared=boolean)), ("Special", fields(name=text)),
+    ("Segment", fields(id=i32, offset=u64, writable=boolean)),
 )
-vma = fields(start=u64, end=u64, prot=u32, flags=several(times(u8, 2)), name=optional(raw), source=source)
+details = fields(
+    guards=several(both(u64, u64)), policy=optional(fields(mode=u32, nodes=several(u32))), huge_page=u64
+)
+vma = fields(
+    start=u64, end=u64, prot=u32, flags=several(times(u8, 2)), name=optional(raw), source=source, details=details
+)
 layout = fields(
     start_code=u64, end_code=u64, start_data=u64, end_data=u64, start_brk=u64, brk=u64, start_stack=u64, arg_start=u64,
     arg_end=u64, env_start=u64, env_end=u64,
 )
-address_space = fields(pid=i32, vmas=several(vma), layout=layout, auxv=raw, exe=u32)
+address_space = fields(pid=i32, vmas=several(vma), layout=layout, auxv=raw, exe=u32, lock_future=u32)
 mapped_file = fields(
     id=u32, path=raw, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32
 )
-shmem = fields(id=u32, size=u64)
+shmem = fields(id=u32, size=u64, huge_page=u64)
 ghost = fields(
     id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
-    memfd=optional(fields(name=raw, seals=u32)),
+    memfd=optional(fields(name=raw, seals=u32, huge_page=u64)),
 )
 open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
 shared_object = fields(kind=text, id=u32, version=u16, body=raw)
 descriptor_table = fields(pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)))
-owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None))
-page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)))
+owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32))
+page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(
     records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
     chunks=several(fields(first=u64, pages=u32, compressed=boolean, offset=u64, stored=u32)),

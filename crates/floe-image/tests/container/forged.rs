@@ -380,7 +380,7 @@ fn trees_that_are_none_are_refused() {
 fn clocks_and_timers_that_can_not_be_are_refused() {
     let late = i64::MAX as u64 / 2 + 1;
     contradiction(&format!("a clock shows {late} ns"), |s| {
-        s.sandbox.clocks.boottime = late
+        s.sandbox.clocks.boottime = late;
     });
     contradiction("the timer ids of process 7 do not ascend", |s| {
         s.processes[1].posix_timers.swap(1, 2);

@@ -50,7 +50,7 @@ fn an_image_of_everything_reads_back() {
     let image = open(&written(&sample)).expect("open");
     compare(&image, &sample, "the image just written");
     let report = image.verify(|_| {}).expect("verify");
-    assert_eq!((report.records, report.chunks, report.pages), (32, 3, 11));
+    assert_eq!((report.records, report.chunks, report.pages), (33, 3, 11));
     let compressed: Vec<bool> = image.chunks().iter().map(|chunk| chunk.compressed).collect();
     assert_eq!(compressed, [true, false, true]);
 }
@@ -122,7 +122,13 @@ proptest! {
     ) {
         let sample = Sample {
             chunks,
-            sandbox: SandboxRecord { has_init: true, log: None, clocks: possible(sandbox.clocks), ..sandbox },
+            sandbox: SandboxRecord {
+                has_init: true,
+                log: None,
+                clocks: possible(sandbox.clocks),
+                ipc_objects: IpcRecord::default(),
+                ..sandbox
+            },
             open_files: open_files.into_iter().enumerate().map(|(id, record)| file(id, record)).collect(),
             objects: objects
                 .into_iter()

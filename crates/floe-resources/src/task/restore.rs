@@ -184,12 +184,12 @@ fn counts_signals(record: &ProcessRecord) -> bool {
 /// The signals that are pending in a process or come from its timers.
 pub(super) fn signals_of(process: &ProcessRecord) -> Vec<i32> {
     let of_threads = process.threads.iter().flat_map(|thread| &thread.pending);
-    let pending = process.pending.iter().chain(of_threads).map(number);
+    let pending = process.pending.iter().chain(of_threads).map(|info| number(info));
     let timers = process.posix_timers.iter().map(|timer| timer.signal);
     pending.chain(timers).collect()
 }
 
-fn number(info: &Vec<u8>) -> i32 {
+fn number(info: &[u8]) -> i32 {
     let bytes = info.get(..4);
     bytes.map_or(0, |bytes| i32::from_ne_bytes(bytes.try_into().expect("4 bytes")))
 }

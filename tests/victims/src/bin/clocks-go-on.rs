@@ -36,14 +36,10 @@ impl Seen {
     fn look(&mut self) {
         let times = [now(CLOCKS[0]), now(CLOCKS[1]), now(libc::CLOCK_REALTIME)];
         if self.looks > 0 {
-            for which in 0..3 {
-                let step = times[which].saturating_sub(self.last[which]);
-                self.steps[which] = self.steps[which].max(step);
-                if which < 2 && times[which] < self.last[which] {
-                    self.back.push(format!(
-                        "clock {which} went from {} to {}",
-                        self.last[which], times[which]
-                    ));
+            for (which, (now, last)) in times.into_iter().zip(self.last).enumerate() {
+                self.steps[which] = self.steps[which].max(now.saturating_sub(last));
+                if which < 2 && now < last {
+                    self.back.push(format!("clock {which} went from {last} to {now}"));
                 }
             }
             let gained = |which: usize| times[which] as i64 - self.last[which] as i64;
