@@ -27,6 +27,10 @@ fn every_kind_reads_what_version_1_wrote() {
         "console-terminal the sandbox's terminal /dev/pts/0",
         "controlling-terminal /dev/tty",
         "console-pipe the sandbox's standard output",
+        "eventfd at 5",
+        "signalfd of signals 10",
+        "timerfd of CLOCK_MONOTONIC, armed",
+        "epoll watches 1 files",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

@@ -645,6 +645,15 @@ fn open_files() -> Vec<OpenFileRecord> {
         ("console-terminal", 0o2, 0, body(&path("/dev/pts/0"))),
         ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), 5_u64, 0_u64))),
         ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32))),
+        ("eventfd", 0o2, 0, body(&(5_u64, true))),
+        ("signalfd", 0o4_002, 0, body(&0x200_u64)),
+        (
+            "timerfd",
+            0o2,
+            0,
+            body(&(1_i32, 1_i32, 2_u64, 60_000_000_000_u64, 1_000_000_000_u64)),
+        ),
+        ("epoll", 0o2, 0, body(&vec![(3_i32, 4_u32, 1_u32, 99_u64)])),
     ]
     .into_iter()
     .enumerate()

@@ -398,10 +398,8 @@ fn library(_: &Stage) -> impl FnMut(&mut Findings) + use<> {
         it_value: time,
     };
     // SAFETY: the timer was made.
-    assert_eq!(
-        unsafe { libc::timer_settime(timer, 0, &raw const pace, std::ptr::null_mut()) },
-        0
-    );
+    let status = unsafe { libc::timer_settime(timer, 0, &raw const pace, std::ptr::null_mut()) };
+    assert_eq!(status, 0);
     move |findings: &mut Findings| {
         let before = CALLED.load(Ordering::Relaxed);
         if findings.sabotage() {
