@@ -104,6 +104,10 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"path": bytes("/dev/pts/0")},
             {"path": bytes("/dev/tty"), "major": 5, "minor": 0},
             {"stream": 1, "capacity": 65_536},
+            {"count": 5, "semaphore": true},
+            {"mask": 0x200},
+            {"clock": 1, "flags": 1, "ticks": 2, "value": 60_000_000_000_u64, "interval": 1_000_000_000},
+            {"watches": [{"number": 3, "file": 4, "events": 1, "data": 99}]},
         ])
     );
     assert_eq!(

@@ -109,7 +109,7 @@ fn records_that_stand_twice_or_not_at_all_are_refused() {
         (5, "mapped file 0 stands at position 2"),
         (6, "shared memory object 0 stands at position 1"),
         (7, "deleted file 0 stands at position 2"),
-        (8, "open file 0 stands at position 10"),
+        (8, "open file 0 stands at position 14"),
         (9, "two objects are pipe 0"),
         (
             10,
@@ -627,8 +627,8 @@ fn descriptors_that_are_none_are_refused() {
     descriptor("descriptor 0 of process 1 is out of order", &|d| d.number = 0);
     descriptor("descriptor 2 of process 1 is out of order", &|d| d.number = i32::MAX);
     descriptor(
-        "descriptor 1 of process 1 refers to open file 10, which is missing",
-        &|d| d.file = 10,
+        "descriptor 1 of process 1 refers to open file 14, which is missing",
+        &|d| d.file = 14,
     );
 }
 
