@@ -41,13 +41,16 @@ use floe_resources::{
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, TraceError};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+};
 use sharing::{Lending, Memory, Wants};
 use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -238,6 +241,17 @@ pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreErro
 }
 
 /// The steps, and what processes hold for others while they fork.
+/// Lets floe's table of descriptors grow to what a wave of files takes while this is the only thread: where threads share
+/// it, the kernel waits each time until all processors have noticed (synchronize_rcu in expand_fdtable).
+fn make_room_for_files(any: BorrowedFd<'_>) {
+    const NUMBER: i32 = 511;
+    match fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(NUMBER)) {
+        Ok(number) => drop(descriptor::adopt(number)),
+        // A lower limit on open files: it takes longer then.
+        Err(error) => tracing::debug!(%error, "no room for files ahead"),
+    }
+}
+
 fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanError> {
     let processes = image.processes();
     let has_init = image.sandbox().has_init;
@@ -301,6 +315,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
+    make_room_for_files(root.as_fd());
     // Before this thread stays on one processor, as do those that it makes.
     std::thread::scope(|scope| {
         let original = Original::new(&image, &made, root.as_fd());
