@@ -240,7 +240,6 @@ pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreErro
     Ok(DryRun { steps, obstacles })
 }
 
-/// The steps, and what processes hold for others while they fork.
 /// Lets floe's table of descriptors grow to what a wave of files takes while this is the only thread: where threads share
 /// it, the kernel waits each time until all processors have noticed (synchronize_rcu in expand_fdtable).
 fn make_room_for_files(any: BorrowedFd<'_>) {
@@ -252,6 +251,7 @@ fn make_room_for_files(any: BorrowedFd<'_>) {
     }
 }
 
+/// The steps, and what processes hold for others while they fork.
 fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanError> {
     let processes = image.processes();
     let has_init = image.sandbox().has_init;
