@@ -1,7 +1,10 @@
 //! Reads all state of a held tree but page contents, and finds all that can't be carried.
 
 use super::{Target, console::Streams, seize::HeldTree};
-use crate::stage::{Control, StageError};
+use crate::{
+    restore::{PlanError, plan},
+    stage::{Control, StageError},
+};
 use floe_image::record::{
     AddressSpaceRecord, ClocksRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord,
     TerminalLink, VdsoRecord,
@@ -13,12 +16,13 @@ use floe_resources::{
     ns::{self, NsError},
     refusal::Refusals,
     task::{self, Decoys, DumpError, HeldProcess, Sharing},
-    tree::FoundProcess,
+    tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::AttachError;
 use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, time_namespace::Clocks};
 use floe_tracee::{Stopped, vdso_tail, xfeatures};
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::AsFd,
     time::{SystemTime, UNIX_EPOCH},
@@ -145,6 +149,12 @@ impl Inspected {
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
         }
+        // What was refused is missing, and then nothing can be said of the rest.
+        if refusals.is_empty()
+            && let Err(error) = plan(&processes, sandbox.has_init, &BTreeSet::new())
+        {
+            refuse_relation(&held.tree, &error, refusals);
+        }
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held, &processes)?;
         Ok(Self {
@@ -157,6 +167,36 @@ impl Inspected {
             _streams: streams,
             bytes,
         })
+    }
+}
+
+/// Relations of processes that no order of forks brings about.
+fn refuse_relation(tree: &FoundTree, error: &PlanError, refusals: &mut Refusals) {
+    let subject = |pid: i32| {
+        let found = tree.processes.iter().find(|process| process.ns_pid == pid);
+        found.map(FoundProcess::subject)
+    };
+    match *error {
+        PlanError::Session { pid, session, parent } => refusals.add(
+            subject(pid).as_ref(),
+            format!("session {session} below process {parent}"),
+            "the parent never was in it, and no longer adopts whom others leave behind",
+            "let it be a subreaper again (PR_SET_CHILD_SUBREAPER), or end its child",
+        ),
+        PlanError::Shared { pid, parent, session } => refusals.add(
+            subject(pid).as_ref(),
+            format!("state shared with process {parent}, which adopted it in session {session}"),
+            "the parent can't fork it there",
+            "use threads, or end it",
+        ),
+        PlanError::NoRoot | PlanError::Unreachable(_) => {
+            refusals.add(
+                None,
+                "the tree",
+                error.to_string(),
+                "end what was put into it from outside",
+            );
+        }
     }
 }
 

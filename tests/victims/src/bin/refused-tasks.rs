@@ -122,6 +122,11 @@ fn become_refused(kind: &str) {
                 rest()
             });
         }
+        "left-subreaper" => {
+            adopt(0);
+            subreaper(0);
+        }
+        "adopted-sharer" => adopt(libc::CLONE_FS),
         "timer-tells-ended" => in_a_thread(|| timer(0, libc::CLOCK_MONOTONIC, call::gettid())),
         "timer-of-ended-thread" => in_a_thread(|| timer(1, libc::CLOCK_THREAD_CPUTIME_ID, 0)),
         "timer-of-ended-process" => timer_of_ended_process(),
@@ -172,6 +177,35 @@ fn siblings(flags: i32) {
         clone(flags | libc::CLONE_PARENT);
         rest()
     });
+}
+
+/// Makes the process a subreaper and has it adopt a grandchild from a session whose leader, its child, has ended. All
+/// share `flags`.
+fn adopt(flags: i32) {
+    subreaper(1);
+    let child = share(flags, || {
+        // SAFETY: no arguments.
+        unsafe { libc::setsid() };
+        share(flags, || rest());
+    });
+    call::wait(child, 0).expect("reap");
+}
+
+fn subreaper(adopts: usize) {
+    call::prctl(libc::PR_SET_CHILD_SUBREAPER, [adopts, 0, 0, 0]).expect("subreaper");
+}
+
+/// A child that shares `flags`, but not memory.
+fn share(flags: i32, life: impl FnOnce()) -> i32 {
+    // SAFETY: without a stack and CLONE_VM it is fork(2); there are no threads.
+    let pid = unsafe { call::raw(libc::SYS_clone, &[(flags | libc::SIGCHLD) as usize, 0, 0, 0, 0]) };
+    let pid = pid.expect("clone") as i32;
+    if pid == 0 {
+        life();
+        // SAFETY: leaves without running the parent's exit handlers.
+        unsafe { libc::_exit(0) };
+    }
+    pid
 }
 
 /// A timer with this id.
