@@ -75,10 +75,7 @@ impl Cgroup {
             watcher,
             armed: true,
         };
-        match self.kind() {
-            Kind::V2 => self.write("cgroup.freeze", "1")?,
-            Kind::V1Freezer => self.write("freezer.state", "FROZEN")?,
-        }
+        self.tell_to_freeze()?;
         let started = Instant::now();
         while !self.is_frozen()? {
             if started.elapsed() > LIMIT {
@@ -91,8 +88,19 @@ impl Cgroup {
                 });
             }
             std::thread::sleep(STEP);
+            // Version 1 tells each task once, and one that just went to sleep may have missed it.
+            if self.kind() == Kind::V1Freezer {
+                self.tell_to_freeze()?;
+            }
         }
         Ok(frozen)
+    }
+
+    fn tell_to_freeze(&self) -> Result<(), CgroupError> {
+        match self.kind() {
+            Kind::V2 => self.write("cgroup.freeze", "1"),
+            Kind::V1Freezer => self.write("freezer.state", "FROZEN"),
+        }
     }
 
     /// Thaws all its tasks.

@@ -1,7 +1,7 @@
 //! The three ways in which a host may have its cgroups: version 2 beside version 1, version 1 alone, version 2 alone. Each
 //! is made in a mount namespace of its own, which every `floe` of the test enters anew.
 
-use floe_suite::{Counting, Host, PID_METHODS, Traces, run, wait};
+use floe_suite::{Counting, Host, PID_METHODS, Traces, Victim, run, wait};
 use std::{process::Stdio, time::Duration};
 
 /// Takes away what this host has, then starts `floe`.
@@ -74,6 +74,20 @@ fn all_works(host: &Host, places: &[&str]) {
     );
     host.done(&["rm", &job]);
     Traces::look(host, &[&job], &[]).expect_none_of(&job);
+    waiting_for_vfork(host);
+}
+
+/// A thread that waits for its vfork child, which a freezer takes for frozen or overlooks, each in its way.
+fn waiting_for_vfork(host: &Host) {
+    let name = "refused-tasks";
+    let mut victim = Victim::start(host, name, &[], &["vfork"]);
+    for round in 0..5 {
+        host.done(&["freeze", name]);
+        host.done(&["thaw", name]);
+        let text = host.floe(&["checkpoint", name, "--dry-run"]).expect_failed();
+        assert!(text.contains("vfork in flight"), "round {round}: {text}");
+    }
+    victim.check("after it was frozen and refused");
 }
 
 fn killed_checkpoints_thaw(host: &Host, job: &str, image: &str, tree: &Counting<'_>) {

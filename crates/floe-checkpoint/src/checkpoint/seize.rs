@@ -7,7 +7,7 @@ use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
     task::{Sleepers, has_vfork_in_flight, is_in_vfork},
-    tree::FoundTree,
+    tree::{FoundThread, FoundTree},
 };
 use floe_sys::{
     Pid,
@@ -23,13 +23,16 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How often a tree is thawed for a moment because some task waits for its vfork child (posix_spawn(3) does), and for how
 /// long. Nearly all such waits are over within a millisecond.
 const VFORK_ROUNDS: usize = 100;
 const VFORK_PAUSE: Duration = Duration::from_millis(2);
+/// How long a frozen tree is looked at anew because some thread is still on its way to sleep, and the pause between.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A tree that could not be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +118,7 @@ impl HeldTree {
         control.enter("freeze")?;
         let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
-        let mut tree = FoundTree::read(root)?;
+        let mut tree = read_frozen(root)?;
         for _ in 0..VFORK_ROUNDS {
             if !has_vfork_in_flight(&tree) {
                 break;
@@ -123,7 +126,7 @@ impl HeldTree {
             drop(frozen);
             std::thread::sleep(VFORK_PAUSE);
             frozen = FrozenTree::freeze(cgroup)?;
-            tree = FoundTree::read(root)?;
+            tree = read_frozen(root)?;
         }
         refuse_strangers(&tree, cgroup)?;
         refuse_unstoppable(&tree)?;
@@ -269,6 +272,21 @@ impl HeldTree {
             }
         }
         Ok(())
+    }
+}
+
+/// The tree below a process whose cgroup is frozen. Version 2 takes a thread that waits for its vfork child for frozen,
+/// also when thawing has just woken it and it has not gone back to sleep: what it waits for does not show till then.
+fn read_frozen(root: Pid) -> Result<FoundTree, ProcError> {
+    let started = Instant::now();
+    loop {
+        let tree = FoundTree::read(root)?;
+        let runs = |thread: &FoundThread| thread.status.state == b'R';
+        let settles = tree.living().any(|process| process.threads.iter().any(runs));
+        if !settles || started.elapsed() > SETTLE_LIMIT {
+            return Ok(tree);
+        }
+        std::thread::sleep(SETTLE_PAUSE);
     }
 }
 
