@@ -15,7 +15,7 @@ use floe_resources::{
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
-    task::{self, Decoys, DumpError, HeldProcess, Sharing},
+    task::{self, Decoys, DumpError, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::AttachError;
@@ -55,6 +55,9 @@ pub enum InspectError {
     /// System V IPC.
     #[error(transparent)]
     Ipc(#[from] IpcError),
+    /// What processes share.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The sandbox's monitor.
     #[error("ask the sandbox's monitor for what it holds")]
     Survey(#[source] AttachError),
@@ -103,7 +106,7 @@ impl Inspected {
         };
         task::refuse_unsupported(&held.tree, refusals)?;
         task::refuse_labels(&held.tree, refusals)?;
-        let sharing = Sharing::find(&held.tree, refusals);
+        let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
         let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {

@@ -30,6 +30,6 @@ pub use restore::{
 };
 pub use seccomp::{confine, share_filters};
 pub use settings::{restore_process_settings, restore_thread_settings};
-pub use share::Sharing;
+pub use share::{ShareError, Sharing};
 pub use sleep::{Sleepers, continue_sleep};
 pub use timers::{arm_timers, make_timers};

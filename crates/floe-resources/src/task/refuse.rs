@@ -3,7 +3,7 @@
 use super::{
     dispatch,
     dump::{DumpError, HeldProcess},
-    scheduling, seccomp, share, timers,
+    scheduling, seccomp, timers,
 };
 use crate::{
     refusal::Refusals,
@@ -33,7 +33,6 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
         timers::refuse(process, tree, refusals)?;
         scheduling::refuse(process, refusals)?;
         refuse_namespaces(process, &namespaces, refusals)?;
-        share::refuse_unshared_threads(process, refusals);
     }
     for process in tree.processes.iter().filter(|process| process.depth != root.depth) {
         nested(process, refusals);

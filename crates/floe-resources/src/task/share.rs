@@ -15,7 +15,9 @@ use std::{
 };
 
 /// What can be shared: the kernel's name of it, the flag that shares it, and words.
-const SHAREABLE: [(Resource, i32, &str); 4] = [
+type Shareable = (Resource, i32, &'static str);
+
+const SHAREABLE: [Shareable; 4] = [
     (Resource::Memory, libc::CLONE_VM, "memory (CLONE_VM)"),
     (Resource::Descriptors, libc::CLONE_FILES, "descriptors (CLONE_FILES)"),
     (
@@ -30,25 +32,36 @@ const SHAREABLE: [(Resource, i32, &str); 4] = [
     ),
 ];
 
+/// Two tasks that could not be compared.
+#[derive(Debug, thiserror::Error)]
+#[error("find out whether tasks {first} and {second} share their {name}")]
+pub struct ShareError {
+    first: Pid,
+    second: Pid,
+    name: &'static str,
+    source: Errno,
+}
+
 /// What each process of a tree shares with its parent.
 #[derive(Debug, Default)]
 pub struct Sharing(HashMap<Pid, u32>);
 
 impl Sharing {
     /// Finds it out. Who shares with somebody else but not with its parent is refused: only the parent's call can have
-    /// made it share, and that one has ended or changed since.
-    #[must_use]
-    pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Self {
+    /// made it share, and that one has ended or changed since. So are threads that do not share with their process what
+    /// threads usually do.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Self, ShareError> {
         let mut found = HashMap::new();
         let by_ns_pid: BTreeMap<i32, &FoundProcess> = tree.living().map(|process| (process.ns_pid, process)).collect();
-        for (resource, flag, name) in SHAREABLE {
-            let mut processes: Vec<&FoundProcess> = by_ns_pid.values().copied().collect();
-            processes.sort_by(|a, b| compare(resource, a.task(), b.task()));
-            let same = |a: &&FoundProcess, b: &&FoundProcess| compare(resource, a.task(), b.task()) == Ordering::Equal;
-            for group in processes.chunk_by(same) {
+        for shareable in SHAREABLE {
+            let (_, flag, name) = shareable;
+            for group in groups(by_ns_pid.values().copied(), shareable)? {
                 let is_in_group = |pid: Pid| group.iter().any(|process| process.pid == pid);
                 let mut first = None;
-                for process in group {
+                for process in &group {
                     let parent = by_ns_pid.get(&process.ns_ppid);
                     if parent.is_some_and(|parent| is_in_group(parent.pid)) {
                         *found.entry(process.pid).or_insert(0) |= flag as u32;
@@ -66,9 +79,11 @@ impl Sharing {
             }
         }
         if let Some(root) = tree.root() {
-            refuse_shared_with_outside(root, refusals);
+            refuse_shared_with_outside(root, refusals)?;
         }
-        Self(found)
+        tree.living()
+            .try_for_each(|process| refuse_unshared_threads(process, refusals))?;
+        Ok(Self(found))
     }
 
     /// CLONE_* flags of what a process shares with its parent.
@@ -84,51 +99,73 @@ impl Sharing {
     }
 }
 
+/// Processes that have the same, together.
+fn groups<'a>(
+    processes: impl Iterator<Item = &'a FoundProcess>,
+    shareable: Shareable,
+) -> Result<Vec<Vec<&'a FoundProcess>>, ShareError> {
+    let mut groups: Vec<Vec<&FoundProcess>> = Vec::new();
+    for process in processes {
+        let mut failure = None;
+        let place = groups.binary_search_by(|group| {
+            compare(shareable, group[0].task(), process.task()).unwrap_or_else(|error| {
+                failure = Some(error);
+                Ordering::Equal
+            })
+        });
+        match (failure, place) {
+            (Some(error), _) => return Err(error),
+            (None, Ok(index)) => groups[index].push(process),
+            (None, Err(index)) => groups.insert(index, vec![process]),
+        }
+    }
+    Ok(groups)
+}
+
 /// The tree's root and its parent, which stays behind.
-fn refuse_shared_with_outside(root: &FoundProcess, refusals: &mut Refusals) {
+fn refuse_shared_with_outside(root: &FoundProcess, refusals: &mut Refusals) -> Result<(), ShareError> {
     let parent = root.stat.ppid;
-    for (resource, _, name) in SHAREABLE {
-        if parent > 0 && compare(resource, root.task(), Pid::new(parent)) == Ordering::Equal {
+    for shareable in SHAREABLE {
+        if parent > 0 && compare(shareable, root.task(), Pid::new(parent))? == Ordering::Equal {
             refusals.add(
                 Some(&root.subject()),
-                format!("{name} shared with its parent {parent}"),
+                format!("{} shared with its parent {parent}", shareable.2),
                 "its parent is no part of the tree",
                 "checkpoint the tree that begins with the parent",
             );
         }
     }
+    Ok(())
 }
 
-/// Adds a finding for every thread that does not share with its process what threads usually do.
-pub(super) fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Refusals) {
+fn refuse_unshared_threads(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ShareError> {
     for thread in process.threads.iter().skip(1) {
-        for (resource, _, name) in [SHAREABLE[1], SHAREABLE[2]] {
-            if !matches!(
-                kcmp::compare(resource, (process.task(), 0), (thread.tid, 0)),
-                Ok(Ordering::Equal) | Err(_)
-            ) {
+        for shareable in [SHAREABLE[1], SHAREABLE[2]] {
+            if compare(shareable, process.task(), thread.tid)? != Ordering::Equal {
                 refusals.add(
                     Some(&process.subject()),
-                    format!("thread {} with its own {name}", thread.ns_tid),
+                    format!("thread {} with its own {}", thread.ns_tid, shareable.2),
                     "threads that unshared state from their process are not carried yet",
                     "don't call unshare in a thread",
                 );
             }
         }
     }
+    Ok(())
 }
 
-fn compare(resource: Resource, a: Pid, b: Pid) -> Ordering {
-    if a == b {
-        return Ordering::Equal;
+fn compare((resource, _, name): Shareable, first: Pid, second: Pid) -> Result<Ordering, ShareError> {
+    if first == second {
+        return Ok(Ordering::Equal);
     }
-    match kcmp::compare(resource, (a, 0), (b, 0)) {
-        Ok(order) => order,
+    match kcmp::compare(resource, (first, 0), (second, 0)) {
         // A task that has ended since shares nothing any more.
-        Err(Errno::ESRCH) => a.cmp(&b),
-        Err(error) => {
-            tracing::debug!(%error, "kcmp");
-            a.cmp(&b)
-        }
+        Err(Errno::ESRCH) => Ok(first.cmp(&second)),
+        compared => compared.map_err(|source| ShareError {
+            first,
+            second,
+            name,
+            source,
+        }),
     }
 }
