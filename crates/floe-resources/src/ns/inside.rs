@@ -21,7 +21,7 @@ pub enum NsError {
         source: io::Error,
     },
     /// Entering it.
-    #[error("look into the {flags:?} namespace of process {pid}")]
+    #[error("look into the namespaces of process {pid} ({})", names(*flags))]
     Enter {
         /// Whose.
         pid: Pid,
@@ -31,6 +31,11 @@ pub enum NsError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Their names, as clone(2) has them.
+fn names(flags: CloneFlags) -> String {
+    flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
 /// The root directory of the mount namespace of `pid`, whatever its own root directory is.
