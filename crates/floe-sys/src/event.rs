@@ -34,7 +34,7 @@ pub fn timerfd(clock: i32, flags: i32) -> Result<OwnedFd, Errno> {
     owned(unsafe { libc::syscall(libc::SYS_timerfd_create, clock, flags | libc::TFD_CLOEXEC) })
 }
 
-/// Arms a timer: `flags` are TFD_TIMER_*, times are nanoseconds.
+/// Arms a timer: `flags` are TFD_TIMER_*, times are nanoseconds. A value of 0 disarms it, and leaves it its interval.
 ///
 /// # Errors
 /// Those of timerfd_settime(2).

@@ -202,6 +202,8 @@ fn add(
     } else {
         None
     };
+    // It may be the instance's own number.
+    let instance = aside.filter(|_| watch.number == instance).unwrap_or(instance);
     script.call(
         "place a watched file",
         libc::SYS_dup3,

@@ -20,6 +20,7 @@ fn main() {
             Box::new(watches()),
             Box::new(moved()),
             Box::new(nested(stage)),
+            Box::new(by_its_own_number()),
         ];
         move |findings| {
             for check in &mut checks {
@@ -108,6 +109,11 @@ fn timers() -> impl FnMut(&mut Findings) {
     let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
     set(of_day, flags, (end, 0), (0, 0));
     let idle = timer(libc::CLOCK_MONOTONIC);
+    // Not armed, though it has an interval; and not armed, but a jump of the clock would be told.
+    let paused = timer(libc::CLOCK_MONOTONIC);
+    set(paused, 0, (0, 0), (0, 2_000_000));
+    let jumps = timer(libc::CLOCK_REALTIME);
+    set(jumps, flags, (0, 0), (0, 0));
     // Expired and not read.
     let expired = timer(libc::CLOCK_MONOTONIC);
     set(expired, 0, (0, 1), (0, 0));
@@ -132,6 +138,10 @@ fn timers() -> impl FnMut(&mut Findings) {
         );
         findings.that(info(of_day).contains("settime flags: 03"), info(of_day));
         findings.same("idle timer", &((0, 0), (0, 0)), &get(idle));
+        findings.same("paused timer", &((0, 0), (0, 2_000_000)), &get(paused));
+        findings.same("paused timer is readable", &false, &is_readable(paused));
+        findings.that(info(jumps).contains("settime flags: 03"), info(jumps));
+        findings.same("timer of jumps", &((0, 0), (0, 0)), &get(jumps));
         findings.same("expired timer is readable", &true, &is_readable(expired));
         findings.that(info(expired).contains("ticks: 1\n"), info(expired));
         findings.that(take(pacing) > 0, "the pace is lost");
@@ -245,6 +255,27 @@ fn moved() -> impl FnMut(&mut Findings) {
         let (one, other) = (link(reused), link(new_reads));
         findings.same("number given to another file", &other, &one);
         findings.same("its flags", &0, &fcntl(reused, libc::F_GETFD));
+    }
+}
+
+/// An instance that watches a file by the number that is its own by now.
+fn by_its_own_number() -> impl FnMut(&mut Findings) {
+    let instance = epoll();
+    let [reads, writes] = call::pipe(0);
+    // SAFETY: plain numbers.
+    let number = checked(unsafe { libc::dup(reads) });
+    watch(instance, libc::EPOLL_CTL_ADD, number, libc::EPOLLIN as u32, 31);
+    // SAFETY: as above.
+    checked(unsafe { libc::dup2(instance, number) });
+    // SAFETY: as above.
+    checked(unsafe { libc::close(instance) });
+    let before = sorted(number);
+    move |findings| {
+        findings.same("watches by its own number", &before, &sorted(number));
+        write_byte(writes);
+        findings.same("told by it", &vec![(31, libc::EPOLLIN as u32)], &wait(number));
+        read_byte(reads);
+        findings.same("told by it of none", &Vec::new(), &wait(number));
     }
 }
 

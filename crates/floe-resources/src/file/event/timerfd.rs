@@ -103,11 +103,12 @@ impl FileKind for TimerFd {
         let flags = if body.is_of_day() { body.flags } else { 0 };
         let value = match body.value {
             // One that has expired goes on when it is read; one that begins with its interval is as good.
-            0 if body.interval > 0 && body.is_of_day() => now().saturating_add(body.interval),
-            0 => body.interval,
+            0 if body.ticks > 0 && body.interval > 0 && body.is_of_day() => now().saturating_add(body.interval),
+            0 if body.ticks > 0 => body.interval,
             value => value,
         };
-        if value > 0 {
+        // Also one that is not armed can have an interval, and wait for a jump of the clock.
+        if value > 0 || body.interval > 0 || flags != 0 {
             event::set_timerfd(timer.as_fd(), flags, value, body.interval).map_err(wrap("arm the timer of"))?;
         }
         if body.ticks > 0 {
