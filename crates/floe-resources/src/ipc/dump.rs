@@ -43,7 +43,7 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
         refuse_adjustments(tree, refusals)?;
     }
     for segment in &segments {
-        segment_content(root.pid, segment, contents, refusals)?;
+        segment_content(root.task(), segment, contents, refusals)?;
     }
     refuse_foreign(&segments, contents, refusals);
     Ok(IpcRecord {
@@ -171,7 +171,7 @@ fn refuse_adjustments(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), I
     let bare = Bare::start().map_err(IpcError::Compare)?;
     let own = Pid::new(bare.0.as_raw());
     for process in tree.living() {
-        let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.pid, 0)).map_err(IpcError::Compare)?;
+        let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.task(), 0)).map_err(IpcError::Compare)?;
         if order != Ordering::Equal {
             refusals.add(
                 Some(&process.subject()),

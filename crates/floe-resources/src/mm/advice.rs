@@ -20,6 +20,11 @@ const ADVICE: [(&[u8; 2], i32); 7] = [
 
 /// What has to be said before there are pages.
 pub(super) fn place(script: &mut Script<'_>, vma: &VmaRecord) -> Result<(), BuildError> {
+    // Pages are huge from the start or not at all.
+    if vma.flags.contains(b"hg") {
+        let arguments = [vma.start, vma.end - vma.start, libc::MADV_HUGEPAGE as u64];
+        script.call("advise", libc::SYS_madvise, &arguments)?;
+    }
     let Some(policy) = &vma.details.policy else {
         return Ok(());
     };

@@ -351,11 +351,6 @@ fn map_all(
             offset,
         ];
         script.call("map", libc::SYS_mmap, &arguments)?;
-        // Pages are huge from the start or not at all.
-        if vma.flags.contains(b"hg") {
-            let arguments = [vma.start, vma.end - vma.start, libc::MADV_HUGEPAGE as u64];
-            script.call("advise", libc::SYS_madvise, &arguments)?;
-        }
     }
     Ok(())
 }

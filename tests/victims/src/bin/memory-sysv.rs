@@ -4,7 +4,7 @@
 use std::{io, mem::MaybeUninit, ptr};
 use victims::{
     Findings, call,
-    memory::{Mapping, PAGE},
+    memory::{Mapping, PAGE, flags_at},
     play,
 };
 
@@ -24,6 +24,7 @@ fn main() {
         let [whole, other, part, last] = [0; 4].map(|flags| attach(used, PAGES, flags));
         let gone = attach(removed, 64, 0);
         remove(removed);
+        other.advise(0, PAGES, libc::MADV_HUGEPAGE).expect("madvise");
         whole.mark(0, 10);
         gone.mark(40, 40);
         // Each piece of an attachment counts.
@@ -60,6 +61,11 @@ fn main() {
             nought.compare(findings, "the first", 0, 99);
             whole.compare(findings, "attached", 0, 10);
             other.compare(findings, "attached again", 0, 10);
+            let advice = flags_at(other.address);
+            findings.that(
+                advice.iter().any(|flag| flag == "hg"),
+                format!("advice on huge pages is lost: {advice:?}"),
+            );
             whole.mark(1, 100 + u64::from(round));
             part.compare(findings, "a part", 1, 100 + u64::from(round));
             last.compare(findings, "protected in part", 1, 100 + u64::from(round));
