@@ -4,6 +4,7 @@ use super::{DumpError, HeldProcess};
 use floe_image::record::RangePolicy;
 use floe_sys::procfs::{Mapping, Status};
 use floe_tracee::{Batch, CallHost, CallId};
+use nix::errno::Errno;
 use std::collections::HashMap;
 
 /// include/uapi/linux/mempolicy.h.
@@ -97,15 +98,24 @@ fn ask(
         }
         run(host, held, &mut batch)?;
         for (start, call, mode, mask) in asked {
-            if batch.result(call) == 0 {
-                let mode = u32::from_ne_bytes(batch.bytes(mode, 4).try_into().expect("asked for 4 bytes"));
-                let mask = if mask_bytes == 0 {
-                    Vec::new()
-                } else {
-                    batch.bytes(mask, mask_bytes).to_vec()
-                };
-                answers.push((start, mode, mask));
+            match batch.result(call) {
+                0 => {}
+                error if error == -i64::from(libc::ENOSYS) => continue,
+                error => {
+                    return Err(DumpError::Query {
+                        what: "NUMA policy",
+                        tid: held.found.task(),
+                        source: Errno::from_raw(-error as i32),
+                    });
+                }
             }
+            let mode = u32::from_ne_bytes(batch.bytes(mode, 4).try_into().expect("asked for 4 bytes"));
+            let mask = if mask_bytes == 0 {
+                Vec::new()
+            } else {
+                batch.bytes(mask, mask_bytes).to_vec()
+            };
+            answers.push((start, mode, mask));
         }
     }
     Ok(answers)
