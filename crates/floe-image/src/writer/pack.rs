@@ -162,7 +162,7 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Packer, WantedChunk};
+    use super::{HOLDS_CHUNKS, Packer, WantedChunk};
     use crate::chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
 
     fn noise(bytes: usize) -> Vec<u8> {
@@ -177,7 +177,10 @@ mod tests {
     }
 
     fn pack(content: Vec<u8>, pages: usize) -> (bool, usize) {
-        let mut packer = Packer::new(1).expect("start zstd");
+        pack_by(&mut Packer::new(1).expect("start zstd"), content, pages)
+    }
+
+    fn pack_by(packer: &mut Packer, content: Vec<u8>, pages: usize) -> (bool, usize) {
         let wanted = WantedChunk {
             first: 0,
             pages: pages as u32,
@@ -206,5 +209,21 @@ mod tests {
         let mut half = noise(CHUNK_BYTES / 2);
         half.resize(CHUNK_BYTES, 0);
         assert!(pack(half, CHUNK_PAGES).0);
+    }
+
+    /// What a sample says holds for a while, but for no chunk of another kind.
+    #[test]
+    fn kinds_of_chunks_may_change_at_any_time() {
+        let mut packer = Packer::new(1).expect("start zstd");
+        for run in [1, 2, HOLDS_CHUNKS, HOLDS_CHUNKS + 1, HOLDS_CHUNKS + 2] {
+            for number in 0..run {
+                let (compressed, _) = pack_by(&mut packer, vec![7; CHUNK_BYTES], CHUNK_PAGES);
+                assert!(compressed, "chunk {number} of {run} alike");
+            }
+            for _ in 0..run {
+                let raw = (false, CHUNK_BYTES);
+                assert_eq!(pack_by(&mut packer, noise(CHUNK_BYTES), CHUNK_PAGES), raw);
+            }
+        }
     }
 }
