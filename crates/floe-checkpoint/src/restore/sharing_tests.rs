@@ -20,23 +20,10 @@ fn vma(start: u64, pages: u64) -> VmaRecord {
 }
 
 fn space(pid: i32, vmas: &[VmaRecord]) -> AddressSpaceRecord {
-    let layout = MmLayout {
-        start_code: 0,
-        end_code: 0,
-        start_data: 0,
-        end_data: 0,
-        start_brk: 0,
-        brk: 0,
-        start_stack: 0,
-        arg_start: 0,
-        arg_end: 0,
-        env_start: 0,
-        env_end: 0,
-    };
     AddressSpaceRecord {
         pid: NsPid(pid),
         vmas: vmas.to_vec(),
-        layout,
+        layout: MmLayout::default(),
         auxv: vec![],
         exe: 0,
         lock_future: 0,

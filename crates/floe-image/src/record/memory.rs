@@ -22,7 +22,7 @@ pub struct AddressSpaceRecord {
 }
 
 /// The addresses of PR_SET_MM_MAP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "field names are those of struct prctl_mm_map, prctl(2)")]
 pub struct MmLayout {
     pub start_code: u64,

@@ -153,23 +153,10 @@ mod tests {
     }
 
     fn space(vmas: Vec<VmaRecord>) -> AddressSpaceRecord {
-        let layout = MmLayout {
-            start_code: 0,
-            end_code: 0,
-            start_data: 0,
-            end_data: 0,
-            start_brk: 0,
-            brk: 0,
-            start_stack: 0,
-            arg_start: 0,
-            arg_end: 0,
-            env_start: 0,
-            env_end: 0,
-        };
         AddressSpaceRecord {
             pid: NsPid(1),
             vmas,
-            layout,
+            layout: MmLayout::default(),
             auxv: vec![],
             exe: 0,
             lock_future: 0,

@@ -134,19 +134,6 @@ mod tests {
             shared: false,
         };
         let anonymous = VmaSource::Anonymous;
-        let layout = MmLayout {
-            start_code: 0,
-            end_code: 0,
-            start_data: 0,
-            end_data: 0,
-            start_brk: 0,
-            brk: 0,
-            start_stack: 0,
-            arg_start: 0,
-            arg_end: 0,
-            env_start: 0,
-            env_end: 0,
-        };
         let mut vmas = vec![
             vma(0x1000, 0x1800, prot, anonymous.clone()),
             vma(0x1800, 0x2000, prot, anonymous),
@@ -156,7 +143,7 @@ mod tests {
         AddressSpaceRecord {
             pid: NsPid(1),
             vmas,
-            layout,
+            layout: MmLayout::default(),
             auxv: vec![],
             exe: 0,
             lock_future: 0,
