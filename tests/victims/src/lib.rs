@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod peer;
 pub mod seccomp;
 pub mod stage;
+pub mod sysv;
 pub mod team;
 pub mod timer;
 

@@ -101,9 +101,9 @@ impl Mapping {
     }
 }
 
-/// The words of `VmFlags:` in /proc/self/smaps of the mapping at `address`.
+/// What a line of /proc/self/smaps says of the mapping at `address`; empty where there is no such line.
 #[must_use]
-pub fn flags_at(address: usize) -> Vec<String> {
+pub fn told(address: usize, key: &str) -> String {
     let text = std::fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
     let mut inside = false;
     for line in text.lines() {
@@ -111,11 +111,30 @@ pub fn flags_at(address: usize) -> Vec<String> {
         let number = |digits| usize::from_str_radix(digits, 16).ok();
         if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
             inside = start <= address && address < end;
-        } else if let Some(flags) = line.strip_prefix("VmFlags: ").filter(|_| inside) {
-            return flags.split_ascii_whitespace().map(str::to_owned).collect();
+        } else if let Some((_, value)) = line.split_once(':').filter(|(name, _)| inside && *name == key) {
+            return value.trim().to_owned();
         }
     }
-    Vec::new()
+    String::new()
+}
+
+/// The same of a line that tells an amount, in KiB.
+///
+/// # Panics
+/// Where there is no such line.
+#[must_use]
+pub fn kib_at(address: usize, key: &str) -> usize {
+    let value = told(address, key);
+    value.trim_end_matches(" kB").parse().expect("a number of KiB")
+}
+
+/// The words of `VmFlags:` of the mapping at `address`.
+#[must_use]
+pub fn flags_at(address: usize) -> Vec<String> {
+    told(address, "VmFlags")
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Those of them that say how the mapping is locked.

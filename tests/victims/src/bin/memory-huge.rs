@@ -4,7 +4,7 @@
 use std::fs;
 use victims::{
     Findings,
-    memory::{Mapping, PAGE},
+    memory::{Mapping, PAGE, kib_at},
     play,
 };
 
@@ -74,21 +74,7 @@ fn collapsed() -> Option<String> {
     line.map(str::to_owned)
 }
 
-/// `AnonHugePages:` and `Rss:` of the mapping at an address.
+/// Of the mapping at an address: KiB in huge pages, and in all.
 fn kib(address: usize) -> (usize, usize) {
-    let text = fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
-    let (mut inside, mut huge, mut all) = (false, 0, 0);
-    for line in text.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        let number = |digits| usize::from_str_radix(digits, 16).ok();
-        let value = |rest: &str| rest.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-        if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
-            inside = start <= address && address < end;
-        } else if let Some(rest) = line.strip_prefix("AnonHugePages:").filter(|_| inside) {
-            huge = value(rest);
-        } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| inside) {
-            all = value(rest);
-        }
-    }
-    (huge, all)
+    (kib_at(address, "AnonHugePages"), kib_at(address, "Rss"))
 }

@@ -1,10 +1,9 @@
 //! Pages that relatives share copy-on-write since a fork: they stay shared, so that the family needs no more memory than
 //! before, also where a checkpoint lets it run on.
 
-use std::fs;
 use victims::{
     Findings,
-    memory::{Mapping, PAGE},
+    memory::{Mapping, PAGE, kib_at},
     play,
 };
 
@@ -41,28 +40,9 @@ fn check(findings: &mut Findings, area: Mapping, own: Option<usize>) {
         area.compare(findings, "area", page, seed);
     }
     let share = PAGES * PAGE / 1024 / (CHILDREN + 1);
-    let (limit, pss) = (
-        share + share / 4 + 2 * OWN * PAGE / 1024,
-        proportional_kib(area.address),
-    );
+    let (limit, pss) = (share + share / 4 + 2 * OWN * PAGE / 1024, kib_at(area.address, "Pss"));
     findings.that(
         pss <= limit,
         format!("{pss} KiB are this process's share, more than {limit}"),
     );
-}
-
-/// `Pss:` of the mapping at an address.
-fn proportional_kib(address: usize) -> usize {
-    let text = fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
-    let mut inside = false;
-    for line in text.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        let number = |digits| usize::from_str_radix(digits, 16).ok();
-        if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
-            inside = start <= address && address < end;
-        } else if let Some(value) = line.strip_prefix("Pss:").filter(|_| inside) {
-            return value.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-        }
-    }
-    usize::MAX
 }

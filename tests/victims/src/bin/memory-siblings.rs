@@ -1,10 +1,9 @@
 //! Pages that relatives share copy-on-write though none of their parents has them any more: the one that made them has
 //! written others over them or unmapped them, or has ended. They stay shared.
 
-use std::fs;
 use victims::{
     Findings, Stage,
-    memory::{Mapping, PAGE},
+    memory::{Mapping, PAGE, kib_at},
     play,
     stage::fork,
 };
@@ -106,25 +105,9 @@ fn check(findings: &mut Findings, area: Mapping, (kind, own): (usize, Option<usi
         _ => return,
     };
     let (share, own) = (pages * PAGE / 1024 / users, own.map_or(0, |_| OWN * PAGE / 1024));
-    let (limit, pss) = (share + share / 10 + own, proportional_kib(area.address));
+    let (limit, pss) = (share + share / 10 + own, kib_at(area.address, "Pss"));
     findings.that(
         pss <= limit,
         format!("{pss} KiB of area {kind} are this process's share, more than {limit}"),
     );
-}
-
-/// `Pss:` of the mapping at an address.
-fn proportional_kib(address: usize) -> usize {
-    let text = fs::read_to_string("/proc/self/smaps").expect("/proc/self/smaps");
-    let mut inside = false;
-    for line in text.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-        let number = |digits| usize::from_str_radix(digits, 16).ok();
-        if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
-            inside = start <= address && address < end;
-        } else if let Some(value) = line.strip_prefix("Pss:").filter(|_| inside) {
-            return value.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
-        }
-    }
-    usize::MAX
 }

@@ -6,6 +6,7 @@ use victims::{
     Findings, call,
     memory::{Mapping, PAGE, flags_at},
     play,
+    sysv::Permission,
 };
 
 const KEY: i32 = 0x51_0ae5;
@@ -147,10 +148,7 @@ fn stat(id: i32) -> libc::shmid_ds {
 /// What shmctl says of a segment, but for who used it and when.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
-    key: i32,
-    owner: [u32; 2],
-    creator: [u32; 2],
-    mode: u16,
+    permission: Permission,
     size: usize,
     attached: u64,
 }
@@ -158,12 +156,8 @@ struct Known {
 impl Known {
     fn of(id: i32) -> Self {
         let found = stat(id);
-        let permission = &found.shm_perm;
         Self {
-            key: permission.__key,
-            owner: [permission.uid, permission.gid],
-            creator: [permission.cuid, permission.cgid],
-            mode: permission.mode,
+            permission: Permission::of(&found.shm_perm),
             size: found.shm_segsz,
             attached: found.shm_nattch,
         }

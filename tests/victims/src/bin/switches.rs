@@ -6,7 +6,11 @@ use std::{
     fs, io,
     sync::atomic::{AtomicU32, Ordering},
 };
-use victims::{Findings, Stage, Team, call, memory::Mapping, play};
+use victims::{
+    Findings, Stage, Team, call,
+    memory::{Mapping, flags_at},
+    play,
+};
 
 const ARCH_SET_CPUID: usize = 0x1012;
 const ARCH_GET_CPUID: usize = 0x1011;
@@ -228,13 +232,7 @@ fn settings() -> Vec<String> {
 
 /// Whether a mapping is one that may be merged.
 fn merged(mapping: &Mapping) -> bool {
-    let text = fs::read_to_string("/proc/self/smaps").expect("smaps");
-    let head = format!("{:x}-", mapping.address);
-    let flags = text
-        .lines()
-        .skip_while(|line| !line.starts_with(&head))
-        .find_map(|line| line.strip_prefix("VmFlags:"));
-    flags.is_some_and(|flags| flags.split(' ').any(|flag| flag == "mg"))
+    flags_at(mapping.address).iter().any(|flag| flag == "mg")
 }
 
 fn may_gain_execution() -> Option<i32> {

@@ -1,7 +1,7 @@
 //! System V message queues: what waits in them, in its order; how much they take; a process that waits for a message.
 
 use std::{io, mem::MaybeUninit, ptr};
-use victims::{Findings, call, pattern, play, stage::fork};
+use victims::{Findings, call, pattern, play, stage::fork, sysv::Permission};
 
 const KEY: i32 = 0x7175;
 
@@ -95,21 +95,16 @@ fn stat(queue: i32) -> libc::msqid_ds {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
-    key: i32,
-    owner: [u32; 4],
-    mode: u16,
+    permission: Permission,
     held: u64,
     capacity: u64,
 }
 
 impl Known {
-    fn of(queue: i32) -> Self {
-        let found = stat(queue);
-        let permission = &found.msg_perm;
+    fn of(id: i32) -> Self {
+        let found = stat(id);
         Self {
-            key: permission.__key,
-            owner: [permission.uid, permission.gid, permission.cuid, permission.cgid],
-            mode: permission.mode,
+            permission: Permission::of(&found.msg_perm),
             held: found.msg_qnum,
             capacity: found.msg_qbytes,
         }

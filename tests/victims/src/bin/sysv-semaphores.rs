@@ -1,7 +1,7 @@
 //! System V semaphore sets: values, identifiers, keys, owners; a process that waits for one.
 
 use std::io;
-use victims::{Findings, call, play, stage::fork};
+use victims::{Findings, call, play, stage::fork, sysv::Permission};
 
 const KEY: i32 = -0x5e3a;
 const VALUES: [u16; 4] = [7, 0, 32_767, 1];
@@ -75,20 +75,15 @@ fn stat(set: i32) -> libc::semid_ds {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
-    key: i32,
-    owner: [u32; 4],
-    mode: u16,
+    permission: Permission,
     count: u64,
 }
 
 impl Known {
-    fn of(set: i32) -> Self {
-        let found = stat(set);
-        let permission = &found.sem_perm;
+    fn of(id: i32) -> Self {
+        let found = stat(id);
         Self {
-            key: permission.__key,
-            owner: [permission.uid, permission.gid, permission.cuid, permission.cgid],
-            mode: permission.mode,
+            permission: Permission::of(&found.sem_perm),
             count: found.sem_nsems,
         }
     }
