@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 use victims::{
     Findings,
@@ -18,10 +18,16 @@ fn main() {
         std::thread::spawn(move || spinner.spin());
         wait_until(|| shared.runs.load(Ordering::SeqCst) > 0);
         move |findings: &mut Findings| {
-            let before = shared.ends.load(Ordering::SeqCst);
-            shared.release.fetch_add(1, Ordering::SeqCst);
-            wait_until(|| shared.ends.load(Ordering::SeqCst) > before);
-            let missed = shared.missed.load(Ordering::SeqCst) || findings.sabotage();
+            if findings.sabotage() {
+                // Until one comes while the thread is inside, as all but a few do.
+                wait_until(|| {
+                    shared.interrupt();
+                    shared.release();
+                    shared.missed.load(Ordering::SeqCst)
+                });
+            }
+            shared.release();
+            let missed = shared.missed.load(Ordering::SeqCst);
             findings.that(!missed, "a sequence that was interrupted went on as if it were none");
         }
     })
@@ -29,6 +35,8 @@ fn main() {
 
 #[derive(Default)]
 struct Shared {
+    /// Where the thread's area is.
+    area: AtomicUsize,
     release: AtomicU32,
     runs: AtomicU32,
     ends: AtomicU32,
@@ -36,8 +44,23 @@ struct Shared {
 }
 
 impl Shared {
+    /// Lets the sequence end, and waits until it has.
+    fn release(&self) {
+        let before = self.ends.load(Ordering::SeqCst);
+        self.release.fetch_add(1, Ordering::SeqCst);
+        wait_until(|| self.ends.load(Ordering::SeqCst) > before);
+    }
+
+    /// What the kernel does of a thread that it finds elsewhere.
+    fn interrupt(&self) {
+        let sequence = (self.area.load(Ordering::SeqCst) + 8) as *mut u64;
+        // SAFETY: the area stays as long as the thread, which never ends; it reads this word by an instruction alone.
+        unsafe { sequence.write_volatile(0) };
+    }
+
     fn spin(&self) {
         let area = rseq_area().expect("the C library registers one");
+        self.area.store(area, Ordering::SeqCst);
         let mut seen = 0;
         loop {
             self.runs.fetch_add(1, Ordering::SeqCst);
