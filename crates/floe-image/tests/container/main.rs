@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, reason = "nobody but these tests sees it")]
 
+mod contradictions;
 mod damage;
 mod dice;
 mod document;

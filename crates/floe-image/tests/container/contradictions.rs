@@ -1,0 +1,426 @@
+//! Images whose records contradict each other: each ends in one clear error.
+
+use crate::{
+    sample::{self, Sample},
+    shared::{open, refusal, written},
+};
+use floe_image::record::*;
+
+fn contradiction(text: &str, change: impl FnOnce(&mut Sample)) {
+    let mut sample = sample::whole();
+    change(&mut sample);
+    assert_eq!(
+        refusal(&written(&sample)),
+        format!("the image contradicts itself: {text}")
+    );
+}
+
+#[test]
+fn trees_that_are_none_are_refused() {
+    contradiction("process 7 is its own ancestor", |s| {
+        s.processes[1].ppid = NsPid(7);
+        s.processes.truncate(2);
+    });
+    contradiction("the parent of process 8, 99, is missing", |s| {
+        s.processes[2].ppid = NsPid(99);
+    });
+    contradiction("2 processes have no parent, exactly one must", |s| {
+        s.processes[1].ppid = NsPid(0);
+    });
+    contradiction("0 processes have no parent, exactly one must", |s| {
+        s.processes[0].ppid = NsPid(8);
+    });
+    contradiction("two tasks have the id 7", |s| s.processes[0].threads[1].tid = NsPid(7));
+    contradiction("0 is not a possible id of a task", |s| {
+        s.processes[2].threads[0].tid = NsPid(0);
+    });
+    contradiction("4194304 is not a possible id of a task", |s| {
+        s.processes[1].threads[1].tid = NsPid(1 << 22);
+    });
+    contradiction("the first thread of process 7 is not its leader", |s| {
+        s.processes[1].threads.reverse();
+    });
+    contradiction("the first thread of process 1 is not its leader", |s| {
+        s.processes[0].threads.clear();
+    });
+    contradiction("process 7 has no process group or no session", |s| {
+        s.processes[1].sid = NsPid(0);
+    });
+    contradiction("process 8 is a zombie and has 2 threads", |s| {
+        let mut thread = s.processes[2].threads[0].clone();
+        thread.tid = NsPid(30);
+        s.processes[2].threads.push(thread);
+    });
+    for state in [
+        ProcessState::Zombie { status: 0x137f },
+        ProcessState::Zombie { status: 0x1_0000 },
+        ProcessState::Stopped {
+            signal: 9,
+            reported: false,
+        },
+    ] {
+        contradiction("process 8 ended or stopped in an impossible way", |s| {
+            s.processes[2].state = state;
+        });
+    }
+    for shared in [1, 0x800, 0x1_0100] {
+        contradiction("process 7 can't share what it shares with its parent", |s| {
+            s.processes[1].shared = shared;
+        });
+    }
+    contradiction("process 1 can't share what it shares with its parent", |s| {
+        s.processes[0].shared = 0x200;
+    });
+    for status in [9, 0x1_0000] {
+        contradiction("process 7 ended or stopped in an impossible way", |s| {
+            s.processes[1].leader_ended = Some(status);
+        });
+    }
+    contradiction(
+        "the root process is 1, and the sandbox record says that PID 1 is not part of the tree",
+        |s| s.sandbox.has_init = false,
+    );
+    contradiction("process 1 has 63 signal actions, not 64", |s| {
+        s.processes[0].actions.truncate(63);
+    });
+    contradiction("process 1 has 0 resource limits, not 16", |s| {
+        s.processes[0].limits.clear();
+    });
+    contradiction("the working directory of process 7 is not a path", |s| {
+        s.processes[1].cwd.clear();
+    });
+    contradiction("the root directory of process 7 is not a path", |s| {
+        s.processes[1].root = vec![b'/'; 4096];
+    });
+    contradiction("8 bytes of general registers of task 9, not 216", |s| {
+        s.processes[1].threads[1].registers.general.truncate(8);
+    });
+    contradiction("64 bytes of extended registers of task 1, not 4294967295", |s| {
+        s.header.xstate_size = u32::MAX;
+    });
+    for name in [&b"sixteen bytes..."[..], b"nul\0"] {
+        contradiction("the name of task 4 is longer than 15 bytes or holds a NUL", |s| {
+            s.processes[0].threads[1].comm = name.to_vec();
+        });
+    }
+    contradiction(
+        "1 bytes of information about a pending signal of task 4, not 128",
+        |s| {
+            s.processes[0].threads[1].pending[0].truncate(1);
+        },
+    );
+    contradiction("its pages have 16384 bytes, not 4096", |s| s.header.page_size = 16384);
+}
+
+#[test]
+fn clocks_and_timers_that_can_not_be_are_refused() {
+    let late = i64::MAX as u64 / 2 + 1;
+    contradiction(&format!("a clock shows {late} ns"), |s| {
+        s.sandbox.clocks.boottime = late;
+    });
+    contradiction("the timer ids of process 7 do not ascend", |s| {
+        s.processes[1].posix_timers.swap(1, 2);
+    });
+    contradiction("the timer ids of process 7 do not ascend", |s| {
+        s.processes[1].posix_timers[0].id = -1;
+    });
+    contradiction("timer 3 of process 7 belongs to thread 4, which is missing", |s| {
+        s.processes[1].posix_timers[1].maker = NsPid(4);
+    });
+    contradiction("timer 7 of process 7 belongs to thread 0, which is missing", |s| {
+        s.processes[1].posix_timers[2].target = NsPid(0);
+    });
+    for (notify, signal, target) in [(3, 34, 0), (5, 34, 9), (0, 0, 0), (0, 34, 9), (4, 65, 9), (1, 0, 9)] {
+        contradiction("timer 0 of process 7 tells nobody of its end in a possible way", |s| {
+            let timer = &mut s.processes[1].posix_timers[0];
+            (timer.notify, timer.signal, timer.target) = (notify, signal, NsPid(target));
+        });
+    }
+}
+
+#[test]
+fn switches_that_no_task_has_are_refused() {
+    contradiction("task 1 has seccomp filters in strict mode", |s| {
+        s.processes[0].threads[0].seccomp.filters = s.processes[1].threads[0].seccomp.filters.clone();
+    });
+    for length in [0, 7, 8 * 4097] {
+        contradiction(
+            &format!("a seccomp filter of task 7 has {length} bytes, not 1 to 4096 instructions of 8"),
+            |s| s.processes[1].threads[0].seccomp.filters[1].program = vec![6; length],
+        );
+    }
+    contradiction(
+        "the seccomp filters of task 7 are longer than a kernel takes together",
+        |s| {
+            let filters = &mut s.processes[1].threads[0].seccomp.filters;
+            *filters = vec![filters[1].clone(); 6554];
+        },
+    );
+    contradiction("the memory policy of task 7 can't be what it is", |s| {
+        let policy = s.processes[1].threads[0].switches.memory_policy.as_mut();
+        policy.expect("it has one").nodes = vec![1; 17];
+    });
+    contradiction("the speculation control of task 7 can't be what it is", |s| {
+        s.processes[1].threads[0].switches.speculation = vec![(0, 4); 4];
+    });
+    contradiction("the machine check policy of task 7 can't be what it is", |s| {
+        s.processes[1].threads[0].switches.machine_check = Some(2);
+    });
+    contradiction("the rule on executable memory of task 7 can't be what it is", |s| {
+        s.processes[1].switches.deny_write_execute = 4;
+    });
+    contradiction("the nice value of the session of task 1 can't be what it is", |s| {
+        s.processes[0].switches.autogroup_nice = Some(20);
+    });
+}
+
+#[test]
+fn a_long_chain_of_parents_is_checked_in_linear_time() {
+    let mut sample = sample::tiny();
+    let first = sample.processes[0].clone();
+    for pid in (2..20_000).rev() {
+        let mut process = first.clone();
+        process.pid = NsPid(pid);
+        process.ppid = NsPid(pid - 1);
+        process.threads[0].tid = NsPid(pid);
+        process.state = ProcessState::Zombie { status: 0 };
+        process.actions = Vec::new();
+        process.limits = Vec::new();
+        sample.processes.push(process);
+    }
+    assert_eq!(open(&written(&sample)).expect("open").processes().len(), 19_999);
+    sample.processes[1].ppid = NsPid(19_999);
+    assert!(refusal(&written(&sample)).ends_with("is its own ancestor"));
+}
+
+#[test]
+fn address_spaces_that_are_none_are_refused() {
+    let mapping = |text: &str, change: &dyn Fn(&mut VmaRecord)| {
+        let mut sample = sample::whole();
+        change(&mut sample.address_spaces[0].vmas[3]);
+        let error = refusal(&written(&sample));
+        assert!(
+            error.starts_with("the image contradicts itself: mapping ") && error.ends_with(text),
+            "{error} where {text}"
+        );
+    };
+    mapping("does not begin and end with a page", &|vma| vma.start += 1);
+    mapping("is empty", &|vma| vma.end = vma.start);
+    mapping("is empty", &|vma| vma.end = 0);
+    mapping("reaches beyond user space", &|vma| vma.end = 1 << 63);
+    mapping("is out of order or overlaps another", &|vma| vma.start = 0x60_0000);
+    mapping("has an unknown protection", &|vma| vma.prot = 8);
+    mapping("has an impossible name", &|vma| vma.name = Some(b"a\0b".to_vec()));
+    mapping("has an impossible name", &|vma| vma.name = Some(vec![b'n'; 80]));
+    let shmem = |object, offset| move |vma: &mut VmaRecord| vma.source = VmaSource::Shmem { object, offset };
+    mapping("maps something that is missing", &shmem(1, 0));
+    mapping("maps something that is missing", &shmem(u32::MAX, 0));
+    mapping("has an impossible offset", &shmem(0, 1));
+    mapping("has an impossible offset", &shmem(0, u64::MAX - 0xfff));
+    mapping("has an impossible offset", &shmem(0, i64::MAX as u64 - 0xfff));
+    contradiction(
+        "an address space belongs to 8, which is no living process or has one already",
+        |s| {
+            s.address_spaces[1].pid = NsPid(8);
+        },
+    );
+    contradiction("the executable of process 1 is mapped file 2, which is missing", |s| {
+        s.address_spaces[0].exe = 2;
+    });
+    contradiction("the auxiliary vector of process 1 has 15 bytes", |s| {
+        s.address_spaces[0].auxv.truncate(15);
+    });
+    contradiction("mapped file 1 is deleted file 2, which is missing", |s| {
+        s.mapped_files[1].ghost = Some(2);
+    });
+    contradiction("the name of mapped file 0 is not a path", |s| {
+        s.mapped_files[0].path = b"a\0b".to_vec();
+    });
+    contradiction("the name of deleted file 1 is not a path", |s| s.ghosts[1].path.clear());
+    contradiction("deleted file 0 can't have 18446744073709551615 bytes", |s| {
+        s.ghosts[0].size = u64::MAX;
+    });
+    contradiction("shared memory object 0 can't have 140737488355328 bytes", |s| {
+        s.shmems[0].size = 1 << 47;
+    });
+}
+
+#[test]
+fn details_of_mappings_that_can_not_be_are_refused() {
+    let mapping = |text: &str, index: usize, change: &dyn Fn(&mut VmaRecord)| {
+        let mut sample = sample::whole();
+        change(&mut sample.address_spaces[0].vmas[index]);
+        let error = refusal(&written(&sample));
+        assert!(
+            error.starts_with("the image contradicts itself: mapping ") && error.ends_with(text),
+            "{error} where {text}"
+        );
+    };
+    let guards = |guards: Vec<(u64, u64)>| move |vma: &mut VmaRecord| vma.details.guards = guards.clone();
+    let guard = "has an impossible guard region";
+    mapping(guard, 5, &guards(vec![(0x7ff1_1000, 0x7ff1_1000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_1001, 0x7ff1_2000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff0_f000, 0x7ff1_2000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_2000, 0x7ff1_4000)]));
+    mapping(guard, 5, &guards(vec![(0x7ff1_1000, !0xfff)]));
+    mapping(
+        guard,
+        5,
+        &guards(vec![(0x7ff1_1000, 0x7ff1_2000), (0x7ff1_1000, 0x7ff1_3000)]),
+    );
+    let policy = |mode, node| {
+        move |vma: &mut VmaRecord| {
+            vma.details.policy = Some(RangePolicy {
+                mode,
+                nodes: vec![node],
+            });
+        }
+    };
+    mapping("has an impossible NUMA policy", 5, &policy(8, 0));
+    mapping("has an impossible NUMA policy", 5, &policy(2, 1024));
+    mapping("has an impossible NUMA policy", 5, &policy(2, u32::MAX));
+    let huge = |bytes| move |vma: &mut VmaRecord| vma.details.huge_page = bytes;
+    mapping("can't be of huge pages", 5, &huge(4096));
+    mapping("can't be of huge pages", 5, &huge(3 << 20));
+    mapping("can't be of huge pages", 5, &huge(2 << 20));
+    mapping("can't be of huge pages", 5, &huge(1 << 63));
+    // Shared memory says itself of which pages it is.
+    mapping("can't be of huge pages", 3, &|vma| {
+        (vma.start, vma.end) = (0x80_0000, 0xa0_0000);
+        vma.details.huge_page = 2 << 20;
+    });
+    let segment = |id, offset| {
+        move |vma: &mut VmaRecord| {
+            vma.source = VmaSource::Segment {
+                id,
+                offset,
+                writable: true,
+            };
+        }
+    };
+    mapping("maps something that is missing", 6, &segment(32_768, 0));
+    mapping("maps something that is missing", 6, &segment(-1, 0));
+    mapping("has an impossible offset", 6, &segment(32_769, 0x2000));
+    mapping("has an impossible offset", 6, &segment(32_769, 8));
+    mapping("has an impossible offset", 6, &segment(32_769, u64::MAX - 0xfff));
+    contradiction("process 1 locks mappings to come in an unknown way", |s| {
+        s.address_spaces[0].lock_future = 1;
+    });
+    contradiction("shared memory object 0 can't be of huge pages", |s| {
+        s.shmems[0].huge_page = 2 << 20;
+    });
+    contradiction("deleted file 1 can't be of huge pages", |s| {
+        s.ghosts[1].memfd.as_mut().expect("a memfd").huge_page = 12_345;
+    });
+}
+
+#[test]
+fn system_v_objects_that_are_none_are_refused() {
+    contradiction("there are System V IPC objects, but no namespace of their own", |s| {
+        s.sandbox.ipc = NamespaceOrigin::Host;
+    });
+    contradiction("System V shared memory 32769 is there twice, or out of order", |s| {
+        let again = s.sandbox.ipc_objects.segments[0];
+        s.sandbox.ipc_objects.segments.push(again);
+    });
+    contradiction("System V message queue -1 is there twice, or out of order", |s| {
+        s.sandbox.ipc_objects.queues[0].permission.id = -1;
+    });
+    contradiction("System V semaphore set 2 has impossible permissions", |s| {
+        s.sandbox.ipc_objects.semaphores[0].permission.mode = 0o1000;
+    });
+    for size in [0, 1 << 47, u64::MAX] {
+        contradiction("System V shared memory 32769 has an impossible size", |s| {
+            s.sandbox.ipc_objects.segments[0].size = size;
+        });
+    }
+    contradiction("System V semaphore set 2 has no semaphores", |s| {
+        s.sandbox.ipc_objects.semaphores[0].values.clear();
+    });
+    contradiction("System V semaphore set 2 has an impossible value", |s| {
+        s.sandbox.ipc_objects.semaphores[0].values[0] = 32_768;
+    });
+    contradiction("System V message queue 0 has a message of an impossible type", |s| {
+        s.sandbox.ipc_objects.queues[0].messages[0].kind = 0;
+    });
+    contradiction(
+        "a page map belongs to System V shared memory 5, which is missing",
+        |s| {
+            s.page_maps.last_mut().expect("a map").owner = ContentOwner::Segment(5);
+        },
+    );
+    contradiction("System V shared memory 32769 has no page map", |s| {
+        s.page_maps.pop();
+    });
+}
+
+#[test]
+fn descriptors_that_are_none_are_refused() {
+    let descriptor = |text: &str, change: &dyn Fn(&mut DescriptorRecord)| {
+        contradiction(text, |s| change(&mut s.descriptor_tables[0].descriptors[1]));
+    };
+    descriptor("descriptor -1 of process 1 is out of order", &|d| d.number = -1);
+    descriptor("descriptor 0 of process 1 is out of order", &|d| d.number = 0);
+    descriptor("descriptor 2 of process 1 is out of order", &|d| d.number = i32::MAX);
+    descriptor(
+        "descriptor 1 of process 1 refers to open file 14, which is missing",
+        &|d| d.file = 14,
+    );
+}
+
+#[test]
+fn pages_that_can_not_be_are_refused() {
+    let run = |text: &str, change: &dyn Fn(&mut PageRun)| {
+        let mut sample = sample::whole();
+        change(&mut sample.page_maps[0].runs[1]);
+        let run = sample.page_maps[0].runs[1];
+        let wanted = format!(
+            "the image contradicts itself: {} pages at {:#x} of process 1 {text}",
+            run.pages, run.start
+        );
+        assert_eq!(refusal(&written(&sample)), wanted);
+    };
+    run("are none", &|run| run.pages = 0);
+    run("are too many", &|run| run.pages = u64::MAX);
+    run("are too many", &|run| run.start = u64::MAX - 4095);
+    run("do not begin with a page", &|run| run.start += 8);
+    run("are out of order or overlap others", &|run| run.start = 0x40_1000);
+    run("lie outside of it", &|run| run.pages = 5);
+    run("lie outside of it", &|run| run.start -= 0x1000);
+    // Shared memory's pages are not the process's own.
+    run("lie outside of it", &|run| run.start = 0x70_0000);
+    run("are not stored", &|run| run.first = PageId(9));
+    run("are not stored", &|run| run.first = PageId(u64::MAX));
+    let huge = |text: &str, runs: &[(u64, u64)]| {
+        contradiction(text, |s| {
+            let runs = runs.iter().map(|&(start, count)| HugeRun { start, count });
+            s.page_maps[0].huge = runs.collect();
+        });
+    };
+    huge("huge pages at 0x400000 of process 1 are none", &[(0x40_0000, 0)]);
+    huge(
+        "huge pages at 0x401000 of process 1 do not begin with a huge page",
+        &[(0x40_1000, 1)],
+    );
+    huge(
+        "huge pages at 0x400000 of process 1 are too many",
+        &[(0x40_0000, u64::MAX)],
+    );
+    huge(
+        "huge pages at 0x400000 of process 1 are out of order or overlap others",
+        &[(0x40_0000, 2), (0x40_0000, 1)],
+    );
+    contradiction("huge pages at 0x0 of shared memory object 0 can't be", |s| {
+        s.page_maps[2].huge = vec![HugeRun { start: 0, count: 1 }];
+    });
+    contradiction("a page map belongs to process 8, which is missing", |s| {
+        s.page_maps[0].owner = ContentOwner::Process(NsPid(8));
+    });
+    contradiction("a page map belongs to shared memory object 1, which is missing", |s| {
+        s.page_maps[2].owner = ContentOwner::Shmem(1);
+    });
+    contradiction("2 pages at 0x0 of deleted file 0 lie outside of it", |s| {
+        s.ghosts[0].size = 4096;
+    });
+    contradiction("deleted file 1 has no page map", |s| s.page_maps.truncate(4));
+}
