@@ -56,7 +56,8 @@ pub mod kind {
     pub const OUTPUT: u8 = b'o';
     /// Monitor to client: standard error.
     pub const ERROR: u8 = b'r';
-    /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it, and one that is 1 where a signal ended it.
+    /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it, and one that is 1 where a signal
+    /// ended it.
     pub const EXITED: u8 = b'x';
     /// Monitor to client: the sandbox went into an image.
     pub const CHECKPOINTED: u8 = b'k';

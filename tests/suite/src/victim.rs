@@ -87,8 +87,8 @@ impl<'a> Victim<'a> {
         before.expect_same(&after, &format!("{into} after a restore by {method}"));
     }
 
-    /// Checkpoints it and restores it under the name `into`, where a look at its tasks, which stops them for a moment, would be
-    /// in the way.
+    /// Checkpoints it and restores it under the name `into`, where a look at its tasks, which stops them for a moment,
+    /// would be in the way.
     ///
     /// # Panics
     /// Where either fails.

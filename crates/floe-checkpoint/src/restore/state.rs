@@ -29,7 +29,8 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// Completes all processes and tells of each thread that is complete; returns their threads, which are themselves again and only wait to be let go.
+/// Completes all processes and tells of each thread that is complete; returns their threads, which are themselves again
+/// and only wait to be let go.
 pub fn complete<'a>(
     image: &'a Image,
     world: &mut World<'_>,

@@ -111,8 +111,9 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, resets signals, disables huge
-    /// pages (memory is built of them where it was) and closes the streams, which are handed out like all other files.
+    /// Moves the channel and the ns_last_pid file to numbers nobody wants, raises the limit on descriptors, resets
+    /// signals, disables huge pages (memory is built of them where it was) and closes the streams, which are handed out
+    /// like all other files.
     fn settle(&mut self, inherited: RawFd) -> Result<(), RestoreError> {
         let number = self.channel.number();
         let seed = &self.puppets[&1];

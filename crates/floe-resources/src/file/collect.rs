@@ -33,8 +33,8 @@ pub struct Collected {
     pub input: Vec<u8>,
 }
 
-/// Reads the descriptors of all living processes of a tree, once where some share them. `search_outside` also looks through all other processes of
-/// the host for holders of the tree's pipes, which a sandbox does not need.
+/// Reads the descriptors of all living processes of a tree, once where some share them. `search_outside` also looks
+/// through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
 ///
 /// # Errors
 /// [`FileError`].

@@ -1,8 +1,8 @@
 //! Memory: which mappings there are, what they map, which pages hold what.
 //!
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
-//! memory, deleted files); `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out how an inherited address space becomes
-//! another one; `build` does it in a puppet; `fill` writes the pages.
+//! memory, deleted files); `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
+//! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod advice;
 mod assemble;

@@ -166,8 +166,8 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
     }
 }
 
-/// Reads a living process; also returns what it alone can say of its memory. Working directory, root and terminal are left to the
-/// caller, who knows paths.
+/// Reads a living process; also returns what it alone can say of its memory. Working directory, root and terminal are
+/// left to the caller, who knows paths.
 ///
 /// # Errors
 /// [`DumpError`].

@@ -1,7 +1,7 @@
-//! Landlock domains, which nothing tells of: no file of /proc, no call. But a task in one may look into no process outside
-//! of it, whatever the domain's rules are (landlock(7), "Ptrace restrictions"). So each thread is asked to compare a
-//! *decoy* with itself, by kcmp(2): a process of floe's in the tree's PID namespace, which has the thread's user and group and
-//! nothing to protect. Only a domain can forbid that.
+//! Landlock domains, which nothing tells of: no file of /proc, no call. But a task in one may look into no process
+//! outside of it, whatever the domain's rules are (landlock(7), "Ptrace restrictions"). So each thread is asked to
+//! compare a *decoy* with itself, by kcmp(2): a process of floe's in the tree's PID namespace, which has the thread's
+//! user and group and nothing to protect. Only a domain can forbid that.
 //!
 //! A decoy ends with floe: it waits for the end of a pipe that floe alone holds. The number that it takes in a PID namespace
 //! of the tree's own is given back, so that the tree's next process gets it.

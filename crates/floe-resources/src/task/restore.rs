@@ -356,7 +356,8 @@ fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
 }
 
 /// Makes the image's pending signals pending: a thread's own, and by the leader, which comes last, those of the process
-/// and the limit on all of them. Timers, which are made and not armed, bring their own. A batch ends with a signal of its own, which must not be one of those.
+/// and the limit on all of them. Timers, which are made and not armed, bring their own. A batch ends with a signal of
+/// its own, which must not be one of those.
 ///
 /// # Errors
 /// [`RestoreError`].

@@ -1,5 +1,5 @@
-//! The stub: some 300 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and then put the task back into
-//! the state it was taken from *by themselves*.
+//! The stub: some 300 bytes of machine code and as many words as it loads, that issue one call or a table of calls, and
+//! then put the task back into the state it was taken from *by themselves*.
 //!
 //! ```text
 //! single:  syscall                         tracer stops it at the exit of this call
@@ -19,9 +19,9 @@
 //! The selector is the byte that has a thread's calls turned into signals (syscall user dispatch), where it has one.
 //!
 //! System calls change no vector or x87 register, so those need no saving. The stub uses no stack: below the stack
-//! pointer there may be somebody else's memory (goroutines, coroutines). Signals are blocked, also where the tracer died
-//! before it had blocked them, until the stack pointer is right again, so that one that comes finds a good stack. An int3 at the end, a bare system call or
-//! single-stepping would each kill the task when its tracer dies.
+//! pointer there may be somebody else's memory (goroutines, coroutines). Signals are blocked, also where the tracer
+//! died before it had blocked them, until the stack pointer is right again, so that one that comes finds a good stack.
+//! An int3 at the end, a bare system call or single-stepping would each kill the task when its tracer dies.
 
 use super::Registers;
 
