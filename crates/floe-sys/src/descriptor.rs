@@ -30,7 +30,8 @@ const F_OWNER_PGRP: i32 = 2;
 
 pub use crate::arch::O_LARGEFILE;
 
-fn owned(result: i64) -> Result<OwnedFd, Errno> {
+/// The descriptor that a system call has just made, which nobody else owns.
+pub(crate) fn owned(result: i64) -> Result<OwnedFd, Errno> {
     let number = Errno::result(result)? as RawFd;
     // SAFETY: the kernel just made this descriptor for the caller, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })

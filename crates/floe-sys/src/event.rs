@@ -1,9 +1,10 @@
 //! Files of events: eventfd(2), signalfd(2), timerfd_create(2), epoll(7).
 
+use crate::descriptor::owned;
 use nix::errno::Errno;
 use std::{
     mem::size_of,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 /// A counter; its flags are those of eventfd2(2), of which EFD_CLOEXEC is always set.
@@ -70,10 +71,4 @@ pub fn set_timerfd_ticks(timer: BorrowedFd<'_>, ticks: u64) -> Result<(), Errno>
 pub fn epoll() -> Result<OwnedFd, Errno> {
     // SAFETY: a number.
     owned(unsafe { libc::syscall(libc::SYS_epoll_create1, libc::EPOLL_CLOEXEC) })
-}
-
-fn owned(result: i64) -> Result<OwnedFd, Errno> {
-    let number = Errno::result(result)?;
-    // SAFETY: the kernel just made it for the caller.
-    Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
 }

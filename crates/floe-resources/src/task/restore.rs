@@ -146,9 +146,10 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
     batch.call("set the umask", libc::SYS_umask, &[u64::from(record.umask)]);
     // Puppets have them disabled.
     let disabled = u64::from(record.thp_disable);
-    let flags = match record.thp_disable && record.switches.thp_except_advised {
-        true => PR_THP_DISABLE_EXCEPT_ADVISED,
-        false => 0,
+    let flags = if record.thp_disable && record.switches.thp_except_advised {
+        PR_THP_DISABLE_EXCEPT_ADVISED
+    } else {
+        0
     };
     batch.call(
         "enable huge pages",
@@ -172,21 +173,21 @@ pub fn restore_process(script: &mut Script<'_>, record: &ProcessRecord) -> Resul
     Ok(())
 }
 
-fn has_pending(record: &ProcessRecord) -> bool {
-    !record.pending.is_empty() || record.threads.iter().any(|thread| !thread.pending.is_empty())
+/// All pending signals of a process and its threads.
+pub(super) fn pending(process: &ProcessRecord) -> impl Iterator<Item = &Vec<u8>> {
+    let of_threads = process.threads.iter().flat_map(|thread| &thread.pending);
+    process.pending.iter().chain(of_threads)
 }
 
 /// Whether the limit on pending signals matters.
 fn counts_signals(record: &ProcessRecord) -> bool {
-    has_pending(record) || !record.posix_timers.is_empty()
+    pending(record).next().is_some() || !record.posix_timers.is_empty()
 }
 
 /// The signals that are pending in a process or come from its timers.
 pub(super) fn signals_of(process: &ProcessRecord) -> Vec<i32> {
-    let of_threads = process.threads.iter().flat_map(|thread| &thread.pending);
-    let pending = process.pending.iter().chain(of_threads).map(|info| number(info));
     let timers = process.posix_timers.iter().map(|timer| timer.signal);
-    pending.chain(timers).collect()
+    pending(process).map(|info| number(info)).chain(timers).collect()
 }
 
 fn number(info: &[u8]) -> i32 {

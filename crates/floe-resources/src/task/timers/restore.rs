@@ -3,7 +3,10 @@
 //! A timer whose signal is pending is not armed but let fire ([`Firing`]), so that what is pending is its own: until that
 //! is taken, further expirations count as overruns and bring no second signal.
 
-use super::{super::restore::RestoreError, clock::Clock};
+use super::{
+    super::restore::{RestoreError, pending, quiet_signal, signals_of},
+    clock::Clock,
+};
 use floe_image::record::{NsPid, PosixTimerRecord, ProcessRecord, TimerExpiry};
 use floe_sys::{
     Pid,
@@ -222,8 +225,7 @@ pub fn arm_timers(puppets: &[&Puppet], process: &ProcessRecord) -> Result<(), Re
         return Ok(());
     };
     let times = TreeTimes::read(leader.tid())?;
-    let signals = super::super::restore::signals_of(process);
-    let quiet = super::super::restore::quiet_signal(&signals);
+    let quiet = quiet_signal(&signals_of(process));
     let pending: Vec<&Vec<u8>> = pending(process).collect();
     let fired = |timer: &PosixTimerRecord| {
         let own = pending.iter().any(|info| timer_of(info) == Some(timer.id));
@@ -241,12 +243,6 @@ pub fn arm_timers(puppets: &[&Puppet], process: &ProcessRecord) -> Result<(), Re
         leader.run_ending_with(&mut batch, quiet)?;
     }
     Ok(())
-}
-
-/// All pending signals of a process and its threads.
-fn pending(process: &ProcessRecord) -> impl Iterator<Item = &Vec<u8>> {
-    let of_threads = process.threads.iter().flat_map(|thread| &thread.pending);
-    process.pending.iter().chain(of_threads)
 }
 
 /// Adds what arms a timer to a batch.
