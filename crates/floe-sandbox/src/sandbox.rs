@@ -92,8 +92,13 @@ impl Announcement {
     pub fn wait_gone(mut self) -> Result<(), SandboxError> {
         self.client.wait_for_end()?;
         let mut asked = [PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN)];
-        while let Err(Errno::EINTR) = poll(&mut asked, PollTimeout::NONE) {}
-        Ok(())
+        loop {
+            match poll(&mut asked, PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(AttachError::Talk(error).into()),
+            }
+        }
     }
 }
 
