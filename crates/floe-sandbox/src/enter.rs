@@ -95,7 +95,7 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
             source,
         }
     };
-    let pidfd = sandbox.handle()?;
+    let (thread, pidfd) = sandbox.thread()?;
     // Only the command goes into the cgroup: what waits for it here must run on when the sandbox is frozen.
     let entrance = sandbox.cgroup()?.entrance().map_err(SandboxError::from)?;
     let all = CloneFlags::CLONE_NEWPID
@@ -104,7 +104,7 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP
-        | time_namespace(sandbox.pid1()?);
+        | time_namespace(thread);
     setns(&pidfd, all).map_err(system("enter the namespaces"))?;
     // setns changes the namespace that children are in, so the command must be a child.
     let (hear, say) = message::pair().map_err(system("make a socket for the command"))?;
@@ -129,9 +129,9 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
 
 /// The flag of a restored sandbox's time namespace; none where it is the caller's, as it is where the kernel knows no
 /// others.
-fn time_namespace(pid1: floe_sys::Pid) -> CloneFlags {
+fn time_namespace(thread: floe_sys::Pid) -> CloneFlags {
     let link = |whose: &str| std::fs::read_link(format!("/proc/{whose}/ns/time")).ok();
-    if link(&pid1.to_string()) == link("self") {
+    if link(&thread.to_string()) == link("self") {
         CloneFlags::empty()
     } else {
         CloneFlags::from_bits_retain(CLONE_NEWTIME)

@@ -5,7 +5,10 @@ use crate::{
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
 };
 use floe_cgroup::{Cgroup, CgroupError, Kind};
-use floe_sys::{Pid, descriptor, procfs::Stat};
+use floe_sys::{
+    Pid, descriptor,
+    procfs::{self, Stat},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -189,6 +192,29 @@ impl Sandbox {
             name: self.state.name.clone(),
             source,
         })
+    }
+
+    /// A thread of PID 1 that lives, as its first one may do no longer, and a descriptor that stands for it: what is to
+    /// enter its namespaces needs such a one.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`], [`SandboxError::Handle`].
+    pub fn thread(&self) -> Result<(Pid, OwnedFd), SandboxError> {
+        let pid1 = Pid::new(self.state.pid1);
+        let lives = |tid: &Pid| {
+            let stat = Stat::read(&format!("/proc/{pid1}/task/{tid}"));
+            stat.is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+        };
+        let threads = procfs::threads(pid1).unwrap_or_default();
+        let thread = threads.into_iter().find(lives).unwrap_or(pid1);
+        let opened = descriptor::pidfd_of_task(thread);
+        // In this order, as above.
+        self.pid1()?;
+        let opened = opened.map_err(|source| SandboxError::Handle {
+            name: self.state.name.clone(),
+            source,
+        })?;
+        Ok((thread, opened))
     }
 
     fn has_monitor(&self) -> bool {

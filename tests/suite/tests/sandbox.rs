@@ -1,6 +1,6 @@
 //! The verbs that keep sandboxes, as a user meets them: what they do, print and end with.
 
-use floe_suite::{Host, Outcome, Traces, json, run, signal, spawn, until, wait};
+use floe_suite::{Host, Outcome, PID_METHODS, Traces, Victim, json, run, signal, spawn, until, wait};
 use serde_json::Value;
 use std::{
     fs,
@@ -434,6 +434,20 @@ fn exec_is_inside(host: &Host, name: &str) {
     let (own, first) = lines[12..].split_at((lines.len() - 12) / 2);
     let ours = |lines: &[&str]| lines.iter().any(|line| line.ends_with(":/"));
     assert!(ours(own) && ours(first), "{out}");
+}
+
+#[test]
+fn exec_enters_where_the_first_thread_has_ended() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "leader-ended", &[], &[]);
+    for into in ["leader-ended", "restored"] {
+        if into != victim.sandbox {
+            victim.round_trip(into, PID_METHODS[0]);
+        }
+        let inside = host.done(&["exec", into, "--", "cat", "/proc/1/comm"]);
+        assert_eq!(inside, "leader-ended\n");
+    }
+    victim.check("after it was entered");
 }
 
 #[test]
