@@ -240,11 +240,13 @@ pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreErro
     Ok(DryRun { steps, obstacles })
 }
 
-/// Lets floe's table of descriptors grow to what a wave of files takes while this is the only thread: where threads share
-/// it, the kernel waits each time until all processors have noticed (synchronize_rcu in expand_fdtable).
-fn make_room_for_files(any: BorrowedFd<'_>) {
-    const NUMBER: i32 = 511;
-    match fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(NUMBER)) {
+/// Lets floe's table of descriptors grow to what the image's files can take while this is the only thread: where threads
+/// share it, the kernel waits each time until all processors have noticed (synchronize_rcu in expand_fdtable), some 4 ms.
+fn make_room_for_files(image: &Image, any: BorrowedFd<'_>) {
+    // Enough for what is open besides.
+    const OTHERS: usize = 512;
+    let number = i32::try_from(image.open_files().len() + OTHERS).unwrap_or(i32::MAX);
+    match fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(number)) {
         Ok(number) => drop(descriptor::adopt(number)),
         // A lower limit on open files: it takes longer then.
         Err(error) => tracing::debug!(%error, "no room for files ahead"),
@@ -315,7 +317,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
     control.enter("tree")?;
-    make_room_for_files(root.as_fd());
+    make_room_for_files(&image, root.as_fd());
     // Before this thread stays on one processor, as do those that it makes.
     std::thread::scope(|scope| {
         let original = Original::new(&image, &made, root.as_fd());
