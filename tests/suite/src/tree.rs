@@ -85,12 +85,16 @@ impl<'a> Counting<'a> {
         }
     }
 
-    /// Ids of all tasks, inside and outside, as `floe ps --json` tells.
+    /// What `floe ps --json` tells of the tasks in the sandbox `name`, which holds this tree or a copy of it, but for the
+    /// children that its shells fork for a moment.
     ///
     /// # Panics
     /// Where there is no such sandbox.
     #[must_use]
-    pub fn tasks(&self) -> serde_json::Value {
-        serde_json::from_str(&self.host.done(&["ps", "--json", &self.name])).expect("JSON")
+    pub fn lasting(&self, name: &str) -> Vec<serde_json::Value> {
+        let printed = self.host.done(&["ps", "--json", name]);
+        let mut tasks: Vec<serde_json::Value> = serde_json::from_str(&printed).expect("a list");
+        tasks.retain(|task| task["ppid"].as_i64().expect("a number") <= 1);
+        tasks
     }
 }

@@ -374,12 +374,7 @@ fn a_second_one_runs_beside_the_first() {
         let printed = host.done(&["restore", "-d", "--name", &second, "--pid-method", method, &image]);
         assert_eq!(printed.trim(), second);
         let ids = |name: &str| {
-            let tasks = json(&host.done(&["ps", "--json", name]));
-            let tasks = tasks
-                .as_array()
-                .expect("a list")
-                .iter()
-                .filter(|task| task["comm"] != "sleep");
+            let tasks = tree.lasting(name).into_iter();
             tasks
                 .map(|task| format!("{} {}", task["nspid"][1], task["comm"]))
                 .collect::<Vec<_>>()

@@ -136,7 +136,8 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
         image.to_str().expect("a plain path"),
     ];
     let tree = Counting::start(&host, &job, &[]);
-    let tasks = settled_tasks(&tree);
+    let tasks = || tree.lasting(&job).iter().map(identity).collect::<Vec<_>>();
+    let wanted = tasks();
     let usual = typical_micros(|| drop(host.done(&line)));
     let before = Traces::look(&host, &[&job], &[&folder]);
     let mut state = 0x5eed_0001;
@@ -151,7 +152,7 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
         let _ = wait(child);
         let when = format!("after kill {round}");
         tree.expect_alive(&when);
-        assert_eq!(settled_tasks(&tree), tasks, "{when}");
+        assert_eq!(tasks(), wanted, "{when}");
         before.expect_again(&host, &[&job], &[&folder], &when);
     }
     // It is whole: another checkpoint goes through, and so does its restore.
@@ -200,22 +201,14 @@ fn stopped_checkpoints_do_not_harm(name: &str) {
     victim.check("restored");
 }
 
-/// Ids of the tree's tasks, but for the sleeps that come and go.
-fn settled_tasks(tree: &Counting<'_>) -> Vec<(i64, i64, i64)> {
-    let tasks = tree.tasks();
-    let settled = tasks
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter(|task| task["comm"] != "sleep");
+/// Ids of a task, outside and inside, and how many threads it has.
+fn identity(task: &serde_json::Value) -> [i64; 3] {
     let number = |value: &serde_json::Value| value.as_i64().unwrap_or(-1);
-    let last = |task: &serde_json::Value| {
-        let ids = task["nspid"].as_array().expect("ids");
-        (number(&ids[0]), number(&ids[ids.len() - 1]), number(&task["threads"]))
-    };
-    // A child that is about to execute sleep still has the shell's name.
-    let stays = |task: &(i64, i64, i64)| task.1 < 20;
-    settled.map(last).filter(stays).collect()
+    [
+        number(&task["nspid"][0]),
+        number(&task["nspid"][1]),
+        number(&task["threads"]),
+    ]
 }
 
 #[test]
