@@ -88,12 +88,37 @@ pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// The slice in nanoseconds of a thread that asked for none of its own, found out by asking for none; 0 where threads
-/// have no such thing (before Linux 6.12), or the calling one is of a policy without.
-///
-/// # Errors
-/// Those of [`attributes`] and [`set_attributes`].
-pub fn default_slice() -> Result<u64, Errno> {
+/// What this host gives threads that ask for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Usual {
+    /// Their slice in nanoseconds; 0 where threads have no such thing (before Linux 6.12), or the calling one is of a policy
+    /// without.
+    pub slice: u64,
+    online: u32,
+}
+
+impl Usual {
+    /// Finds it out; the slice by asking for none.
+    ///
+    /// # Errors
+    /// Those of [`attributes`] and [`set_attributes`].
+    pub fn find() -> Result<Self, Errno> {
+        let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+        let online = online.ok().flatten().and_then(|count| u32::try_from(count).ok());
+        Ok(Self {
+            slice: default_slice()?,
+            online: online.unwrap_or(1),
+        })
+    }
+
+    /// Whether a thread that may run on these may run on all that are online, and so was likely never kept from any.
+    #[must_use]
+    pub fn is_everywhere(&self, cpus: &[u32]) -> bool {
+        (0..self.online).all(|cpu| cpus.contains(&cpu))
+    }
+}
+
+fn default_slice() -> Result<u64, Errno> {
     let own = Pid::new(0);
     let before = attributes(own)?;
     if before.runtime == 0 || is_deadline(before.policy) {
@@ -125,14 +150,6 @@ pub fn affinity(tid: Pid) -> Result<Vec<u32>, Errno> {
     Ok((0..bytes as u32 * 8)
         .filter(|cpu| set[*cpu as usize / 8] & (1 << (cpu % 8)) != 0)
         .collect())
-}
-
-/// Whether a thread that may run on these may run on all that are online, and so was likely never kept from any.
-#[must_use]
-pub fn is_everywhere(cpus: &[u32]) -> bool {
-    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
-    let online = online.ok().flatten().and_then(|count| u32::try_from(count).ok());
-    (0..online.unwrap_or(1)).all(|cpu| cpus.contains(&cpu))
 }
 
 /// All processors that there can be, those too that are not there yet.

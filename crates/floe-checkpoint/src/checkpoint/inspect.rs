@@ -19,8 +19,9 @@ use floe_resources::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::AttachError;
-use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, time_namespace::Clocks};
+use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, sched::Usual, time_namespace::Clocks};
 use floe_tracee::{Stopped, vdso_tail, xfeatures};
+use nix::errno::Errno;
 use std::{
     collections::BTreeSet,
     io,
@@ -58,6 +59,9 @@ pub enum InspectError {
     /// What processes share.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The host's scheduler.
+    #[error("find out how threads are scheduled here")]
+    Usual(#[source] Errno),
     /// The sandbox's monitor.
     #[error("ask the sandbox's monitor for what it holds")]
     Survey(#[source] AttachError),
@@ -118,6 +122,7 @@ impl Inspected {
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
         let mut decoys = Decoys::new(first);
+        let usual = Usual::find().map_err(InspectError::Usual)?;
         let mut pages = 0;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -132,7 +137,7 @@ impl Inspected {
                 continue;
             }
             let (mut record, memory) =
-                task::dump_process(&process, &mut decoys, refusals).map_err(|e| task_error(found, e))?;
+                task::dump_process(&process, &mut decoys, &usual, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &contents, refusals)?,
                 directory("root", found, &contents, refusals)?,

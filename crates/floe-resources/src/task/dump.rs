@@ -21,7 +21,7 @@ use floe_sys::{
     Pid,
     procfs::{self, Mapping, ProcError, Status},
     ptrace::Queue,
-    sched,
+    sched::{self, Usual},
 };
 use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError};
 use nix::errno::Errno;
@@ -174,6 +174,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 pub fn dump_process(
     held: &HeldProcess<'_>,
     decoys: &mut Decoys,
+    usual: &Usual,
     refusals: &mut Refusals,
 ) -> Result<(ProcessRecord, MemoryAnswers), DumpError> {
     let found = held.found;
@@ -204,7 +205,7 @@ pub fn dump_process(
             held,
             (thread, ns_tid, &status),
             answers_of_thread,
-            seccomp,
+            (seccomp, usual),
         )?);
         if let Some(questions) = shared {
             answers = questions.answers(&batch);
@@ -297,7 +298,7 @@ fn dump_thread(
     held: &HeldProcess<'_>,
     (thread, ns_tid, status): (&Stopped, i32, &Status),
     answers: ThreadAnswers,
-    seccomp: SeccompRecord,
+    (seccomp, usual): (SeccompRecord, &Usual),
 ) -> Result<ThreadRecord, DumpError> {
     let pid = held.found.pid;
     let tid = thread.tid();
@@ -307,7 +308,7 @@ fn dump_thread(
     let registers = portable(thread, status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
-    let scheduling = scheduling::dump(tid).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
+    let scheduling = scheduling::dump(tid, usual).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
         tid: NsPid(ns_tid),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),

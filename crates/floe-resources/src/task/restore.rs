@@ -12,7 +12,7 @@ use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
 use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
-    sched,
+    sched::{self, Usual},
 };
 use floe_tracee::{Batch, Puppet, PuppetError, Registers, Script};
 use std::io;
@@ -84,20 +84,20 @@ impl SeedState {
             tid: seed,
             source: source.into(),
         })?;
-        let processors = if sched::is_everywhere(&processors) {
-            sched::everywhere()
-        } else {
-            processors
-        };
-        let slice = sched::default_slice().map_err(|source| RestoreError::Outside {
+        let usual = Usual::find().map_err(|source| RestoreError::Outside {
             what: "slice",
             tid: seed,
             source: source.into(),
         })?;
+        let processors = if usual.is_everywhere(&processors) {
+            sched::everywhere()
+        } else {
+            processors
+        };
         Ok(Self {
             status,
             processors,
-            slice,
+            slice: usual.slice,
         })
     }
 

@@ -5,7 +5,7 @@ use floe_image::record::Scheduling;
 use floe_sys::{
     Pid,
     procfs::{ProcError, Stat},
-    sched::{self, Attributes},
+    sched::{self, Attributes, Usual},
 };
 use nix::errno::Errno;
 
@@ -21,12 +21,11 @@ const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
 type Failure = (&'static str, Errno);
 
 /// Reads a thread's scheduling. A slice that it did not ask for is told as 0.
-pub(super) fn dump(tid: Pid) -> Result<Scheduling, Failure> {
+pub(super) fn dump(tid: Pid, usual: &Usual) -> Result<Scheduling, Failure> {
     let failed = |what| move |source| (what, source);
     let attributes = sched::attributes(tid).map_err(failed("scheduling policy"))?;
     let allowed = sched::affinity(tid).map_err(failed("CPU affinity"))?;
-    let usual = sched::default_slice().map_err(failed("usual slice"))?;
-    let is_usual = attributes.runtime == usual && !sched::is_deadline(attributes.policy);
+    let is_usual = attributes.runtime == usual.slice && !sched::is_deadline(attributes.policy);
     let runtime = if is_usual { 0 } else { attributes.runtime };
     Ok(Scheduling {
         policy: attributes.policy,
@@ -34,7 +33,7 @@ pub(super) fn dump(tid: Pid) -> Result<Scheduling, Failure> {
         nice: attributes.nice,
         priority: attributes.priority,
         deadline: [runtime, attributes.deadline, attributes.period],
-        affinity: if sched::is_everywhere(&allowed) {
+        affinity: if usual.is_everywhere(&allowed) {
             Vec::new()
         } else {
             allowed
