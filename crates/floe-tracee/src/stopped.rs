@@ -117,6 +117,8 @@ pub struct Stopped {
     stop_signal: i32,
     /// Whether a SIGSTOP came while it was held, which is to be sent again when it goes on.
     stop_again: Cell<bool>,
+    /// Its registers, where they have been read since it last ran or was given others.
+    registers: Cell<Option<Registers>>,
     options: Options,
     armed: bool,
     not_send: NotSend,
@@ -184,14 +186,7 @@ impl Seized {
                 Some(Wait::Event(libc::PTRACE_EVENT_STOP, signal)) => {
                     self.armed = false;
                     let stop_signal = if signal == libc::SIGTRAP { 0 } else { signal };
-                    return Ok(Stopped {
-                        tid: self.tid,
-                        stop_signal,
-                        stop_again: Cell::new(false),
-                        options: self.options,
-                        armed: true,
-                        not_send: PhantomData,
-                    });
+                    return Ok(Stopped::new(self.tid, stop_signal, self.options));
                 }
                 Some(Wait::Signal(signal)) => {
                     ptrace::resume(self.tid, signal).map_err(|source| self.failed("resume", source))?;
@@ -226,14 +221,7 @@ impl Seized {
             match wait {
                 Some(Wait::Event(libc::PTRACE_EVENT_EXEC, _)) => {
                     self.armed = false;
-                    return Ok(Stopped {
-                        tid: self.tid,
-                        stop_signal: 0,
-                        stop_again: Cell::new(false),
-                        options: self.options,
-                        armed: true,
-                        not_send: PhantomData,
-                    });
+                    return Ok(Stopped::new(self.tid, 0, self.options));
                 }
                 Some(Wait::Signal(signal)) => {
                     ptrace::resume(self.tid, signal).map_err(|source| self.failed("resume", source))?;
@@ -292,6 +280,18 @@ fn end(tid: Pid) {
 }
 
 impl Stopped {
+    fn new(tid: Pid, stop_signal: i32, options: Options) -> Self {
+        Self {
+            tid,
+            stop_signal,
+            stop_again: Cell::new(false),
+            registers: Cell::new(None),
+            options,
+            armed: true,
+            not_send: PhantomData,
+        }
+    }
+
     /// The thread.
     #[must_use]
     pub fn tid(&self) -> Pid {
@@ -317,9 +317,15 @@ impl Stopped {
     /// # Errors
     /// [`TraceError::Request`].
     pub fn registers(&self) -> Result<Registers, TraceError> {
+        if let Some(registers) = self.registers.get() {
+            return Ok(registers);
+        }
         let mut bytes = [0; GENERAL_BYTES];
         let got = ptrace::registers(self.tid, NT_PRSTATUS, &mut bytes).map_err(|e| self.failed("read registers", e))?;
-        Registers::from_bytes(&bytes[..got]).ok_or_else(|| self.failed("read registers", Errno::EINVAL))
+        let registers =
+            Registers::from_bytes(&bytes[..got]).ok_or_else(|| self.failed("read registers", Errno::EINVAL))?;
+        self.registers.set(Some(registers));
+        Ok(registers)
     }
 
     /// Sets the general registers.
@@ -327,6 +333,7 @@ impl Stopped {
     /// # Errors
     /// [`TraceError::Request`].
     pub fn set_registers(&self, registers: &Registers) -> Result<(), TraceError> {
+        self.registers.set(None);
         ptrace::set_registers(self.tid, NT_PRSTATUS, &registers.to_bytes())
             .map_err(|e| self.failed("write registers", e))
     }
@@ -515,10 +522,12 @@ impl Stopped {
     }
 
     pub(crate) fn resume(&self, signal: i32) -> Result<(), TraceError> {
+        self.registers.set(None);
         ptrace::resume(self.tid, signal).map_err(|e| self.failed("resume", e))
     }
 
     pub(crate) fn resume_to_call(&self, signal: i32) -> Result<(), TraceError> {
+        self.registers.set(None);
         ptrace::resume_to_call(self.tid, signal).map_err(|e| self.failed("resume", e))
     }
 

@@ -26,7 +26,10 @@ use floe_resources::{
     refusal::{Refusal, Refusals},
     tree::FoundTree,
 };
-use floe_sys::{Pid, procfs::ProcError};
+use floe_sys::{
+    Pid,
+    procfs::{self, ProcError, Status},
+};
 use inspect::Inspected;
 use seize::HeldTree;
 use std::{
@@ -159,12 +162,32 @@ pub enum CheckpointError {
 /// # Errors
 /// [`ProcError`].
 pub fn confines_calls(target: &Target) -> Result<bool, ProcError> {
-    match FoundTree::read(target.root()) {
-        Ok(tree) => Ok(has_confined(&tree)),
-        // The checkpoint says so better.
-        Err(error) if error.is_gone() => Ok(false),
-        Err(error) => Err(error),
+    // What can't be read, or is gone, the checkpoint says better.
+    let Some(cgroup) = target.cgroup() else {
+        return match FoundTree::read(target.root()) {
+            Err(error) if error.is_gone() => Ok(false),
+            tree => Ok(has_confined(&tree?)),
+        };
+    };
+    for pid in cgroup.processes().unwrap_or_default() {
+        match process_confines_calls(pid) {
+            Ok(false) => {}
+            Err(error) if error.is_gone() => {}
+            answer => return answer,
+        }
     }
+    Ok(false)
+}
+
+fn process_confines_calls(pid: Pid) -> Result<bool, ProcError> {
+    for tid in procfs::threads(pid)? {
+        match Status::read(&format!("/proc/{pid}/task/{tid}")) {
+            Ok(status) if status.seccomp != 0 => return Ok(true),
+            Err(error) if !error.is_gone() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 fn has_confined(tree: &FoundTree) -> bool {
