@@ -45,6 +45,10 @@ pub enum CallError {
     },
 }
 
+/// What the stub's last tgkill(2) names: process and thread in the task's own PID namespace, and a signal that is neither
+/// pending for the task nor caught by it; or 0, and the task is stopped at every call instead, which takes longer.
+pub(crate) type End = (i32, i32, i32);
+
 #[derive(Debug)]
 struct Entry {
     what: &'static str,
@@ -141,38 +145,28 @@ impl Batch {
     pub(crate) fn run_observed(
         &mut self,
         task: &Stopped,
-        end: (i32, i32, i32),
+        end: End,
         observe: impl FnMut(floe_sys::Pid),
     ) -> Result<(), CallError> {
+        self.launch(task, end)?;
+        self.complete_observed(task, end, observe)
+    }
+
+    /// [`Batch::run`] as far as nothing need be waited for.
+    pub(crate) fn launch(&self, task: &Stopped, end: End) -> Result<(), CallError> {
         if self.entries.is_empty() {
             return Ok(());
         }
-        let tid = task.tid();
-        let transfer = |action| move |source| CallError::Transfer { action, tid, source };
-        let words = self.entries.iter().flat_map(|entry| entry.words);
-        let mut bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
-        let table = bytes.len();
+        let mut bytes = self.table();
+        let places = self.places();
         bytes.extend_from_slice(&self.data);
-        let places = [
-            RemoteRange {
-                start: self.arena.memory,
-                bytes: table,
-            },
-            RemoteRange {
-                start: self.data_base(),
-                bytes: self.data.len(),
-            },
-        ];
-        let whole = |done: usize| {
-            if done == table + self.data.len() {
-                Ok(())
-            } else {
-                Err(Errno::EFAULT)
-            }
-        };
-        memory::write_ranges(tid, &places, &bytes)
-            .and_then(whole)
-            .map_err(transfer("write"))?;
+        memory::write_ranges(task.tid(), &places, &bytes)
+            .and_then(|done| whole(done, &bytes))
+            .map_err(|source| CallError::Transfer {
+                action: "write",
+                tid: task.tid(),
+                source,
+            })?;
         let mut registers = task.registers()?;
         registers.prepare_batch(
             self.arena.batch_entry(),
@@ -181,19 +175,46 @@ impl Batch {
             end,
         );
         task.set_registers(&registers)?;
+        if end.2 != 0 {
+            task.resume(0)?;
+        }
+        Ok(())
+    }
+
+    /// The rest of it.
+    pub(crate) fn complete(&mut self, task: &Stopped, end: End) -> Result<(), CallError> {
+        self.complete_observed(task, end, |_| {})
+    }
+
+    fn complete_observed(
+        &mut self,
+        task: &Stopped,
+        end: End,
+        mut observe: impl FnMut(floe_sys::Pid),
+    ) -> Result<(), CallError> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
         if end.2 == 0 {
             task.run_through_calls(self.entries.len() + 1)?;
         } else {
-            let mut observe = observe;
+            task.comes_to_signal(end.2, &mut observe)?;
             // The same signal from somebody else does not end it. A task that ignores it loses nothing.
-            while {
-                task.run_to_signal(end.2, &mut observe)?;
-                task.registers()?.calls_left() > 0
-            } {}
+            while task.registers()?.calls_left() > 0 {
+                task.resume(0)?;
+                task.comes_to_signal(end.2, &mut observe)?;
+            }
         }
-        memory::read_ranges(tid, &places, &mut bytes)
-            .and_then(whole)
-            .map_err(transfer("read"))?;
+        let table = self.entries.len() * ENTRY_BYTES as usize;
+        let mut bytes = vec![0; table + self.data.len()];
+        let places = self.places();
+        memory::read_ranges(task.tid(), &places, &mut bytes)
+            .and_then(|done| whole(done, &bytes))
+            .map_err(|source| CallError::Transfer {
+                action: "read",
+                tid: task.tid(),
+                source,
+            })?;
         self.data.copy_from_slice(&bytes[table..]);
         for (entry, bytes) in self
             .entries
@@ -202,7 +223,25 @@ impl Batch {
         {
             entry.words[7] = u64::from_ne_bytes(bytes[56..].try_into().expect("8 bytes"));
         }
-        self.first_failure(tid)
+        self.first_failure(task.tid())
+    }
+
+    fn table(&self) -> Vec<u8> {
+        let words = self.entries.iter().flat_map(|entry| entry.words);
+        words.flat_map(u64::to_ne_bytes).collect()
+    }
+
+    /// Where the table and the data stand in the task.
+    fn places(&self) -> [RemoteRange; 2] {
+        let table = RemoteRange {
+            start: self.arena.memory,
+            bytes: self.entries.len() * ENTRY_BYTES as usize,
+        };
+        let data = RemoteRange {
+            start: self.data_base(),
+            bytes: self.data.len(),
+        };
+        [table, data]
     }
 
     /// Puts the data alone into the task.
@@ -250,6 +289,14 @@ impl Batch {
     pub fn bytes(&self, address: u64, bytes: usize) -> &[u8] {
         let at = (address - self.data_base()) as usize;
         &self.data[at..at + bytes]
+    }
+}
+
+fn whole(done: usize, bytes: &[u8]) -> Result<(), Errno> {
+    if done == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::EFAULT)
     }
 }
 

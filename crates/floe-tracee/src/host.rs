@@ -2,11 +2,12 @@
 //!
 //! The stub is written into the unused tail of the task's vDSO, with the words that bring the thread back beside it. If
 //! floe dies at any moment, the kernel detaches the thread, and the stub's way out restores it: nothing else has to be
-//! alive. One thread of a process is hosted at a time, because they share the vDSO.
+//! alive. The tail has room for two stubs, so that one thread can run while the other is looked at.
 
 use crate::{
     Arena, Batch, CallError, RestartCode, Stopped, TraceError,
     arch::{self, Registers},
+    batch::End,
     restart_code,
 };
 use floe_sys::{
@@ -15,7 +16,7 @@ use floe_sys::{
     procfs::{Mapping, Status},
 };
 use nix::errno::Errno;
-use std::io;
+use std::{io, rc::Rc};
 
 const SCRATCH_BYTES: u64 = 64 << 10;
 const ALL_SIGNALS: u64 = u64::MAX;
@@ -75,7 +76,9 @@ pub struct CallHost<'a> {
     pid: Pid,
     ns_pid: i32,
     arena: Arena,
-    memory: MemoryFile,
+    /// Bytes of the tail, from the stub on.
+    room: usize,
+    memory: Rc<MemoryFile>,
     /// The scratch mapping, once it is there.
     scratch: (u64, u64),
     cleared: bool,
@@ -105,19 +108,49 @@ impl<'a> CallHost<'a> {
                 tail: image.len() - tail,
             });
         }
+        let (code, room) = (vdso.start + tail as u64, image.len() - tail);
+        Self::place(leader, ns_pid, Rc::new(memory), (code, room))
+    }
+
+    /// A second stub in the same process, for another of its threads; `None` where the tail has no room for it.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn second(&self) -> Result<Option<Self>, HostError> {
+        let (code, room) = (
+            self.arena.code + Arena::code_room() as u64,
+            self.room - Arena::code_room(),
+        );
+        if room < Arena::code_room() {
+            return Ok(None);
+        }
+        Self::place(self.leader, self.ns_pid, Rc::clone(&self.memory), (code, room)).map(Some)
+    }
+
+    fn place(
+        leader: &'a Stopped,
+        ns_pid: i32,
+        memory: Rc<MemoryFile>,
+        (code, room): (u64, usize),
+    ) -> Result<Self, HostError> {
+        let pid = leader.tid();
         memory
-            .write(vdso.start + tail as u64, Arena::code_bytes())
-            .map_err(wrap("write the stub into"))?;
-        let arena = Arena {
-            code: vdso.start + tail as u64,
-            memory: 0,
-            bytes: 0,
-        };
+            .write(code, Arena::code_bytes())
+            .map_err(|source| HostError::Memory {
+                action: "write the stub into",
+                pid,
+                source,
+            })?;
         let mut host = Self {
             leader,
             pid,
             ns_pid,
-            arena,
+            arena: Arena {
+                code,
+                memory: 0,
+                bytes: 0,
+            },
+            room,
             memory,
             scratch: (0, 0),
             cleared: false,
@@ -158,12 +191,37 @@ impl<'a> CallHost<'a> {
     /// # Errors
     /// [`HostError`].
     pub fn run(&self, thread: &Stopped, ns_tid: i32, status: &Status, batch: &mut Batch) -> Result<(), HostError> {
+        let whole = std::mem::replace(batch, self.batch());
+        *batch = self.start(thread, ns_tid, status, whole)?.finish()?;
+        Ok(())
+    }
+
+    /// Like [`CallHost::run`], but does not wait for the end; no other batch may be started by this stub until then.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn start<'r>(
+        &'r self,
+        thread: &'r Stopped,
+        ns_tid: i32,
+        status: &Status,
+        batch: Batch,
+    ) -> Result<Running<'r>, HostError> {
         let signal = quiet_signal(status);
         let open = signal.map_or(0, bit);
         let guest = Guest::enter(self, thread, ALL_SIGNALS & !open)?;
-        let done = batch.run(thread, (self.ns_pid, ns_tid, signal.unwrap_or(0)));
-        guest.leave()?;
-        Ok(done?)
+        let end = (self.ns_pid, ns_tid, signal.unwrap_or(0));
+        match batch.launch(thread, end) {
+            Ok(()) => Ok(Running {
+                guest: Some(guest),
+                batch: Some(batch),
+                end,
+            }),
+            Err(error) => {
+                guest.leave()?;
+                Err(error.into())
+            }
+        }
     }
 
     fn single(&self, what: &str, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {
@@ -219,6 +277,42 @@ impl Drop for CallHost<'_> {
     }
 }
 
+/// A thread that runs a batch. Dropping it waits for the end, so that the thread is its own again.
+#[derive(Debug)]
+pub struct Running<'a> {
+    guest: Option<Guest<'a>>,
+    batch: Option<Batch>,
+    end: End,
+}
+
+impl Running<'_> {
+    /// Waits for the end; then the thread's registers and signal mask are its own again, and the batch has its results.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn finish(mut self) -> Result<Batch, HostError> {
+        self.wait().map(|batch| batch.expect("it is waited for once"))
+    }
+
+    fn wait(&mut self) -> Result<Option<Batch>, HostError> {
+        let (Some(guest), Some(mut batch)) = (self.guest.take(), self.batch.take()) else {
+            return Ok(None);
+        };
+        let done = batch.complete(guest.thread, self.end);
+        guest.leave()?;
+        done?;
+        Ok(Some(batch))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.wait() {
+            tracing::debug!(%error, "calls that nobody waits for any more");
+        }
+    }
+}
+
 /// A signal that the task would not notice, should floe die before it takes it back: one that it ignores, or that is
 /// ignored by default. Not SIGCONT, which has effects when it is sent.
 fn quiet_signal(status: &Status) -> Option<i32> {
@@ -238,6 +332,7 @@ const fn bit(signal: i32) -> u64 {
 
 /// A thread between [`Guest::enter`] and [`Guest::leave`]: its registers are the stub's, and the stub knows the way
 /// back.
+#[derive(Debug)]
 struct Guest<'a> {
     host: &'a CallHost<'a>,
     thread: &'a Stopped,
@@ -250,7 +345,7 @@ struct Guest<'a> {
 const CALLS_ALLOWED: u8 = 0;
 
 /// The byte by which a thread, where it has one, says whether its calls are turned into signals, and what it says.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Selector {
     address: u64,
     value: u8,

@@ -16,7 +16,7 @@ mod stopped;
 pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail, xfeatures};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
-pub use host::{CallHost, HostError};
+pub use host::{CallHost, HostError, Running};
 pub use interrupted::{InterruptionError, RestartCode, has_handled_signal_pending, is_restarted, restart_code};
 pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
 pub use script::Script;

@@ -343,14 +343,12 @@ impl Stopped {
     /// # Errors
     /// [`TraceError::Request`].
     pub fn extended(&self) -> Result<Vec<u8>, TraceError> {
-        let mut bytes = vec![0; XSTATE_ROOM];
+        let mut bytes = [0; XSTATE_ROOM];
         let got = ptrace::registers(self.tid, NT_X86_XSTATE, &mut bytes).map_err(|e| self.failed("read xstate", e))?;
-        bytes.truncate(got);
-        bytes.shrink_to_fit();
-        Ok(bytes)
+        Ok(bytes[..got].to_vec())
     }
 
-    /// Sets the whole XSAVE area.
+    /// Sets the whole XSAVE area, whose size must be this host's.
     ///
     /// # Errors
     /// [`TraceError::Request`].
@@ -440,11 +438,10 @@ impl Stopped {
         Ok((found.address != 0).then_some(found))
     }
 
-    /// Lets it run to the next signal that is about to be delivered, which must be `signal`; that is then dropped. Tasks
-    /// that it makes on the way are told to `observe`.
-    pub(crate) fn run_to_signal(&self, signal: i32, mut observe: impl FnMut(Pid)) -> Result<(), TraceError> {
+    /// Waits for a thread that runs to come to the next signal that is about to be delivered, which must be `signal`; that
+    /// is then dropped. Tasks that it makes on the way are told to `observe`.
+    pub(crate) fn comes_to_signal(&self, signal: i32, mut observe: impl FnMut(Pid)) -> Result<(), TraceError> {
         loop {
-            self.resume(0)?;
             match self.wait()? {
                 Wait::Signal(got) if got == signal => return Ok(()),
                 Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, _) => {
@@ -457,6 +454,7 @@ impl Stopped {
                 Wait::Signal(libc::SIGSTOP) => self.stop_again.set(true),
                 wait => return Err(TraceError::Unexpected { tid: self.tid, wait }),
             }
+            self.resume(0)?;
         }
     }
 

@@ -20,7 +20,7 @@ use floe_resources::{
 };
 use floe_sandbox::AttachError;
 use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, sched::Usual, time_namespace::Clocks};
-use floe_tracee::{Stopped, vdso_tail, xfeatures};
+use floe_tracee::{Stopped, TraceError, vdso_tail, xfeatures};
 use nix::errno::Errno;
 use std::{
     collections::BTreeSet,
@@ -59,6 +59,9 @@ pub enum InspectError {
     /// What processes share.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The size of extended registers.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The host's scheduler.
     #[error("find out how threads are scheduled here")]
     Usual(#[source] Errno),
@@ -164,7 +167,7 @@ impl Inspected {
             refuse_relation(&held.tree, &error, refusals);
         }
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
-        let header = header(held, &processes)?;
+        let header = header(held)?;
         Ok(Self {
             header,
             sandbox,
@@ -328,12 +331,8 @@ fn clocks(root: Pid) -> Result<ClocksRecord, ProcError> {
     })
 }
 
-fn header(held: &HeldTree, processes: &[ProcessRecord]) -> Result<HeaderRecord, InspectError> {
-    let extended = processes
-        .iter()
-        .flat_map(|process| &process.threads)
-        .map(|thread| &thread.registers.extended);
-    let sample = extended.clone().find(|bytes| !bytes.is_empty());
+fn header(held: &HeldTree) -> Result<HeaderRecord, InspectError> {
+    let extended = held.threads.values().next().map_or(Ok(Vec::new()), Stopped::extended)?;
     let uname = nix::sys::utsname::uname().map_err(|source| InspectError::Read {
         what: "the kernel's name",
         pid: Pid::new(0),
@@ -349,8 +348,8 @@ fn header(held: &HeldTree, processes: &[ProcessRecord]) -> Result<HeaderRecord, 
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs()),
         page_size: 4096,
-        xstate_size: sample.map_or(0, |bytes| bytes.len() as u32),
-        xfeatures: sample.map_or(0, |bytes| xfeatures(bytes)),
+        xstate_size: extended.len() as u32,
+        xfeatures: xfeatures(&extended),
         vdso: vdso(held)?,
     })
 }

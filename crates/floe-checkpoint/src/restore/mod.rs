@@ -312,7 +312,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
     world.restore_login(image.sandbox().login)?;
-    let base = SeedState::read(launch.pid1()).map_err(|e| task_error(1, e))?;
+    let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;

@@ -79,6 +79,16 @@ pub enum TreeFault {
         /// What it must have.
         wanted: usize,
     },
+    /// More extended registers than the header tells of.
+    #[error("{got} bytes of extended registers of task {tid}, more than {most}")]
+    Extended {
+        /// Whose.
+        tid: i32,
+        /// Their bytes.
+        got: usize,
+        /// The header's.
+        most: usize,
+    },
     /// A name that the kernel would not keep as it is.
     #[error("the name of task {0} is longer than {NAME_BYTES} bytes or holds a NUL")]
     Name(i32),
@@ -206,9 +216,19 @@ fn living(image: &Image, process: &ProcessRecord) -> Result<(), TreeFault> {
 
 fn task(thread: &ThreadRecord, extended: usize) -> Result<(), TreeFault> {
     let tid = thread.tid.0;
-    let block = |what, got, wanted| ensure(got == wanted, || TreeFault::Block { tid, what, got, wanted });
-    block("general registers", thread.registers.general.len(), GENERAL_BYTES)?;
-    block("extended registers", thread.registers.extended.len(), extended)?;
+    let general = thread.registers.general.len();
+    ensure(general == GENERAL_BYTES, || TreeFault::Block {
+        tid,
+        what: "general registers",
+        got: general,
+        wanted: GENERAL_BYTES,
+    })?;
+    let got = thread.registers.extended.len();
+    ensure(got <= extended, || TreeFault::Extended {
+        tid,
+        got,
+        most: extended,
+    })?;
     name(thread)?;
     siginfos(tid, &thread.pending)
 }

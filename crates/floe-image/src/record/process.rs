@@ -138,7 +138,7 @@ pub struct Registers {
     /// NT_PRSTATUS: `struct user_regs_struct` as the kernel gives it.
     #[serde(with = "serde_bytes")]
     pub general: Vec<u8>,
-    /// NT_X86_XSTATE: the XSAVE area as the kernel gives it.
+    /// NT_X86_XSTATE: the XSAVE area as the kernel gives it, without the zeros at its end.
     #[serde(with = "serde_bytes")]
     pub extended: Vec<u8>,
 }

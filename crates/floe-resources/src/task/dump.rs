@@ -1,21 +1,20 @@
-//! Reads a stopped process's own state: from outside what can be read from outside, the rest by one batch of calls a
-//! thread.
+//! Reads a stopped process's own state: from outside what can be read from outside, the rest from the answers of
+//! [`Interview`].
 
-use super::signals::{SignalError, name_restarted_call, portable};
 use super::{
     dispatch,
-    landlock::{self, DecoyError, Decoys},
+    landlock::{DecoyError, Decoys},
     memory::MemoryAnswers,
+    questions::{Answered, Interview, ProcessAnswers},
     scheduling, seccomp,
-    settings::{ProcessSettings, ThreadSettings},
+    signals::{SignalError, name_restarted_call, portable},
     sleep::Sleepers,
-    switches::Switches,
     timers,
 };
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers,
-    ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, SignalAction, ThreadRecord, ThreadSwitches,
+    ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -23,14 +22,8 @@ use floe_sys::{
     ptrace::Queue,
     sched::{self, Usual},
 };
-use floe_tracee::{Batch, CallHost, CallId, HostError, Stopped, TraceError};
+use floe_tracee::{CallHost, HostError, Stopped, TraceError};
 use nix::errno::Errno;
-
-const SIGNALS: u64 = 64;
-const ACTION_BYTES: usize = 32;
-/// Linux 6.3; older kernels can't tell.
-const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
-const PR_GET_THP_DISABLE: u64 = 42;
 
 /// A process whose state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -188,30 +181,19 @@ pub fn dump_process(
     if found.leader_ended.is_some() {
         record.threads.push(ended_leader(found)?);
     }
-    let mut answers = ProcessAnswers::default();
-    for (index, thread) in held.threads.iter().enumerate() {
-        let ns_tid = found.threads[index].ns_tid;
-        let mut batch = host.batch();
-        let own = ThreadQuestions::ask(&mut batch);
-        let shared = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
-        let status = Status::read(&format!("/proc/{}/task/{}", found.pid, thread.tid()))?;
-        let domain = decoys.ask(&mut batch, &status)?;
-        host.run(thread, ns_tid, &status, &mut batch)?;
-        own.switches.refuse(&batch, found, refusals);
-        landlock::refuse(&batch, domain, (found, ns_tid), refusals);
-        let seccomp = seccomp::dump((thread, ns_tid, &status), found, refusals)?;
-        let answers_of_thread = own.answers(&batch);
-        record.threads.push(dump_thread(
-            held,
-            (thread, ns_tid, &status),
-            answers_of_thread,
-            (seccomp, usual),
-        )?);
-        if let Some(questions) = shared {
-            answers = questions.answers(&batch);
-            questions.switches.refuse(&batch, found, refusals);
-        }
+    let second = if held.threads.len() > 1 { host.second()? } else { None };
+    let mut of_process = None;
+    let mut interview = Interview::new(&host, second.as_ref(), held);
+    while let Some(mut answered) = interview.next(decoys, refusals)? {
+        of_process = of_process.or(answered.process.take());
+        let seccomp = seccomp::dump((answered.thread, answered.ns_tid, &answered.status), found, refusals)?;
+        record.threads.push(dump_thread(held, answered, (seccomp, usual))?);
     }
+    drop(interview);
+    if let Some(second) = second {
+        second.remove()?;
+    }
+    let answers = of_process.expect("the first thread is asked about the process");
     let mut memory = MemoryAnswers::ask(&host, held)?;
     let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
@@ -296,16 +278,21 @@ fn credentials(status: &Status, securebits: u32) -> Credentials {
 
 fn dump_thread(
     held: &HeldProcess<'_>,
-    (thread, ns_tid, status): (&Stopped, i32, &Status),
-    answers: ThreadAnswers,
+    answered: Answered<'_>,
     (seccomp, usual): (SeccompRecord, &Usual),
 ) -> Result<ThreadRecord, DumpError> {
-    let pid = held.found.pid;
-    let tid = thread.tid();
+    let Answered {
+        thread,
+        ns_tid,
+        status,
+        answers,
+        ..
+    } = answered;
+    let (pid, tid) = (held.found.pid, thread.tid());
     let query = |what| move |source| DumpError::Query { what, tid, source };
     let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
-    let registers = portable(thread, status, registers)?;
+    let registers = portable(thread, &status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
     let comm = procfs::read(&format!("{directory}/comm"))?;
     let scheduling = scheduling::dump(tid, usual).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
@@ -314,7 +301,7 @@ fn dump_thread(
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
             general: registers.to_bytes(),
-            extended: thread.extended()?,
+            extended: without_last_zeros(&thread.extended()?).to_vec(),
         },
         signal_mask: thread.signal_mask()?,
         alternate_stack: answers.alternate_stack,
@@ -326,7 +313,7 @@ fn dump_thread(
             signature: r.signature,
         }),
         tid_address: answers.tid_address,
-        credentials: credentials(status, answers.securebits),
+        credentials: credentials(&status, answers.securebits),
         scheduling,
         parent_death_signal: answers.parent_death_signal,
         timer_slack: answers.timer_slack,
@@ -339,170 +326,8 @@ fn dump_thread(
     })
 }
 
-/// Calls that only a thread itself can issue about itself.
-struct ThreadQuestions {
-    stack: u64,
-    tid_address: u64,
-    death_signal: u64,
-    securebits: CallId,
-    slack: CallId,
-    switches: Switches,
-    settings: ThreadSettings,
-}
-
-struct ThreadAnswers {
-    alternate_stack: AlternateStack,
-    tid_address: u64,
-    parent_death_signal: i32,
-    securebits: u32,
-    timer_slack: u64,
-    settings: ThreadSwitches,
-}
-
-impl ThreadQuestions {
-    fn ask(batch: &mut Batch) -> Self {
-        let prctl = libc::SYS_prctl;
-        let stack = batch.room(24);
-        batch.call("read the alternate stack", libc::SYS_sigaltstack, &[0, stack]);
-        let tid_address = batch.room(8);
-        batch.call(
-            "read the tid address",
-            prctl,
-            &[libc::PR_GET_TID_ADDRESS as u64, tid_address],
-        );
-        let death_signal = batch.room(4);
-        batch.call(
-            "read the parent death signal",
-            prctl,
-            &[libc::PR_GET_PDEATHSIG as u64, death_signal],
-        );
-        let securebits = batch.call("read the securebits", prctl, &[libc::PR_GET_SECUREBITS as u64]);
-        let slack = batch.call("read the timer slack", prctl, &[libc::PR_GET_TIMERSLACK as u64]);
-        Self {
-            stack,
-            tid_address,
-            death_signal,
-            securebits,
-            slack,
-            switches: Switches::of_thread(batch),
-            settings: ThreadSettings::ask(batch),
-        }
-    }
-
-    fn answers(&self, batch: &Batch) -> ThreadAnswers {
-        ThreadAnswers {
-            alternate_stack: AlternateStack {
-                base: word(batch, self.stack),
-                flags: word(batch, self.stack + 8) as i32,
-                size: word(batch, self.stack + 16),
-            },
-            tid_address: word(batch, self.tid_address),
-            parent_death_signal: i32::from_ne_bytes(
-                batch.bytes(self.death_signal, 4).try_into().expect("asked for 4 bytes"),
-            ),
-            securebits: batch.result(self.securebits) as u32,
-            timer_slack: batch.result(self.slack) as u64,
-            settings: self.settings.answers(batch),
-        }
-    }
-}
-
-fn word(batch: &Batch, address: u64) -> u64 {
-    u64::from_ne_bytes(batch.bytes(address, 8).try_into().expect("asked for 8 bytes"))
-}
-
-/// Calls that any thread can issue about its process.
-struct ProcessQuestions {
-    actions: u64,
-    timers: u64,
-    subreaper: u64,
-    dumpable: CallId,
-    thp_disable: CallId,
-    membarrier: CallId,
-    brk: CallId,
-    switches: Switches,
-    settings: ProcessSettings,
-}
-
-#[derive(Default)]
-struct ProcessAnswers {
-    actions: Vec<SignalAction>,
-    timers: [IntervalTimer; 3],
-    dumpable: u32,
-    subreaper: bool,
-    thp_disable: bool,
-    membarrier: u32,
-    brk: u64,
-    settings: ProcessSwitches,
-}
-
-impl ProcessQuestions {
-    fn ask(batch: &mut Batch) -> Self {
-        let actions = batch.room(ACTION_BYTES * SIGNALS as usize);
-        for signal in 1..=SIGNALS {
-            let place = actions + (signal - 1) * ACTION_BYTES as u64;
-            batch.call("read a signal action", libc::SYS_rt_sigaction, &[signal, 0, place, 8]);
-        }
-        let timers = batch.room(3 * 32);
-        for which in 0..3 {
-            batch.call(
-                "read an interval timer",
-                libc::SYS_getitimer,
-                &[which, timers + which * 32],
-            );
-        }
-        let subreaper = batch.room(4);
-        let prctl = libc::SYS_prctl;
-        batch.call(
-            "read the subreaper flag",
-            prctl,
-            &[libc::PR_GET_CHILD_SUBREAPER as u64, subreaper],
-        );
-        let dumpable = batch.call("read the dumpable flag", prctl, &[libc::PR_GET_DUMPABLE as u64]);
-        let thp_disable = batch.call("read the huge page flag", prctl, &[PR_GET_THP_DISABLE]);
-        let arguments = [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0];
-        let membarrier = batch.attempt("read membarrier registrations", libc::SYS_membarrier, &arguments);
-        let brk = batch.call("read the end of the heap", libc::SYS_brk, &[0]);
-        Self {
-            actions,
-            timers,
-            subreaper,
-            dumpable,
-            thp_disable,
-            membarrier,
-            brk,
-            switches: Switches::of_process(batch),
-            settings: ProcessSettings::ask(batch),
-        }
-    }
-
-    fn answers(&self, batch: &Batch) -> ProcessAnswers {
-        let action = |signal: u64| {
-            let at = self.actions + signal * ACTION_BYTES as u64;
-            SignalAction {
-                handler: word(batch, at),
-                flags: word(batch, at + 8),
-                restorer: word(batch, at + 16),
-                mask: word(batch, at + 24),
-            }
-        };
-        let timer = |which: u64| {
-            let at = self.timers + which * 32;
-            let micros = |at| word(batch, at) * 1_000_000 + word(batch, at + 8);
-            IntervalTimer {
-                interval: micros(at),
-                value: micros(at + 16),
-            }
-        };
-        ProcessAnswers {
-            actions: (0..SIGNALS).map(action).collect(),
-            timers: [timer(0), timer(1), timer(2)],
-            dumpable: batch.result(self.dumpable) as u32,
-            subreaper: batch.bytes(self.subreaper, 4) != [0; 4],
-            thp_disable: batch.result(self.thp_disable) != 0,
-            membarrier: batch.result(self.membarrier).max(0) as u32,
-            brk: batch.result(self.brk) as u64,
-            settings: self.settings.answers(batch),
-        }
-    }
+/// Registers at their initial values are zeros, and in a thread that sleeps most are.
+fn without_last_zeros(bytes: &[u8]) -> &[u8] {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &bytes[..used]
 }

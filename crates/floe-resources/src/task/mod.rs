@@ -5,6 +5,7 @@ mod dump;
 mod labels;
 mod landlock;
 mod memory;
+mod questions;
 mod refuse;
 mod restore;
 mod scheduling;

@@ -70,6 +70,8 @@ pub struct SeedState {
     processors: Vec<u32>,
     /// The slice of threads that ask for none.
     slice: u64,
+    /// Bytes of a task's extended registers.
+    extended: usize,
 }
 
 impl SeedState {
@@ -77,7 +79,8 @@ impl SeedState {
     ///
     /// # Errors
     /// [`RestoreError`].
-    pub fn read(seed: Pid) -> Result<Self, RestoreError> {
+    pub fn read(puppet: &Puppet) -> Result<Self, RestoreError> {
+        let seed = puppet.tid();
         let status = Status::read(&format!("/proc/{seed}"))?;
         let processors = sched::affinity(seed).map_err(|source| RestoreError::Outside {
             what: "CPU affinity",
@@ -98,6 +101,7 @@ impl SeedState {
             status,
             processors,
             slice: usual.slice,
+            extended: puppet.task().extended().map_err(PuppetError::from)?.len(),
         })
     }
 
@@ -491,5 +495,9 @@ pub fn finish_thread(
     if let Some(dispatch) = &record.switches.dispatch {
         dispatch::restore(puppet, dispatch)?;
     }
-    Ok(puppet.become_somebody(general, &record.registers.extended, mask)?)
+    let mut extended = record.registers.extended.clone();
+    if !extended.is_empty() && extended.len() < base.extended {
+        extended.resize(base.extended, 0);
+    }
+    Ok(puppet.become_somebody(general, &extended, mask)?)
 }
