@@ -3,7 +3,7 @@
 use super::{Differences, Process};
 use floe_image::{
     Image,
-    record::{DescriptorTableRecord, ProcessRecord},
+    record::{DescriptorRecord, DescriptorTableRecord, ProcessRecord},
 };
 use floe_sys::{
     Pid,
@@ -19,6 +19,9 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_NOATIME
     | libc::O_SYNC
     | O_LARGEFILE as i32;
+
+/// From so many on, two threads look at them.
+const SHARED: usize = 256;
 
 /// Compares the descriptors of a process.
 pub fn compare(
@@ -36,6 +39,26 @@ pub fn compare(
         let numbers: Vec<i32> = wanted.iter().map(|descriptor| descriptor.number).collect();
         differences.note(whose(), "list of descriptors", &procfs::descriptors(host)?, &numbers);
     }
+    let (others, own) = wanted.split_at(if wanted.len() < SHARED { 0 } else { wanted.len() / 2 });
+    let [others, own] = std::thread::scope(|scope| {
+        let others = (!others.is_empty()).then(|| scope.spawn(|| compare_each(image, process, others, host)));
+        let own = compare_each(image, process, own, host);
+        let others = others.map_or(Ok(Ok(Differences::default())), std::thread::ScopedJoinHandle::join);
+        [others.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own]
+    });
+    differences.append(others?);
+    differences.append(own?);
+    Ok(())
+}
+
+fn compare_each(
+    image: &Image,
+    process: &ProcessRecord,
+    wanted: &[DescriptorRecord],
+    host: Pid,
+) -> Result<Differences, ProcError> {
+    let whose = || Process(process.pid);
+    let mut differences = Differences::default();
     let mut infos = FdInfos::open(host)?;
     for descriptor in wanted {
         let Some(file) = image.open_files().get(descriptor.file as usize) else {
@@ -70,5 +93,5 @@ pub fn compare(
             differences.note(whose(), &what(), &seen, &wanted);
         }
     }
-    Ok(())
+    Ok(differences)
 }

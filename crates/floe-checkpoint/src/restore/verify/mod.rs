@@ -52,6 +52,10 @@ impl Differences {
         self.0.push(text);
     }
 
+    fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// An error where something differs.
     ///
     /// # Errors
