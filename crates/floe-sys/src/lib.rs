@@ -21,6 +21,7 @@ pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod sched;
+pub mod socket;
 pub mod sysv;
 pub mod terminal;
 pub mod time_namespace;

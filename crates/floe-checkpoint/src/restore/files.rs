@@ -3,7 +3,7 @@
 
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
-use floe_resources::file::{Holders, OpenContext, TablePlan, kind_of, place_wave};
+use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave};
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -13,17 +13,18 @@ use std::{
 /// How many files floe holds open at once.
 const WAVE: usize = 200;
 
-/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it.
+/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it. The
+/// names that sockets were given go again when what is returned is dropped.
 pub fn open_all(
     image: &Image,
     world: &mut World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
     root: BorrowedFd<'_>,
-) -> Result<(), RestoreError> {
+) -> Result<BoundNames, RestoreError> {
     let holder = give_terminals(image, world, console)?;
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
-    let mut context = OpenContext::new(root, console, &made.ghosts, image.objects(), holder);
+    let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder));
     for wave in image.open_files().chunks(WAVE) {
         let mut opened = HashMap::new();
         for record in wave {
@@ -53,7 +54,7 @@ pub fn open_all(
     for record in image.open_files() {
         kind_of(record)?.connect(record, &holders)?;
     }
-    Ok(())
+    Ok(context.into_bound_names())
 }
 
 /// Makes the sandbox's terminal the controlling one of the sessions that had it; returns one of their leaders.

@@ -319,7 +319,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("tree")?;
     make_room_for_files(&image, root.as_fd());
     // Before this thread stays on one processor, as do those that it makes.
-    std::thread::scope(|scope| {
+    let names = std::thread::scope(|scope| {
         let original = Original::new(&image, &made, root.as_fd());
         let (sender, finished) = mpsc::channel();
         let comparison = scope.spawn(move || original.compare(&finished));
@@ -333,7 +333,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         world.grow(&steps, lendings, &made, root.as_fd(), control)?;
         control.enter("files")?;
-        files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+        let names = files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
         made.finish(&image, launch.pid1())?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
@@ -356,12 +356,14 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut differences = compared?;
         verify::relations(&image, &world.host_pids(), &mut differences)?;
-        differences.into_result()
+        differences.into_result()?;
+        Ok::<_, RestoreError>(names)
     })?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
     launch.commit_frozen()?;
+    names.keep();
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

@@ -53,6 +53,8 @@ pub fn collect(
         input: Vec::new(),
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
+        unix: super::socket::FoundUnix::default(),
+        processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
@@ -87,6 +89,7 @@ pub fn collect(
     context
         .pipes
         .refuse_outside_ends(&inside, search_outside, context.refusals)?;
+    context.unix.refuse_incomplete(context.refusals);
     let holders: Vec<_> = known.buckets.into_values().flatten().collect();
     super::epoll::resolve(&context.epolls, &mut known.records, &holders, context.refusals)?;
     Ok(Collected {
@@ -234,8 +237,8 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
     }
     match found.file_type() {
         libc::S_IFSOCK => (
-            "a socket".to_owned(),
-            "close it, or run the program without network and unix sockets",
+            super::socket::family_name(found),
+            "close it, or run the program without it",
         ),
         libc::S_IFCHR if found.link.starts_with(b"/dev/pts/") => (
             "a terminal that is not the sandbox's own".to_owned(),

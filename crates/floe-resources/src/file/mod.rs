@@ -13,6 +13,7 @@ mod pipe;
 mod place;
 mod regular;
 mod reopen;
+mod socket;
 
 pub use collect::{Collected, collect};
 pub use console::ConsoleLinks;
@@ -20,12 +21,14 @@ pub use found::FoundFile;
 pub use holders::Holders;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use reopen::reopen;
+pub use socket::BoundNames;
 
 use crate::{
     mm::{ContentError, Contents, ELSEWHERE, Place},
     refusal::Refusals,
 };
 use floe_image::{
+    Image,
     codec::{self, DecodeError, EncodeError},
     record::{ObjectRecord, OpenFileRecord},
 };
@@ -35,7 +38,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     os::fd::{BorrowedFd, OwnedFd},
 };
@@ -54,6 +57,8 @@ pub const KINDS: &[&dyn FileKind] = &[
     &event::SignalFd,
     &event::TimerFd,
     &epoll::Epoll,
+    &socket::Unix,
+    &socket::Inet,
 ];
 
 /// A file that could not be saved or opened again.
@@ -133,6 +138,10 @@ pub struct DumpContext<'a> {
     pub(crate) pipes: pipe::FoundPipes,
     /// epoll instances found so far.
     epolls: Vec<epoll::FoundEpoll>,
+    /// Unix sockets found so far.
+    unix: socket::FoundUnix,
+    /// The tree's processes: their ids in floe's namespace and in their own.
+    processes: HashMap<Pid, i32>,
 }
 
 /// What opening files again needs.
@@ -145,10 +154,15 @@ pub struct OpenContext<'a> {
     pub ghosts: &'a HashMap<u32, OwnedFd>,
     /// The image's shared objects.
     pub objects: &'a [ObjectRecord],
+    /// All its open files.
+    pub files: &'a [OpenFileRecord],
+    /// The tree's processes, by their ids.
+    pub puppets: &'a BTreeMap<i32, floe_tracee::Puppet>,
     /// A task of the session that has the terminal, where there is one.
     pub terminal_holder: Option<&'a floe_tracee::Puppet>,
     /// Pipes made again, by number.
     pub(crate) pipes: HashMap<u32, pipe::MadePipe>,
+    unix: socket::MadeUnix,
 }
 
 impl<'a> OpenContext<'a> {
@@ -158,17 +172,26 @@ impl<'a> OpenContext<'a> {
         root: BorrowedFd<'a>,
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
-        objects: &'a [ObjectRecord],
-        terminal_holder: Option<&'a floe_tracee::Puppet>,
+        image: &'a Image,
+        (puppets, terminal_holder): (&'a BTreeMap<i32, floe_tracee::Puppet>, Option<&'a floe_tracee::Puppet>),
     ) -> Self {
         Self {
             root,
             console,
             ghosts,
-            objects,
+            objects: image.objects(),
+            files: image.open_files(),
+            puppets,
             terminal_holder,
             pipes: HashMap::new(),
+            unix: socket::MadeUnix::default(),
         }
+    }
+
+    /// The names that sockets were given, which go again when this is dropped.
+    #[must_use]
+    pub fn into_bound_names(self) -> BoundNames {
+        self.unix.into_bound()
     }
 }
 

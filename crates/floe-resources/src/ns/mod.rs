@@ -1,6 +1,6 @@
 //! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
 
-mod inside;
+pub(crate) mod inside;
 mod mounts;
 
 pub(crate) use inside::run as run_inside;

@@ -1,0 +1,172 @@
+//! Sockets: those of the unix family that are not connected, that listen, or whose other end is in the tree or closed; and
+//! of the internet families those that are not connected.
+
+mod inet;
+mod options;
+mod queue;
+mod unix;
+
+pub(super) use unix::{FoundUnix, MadeUnix};
+
+pub use inet::Inet;
+pub use unix::{BoundNames, Unix};
+
+use super::{DumpContext, FileError, FoundFile, OpenContext};
+use floe_image::record::NsPid;
+use floe_sys::{
+    Pid,
+    descriptor::{pidfd_getfd, pidfd_open},
+    socket::option,
+};
+use floe_tracee::{Batch, Puppet};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// What a finding about a socket advises.
+const ADVICE: &str = "close it, or run the program without it";
+
+/// Who made, connected or bound a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Maker {
+    /// 0 where it has ended, or is outside of the tree.
+    pid: NsPid,
+    uid: u32,
+    gid: u32,
+}
+
+/// The family of a socket, AF_*; `None` for what is no socket, or can't be asked.
+fn family(file: &FoundFile) -> Option<i32> {
+    if file.file_type() != libc::S_IFSOCK {
+        return None;
+    }
+    let duplicate = file.duplicate().ok()?;
+    number_option(duplicate.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
+}
+
+/// Whether floe has a kind for sockets of this family.
+pub(super) fn family_name(file: &FoundFile) -> String {
+    match family(file) {
+        Some(libc::AF_NETLINK) => "a netlink socket".to_owned(),
+        Some(libc::AF_PACKET) => "a packet socket".to_owned(),
+        Some(libc::AF_VSOCK) => "a vsock socket".to_owned(),
+        Some(other) => format!("a socket of family {other}"),
+        None => "a socket".to_owned(),
+    }
+}
+
+fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
+    let bytes = option(socket, level, name)?;
+    let four: [u8; 4] = bytes.as_slice().try_into().map_err(|_| Errno::EPROTO)?;
+    Ok(i32::from_ne_bytes(four))
+}
+
+/// Whether an error waits in it that nobody has read. getsockopt(SO_ERROR) would take it away.
+fn has_error(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    has_events(socket, PollFlags::POLLERR)
+}
+
+fn has_events(socket: BorrowedFd<'_>, wanted: PollFlags) -> Result<bool, Errno> {
+    let mut asked = [PollFd::new(socket, wanted)];
+    poll(&mut asked, PollTimeout::ZERO)?;
+    Ok(asked[0].revents().is_some_and(|events| events.intersects(wanted)))
+}
+
+fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {
+    context.refusals.add(Some(&file.subject), file.title(), reason, ADVICE);
+    Ok(None)
+}
+
+impl Maker {
+    /// A process, as root.
+    fn of(pid: i32) -> Self {
+        Self {
+            pid: NsPid(pid),
+            ..ROOT
+        }
+    }
+
+    /// The process that made it, or where that has ended any.
+    fn puppet<'a>(self, id: u32, context: &OpenContext<'a>) -> Result<&'a Puppet, FileError> {
+        let any = || context.puppets.values().next();
+        let found = context.puppets.get(&self.pid.0).or_else(any);
+        found.ok_or_else(|| FileError::Unknown {
+            id,
+            what: "there is no task to make its socket".to_owned(),
+        })
+    }
+
+    /// Effective group and user, which sockets tell of; the user last, or first where it is root again.
+    fn become_in(self, batch: &mut Batch) {
+        const KEEP: u64 = u32::MAX as u64;
+        let user = ("take the maker's user", libc::SYS_setresuid, u64::from(self.uid));
+        let group = ("take the maker's group", libc::SYS_setresgid, u64::from(self.gid));
+        let calls = if self.uid == 0 { [user, group] } else { [group, user] };
+        for (what, number, id) in calls {
+            batch.call(what, number, &[KEEP, id, KEEP]);
+        }
+    }
+}
+
+/// The effective user and group that puppets have.
+const ROOT: Maker = Maker {
+    pid: NsPid(0),
+    uid: 0,
+    gid: 0,
+};
+
+/// Takes descriptors out of a task, which has them no longer then.
+fn fetch(id: u32, puppet: &Puppet, numbers: &[i32]) -> Result<Vec<OwnedFd>, FileError> {
+    let wrap = |action| FileError::system(action, format!("open file {id}"));
+    let pidfd = pidfd_open(puppet.tid()).map_err(wrap("open a pidfd to fetch"))?;
+    let fetched = numbers.iter().map(|number| pidfd_getfd(pidfd.as_fd(), *number));
+    let fetched = fetched.collect::<Result<_, _>>().map_err(wrap("fetch"))?;
+    let mut batch = puppet.batch();
+    for number in numbers {
+        batch.call("close a socket", libc::SYS_close, &[*number as u64]);
+    }
+    puppet.run(&mut batch)?;
+    Ok(fetched)
+}
+
+fn duplicate(id: u32, socket: &OwnedFd) -> Result<OwnedFd, FileError> {
+    socket.try_clone().map_err(|source| system("duplicate", id, source))
+}
+
+fn system(action: &'static str, id: u32, source: io::Error) -> FileError {
+    FileError::System {
+        action,
+        object: format!("open file {id}"),
+        source,
+    }
+}
+
+/// The process that made a socket, as SO_PEERCRED tells; `None` where it tells of nobody.
+fn peer(socket: BorrowedFd<'_>, context: &DumpContext<'_>) -> Result<Option<Maker>, Errno> {
+    let [pid, uid, gid] = credentials(socket)?;
+    if (pid, uid, gid) == (0, u32::MAX, u32::MAX) {
+        return Ok(None);
+    }
+    let pid = context.processes.get(&Pid::new(pid as i32)).copied().unwrap_or(0);
+    Ok(Some(Maker {
+        pid: NsPid(pid),
+        uid,
+        gid,
+    }))
+}
+
+/// struct ucred: PID in floe's namespace, user, group.
+fn credentials(socket: BorrowedFd<'_>) -> Result<[u32; 3], Errno> {
+    let bytes = option(socket, libc::SOL_SOCKET, libc::SO_PEERCRED)?;
+    let word = |at: usize| {
+        let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+        four.map(u32::from_ne_bytes).ok_or(Errno::EPROTO)
+    };
+    Ok([word(0)?, word(4)?, word(8)?])
+}

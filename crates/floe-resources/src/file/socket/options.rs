@@ -1,0 +1,164 @@
+//! Socket options: those that differ from a new socket's are carried.
+
+use super::number_option;
+use floe_sys::socket::{option, set_option};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use std::{ops::Range, os::fd::BorrowedFd};
+
+/// An option that is not as in a new socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SocketOption {
+    level: i32,
+    name: i32,
+    #[serde(with = "serde_bytes")]
+    value: Vec<u8>,
+}
+
+/// The options of a level. Those that are neither carried nor no settings, and differ, are refused.
+struct Level {
+    level: i32,
+    /// All there are so far.
+    names: Range<i32>,
+    carried: &'static [i32],
+    /// What tells of the other end, of the kind of socket, or of what happened to it; or does something when it is asked
+    /// for (SO_ERROR is taken away by that, SO_PEERPIDFD makes a descriptor).
+    no_settings: &'static [i32],
+}
+
+const LEVELS: [Level; 4] = [
+    // asm-generic/socket.h: REUSEADDR, DONTROUTE, BROADCAST, SNDBUF, RCVBUF, KEEPALIVE, OOBINLINE, PRIORITY, LINGER,
+    // REUSEPORT, PASSCRED, RCVLOWAT, RCVTIMEO, SNDTIMEO, TIMESTAMP, PASSSEC, TIMESTAMPNS, MARK, PEEK_OFF, PASSPIDFD.
+    Level {
+        level: libc::SOL_SOCKET,
+        names: 1..90,
+        carried: &[2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 20, 21, 29, 34, 35, 36, 42, 76],
+        // TYPE, ERROR, PEERCRED, BINDTODEVICE (a string, and refused by SO_BINDTOIFINDEX), PEERNAME, ACCEPTCONN, PEERSEC,
+        // PROTOCOL, DOMAIN, INCOMING_CPU, MEMINFO, INCOMING_NAPI_ID, COOKIE, PEERGROUPS, NETNS_COOKIE, PEERPIDFD.
+        no_settings: &[3, 4, 17, 25, 28, 30, 31, 38, 39, 49, 55, 56, 57, 59, 71, 77],
+    },
+    // netinet/tcp.h: NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP,
+    // CONGESTION, THIN_*, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ, TX_DELAY.
+    Level {
+        level: libc::IPPROTO_TCP,
+        names: 1..45,
+        carried: &[
+            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 17, 18, 23, 25, 27, 30, 34, 36, 37,
+        ],
+        // INFO, QUICKACK (the kernel changes it as it goes), REPAIR*, QUEUE_SEQ, TIMESTAMP, CC_INFO, SAVED_SYN, ZEROCOPY_RECEIVE.
+        no_settings: &[11, 12, 19, 20, 21, 22, 24, 26, 28, 29, 35],
+    },
+    // linux/in.h: TOS, TTL, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, FREEBIND, PASSSEC,
+    // TRANSPARENT, ORIGDSTADDR, MINTTL, NODEFRAG, BIND_ADDRESS_NO_PORT, MULTICAST_TTL, _LOOP, _ALL, LOCAL_PORT_RANGE.
+    Level {
+        level: libc::IPPROTO_IP,
+        names: 1..53,
+        carried: &[
+            1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 18, 19, 20, 21, 22, 24, 33, 34, 49, 51,
+        ],
+        // PKTOPTIONS, MTU, PROTOCOL (of others than raw sockets the port).
+        no_settings: &[9, 14, 52],
+    },
+    // linux/in6.h: UNICAST_HOPS, MULTICAST_HOPS, MULTICAST_LOOP, MTU_DISCOVER, RECVERR, V6ONLY, RECVPKTINFO, RECVHOPLIMIT,
+    // RECVTCLASS, TCLASS, AUTOFLOWLABEL, FREEBIND.
+    Level {
+        level: libc::IPPROTO_IPV6,
+        names: 1..81,
+        carried: &[16, 18, 19, 23, 25, 26, 49, 51, 66, 67, 70, 78],
+        // 2292PKTOPTIONS, MTU, PATHMTU.
+        no_settings: &[6, 24, 61],
+    },
+];
+
+/// Those whose value the kernel doubles when it is set, and the name by which it sets more than its limit.
+const BUFFERS: [(i32, i32); 2] = [
+    (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE),
+    (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE),
+];
+const LONGEST: usize = 64;
+
+/// Those that are carried, and level and name of those that can't be.
+type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
+
+/// Options of `socket` on these levels that are not as those of `fresh`.
+pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &[i32]) -> Result<Differing, Errno> {
+    let (mut carried, mut others) = (Vec::new(), Vec::new());
+    for table in LEVELS.iter().filter(|table| levels.contains(&table.level)) {
+        let level = table.level;
+        for name in table.names.clone().filter(|name| !table.no_settings.contains(name)) {
+            let (is, usual) = (read(socket, level, name)?, read(fresh, level, name)?);
+            let Some(value) = is.filter(|is| Some(is) != usual.as_ref()) else {
+                continue;
+            };
+            if table.carried.contains(&name) {
+                carried.push(SocketOption { level, name, value });
+            } else {
+                others.push((level, name));
+            }
+        }
+    }
+    Ok((carried, others))
+}
+
+/// What a finding says of options that can't be carried.
+pub(super) fn refusal(others: &[(i32, i32)]) -> String {
+    let listed: Vec<_> = others.iter().map(|(level, name)| format!("{level}/{name}")).collect();
+    format!("socket options (level/name) {} can't be carried yet", listed.join(", "))
+}
+
+/// `None` where such sockets or this kernel don't have it.
+fn read(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Option<Vec<u8>>, Errno> {
+    match option(socket, level, name) {
+        Ok(value) => Ok(Some(value)),
+        Err(
+            Errno::ENOPROTOOPT
+            | Errno::EOPNOTSUPP
+            | Errno::EINVAL
+            | Errno::ENODATA
+            | Errno::ENOTCONN
+            | Errno::EADDRNOTAVAIL
+            | Errno::EPERM
+            | Errno::ENOENT
+            | Errno::EFAULT,
+        ) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes that may wait in what a socket has sent, as the kernel counts them.
+pub(super) fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    Ok(number_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF)?.max(0) as usize)
+}
+
+/// Makes room for as many bytes; the kernel counts twice as many.
+pub(super) fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes.to_ne_bytes())
+}
+
+pub(super) fn are_possible(options: &[SocketOption]) -> bool {
+    let known = |option: &SocketOption| {
+        let mut tables = LEVELS.iter().filter(|table| table.level == option.level);
+        tables.any(|table| table.carried.contains(&option.name))
+    };
+    options
+        .iter()
+        .all(|option| known(option) && option.value.len() <= LONGEST)
+}
+
+/// Sets them.
+pub(super) fn set(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), Errno> {
+    for SocketOption { level, name, value } in options {
+        let forced = BUFFERS
+            .iter()
+            .find(|(buffer, _)| *level == libc::SOL_SOCKET && buffer == name);
+        match (forced, <[u8; 4]>::try_from(value.as_slice())) {
+            (Some((_, force)), Ok(bytes)) => {
+                let half = i32::from_ne_bytes(bytes) / 2;
+                set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())?;
+            }
+            _ => set_option(socket, *level, *name, value)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What waits in a unix socket. It is looked at without being taken out: by MSG_PEEK from an offset (SO_PEEK_OFF), that is
+//! put back.
+
+use super::{Maker, has_events, number_option};
+use floe_image::record::NsPid;
+use floe_sys::{descriptor, socket::set_option};
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    poll::PollFlags,
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+};
+
+/// A message, or of a stream a piece from one sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Message {
+    #[serde(with = "serde_bytes")]
+    bytes: Vec<u8>,
+    /// Who sent it, where the socket wants to know (SO_PASSCRED).
+    sender: Option<Maker>,
+}
+
+/// No message is longer: the largest buffer that a socket gets without being root is less.
+const LONGEST: usize = 8 << 20;
+const MOST_DESCRIPTORS: usize = 253;
+
+/// Puts SO_PEEK_OFF back.
+struct PeekOffset<'a> {
+    socket: BorrowedFd<'a>,
+    before: i32,
+}
+
+impl<'a> PeekOffset<'a> {
+    fn from_the_start(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
+        let before = number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
+        let offset = Self { socket, before };
+        offset.set(0)?;
+        Ok(offset)
+    }
+
+    fn set(&self, offset: i32) -> Result<(), Errno> {
+        set_option(self.socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
+    }
+}
+
+impl Drop for PeekOffset<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.set(self.before) {
+            tracing::debug!(%error, "the offset for looking into a socket stays");
+        }
+    }
+}
+
+/// All that can be read; or why it can't be carried. `sender` makes out who has a PID in floe's namespace.
+pub(super) fn waiting(
+    socket: BorrowedFd<'_>,
+    is_stream: bool,
+    sender: impl Fn(i32) -> i32,
+) -> Result<Result<Vec<Message>, &'static str>, Errno> {
+    if has_events(socket, PollFlags::POLLPRI)? {
+        return Ok(Err("urgent data in a unix socket can't be carried yet"));
+    }
+    let mut messages = Vec::new();
+    if !has_events(socket, PollFlags::POLLIN)? {
+        return Ok(Ok(messages));
+    }
+    let _offset = PeekOffset::from_the_start(socket)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match look(socket, &mut buffer, &sender)? {
+            Look::Nothing => return Ok(Ok(messages)),
+            // The end of what came, where the other side is closed or shut down.
+            Look::Message(message) if is_stream && message.bytes.is_empty() => return Ok(Ok(messages)),
+            Look::Message(message) => messages.push(message),
+            Look::Descriptors => return Ok(Err("descriptors that wait in a socket can't be carried yet")),
+            Look::Longer if is_stream || buffer.len() >= LONGEST => {
+                return Ok(Err("a message of more than 8 MiB in a socket can't be carried"));
+            }
+            // The offset has moved behind what was seen of it, so all begins anew with more room.
+            Look::Longer => {
+                messages.clear();
+                buffer = vec![0; buffer.len() * 4];
+                set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &0_i32.to_ne_bytes())?;
+            }
+        }
+    }
+}
+
+enum Look {
+    Nothing,
+    Message(Message),
+    /// With descriptors.
+    Descriptors,
+    /// Than the buffer.
+    Longer,
+}
+
+fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], sender: &impl Fn(i32) -> i32) -> Result<Look, Errno> {
+    let mut control = cmsg_space!([RawFd; MOST_DESCRIPTORS], UnixCredentials, RawFd, [u8; 256]);
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let mut vector = [IoSliceMut::new(buffer)];
+    let got = match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut vector, Some(&mut control), flags) {
+        Ok(got) => got,
+        Err(Errno::EAGAIN) => return Ok(Look::Nothing),
+        Err(error) => return Err(error),
+    };
+    let (bytes, flags) = (got.bytes, got.flags);
+    let (mut sent_by, mut with_descriptors) = (None, flags.contains(MsgFlags::MSG_CTRUNC));
+    for message in got.cmsgs()? {
+        match message {
+            ControlMessageOwned::ScmRights(numbers) => {
+                numbers.into_iter().map(descriptor::adopt).for_each(drop);
+                with_descriptors = true;
+            }
+            ControlMessageOwned::ScmCredentials(credentials) => {
+                sent_by = Some(Maker {
+                    pid: NsPid(sender(credentials.pid())),
+                    uid: credentials.uid(),
+                    gid: credentials.gid(),
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(if with_descriptors {
+        Look::Descriptors
+    } else if flags.contains(MsgFlags::MSG_TRUNC) {
+        Look::Longer
+    } else {
+        Look::Message(Message {
+            bytes: buffer[..bytes].to_vec(),
+            sender: sent_by,
+        })
+    })
+}
+
+/// How many bytes all of them are.
+pub(super) fn bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.bytes.len()).sum()
+}
+
+/// Sends all of them from `other`, the other end; `pid` tells a sender's PID in floe's namespace.
+pub(super) fn send_all(
+    other: BorrowedFd<'_>,
+    messages: &[Message],
+    is_stream: bool,
+    pid: impl Fn(i32) -> i32,
+) -> Result<(), Errno> {
+    for message in messages {
+        let credentials = message.sender.map(|sender| {
+            let own = nix::unistd::Pid::this().as_raw();
+            let pid = Some(pid(sender.pid.0)).filter(|pid| *pid != 0).unwrap_or(own);
+            UnixCredentials::from(libc::ucred {
+                pid,
+                uid: sender.uid,
+                gid: sender.gid,
+            })
+        });
+        let control: Vec<_> = credentials.iter().map(ControlMessage::ScmCredentials).collect();
+        let mut rest = &message.bytes[..];
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let sent = sendmsg::<UnixAddr>(other.as_raw_fd(), &[IoSlice::new(rest)], &control, flags, None)?;
+            rest = &rest[sent..];
+            if rest.is_empty() || !is_stream {
+                break;
+            }
+        }
+    }
+    Ok(())
+}

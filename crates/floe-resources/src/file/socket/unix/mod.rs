@@ -1,0 +1,165 @@
+//! Unix sockets.
+
+mod dump;
+mod make;
+mod name;
+
+pub(in crate::file) use dump::FoundUnix;
+pub(in crate::file) use make::MadeUnix;
+pub use name::BoundNames;
+
+use super::{
+    Maker, family,
+    options::{self, SocketOption},
+    queue::{self, Message},
+    system,
+};
+use crate::file::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status,
+};
+use floe_image::record::OpenFileRecord;
+use name::Name;
+use nix::sys::socket::{Shutdown, shutdown};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// The kind.
+pub struct Unix;
+
+const NAME: &str = "unix-socket";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    /// Its inode number when it was saved: by it sockets refer to each other.
+    socket: u32,
+    /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+    kind: i32,
+    name: Option<Name>,
+    state: State,
+    /// What was shut down: 1 for reading, 2 for writing.
+    shutdown: u8,
+    /// What waits to be read.
+    queue: Vec<Message>,
+    options: Vec<SocketOption>,
+}
+
+/// Whom SO_PEERCRED names is called the maker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    /// Not connected.
+    Single,
+    /// With so many connections that may wait.
+    Listening { most: u32, maker: Maker },
+    /// One of two that are connected with each other.
+    Pair { other: u32, maker: Maker },
+    /// One whose other end is closed.
+    Widowed { maker: Maker },
+    /// A datagram socket that sends to another one by its name.
+    Sending { to: Vec<u8> },
+}
+
+impl Body {
+    fn is_possible(&self) -> bool {
+        let kinds = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET];
+        let with_queue = self.queue.is_empty() || matches!(self.state, State::Pair { .. } | State::Widowed { .. });
+        let to = match &self.state {
+            State::Sending { to } => name::is_possible(to),
+            _ => true,
+        };
+        let own = self.name.as_ref().is_none_or(|own| name::is_possible(&own.bytes));
+        let known = kinds.contains(&self.kind) && self.shutdown <= 3;
+        known && with_queue && to && own && options::are_possible(&self.options)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.kind == libc::SOCK_STREAM
+    }
+
+    /// Whether it has this name because it listens there.
+    fn listens_at(&self, name: &[u8]) -> bool {
+        matches!(self.state, State::Listening { .. }) && self.name.as_ref().is_some_and(|own| own.bytes == name)
+    }
+}
+
+impl FileKind for Unix {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
+        family(file) == Some(libc::AF_UNIX)
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        dump::dump(file, context)
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body = possible(record)?;
+        let socket = make::make(record.id, &body, context)?;
+        options::set(socket.as_fd(), &body.options)
+            .map_err(|source| system("set the options of", record.id, source.into()))?;
+        set_status(socket.as_fd(), record)?;
+        Ok(socket)
+    }
+
+    /// Connects it with whom it sends to, and shuts down what was shut down, when both ends have what waits for them.
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        let body = possible(record)?;
+        let Some(place) = holders.first(record.id) else {
+            return Ok(());
+        };
+        if let State::Sending { to } = &body.state {
+            make::send_to(holders.puppet(place.0)?, place.1, to)?;
+        }
+        let how = match body.shutdown {
+            0 => return Ok(()),
+            // The kernel does so where the other end is closed.
+            _ if matches!(body.state, State::Widowed { .. }) && body.kind != libc::SOCK_DGRAM => return Ok(()),
+            1 => Shutdown::Read,
+            2 => Shutdown::Write,
+            _ => Shutdown::Both,
+        };
+        let socket = holders.fetch(place)?;
+        shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", record.id, source.into()))
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body = possible(record)?;
+        let name = body.name.as_ref().map(Name::shown);
+        let state = match &body.state {
+            State::Single => "not connected".to_owned(),
+            State::Listening { .. } => "listens".to_owned(),
+            State::Pair { other, .. } => format!("connected with {other}"),
+            State::Widowed { .. } => "other end closed".to_owned(),
+            State::Sending { to } => format!("sends to {}", name::shown(to)),
+        };
+        let waiting = match queue::bytes(&body.queue) {
+            0 => String::new(),
+            bytes => format!(", {bytes} bytes wait"),
+        };
+        let name = name.map(|name| format!(" {name}")).unwrap_or_default();
+        Ok(format!("{}{name}, {state}{waiting}", body.socket))
+    }
+
+    fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        let body = possible(record)?;
+        // An end that was accepted has the name of the one that listens.
+        match (&body.name, &body.state) {
+            (Some(name), State::Single | State::Listening { .. } | State::Sending { .. }) => name.obstacle(root),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
+    let body: Body = decode(record)?;
+    if body.is_possible() {
+        Ok(body)
+    } else {
+        Err(FileError::Unknown {
+            id: record.id,
+            what: "there is no such unix socket".to_owned(),
+        })
+    }
+}

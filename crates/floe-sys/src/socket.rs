@@ -1,0 +1,258 @@
+//! Sockets: options by number, and what sock_diag(7) tells of unix sockets.
+
+use crate::descriptor::adopt;
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
+
+/// Longest value of an option that is asked for.
+const OPTION_BYTES: usize = 256;
+
+/// A new socket of any family, kind and protocol, socket(2).
+///
+/// # Errors
+/// Those of socket(2).
+pub fn new(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain numbers.
+    let made = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    Errno::result(made).map(adopt)
+}
+
+/// Has a socket listen, with so many connections that may wait, listen(2).
+///
+/// # Errors
+/// Those of listen(2).
+pub fn listen(socket: BorrowedFd<'_>, most: u32) -> Result<(), Errno> {
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    // SAFETY: plain numbers.
+    Errno::result(unsafe { libc::listen(socket.as_raw_fd(), most) }).map(drop)
+}
+
+/// The bytes of an option, getsockopt(2).
+///
+/// # Errors
+/// ENOPROTOOPT and others of getsockopt(2).
+pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0_u8; OPTION_BYTES];
+    let mut length = OPTION_BYTES as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which are there.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    value.truncate(length as usize);
+    Ok(value)
+}
+
+/// Sets an option, setsockopt(2).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes, which are there.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+/// A unix socket as the kernel lists it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+    pub kind: i32,
+    /// The bytes of its `sun_path`, where it has a name: a path, or a NUL and an abstract name.
+    pub name: Option<Vec<u8>>,
+    /// Device and inode number (32 bits of it) of the file that a path stands for.
+    pub file: Option<(u32, u32)>,
+    /// Inode number of the socket it is connected with, while that lives.
+    pub peer: Option<u32>,
+    /// Whether it listens (TCP_LISTEN).
+    pub listens: bool,
+    /// What was shut down: 1 for reading, 2 for writing.
+    pub shutdown: u8,
+    /// Of one that listens: connections that nobody has accepted yet, and how many of them may wait. Of others: bytes to
+    /// be read, and bytes sent that nobody has read.
+    pub queues: (u32, u32),
+}
+
+/// All unix sockets of the calling thread's network namespace, by inode number.
+///
+/// # Errors
+/// Those of netlink(7); EPROTO for an answer that is none.
+pub fn unix_sockets() -> Result<HashMap<u32, UnixSocket>, Errno> {
+    // UDIAG_SHOW_NAME, _VFS, _PEER, _RQLEN.
+    const SHOW: u32 = 1 | 2 | 4 | 16;
+    // struct unix_diag_req of linux/unix_diag.h.
+    let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
+    request.extend(u32::MAX.to_ne_bytes());
+    request.extend(0_u32.to_ne_bytes());
+    request.extend(SHOW.to_ne_bytes());
+    request.extend([0xff; 8]);
+    let mut found = HashMap::new();
+    dump(&request, |message| {
+        let attributes = message.get(UNIX_MESSAGE..).ok_or(Errno::EPROTO)?;
+        found.insert(number(message, 4)?, parse_unix(message, attributes)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Bytes of struct unix_diag_msg.
+const UNIX_MESSAGE: usize = 16;
+
+/// Asks sock_diag(7) for all sockets that a request is about.
+fn dump(request: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const REQUEST_DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    // struct nlmsghdr.
+    let mut message = Vec::with_capacity(HEADER + request.len());
+    message.extend(((HEADER + request.len()) as u32).to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend(REQUEST_DUMP.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(request);
+    send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let got = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if parse_answer(&buffer[..got], &mut take)? {
+            return Ok(());
+        }
+    }
+}
+
+const HEADER: usize = 16;
+
+/// Takes the messages out of one datagram; true where it was the last.
+fn parse_answer(mut bytes: &[u8], take: &mut impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<bool, Errno> {
+    while bytes.len() >= HEADER {
+        let length = number(bytes, 0)? as usize;
+        let kind = i32::from(u16::from_ne_bytes([bytes[4], bytes[5]]));
+        let message = bytes.get(HEADER..length).ok_or(Errno::EPROTO)?;
+        match kind {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => return Err(Errno::from_raw(-(number(message, 0)? as i32))),
+            _ => take(message)?,
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// struct unix_diag_msg and its attributes.
+fn parse_unix(message: &[u8], mut attributes: &[u8]) -> Result<UnixSocket, Errno> {
+    const TCP_LISTEN: u8 = 10;
+    const UNIX_DIAG_NAME: u16 = 0;
+    const UNIX_DIAG_VFS: u16 = 1;
+    const UNIX_DIAG_PEER: u16 = 2;
+    const UNIX_DIAG_RQLEN: u16 = 4;
+    const UNIX_DIAG_SHUTDOWN: u16 = 6;
+    let mut socket = UnixSocket {
+        kind: i32::from(message[1]),
+        listens: message[2] == TCP_LISTEN,
+        ..UnixSocket::default()
+    };
+    while attributes.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
+        let kind = u16::from_ne_bytes([attributes[2], attributes[3]]);
+        let value = attributes.get(4..length).ok_or(Errno::EPROTO)?;
+        match kind {
+            UNIX_DIAG_NAME => socket.name = Some(name(value)),
+            UNIX_DIAG_VFS => socket.file = Some((number(value, 4)?, number(value, 0)?)),
+            UNIX_DIAG_PEER => socket.peer = Some(number(value, 0)?).filter(|inode| *inode != 0),
+            UNIX_DIAG_RQLEN => socket.queues = (number(value, 0)?, number(value, 4)?),
+            UNIX_DIAG_SHUTDOWN => socket.shutdown = value.first().copied().unwrap_or(0),
+            _ => {}
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(socket)
+}
+
+/// A path comes with the NUL at its end.
+fn name(bytes: &[u8]) -> Vec<u8> {
+    match bytes {
+        [first, .., 0] if *first != 0 => bytes[..bytes.len() - 1].to_vec(),
+        _ => bytes.to_vec(),
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Result<u32, Errno> {
+    let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+    four.map(u32::from_ne_bytes).ok_or(Errno::EPROTO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{option, unix_sockets};
+    use std::os::{
+        fd::AsFd,
+        linux::fs::MetadataExt,
+        unix::net::{UnixDatagram, UnixListener, UnixStream},
+    };
+
+    fn inode(file: &impl AsFd) -> u32 {
+        let file = std::fs::File::from(file.as_fd().try_clone_to_owned().expect("dup"));
+        file.metadata().expect("stat").st_ino() as u32
+    }
+
+    #[test]
+    fn pairs_know_each_other() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        let (single, gone) = UnixDatagram::pair().expect("a pair");
+        drop(gone);
+        one.shutdown(std::net::Shutdown::Write).expect("shut down");
+        let all = unix_sockets().expect("sock_diag");
+        let [first, second] = [inode(&one), inode(&other)].map(|inode| &all[&inode]);
+        assert_eq!((first.kind, first.peer), (libc::SOCK_STREAM, Some(inode(&other))));
+        assert_eq!((first.shutdown, second.shutdown), (2, 1));
+        assert_eq!(second.peer, Some(inode(&one)));
+        assert_eq!(
+            (all[&inode(&single)].kind, all[&inode(&single)].peer),
+            (libc::SOCK_DGRAM, None)
+        );
+    }
+
+    #[test]
+    fn names_are_told() {
+        let folder = std::env::temp_dir().join(format!("floe-socket-{}", std::process::id()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let path = folder.join("here");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let _waits = UnixStream::connect(&path).expect("connect");
+        let found = unix_sockets()
+            .expect("sock_diag")
+            .remove(&inode(&listener))
+            .expect("it");
+        let metadata = std::fs::metadata(&path).expect("stat");
+        std::fs::remove_dir_all(&folder).expect("tidy up");
+        assert_eq!(found.name.as_deref(), Some(path.as_os_str().as_encoded_bytes()));
+        assert_eq!(found.file.map(|(_, inode)| inode), Some(metadata.st_ino() as u32));
+        assert!(found.listens && found.peer.is_none());
+        assert_eq!(found.queues.0, 1);
+    }
+
+    #[test]
+    fn options_have_their_length() {
+        let (one, _other) = UnixStream::pair().expect("a pair");
+        let kind = option(one.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE).expect("getsockopt");
+        assert_eq!(kind, libc::SOCK_STREAM.to_ne_bytes());
+    }
+}
