@@ -47,11 +47,35 @@ const MEMORY: [Case; 9] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 37] = [
-    ("socket-inet", &["(socket:["], "a socket"),
-    ("socket-unix", &["(socket:["], "a socket"),
-    ("socket-netlink", &["(socket:["], "a socket"),
-    ("socket-packet", &["(socket:["], "a socket"),
+const SOCKETS: [Case; 13] = [
+    ("socket-raw", &["(socket:["], "a socket of protocol 1"),
+    ("socket-netlink", &["(socket:["], "a netlink socket"),
+    ("socket-packet", &["(socket:["], "a packet socket"),
+    ("socket-tcp-connected", &["(socket:["], "a TCP connection"),
+    ("socket-tcp-waiting", &["(socket:["], "wait to be accepted"),
+    ("socket-udp-waiting", &["(socket:["], "datagrams that wait"),
+    ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),
+    ("socket-unix-waiting", &["(socket:["], "wait to be accepted"),
+    (
+        "socket-unix-descriptors",
+        &["(socket:["],
+        "descriptors that wait in a socket",
+    ),
+    ("socket-unix-urgent", &["(socket:["], "urgent data"),
+    (
+        "socket-unix-orphan",
+        &["(socket:["],
+        "that accepted this connection is closed",
+    ),
+    ("socket-unix-removed", &["(socket:["], "was removed"),
+    (
+        "socket-unix-letters",
+        &["(socket:["],
+        "messages that wait in a socket with a name",
+    ),
+];
+
+const DESCRIPTORS: [Case; 33] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "inotify"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
@@ -204,8 +228,13 @@ fn descriptors_are_refused() {
 }
 
 #[test]
+fn sockets_are_refused() {
+    each_is_refused(&SOCKETS);
+}
+
+#[test]
 fn everything_is_refused_in_one_list() {
-    let cases: Vec<Case> = MEMORY.into_iter().chain(DESCRIPTORS).collect();
+    let cases: Vec<Case> = MEMORY.into_iter().chain(DESCRIPTORS).chain(SOCKETS).collect();
     let findings = all_are_refused_at_once(&cases, &[]);
     assert!(findings.len() > 45, "{findings:#?}");
     // Nothing is said twice, and no end of a pipe that has its other end in the tree is called held outside.

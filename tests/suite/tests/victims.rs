@@ -117,6 +117,8 @@ victims! {
     signals_masks "signals-masks",
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
+    sockets_inet "sockets-inet",
+    sockets_unix "sockets-unix",
     stack_grows "stack-grows",
     stopped "stopped",
     switches "switches",

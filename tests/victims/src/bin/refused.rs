@@ -7,6 +7,8 @@ mod descriptors;
 mod memory;
 #[path = "refused/sandbox.rs"]
 mod sandbox;
+#[path = "refused/sockets.rs"]
+mod sockets;
 
 use std::{fs, io};
 use victims::{Findings, Seen, Stage, play};
@@ -43,8 +45,10 @@ fn main() {
 }
 
 fn find(name: &str) -> Option<Make> {
-    let mut all = memory::KINDS.iter().chain(descriptors::KINDS).chain(sandbox::KINDS);
-    all.find_map(|(known, make)| (*known == name).then_some(*make))
+    let all = [memory::KINDS, descriptors::KINDS, sockets::KINDS, sandbox::KINDS];
+    all.into_iter()
+        .flatten()
+        .find_map(|(known, make)| (*known == name).then_some(*make))
 }
 
 /// A descriptor that must look as it did.

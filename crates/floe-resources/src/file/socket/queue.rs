@@ -56,10 +56,11 @@ impl Drop for PeekOffset<'_> {
     }
 }
 
-/// All that can be read; or why it can't be carried. `sender` makes out who has a PID in floe's namespace.
+/// All that can be read; or why it can't be carried. `ends` tells whether nothing more can come, so that what has no bytes
+/// is no message; `sender` makes out who has a PID in floe's namespace.
 pub(super) fn waiting(
     socket: BorrowedFd<'_>,
-    is_stream: bool,
+    (is_stream, ends): (bool, bool),
     sender: impl Fn(i32) -> i32,
 ) -> Result<Result<Vec<Message>, &'static str>, Errno> {
     if has_events(socket, PollFlags::POLLPRI)? {
@@ -74,8 +75,7 @@ pub(super) fn waiting(
     loop {
         match look(socket, &mut buffer, &sender)? {
             Look::Nothing => return Ok(Ok(messages)),
-            // The end of what came, where the other side is closed or shut down.
-            Look::Message(message) if is_stream && message.bytes.is_empty() => return Ok(Ok(messages)),
+            Look::Message(message) if (is_stream || ends) && message.bytes.is_empty() => return Ok(Ok(messages)),
             Look::Message(message) => messages.push(message),
             Look::Descriptors => return Ok(Err("descriptors that wait in a socket can't be carried yet")),
             Look::Longer if is_stream || buffer.len() >= LONGEST => {

@@ -15,10 +15,6 @@ use victims::{
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
-    ("socket-inet", |_| socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
-    ("socket-unix", |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
-    ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
-    ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
     ("epoll-of-nobody", epoll_of_nobody),
     ("inotify", |_| made(libc::SYS_inotify_init1, &[0])),
     ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
@@ -89,10 +85,6 @@ fn opened_kind(folder: &str, kind: u32) -> io::Result<Check> {
     Err(io::Error::other(format!("{folder} has none")))
 }
 
-fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
-    made(libc::SYS_socket, &[family as usize, kind as usize, protocol as usize])
-}
-
 /// What it watches is on its way between two sockets, and nobody has it.
 fn epoll_of_nobody(_: &Stage) -> io::Result<Check> {
     let (near, far) = std::os::unix::net::UnixDatagram::pair()?;
@@ -113,7 +105,7 @@ fn epoll_of_nobody(_: &Stage) -> io::Result<Check> {
     Ok(unchanged(instance as i32))
 }
 
-fn send_descriptor(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
+pub fn send_descriptor(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
     let mut byte = *b"f";
     let mut vector = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),

@@ -30,6 +30,9 @@ use std::{
     },
 };
 
+/// include/net/sock.h.
+const RCV_SHUTDOWN: u8 = 1;
+
 /// Unix sockets found so far.
 #[derive(Default)]
 pub(in crate::file) struct FoundUnix {
@@ -150,7 +153,8 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         Vec::new()
     } else {
         let inside = |pid| context.processes.get(&Pid::new(pid)).copied().unwrap_or(0);
-        let waiting = queue::waiting(duplicate.as_fd(), unix.kind == libc::SOCK_STREAM, inside);
+        let how = (unix.kind == libc::SOCK_STREAM, unix.shutdown & RCV_SHUTDOWN != 0);
+        let waiting = queue::waiting(duplicate.as_fd(), how, inside);
         match waiting.map_err(wrap("look at what waits in"))? {
             Ok(queue) => queue,
             Err(reason) => return refuse(file, context, reason),
