@@ -4,12 +4,14 @@
 
 mod command;
 mod portrait;
+mod program;
 mod traces;
 mod tree;
 mod victim;
 
 pub use command::{Host, Outcome, json, run, signal, spawn, until, wait};
 pub use portrait::Portrait;
+pub use program::{Program, has, source};
 pub use traces::Traces;
 pub use tree::Counting;
 pub use victim::{Victim, program};

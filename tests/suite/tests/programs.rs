@@ -1,77 +1,10 @@
 //! Real programs under load, taken through round trips at moments they know nothing of. Each says in the end by itself
 //! whether anything was lost: a checksum, a count, an exit status.
 
-use floe_suite::{Host, PID_METHODS, skip, until};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use floe_suite::{Host, Program, has, until};
+use std::{fs, path::Path, process::Command};
 
-/// A program in a sandbox, in a folder of its own.
-struct Program<'a> {
-    host: &'a Host,
-    name: String,
-    folder: PathBuf,
-    image: String,
-}
-
-impl<'a> Program<'a> {
-    fn start(host: &'a Host, base: &str, command: &[&str]) -> Self {
-        let (name, folder) = (host.name(base), host.path(base));
-        fs::create_dir_all(&folder).expect("a folder");
-        let place = folder.display().to_string();
-        host.done(&[&["run", "-d", "--name", &name, "-w", &place, "--"], command].concat());
-        let image = host.path(&format!("{base}.floe")).display().to_string();
-        Self {
-            host,
-            name,
-            folder,
-            image,
-        }
-    }
-
-    /// Three round trips, each a while after the last, at moments that differ from round to round.
-    fn round_trips(&self) {
-        for (round, method) in PID_METHODS.iter().chain(&PID_METHODS[..1]).enumerate() {
-            // No race is waited for: these are the moments at which it is frozen, and any will do.
-            std::thread::sleep(Duration::from_millis(40 + 37 * round as u64));
-            self.host.done(&["checkpoint", &self.name, "-o", &self.image]);
-            self.host.done(&["restore", "-d", "--pid-method", method, &self.image]);
-        }
-    }
-
-    /// What it printed, when it has ended with status 0.
-    fn result(&self) -> String {
-        let status = self.host.done(&["wait", &self.name]);
-        let log = self.host.done(&["logs", &self.name]);
-        assert_eq!(status, "0\n", "{}: {log}", self.name);
-        log
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn await_file(&self, name: &str) {
-        until(name, || self.file(name).exists());
-    }
-
-    /// Lets it come to its end.
-    fn finish(&self) {
-        fs::write(self.file("stop"), "").expect("tell it to end");
-    }
-}
-
-fn has(program: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()));
-    if !found {
-        skip(&format!("{program} is not installed"));
-    }
-    found
-}
+const ROUNDS: usize = 3;
 
 /// What a shell says outside of any sandbox.
 fn plain(script: &str, folder: &Path) -> String {
@@ -86,7 +19,7 @@ fn plain(script: &str, folder: &Path) -> String {
 
 fn bash(host: &Host, base: &str, script: &str) {
     let program = Program::start(host, base, &["bash", "-c", script]);
-    program.round_trips();
+    program.round_trips(ROUNDS);
     assert_eq!(program.result(), plain(script, &program.folder), "{base}");
 }
 
@@ -126,7 +59,7 @@ fn a_shell_with_jobs_and_traps() {
         text.trim().parse().unwrap_or(0)
     };
     for _ in 0..2 {
-        program.round_trips();
+        program.round_trips(ROUNDS);
         host.done(&["kill", "-s", "USR1", &program.name]);
         program.await_file("heard");
         for job in ["job1", "job2"] {
@@ -166,7 +99,7 @@ print("whole", n > 50)
 "#;
     let program = Program::start(&host, "queue", &["python3", "-c", script]);
     program.await_file("ready");
-    program.round_trips();
+    program.round_trips(ROUNDS);
     until("more work", || program.file("file-60").exists());
     program.finish();
     assert_eq!(program.result(), "whole True\n");

@@ -1,0 +1,112 @@
+//! Servers and run-times as people use them, under load, each through five round trips in a row. What they are is in
+//! `tests/programs`; each says in the end by itself whether anything was lost.
+
+use floe_suite::{Host, Program, has, program, skip, source, until};
+use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command};
+
+const ROUNDS: usize = 5;
+
+/// A copy in the program's folder, since a sandbox may see it under another path.
+fn copy(host: &Host, base: &str, file: &str) -> PathBuf {
+    let folder = host.path(base);
+    fs::create_dir_all(&folder).expect("a folder");
+    let copy = folder.join(file);
+    fs::copy(source(file), &copy).expect("copy");
+    copy
+}
+
+fn under_load(program: &Program<'_>) -> String {
+    program.await_file("ready");
+    program.round_trips(ROUNDS);
+    program.finish();
+    program.result()
+}
+
+#[test]
+fn the_java_virtual_machine() {
+    let host = Host::new();
+    if !has("javac") {
+        return;
+    }
+    let source = copy(&host, "java", "Load.java");
+    let built = Command::new("javac").arg(&source).status().expect("javac");
+    assert!(built.success());
+    let program = Program::start(&host, "java", &["java", "-Xmx256m", "Load"]);
+    assert_eq!(under_load(&program), "connected true\nwhole true\n");
+}
+
+#[test]
+fn node_with_workers_and_a_child() {
+    let host = Host::new();
+    if !has("node") {
+        return;
+    }
+    copy(&host, "node", "load.js");
+    let program = Program::start(&host, "node", &["node", "load.js"]);
+    assert_eq!(under_load(&program), "whole true\n");
+}
+
+#[test]
+fn go_with_goroutines() {
+    let host = Host::new();
+    if !has("go") {
+        return;
+    }
+    let source = copy(&host, "go", "load.go");
+    let mut build = Command::new("go");
+    build.env("GOFLAGS", "-mod=mod").env("GOCACHE", host.path("go-cache"));
+    let built = build
+        .args(["build", "-o"])
+        .arg(source.with_file_name("load"))
+        .arg(&source);
+    assert!(built.status().expect("go").success());
+    let program = Program::start(&host, "go", &["./load"]);
+    program.await_file("ready");
+    program.round_trips(ROUNDS);
+    host.done(&["kill", "-s", "USR1", &program.name]);
+    program.finish();
+    assert_eq!(program.result(), "whole true true true\n");
+}
+
+#[test]
+fn tokio_with_signals() {
+    let host = Host::new();
+    let binary = program("tokio-load").display().to_string();
+    let program = Program::start(&host, "tokio", &[&binary]);
+    program.await_file("ready");
+    program.round_trips(ROUNDS);
+    host.done(&["kill", "-s", "USR1", &program.name]);
+    program.finish();
+    assert_eq!(program.result(), "whole true, timers and signals true, port true\n");
+}
+
+/// The folder of the newest version that is installed.
+fn postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    let found = versions
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("pgbench").exists());
+    found.max()
+}
+
+#[test]
+fn postgres_with_clients() {
+    let host = Host::new();
+    let Some(bin) = postgres() else {
+        return skip("postgres is not installed");
+    };
+    copy(&host, "postgres", "postgres.sh");
+    // It does not run as root.
+    let nobody = 65534;
+    chown(host.path("postgres"), Some(nobody), Some(nobody)).expect("chown");
+    let bin = bin.display().to_string();
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let command = [&user[..], &["bash", "postgres.sh", &bin]].concat();
+    let program = Program::start_with(&host, "postgres", &["--net", "none"], &command);
+    program.await_file("ready");
+    until("clients", || program.file("clients.log").exists());
+    program.round_trips(ROUNDS);
+    program.finish();
+    let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
+    assert_eq!(program.result(), "t\nt\nt\n0\n", "{log}");
+}
