@@ -31,6 +31,10 @@ fn every_kind_reads_what_version_1_wrote() {
         "signalfd of signals 10",
         "timerfd of CLOCK_MONOTONIC, armed",
         "epoll watches 1 files",
+        "unix-socket 71 /run/job, listens",
+        "unix-socket 72, connected with 73, 11 bytes wait",
+        "inet-socket tcp 127.0.0.1:80, listens",
+        "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

@@ -91,6 +91,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
     let (files, objects) = agree(&image, there);
     let bytes = |text: &str| Value::from(text.as_bytes());
     let gone = b"/tmp/\xff gone".as_slice();
+    let (zeros, nines) = ([0_u8; 16], [9_u8; 16]);
     assert_eq!(
         files,
         json!([
@@ -108,6 +109,16 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"mask": 0x200},
             {"clock": 1, "flags": 1, "ticks": 2, "value": 60_000_000_000_u64, "interval": 1_000_000_000},
             {"watches": [{"number": 3, "file": 4, "events": 1, "data": 99}]},
+            {"socket": 71, "kind": 1, "name": {"bytes": bytes("/run/job"), "holder": 1, "file": {"mode": 0o660, "uid": 0, "gid": 4}},
+             "state": {"Listening": {"most": 5, "maker": {"pid": 1, "uid": 0, "gid": 0}}}, "shutdown": 0, "queue": [], "options": []},
+            {"socket": 72, "kind": 5, "name": null,
+             "state": {"Pair": {"other": 73, "maker": {"pid": 7, "uid": 1000, "gid": 1000}}}, "shutdown": 2,
+             "queue": [{"bytes": bytes("hello"), "sender": null}, {"bytes": bytes("from 7"), "sender": {"pid": 7, "uid": 1000, "gid": 1000}}],
+             "options": [{"level": 1, "name": 16, "value": [1, 0, 0, 0]}]},
+            {"family": 2, "kind": 1, "protocol": 6, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": null,
+             "listens": 128, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+            {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
+             "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
         ])
     );
     assert_eq!(

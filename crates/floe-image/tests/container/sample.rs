@@ -654,6 +654,28 @@ fn open_files() -> Vec<OpenFileRecord> {
             body(&(1_i32, 1_i32, 2_u64, 60_000_000_000_u64, 1_000_000_000_u64)),
         ),
         ("epoll", 0o2, 0, body(&vec![(3_i32, 4_u32, 1_u32, 99_u64)])),
+        ("unix-socket", 0o2, 0, listening_socket()),
+        ("unix-socket", 0o4_002, 0, connected_socket()),
+        (
+            "inet-socket",
+            0o2,
+            0,
+            inet_socket(
+                (2, 1, 6),
+                (Some((0_u32, [127_u8, 0, 0, 1], 80_u16)), NOWHERE),
+                Some(128),
+            ),
+        ),
+        (
+            "inet-socket",
+            0o2,
+            0,
+            inet_socket(
+                (10, 2, 17),
+                (Some((1_u32, [0_u8; 16], 53_u16)), Some((1_u32, [9_u8; 16], 5353_u16))),
+                None,
+            ),
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -666,6 +688,52 @@ fn open_files() -> Vec<OpenFileRecord> {
         body,
     })
     .collect()
+}
+
+type Maker = (i32, u32, u32);
+
+const NOWHERE: Option<(u32, [u8; 4], u16)> = None;
+
+/// Listens at a path: state 1 of its kinds of state.
+fn listening_socket() -> Vec<u8> {
+    let maker: Maker = (1, 0, 0);
+    let name = (path_of("/run/job"), 1_i32, Some((0o660_u32, 0_u32, 4_u32)));
+    let state = (1_u32, 5_u32, maker);
+    body(&(71_u32, 1_i32, Some(name), state, 0_u8, NO_MESSAGES, NO_OPTIONS))
+}
+
+/// One of two, with something to read: state 2.
+fn connected_socket() -> Vec<u8> {
+    let maker: Maker = (7, 1000, 1000);
+    let queue = [(path_of("hello"), None), (path_of("from 7"), Some(maker))];
+    let options = [(1_i32, 16_i32, vec![1_u8, 0, 0, 0])];
+    let state = (2_u32, 73_u32, maker);
+    let no_name: Option<(Vec<u8>, i32, Option<(u32, u32, u32)>)> = None;
+    body(&(72_u32, 5_i32, no_name, state, 2_u8, queue.to_vec(), options.to_vec()))
+}
+
+const NO_MESSAGES: Vec<(Vec<u8>, Option<Maker>)> = Vec::new();
+const NO_OPTIONS: Vec<(i32, i32, Vec<u8>)> = Vec::new();
+
+fn path_of(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn inet_socket(
+    (family, kind, protocol): (i32, i32, i32),
+    addresses: (impl Serialize, impl Serialize),
+    listens: Option<u32>,
+) -> Vec<u8> {
+    let options = [(1_i32, 9_i32, vec![1_u8, 0, 0, 0])];
+    body(&(
+        family,
+        kind,
+        protocol,
+        addresses.0,
+        addresses.1,
+        listens,
+        options.to_vec(),
+    ))
 }
 
 fn body(value: &impl Serialize) -> Vec<u8> {
