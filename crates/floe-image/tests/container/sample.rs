@@ -691,6 +691,7 @@ fn open_files() -> Vec<OpenFileRecord> {
 }
 
 type Maker = (i32, u32, u32);
+type Name = (Vec<u8>, i32, Option<(u32, u32, u32)>);
 
 const NOWHERE: Option<(u32, [u8; 4], u16)> = None;
 
@@ -708,7 +709,7 @@ fn connected_socket() -> Vec<u8> {
     let queue = [(path_of("hello"), None), (path_of("from 7"), Some(maker))];
     let options = [(1_i32, 16_i32, vec![1_u8, 0, 0, 0])];
     let state = (2_u32, 73_u32, maker);
-    let no_name: Option<(Vec<u8>, i32, Option<(u32, u32, u32)>)> = None;
+    let no_name: Option<Name> = None;
     body(&(72_u32, 5_i32, no_name, state, 2_u8, queue.to_vec(), options.to_vec()))
 }
 

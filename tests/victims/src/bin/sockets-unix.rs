@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         linux::net::SocketAddrExt,
         unix::{
-            fs::PermissionsExt,
+            fs::{MetadataExt, PermissionsExt},
             net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
         },
     },
@@ -29,10 +29,10 @@ fn main() {
             Box::new(options()),
             Box::new(credentials()),
             Box::new(at_a_path(stage)),
-            Box::new(abstract_name()),
+            Box::new(abstract_name(stage)),
             Box::new(datagrams(stage)),
             Box::new(shared()),
-            Box::new(waiting_calls()),
+            Box::new(waiting_calls(stage)),
         ];
         move |findings| {
             for check in &mut checks {
@@ -223,8 +223,8 @@ fn connect_anew(listener: &UnixListener, connect: impl FnOnce() -> std::io::Resu
     bytes
 }
 
-fn abstract_name() -> impl FnMut(&mut Findings) {
-    let name = format!("floe\0victim {}", std::process::id());
+fn abstract_name(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let name = format!("floe\0victim {}", number_of(stage));
     let address = SocketAddr::from_abstract_name(&name).expect("an address");
     let listener = UnixListener::bind_addr(&address).expect("bind");
     let mut client = UnixStream::connect_addr(&address).expect("connect");
@@ -277,8 +277,8 @@ fn shared() -> impl FnMut(&mut Findings) {
 }
 
 /// Threads that wait in accept, recv and a recv with a time-out.
-fn waiting_calls() -> impl FnMut(&mut Findings) {
-    let name = format!("floe waits {}", std::process::id());
+fn waiting_calls(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let name = format!("floe waits {}", number_of(stage));
     let address = SocketAddr::from_abstract_name(name).expect("an address");
     let listener = UnixListener::bind_addr(&address).expect("bind");
     std::thread::spawn(move || {
@@ -310,6 +310,11 @@ fn waiting_calls() -> impl FnMut(&mut Findings) {
             findings.same("echo", &9, &bytes[0]);
         }
     }
+}
+
+/// No two stages at a time have the same. Abstract names belong to the whole network namespace.
+fn number_of(stage: &Stage) -> u64 {
+    fs::metadata(stage.dir()).expect("the stage").ino()
 }
 
 fn pair(kind: i32) -> [RawFd; 2] {

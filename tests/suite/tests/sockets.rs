@@ -1,0 +1,98 @@
+//! Names of sockets: what stands at a path when a tree is restored, and what is left there when that fails.
+
+use floe_suite::{Host, Victim, run};
+use std::{fs, os::unix::net::UnixListener, path::PathBuf};
+
+/// A victim with a socket that listens at a path, saved and ended; with its image and that path.
+struct Saved<'a> {
+    host: &'a Host,
+    victim: Victim<'a>,
+    image: String,
+    path: PathBuf,
+}
+
+impl<'a> Saved<'a> {
+    fn new(host: &'a Host) -> Self {
+        let victim = Victim::start(host, "sockets-unix", &[], &[]);
+        let image = host.path("saved.floe").display().to_string();
+        host.done(&["checkpoint", &victim.sandbox, "-o", &image]);
+        let path = host.path(&format!("stage-{}/listens here", victim.sandbox));
+        assert!(path.exists(), "{} is not there", path.display());
+        Self {
+            host,
+            victim,
+            image,
+            path,
+        }
+    }
+
+    fn refusal(&self) -> String {
+        let dry = self.host.floe(&["restore", "--dry-run", &self.image]).expect_failed();
+        let real = self.host.floe(&["restore", "-d", &self.image]).expect_failed();
+        assert_eq!(dry, real, "a dry run finds the same");
+        real
+    }
+
+    fn comes_back(&mut self, when: &str) {
+        self.host.done(&["restore", "-d", &self.image]);
+        self.victim.check(when);
+    }
+}
+
+#[test]
+fn a_path_that_others_use_is_in_the_way() {
+    let host = Host::new();
+    let mut saved = Saved::new(&host);
+    fs::remove_file(&saved.path).expect("remove the old socket");
+    let other = UnixListener::bind(&saved.path).expect("bind");
+    let found = saved.refusal();
+    assert!(found.contains("a process of this host has a socket at"), "{found}");
+    drop(other);
+    fs::remove_file(&saved.path).expect("remove the other socket");
+    fs::write(&saved.path, "precious").expect("write");
+    let found = saved.refusal();
+    assert!(found.contains("is no socket here"), "{found}");
+    assert_eq!(fs::read_to_string(&saved.path).expect("read"), "precious");
+    fs::remove_file(&saved.path).expect("remove the file");
+    saved.comes_back("after its path had been others'");
+}
+
+#[test]
+fn a_second_one_beside_the_first_is_refused() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "sockets-unix", &[], &[]);
+    let image = host.path("saved.floe").display().to_string();
+    host.done(&["checkpoint", &victim.sandbox, "--leave-running", "-o", &image]);
+    let line = ["restore", "-d", "--name", "second", &image];
+    let found = host.floe(&line).expect_failed();
+    assert!(found.contains("a process of this host has a socket at"), "{found}");
+    victim.check("beside one that was refused");
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_names() {
+    let host = Host::new();
+    let mut saved = Saved::new(&host);
+    let names = [saved.path.clone(), saved.path.with_file_name("datagrams")];
+    for name in &names {
+        fs::remove_file(name).expect("remove the old socket");
+    }
+    let stages = host.done(&["restore", "--stages"]);
+    for stage in stages.lines() {
+        for how in ["", ":panic"] {
+            let failure = format!("{stage}{how}");
+            let outcome = run(host
+                .command(&["restore", "-d", &saved.image])
+                .env("FLOE_FAIL_AT", &failure));
+            assert_ne!(outcome.status, 0, "{failure}: {}", outcome.err);
+            for name in &names {
+                assert!(
+                    !name.exists(),
+                    "{} is left after a failure at {failure}",
+                    name.display()
+                );
+            }
+        }
+    }
+    saved.comes_back("after all of that");
+}
