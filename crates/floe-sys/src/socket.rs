@@ -33,6 +33,33 @@ pub fn listen(socket: BorrowedFd<'_>, most: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::listen(socket.as_raw_fd(), most) }).map(drop)
 }
 
+/// Which of these events (POLL*) a file has now, poll(2); POLLERR and POLLHUP also where they are not asked for.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn events(file: BorrowedFd<'_>, wanted: i16) -> Result<i16, Errno> {
+    let mut asked = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: wanted,
+        revents: 0,
+    };
+    // SAFETY: one struct, which outlives the call.
+    Errno::result(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
+    Ok(asked.revents)
+}
+
+/// Bytes that were sent and that the other end has not acknowledged, SIOCOUTQ of tcp(7).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes a number, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(result)?;
+    Ok(bytes.max(0) as usize)
+}
+
 /// The bytes of an option, getsockopt(2).
 ///
 /// # Errors
@@ -111,10 +138,61 @@ pub fn unix_sockets() -> Result<HashMap<u32, UnixSocket>, Errno> {
 /// Bytes of struct unix_diag_msg.
 const UNIX_MESSAGE: usize = 16;
 
+/// Ends the TCP sockets of the calling thread's network namespace that have this port and that no process has any more:
+/// those that wait for the last segments of a connection (TIME_WAIT and the states before it). Returns how many.
+///
+/// # Errors
+/// Those of netlink(7); EOPNOTSUPP where the kernel is built without CONFIG_INET_DIAG_DESTROY.
+pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
+    // FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK, CLOSING of include/net/tcp_states.h.
+    const ENDING: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
+    // struct inet_diag_msg: family, state, two more; the addresses; four numbers; inode.
+    const IDENTITY: std::ops::Range<usize> = 4..52;
+    const INODE: usize = 68;
+    let mut ended = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // struct inet_diag_req_v2.
+        let head = [family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        let mut request = head.to_vec();
+        request.extend(ENDING.to_ne_bytes());
+        request.extend([0; IDENTITY.end - IDENTITY.start]);
+        let mut leftovers = Vec::new();
+        dump(&request, |message| {
+            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+            if number(message, INODE)? == 0 && identity[..2] == port.to_be_bytes() {
+                leftovers.push(identity.to_vec());
+            }
+            Ok(())
+        })?;
+        for identity in leftovers {
+            let mut request = head.to_vec();
+            request.extend(ENDING.to_ne_bytes());
+            request.extend(identity);
+            match ask((SOCK_DESTROY, libc::NLM_F_ACK), &request, |_| Ok(())) {
+                // It may have ended by itself.
+                Ok(()) | Err(Errno::ENOENT) => ended += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// linux/sock_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+
 /// Asks sock_diag(7) for all sockets that a request is about.
-fn dump(request: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
-    const SOCK_DIAG_BY_FAMILY: u16 = 20;
-    const REQUEST_DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+fn dump(request: &[u8], take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    ask((SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP), request, take)
+}
+
+/// Sends a request of this type and these flags, and takes the answers.
+fn ask(
+    (kind, flags): (u16, i32),
+    request: &[u8],
+    mut take: impl FnMut(&[u8]) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -124,8 +202,8 @@ fn dump(request: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Res
     // struct nlmsghdr.
     let mut message = Vec::with_capacity(HEADER + request.len());
     message.extend(((HEADER + request.len()) as u32).to_ne_bytes());
-    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend(REQUEST_DUMP.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
     message.extend([0; 8]);
     message.extend(request);
     send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
@@ -148,7 +226,12 @@ fn parse_answer(mut bytes: &[u8], take: &mut impl FnMut(&[u8]) -> Result<(), Err
         let message = bytes.get(HEADER..length).ok_or(Errno::EPROTO)?;
         match kind {
             libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => return Err(Errno::from_raw(-(number(message, 0)? as i32))),
+            libc::NLMSG_ERROR => {
+                return match number(message, 0)? as i32 {
+                    0 => Ok(true),
+                    error => Err(Errno::from_raw(-error)),
+                };
+            }
             _ => take(message)?,
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -202,6 +285,8 @@ fn number(bytes: &[u8], at: usize) -> Result<u32, Errno> {
 #[cfg(test)]
 mod tests {
     use super::{option, unix_sockets};
+    use nix::errno::Errno;
+    use std::net::{TcpListener, TcpStream};
     use std::os::{
         fd::AsFd,
         linux::fs::MetadataExt,
@@ -247,6 +332,24 @@ mod tests {
         assert_eq!(found.file.map(|(_, inode)| inode), Some(metadata.st_ino() as u32));
         assert!(found.listens && found.peer.is_none());
         assert_eq!(found.queues.0, 1);
+    }
+
+    #[test]
+    fn what_a_closed_connection_leaves_can_be_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).expect("connect");
+        let (server, _) = listener.accept().expect("accept");
+        // The one that closes first waits.
+        drop(server);
+        drop(client);
+        drop(listener);
+        let end = super::end_leftovers(address.port());
+        if end == Err(Errno::EOPNOTSUPP) {
+            return;
+        }
+        assert_eq!(end, Ok(1));
+        assert_eq!(super::end_leftovers(address.port()), Ok(0));
     }
 
     #[test]

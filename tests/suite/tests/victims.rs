@@ -118,6 +118,7 @@ victims! {
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
     sockets_inet "sockets-inet",
+    sockets_tcp "sockets-tcp",
     sockets_unix "sockets-unix",
     stack_grows "stack-grows",
     stopped "stopped",

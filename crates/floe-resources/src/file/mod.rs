@@ -59,6 +59,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &epoll::Epoll,
     &socket::Unix,
     &socket::Inet,
+    &socket::TcpConnection,
 ];
 
 /// A file that could not be saved or opened again.
@@ -140,6 +141,8 @@ pub struct DumpContext<'a> {
     epolls: Vec<epoll::FoundEpoll>,
     /// Unix sockets found so far.
     unix: socket::FoundUnix,
+    /// TCP connections found so far.
+    connections: Vec<socket::FoundConnection>,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
 }
@@ -163,6 +166,8 @@ pub struct OpenContext<'a> {
     /// Pipes made again, by number.
     pub(crate) pipes: HashMap<u32, pipe::MadePipe>,
     unix: socket::MadeUnix,
+    inet: socket::MadeInet,
+    connections: socket::MadeConnections,
 }
 
 impl<'a> OpenContext<'a> {
@@ -185,6 +190,8 @@ impl<'a> OpenContext<'a> {
             terminal_holder,
             pipes: HashMap::new(),
             unix: socket::MadeUnix::default(),
+            inet: socket::MadeInet::default(),
+            connections: socket::MadeConnections::default(),
         }
     }
 

@@ -1,26 +1,36 @@
 //! Sockets of the internet families that have no connection: TCP ones that listen, UDP ones, and new ones.
 
 use super::{
-    Maker, family, fetch, has_error, has_events,
+    Maker, duplicate, family, fetch, has_error, has_events, number_option,
     options::{self, SocketOption},
     refuse, system,
+    tcp::is_connection,
 };
-use crate::file::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, set_status};
+use crate::{
+    file::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, set_status},
+    ns,
+};
 use floe_image::{codec, record::OpenFileRecord};
-use floe_sys::socket::option;
+use floe_sys::socket::{end_leftovers, option, set_option};
+use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
-    poll::PollFlags,
-    sys::socket::{SockaddrLike, SockaddrStorage, bind, connect, getpeername, getsockname},
+    sched::CloneFlags,
+    sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage, bind, connect, getpeername, getsockname, recv},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashMap,
+    io,
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
 /// The kind.
 pub struct Inet;
+
+const NAME: &str = "inet-socket";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
@@ -52,17 +62,23 @@ impl Body {
 
 /// What TCP_INFO tells of a connection's state, include/net/tcp_states.h, and of one that listens: how many connections
 /// wait, and how many may.
-struct TcpState {
+pub(super) struct TcpState {
     state: u8,
     waiting: u32,
     most: u32,
 }
 
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_FIN_WAIT1: u8 = 4;
+const TCP_FIN_WAIT2: u8 = 5;
 const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
+const TCP_LAST_ACK: u8 = 9;
 const TCP_LISTEN: u8 = 10;
+const TCP_CLOSING: u8 = 11;
 
 impl TcpState {
-    fn read(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(super) fn read(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
         let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
         let word = |at: usize| {
             let four = info.get(at..at + 4).and_then(|four| four.try_into().ok());
@@ -74,21 +90,40 @@ impl TcpState {
             most: word(28)?,
         })
     }
+
+    /// Whether there is a connection, or is to be one.
+    pub(super) fn is_connection(&self) -> bool {
+        ![TCP_CLOSE, TCP_LISTEN].contains(&self.state)
+    }
+
+    pub(super) fn is_carried(&self) -> bool {
+        self.state == TCP_ESTABLISHED || self.has_sent_end() || self.has_got_end()
+    }
+
+    /// Whether this end sends no more.
+    pub(super) fn has_sent_end(&self) -> bool {
+        [TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_CLOSING].contains(&self.state)
+    }
+
+    /// Whether this end knows that the other sends no more.
+    pub(super) fn has_got_end(&self) -> bool {
+        [TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING].contains(&self.state)
+    }
 }
 
 impl FileKind for Inet {
     fn name(&self) -> &'static str {
-        "inet-socket"
+        NAME
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
-        matches!(family(file), Some(libc::AF_INET | libc::AF_INET6))
+        matches!(family(file), Some(libc::AF_INET | libc::AF_INET6)) && !is_connection(file)
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let wrap = |action| FileError::system(action, file.title());
         let socket = file.duplicate()?;
-        let number = |name| super::number_option(socket.as_fd(), libc::SOL_SOCKET, name);
+        let number = |name| number_option(socket.as_fd(), libc::SOL_SOCKET, name);
         let read = wrap("read the kind of");
         let (family, kind, protocol) = (|| {
             Ok((
@@ -102,7 +137,7 @@ impl FileKind for Inet {
             family,
             kind,
             protocol,
-            local: address(getsockname(socket.as_raw_fd())).map_err(wrap("read the address of"))?,
+            local: Address::local(&socket).map_err(wrap("read the address of"))?,
             remote: None,
             listens: None,
             options: Vec::new(),
@@ -114,7 +149,6 @@ impl FileKind for Inet {
         if kind == libc::SOCK_STREAM {
             let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
             match tcp.state {
-                TCP_CLOSE => {}
                 TCP_LISTEN if tcp.waiting == 0 => body.listens = Some(tcp.most),
                 TCP_LISTEN => {
                     return refuse(
@@ -123,14 +157,18 @@ impl FileKind for Inet {
                         "connections that wait to be accepted can't be carried yet",
                     );
                 }
-                _ => return refuse(file, context, "a TCP connection can't be carried yet"),
+                _ if was_connected(&socket) => {
+                    return refuse(
+                        file,
+                        context,
+                        "a TCP socket whose connection has ended can't be carried",
+                    );
+                }
+                _ => {}
             }
         } else {
-            body.remote = match getpeername(socket.as_raw_fd()) {
-                Err(Errno::ENOTCONN) => None,
-                found => address(found).map_err(wrap("read the other address of"))?,
-            };
-            if has_events(socket.as_fd(), PollFlags::POLLIN).map_err(wrap("poll"))? {
+            body.remote = Address::remote(&socket).map_err(wrap("read the other address of"))?;
+            if has_events(socket.as_fd(), libc::POLLIN).map_err(wrap("poll"))? {
                 return refuse(file, context, "datagrams that wait in a socket can't be carried yet");
             }
         }
@@ -149,8 +187,7 @@ impl FileKind for Inet {
             );
         }
         let fresh = floe_sys::socket::new(family, kind, protocol).map_err(wrap("make a socket like"))?;
-        let levels = [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
-        let differing = options::differing(socket.as_fd(), fresh.as_fd(), &levels);
+        let differing = options::differing(socket.as_fd(), fresh.as_fd(), &levels(protocol));
         let (options, others) = differing.map_err(wrap("read the options of"))?;
         if !others.is_empty() {
             return refuse(file, context, &options::refusal(&others));
@@ -161,15 +198,14 @@ impl FileKind for Inet {
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
-        // In the tree's network namespace.
-        let puppet = Maker::of(1).puppet(record.id, context)?;
-        let mut batch = puppet.batch();
-        let kind = (body.kind | libc::SOCK_CLOEXEC) as u64;
-        let arguments = [body.family as u64, kind, body.protocol as u64];
-        let made = batch.call("make a socket", libc::SYS_socket, &arguments);
-        puppet.run(&mut batch)?;
-        let socket = fetch(record.id, puppet, &[batch.result(made) as i32])?.remove(0);
-        set_up(&socket, &body).map_err(|(action, source)| system(action, record.id, source.into()))?;
+        let socket = if body.listens.is_some() {
+            listening(record.id, &body, context)?;
+            duplicate(record.id, &context.inet.listening[&record.id].1)?
+        } else {
+            let socket = new_in_tree(record.id, (body.family, body.kind, body.protocol), context)?;
+            set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
+            socket
+        };
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }
@@ -195,24 +231,165 @@ impl FileKind for Inet {
     }
 }
 
-fn set_up(socket: &OwnedFd, body: &Body) -> Result<(), (&'static str, Errno)> {
+/// Sockets that listen, made again: of which file, and at what address.
+#[derive(Default)]
+pub(in crate::file) struct MadeInet {
+    /// All of the image: number of the file and what it is.
+    records: Option<Rc<Vec<(u32, Body)>>>,
+    listening: HashMap<u32, (SocketAddr, OwnedFd)>,
+}
+
+fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), FileError> {
+    if context.inet.listening.contains_key(&id) {
+        return Ok(());
+    }
+    let socket = new_in_tree(id, (body.family, body.kind, body.protocol), context)?;
+    set_up(&socket, body, context).map_err(|(action, source)| system(action, id, source))?;
+    // One that listens without an address has got one by that.
+    let place = Address::local(&socket).map_err(|source| system("read the address of", id, source.into()))?;
+    let place = place.ok_or_else(|| system("find the address of", id, Errno::EADDRNOTAVAIL.into()))?;
+    context.inet.listening.insert(id, (place, socket));
+    Ok(())
+}
+
+/// The tree's own socket that connections to an address come to, made if it is not there yet; `None` where there is none.
+pub(super) fn listener<'c>(
+    place: SocketAddr,
+    context: &'c mut OpenContext<'_>,
+) -> Result<Option<&'c OwnedFd>, FileError> {
+    if context.inet.records.is_none() {
+        let files = context.files.iter().filter(|record| record.kind == NAME);
+        let found = files.map(|record| Ok((record.id, decode(record)?)));
+        context.inet.records = Some(Rc::new(found.collect::<Result<_, FileError>>()?));
+    }
+    let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
+    let found = records
+        .iter()
+        .find(|(_, body)| body.listens.is_some() && body.is_at(place));
+    let Some((id, body)) = found else {
+        return Ok(None);
+    };
+    listening(*id, body, context)?;
+    Ok(context.inet.listening.get(id).map(|(_, socket)| socket))
+}
+
+impl Body {
+    /// Whether connections to an address come to this socket.
+    fn is_at(&self, place: SocketAddr) -> bool {
+        self.local.is_some_and(|own| {
+            let ip = own.ip().to_canonical();
+            let any = ip.is_unspecified() && (ip.is_ipv6() || place.is_ipv4());
+            own.port() == place.port() && (ip == place.ip() || any)
+        })
+    }
+}
+
+/// Whether a socket waits for data before it accepts a connection, TCP_DEFER_ACCEPT.
+pub(super) struct Deferring(i32);
+
+/// Lets a socket accept at once.
+pub(super) fn without_deferring(socket: BorrowedFd<'_>) -> Result<Deferring, Errno> {
+    let before = number_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT)?;
+    let deferring = Deferring(before);
+    if before != 0 {
+        Deferring(0).put_back(socket)?;
+    }
+    Ok(deferring)
+}
+
+impl Deferring {
+    pub(super) fn put_back(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &self.0.to_ne_bytes())
+    }
+}
+
+/// A new socket in the tree's network namespace: family, kind, protocol.
+pub(super) fn new_in_tree(
+    id: u32,
+    (family, kind, protocol): (i32, i32, i32),
+    context: &OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
+    let puppet = Maker::of(1).puppet(id, context)?;
+    let mut batch = puppet.batch();
+    let arguments = [family as u64, (kind | libc::SOCK_CLOEXEC) as u64, protocol as u64];
+    let made = batch.call("make a socket", libc::SYS_socket, &arguments);
+    puppet.run(&mut batch)?;
+    Ok(fetch(id, puppet, &[batch.result(made) as i32])?.remove(0))
+}
+
+/// The levels of options that a socket of a protocol has.
+pub(super) const fn levels(protocol: i32) -> [i32; 4] {
+    [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6]
+}
+
+/// A new one says so when it is read; one whose connection has ended reads its end.
+fn was_connected(socket: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    recv(socket.as_raw_fd(), &mut [0], flags) != Err(Errno::ENOTCONN)
+}
+
+fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<(), (&'static str, io::Error)> {
     let failed = |action| move |source| (action, source);
-    options::set(socket.as_fd(), &body.options).map_err(failed("set the options of"))?;
+    options::set(socket.as_fd(), &body.options).map_err(|error| ("set the options of", error.into()))?;
     if let Some(local) = body.local {
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).map_err(failed("bind (is its port taken?)"))?;
+        let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(local));
+        or_without_leftovers(local, context, bind).map_err(failed("bind (is its port taken?)"))?;
     }
     if let Some(remote) = body.remote {
-        connect(socket.as_raw_fd(), &SockaddrStorage::from(remote)).map_err(failed("connect"))?;
+        let connected = connect(socket.as_raw_fd(), &SockaddrStorage::from(remote));
+        connected.map_err(|error| ("connect", error.into()))?;
     }
-    if let Some(most) = body.listens {
-        floe_sys::socket::listen(socket.as_fd(), most).map_err(failed("listen at"))?;
+    if let (Some(most), Some(local)) = (body.listens, body.local) {
+        let listen = || floe_sys::socket::listen(socket.as_fd(), most);
+        or_without_leftovers(local, context, listen).map_err(failed("listen (is its port taken?) at"))?;
+    } else if let Some(most) = body.listens {
+        floe_sys::socket::listen(socket.as_fd(), most).map_err(|error| ("listen at", error.into()))?;
     }
     Ok(())
 }
 
-/// `None` where it is none: no address and no port.
-fn address(found: Result<SockaddrStorage, Errno>) -> Result<Option<SocketAddr>, Errno> {
-    let found = found?;
+/// Takes an address; where it is in use, once more when what connections of the tree that was saved have left there
+/// (TIME_WAIT) is ended. Nobody has that any more, and without it the port would be taken for a minute.
+pub(super) fn or_without_leftovers(
+    address: SocketAddr,
+    context: &OpenContext<'_>,
+    take: impl Fn() -> Result<(), Errno>,
+) -> Result<(), io::Error> {
+    let Err(error) = take() else { return Ok(()) };
+    let inside = context.puppets.values().next().map(Puppet::tid);
+    let (Errno::EADDRINUSE | Errno::EADDRNOTAVAIL, Some(inside)) = (error, inside) else {
+        return Err(error.into());
+    };
+    let end = || Ok(end_leftovers(address.port())?);
+    match ns::inside::run(inside, CloneFlags::CLONE_NEWNET, end) {
+        Ok(0) => Err(error.into()),
+        Ok(_) => Ok(take()?),
+        Err(other) => {
+            tracing::debug!(%other, "what is left of old connections stays");
+            Err(error.into())
+        }
+    }
+}
+
+/// Addresses of sockets.
+pub(super) struct Address;
+
+impl Address {
+    /// Its own; `None` where it has neither an address nor a port.
+    pub(super) fn local(socket: &OwnedFd) -> Result<Option<SocketAddr>, Errno> {
+        address(getsockname(socket.as_raw_fd())?)
+    }
+
+    /// That of the other end.
+    pub(super) fn remote(socket: &OwnedFd) -> Result<Option<SocketAddr>, Errno> {
+        match getpeername(socket.as_raw_fd()) {
+            Err(Errno::ENOTCONN) => Ok(None),
+            found => address(found?),
+        }
+    }
+}
+
+fn address(found: SockaddrStorage) -> Result<Option<SocketAddr>, Errno> {
     let address = match (found.as_sockaddr_in(), found.as_sockaddr_in6()) {
         (Some(four), _) => SocketAddr::V4(SocketAddrV4::from(*four)),
         (_, Some(six)) => SocketAddr::V6(SocketAddrV6::from(*six)),
@@ -222,7 +399,7 @@ fn address(found: Result<SockaddrStorage, Errno>) -> Result<Option<SocketAddr>, 
     Ok(Some(address).filter(|address| address.port() != 0 || !address.ip().is_unspecified()))
 }
 
-fn has_scope(address: SocketAddr) -> bool {
+pub(super) fn has_scope(address: SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(six) if six.scope_id() != 0)
 }
 

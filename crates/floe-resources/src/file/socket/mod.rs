@@ -1,14 +1,18 @@
-//! Sockets: those of the unix family that are not connected, that listen, or whose other end is in the tree or closed; and
-//! of the internet families those that are not connected.
+//! Sockets of the unix family and of the internet's that are not connected, that listen, or whose other end is in the tree
+//! or closed.
 
 mod inet;
 mod options;
 mod queue;
+mod tcp;
 mod unix;
 
+pub(super) use inet::MadeInet;
+pub(super) use tcp::{FoundConnection, MadeConnections, resolve};
 pub(super) use unix::{FoundUnix, MadeUnix};
 
 pub use inet::Inet;
+pub use tcp::TcpConnection;
 pub use unix::{BoundNames, Unix};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext};
@@ -16,13 +20,10 @@ use floe_image::record::NsPid;
 use floe_sys::{
     Pid,
     descriptor::{pidfd_getfd, pidfd_open},
-    socket::option,
+    socket::{events, option},
 };
 use floe_tracee::{Batch, Puppet};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -69,13 +70,11 @@ fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, E
 
 /// Whether an error waits in it that nobody has read. getsockopt(SO_ERROR) would take it away.
 fn has_error(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
-    has_events(socket, PollFlags::POLLERR)
+    has_events(socket, libc::POLLERR)
 }
 
-fn has_events(socket: BorrowedFd<'_>, wanted: PollFlags) -> Result<bool, Errno> {
-    let mut asked = [PollFd::new(socket, wanted)];
-    poll(&mut asked, PollTimeout::ZERO)?;
-    Ok(asked[0].revents().is_some_and(|events| events.intersects(wanted)))
+fn has_events(socket: BorrowedFd<'_>, wanted: i16) -> Result<bool, Errno> {
+    Ok(events(socket, wanted)? & wanted != 0)
 }
 
 fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {

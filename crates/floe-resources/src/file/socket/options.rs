@@ -2,9 +2,32 @@
 
 use super::number_option;
 use floe_sys::socket::{option, set_option};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{SockaddrStorage, getpeername},
+};
 use serde::{Deserialize, Serialize};
-use std::{ops::Range, os::fd::BorrowedFd};
+use std::{
+    io,
+    ops::Range,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// An option that could not be set.
+#[derive(Debug, thiserror::Error)]
+#[error("socket option {level}/{name} (level/name)")]
+pub(super) struct OptionError {
+    level: i32,
+    name: i32,
+    #[source]
+    source: Errno,
+}
+
+impl From<OptionError> for io::Error {
+    fn from(error: OptionError) -> Self {
+        Self::other(error)
+    }
+}
 
 /// An option that is not as in a new socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,17 +104,49 @@ const BUFFERS: [(i32, i32); 2] = [
 ];
 const LONGEST: usize = 64;
 
+/// What in a connection tells how it goes or how it was made: the size of segments and the window; device and hops of
+/// multicast, which TCP has no use for; V6ONLY, which bind(2) changes too.
+const OF_A_CONNECTION: [(i32, i32); 7] = [
+    (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+    (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_IF),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+];
+
+/// Whether the sizes of the buffers are fixed, 1 for sending and 2 for receiving; else the kernel chooses them as it goes.
+pub(super) const SO_BUF_LOCK: i32 = 72;
+
+impl SocketOption {
+    /// Level and name.
+    pub(super) fn which(&self) -> (i32, i32) {
+        (self.level, self.name)
+    }
+}
+
 /// Those that are carried, and level and name of those that can't be.
 type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
 
 /// Options of `socket` on these levels that are not as those of `fresh`.
 pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &[i32]) -> Result<Differing, Errno> {
     let (mut carried, mut others) = (Vec::new(), Vec::new());
+    // Before Linux 5.14 nobody can tell.
+    let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
+    let is_connected =
+        getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok() && levels.contains(&libc::IPPROTO_TCP);
+    let is_chosen = |level, name| {
+        let is = |buffer, bit| (level, name) == (libc::SOL_SOCKET, buffer) && fixed & bit == 0;
+        let of_a_connection = is_connected && OF_A_CONNECTION.contains(&(level, name));
+        is(libc::SO_SNDBUF, 1) || is(libc::SO_RCVBUF, 2) || of_a_connection
+    };
     for table in LEVELS.iter().filter(|table| levels.contains(&table.level)) {
         let level = table.level;
         for name in table.names.clone().filter(|name| !table.no_settings.contains(name)) {
             let (is, usual) = (read(socket, level, name)?, read(fresh, level, name)?);
-            let Some(value) = is.filter(|is| Some(is) != usual.as_ref()) else {
+            let differs = is.filter(|is| Some(is) != usual.as_ref() && !is_chosen(level, name));
+            let Some(value) = differs else {
                 continue;
             };
             if table.carried.contains(&name) {
@@ -150,19 +205,48 @@ pub(super) fn are_possible(options: &[SocketOption]) -> bool {
         .all(|option| known(option) && option.value.len() <= LONGEST)
 }
 
-/// Sets them.
-pub(super) fn set(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), Errno> {
+/// Has a socket's options on these levels be `options`, and else those of `fresh`: what was accepted has got some from
+/// the socket that listens.
+pub(super) fn set_all(
+    socket: BorrowedFd<'_>,
+    fresh: BorrowedFd<'_>,
+    options: &[SocketOption],
+    levels: &[i32],
+) -> Result<(), io::Error> {
+    set(socket, options)?;
+    let (differing, _) = differing(socket, fresh, levels)?;
+    for mut option in differing {
+        if options.iter().all(|wanted| wanted.which() != option.which())
+            && let Some(usual) = read(fresh, option.level, option.name)?
+        {
+            option.value = usual;
+            set(socket, &[option])?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets them, where they are not so already.
+pub(super) fn set(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
     for SocketOption { level, name, value } in options {
+        if option(socket, *level, *name).is_ok_and(|is| is == *value) {
+            continue;
+        }
         let forced = BUFFERS
             .iter()
             .find(|(buffer, _)| *level == libc::SOL_SOCKET && buffer == name);
-        match (forced, <[u8; 4]>::try_from(value.as_slice())) {
+        let done = match (forced, <[u8; 4]>::try_from(value.as_slice())) {
             (Some((_, force)), Ok(bytes)) => {
                 let half = i32::from_ne_bytes(bytes) / 2;
-                set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())?;
+                set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())
             }
-            _ => set_option(socket, *level, *name, value)?,
-        }
+            _ => set_option(socket, *level, *name, value),
+        };
+        done.map_err(|source| OptionError {
+            level: *level,
+            name: *name,
+            source,
+        })?;
     }
     Ok(())
 }

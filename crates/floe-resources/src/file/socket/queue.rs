@@ -7,7 +7,6 @@ use floe_sys::{descriptor, socket::set_option};
 use nix::{
     cmsg_space,
     errno::Errno,
-    poll::PollFlags,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg},
 };
 use serde::{Deserialize, Serialize};
@@ -30,13 +29,13 @@ const LONGEST: usize = 8 << 20;
 const MOST_DESCRIPTORS: usize = 253;
 
 /// Puts SO_PEEK_OFF back.
-struct PeekOffset<'a> {
+pub(super) struct PeekOffset<'a> {
     socket: BorrowedFd<'a>,
     before: i32,
 }
 
 impl<'a> PeekOffset<'a> {
-    fn from_the_start(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
+    pub(super) fn from_the_start(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
         let before = number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
         let offset = Self { socket, before };
         offset.set(0)?;
@@ -63,11 +62,11 @@ pub(super) fn waiting(
     (is_stream, ends): (bool, bool),
     sender: impl Fn(i32) -> i32,
 ) -> Result<Result<Vec<Message>, &'static str>, Errno> {
-    if has_events(socket, PollFlags::POLLPRI)? {
+    if has_events(socket, libc::POLLPRI)? {
         return Ok(Err("urgent data in a unix socket can't be carried yet"));
     }
     let mut messages = Vec::new();
-    if !has_events(socket, PollFlags::POLLIN)? {
+    if !has_events(socket, libc::POLLIN)? {
         return Ok(Ok(messages));
     }
     let _offset = PeekOffset::from_the_start(socket)?;

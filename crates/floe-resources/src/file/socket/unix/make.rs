@@ -13,7 +13,6 @@ use floe_sys::descriptor::adopt;
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
-    poll::PollFlags,
     sys::socket::{SockFlag, accept4},
 };
 use std::{
@@ -214,7 +213,7 @@ fn through(
 
 /// The connection that the task made. Others may come meanwhile to a name that all can see; they find it closed.
 fn accept_from(listening: &OwnedFd, puppet: &Puppet) -> Result<OwnedFd, Errno> {
-    while has_events(listening.as_fd(), PollFlags::POLLIN)? {
+    while has_events(listening.as_fd(), libc::POLLIN)? {
         let accepted = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?);
         if credentials(accepted.as_fd())?[0] == puppet.tid().raw() as u32 {
             return Ok(accepted);

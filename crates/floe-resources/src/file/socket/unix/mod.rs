@@ -97,8 +97,9 @@ impl FileKind for Unix {
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
         let socket = make::make(record.id, &body, context)?;
-        options::set(socket.as_fd(), &body.options)
-            .map_err(|source| system("set the options of", record.id, source.into()))?;
+        let wrap = |source| system("set the options of", record.id, source);
+        let fresh = floe_sys::socket::new(libc::AF_UNIX, body.kind, 0).map_err(|error| wrap(error.into()))?;
+        options::set_all(socket.as_fd(), fresh.as_fd(), &body.options, &[libc::SOL_SOCKET]).map_err(wrap)?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }

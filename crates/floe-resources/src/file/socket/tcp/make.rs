@@ -1,0 +1,177 @@
+//! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
+//! listens, or one that floe makes for the purpose.
+
+use super::{Body, Ends, NAME, canonical};
+use crate::file::{
+    FileError, OpenContext, decode,
+    socket::{
+        duplicate, has_events,
+        inet::{self, new_in_tree},
+        options, system,
+    },
+};
+use floe_sys::{
+    descriptor::adopt,
+    socket::{listen, set_option},
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send},
+};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    rc::Rc,
+};
+
+type Records = Rc<HashMap<Ends, Body>>;
+
+/// Connections made again so far.
+#[derive(Default)]
+pub(in crate::file) struct MadeConnections {
+    records: Option<Records>,
+    /// Sockets that listen for floe alone, by address.
+    listening: HashMap<SocketAddr, OwnedFd>,
+    /// Other ends of those that were asked for.
+    others: HashMap<Ends, OwnedFd>,
+}
+
+fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
+    if let Some(records) = &context.connections.records {
+        return Ok(Rc::clone(records));
+    }
+    let mut found = HashMap::new();
+    for record in context.files.iter().filter(|record| record.kind == NAME) {
+        let body: Body = decode(record)?;
+        found.insert(body.ends(), body);
+    }
+    let records = Rc::new(found);
+    context.connections.records = Some(Rc::clone(&records));
+    Ok(records)
+}
+
+/// The end that `body` tells of, but for its options.
+pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+    if let Some(made) = context.connections.others.remove(&body.ends()) {
+        return Ok(made);
+    }
+    let (local, remote) = body.ends();
+    let records = records(context)?;
+    let other = records.get(&(remote, local));
+    if other.is_none() && !body.alone {
+        return Err(FileError::Unknown {
+            id,
+            what: format!("the image lacks the other end of the connection from {local} to {remote}"),
+        });
+    }
+    let family = other.map_or(body.family, |other| other.family);
+    let remote_as_it_was = other.map_or(body.remote, |other| other.local);
+    let there = End {
+        family,
+        address: remote_as_it_was,
+    };
+    let here = End {
+        family: body.family,
+        address: body.local,
+    };
+    // Where the tree itself listens, that accepts.
+    let [own, far] = if inet::listener(local, context)?.is_some() || inet::listener(remote, context)?.is_none() {
+        let [client, server] = connected(id, &there, &here, context)?;
+        [server, client]
+    } else {
+        connected(id, &here, &there, context)?
+    };
+    let wrap = |source: Errno| system("put back what waited in", id, source.into());
+    fill(far.as_fd(), &body.queue).map_err(wrap)?;
+    if let Some(other) = other {
+        fill(own.as_fd(), &other.queue).map_err(wrap)?;
+        context.connections.others.insert((remote, local), far);
+    }
+    Ok(own)
+}
+
+/// A family and an address of it.
+struct End {
+    family: i32,
+    address: SocketAddr,
+}
+
+/// The client's end, and the server's.
+fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>) -> Result<[OwnedFd; 2], FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let taken = |source| system("bind (is its port taken?)", id, source);
+    let place = canonical(server.address);
+    if inet::listener(place, context)?.is_none() && !context.connections.listening.contains_key(&place) {
+        let socket = new_in_tree(id, (server.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+        bind_again(socket.as_fd(), server, context).map_err(taken)?;
+        listen(socket.as_fd(), 1).map_err(wrap("listen for"))?;
+        context.connections.listening.insert(place, socket);
+    }
+    let end = new_in_tree(id, (client.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    bind_again(end.as_fd(), client, context).map_err(taken)?;
+    let listening = match inet::listener(place, context)? {
+        Some(found) => duplicate(id, found)?,
+        None => duplicate(id, &context.connections.listening[&place])?,
+    };
+    // Else it would wait for data before it accepts.
+    let defer = inet::without_deferring(listening.as_fd()).map_err(wrap("prepare the socket that accepts"))?;
+    let to = in_family(server.address, client.family);
+    let (end, to) = (end, SockaddrStorage::from(to));
+    let connect = || connect(end.as_raw_fd(), &to);
+    inet::or_without_leftovers(client.address, context, connect).map_err(|source| system("connect", id, source))?;
+    let accepted = accept_from(&listening, canonical(client.address)).map_err(wrap("accept"))?;
+    set_option(end.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &0_i32.to_ne_bytes()).map_err(wrap("set up"))?;
+    defer
+        .put_back(listening.as_fd())
+        .map_err(wrap("put back the options of the socket that accepts"))?;
+    Ok([end, accepted])
+}
+
+/// An address as a socket of the family takes it.
+fn in_family(address: SocketAddr, family: i32) -> SocketAddr {
+    match address {
+        SocketAddr::V4(four) if family == libc::AF_INET6 => (four.ip().to_ipv6_mapped(), four.port()).into(),
+        _ if family == libc::AF_INET => canonical(address),
+        _ => address,
+    }
+}
+
+fn bind_again(socket: BorrowedFd<'_>, end: &End, context: &OpenContext<'_>) -> Result<(), io::Error> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32.to_ne_bytes())?;
+    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(end.address));
+    inet::or_without_leftovers(end.address, context, bind)
+}
+
+/// The connection from `client`. Others may come meanwhile; they find theirs closed.
+fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno> {
+    while has_events(listening.as_fd(), libc::POLLIN)? {
+        let accepted = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?);
+        if inet::Address::remote(&accepted)?.map(canonical) == Some(client) {
+            return Ok(accepted);
+        }
+    }
+    Err(Errno::ECONNABORTED)
+}
+
+/// Sends what is to wait at the other end.
+fn fill(socket: BorrowedFd<'_>, queue: &[u8]) -> Result<(), Errno> {
+    if queue.is_empty() {
+        return Ok(());
+    }
+    let before = options::room(socket)?;
+    options::set_room(socket, (before / 2).max(4 * queue.len()))?;
+    let mut rest = queue;
+    while !rest.is_empty() {
+        let sent = send(
+            socket.as_raw_fd(),
+            rest,
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+        )?;
+        rest = &rest[sent..];
+    }
+    options::set_room(socket, before / 2)?;
+    // The kernel may choose its size again.
+    set_option(socket, libc::SOL_SOCKET, options::SO_BUF_LOCK, &0_i32.to_ne_bytes())
+}

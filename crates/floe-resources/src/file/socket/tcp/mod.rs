@@ -1,0 +1,157 @@
+//! TCP connections of which both ends are in the tree, or one is and the other, on this host, is closed. They are made
+//! again by connecting: nothing but the two ends themselves can tell that sequence numbers are others.
+
+mod dump;
+mod make;
+
+pub(in crate::file) use dump::{FoundConnection, resolve};
+pub(in crate::file) use make::MadeConnections;
+
+use super::{
+    family,
+    inet::{self, Address, TcpState},
+    number_option,
+    options::{self, SocketOption},
+    system,
+};
+use crate::file::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status,
+};
+use floe_image::record::OpenFileRecord;
+use nix::{
+    errno::Errno,
+    sys::socket::{Shutdown, shutdown},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+/// The kind.
+pub struct TcpConnection;
+
+const NAME: &str = "tcp-connection";
+
+/// The levels of its options.
+const OPTIONS: [i32; 4] = inet::levels(libc::IPPROTO_TCP);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Body {
+    /// AF_INET or AF_INET6.
+    family: i32,
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// Whether the other end is closed and nobody has it.
+    alone: bool,
+    /// Whether it will send no more.
+    shut_write: bool,
+    /// Whether it wants to read no more, though the other end might send.
+    shut_read: bool,
+    /// What waits to be read, with what is on its way here.
+    #[serde(with = "serde_bytes")]
+    queue: Vec<u8>,
+    options: Vec<SocketOption>,
+}
+
+/// The two addresses of an end, its own first, in the form in which both ends agree (an IPv4 address may be mapped).
+type Ends = (SocketAddr, SocketAddr);
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl Body {
+    fn ends(&self) -> Ends {
+        (canonical(self.local), canonical(self.remote))
+    }
+
+    fn is_possible(&self) -> bool {
+        [libc::AF_INET, libc::AF_INET6].contains(&self.family)
+            && self.local.is_ipv6() == (self.family == libc::AF_INET6)
+            && self.remote.is_ipv6() == self.local.is_ipv6()
+            && options::are_possible(&self.options)
+    }
+}
+
+/// Whether a file is a TCP socket that has, or is about to have, a connection.
+pub(super) fn is_connection(file: &FoundFile) -> bool {
+    if !matches!(family(file), Some(libc::AF_INET | libc::AF_INET6)) {
+        return false;
+    }
+    let Ok(socket) = file.duplicate() else { return false };
+    let is_tcp = number_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
+    is_tcp && TcpState::read(socket.as_fd()).is_ok_and(|tcp| tcp.is_connection())
+}
+
+impl FileKind for TcpConnection {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
+        is_connection(file)
+    }
+
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        dump::dump(file, context)
+    }
+
+    fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        let body = possible(record)?;
+        let socket = make::make(record.id, &body, context)?;
+        let wrap = |source| system("set the options of", record.id, source);
+        let fresh = floe_sys::socket::new(body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+            .map_err(|error| wrap(error.into()))?;
+        options::set_all(socket.as_fd(), fresh.as_fd(), &body.options, &OPTIONS).map_err(wrap)?;
+        set_status(socket.as_fd(), record)?;
+        Ok(socket)
+    }
+
+    /// Shuts down what was shut down, when both ends have sent what was on its way.
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        let body = possible(record)?;
+        let how = match (body.shut_read, body.shut_write) {
+            (false, false) => return Ok(()),
+            (true, false) => Shutdown::Read,
+            (false, true) => Shutdown::Write,
+            (true, true) => Shutdown::Both,
+        };
+        let Some(place) = holders.first(record.id) else {
+            return Ok(());
+        };
+        let socket = holders.fetch(place)?;
+        shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", record.id, source.into()))
+    }
+
+    fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
+        let body = possible(record)?;
+        let other = if body.alone { ", closed there" } else { "" };
+        let waiting = body.queue.len();
+        Ok(format!(
+            "{} to {}{other}, {waiting} bytes wait",
+            body.local, body.remote
+        ))
+    }
+
+    fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
+        possible(record).map(|_| None)
+    }
+}
+
+fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
+    let body: Body = decode(record)?;
+    if body.is_possible() {
+        Ok(body)
+    } else {
+        Err(FileError::Unknown {
+            id: record.id,
+            what: "there is no such TCP connection".to_owned(),
+        })
+    }
+}
+
+/// Both addresses of a socket.
+fn addresses(socket: &OwnedFd) -> Result<Option<(SocketAddr, SocketAddr)>, Errno> {
+    Ok(Address::local(socket)?.zip(Address::remote(socket)?))
+}
