@@ -238,6 +238,10 @@ OPEN_FILE_BODIES = {
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
         options=options,
     ),
+    "tcp-connection": fields(
+        family=i32, local=address, remote=address, alone=boolean, shut_write=boolean, shut_read=boolean, queue=raw,
+        options=options,
+    ),
 }
 OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw)}
 

@@ -111,6 +111,8 @@ pub struct UnixSocket {
     /// Of one that listens: connections that nobody has accepted yet, and how many of them may wait. Of others: bytes to
     /// be read, and bytes sent that nobody has read.
     pub queues: (u32, u32),
+    /// Inode numbers of those whose connections wait to be accepted here.
+    pub waiting: Vec<u32>,
 }
 
 /// All unix sockets of the calling thread's network namespace, by inode number.
@@ -118,8 +120,8 @@ pub struct UnixSocket {
 /// # Errors
 /// Those of netlink(7); EPROTO for an answer that is none.
 pub fn unix_sockets() -> Result<HashMap<u32, UnixSocket>, Errno> {
-    // UDIAG_SHOW_NAME, _VFS, _PEER, _RQLEN.
-    const SHOW: u32 = 1 | 2 | 4 | 16;
+    // UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS, _RQLEN.
+    const SHOW: u32 = 1 | 2 | 4 | 8 | 16;
     // struct unix_diag_req of linux/unix_diag.h.
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
     request.extend(u32::MAX.to_ne_bytes());
@@ -245,6 +247,7 @@ fn parse_unix(message: &[u8], mut attributes: &[u8]) -> Result<UnixSocket, Errno
     const UNIX_DIAG_NAME: u16 = 0;
     const UNIX_DIAG_VFS: u16 = 1;
     const UNIX_DIAG_PEER: u16 = 2;
+    const UNIX_DIAG_ICONS: u16 = 3;
     const UNIX_DIAG_RQLEN: u16 = 4;
     const UNIX_DIAG_SHUTDOWN: u16 = 6;
     let mut socket = UnixSocket {
@@ -260,6 +263,10 @@ fn parse_unix(message: &[u8], mut attributes: &[u8]) -> Result<UnixSocket, Errno
             UNIX_DIAG_NAME => socket.name = Some(name(value)),
             UNIX_DIAG_VFS => socket.file = Some((number(value, 4)?, number(value, 0)?)),
             UNIX_DIAG_PEER => socket.peer = Some(number(value, 0)?).filter(|inode| *inode != 0),
+            UNIX_DIAG_ICONS => {
+                let numbers = (0..value.len() / 4).map(|at| number(value, at * 4));
+                socket.waiting = numbers.collect::<Result<_, _>>()?;
+            }
             UNIX_DIAG_RQLEN => socket.queues = (number(value, 0)?, number(value, 4)?),
             UNIX_DIAG_SHUTDOWN => socket.shutdown = value.first().copied().unwrap_or(0),
             _ => {}
@@ -321,7 +328,7 @@ mod tests {
         std::fs::create_dir(&folder).expect("a folder");
         let path = folder.join("here");
         let listener = UnixListener::bind(&path).expect("bind");
-        let _waits = UnixStream::connect(&path).expect("connect");
+        let waits = UnixStream::connect(&path).expect("connect");
         let found = unix_sockets()
             .expect("sock_diag")
             .remove(&inode(&listener))
@@ -331,7 +338,7 @@ mod tests {
         assert_eq!(found.name.as_deref(), Some(path.as_os_str().as_encoded_bytes()));
         assert_eq!(found.file.map(|(_, inode)| inode), Some(metadata.st_ino() as u32));
         assert!(found.listens && found.peer.is_none());
-        assert_eq!(found.queues.0, 1);
+        assert_eq!((found.queues.0, found.waiting), (1, vec![inode(&waits)]));
     }
 
     #[test]

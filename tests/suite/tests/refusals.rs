@@ -47,11 +47,12 @@ const MEMORY: [Case; 9] = [
     ),
 ];
 
-const SOCKETS: [Case; 13] = [
+const SOCKETS: [Case; 14] = [
     ("socket-raw", &["(socket:["], "a socket of protocol 1"),
     ("socket-netlink", &["(socket:["], "a netlink socket"),
     ("socket-packet", &["(socket:["], "a packet socket"),
-    ("socket-tcp-connected", &["(socket:["], "a TCP connection"),
+    ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
+    ("socket-tcp-ended", &["(socket:["], "whose connection has ended"),
     ("socket-tcp-waiting", &["(socket:["], "wait to be accepted"),
     ("socket-udp-waiting", &["(socket:["], "datagrams that wait"),
     ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),

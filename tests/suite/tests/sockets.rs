@@ -1,7 +1,14 @@
-//! Names of sockets: what stands at a path when a tree is restored, and what is left there when that fails.
+//! Names of sockets: what stands at a path when a tree is restored, and what is left there when that fails; ports, and
+//! ends that are outside of the tree.
 
-use floe_suite::{Host, Victim, run};
-use std::{fs, os::unix::net::UnixListener, path::PathBuf};
+use floe_suite::{Host, Victim, run, until};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    path::PathBuf,
+};
 
 /// A victim with a socket that listens at a path, saved and ended; with its image and that path.
 struct Saved<'a> {
@@ -95,4 +102,44 @@ fn a_restore_that_fails_leaves_no_names() {
         }
     }
     saved.comes_back("after all of that");
+}
+
+#[test]
+fn an_end_outside_is_refused_and_goes_on() {
+    let host = Host::new();
+    let job = host.name("job");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; while read -r line <&3; do echo \"got $line\" >&3; done");
+    host.done(&["run", "-d", "--name", &job, "--", "bash", "-c", &script]);
+    let (mut outside, _) = listener.accept().expect("accept");
+    let image = host.path("job.floe").display().to_string();
+    let found = host.floe(&["checkpoint", &job, "-o", &image]).expect_failed();
+    let reason = format!("the other end of this TCP connection, 127.0.0.1:{port}, is outside of the tree");
+    assert!(found.contains(&reason), "{found}");
+    outside.write_all(b"one\n").expect("write");
+    let mut bytes = [0; 8];
+    outside.read_exact(&mut bytes).expect("read");
+    assert_eq!(&bytes, b"got one\n");
+}
+
+#[test]
+fn a_port_that_is_taken_ends_the_restore_and_nothing_is_left() {
+    let host = Host::new();
+    let job = host.name("job");
+    let script = "import socket, time\ns = socket.create_server(('127.0.0.1', 0))\n\
+                  open('port', 'w').write(str(s.getsockname()[1]))\ntime.sleep(1000)";
+    let folder = host.path("work");
+    fs::create_dir(&folder).expect("a folder");
+    let place = folder.display().to_string();
+    host.done(&["run", "-d", "--name", &job, "-w", &place, "--", "python3", "-c", script]);
+    let port = || fs::read_to_string(folder.join("port")).unwrap_or_default();
+    until("the port", || !port().is_empty());
+    let image = host.path("job.floe").display().to_string();
+    host.done(&["checkpoint", &job, "-o", &image]);
+    let taken = TcpListener::bind(format!("127.0.0.1:{}", port())).expect("bind");
+    let found = host.floe(&["restore", "-d", &image]).expect_failed();
+    assert!(found.contains("is its port taken?"), "{found}");
+    drop(taken);
+    host.done(&["restore", "-d", &image]);
 }

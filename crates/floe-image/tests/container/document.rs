@@ -119,6 +119,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "listens": 128, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
              "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+            {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
+             "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}}, "alone": false, "shut_write": true, "shut_read": false,
+             "queue": bytes("GET /"), "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
         ])
     );
     assert_eq!(

@@ -676,6 +676,7 @@ fn open_files() -> Vec<OpenFileRecord> {
                 None,
             ),
         ),
+        ("tcp-connection", 0o2, 0, tcp_connection()),
     ]
     .into_iter()
     .enumerate()
@@ -733,6 +734,22 @@ fn inet_socket(
         addresses.0,
         addresses.1,
         listens,
+        options.to_vec(),
+    ))
+}
+
+fn tcp_connection() -> Vec<u8> {
+    let [here, there] = [80_u16, 45_678].map(|port| (0_u32, [127_u8, 0, 0, 1], port));
+    let options = [(6_i32, 1_i32, vec![1_u8, 0, 0, 0])];
+    let (alone, shut_write, shut_read) = (false, true, false);
+    body(&(
+        2_i32,
+        here,
+        there,
+        alone,
+        shut_write,
+        shut_read,
+        path_of("GET /"),
         options.to_vec(),
     ))
 }

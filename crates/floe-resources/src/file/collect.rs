@@ -54,7 +54,7 @@ pub fn collect(
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
-        connections: Vec::new(),
+        connections: super::socket::FoundConnections::default(),
         processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
     };
     let mut known = KnownFiles::default();

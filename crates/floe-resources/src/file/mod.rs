@@ -142,7 +142,7 @@ pub struct DumpContext<'a> {
     /// Unix sockets found so far.
     unix: socket::FoundUnix,
     /// TCP connections found so far.
-    connections: Vec<socket::FoundConnection>,
+    connections: socket::FoundConnections,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
 }

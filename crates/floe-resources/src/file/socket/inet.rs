@@ -151,6 +151,7 @@ impl FileKind for Inet {
             match tcp.state {
                 TCP_LISTEN if tcp.waiting == 0 => body.listens = Some(tcp.most),
                 TCP_LISTEN => {
+                    context.connections.waiting.extend(body.local);
                     return refuse(
                         file,
                         context,
@@ -265,7 +266,7 @@ pub(super) fn listener<'c>(
     let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
     let found = records
         .iter()
-        .find(|(_, body)| body.listens.is_some() && body.is_at(place));
+        .find(|(_, body)| body.listens.is_some() && body.local.is_some_and(|own| comes_to(place, own)));
     let Some((id, body)) = found else {
         return Ok(None);
     };
@@ -273,15 +274,11 @@ pub(super) fn listener<'c>(
     Ok(context.inet.listening.get(id).map(|(_, socket)| socket))
 }
 
-impl Body {
-    /// Whether connections to an address come to this socket.
-    fn is_at(&self, place: SocketAddr) -> bool {
-        self.local.is_some_and(|own| {
-            let ip = own.ip().to_canonical();
-            let any = ip.is_unspecified() && (ip.is_ipv6() || place.is_ipv4());
-            own.port() == place.port() && (ip == place.ip() || any)
-        })
-    }
+/// Whether connections to an address come to a socket that listens at `own`.
+pub(super) fn comes_to(address: SocketAddr, own: SocketAddr) -> bool {
+    let ip = own.ip().to_canonical();
+    let any = ip.is_unspecified() && (ip.is_ipv6() || address.is_ipv4());
+    own.port() == address.port() && (ip == address.ip() || any)
 }
 
 /// Whether a socket waits for data before it accepts a connection, TCP_DEFER_ACCEPT.

@@ -8,7 +8,7 @@ mod tcp;
 mod unix;
 
 pub(super) use inet::MadeInet;
-pub(super) use tcp::{FoundConnection, MadeConnections, resolve};
+pub(super) use tcp::{FoundConnections, MadeConnections, resolve};
 pub(super) use unix::{FoundUnix, MadeUnix};
 
 pub use inet::Inet;

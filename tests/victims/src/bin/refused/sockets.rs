@@ -2,9 +2,9 @@
 
 use super::{Check, Make, descriptors::send_descriptor, unchanged};
 use std::{
-    io,
+    io::{self, Read},
     mem::forget,
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsRawFd, IntoRawFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
@@ -19,7 +19,8 @@ pub const KINDS: &[(&str, Make)] = &[
     }),
     ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
-    ("socket-tcp-connected", tcp_connected),
+    ("socket-tcp-urgent", tcp_urgent),
+    ("socket-tcp-ended", tcp_ended),
     ("socket-tcp-waiting", tcp_waiting),
     ("socket-udp-waiting", udp_waiting),
     ("socket-options", options),
@@ -44,10 +45,31 @@ fn kept(socket: impl IntoRawFd) -> Check {
     unchanged(socket.into_raw_fd())
 }
 
-fn tcp_connected(_: &Stage) -> io::Result<Check> {
+fn tcp_urgent(_: &Stage) -> io::Result<Check> {
     let listener = TcpListener::bind(ANY)?;
     let client = TcpStream::connect(listener.local_addr()?)?;
-    forget(listener.accept()?.0);
+    let (server, _) = listener.accept()?;
+    send_urgent(client.as_raw_fd())?;
+    forget(client);
+    Ok(kept(server))
+}
+
+fn send_urgent(socket: i32) -> io::Result<()> {
+    let byte = *b"!";
+    let (address, flags) = (byte.as_ptr() as usize, libc::MSG_OOB as usize);
+    // SAFETY: one byte is read.
+    unsafe { call::raw(libc::SYS_sendto, &[socket as usize, address, 1, flags, 0, 0]) }.map(drop)
+}
+
+/// Both sides have closed it, and one of them has it open still.
+fn tcp_ended(_: &Stage) -> io::Result<Check> {
+    let listener = TcpListener::bind(ANY)?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    drop(server);
+    let end = (&client).read(&mut [0])?;
+    assert_eq!(end, 0);
+    client.shutdown(Shutdown::Write)?;
     Ok(kept(client))
 }
 
@@ -98,11 +120,7 @@ fn unix_descriptors(_: &Stage) -> io::Result<Check> {
 
 fn unix_urgent(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
-    let flags = libc::MSG_OOB as usize;
-    let byte = *b"!";
-    let address = byte.as_ptr() as usize;
-    // SAFETY: one byte is read.
-    unsafe { call::raw(libc::SYS_sendto, &[near.as_raw_fd() as usize, address, 1, flags, 0, 0]) }?;
+    send_urgent(near.as_raw_fd())?;
     forget(near);
     Ok(kept(far))
 }

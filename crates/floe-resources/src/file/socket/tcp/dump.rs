@@ -3,7 +3,7 @@
 //! What one end has sent and the other has not got is read from its send queue, which the kernel shows in repair mode
 //! (TCP_REPAIR) alone. That is switched off again at once, and is not needed where nothing is on its way, as nearly always.
 
-use super::{Body, Ends, NAME, OPTIONS, addresses};
+use super::{Body, Ends, NAME, OPTIONS, addresses, canonical};
 use crate::{
     file::{
         DumpContext, FileError, FoundFile,
@@ -27,13 +27,24 @@ use nix::{
     sys::socket::{MsgFlags, recv},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
 
+/// Ends found so far.
+#[derive(Default)]
+pub(in crate::file) struct FoundConnections {
+    carried: Vec<FoundConnection>,
+    /// Those of ends that were refused.
+    refused: HashSet<Ends>,
+    /// Where the tree listens, and connections wait to be accepted.
+    pub(in crate::file::socket) waiting: Vec<SocketAddr>,
+}
+
 /// An end that was found. Its record is complete when the other end is known.
-pub(in crate::file) struct FoundConnection {
+struct FoundConnection {
     pidfd: Rc<OwnedFd>,
     number: i32,
     subject: Subject,
@@ -46,8 +57,25 @@ pub(in crate::file) struct FoundConnection {
 }
 
 pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-    let wrap = |action| FileError::system(action, file.title());
     let socket = file.duplicate()?;
+    let ends = addresses(&socket).map_err(FileError::system("read the addresses of", file.title()))?;
+    let body = dump_end(file, &socket, ends, context)?;
+    if let (None, Some((local, remote))) = (&body, ends) {
+        context
+            .connections
+            .refused
+            .insert((canonical(local), canonical(remote)));
+    }
+    Ok(body)
+}
+
+fn dump_end(
+    file: &FoundFile,
+    socket: &OwnedFd,
+    ends: Option<Ends>,
+    context: &mut DumpContext<'_>,
+) -> Result<Option<Vec<u8>>, FileError> {
+    let wrap = |action| FileError::system(action, file.title());
     let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
     if !tcp.is_carried() {
         return refuse(
@@ -69,7 +97,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     if option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_ULP).is_ok_and(|name| !name.is_empty()) {
         return refuse(file, context, "TLS in the kernel (TCP_ULP) can't be carried");
     }
-    let Some((local, remote)) = addresses(&socket).map_err(wrap("read the addresses of"))? else {
+    let Some((local, remote)) = ends else {
         return refuse(file, context, "a TCP connection without addresses can't be carried");
     };
     if [local, remote].into_iter().any(inet::has_scope) {
@@ -104,7 +132,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         _ => Some(send_queue(socket.as_fd()).map_err(wrap("read the send queue of"))?),
     };
     let record = codec::encode(&body)?;
-    context.connections.push(FoundConnection {
+    context.connections.carried.push(FoundConnection {
         pidfd: Rc::clone(&file.pidfd),
         number: file.number,
         subject: file.subject.clone(),
@@ -205,10 +233,11 @@ fn send_queue(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, u32), Errno> {
 
 /// Completes the records of connections, in the order in which they were found; refuses those whose other end is outside.
 pub(in crate::file) fn resolve(
-    found: &[FoundConnection],
+    all: &FoundConnections,
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
 ) -> Result<(), FileError> {
+    let found = &all.carried;
     let by_ends: HashMap<Ends, &FoundConnection> = found.iter().map(|one| (one.body.ends(), one)).collect();
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
     for (record, one) in connections.zip(found) {
@@ -217,10 +246,15 @@ pub(in crate::file) fn resolve(
         match by_ends.get(&(remote, local)) {
             Some(other) => body.queue.extend(one.on_its_way_from(other)?),
             None if one.got_end && remote.ip().is_loopback() => body.alone = true,
+            // Its finding says it.
+            None if all.refused.contains(&(remote, local)) => {}
+            None if all.waiting.iter().any(|place| inet::comes_to(remote, *place)) => {}
             None => refusals.add(
                 Some(&one.subject),
                 one.title.clone(),
-                format!("the other end of this TCP connection, {remote}, is outside of the tree, or not accepted yet"),
+                format!(
+                    "the other end of this TCP connection, {remote}, is outside of the tree, or has not accepted it yet"
+                ),
                 "end the connection, or try again",
             ),
         }

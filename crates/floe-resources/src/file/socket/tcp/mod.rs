@@ -4,7 +4,7 @@
 mod dump;
 mod make;
 
-pub(in crate::file) use dump::{FoundConnection, resolve};
+pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
 
 use super::{

@@ -74,8 +74,8 @@ impl FoundUnix {
             let other = seen.peer.map(|peer| self.seen.get(&peer));
             if let Some(None) = other {
                 refuse(
-                    "the other end of this socket is outside of the tree, on its way through a socket, or not accepted yet",
-                    "end the process that holds it, close it, or try again",
+                    "the other end of this socket is outside of the tree, or on its way through a socket",
+                    "end the process that holds it, or close it",
                 );
             } else if seen.is_end && seen.name.is_some() {
                 let other = other.flatten().map_or(&None, |other| &other.name);
@@ -101,6 +101,13 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
             "a unix socket of another network namespace can't be carried yet",
         );
     };
+    if listed.values().any(|listening| listening.waiting.contains(&inode)) {
+        return refuse(
+            file,
+            context,
+            "a connection that is not accepted yet can't be carried yet",
+        );
+    }
     let other = unix.peer.and_then(|peer| listed.get(&peer)).cloned();
     let duplicate = file.duplicate()?;
     if has_error(duplicate.as_fd()).map_err(wrap("poll"))? {
