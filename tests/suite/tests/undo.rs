@@ -173,6 +173,13 @@ fn killed_and_interrupted_checkpoints_leave_dispatched_calls_dispatched() {
     stopped_checkpoints_do_not_harm("call-dispatch");
 }
 
+/// What waits in sockets is looked at, and not taken.
+#[test]
+fn killed_and_interrupted_checkpoints_leave_sockets_as_they_were() {
+    stopped_checkpoints_do_not_harm("sockets-unix");
+    stopped_checkpoints_do_not_harm("sockets-tcp");
+}
+
 fn stopped_checkpoints_do_not_harm(name: &str) {
     let host = Host::new();
     let folder = output_folder(&host);
