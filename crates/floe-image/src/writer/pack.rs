@@ -13,13 +13,13 @@ const SAMPLE_BYTES: usize = 1024;
 const SHORT_BYTES: usize = 2 * SAMPLES * SAMPLE_BYTES;
 /// Stored raw unless the sample shrinks below this share, in percent.
 const WORTH_PERCENT: usize = 92;
-/// A level that takes half the time of level 1. On some memory (tables, logs) it does as well, on other (objects of an
-/// interpreter) half as well.
-const FAST_LEVEL: i32 = -10;
+/// A level that takes less than half the time of level 1. On some memory (tables, logs) it does nearly as well, on other
+/// (objects of an interpreter) half as well.
+const FAST_LEVEL: i32 = -16;
 /// How far back the fast level looks, as a power of two: what it searches stays in a core's cache.
 const FAST_WINDOW_LOG: u32 = 18;
 /// The fast level is taken where its sample is longer by no more than this share, in percent.
-const AS_GOOD_PERCENT: usize = 125;
+const AS_GOOD_PERCENT: usize = 150;
 
 /// A chunk that is to be filled and packed.
 pub(super) struct WantedChunk {
