@@ -120,7 +120,11 @@ fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), 
     if context.unix.listening.contains_key(&body.socket) {
         return Ok(());
     }
-    let puppet = maker.puppet(id, context)?;
+    let binder = match &body.name {
+        Some(name) if name::is_relative(&name.bytes) => Maker::of(name.holder.0),
+        _ => maker,
+    };
+    let puppet = binder.puppet(id, context)?;
     let number = socket_in(puppet, body.kind)?;
     if let Some(name) = &body.name {
         name::bind(id, (puppet, number), name, context)?;

@@ -1,6 +1,9 @@
 //! Names of unix sockets: paths, for which there is a file, and abstract ones, which begin with a NUL.
 
-use crate::file::{FileError, OpenContext, socket::system};
+use crate::file::{
+    FileError, OpenContext,
+    socket::{fetch, system},
+};
 use floe_image::record::NsPid;
 use floe_sys::{descriptor::open_in_root, socket::unix_sockets};
 use floe_tracee::Puppet;
@@ -14,12 +17,9 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown},
-        },
+        unix::ffi::OsStrExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// Bytes of `sun_path`.
@@ -31,7 +31,7 @@ pub(super) struct Name {
     /// As in `sun_path`; a path without its NUL.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
-    /// Whose root or working directory a path is looked up from.
+    /// Whose root or working directory a path is looked up from, as far as it is not an absolute one.
     pub holder: NsPid,
     /// Permissions and owner of the file.
     pub file: Option<SocketFile>,
@@ -68,16 +68,13 @@ pub(super) fn address(name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn is_path(name: &[u8]) -> bool {
-    name.first() != Some(&0)
+/// Whether only its holder knows what a name means.
+pub(super) fn is_relative(name: &[u8]) -> bool {
+    is_path(name) && !name.starts_with(b"/")
 }
 
-/// The file that a path stands for to a process of floe's namespace.
-fn seen_by(process: impl std::fmt::Display, name: &[u8]) -> PathBuf {
-    let from = if name.starts_with(b"/") { "root" } else { "cwd" };
-    let mut path = OsString::from(format!("/proc/{process}/{from}/"));
-    path.push(OsStr::from_bytes(name));
-    path.into()
+fn is_path(name: &[u8]) -> bool {
+    name.first() != Some(&0)
 }
 
 /// The file of a bound socket, of which the kernel tells device and inode number; `None` where it is there no longer.
@@ -86,24 +83,26 @@ pub(super) fn file_of(
     name: &[u8],
     (device, inode): (u32, u32),
 ) -> Result<Option<SocketFile>, FileError> {
-    let path = seen_by(holder, name);
-    let metadata = match path.symlink_metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(FileError::System {
-                action: "stat the socket",
-                object: shown(name),
-                source,
-            });
-        }
+    let from = if name.starts_with(b"/") { "root" } else { "cwd" };
+    let from = format!("/proc/{holder}/{from}");
+    let folder = std::fs::File::open(&from).map_err(|source| FileError::System {
+        action: "open",
+        object: from,
+        source,
+    })?;
+    let path = Path::new(OsStr::from_bytes(name));
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    let Ok(file) = open_in_root(folder.as_fd(), path, flags, 0) else {
+        return Ok(None);
     };
-    let same_device = kernel_device(metadata.dev()) == device;
-    let is_it = metadata.file_type().is_socket() && (!same_device || metadata.ino() as u32 == inode);
-    Ok(is_it.then(|| SocketFile {
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
+    let found = fstat(&file).map_err(FileError::system("stat the socket", shown(name)))?;
+    let is_socket = found.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    let (own_device, own_inode) = kernel_identity(&found);
+    let is_it = is_socket && (own_device != device || own_inode == inode);
+    Ok(is_it.then_some(SocketFile {
+        mode: found.st_mode & 0o7777,
+        uid: found.st_uid,
+        gid: found.st_gid,
     }))
 }
 
@@ -167,49 +166,136 @@ impl Drop for BoundNames {
     }
 }
 
-/// Binds the socket that is `number` in a task. What is left there of the socket that had the name before is removed.
+/// Binds the socket that is `number` in a task. What is left there of the socket that had the name before is removed. All
+/// of it the task does itself: a path means to others what its own root and links make of it.
 pub(super) fn bind(
     id: u32,
     (puppet, number): (&Puppet, i32),
     name: &Name,
     context: &mut OpenContext<'_>,
 ) -> Result<(), FileError> {
-    let finder = context.puppets.get(&name.holder.0).unwrap_or(puppet);
-    let path = seen_by(finder.tid(), &name.bytes);
-    if is_path(&name.bytes) {
-        make_room(&path).map_err(|source| system("make room for the name of", id, source))?;
-    }
+    let path = is_path(&name.bytes).then(|| with_nul(&name.bytes));
+    let is_left = match &path {
+        Some(path) => is_left_socket(id, puppet, path)?,
+        None => false,
+    };
     let mut batch = puppet.batch();
+    if let (Some(path), true) = (&path, is_left) {
+        let place = batch.data(path);
+        batch.call("remove an old socket", libc::SYS_unlinkat, &[AT_FDCWD, place, 0]);
+    }
     let bytes = address(&name.bytes);
     let place = batch.data(&bytes);
-    batch.call(
-        "bind a socket",
-        libc::SYS_bind,
-        &[number as u64, place, bytes.len() as u64],
+    let arguments = [number as u64, place, bytes.len() as u64];
+    batch.call("bind a socket", libc::SYS_bind, &arguments);
+    puppet.run(&mut batch)?;
+    let (Some(path), Some(file)) = (path, name.file) else {
+        return Ok(());
+    };
+    let (folder, own) = split(&name.bytes);
+    let mut batch = puppet.batch();
+    let place = batch.data(&with_nul(folder));
+    let flags = (libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
+    let opened = batch.call(
+        "open the directory of a socket",
+        libc::SYS_openat,
+        &[AT_FDCWD, place, flags],
     );
     puppet.run(&mut batch)?;
-    if let Some(file) = name.file {
-        let made = bound(&path).map_err(|source| system("find the name of", id, source))?;
-        context.unix.bound.0.push(made);
-        lchown(&path, Some(file.uid), Some(file.gid))
-            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode)))
-            .map_err(|source| system("set the owner of the name of", id, source))?;
+    for folder in fetch(id, puppet, &[batch.result(opened) as i32])? {
+        context.unix.bound.0.push((folder, own.to_owned()));
     }
-    Ok(())
+    let mut batch = puppet.batch();
+    let place = batch.data(&path);
+    let owner = [
+        AT_FDCWD,
+        place,
+        u64::from(file.uid),
+        u64::from(file.gid),
+        libc::AT_SYMLINK_NOFOLLOW as u64,
+    ];
+    batch.call("set the owner of a socket", libc::SYS_fchownat, &owner);
+    let mode = [AT_FDCWD, place, u64::from(file.mode)];
+    batch.call("set the permissions of a socket", libc::SYS_fchmodat, &mode);
+    Ok(puppet.run(&mut batch)?)
 }
 
-/// Removes a socket's file; anything else stays.
-fn make_room(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
-        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+const AT_FDCWD: u64 = libc::AT_FDCWD as u64;
+
+fn with_nul(path: &[u8]) -> Vec<u8> {
+    [path, &[0]].concat()
+}
+
+/// The directory, and the name in it.
+fn split(path: &[u8]) -> (&[u8], &OsStr) {
+    let (folder, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) => (&b"/"[..], &path[1..]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b"."[..], path),
+    };
+    (folder, OsStr::from_bytes(name))
+}
+
+/// Whether there is a socket at a path; an error where there is anything else.
+fn is_left_socket(id: u32, puppet: &Puppet, path: &[u8]) -> Result<bool, FileError> {
+    /// struct statx and its `stx_mode`.
+    const BYTES: usize = 256;
+    const MODE: usize = 28;
+    let mut batch = puppet.batch();
+    let (place, room) = (batch.data(path), batch.room(BYTES));
+    let flags = libc::AT_SYMLINK_NOFOLLOW as u64;
+    let arguments = [AT_FDCWD, place, flags, u64::from(libc::STATX_TYPE), room];
+    let looked = batch.attempt("look for an old socket", libc::SYS_statx, &arguments);
+    puppet.run(&mut batch)?;
+    match batch.result(looked) {
+        0 => {}
+        error if error == -i64::from(libc::ENOENT) => return Ok(false),
+        error => {
+            return Err(system(
+                "look for an old socket like",
+                id,
+                io::Error::from_raw_os_error(-error as i32),
+            ));
+        }
+    }
+    let bytes = batch.bytes(room, BYTES);
+    let mode = u32::from(u16::from_ne_bytes([bytes[MODE], bytes[MODE + 1]]));
+    if mode & libc::S_IFMT == libc::S_IFSOCK {
+        Ok(true)
+    } else {
+        Err(system("bind", id, io::ErrorKind::AlreadyExists.into()))
     }
 }
 
-fn bound(path: &Path) -> io::Result<(OwnedFd, OsString)> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    Ok((std::fs::File::open(folder)?.into(), name.to_owned()))
+#[cfg(test)]
+mod tests {
+    use super::{address, is_possible, shown, split};
+    use std::ffi::OsStr;
+
+    #[test]
+    fn paths_are_taken_apart() {
+        let told = |path: &'static str| {
+            let (folder, name) = split(path.as_bytes());
+            (folder.to_vec(), name.to_owned())
+        };
+        let expected = |folder: &str, name: &str| (folder.as_bytes().to_vec(), OsStr::new(name).to_owned());
+        assert_eq!(told("/run/a/b"), expected("/run/a", "b"));
+        assert_eq!(told("/b"), expected("/", "b"));
+        assert_eq!(told("b"), expected(".", "b"));
+        assert_eq!(told("./a/b"), expected("./a", "b"));
+    }
+
+    #[test]
+    fn names_are_paths_or_abstract() {
+        for possible in [&b"/run/x"[..], b"\0x\0y", b"\0"] {
+            assert!(is_possible(possible), "{possible:?}");
+        }
+        for none in [&b""[..], b"a\0b", &[b'a'; 109]] {
+            assert!(!is_possible(none), "{none:?}");
+        }
+        assert_eq!(address(b"x").len(), 2 + 2);
+        assert_eq!(address(b"\0x").len(), 2 + 2);
+        assert_eq!(address(&[b'a'; 108]).len(), 2 + 108);
+        assert_eq!(shown(b"\0job"), "@job");
+    }
 }
