@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsRawFd, FromRawFd, RawFd},
         linux::net::SocketAddrExt,
         unix::{
             fs::{MetadataExt, PermissionsExt},
@@ -30,6 +30,7 @@ fn main() {
             Box::new(credentials()),
             Box::new(at_a_path(stage)),
             Box::new(abstract_name(stage)),
+            Box::new(named_client(stage)),
             Box::new(datagrams(stage)),
             Box::new(shared()),
             Box::new(waiting_calls(stage)),
@@ -239,6 +240,47 @@ fn abstract_name(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
         findings.take("write", server.write_all(&bytes));
         let anew = connect_anew(&listener, || UnixStream::connect_addr(&address));
         findings.same("new connection", &b"new".to_vec(), &anew);
+    }
+}
+
+/// A client that has a name too.
+fn named_client(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let [there, here] = ["server of a named client", "named client"].map(|name| stage.path(name));
+    let listener = UnixListener::bind(&there).expect("bind");
+    // SAFETY: plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    for (call, path) in [(libc::SYS_bind, &here), (libc::SYS_connect, &there)] {
+        let mut address = libc::sockaddr_un {
+            sun_family: libc::AF_UNIX as u16,
+            sun_path: [0; 108],
+        };
+        for (place, byte) in address.sun_path.iter_mut().zip(path.as_os_str().as_encoded_bytes()) {
+            *place = *byte as libc::c_char;
+        }
+        // SAFETY: an address of this size is read.
+        let result = unsafe { libc::syscall(call, socket, &raw const address, size_of_val(&address)) };
+        assert_eq!(result, 0, "bind, connect");
+    }
+    // SAFETY: just made, and nobody else's.
+    let mut client = unsafe { UnixStream::from_raw_fd(socket) };
+    let (mut server, _) = listener.accept().expect("accept");
+    server.write_all(b"unread").expect("write");
+    move |findings| {
+        let mut bytes = [0; 6];
+        findings.take("read", client.read_exact(&mut bytes));
+        findings.same("bytes", b"unread", &bytes);
+        findings.take("write", server.write_all(&bytes));
+        for (what, address) in [("client", client.local_addr()), ("other end", server.peer_addr())] {
+            let address = address.expect("an address");
+            findings.same(
+                format!("name of the {what}"),
+                &Some(here.as_path()),
+                &address.as_pathname(),
+            );
+        }
+        findings.that(here.exists(), "the file of the client's name is gone");
+        let listens = listener.local_addr().expect("getsockname");
+        findings.same("name of the listener", &Some(there.as_path()), &listens.as_pathname());
     }
 }
 

@@ -16,7 +16,10 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send},
+    sys::{
+        socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt, sockopt::SendTimeout},
+        time::{TimeVal, TimeValLike},
+    },
 };
 use std::{
     collections::HashMap,
@@ -92,6 +95,9 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
     Ok(own)
 }
 
+/// How long a connection within the host may take.
+const CONNECT_SECONDS: i64 = 10;
+
 /// A family and an address of it.
 struct End {
     family: i32,
@@ -118,11 +124,15 @@ fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>)
     // Else it would wait for data before it accepts.
     let defer = inet::without_deferring(listening.as_fd()).map_err(wrap("prepare the socket that accepts"))?;
     let to = in_family(server.address, client.family);
+    // The queue of a socket that all can see may be full.
+    let patience = TimeVal::seconds(CONNECT_SECONDS);
+    setsockopt(&end, SendTimeout, &patience).map_err(wrap("set up"))?;
     let (end, to) = (end, SockaddrStorage::from(to));
     let connect = || connect(end.as_raw_fd(), &to);
     inet::or_without_leftovers(client.address, context, connect).map_err(|source| system("connect", id, source))?;
     let accepted = accept_from(&listening, canonical(client.address)).map_err(wrap("accept"))?;
     set_option(end.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &0_i32.to_ne_bytes()).map_err(wrap("set up"))?;
+    setsockopt(&end, SendTimeout, &TimeVal::zero()).map_err(wrap("set up"))?;
     defer
         .put_back(listening.as_fd())
         .map_err(wrap("put back the options of the socket that accepts"))?;

@@ -23,7 +23,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt::SockType as OfKind},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -37,8 +37,14 @@ const RCV_SHUTDOWN: u8 = 1;
 #[derive(Default)]
 pub(in crate::file) struct FoundUnix {
     /// All of the tree's network namespace; asked for once.
-    listed: Option<HashMap<u32, UnixSocket>>,
+    listed: Option<Listed>,
     seen: HashMap<u32, Seen>,
+}
+
+struct Listed {
+    sockets: HashMap<u32, UnixSocket>,
+    /// Those whose connections nobody has accepted yet.
+    waiting: HashSet<u32>,
 }
 
 /// One that is saved.
@@ -53,22 +59,25 @@ struct Seen {
 }
 
 impl FoundUnix {
-    fn listed(&mut self, file: &FoundFile) -> Result<&HashMap<u32, UnixSocket>, FileError> {
+    fn listed(&mut self, file: &FoundFile) -> Result<&Listed, FileError> {
         if self.listed.is_none() {
             let listed = ns::inside::run(file.holder, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?));
-            self.listed = Some(listed.map_err(|error| FileError::System {
+            let sockets = listed.map_err(|error| FileError::System {
                 action: "list the sockets like",
                 object: file.title(),
                 source: std::io::Error::other(error),
-            })?);
+            })?;
+            let waiting = sockets.values().flat_map(|socket| &socket.waiting).copied().collect();
+            self.listed = Some(Listed { sockets, waiting });
         }
-        Ok(self.listed.get_or_insert_default())
+        Ok(self.listed.as_ref().expect("just listed"))
     }
 
     /// Refuses ends whose other end no task of the tree has, and those that were accepted by a socket that none has.
     pub(in crate::file) fn refuse_incomplete(&self, refusals: &mut Refusals) {
-        let listens_at =
-            |name: &Option<Vec<u8>>| name.is_some() && self.seen.values().any(|s| s.listens && s.name == *name);
+        let listening = self.seen.values().filter(|seen| seen.listens);
+        let names: HashSet<&Vec<u8>> = listening.filter_map(|seen| seen.name.as_ref()).collect();
+        let listens_at = |name: &Option<Vec<u8>>| name.as_ref().is_some_and(|name| names.contains(name));
         for seen in self.seen.values() {
             let mut refuse = |reason, advice| refusals.add(Some(&seen.subject), seen.title.clone(), reason, advice);
             let other = seen.peer.map(|peer| self.seen.get(&peer));
@@ -94,21 +103,21 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     let inode = file.metadata.ino() as u32;
     let wrap = |action| FileError::system(action, file.title());
     let listed = context.unix.listed(file)?;
-    let Some(unix) = listed.get(&inode).cloned() else {
+    let Some(unix) = listed.sockets.get(&inode).cloned() else {
         return refuse(
             file,
             context,
             "a unix socket of another network namespace can't be carried yet",
         );
     };
-    if listed.values().any(|listening| listening.waiting.contains(&inode)) {
+    if listed.waiting.contains(&inode) {
         return refuse(
             file,
             context,
             "a connection that is not accepted yet can't be carried yet",
         );
     }
-    let other = unix.peer.and_then(|peer| listed.get(&peer)).cloned();
+    let other = unix.peer.and_then(|peer| listed.sockets.get(&peer)).cloned();
     let duplicate = file.duplicate()?;
     if has_error(duplicate.as_fd()).map_err(wrap("poll"))? {
         return refuse(
@@ -137,8 +146,8 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     let name = match unix.name {
         Some(bytes) => {
             let found = match unix.file {
-                Some(identity) if !is_end => name::file_of(file.holder, &bytes, identity)?,
-                _ => None,
+                Some(identity) => name::file_of(file.holder, &bytes, identity)?,
+                None => None,
             };
             if unix.file.is_some() && found.is_none() && !is_end {
                 return refuse(
