@@ -7,6 +7,7 @@ use nix::{
 };
 use std::{
     collections::HashMap,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -60,11 +61,39 @@ pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
     Ok(bytes.max(0) as usize)
 }
 
+/// Whether a packet filter is attached to a socket (SO_ATTACH_FILTER, SO_ATTACH_BPF).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn has_filter(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    // Counted in instructions of 8 bytes, not in bytes. With no room it only tells how many there are.
+    let mut instructions: libc::socklen_t = 0;
+    // SAFETY: the kernel writes nothing where there is no room, and the length outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_GET_FILTER,
+            std::ptr::null_mut(),
+            &raw mut instructions,
+        )
+    };
+    match Errno::result(result) {
+        Ok(_) => Ok(instructions != 0),
+        // It is one that can't be read.
+        Err(Errno::EACCES) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// The bytes of an option, getsockopt(2).
 ///
 /// # Errors
-/// ENOPROTOOPT and others of getsockopt(2).
+/// ENOPROTOOPT and others of getsockopt(2); EINVAL for SO_GET_FILTER, which does not count in bytes.
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_GET_FILTER) {
+        return Err(Errno::EINVAL);
+    }
     let mut value = vec![0_u8; OPTION_BYTES];
     let mut length = OPTION_BYTES as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which are there.
@@ -140,23 +169,20 @@ pub fn unix_sockets() -> Result<HashMap<u32, UnixSocket>, Errno> {
 /// Bytes of struct unix_diag_msg.
 const UNIX_MESSAGE: usize = 16;
 
-/// Ends the TCP sockets of the calling thread's network namespace that have this port and that no process has any more:
-/// those that wait for the last segments of a connection (TIME_WAIT and the states before it). Returns how many.
+/// Ends the TCP sockets of the calling thread's network namespace that have this port, that no process has any more and that
+/// have nothing left to send: those that only wait (FIN_WAIT2, TIME_WAIT). Returns how many.
 ///
 /// # Errors
 /// Those of netlink(7); EOPNOTSUPP where the kernel is built without CONFIG_INET_DIAG_DESTROY.
 pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
-    // FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK, CLOSING of include/net/tcp_states.h.
-    const ENDING: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
-    // struct inet_diag_msg: family, state, two more; the addresses; four numbers; inode.
-    const IDENTITY: std::ops::Range<usize> = 4..52;
-    const INODE: usize = 68;
+    // FIN_WAIT2, TIME_WAIT of include/net/tcp_states.h.
+    const WAITING: u32 = 1 << 5 | 1 << 6;
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
         // struct inet_diag_req_v2.
         let head = [family as u8, libc::IPPROTO_TCP as u8, 0, 0];
         let mut request = head.to_vec();
-        request.extend(ENDING.to_ne_bytes());
+        request.extend(WAITING.to_ne_bytes());
         request.extend([0; IDENTITY.end - IDENTITY.start]);
         let mut leftovers = Vec::new();
         dump(&request, |message| {
@@ -168,7 +194,7 @@ pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
         })?;
         for identity in leftovers {
             let mut request = head.to_vec();
-            request.extend(ENDING.to_ne_bytes());
+            request.extend(WAITING.to_ne_bytes());
             request.extend(identity);
             match ask((SOCK_DESTROY, libc::NLM_F_ACK), &request, |_| Ok(())) {
                 // It may have ended by itself.
@@ -178,6 +204,44 @@ pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
         }
     }
     Ok(ended)
+}
+
+/// Whether some process has the TCP socket of the calling thread's network namespace that has these addresses, its own first.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn is_somebodys(local: SocketAddr, remote: SocketAddr) -> Result<bool, Errno> {
+    let wanted = [local, remote].map(|address| (address.ip().to_canonical(), address.port()));
+    let mut found = false;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend(u32::MAX.to_ne_bytes());
+        request.extend([0; IDENTITY.end - IDENTITY.start]);
+        dump(&request, |message| {
+            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+            found |= number(message, INODE)? != 0 && ends(family, identity) == wanted;
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// struct inet_diag_msg: family, state, two more; the addresses; four numbers; inode.
+const IDENTITY: std::ops::Range<usize> = 4..52;
+const INODE: usize = 68;
+
+/// The two ends that struct inet_diag_sockid tells, 48 bytes.
+fn ends(family: i32, identity: &[u8]) -> [(IpAddr, u16); 2] {
+    [(0, 4), (2, 20)].map(|(port, address)| {
+        let port = u16::from_be_bytes([identity[port], identity[port + 1]]);
+        let bytes: [u8; 16] = identity[address..address + 16].try_into().expect("16 bytes");
+        let ip = if family == libc::AF_INET {
+            IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+        } else {
+            IpAddr::from(bytes)
+        };
+        (ip.to_canonical(), port)
+    })
 }
 
 /// linux/sock_diag.h.
@@ -348,7 +412,10 @@ mod tests {
         let client = TcpStream::connect(address).expect("connect");
         let (server, _) = listener.accept().expect("accept");
         // The one that closes first waits.
+        let ends = (address, client.local_addr().expect("an address"));
+        assert_eq!(super::is_somebodys(ends.0, ends.1), Ok(true));
         drop(server);
+        assert_eq!(super::is_somebodys(ends.0, ends.1), Ok(false));
         drop(client);
         drop(listener);
         let end = super::end_leftovers(address.port());
@@ -357,6 +424,24 @@ mod tests {
         }
         assert_eq!(end, Ok(1));
         assert_eq!(super::end_leftovers(address.port()), Ok(0));
+    }
+
+    #[test]
+    fn filters_are_noticed() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        // BPF_RET with all.
+        let allow_all = [6_u64 | 0xffff_ffff << 32; 100];
+        let mut program = [0_u64; 2];
+        program[0] = allow_all.len() as u64;
+        program[1] = allow_all.as_ptr() as u64;
+        let bytes: Vec<u8> = program.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        super::set_option(one.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &bytes).expect("attach");
+        assert_eq!(super::has_filter(one.as_fd()), Ok(true));
+        assert_eq!(super::has_filter(other.as_fd()), Ok(false));
+        assert_eq!(
+            option(one.as_fd(), libc::SOL_SOCKET, libc::SO_GET_FILTER),
+            Err(Errno::EINVAL)
+        );
     }
 
     #[test]

@@ -146,6 +146,14 @@ impl FileKind for Inet {
             let reason = format!("a socket of protocol {protocol} can't be carried yet");
             return refuse(file, context, &reason);
         }
+        // First: looking into it would take the error away.
+        if has_error(socket.as_fd()).map_err(wrap("poll"))? {
+            return refuse(
+                file,
+                context,
+                "a socket with an error that nobody has read can't be carried yet",
+            );
+        }
         if kind == libc::SOCK_STREAM {
             let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
             match tcp.state {
@@ -172,13 +180,6 @@ impl FileKind for Inet {
             if has_events(socket.as_fd(), libc::POLLIN).map_err(wrap("poll"))? {
                 return refuse(file, context, "datagrams that wait in a socket can't be carried yet");
             }
-        }
-        if has_error(socket.as_fd()).map_err(wrap("poll"))? {
-            return refuse(
-                file,
-                context,
-                "a socket with an error that nobody has read can't be carried yet",
-            );
         }
         if [body.local, body.remote].into_iter().flatten().any(has_scope) {
             return refuse(
@@ -266,12 +267,20 @@ pub(super) fn listener<'c>(
     let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
     let found = records
         .iter()
-        .find(|(_, body)| body.listens.is_some() && body.local.is_some_and(|own| comes_to(place, own)));
+        .find(|(_, body)| body.listens.is_some() && body.is_at(place));
     let Some((id, body)) = found else {
         return Ok(None);
     };
     listening(*id, body, context)?;
     Ok(context.inet.listening.get(id).map(|(_, socket)| socket))
+}
+
+impl Body {
+    /// Whether connections to an address come to this socket.
+    fn is_at(&self, place: SocketAddr) -> bool {
+        let only_six = options::is_on(&self.options, (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY));
+        self.local.is_some_and(|own| comes_to(place, own)) && !(only_six && place.is_ipv4())
+    }
 }
 
 /// Whether connections to an address come to a socket that listens at `own`.

@@ -1,7 +1,7 @@
 //! Socket options: those that differ from a new socket's are carried.
 
 use super::number_option;
-use floe_sys::socket::{option, set_option};
+use floe_sys::socket::{has_filter, option, set_option};
 use nix::{
     errno::Errno,
     sys::socket::{SockaddrStorage, getpeername},
@@ -49,7 +49,7 @@ struct Level {
     no_settings: &'static [i32],
 }
 
-const LEVELS: [Level; 4] = [
+const LEVELS: [Level; 6] = [
     // asm-generic/socket.h: REUSEADDR, DONTROUTE, BROADCAST, SNDBUF, RCVBUF, KEEPALIVE, OOBINLINE, PRIORITY, LINGER,
     // REUSEPORT, PASSCRED, RCVLOWAT, RCVTIMEO, SNDTIMEO, TIMESTAMP, PASSSEC, TIMESTAMPNS, MARK, PEEK_OFF, SELECT_ERR_QUEUE,
     // MAX_PACING_RATE, ZEROCOPY, TIMESTAMP_NEW, TIMESTAMPNS_NEW, BUF_LOCK, TXREHASH, RCVMARK, PASSPIDFD.
@@ -59,10 +59,10 @@ const LEVELS: [Level; 4] = [
         carried: &[
             2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 20, 21, 29, 34, 35, 36, 42, 45, 47, 60, 63, 64, 72, 74, 75, 76,
         ],
-        // TYPE, ERROR, PEERCRED, BINDTODEVICE (a string, and refused by SO_BINDTOIFINDEX), PEERNAME, ACCEPTCONN, PEERSEC,
+        // TYPE, ERROR, PEERCRED, GET_FILTER (asked for apart), BINDTODEVICE (a string, and refused by SO_BINDTOIFINDEX), PEERNAME, ACCEPTCONN, PEERSEC,
         // PROTOCOL, DOMAIN, INCOMING_CPU, MEMINFO, INCOMING_NAPI_ID, COOKIE, PEERGROUPS, RCVTIMEO_NEW and
         // SNDTIMEO_NEW (other names), NETNS_COOKIE, PEERPIDFD.
-        no_settings: &[3, 4, 17, 25, 28, 30, 31, 38, 39, 49, 55, 56, 57, 59, 66, 67, 71, 77],
+        no_settings: &[3, 4, 17, 25, 26, 28, 30, 31, 38, 39, 49, 55, 56, 57, 59, 66, 67, 71, 77],
     },
     // netinet/tcp.h: NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP,
     // CONGESTION, THIN_*, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ, TX_DELAY.
@@ -95,7 +95,23 @@ const LEVELS: [Level; 4] = [
         // ADDRFORM, 2292PKTOPTIONS, MTU, PATHMTU.
         no_settings: &[1, 6, 24, 61],
     },
+    Level {
+        level: libc::IPPROTO_UDP,
+        names: 1..105,
+        carried: &OF_UDP,
+        no_settings: &[],
+    },
+    // The same, and SEND_CSCOV and RECV_CSCOV.
+    Level {
+        level: libc::IPPROTO_UDPLITE,
+        names: 1..105,
+        carried: &[10, 11, 101, 102, 103, 104],
+        no_settings: &[],
+    },
 ];
+
+/// linux/udp.h: NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO. CORK and ENCAP are refused.
+const OF_UDP: [i32; 4] = [101, 102, 103, 104];
 
 /// Those whose value the kernel doubles when it is set, and the name by which it sets more than its limit.
 const BUFFERS: [(i32, i32); 2] = [
@@ -132,6 +148,9 @@ type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
 /// Options of `socket` on these levels that are not as those of `fresh`.
 pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &[i32]) -> Result<Differing, Errno> {
     let (mut carried, mut others) = (Vec::new(), Vec::new());
+    if has_filter(socket)? {
+        others.push((libc::SOL_SOCKET, libc::SO_ATTACH_FILTER));
+    }
     // Before Linux 5.14 nobody can tell.
     let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
     let is_connected =
@@ -193,6 +212,12 @@ pub(super) fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
 pub(super) fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes.to_ne_bytes())
+}
+
+/// Whether an option of level and name is among them, and not 0.
+pub(super) fn is_on(options: &[SocketOption], which: (i32, i32)) -> bool {
+    let mut found = options.iter().filter(|option| option.which() == which);
+    found.any(|option| option.value.iter().any(|byte| *byte != 0))
 }
 
 pub(super) fn are_possible(options: &[SocketOption]) -> bool {

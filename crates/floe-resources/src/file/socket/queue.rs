@@ -35,10 +35,20 @@ pub(super) struct PeekOffset<'a> {
 }
 
 impl<'a> PeekOffset<'a> {
+    /// Each look from behind the one before.
     pub(super) fn from_the_start(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
+        Self::at(socket, 0)
+    }
+
+    /// Each look from the start.
+    pub(super) fn off(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
+        Self::at(socket, -1)
+    }
+
+    fn at(socket: BorrowedFd<'a>, place: i32) -> Result<Self, Errno> {
         let before = number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
         let offset = Self { socket, before };
-        offset.set(0)?;
+        offset.set(place)?;
         Ok(offset)
     }
 
@@ -80,11 +90,11 @@ pub(super) fn waiting(
             Look::Longer if is_stream || buffer.len() >= LONGEST => {
                 return Ok(Err("a message of more than 8 MiB in a socket can't be carried"));
             }
-            // The offset has moved behind what was seen of it, so all begins anew with more room.
+            // The offset has moved behind what was seen of it: back to its beginning, with more room.
             Look::Longer => {
-                messages.clear();
                 buffer = vec![0; buffer.len() * 4];
-                set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &0_i32.to_ne_bytes())?;
+                let seen = i32::try_from(bytes(&messages)).map_err(|_| Errno::EOVERFLOW)?;
+                set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &seen.to_ne_bytes())?;
             }
         }
     }

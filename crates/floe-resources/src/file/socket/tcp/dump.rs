@@ -15,15 +15,18 @@ use crate::{
             refuse,
         },
     },
+    ns,
     refusal::{Refusals, Subject},
 };
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
+    Pid,
     descriptor::pidfd_getfd,
-    socket::{option, set_option, unsent},
+    socket::{is_somebodys, option, set_option, unsent},
 };
 use nix::{
     errno::Errno,
+    sched::CloneFlags,
     sys::socket::{MsgFlags, recv},
 };
 use std::{
@@ -45,15 +48,12 @@ pub(in crate::file) struct FoundConnections {
 
 /// An end that was found. Its record is complete when the other end is known.
 struct FoundConnection {
+    holder: Pid,
     pidfd: Rc<OwnedFd>,
     number: i32,
     subject: Subject,
     title: String,
     body: Body,
-    /// Whether the other end has said that it will send no more, and this one knows.
-    got_end: bool,
-    /// What is in its send queue, and the sequence number behind that.
-    unreceived: Option<(Vec<u8>, u32)>,
 }
 
 pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
@@ -115,31 +115,24 @@ fn dump_end(
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
     }
-    let ended = has_events(socket.as_fd(), libc::POLLRDHUP).map_err(wrap("poll"))?;
-    let got_end = tcp.has_got_end();
     let body = Body {
         family,
         local,
         remote,
         alone: false,
         shut_write: tcp.has_sent_end(),
-        shut_read: ended && !got_end,
-        queue: waiting(socket.as_fd()).map_err(wrap("look at what waits in"))?,
+        shut_read: false,
+        queue: Vec::new(),
         options,
-    };
-    let unreceived = match unsent(socket.as_fd()).map_err(wrap("read the send queue of"))? {
-        0 => None,
-        _ => Some(send_queue(socket.as_fd()).map_err(wrap("read the send queue of"))?),
     };
     let record = codec::encode(&body)?;
     context.connections.carried.push(FoundConnection {
+        holder: file.holder,
         pidfd: Rc::clone(&file.pidfd),
         number: file.number,
         subject: file.subject.clone(),
         title: file.title(),
         body,
-        got_end,
-        unreceived,
     });
     Ok(Some(record))
 }
@@ -147,7 +140,7 @@ fn dump_end(
 /// All that can be read.
 fn waiting(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let _offset = match number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF) {
-        Ok(0..) => Some(PeekOffset::from_the_start(socket)?),
+        Ok(0..) => Some(PeekOffset::off(socket)?),
         _ => None,
     };
     peek(socket)
@@ -232,23 +225,31 @@ fn send_queue(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, u32), Errno> {
 }
 
 /// Completes the records of connections, in the order in which they were found; refuses those whose other end is outside.
+///
+/// Tasks stand still, but what they have sent is still on its way. So first all that has been sent is looked at, and only
+/// then what has come: whatever comes in between is seen at least once, and sequence numbers tell what was seen twice.
 pub(in crate::file) fn resolve(
     all: &FoundConnections,
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
 ) -> Result<(), FileError> {
     let found = &all.carried;
-    let by_ends: HashMap<Ends, &FoundConnection> = found.iter().map(|one| (one.body.ends(), one)).collect();
+    let mut sent = HashMap::with_capacity(found.len());
+    for one in found {
+        sent.insert(one.body.ends(), (one.unreceived()?, one.body.shut_write));
+    }
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
     for (record, one) in connections.zip(found) {
         let (local, remote) = one.body.ends();
         let mut body = one.body.clone();
-        match by_ends.get(&(remote, local)) {
-            Some(other) => body.queue.extend(one.on_its_way_from(other)?),
-            None if one.got_end && remote.ip().is_loopback() => body.alone = true,
+        let other = sent.get(&(remote, local));
+        let got_end = one.receive(&mut body, other)?;
+        match other {
+            Some(_) => {}
             // Its finding says it.
             None if all.refused.contains(&(remote, local)) => {}
             None if all.waiting.iter().any(|place| inet::comes_to(remote, *place)) => {}
+            None if got_end && remote.ip().is_loopback() && !one.is_others(remote, local)? => body.alone = true,
             None => refusals.add(
                 Some(&one.subject),
                 one.title.clone(),
@@ -263,20 +264,75 @@ pub(in crate::file) fn resolve(
     Ok(())
 }
 
+/// What is in a send queue, with the sequence number behind it.
+type Unreceived = Option<(Vec<u8>, u32)>;
+
+/// What is in a receive queue, whether the other end's last is known to have come, and whether nothing more can be read.
+type Come = (Vec<u8>, bool, bool);
+
 impl FoundConnection {
-    /// What the other end has sent and this one has not got.
-    fn on_its_way_from<'o>(&self, other: &'o Self) -> Result<&'o [u8], FileError> {
-        let Some((sent, behind)) = &other.unreceived else {
-            return Ok(&[]);
+    fn wrap(&self, action: &'static str) -> impl FnOnce(Errno) -> FileError {
+        FileError::system(action, self.title.clone())
+    }
+
+    fn socket(&self) -> Result<OwnedFd, FileError> {
+        pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(self.wrap("fetch"))
+    }
+
+    /// What this end has sent and the other has not acknowledged.
+    fn unreceived(&self) -> Result<Unreceived, FileError> {
+        let socket = self.socket()?;
+        match unsent(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
+            0 => Ok(None),
+            _ => send_queue(socket.as_fd())
+                .map(Some)
+                .map_err(self.wrap("read the send queue of")),
+        }
+    }
+
+    /// Whether a process outside of the tree has the end with these addresses.
+    fn is_others(&self, local: SocketAddr, remote: SocketAddr) -> Result<bool, FileError> {
+        let look = || Ok(is_somebodys(local, remote)?);
+        let found = ns::inside::run(self.holder, CloneFlags::CLONE_NEWNET, look);
+        found.map_err(|error| FileError::System {
+            action: "look for the other end of",
+            object: self.title.clone(),
+            source: std::io::Error::other(error),
+        })
+    }
+
+    /// Notes what has come to this end and what is on its way from the other; whether it knows that no more will come.
+    fn receive(&self, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<bool, FileError> {
+        let socket = self.socket()?;
+        let look = || -> Result<Come, Errno> {
+            let queue = waiting(socket.as_fd())?;
+            let got_end = TcpState::read(socket.as_fd())?.has_got_end();
+            Ok((queue, got_end, has_events(socket.as_fd(), libc::POLLRDHUP)?))
         };
-        let wrap = |action| FileError::system(action, self.title.clone());
-        let socket = pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(wrap("fetch"))?;
-        let got = Repair::of(socket.as_fd())
-            .and_then(|repair| repair.queue(TCP_RECV_QUEUE))
-            .map_err(wrap("read the sequence number of"))?;
-        // The end itself counts as one.
-        let end = u32::from(other.body.shut_write && !self.got_end);
-        let missing = behind.wrapping_sub(got).wrapping_sub(end) as usize;
-        Ok(&sent[sent.len().saturating_sub(missing)..])
+        let Some((Some((sent, behind)), shut_write)) = other else {
+            let (queue, got_end, ended) = look().map_err(self.wrap("look at what waits in"))?;
+            (body.queue, body.shut_read) = (queue, ended && !got_end);
+            return Ok(got_end);
+        };
+        let number = || Repair::of(socket.as_fd()).and_then(|repair| repair.queue(TCP_RECV_QUEUE));
+        let stands = || -> Result<(u32, Come), Errno> {
+            loop {
+                let before = number()?;
+                let seen = look()?;
+                if number()? == before {
+                    return Ok((before, seen));
+                }
+            }
+        };
+        let (got, (queue, got_end, ended)) = stands().map_err(self.wrap("look at what waits in"))?;
+        (body.queue, body.shut_read) = (queue, ended && !got_end);
+        // The end itself counts as one. What came since the send queue was looked at makes the difference negative.
+        let end = u32::from(*shut_write && !got_end);
+        let missing = behind.wrapping_sub(got).wrapping_sub(end) as i32;
+        let missing = usize::try_from(missing).unwrap_or(0);
+        let from = sent.len().checked_sub(missing).ok_or(Errno::EPROTO);
+        let from = from.map_err(self.wrap("make out what is on its way to"))?;
+        body.queue.extend(&sent[from..]);
+        Ok(got_end)
     }
 }

@@ -131,6 +131,15 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         Ok(state) => state,
         Err(reason) => return refuse(file, context, reason),
     };
+    if let (State::Sending { to }, Some(place)) = (&state, other.as_ref().and_then(|other| other.file))
+        && name::file_of(file.holder, to, place)?.is_none()
+    {
+        return refuse(
+            file,
+            context,
+            "the name to which this socket sends was removed, or means another file to the task that has it",
+        );
+    }
     let is_end = matches!(state, State::Pair { .. } | State::Widowed { .. });
     context.unix.seen.insert(
         inode,
@@ -169,7 +178,8 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         Vec::new()
     } else {
         let inside = |pid| context.processes.get(&Pid::new(pid)).copied().unwrap_or(0);
-        let how = (unix.kind == libc::SOCK_STREAM, unix.shutdown & RCV_SHUTDOWN != 0);
+        let ends = unix.kind == libc::SOCK_SEQPACKET && unix.shutdown & RCV_SHUTDOWN != 0;
+        let how = (unix.kind == libc::SOCK_STREAM, ends);
         let waiting = queue::waiting(duplicate.as_fd(), how, inside);
         match waiting.map_err(wrap("look at what waits in"))? {
             Ok(queue) => queue,

@@ -202,7 +202,8 @@ fn through(
         name::bind(id, (puppet, number), name, context)?;
     }
     let mut batch = puppet.batch();
-    let bytes = name::address(listener.name.as_ref().map_or(&[][..], |name| &name.bytes));
+    let name = listener.name.as_ref();
+    let bytes = name.map_or_else(|| name::address(&[]), |name| name::address_for(maker.pid, name));
     let place = batch.data(&bytes);
     maker.become_in(&mut batch);
     let arguments = [number as u64, place, bytes.len() as u64];

@@ -73,6 +73,15 @@ pub(super) fn is_relative(name: &[u8]) -> bool {
     is_path(name) && !name.starts_with(b"/")
 }
 
+/// The address by which the process `from` connects with a socket.
+pub(super) fn address_for(from: NsPid, name: &Name) -> Vec<u8> {
+    if !is_relative(&name.bytes) || [from, NsPid(0)].contains(&name.holder) {
+        return address(&name.bytes);
+    }
+    // By a path through the working directory of the one that knows what it means.
+    address(&[format!("/proc/{}/cwd/", name.holder.0).as_bytes(), &name.bytes].concat())
+}
+
 fn is_path(name: &[u8]) -> bool {
     name.first() != Some(&0)
 }
@@ -184,6 +193,12 @@ pub(super) fn bind(
         let place = batch.data(path);
         batch.call("remove an old socket", libc::SYS_unlinkat, &[AT_FDCWD, place, 0]);
     }
+    if let Some(file) = name.file {
+        // The file gets the permissions of the socket. By its path it could be another one's by then.
+        batch.call("clear the umask", libc::SYS_umask, &[0]);
+        let mode = [number as u64, u64::from(file.mode)];
+        batch.call("set the permissions of a socket", libc::SYS_fchmod, &mode);
+    }
     let bytes = address(&name.bytes);
     let place = batch.data(&bytes);
     let arguments = [number as u64, place, bytes.len() as u64];
@@ -215,8 +230,6 @@ pub(super) fn bind(
         libc::AT_SYMLINK_NOFOLLOW as u64,
     ];
     batch.call("set the owner of a socket", libc::SYS_fchownat, &owner);
-    let mode = [AT_FDCWD, place, u64::from(file.mode)];
-    batch.call("set the permissions of a socket", libc::SYS_fchmodat, &mode);
     Ok(puppet.run(&mut batch)?)
 }
 
@@ -260,11 +273,29 @@ fn is_left_socket(id: u32, puppet: &Puppet, path: &[u8]) -> Result<bool, FileErr
     }
     let bytes = batch.bytes(room, BYTES);
     let mode = u32::from(u16::from_ne_bytes([bytes[MODE], bytes[MODE + 1]]));
-    if mode & libc::S_IFMT == libc::S_IFSOCK {
+    if mode & libc::S_IFMT == libc::S_IFSOCK && !is_alive(puppet, path)? {
         Ok(true)
     } else {
         Err(system("bind", id, io::ErrorKind::AlreadyExists.into()))
     }
+}
+
+/// Whether somebody has the socket at a path, in whatever network namespace. A datagram socket that tries to connect with
+/// it is told so, and nobody else is.
+fn is_alive(puppet: &Puppet, path: &[u8]) -> Result<bool, FileError> {
+    let mut batch = puppet.batch();
+    let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64;
+    let made = batch.call("make a socket", libc::SYS_socket, &[libc::AF_UNIX as u64, kind, 0]);
+    puppet.run(&mut batch)?;
+    let number = batch.result(made) as u64;
+    let mut batch = puppet.batch();
+    let bytes = address(&path[..path.len() - 1]);
+    let place = batch.data(&bytes);
+    let arguments = [number, place, bytes.len() as u64];
+    let answer = batch.attempt("try an old socket", libc::SYS_connect, &arguments);
+    batch.call("close a socket", libc::SYS_close, &[number]);
+    puppet.run(&mut batch)?;
+    Ok(batch.result(answer) != -i64::from(libc::ECONNREFUSED))
 }
 
 #[cfg(test)]
