@@ -33,13 +33,22 @@ impl<'a> Victim<'a> {
     /// Where it can't make its state.
     #[must_use]
     pub fn start(host: &'a Host, name: &str, options: &[&str], arguments: &[&str]) -> Self {
+        Self::start_as(name, host, name, options, arguments)
+    }
+
+    /// The same in a sandbox of another name.
+    ///
+    /// # Panics
+    /// As [`Victim::start`].
+    #[must_use]
+    pub fn start_as(sandbox: &str, host: &'a Host, name: &str, options: &[&str], arguments: &[&str]) -> Self {
         let folder = host.path(&format!("stage-{name}"));
         std::fs::create_dir_all(&folder).expect("the victim's folder");
         std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("for victims that are other users");
         let (program, place) = (program(name), folder.display().to_string());
         let sabotage = arguments.contains(&"--sabotage");
         let arguments: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--sabotage").collect();
-        let mut line = vec!["run", "-d", "--name", name];
+        let mut line = vec!["run", "-d", "--name", sandbox];
         line.extend(options);
         line.extend(["--", program.to_str().expect("a plain path")]);
         line.extend(sabotage.then_some("--sabotage"));
@@ -49,7 +58,7 @@ impl<'a> Victim<'a> {
         let victim = Self {
             host,
             folder,
-            sandbox: name.to_owned(),
+            sandbox: sandbox.to_owned(),
             round: 0,
         };
         victim.wait_for("ready");

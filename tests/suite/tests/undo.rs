@@ -184,23 +184,24 @@ fn stopped_checkpoints_do_not_harm(name: &str) {
     let host = Host::new();
     let folder = output_folder(&host);
     let image = folder.join("job.floe");
-    let mut victim = Victim::start(&host, name, &[], &[]);
+    let sandbox = host.name(name);
+    let mut victim = Victim::start_as(&sandbox, &host, name, &[], &[]);
     let line = [
         "checkpoint",
-        name,
+        &sandbox,
         "--leave-running",
         "-o",
         image.to_str().expect("a plain path"),
     ];
     let usual = typical_micros(|| drop(host.done(&line)));
-    let before = Traces::look(&host, &[name], &[&folder]);
+    let before = Traces::look(&host, &[&sandbox], &[&folder]);
     let (mut state, mut stopped) = (0x5eed_0004, 0);
     for round in 0..60 {
         let signal = [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL][round % 3];
         let child = spawn(&mut host.command(&line));
         signal_after(&child, signal, random(&mut state, usual));
         stopped += u32::from(wait(child) != 0);
-        before.expect_again(&host, &[name], &[&folder], &format!("after round {round}"));
+        before.expect_again(&host, &[&sandbox], &[&folder], &format!("after round {round}"));
     }
     assert!(stopped > 15, "only {stopped} checkpoints were stopped");
     victim.check("after all of that");

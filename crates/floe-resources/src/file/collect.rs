@@ -55,6 +55,7 @@ pub fn collect(
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
         connections: super::socket::FoundConnections::default(),
+        keeper: super::socket::Keeper::default(),
         processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
     };
     let mut known = KnownFiles::default();
@@ -91,7 +92,11 @@ pub fn collect(
         .pipes
         .refuse_outside_ends(&inside, search_outside, context.refusals)?;
     context.unix.refuse_incomplete(context.refusals);
-    super::socket::resolve(&context.connections, &mut known.records, context.refusals)?;
+    super::socket::resolve(
+        (&context.connections, &context.keeper),
+        &mut known.records,
+        context.refusals,
+    )?;
     let holders: Vec<_> = known.buckets.into_values().flatten().collect();
     super::epoll::resolve(&context.epolls, &mut known.records, &holders, context.refusals)?;
     Ok(Collected {

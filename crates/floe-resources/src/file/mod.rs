@@ -143,6 +143,8 @@ pub struct DumpContext<'a> {
     unix: socket::FoundUnix,
     /// TCP connections found so far.
     connections: socket::FoundConnections,
+    /// Who puts right what is changed in a socket for a look, should floe die.
+    keeper: socket::Keeper,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
 }

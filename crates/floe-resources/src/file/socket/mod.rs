@@ -2,12 +2,14 @@
 //! or closed.
 
 mod inet;
+mod keeper;
 mod options;
 mod queue;
 mod tcp;
 mod unix;
 
 pub(super) use inet::MadeInet;
+pub(super) use keeper::Keeper;
 pub(super) use tcp::{FoundConnections, MadeConnections, resolve};
 pub(super) use unix::{FoundUnix, MadeUnix};
 

@@ -1,7 +1,7 @@
 //! What waits in a unix socket. It is looked at without being taken out: by MSG_PEEK from an offset (SO_PEEK_OFF), that is
 //! put back.
 
-use super::{Maker, has_events, number_option};
+use super::{Keeper, Maker, has_events};
 use floe_image::record::NsPid;
 use floe_sys::{descriptor, socket::set_option};
 use nix::{
@@ -28,47 +28,13 @@ pub(super) struct Message {
 const LONGEST: usize = 8 << 20;
 const MOST_DESCRIPTORS: usize = 253;
 
-/// Puts SO_PEEK_OFF back.
-pub(super) struct PeekOffset<'a> {
-    socket: BorrowedFd<'a>,
-    before: i32,
-}
-
-impl<'a> PeekOffset<'a> {
-    /// Each look from behind the one before.
-    pub(super) fn from_the_start(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
-        Self::at(socket, 0)
-    }
-
-    /// Each look from the start.
-    pub(super) fn off(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
-        Self::at(socket, -1)
-    }
-
-    fn at(socket: BorrowedFd<'a>, place: i32) -> Result<Self, Errno> {
-        let before = number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
-        let offset = Self { socket, before };
-        offset.set(place)?;
-        Ok(offset)
-    }
-
-    fn set(&self, offset: i32) -> Result<(), Errno> {
-        set_option(self.socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &offset.to_ne_bytes())
-    }
-}
-
-impl Drop for PeekOffset<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.set(self.before) {
-            tracing::debug!(%error, "the offset for looking into a socket stays");
-        }
-    }
-}
+/// The option that says from where on MSG_PEEK looks, each time behind what it saw; -1 for always from the start.
+pub(super) const PEEK_OFFSET: (i32, i32) = (libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 
 /// All that can be read; or why it can't be carried. `ends` tells whether nothing more can come, so that what has no bytes
 /// is no message; `sender` makes out who has a PID in floe's namespace.
 pub(super) fn waiting(
-    socket: BorrowedFd<'_>,
+    (socket, keeper): (BorrowedFd<'_>, &Keeper),
     (is_stream, ends): (bool, bool),
     sender: impl Fn(i32) -> i32,
 ) -> Result<Result<Vec<Message>, &'static str>, Errno> {
@@ -79,7 +45,9 @@ pub(super) fn waiting(
     if !has_events(socket, libc::POLLIN)? {
         return Ok(Ok(messages));
     }
-    let _offset = PeekOffset::from_the_start(socket)?;
+    let look_from = |place: i32| set_option(socket, PEEK_OFFSET.0, PEEK_OFFSET.1, &place.to_ne_bytes());
+    let _put_back = keeper.keep_one(socket, PEEK_OFFSET)?;
+    look_from(0)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
         match look(socket, &mut buffer, &sender)? {
@@ -94,7 +62,7 @@ pub(super) fn waiting(
             Look::Longer => {
                 buffer = vec![0; buffer.len() * 4];
                 let seen = i32::try_from(bytes(&messages)).map_err(|_| Errno::EOVERFLOW)?;
-                set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &seen.to_ne_bytes())?;
+                look_from(seen)?;
             }
         }
     }

@@ -10,8 +10,9 @@ use crate::{
         socket::{
             has_error, has_events,
             inet::{self, TcpState},
+            keeper::{Changed, Keeper},
             number_option, options,
-            queue::PeekOffset,
+            queue::PEEK_OFFSET,
             refuse,
         },
     },
@@ -138,12 +139,16 @@ fn dump_end(
 }
 
 /// All that can be read.
-fn waiting(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
-    let _offset = match number_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF) {
-        Ok(0..) => Some(PeekOffset::off(socket)?),
-        _ => None,
-    };
-    peek(socket)
+fn waiting(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<Vec<u8>, Errno> {
+    let (level, name) = PEEK_OFFSET;
+    match number_option(socket, level, name) {
+        Ok(0..) => {
+            let _put_back = keeper.keep_one(socket, PEEK_OFFSET)?;
+            set_option(socket, level, name, &(-1_i32).to_ne_bytes())?;
+            peek(socket)
+        }
+        _ => peek(socket),
+    }
 }
 
 fn peek(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
@@ -173,53 +178,31 @@ const TCP_SEND_QUEUE: i32 = 2;
 const TCP_REPAIR_OFF_NO_WP: i32 = -1;
 
 /// A socket in repair mode. Dropping it ends that.
-struct Repair<'a> {
-    socket: BorrowedFd<'a>,
-    /// SO_REUSEADDR, which the mode changes.
-    reuse: i32,
-}
+struct Repair<'a>(Changed<'a>);
 
 impl<'a> Repair<'a> {
-    fn of(socket: BorrowedFd<'a>) -> Result<Self, Errno> {
+    fn of(socket: BorrowedFd<'a>, keeper: &'a Keeper) -> Result<Self, Errno> {
+        // The mode changes SO_REUSEADDR, and so does its end.
         let reuse = number_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+        let back = [
+            (libc::IPPROTO_TCP, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP),
+            (libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse),
+        ];
+        let changed = keeper.keep(socket, back.to_vec())?;
         set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32.to_ne_bytes())?;
-        Ok(Self { socket, reuse })
+        Ok(Self(changed))
     }
 
     /// Chooses a queue, and returns the sequence number behind it.
     fn queue(&self, which: i32) -> Result<u32, Errno> {
-        set_option(
-            self.socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_REPAIR_QUEUE,
-            &which.to_ne_bytes(),
-        )?;
-        number_option(self.socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ).map(|number| number as u32)
+        let socket = self.0.socket;
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &which.to_ne_bytes())?;
+        number_option(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ).map(|number| number as u32)
     }
 }
 
-impl Drop for Repair<'_> {
-    fn drop(&mut self) {
-        let off = set_option(
-            self.socket,
-            libc::IPPROTO_TCP,
-            libc::TCP_REPAIR,
-            &TCP_REPAIR_OFF_NO_WP.to_ne_bytes(),
-        );
-        let reuse = set_option(
-            self.socket,
-            libc::SOL_SOCKET,
-            libc::SO_REUSEADDR,
-            &self.reuse.to_ne_bytes(),
-        );
-        if let Err(error) = off.and(reuse) {
-            tracing::error!(%error, "a TCP connection stays in repair mode");
-        }
-    }
-}
-
-fn send_queue(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, u32), Errno> {
-    let repair = Repair::of(socket)?;
+fn send_queue(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Vec<u8>, u32), Errno> {
+    let repair = Repair::of(socket, keeper)?;
     let behind = repair.queue(TCP_SEND_QUEUE)?;
     Ok((peek(socket)?, behind))
 }
@@ -229,21 +212,21 @@ fn send_queue(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, u32), Errno> {
 /// Tasks stand still, but what they have sent is still on its way. So first all that has been sent is looked at, and only
 /// then what has come: whatever comes in between is seen at least once, and sequence numbers tell what was seen twice.
 pub(in crate::file) fn resolve(
-    all: &FoundConnections,
+    (all, keeper): (&FoundConnections, &Keeper),
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
 ) -> Result<(), FileError> {
     let found = &all.carried;
     let mut sent = HashMap::with_capacity(found.len());
     for one in found {
-        sent.insert(one.body.ends(), (one.unreceived()?, one.body.shut_write));
+        sent.insert(one.body.ends(), (one.unreceived(keeper)?, one.body.shut_write));
     }
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
     for (record, one) in connections.zip(found) {
         let (local, remote) = one.body.ends();
         let mut body = one.body.clone();
         let other = sent.get(&(remote, local));
-        let got_end = one.receive(&mut body, other)?;
+        let got_end = one.receive(keeper, &mut body, other)?;
         match other {
             Some(_) => {}
             // Its finding says it.
@@ -280,11 +263,11 @@ impl FoundConnection {
     }
 
     /// What this end has sent and the other has not acknowledged.
-    fn unreceived(&self) -> Result<Unreceived, FileError> {
+    fn unreceived(&self, keeper: &Keeper) -> Result<Unreceived, FileError> {
         let socket = self.socket()?;
         match unsent(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
             0 => Ok(None),
-            _ => send_queue(socket.as_fd())
+            _ => send_queue(socket.as_fd(), keeper)
                 .map(Some)
                 .map_err(self.wrap("read the send queue of")),
         }
@@ -302,10 +285,10 @@ impl FoundConnection {
     }
 
     /// Notes what has come to this end and what is on its way from the other; whether it knows that no more will come.
-    fn receive(&self, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<bool, FileError> {
+    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<bool, FileError> {
         let socket = self.socket()?;
         let look = || -> Result<Come, Errno> {
-            let queue = waiting(socket.as_fd())?;
+            let queue = waiting(socket.as_fd(), keeper)?;
             let got_end = TcpState::read(socket.as_fd())?.has_got_end();
             Ok((queue, got_end, has_events(socket.as_fd(), libc::POLLRDHUP)?))
         };
@@ -314,7 +297,7 @@ impl FoundConnection {
             (body.queue, body.shut_read) = (queue, ended && !got_end);
             return Ok(got_end);
         };
-        let number = || Repair::of(socket.as_fd()).and_then(|repair| repair.queue(TCP_RECV_QUEUE));
+        let number = || Repair::of(socket.as_fd(), keeper).and_then(|repair| repair.queue(TCP_RECV_QUEUE));
         let stands = || -> Result<(u32, Come), Errno> {
             loop {
                 let before = number()?;

@@ -180,7 +180,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         let inside = |pid| context.processes.get(&Pid::new(pid)).copied().unwrap_or(0);
         let ends = unix.kind == libc::SOCK_SEQPACKET && unix.shutdown & RCV_SHUTDOWN != 0;
         let how = (unix.kind == libc::SOCK_STREAM, ends);
-        let waiting = queue::waiting(duplicate.as_fd(), how, inside);
+        let waiting = queue::waiting((duplicate.as_fd(), &context.keeper), how, inside);
         match waiting.map_err(wrap("look at what waits in"))? {
             Ok(queue) => queue,
             Err(reason) => return refuse(file, context, reason),
