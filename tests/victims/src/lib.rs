@@ -20,6 +20,7 @@ pub mod stage;
 pub mod sysv;
 pub mod team;
 pub mod timer;
+pub mod waiting;
 
 pub use descriptor::Seen;
 pub use findings::Findings;

@@ -3,7 +3,7 @@
 
 use nix::sys::stat::Mode;
 use std::{path::PathBuf, sync::mpsc, thread, time::Duration};
-use victims::{Findings, Seen, Stage, call, descriptor::open, pattern, play, wait_until};
+use victims::{Findings, Seen, Stage, call, descriptor::open, pattern, play, wait_until, waiting::waits_in};
 
 fn main() {
     play(|stage| {
@@ -150,11 +150,10 @@ impl Opener {
 
     fn wait_until_it_waits(&self) {
         let tid = self.tid.recv().expect("an id");
-        let waits = || {
-            let call = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
-            call.starts_with("257 ")
-        };
-        assert!(wait_until(waits), "the opener does not wait");
+        assert!(
+            wait_until(|| waits_in(tid, &[libc::SYS_openat])),
+            "the opener does not wait"
+        );
     }
 
     fn check(&mut self, findings: &mut Findings) {

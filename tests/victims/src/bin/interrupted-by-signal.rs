@@ -2,7 +2,7 @@
 //! while the process could not run. With the argument `outside` somebody else sends the signals, to every child.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use victims::{Findings, call, memory::Mapping, own, play, stage::fork, wait_until};
+use victims::{Findings, call, memory::Mapping, own, play, stage::fork, wait_until, waiting::waits_in};
 
 const INTERRUPTED: i64 = -(libc::EINTR as i64);
 /// Seconds that a call would wait without a signal.
@@ -136,9 +136,7 @@ fn start(name: &'static str, number: i64, args: [usize; 6]) -> Child {
 
 impl Child {
     fn waits(&self) -> bool {
-        let text = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
-        let number = text.split(' ').next().and_then(|word| word.parse().ok());
-        number == Some(self.number) || number == Some(libc::SYS_restart_syscall)
+        waits_in(self.pid, &[self.number, libc::SYS_restart_syscall])
     }
 
     fn check(&mut self, findings: &mut Findings, send: bool) {

@@ -10,7 +10,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use victims::{Findings, Stage, call, play, wait_until};
+use victims::{Findings, Stage, call, play, wait_until, waiting::waits_in};
 
 /// Seconds that a call would wait if nobody released it.
 const LONG: i64 = 3600;
@@ -110,9 +110,7 @@ impl Call {
     }
 
     fn waits(&self) -> bool {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{}/syscall", self.tid)).unwrap_or_default();
-        let number = text.split(' ').next().and_then(|word| word.parse().ok());
-        number == Some(self.number) || number == Some(libc::SYS_restart_syscall)
+        waits_in(self.tid, &[self.number, libc::SYS_restart_syscall])
     }
 
     fn check(&mut self, findings: &mut Findings) {

@@ -6,6 +6,7 @@ use victims::{
     memory::Mapping,
     own, play,
     stage::{fork, wait_until},
+    waiting::spawn_into,
 };
 
 /// Status with which the first thread of each ended.
@@ -73,7 +74,10 @@ unsafe impl<T> Send for Carried<T> {}
 fn thread() -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
     let (ask, asked) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
-    std::thread::spawn(move || asked.into_iter().try_for_each(|()| answer.send(())));
+    spawn_into(&[libc::SYS_futex], move || {
+        let ended = asked.into_iter().try_for_each(|()| answer.send(()));
+        ended.expect("the check lives");
+    });
     (ask, answered)
 }
 

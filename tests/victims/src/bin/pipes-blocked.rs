@@ -2,8 +2,8 @@
 //! bytes once and in order, and neither sees an error. A write may tell that it wrote only a part, as it does after
 //! every stop (SIGSTOP, SIGCONT).
 
-use std::{sync::mpsc, thread, time::Duration};
-use victims::{Findings, call, pattern, play, wait_until};
+use std::{sync::mpsc, time::Duration};
+use victims::{Findings, call, pattern, play, waiting::spawn_into};
 
 const WAITING: Duration = Duration::from_millis(20);
 
@@ -24,21 +24,12 @@ struct Reader {
     heard: mpsc::Receiver<Result<Vec<u8>, String>>,
 }
 
-/// Whether the thread with this id waits for a pipe.
-fn waits(tid: i32) -> bool {
-    let call = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
-    ["0 ", "1 "].iter().any(|number| call.starts_with(number))
-}
+/// It waits for a pipe.
+const WAITS: [i64; 2] = [libc::SYS_read, libc::SYS_write];
 
 fn start<T: Send + 'static>(work: impl FnOnce(mpsc::Sender<T>) + Send + 'static) -> mpsc::Receiver<T> {
     let (tell, hear) = mpsc::channel();
-    let (tell_id, hear_id) = mpsc::channel();
-    thread::spawn(move || {
-        tell_id.send(call::gettid()).expect("the victim waits");
-        work(tell);
-    });
-    let tid = hear_id.recv().expect("an id");
-    assert!(wait_until(|| waits(tid)), "the thread does not wait");
+    spawn_into(&WAITS, move || work(tell));
     hear
 }
 

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     time::Duration,
 };
-use victims::{Findings, play};
+use victims::{Findings, play, waiting::spawn_into};
 
 type Check = Box<dyn FnMut(&mut Findings)>;
 
@@ -82,7 +82,7 @@ fn listening(address: SocketAddr) -> impl FnMut(&mut Findings) {
 fn waiting_accept() -> impl FnMut(&mut Findings) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ANY)).expect("bind");
     let address = listener.local_addr().expect("getsockname");
-    std::thread::spawn(move || {
+    spawn_into(&[libc::SYS_accept4], move || {
         loop {
             let (mut connection, _) = listener.accept().expect("accept");
             connection.write_all(b"accepted").expect("write");

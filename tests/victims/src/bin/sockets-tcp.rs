@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     time::Duration,
 };
-use victims::{Findings, Peer, play};
+use victims::{Findings, Peer, play, waiting::spawn_into};
 
 type Check = Box<dyn FnMut(&mut Findings)>;
 
@@ -265,7 +265,7 @@ fn waiting_read() -> impl FnMut(&mut Findings) {
     let [mut plain, mut timed] = [None, Some(Duration::from_secs(3600))].map(|time| {
         let (client, mut server, _listener) = connection(FOUR);
         server.set_read_timeout(time).expect("SO_RCVTIMEO");
-        std::thread::spawn(move || {
+        spawn_into(&[libc::SYS_recvfrom], move || {
             loop {
                 let mut byte = [0];
                 server.read_exact(&mut byte).expect("read");

@@ -14,7 +14,7 @@ use std::{
     },
     time::Duration,
 };
-use victims::{Findings, Peer, Stage, play};
+use victims::{Findings, Peer, Stage, play, waiting::spawn_into};
 
 type Check = Box<dyn FnMut(&mut Findings)>;
 
@@ -323,7 +323,7 @@ fn waiting_calls(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let name = format!("floe waits {}", number_of(stage));
     let address = SocketAddr::from_abstract_name(name).expect("an address");
     let listener = UnixListener::bind_addr(&address).expect("bind");
-    std::thread::spawn(move || {
+    spawn_into(&[libc::SYS_accept4], move || {
         loop {
             let (mut connection, _) = listener.accept().expect("accept");
             connection.write_all(b"accepted").expect("write");
@@ -332,7 +332,7 @@ fn waiting_calls(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let [mut plain, mut timed] = [None, Some(Duration::from_secs(3600))].map(|time| {
         let (mut inside, outside) = UnixStream::pair().expect("a pair");
         inside.set_read_timeout(time).expect("SO_RCVTIMEO");
-        std::thread::spawn(move || {
+        spawn_into(&[libc::SYS_recvfrom], move || {
             loop {
                 let mut byte = [0];
                 inside.read_exact(&mut byte).expect("read");
