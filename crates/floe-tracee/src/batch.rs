@@ -43,6 +43,18 @@ pub enum CallError {
         #[source]
         source: Errno,
     },
+    /// A call in the table returned something else than it must.
+    #[error("{what} in task {tid} is {is}, should be {should}")]
+    Differs {
+        /// What it asks for.
+        what: String,
+        /// Where it ran.
+        tid: floe_sys::Pid,
+        /// Its result.
+        is: i64,
+        /// What it must be.
+        should: i64,
+    },
 }
 
 /// What the stub's last tgkill(2) names: process and thread in the task's own PID namespace, and a signal that is neither
@@ -53,7 +65,15 @@ pub(crate) type End = (i32, i32, i32);
 struct Entry {
     what: &'static str,
     words: [u64; ENTRY_WORDS],
-    must_succeed: bool,
+    wanted: Wanted,
+}
+
+/// What a call must return.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    Anything,
+    Success,
+    Exactly(i64),
 }
 
 /// Calls to be run in a task, with their data. Addresses that [`Batch::data`] and [`Batch::room`] return are valid in
@@ -110,23 +130,24 @@ impl Batch {
 
     /// Adds a call that must succeed. Fewer than six arguments are filled up with zeros.
     pub fn call(&mut self, what: &'static str, number: i64, arguments: &[u64]) -> CallId {
-        self.push(what, number, arguments, true)
+        self.push(what, number, arguments, Wanted::Success)
     }
 
     /// Adds a call that may fail; its result is looked at by the caller.
     pub fn attempt(&mut self, what: &'static str, number: i64, arguments: &[u64]) -> CallId {
-        self.push(what, number, arguments, false)
+        self.push(what, number, arguments, Wanted::Anything)
     }
 
-    fn push(&mut self, what: &'static str, number: i64, arguments: &[u64], must_succeed: bool) -> CallId {
+    /// Adds a question to which there is one right answer.
+    pub fn expect(&mut self, what: &'static str, number: i64, arguments: &[u64], answer: i64) -> CallId {
+        self.push(what, number, arguments, Wanted::Exactly(answer))
+    }
+
+    fn push(&mut self, what: &'static str, number: i64, arguments: &[u64], wanted: Wanted) -> CallId {
         let mut words = [0; ENTRY_WORDS];
         words[0] = number as u64;
         words[1..=arguments.len()].copy_from_slice(arguments);
-        self.entries.push(Entry {
-            what,
-            words,
-            must_succeed,
-        });
+        self.entries.push(Entry { what, words, wanted });
         CallId(self.entries.len() - 1)
     }
 
@@ -137,7 +158,7 @@ impl Batch {
     /// takes longer.
     ///
     /// # Errors
-    /// [`CallError`]; `Call` names the first call that had to succeed and did not. All of them were issued.
+    /// [`CallError`]; `Call` and `Differs` name the first call that did not what it had to. All of them were issued.
     pub fn run(&mut self, task: &Stopped, end: (i32, i32, i32)) -> Result<(), CallError> {
         self.run_observed(task, end, |_| {})
     }
@@ -264,18 +285,22 @@ impl Batch {
     }
 
     fn first_failure(&self, tid: floe_sys::Pid) -> Result<(), CallError> {
-        let failed = self
-            .entries
-            .iter()
-            .find(|entry| entry.must_succeed && errno(entry.words[7]).is_some());
-        match failed {
-            Some(entry) => {
-                let source = errno(entry.words[7]).unwrap_or(Errno::UnknownErrno);
-                let what = format!("{} ({:x?})", entry.what, &entry.words[1..7]);
-                Err(CallError::Call { what, tid, source })
+        for entry in &self.entries {
+            let what = || format!("{} ({:x?})", entry.what, &entry.words[1..7]);
+            let is = entry.words[7] as i64;
+            match (entry.wanted, errno(entry.words[7])) {
+                (Wanted::Success | Wanted::Exactly(0..), Some(source)) => {
+                    let what = what();
+                    return Err(CallError::Call { what, tid, source });
+                }
+                (Wanted::Exactly(should), _) if is != should => {
+                    let what = what();
+                    return Err(CallError::Differs { what, tid, is, should });
+                }
+                _ => {}
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 
     /// What a call returned: a value, or minus an errno.

@@ -48,6 +48,10 @@ pub fn place_wave(puppet: &Puppet, channel: &Channel, plan: &TablePlan<'_>) -> R
                 let arguments = [now as u64, libc::F_SETFD as u64, libc::FD_CLOEXEC as u64];
                 script.call("set close-on-exec", libc::SYS_fcntl, &arguments)?;
             }
+            let asks = [wanted as u64, libc::F_GETFD as u64];
+            let answer = if close_on_exec { i64::from(libc::FD_CLOEXEC) } else { 0 };
+            let batch = script.reserve(1, 0)?;
+            batch.expect("close-on-exec of a descriptor", libc::SYS_fcntl, &asks, answer);
         }
     }
     script.run()?;

@@ -2,14 +2,6 @@
 
 use super::{ProcError, read_text};
 use crate::Pid;
-use nix::{
-    fcntl::{OFlag, openat},
-    sys::stat::Mode,
-};
-use std::{
-    fs::File,
-    io::{self, Read},
-};
 
 /// The lines of /proc/PID/fdinfo/N that every kind of file has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,69 +50,6 @@ impl FdInfo {
     }
 }
 
-/// /proc/PID/fdinfo, for many descriptors of one process: looked up once, with one buffer for all.
-#[derive(Debug)]
-pub struct FdInfos {
-    path: String,
-    directory: File,
-    buffer: Vec<u8>,
-}
-
-impl FdInfos {
-    /// Those of a process.
-    ///
-    /// # Errors
-    /// [`ProcError::Read`].
-    pub fn open(pid: Pid) -> Result<Self, ProcError> {
-        let path = format!("/proc/{pid}/fdinfo");
-        match File::open(&path) {
-            Ok(directory) => Ok(Self {
-                path,
-                directory,
-                buffer: vec![0; 4 << 10],
-            }),
-            Err(source) => Err(ProcError::Read { path, source }),
-        }
-    }
-
-    /// Reads one.
-    ///
-    /// # Errors
-    /// [`ProcError`].
-    pub fn read(&mut self, number: i32) -> Result<FdInfo, ProcError> {
-        let named = |this: &Self| format!("{}/{number}", this.path);
-        let filled = self.fill(number).map_err(|source| ProcError::Read {
-            path: named(self),
-            source,
-        })?;
-        let text = String::from_utf8_lossy(&self.buffer[..filled]);
-        FdInfo::parse(&text).map_err(|field| ProcError::Field {
-            path: named(self),
-            field,
-        })
-    }
-
-    fn fill(&mut self, number: i32) -> io::Result<usize> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let mut file = File::from(openat(
-            &self.directory,
-            number.to_string().as_str(),
-            flags,
-            Mode::empty(),
-        )?);
-        let mut filled = 0;
-        loop {
-            let got = file.read(&mut self.buffer[filled..])?;
-            filled += got;
-            // These files come in one piece where there is room for it.
-            if filled < self.buffer.len() {
-                return Ok(filled);
-            }
-            self.buffer.resize(2 * filled, 0);
-        }
-    }
-}
-
 /// How many descriptors a process has: the size of /proc/PID/fd, which Linux 6.2 and later tell.
 ///
 /// # Errors
@@ -159,24 +88,17 @@ pub fn descriptors(pid: Pid) -> Result<Vec<i32>, ProcError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FdInfo, FdInfos, descriptor_count};
+    use super::{FdInfo, descriptor_count};
     use crate::Pid;
-    use std::{fs::File, os::fd::AsRawFd};
+    use std::fs::File;
 
     #[test]
-    fn reads_many_of_one_process() {
+    fn counts_those_of_a_process() {
         let own = Pid::new(std::process::id() as i32);
-        let files = [File::open("/dev/null"), File::open("/")].map(|file| file.expect("open"));
-        let mut infos = FdInfos::open(own).expect("its own");
-        for file in &files {
-            let number = file.as_raw_fd();
-            assert_eq!(infos.read(number).ok(), FdInfo::read(own, number).ok());
-        }
         let before = descriptor_count(own).expect("its own");
         let more: Vec<File> = (0..100).map(|_| File::open("/dev/null").expect("open")).collect();
         assert!(descriptor_count(own).expect("its own") >= before + 50);
         drop(more);
-        assert!(infos.read(i32::MAX).is_err_and(|error| error.is_gone()));
     }
 
     #[test]

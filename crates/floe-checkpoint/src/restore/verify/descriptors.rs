@@ -1,4 +1,6 @@
-//! Descriptors: which there are, and flags and position of each.
+//! Descriptors: which there are, and flags and position of each. Which are closed by exec the task was asked itself, when
+//! it got them ([`place_wave`](floe_resources::file::place_wave)); /proc/PID/fdinfo tells all of it, but takes seven times as
+//! long.
 
 use super::{Differences, Process};
 use floe_image::{
@@ -7,9 +9,15 @@ use floe_image::{
 };
 use floe_sys::{
     Pid,
-    descriptor::O_LARGEFILE,
-    procfs::{self, FdInfos, ProcError},
+    descriptor::{O_LARGEFILE, pidfd_getfd, pidfd_of_task},
+    procfs::{self, ProcError},
 };
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    unistd::{Whence, lseek},
+};
+use std::os::fd::AsFd;
 
 /// Flags that every kind of file puts back as they were.
 const FLAGS: i32 = libc::O_ACCMODE
@@ -59,38 +67,34 @@ fn compare_each(
 ) -> Result<Differences, ProcError> {
     let whose = || Process(process.pid);
     let mut differences = Differences::default();
-    let mut infos = FdInfos::open(host)?;
+    let failed = |action: &str, error: Errno| ProcError::Read {
+        path: format!("descriptors of process {host}: {action}"),
+        source: error.into(),
+    };
+    let pidfd = pidfd_of_task(host).map_err(|error| failed("open a pidfd", error))?;
     for descriptor in wanted {
         let Some(file) = image.open_files().get(descriptor.file as usize) else {
             continue;
         };
-        let info = match infos.read(descriptor.number) {
-            Ok(info) => info,
-            Err(error) if error.is_gone() => {
+        let own = match pidfd_getfd(pidfd.as_fd(), descriptor.number) {
+            Ok(own) => own,
+            Err(Errno::EBADF) => {
                 differences.add(format!("{:?}: descriptor {} is missing", whose(), descriptor.number));
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(failed("fetch one", error)),
         };
-        let seen = (
-            info.position as i64,
-            info.flags as i32 & FLAGS,
-            info.flags as i32 & libc::O_CLOEXEC != 0,
-        );
-        let wanted = (
-            file.position as i64,
-            file.flags as i32 & FLAGS,
-            descriptor.close_on_exec,
-        );
-        let what = || {
-            let number = descriptor.number;
-            format!(
-                "position, flags and close-on-exec of descriptor {number} ({})",
-                file.kind
-            )
+        let flags = fcntl(&own, FcntlArg::F_GETFL).map_err(|error| failed("read flags", error))?;
+        let position = match lseek(&own, 0, Whence::SeekCur) {
+            Ok(position) => position,
+            Err(Errno::ESPIPE) => 0,
+            Err(error) => return Err(failed("read a position", error)),
         };
-        if seen != wanted {
-            differences.note(whose(), &what(), &seen, &wanted);
+        let seen = (position, flags & FLAGS);
+        let should = (file.position as i64, file.flags as i32 & FLAGS);
+        if seen != should {
+            let what = format!("position and flags of descriptor {} ({})", descriptor.number, file.kind);
+            differences.note(whose(), &what, &seen, &should);
         }
     }
     Ok(differences)
