@@ -177,6 +177,9 @@ source = choice(
     ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),
     ("File", fields(file=u32, offset=u64, shared=boolean)), ("Special", fields(name=text)),
     ("Segment", fields(id=i32, offset=u64, writable=boolean)),
+    ("AioRing", fields(
+        most=u32, events=u32, head=u32, waiting=several(fields(data=u64, obj=u64, res=i64, res2=i64)),
+    )),
 )
 details = fields(
     guards=several(both(u64, u64)), policy=optional(fields(mode=u32, nodes=several(u32))), huge_page=u64

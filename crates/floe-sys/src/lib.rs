@@ -11,6 +11,7 @@ pub mod exec;
 pub mod fork;
 pub mod interrupt;
 pub mod kcmp;
+pub mod kernel;
 pub mod landlock;
 pub mod memfd;
 pub mod memory;

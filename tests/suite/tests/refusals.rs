@@ -11,11 +11,16 @@ use std::{
 /// A kind of state: its name in the victim, what the object's name holds, and what the reason holds.
 type Case = (&'static str, &'static [&'static str], &'static str);
 
-const MEMORY: [Case; 9] = [
+const MEMORY: [Case; 10] = [
     (
         "aio-ring",
         &["mapping ", "/[aio]", "(AIO ring)"],
-        "which requests are under way",
+        "1 requests are under way",
+    ),
+    (
+        "aio-ring-part",
+        &["mapping ", "/[aio]", "(AIO ring)"],
+        "a part of a ring",
     ),
     ("io-uring", &["mapping ", "anon_inode:[io_uring]"], "io_uring"),
     ("perf-buffer", &["mapping ", "anon_inode:[perf_event]"], "perf"),

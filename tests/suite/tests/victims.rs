@@ -119,6 +119,7 @@ victims! {
     signals_stacks "signals-stacks",
     sockets_inet "sockets-inet",
     sockets_tcp "sockets-tcp",
+    aio_rings "aio-rings",
     sockets_unix "sockets-unix",
     stack_grows "stack-grows",
     stopped "stopped",

@@ -187,6 +187,11 @@ fn source(image: &Image, source: &VmaSource) -> String {
             format!("{} + {offset:#x} ({how})", String::from_utf8_lossy(path))
         }
         VmaSource::Special { name } => name.clone(),
+        VmaSource::AioRing(ring) => format!(
+            "AIO ring for {} requests, {} events wait",
+            ring.most,
+            ring.waiting.len()
+        ),
         VmaSource::Segment { id, offset, .. } => format!("System V shared memory {id} + {offset:#x}"),
     }
 }

@@ -106,6 +106,7 @@ fn private(space: &AddressSpaceRecord) -> Vec<Range<u64>> {
             VmaSource::File { shared: true, .. }
             | VmaSource::Shmem { .. }
             | VmaSource::Segment { .. }
+            | VmaSource::AioRing(_)
             | VmaSource::Special { .. } => continue,
         }
         match joined.last_mut() {

@@ -3,7 +3,7 @@
 use super::{ADDRESS_LIMIT, PAGE, ensure, is_path};
 use crate::{
     Image,
-    record::{AddressSpaceRecord, VmaRecord, VmaSource},
+    record::{AddressSpaceRecord, AioRing, VmaRecord, VmaSource},
 };
 use std::collections::HashSet;
 
@@ -179,6 +179,7 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
         VmaSource::File { file, offset, .. } => (image.mapped_files().len(), *file, *offset),
         VmaSource::Shmem { object, offset } => (image.shmems().len(), *object, *offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => return Ok(()),
+        VmaSource::AioRing(ring) => return aio_ring(ring, vma.end - vma.start),
         VmaSource::Segment { id, offset, .. } => {
             let segment = image
                 .sandbox()
@@ -194,6 +195,14 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
     let behind = offset.checked_add(vma.end - vma.start);
     let fits = offset.is_multiple_of(PAGE) && behind.is_some_and(|behind| behind <= i64::MAX as u64);
     ensure(fits, || "has an impossible offset")
+}
+
+fn aio_ring(ring: &AioRing, bytes: u64) -> Result<(), &'static str> {
+    /// Of the header, and of each event.
+    const BYTES: u64 = 32;
+    let fits = (u64::from(ring.events) + 1) * BYTES <= bytes;
+    let known = ring.head < ring.events && (ring.waiting.len() as u64) < u64::from(ring.events);
+    ensure(fits && known && ring.most > 0, || "is no ring of asynchronous I/O")
 }
 
 /// More nodes than any kernel is built for (MAX_NUMNODES).

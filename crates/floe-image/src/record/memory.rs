@@ -93,6 +93,31 @@ pub enum VmaSource {
         /// Whether it was not attached by SHM_RDONLY.
         writable: bool,
     },
+    /// A ring of asynchronous I/O.
+    AioRing(AioRing),
+}
+
+/// A ring of asynchronous I/O, io_setup(2), which is whole in its mapping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AioRing {
+    /// How many requests were asked for.
+    pub most: u32,
+    /// How many events it has room for.
+    pub events: u32,
+    /// Which place the first event is taken from.
+    pub head: u32,
+    /// The events that wait, the first one first.
+    pub waiting: Vec<AioEvent>,
+}
+
+/// `struct io_event`, linux/aio_abi.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "field names are those of struct io_event")]
+pub struct AioEvent {
+    pub data: u64,
+    pub obj: u64,
+    pub res: i64,
+    pub res2: i64,
 }
 
 /// A file that is mapped or executed.

@@ -19,8 +19,8 @@ pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use ipc::{IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord};
 pub use memory::{
-    AddressSpaceRecord, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout, PageMapRecord, PageRun,
-    ShmemRecord, VmaRecord, VmaSource,
+    AddressSpaceRecord, AioEvent, AioRing, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout,
+    PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
 };
 pub use process::{
     AlternateStack, Credentials, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit, RobustList,

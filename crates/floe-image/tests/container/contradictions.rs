@@ -303,6 +303,26 @@ fn details_of_mappings_that_can_not_be_are_refused() {
     mapping("has an impossible offset", 6, &segment(32_769, 0x2000));
     mapping("has an impossible offset", 6, &segment(32_769, 8));
     mapping("has an impossible offset", 6, &segment(32_769, u64::MAX - 0xfff));
+    let ring = |events, head, waiting| {
+        move |vma: &mut VmaRecord| {
+            let event = AioEvent {
+                data: 0,
+                obj: 0,
+                res: 0,
+                res2: 0,
+            };
+            vma.source = VmaSource::AioRing(AioRing {
+                most: 1,
+                events,
+                head,
+                waiting: vec![event; waiting],
+            });
+        }
+    };
+    mapping("is no ring of asynchronous I/O", 7, &ring(128, 0, 0));
+    mapping("is no ring of asynchronous I/O", 7, &ring(u32::MAX, 0, 0));
+    mapping("is no ring of asynchronous I/O", 7, &ring(127, 127, 0));
+    mapping("is no ring of asynchronous I/O", 7, &ring(100, 0, 100));
     contradiction("process 1 locks mappings to come in an unknown way", |s| {
         s.address_spaces[0].lock_future = 1;
     });

@@ -185,4 +185,5 @@ fn every_variant_comes_up() {
     assert!(matches!(variant(2), VmaSource::File { .. }));
     assert!(matches!(variant(3), VmaSource::Special { .. }));
     assert!(matches!(variant(4), VmaSource::Segment { .. }));
+    assert!(matches!(variant(5), VmaSource::AioRing(_)));
 }

@@ -586,6 +586,22 @@ fn space(pid: i32) -> AddressSpaceRecord {
                 },
             ),
             vma(
+                0x7ff3_0000,
+                1,
+                3,
+                VmaSource::AioRing(AioRing {
+                    most: 8,
+                    events: 127,
+                    head: 126,
+                    waiting: vec![AioEvent {
+                        data: 7,
+                        obj: 0x7ff3_1000,
+                        res: -5,
+                        res2: 0,
+                    }],
+                }),
+            ),
+            vma(
                 0x7fff_0000_0000,
                 2,
                 5,

@@ -6,6 +6,7 @@
 
 use super::{
     advice::{advise, lock, place},
+    aio,
     assemble::{Assembly, Inherited, assemble},
     attach::Attach,
     fill::{FillError, Filler},
@@ -57,6 +58,16 @@ pub enum BuildError {
         wanted: u64,
         /// How many are.
         got: u64,
+    },
+    /// An AIO ring is not what it was.
+    #[error("the AIO ring at {start:#x} of process {pid}: {what}")]
+    Ring {
+        /// Whose.
+        pid: Pid,
+        /// Where.
+        start: u64,
+        /// What is wrong with it.
+        what: String,
     },
     /// The kernel put a mapping elsewhere.
     #[error("a mapping of process {pid} came to lie at {got:#x} instead of {wanted:#x}")]
@@ -147,6 +158,7 @@ impl Builder<'_> {
         }
         map_all(script, &plan, wanted, &numbers)?;
         self.attach_all(script, &plan, wanted)?;
+        aio::make_all(script, plan.map.iter().map(|index| &wanted.vmas[*index]))?;
         for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
             place(script, vma)?;
         }
@@ -313,7 +325,9 @@ impl Key {
         match vma.source {
             VmaSource::File { file, .. } => Some(Self::File(file)),
             VmaSource::Shmem { object, .. } => Some(Self::Shmem(object)),
-            VmaSource::Anonymous | VmaSource::Segment { .. } | VmaSource::Special { .. } => None,
+            VmaSource::Anonymous | VmaSource::Segment { .. } | VmaSource::AioRing(_) | VmaSource::Special { .. } => {
+                None
+            }
         }
     }
 }
@@ -332,7 +346,8 @@ fn map_all(
         script.call("change a protection", libc::SYS_mprotect, &arguments)?;
     }
     let mapped = plan.map.iter().map(|index| &wanted.vmas[*index]);
-    for vma in mapped.filter(|vma| !matches!(vma.source, VmaSource::Segment { .. })) {
+    let by_mmap = |vma: &&VmaRecord| !matches!(vma.source, VmaSource::Segment { .. } | VmaSource::AioRing(_));
+    for vma in mapped.filter(by_mmap) {
         let number = Key::of(vma).map_or(-1, |key| numbers.get(&key).copied().unwrap_or(-1));
         let (flags, offset) = map_flags(vma);
         // What was writable once is accounted for still.
@@ -379,7 +394,9 @@ fn map_flags(vma: &VmaRecord) -> (i32, u64) {
         ),
         VmaSource::Shmem { offset, .. } | VmaSource::Segment { offset, .. } => (flags | libc::MAP_SHARED, offset),
         VmaSource::Anonymous if vma.flags.contains(b"dp") => (flags | MAP_DROPPABLE | libc::MAP_ANONYMOUS, 0),
-        VmaSource::Anonymous | VmaSource::Special { .. } => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0),
+        VmaSource::Anonymous | VmaSource::AioRing(_) | VmaSource::Special { .. } => {
+            (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! From a mapping as /proc/PID/smaps shows it to its record, or to a refusal.
 
-use super::content::{ContentError, Contents, MEMFD};
+use super::{
+    aio::FoundContexts,
+    content::{ContentError, Contents, MEMFD},
+};
 use crate::{
     ns,
     refusal::Refusals,
@@ -22,6 +25,7 @@ pub(super) const CARRIED_FLAGS: [&[u8; 2]; 14] = [
 ];
 /// How the names of System V segments begin.
 const SYSV: &[u8] = b"/SYSV";
+const AIO_RING: &[u8] = b"/[aio]";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
@@ -69,6 +73,7 @@ pub fn address_space(
     let subject = held.found.subject();
     let mut classifier = Classifier {
         pid,
+        contexts: FoundContexts::default(),
         subject: &subject,
         contents,
         refusals,
@@ -149,6 +154,7 @@ fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
 
 struct Classifier<'a> {
     pid: Pid,
+    contexts: FoundContexts,
     subject: &'a Subject,
     contents: &'a mut Contents,
     refusals: &'a mut Refusals,
@@ -175,6 +181,9 @@ impl Classifier<'_> {
             return Ok(Some(VmaSource::Special {
                 name: String::from_utf8_lossy(path).into_owned(),
             }));
+        }
+        if path.starts_with(AIO_RING) {
+            return Ok(self.aio_ring(mapping));
         }
         // By name first: the flags would call a perf buffer a device.
         if let Some((what, reason)) = refused_file(mapping) {
@@ -267,6 +276,17 @@ impl Classifier<'_> {
         }))
     }
 
+    fn aio_ring(&mut self, mapping: &Mapping) -> Option<VmaSource> {
+        match self.contexts.ring(self.pid, mapping.start, mapping.end) {
+            Ok(ring) => Some(VmaSource::AioRing(ring)),
+            Err((reason, advice)) => {
+                let title = title(mapping, "AIO ring");
+                self.refusals.add(Some(self.subject), title, reason, advice);
+                None
+            }
+        }
+    }
+
     fn segment(&mut self, id: i32, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
         let origin = ns::origin(self.pid, "ipc").map_err(|error| ContentError {
             action: "look at the IPC namespace of process",
@@ -314,9 +334,7 @@ fn title(mapping: &Mapping, what: &str) -> String {
 
 fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
-    if path.starts_with(b"/[aio]") {
-        Some(("AIO ring", "the kernel does not tell which requests are under way"))
-    } else if path.starts_with(b"anon_inode:") {
+    if path.starts_with(b"anon_inode:") {
         Some((
             "memory of an anonymous inode",
             "io_uring, perf and their like are not carried yet",

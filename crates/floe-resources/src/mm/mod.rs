@@ -5,6 +5,7 @@
 //! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod advice;
+mod aio;
 mod assemble;
 mod attach;
 mod build;

@@ -11,6 +11,7 @@ use victims::{
 pub const KINDS: &[(&str, Make)] = &[
     ("host-segment", host_segment),
     ("aio-ring", aio_ring),
+    ("aio-ring-part", aio_ring_part),
     ("io-uring", io_uring),
     ("perf-buffer", perf_buffer),
     ("memfd-secret", memfd_secret),
@@ -69,16 +70,35 @@ fn host_segment(_: &Stage) -> io::Result<Check> {
     }))
 }
 
+/// A request that waits for somebody to write into a pipe.
 fn aio_ring(_: &Stage) -> io::Result<Check> {
+    const POLL: u64 = 5;
     let mut context = 0usize;
     // SAFETY: room for the context's address.
     unsafe { call::raw(libc::SYS_io_setup, &[8, &raw mut context as usize]) }?;
+    let [read, _write] = call::pipe(0);
+    let mut request = [0u64; 8];
+    request[2] = POLL | (read as u64) << 32;
+    request[3] = libc::POLLIN as u64;
+    let list = [request.as_ptr()];
+    // SAFETY: a list of one request.
+    unsafe { call::raw(libc::SYS_io_submit, &[context, 1, list.as_ptr() as usize]) }?;
     Ok(Box::new(move |findings: &mut Findings| {
         // No event of none: asks the kernel about the context.
         // SAFETY: no room for events is needed for none.
         let events = unsafe { call::raw(libc::SYS_io_getevents, &[context, 0, 0, 0, 0]) };
         findings.same("events", &Some(0), &events.ok());
     }))
+}
+
+/// What is left of a ring without its first page.
+fn aio_ring_part(_: &Stage) -> io::Result<Check> {
+    let mut context = 0usize;
+    // SAFETY: room for the context's address.
+    unsafe { call::raw(libc::SYS_io_setup, &[1000, &raw mut context as usize]) }?;
+    // SAFETY: the ring has more pages, and nothing uses it any more.
+    unsafe { call::raw(libc::SYS_munmap, &[context, PAGE]) }?;
+    Ok(Box::new(|_| {}))
 }
 
 fn io_uring(_: &Stage) -> io::Result<Check> {

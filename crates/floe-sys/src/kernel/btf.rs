@@ -1,0 +1,151 @@
+//! BTF, the kernel's description of its own types, Documentation/bpf/btf.rst. It is read anew for each look, in one pass:
+//! a few places of members are wanted among more than a hundred thousand types, and a parser that keeps them all takes 61
+//! MiB for it.
+
+use std::{collections::HashMap, io};
+
+const PATH: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u16 = 0xeb9f;
+const TYPE_BYTES: usize = 12;
+
+/// Kinds of types, include/uapi/linux/btf.h.
+mod kind {
+    pub const INT: u32 = 1;
+    pub const ARRAY: u32 = 3;
+    pub const STRUCT: u32 = 4;
+    pub const UNION: u32 = 5;
+    pub const ENUM: u32 = 6;
+    pub const FUNC_PROTO: u32 = 13;
+    pub const VAR: u32 = 14;
+    pub const DATASEC: u32 = 15;
+    pub const DECL_TAG: u32 = 17;
+    pub const ENUM64: u32 = 19;
+    pub const LAST: u32 = ENUM64;
+}
+
+/// All types of the running kernel.
+pub(super) struct Btf {
+    bytes: Vec<u8>,
+    strings: usize,
+    /// Where each type begins, by its id; the first one is void.
+    places: Vec<u32>,
+    named: HashMap<&'static str, u32>,
+}
+
+impl Btf {
+    /// Reads them, and finds the structures with these names.
+    pub(super) fn read(wanted: &[&'static str]) -> io::Result<Self> {
+        Self::parse(std::fs::read(PATH)?, wanted).ok_or_else(|| io::Error::other(format!("{PATH} can't be understood")))
+    }
+
+    fn parse(bytes: Vec<u8>, wanted: &[&'static str]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
+            return None;
+        }
+        let header = word(4)? as usize;
+        let (types, types_bytes) = (header + word(8)? as usize, word(12)? as usize);
+        let strings = header + word(16)? as usize;
+        let mut all = Self {
+            strings,
+            places: vec![0],
+            named: HashMap::new(),
+            bytes,
+        };
+        let (mut at, end) = (types, types.checked_add(types_bytes)?);
+        while at < end {
+            let (kind, count) = all.kind_at(at)?;
+            if kind == kind::STRUCT {
+                let name = all.name_at(all.word(at)?)?;
+                if let Some(name) = wanted.iter().find(|wanted| wanted.as_bytes() == name) {
+                    all.named.entry(name).or_insert(all.places.len() as u32);
+                }
+            }
+            all.places.push(at as u32);
+            at += TYPE_BYTES
+                + match kind {
+                    kind::INT | kind::VAR | kind::DECL_TAG => 4,
+                    kind::ARRAY => 12,
+                    kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * count,
+                    kind::ENUM | kind::FUNC_PROTO => 8 * count,
+                    1..=kind::LAST => 0,
+                    _ => return None,
+                };
+        }
+        Some(all)
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.bytes.get(at..at + 4)?.try_into().ok()?))
+    }
+
+    /// Kind and number of members.
+    fn kind_at(&self, at: usize) -> Option<(u32, usize)> {
+        let info = self.word(at + 4)?;
+        Some((info >> 24 & 0x1f, (info & 0xffff) as usize))
+    }
+
+    fn name_at(&self, offset: u32) -> Option<&[u8]> {
+        let text = self.bytes.get(self.strings + offset as usize..)?;
+        text.split(|byte| *byte == 0).next()
+    }
+
+    /// The id of a type with a name that was wanted.
+    pub(super) fn id(&self, name: &'static str) -> io::Result<u32> {
+        let found = self.named.get(name).copied();
+        found.ok_or_else(|| io::Error::other(format!("this kernel has no {name}")))
+    }
+
+    /// Byte offset of a member in a structure that was wanted.
+    pub(super) fn offset(&self, structure: &'static str, member: &str) -> io::Result<u64> {
+        let found = self.member(self.id(structure)?, member.as_bytes());
+        found.ok_or_else(|| io::Error::other(format!("this kernel's {structure} has no {member}")))
+    }
+
+    /// Members of unnamed structures and unions within belong to the outer one.
+    fn member(&self, id: u32, wanted: &[u8]) -> Option<u64> {
+        let at = *self.places.get(id as usize)? as usize;
+        let (kind, count) = self.kind_at(at)?;
+        if ![kind::STRUCT, kind::UNION].contains(&kind) {
+            return None;
+        }
+        let has_bits = self.word(at + 4)? >> 31 != 0;
+        for member in (0..count).map(|index| at + TYPE_BYTES + 12 * index) {
+            let name = self.name_at(self.word(member)?)?;
+            let place = self.word(member + 8)?;
+            let bits = if has_bits { place & 0xff_ffff } else { place };
+            let offset = u64::from(bits / 8);
+            if name == wanted {
+                return Some(offset);
+            }
+            if name.is_empty()
+                && let Some(inner) = self.member(self.word(member + 4)?, wanted)
+            {
+                return Some(offset + inner);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Btf;
+
+    #[test]
+    fn finds_members_also_of_unnamed_structures() {
+        let types = Btf::read(&["list_head", "mm_struct", "page"]).expect("types of this kernel");
+        assert_eq!(types.offset("list_head", "prev").ok(), Some(8));
+        assert!(types.offset("mm_struct", "ioctx_table").expect("it is there") > 0);
+        assert!(types.offset("list_head", "last").is_err());
+        assert!(types.id("no_such_struct").is_err());
+    }
+
+    #[test]
+    fn foreign_and_short_files_are_no_types() {
+        let whole = std::fs::read(super::PATH).expect("read");
+        assert!(Btf::parse(b"\x9f\xeb".to_vec(), &[]).is_none());
+        assert!(Btf::parse(vec![0; 100], &[]).is_none());
+        assert!(Btf::parse(whole[..whole.len() / 2].to_vec(), &["page"]).is_none());
+    }
+}

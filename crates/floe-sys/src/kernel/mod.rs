@@ -1,0 +1,112 @@
+//! What only the kernel's own memory tells. It is read by programs of bpf(2), which root may load where the kernel is not
+//! locked down, at places that its description of its types (BTF) names.
+
+mod aio;
+mod bpf;
+mod btf;
+
+pub use aio::{AioContext, aio_contexts};
+
+use bpf::Program;
+use btf::Btf;
+use std::{io, os::fd::AsRawFd};
+
+/// Structures on the way to the memory of each processor.
+const OWN: [&str; 5] = ["task_struct", "files_struct", "fdtable", "file", "bpf_array"];
+
+/// The kernel's memory, to be read.
+struct KernelMemory {
+    types: Btf,
+    reader: Program,
+}
+
+/// include/uapi/linux/bpf.h: functions that programs call.
+mod helper {
+    pub const GET_CURRENT_TASK: i32 = 35;
+    pub const PROBE_READ_KERNEL: i32 = 113;
+    pub const MAP_LOOKUP_PERCPU_ELEM: i32 = 195;
+}
+
+impl KernelMemory {
+    /// `structures` are those whose members will be asked for.
+    fn open(structures: &[&'static str]) -> io::Result<Self> {
+        // Record: address, or 0 for that of the calling task; answer; result of reading.
+        let reader = Program::load(&[
+            (0xbf, (6, 1), 0, 0),                        // r6 = record
+            (0x79, (3, 6), 0, 0),                        // r3 = address
+            (0x55, (3, 0), 4, 0),                        // if it is not 0, go on below
+            (0x85, (0, 0), 0, helper::GET_CURRENT_TASK), // r0 = the task
+            (0x7b, (6, 0), 8, 0),                        // answer = r0
+            (0xb7, (0, 0), 0, 0),                        // r0 = 0
+            (0x95, (0, 0), 0, 0),                        // exit
+            (0xbf, (1, 10), 0, 0),                       // r1 = frame
+            (0x07, (1, 0), 0, -8),                       //      - 8
+            (0xb7, (2, 0), 0, 8),                        // r2 = 8 bytes
+            (0x85, (0, 0), 0, helper::PROBE_READ_KERNEL),
+            (0x7b, (6, 0), 16, 0),  // result = r0
+            (0x79, (1, 10), -8, 0), // answer = the word
+            (0x7b, (6, 1), 8, 0),
+            (0xb7, (0, 0), 0, 0),
+            (0x95, (0, 0), 0, 0),
+        ])?;
+        let types = Btf::read(&[structures, &OWN].concat())?;
+        Ok(Self { types, reader })
+    }
+
+    /// The address of the calling task's structure.
+    fn current_task(&self) -> io::Result<u64> {
+        self.reader.run([0; 3]).map(|record| record[1])
+    }
+
+    /// Eight bytes.
+    fn word(&self, address: u64) -> io::Result<u64> {
+        let [_, word, result] = self.reader.run([address, 0, 0])?;
+        match result as i64 {
+            0 => Ok(word),
+            error => Err(io::Error::from_raw_os_error(-error as i32)),
+        }
+    }
+
+    /// Eight bytes of a member of the structure at an address.
+    fn member(&self, structure: &'static str, address: u64, member: &str) -> io::Result<u64> {
+        self.word(address + self.types.offset(structure, member)?)
+    }
+
+    /// Four bytes of one.
+    fn number(&self, structure: &'static str, address: u64, member: &str) -> io::Result<u32> {
+        self.member(structure, address, member).map(|word| word as u32)
+    }
+
+    /// How far each processor's own memory is from what pointers to such memory say. Found by a map, of which the kernel
+    /// has such a pointer, and gives programs the real places.
+    fn processors(&self) -> io::Result<Vec<u64>> {
+        let map = bpf::word_of_each_processor()?;
+        // Record: processor; answer, 0 where there is none.
+        let program = Program::load(&[
+            (0xbf, (6, 1), 0, 0),               // r6 = record
+            (0x18, (1, 1), 0, map.as_raw_fd()), // r1 = the map (BPF_PSEUDO_MAP_FD), in two halves
+            (0x00, (0, 0), 0, 0),
+            (0x62, (10, 0), -4, 0), // the first word's key
+            (0xbf, (2, 10), 0, 0),  // r2 = frame
+            (0x07, (2, 0), 0, -4),  //      - 4
+            (0x61, (3, 6), 0, 0),   // r3 = processor
+            (0x85, (0, 0), 0, helper::MAP_LOOKUP_PERCPU_ELEM),
+            (0x7b, (6, 0), 8, 0), // answer = r0
+            (0xb7, (0, 0), 0, 0),
+            (0x95, (0, 0), 0, 0),
+        ])?;
+        let files = self.member("task_struct", self.current_task()?, "files")?;
+        let table = self.member("files_struct", files, "fdt")?;
+        let file = self.word(self.member("fdtable", table, "fd")? + 8 * map.as_raw_fd() as u64)?;
+        let map = self.member("file", file, "private_data")?;
+        let pointer = self.member("bpf_array", map, "pptrs")?;
+        let mut found = Vec::new();
+        for processor in 0.. {
+            match program.run([processor, 0, 0])?[1] {
+                0 => break,
+                place => found.push(place.wrapping_sub(pointer)),
+            }
+        }
+        Ok(found)
+    }
+}
