@@ -80,6 +80,18 @@ fn tokio_with_signals() {
     assert_eq!(program.result(), "whole true, timers and signals true, port true\n");
 }
 
+#[test]
+fn fio_with_asynchronous_requests() {
+    let host = Host::new();
+    if !has("fio") {
+        return;
+    }
+    copy(&host, "fio", "fio.sh");
+    let program = Program::start(&host, "fio", &["bash", "fio.sh"]);
+    until("files", || program.file("job.1.0").exists());
+    assert_eq!(under_load(&program), "faults 0\n");
+}
+
 /// The folder of the newest version that is installed.
 fn postgres() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
