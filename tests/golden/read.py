@@ -126,7 +126,7 @@ console = choice(
 )
 permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32, creator_gid=u32)
 ipc = fields(
-    segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean)),
+    segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean, huge_page=u64)),
     semaphores=several(fields(permission=permission, values=several(u16))),
     queues=several(fields(permission=permission, capacity=u64, messages=several(fields(kind=i64, text=raw)))),
 )

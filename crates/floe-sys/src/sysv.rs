@@ -3,6 +3,7 @@
 //! Making an object with a chosen identifier takes a write to `/proc/sys/kernel/*_next_id`, which shows the namespace of
 //! the thread that opens it and needs CAP_CHECKPOINT_RESTORE.
 
+use crate::{Pid, memory::huge_page_bits, procfs::Mapping};
 use std::{fs, io, mem::MaybeUninit, ptr};
 
 /// A kind of object.
@@ -233,12 +234,17 @@ fn as_user<T>((uid, gid): (u32, u32), call: impl FnOnce() -> T) -> io::Result<T>
     Ok(result)
 }
 
-/// Makes a segment of `size` bytes.
+/// Makes a segment of `size` bytes, of huge pages of so many bytes where that is not 0.
 ///
 /// # Errors
 /// EEXIST where its identifier or key is taken; EPERM, ENOMEM, ENOSPC; EINVAL above a limit of the namespace.
-pub fn make_segment(wanted: &Permission, size: u64) -> io::Result<()> {
+pub fn make_segment(wanted: &Permission, size: u64, huge_page: u64) -> io::Result<()> {
+    let pages = match huge_page {
+        0 => 0,
+        bytes => libc::SHM_HUGETLB | huge_page_bits(bytes) as i32,
+    };
     make(Kind::Segment, wanted, |flags| {
+        let flags = flags | pages;
         // SAFETY: all arguments are numbers.
         i64::from(unsafe { libc::shmget(wanted.key, size as usize, flags) })
     })?;
@@ -329,7 +335,8 @@ fn change<T>(kind: Kind, id: i32, alter: impl FnOnce(&mut T)) -> io::Result<()> 
 #[derive(Debug)]
 pub struct Attachment {
     address: usize,
-    size: u64,
+    /// First byte behind it.
+    end: u64,
 }
 
 impl Attachment {
@@ -341,17 +348,21 @@ impl Attachment {
         // SAFETY: the kernel chooses the address, so no mapping is replaced.
         let address = unsafe { libc::shmat(segment.permission.id, ptr::null(), 0) };
         checked(address as i64)?;
-        Ok(Self {
+        let mut attachment = Self {
             address: address as usize,
-            size: segment.size,
-        })
+            end: 0,
+        };
+        // Nothing but this tells whether its pages are huge ones, to which its size is rounded up.
+        let own = Mapping::read_all_without_flags(Pid::new(std::process::id() as i32)).map_err(io::Error::other)?;
+        let mapping = own.iter().find(|mapping| mapping.start == address as u64);
+        attachment.end = mapping.ok_or(io::ErrorKind::NotFound)?.end;
+        Ok(attachment)
     }
 
     /// The link in /proc that opens its memory as a file.
     #[must_use]
     pub fn link(&self) -> String {
-        let end = self.address as u64 + self.size.next_multiple_of(4096);
-        format!("/proc/self/map_files/{:x}-{end:x}", self.address)
+        format!("/proc/self/map_files/{:x}-{:x}", self.address, self.end)
     }
 }
 

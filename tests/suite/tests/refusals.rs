@@ -11,7 +11,7 @@ use std::{
 /// A kind of state: its name in the victim, what the object's name holds, and what the reason holds.
 type Case = (&'static str, &'static [&'static str], &'static str);
 
-const MEMORY: [Case; 10] = [
+const MEMORY: [Case; 9] = [
     (
         "aio-ring",
         &["mapping ", "/[aio]", "(AIO ring)"],
@@ -30,11 +30,6 @@ const MEMORY: [Case; 10] = [
         "nobody else",
     ),
     ("device-memory", &["/dev/mem"], "memory of a device"),
-    (
-        "huge-segment",
-        &["mapping ", "huge pages of hugetlbfs"],
-        "not carried yet",
-    ),
     (
         "userfaultfd",
         &["mapping ", "(userfaultfd (missing pages))"],

@@ -3,7 +3,10 @@
 //! one that would notice.
 
 use floe_suite::{Host, PID_METHODS, Portrait, Victim, run};
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn survives(name: &str) {
     survives_on(&Host::new(), name);
@@ -21,7 +24,11 @@ fn round_trip(victim: &mut Victim<'_>, name: &str, into: &str, method: &str) {
 }
 
 fn survives_on(host: &Host, name: &str) {
-    let mut victim = Victim::start(host, name, &[], &[]);
+    survives_with(host, name, &[]);
+}
+
+fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
+    let mut victim = Victim::start(host, name, &[], arguments);
     round_trip(&mut victim, name, name, PID_METHODS[0]);
     round_trip(&mut victim, name, "another", PID_METHODS[1]);
     victim.check("after two round trips without a check between");
@@ -133,23 +140,50 @@ victims! {
     zombies "zombies",
 }
 
-/// They are for the machine's owner to set aside (`/proc/sys/vm/nr_hugepages`).
-#[test]
-fn huge_pages_survive() {
-    let (name, wanted) = ("memory-hugetlb", 10);
-    let text = std::fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
-    let value = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+/// Whether a victim can have as many huge pages of 2 MiB as it takes; where not, says that it is skipped. They are for the
+/// machine's owner to set aside, or to allow: `/proc/sys/vm/nr_hugepages` and `nr_overcommit_hugepages`.
+fn has_huge_pages(name: &str, wanted: u64) -> bool {
+    let value = |name: &str| -> u64 {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
     };
-    let free = value("HugePages_Free:").unwrap_or(0) - value("HugePages_Rsvd:").unwrap_or(0);
-    if value("Hugepagesize:") != Some(2048) || free < wanted {
-        return floe_suite::skip(&format!(
+    let spare = value("nr_overcommit_hugepages") - value("surplus_hugepages");
+    let free = value("free_hugepages") - value("resv_hugepages") + spare;
+    if free < wanted {
+        floe_suite::skip(&format!(
             "{free} huge pages of 2 MiB are free, and {name} takes {wanted}"
         ));
     }
-    survives(name);
-    notices(name);
+    free >= wanted
+}
+
+#[test]
+fn huge_pages_survive() {
+    let name = "memory-hugetlb";
+    if has_huge_pages(name, 10) {
+        survives(name);
+        notices(name);
+    }
+}
+
+#[test]
+fn huge_pages_with_names_survive() {
+    let name = "memory-hugetlbfs";
+    if !has_huge_pages(name, 12) {
+        return;
+    }
+    for sabotage in [false, true] {
+        let mounted = Mounted::new("hugetlbfs", |_| "pagesize=2M".to_owned()).expect("mount hugetlbfs");
+        let host = Host::new();
+        let folder = mounted.path().display().to_string();
+        if sabotage {
+            let verdict = Victim::start(&host, name, &[], &["--sabotage", &folder]).verdict();
+            assert!(verdict.starts_with("FAIL"), "{name} does not notice: {verdict}");
+        } else {
+            survives_with(&host, name, &[&folder]);
+        }
+    }
 }
 
 /// Files behave otherwise on a filesystem that is all memory.
@@ -168,48 +202,49 @@ fn files_on_tmpfs_survive() {
     }
 }
 
-/// An overlay of two folders; gone when dropped.
-struct Overlay(tempfile::TempDir);
+/// A filesystem of a test's own; gone when dropped.
+struct Mounted(tempfile::TempDir);
 
-impl Overlay {
-    fn mount() -> Result<Self, nix::errno::Errno> {
+impl Mounted {
+    /// Mounts one. `options` are told a folder, in which there may be others.
+    fn new(kind: &str, options: impl FnOnce(&Path) -> String) -> Result<Self, nix::errno::Errno> {
         let folder = tempfile::tempdir().expect("a folder");
-        let inner = ["lower", "upper", "work", "merged"].map(|name| folder.path().join(name));
-        for path in &inner {
-            std::fs::create_dir(path).expect("a folder");
-        }
-        let [lower, upper, work, merged] = inner.map(|path| path.display().to_string());
-        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let options = options(folder.path());
+        let mounted = Self(folder);
+        std::fs::create_dir(mounted.path()).expect("a folder");
         let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(
-            Some("overlay"),
-            merged.as_str(),
-            Some("overlay"),
-            flags,
-            Some(options.as_str()),
-        )?;
-        Ok(Self(folder))
+        nix::mount::mount(Some(kind), &mounted.path(), Some(kind), flags, Some(options.as_str()))?;
+        Ok(mounted)
     }
 
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("merged")
+    /// Two folders, one over the other.
+    fn overlay() -> Result<Self, nix::errno::Errno> {
+        Self::new("overlay", |folder| {
+            let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+                let path = folder.join(name);
+                std::fs::create_dir(&path).expect("a folder");
+                path.display().to_string()
+            });
+            format!("lowerdir={lower},upperdir={upper},workdir={work}")
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("mounted")
     }
 }
 
-impl Drop for Overlay {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let gone = nix::mount::umount(&self.path());
-        assert!(
-            gone.is_ok() || std::thread::panicking(),
-            "unmount the overlay: {gone:?}"
-        );
+        assert!(gone.is_ok() || std::thread::panicking(), "unmount: {gone:?}");
     }
 }
 
 /// As in a container: what is mapped lies on another filesystem than its path says.
 #[test]
 fn files_on_an_overlay_survive() {
-    let overlay = match Overlay::mount() {
+    let overlay = match Mounted::overlay() {
         Ok(overlay) => overlay,
         Err(error) => return floe_suite::skip(&format!("no overlay can be mounted: {error}")),
     };

@@ -14,13 +14,13 @@ use floe_sys::{
     Pid,
     descriptor::open_in_root,
     memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
-    memory::huge_page_bits,
+    memory::{HUGETLBFS, huge_page_bits},
 };
 use floe_tracee::Script;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::time::TimeSpec,
+    sys::{statfs::fstatfs, time::TimeSpec},
 };
 use std::{
     collections::HashMap,
@@ -57,7 +57,7 @@ impl MadeContents {
         }
         for record in image.ghosts() {
             let file = make_ghost(root, record)?;
-            let huge_page = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+            let huge_page = huge_page(&file)?;
             let content = runs(image, ContentOwner::Ghost(record.id));
             fill(world, &filler, (&file, record.size, huge_page), content)?;
             set_attributes(&file, record)?;
@@ -68,8 +68,9 @@ impl MadeContents {
         }
         for segment in ipc::make(world.seed()?.tid(), &image.sandbox().ipc_objects)? {
             let owner = ContentOwner::Segment(segment.id);
-            filler.file(&segment.file, segment.size, runs(image, owner))?;
-            made.sources.segments.insert(segment.id, segment.size);
+            let (size, huge_page) = (segment.size, segment.huge_page);
+            fill(world, &filler, (&segment.file, size, huge_page), runs(image, owner))?;
+            made.sources.segments.insert(segment.id, (size, huge_page.max(4096)));
         }
         for record in image.mapped_files() {
             let file = open_mapped(root, record, &made.ghosts)?;
@@ -183,6 +184,14 @@ fn fill(
     script.call("unmap huge pages", libc::SYS_munmap, &[address, size])?;
     script.run()?;
     Ok(())
+}
+
+/// Bytes of a page of a file of hugetlbfs; 0 for others.
+fn huge_page(file: &File) -> Result<u64, RestoreError> {
+    let action = "look at the filesystem of a deleted file".to_owned();
+    let found = fstatfs(file).map_err(RestoreError::system(action))?;
+    let huge = found.filesystem_type().0 == HUGETLBFS;
+    Ok(if huge { found.block_size() as u64 } else { 0 })
 }
 
 fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, RestoreError> {

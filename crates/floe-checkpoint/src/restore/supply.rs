@@ -36,7 +36,8 @@ fn missing_nodes(image: &Image, own: &Status) -> impl Iterator<Item = u32> {
     named.into_iter().filter(|node| !own.memory_nodes.contains(node))
 }
 
-/// How many pages of each size the image takes at least: what private mappings reserve, and what holds something.
+/// How many pages of each size the image takes at least: what private mappings and System V segments reserve, and what
+/// holds something. Of deleted files of hugetlbfs it is not known before they are made.
 fn huge_pages_needed(image: &Image) -> BTreeMap<u64, u64> {
     let mut needed = BTreeMap::new();
     for space in image.address_spaces() {
@@ -55,6 +56,11 @@ fn huge_pages_needed(image: &Image) -> BTreeMap<u64, u64> {
     });
     for (bytes, owner) in shared.chain(memfds).filter(|(bytes, _)| *bytes != 0) {
         *needed.entry(bytes).or_default() += touched(runs(image, owner), bytes, &(0..u64::MAX));
+    }
+    for segment in &image.sandbox().ipc_objects.segments {
+        if let Some(pages) = segment.whole().checked_div(segment.huge_page) {
+            *needed.entry(segment.huge_page).or_default() += pages;
+        }
     }
     needed
 }

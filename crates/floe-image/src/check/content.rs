@@ -93,7 +93,11 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
         ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),
         ContentOwner::Ghost(id) => image.ghosts().get(id as usize).map(|record| sized(record.size)),
         ContentOwner::Log => image.sandbox().log.map(sized),
-        ContentOwner::Segment(id) => image.sandbox().ipc_objects.segment(id).map(|record| sized(record.size)),
+        ContentOwner::Segment(id) => image
+            .sandbox()
+            .ipc_objects
+            .segment(id)
+            .map(|record| sized(record.whole())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! System V IPC objects: in an own namespace alone, sorted by identifiers and values the kernel knows.
 
-use super::{ADDRESS_LIMIT, PAGE, ensure};
+use super::{ADDRESS_LIMIT, PAGE, ensure, memory::is_page_size};
 use crate::{
     Image,
     record::{IpcPermission, NamespaceOrigin},
@@ -36,9 +36,11 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
     let mut last = -1;
     for segment in &record.segments {
         let bad = permission("shared memory", &segment.permission, &mut last)?;
-        ensure((1..=ADDRESS_LIMIT - PAGE).contains(&segment.size), || {
-            bad("has an impossible size")
-        })?;
+        let huge = segment.huge_page;
+        ensure(huge == 0 || is_page_size(huge), || bad("can't be of huge pages"))?;
+        // So that it can be rounded up to pages.
+        let most = ADDRESS_LIMIT - huge.max(PAGE);
+        ensure((1..=most).contains(&segment.size), || bad("has an impossible size"))?;
     }
     last = -1;
     for set in &record.semaphores {

@@ -187,7 +187,7 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
                 .segment(*id)
                 .ok_or("maps something that is missing")?;
             let behind = offset.checked_add(vma.end - vma.start);
-            let inside = behind.is_some_and(|behind| behind <= segment.size.next_multiple_of(PAGE));
+            let inside = behind.is_some_and(|behind| behind <= segment.whole());
             return ensure(inside && offset.is_multiple_of(PAGE), || "has an impossible offset");
         }
     };
@@ -213,7 +213,7 @@ const POLICY_BITS: u32 = 0xe007;
 /// No processor has pages of more bytes; each size is a power of two.
 const HUGEST_PAGE: u64 = 1 << 34;
 
-fn is_page_size(bytes: u64) -> bool {
+pub(super) fn is_page_size(bytes: u64) -> bool {
     bytes.is_power_of_two() && bytes > PAGE && bytes <= HUGEST_PAGE
 }
 

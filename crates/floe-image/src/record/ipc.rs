@@ -52,6 +52,17 @@ pub struct SegmentRecord {
     pub removed: bool,
     /// Whether it is kept in memory (SHM_LOCK).
     pub locked: bool,
+    /// Bytes of a page from hugetlbfs (SHM_HUGETLB); 0 for ordinary pages.
+    pub huge_page: u64,
+}
+
+impl SegmentRecord {
+    /// Bytes of all its pages.
+    #[must_use]
+    pub fn whole(&self) -> u64 {
+        const PAGE: u64 = 4096;
+        self.size.next_multiple_of(self.huge_page.max(PAGE))
+    }
 }
 
 /// A set of semaphores.

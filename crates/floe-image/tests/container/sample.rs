@@ -527,6 +527,7 @@ fn ipc_objects() -> IpcRecord {
     };
     IpcRecord {
         segments: vec![SegmentRecord {
+            huge_page: 0,
             permission: permission(32_769, 0),
             size: 5000,
             removed: true,

@@ -1,11 +1,8 @@
 //! A descriptor as it is found.
 
 use super::FileError;
-use crate::{
-    mm::{FileIdentity, MEMFD},
-    refusal::Subject,
-};
-use floe_sys::{Pid, descriptor, memory::HUGETLBFS, procfs::FdInfo};
+use crate::{mm::FileIdentity, refusal::Subject};
+use floe_sys::{Pid, descriptor, procfs::FdInfo};
 use nix::sys::statfs::statfs;
 use std::{
     fs::Metadata,
@@ -17,14 +14,13 @@ use std::{
 };
 
 /// include/uapi/linux/magic.h.
-const PSEUDO_FILESYSTEMS: [(i64, &str); 9] = [
+const PSEUDO_FILESYSTEMS: [(i64, &str); 8] = [
     (0x9fa0, "/proc"),
     (0x0027_e0eb, "a cgroup file system"),
     (0x6367_7270, "a cgroup file system"),
     (0x6462_6720, "debugfs"),
     (0x7472_6163, "tracefs"),
     (0x1980_0202, "the message queue file system"),
-    (HUGETLBFS, "hugetlbfs"),
     (0x5345_434d, "memfd_secret"),
     (0xcafe_4a11, "the BPF file system"),
 ];
@@ -105,12 +101,6 @@ impl FoundFile {
     #[must_use]
     pub fn flags(&self) -> u32 {
         self.info.flags & !(libc::O_CLOEXEC as u32)
-    }
-
-    /// Whether it is a memfd with pages of hugetlbfs; else files of hugetlbfs are found by path.
-    #[must_use]
-    pub fn is_huge_memfd(&self) -> bool {
-        self.filesystem == Some(HUGETLBFS) && self.link.starts_with(MEMFD)
     }
 
     /// What its filesystem is, where its files are views of the kernel's state and can't be opened again as they were.

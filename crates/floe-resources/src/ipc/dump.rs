@@ -42,12 +42,14 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
     if !sets.is_empty() {
         refuse_adjustments(tree, refusals)?;
     }
+    let mut records = Vec::with_capacity(segments.len());
     for segment in &segments {
-        segment_content(root.task(), segment, contents, refusals)?;
+        let huge_page = segment_content(root.task(), segment, contents)?;
+        records.push(segment_record(segment, huge_page));
     }
     refuse_foreign(&segments, contents, refusals);
     Ok(IpcRecord {
-        segments: segments.iter().map(segment_record).collect(),
+        segments: records,
         semaphores: sets
             .into_iter()
             .map(|(found, values)| SemaphoreSetRecord {
@@ -91,8 +93,9 @@ fn permission(found: &Permission) -> IpcPermission {
     }
 }
 
-fn segment_record(found: &Segment) -> SegmentRecord {
+fn segment_record(found: &Segment, huge_page: u64) -> SegmentRecord {
     SegmentRecord {
+        huge_page,
         permission: permission(&found.permission),
         size: found.size,
         removed: found.permission.mode & SHM_DEST != 0,
@@ -100,41 +103,29 @@ fn segment_record(found: &Segment) -> SegmentRecord {
     }
 }
 
-/// Notes where to read a segment's content: in a task that has it attached, or where nobody has, in floe itself.
-fn segment_content(
-    pid: Pid,
-    segment: &Segment,
-    contents: &mut Contents,
-    refusals: &mut Refusals,
-) -> Result<(), IpcError> {
+/// Notes where to read a segment's content: in a task that has it attached, or where nobody has, in floe itself. Returns
+/// bytes of a page of hugetlbfs, or 0.
+fn segment_content(pid: Pid, segment: &Segment, contents: &mut Contents) -> Result<u64, IpcError> {
     let id = segment.permission.id;
     let link = match contents.segments.get(&id) {
         Some(found) => found.link.clone(),
-        None if segment.attached > 0 => return Ok(()),
+        None if segment.attached > 0 => return Ok(0),
         None => {
             let attach = || Attachment::new(segment);
             let attachment = run_inside(pid, CloneFlags::CLONE_NEWIPC, attach)
                 .map_err(namespace("attach System V shared memory"))?;
             let link = attachment.link();
-            refuse_huge_pages(id, &link, contents, refusals)?;
             contents.attachments.push(attachment);
             link
         }
     };
+    let huge_page = contents.huge_page(&link)?;
     contents.sources.push(ContentSource {
         owner: ContentOwner::Segment(id),
         link,
         size: segment.size,
     });
-    Ok(())
-}
-
-fn refuse_huge_pages(id: i32, link: &str, contents: &Contents, refusals: &mut Refusals) -> Result<(), IpcError> {
-    if contents.huge_page(link)? != 0 {
-        let reason = "huge pages of hugetlbfs are not carried yet";
-        refusals.add(None, title(id), reason, "make it without SHM_HUGETLB");
-    }
-    Ok(())
+    Ok(huge_page)
 }
 
 fn title(id: i32) -> String {

@@ -18,8 +18,10 @@ use std::{
 pub struct SegmentFile {
     /// Its identifier.
     pub id: i32,
-    /// Bytes.
+    /// Bytes of all its pages.
     pub size: u64,
+    /// Bytes of a page of hugetlbfs; 0 for ordinary ones.
+    pub huge_page: u64,
     /// Its memory, all zeros.
     pub file: File,
 }
@@ -63,7 +65,7 @@ fn permission(record: &IpcPermission) -> Permission {
 
 fn make_segment(record: &SegmentRecord) -> io::Result<SegmentFile> {
     let permission = permission(&record.permission);
-    sysv::make_segment(&permission, record.size)?;
+    sysv::make_segment(&permission, record.size, record.huge_page)?;
     let segment = Segment {
         permission,
         size: record.size,
@@ -76,7 +78,8 @@ fn make_segment(record: &SegmentRecord) -> io::Result<SegmentFile> {
     }
     Ok(SegmentFile {
         id: permission.id,
-        size: record.size,
+        size: record.whole(),
+        huge_page: record.huge_page,
         file,
     })
 }

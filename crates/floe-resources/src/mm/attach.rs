@@ -5,8 +5,6 @@ use super::build::BuildError;
 use floe_image::record::VmaRecord;
 use floe_tracee::Script;
 
-const PAGE: u64 = 4096;
-
 /// One wanted mapping.
 pub(super) struct Attach<'a> {
     pub vma: &'a VmaRecord,
@@ -16,7 +14,7 @@ pub(super) struct Attach<'a> {
     pub offset: u64,
     /// Whether it is not to be attached by SHM_RDONLY.
     pub writable: bool,
-    /// Bytes of the segment.
+    /// Bytes of all pages of the segment.
     pub size: u64,
     /// A place where there is room for the whole of it.
     pub aside: u64,
@@ -26,7 +24,7 @@ impl Attach<'_> {
     /// Adds the calls to the script.
     pub fn run(&self, script: &mut Script<'_>) -> Result<(), BuildError> {
         let (start, bytes) = (self.vma.start, self.vma.end - self.vma.start);
-        let whole = self.size.next_multiple_of(PAGE);
+        let whole = self.size;
         let direct = self.offset == 0 && bytes == whole;
         let at = if direct { start } else { self.aside };
         let flags = if self.writable { 0 } else { libc::SHM_RDONLY };

@@ -88,8 +88,8 @@ pub struct Sources {
     pub files: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory.
     pub shmems: HashMap<u32, OwnedFd>,
-    /// Bytes of System V segments, by identifier.
-    pub segments: HashMap<i32, u64>,
+    /// Bytes of System V segments and of their pages, by identifier.
+    pub segments: HashMap<i32, (u64, u64)>,
 }
 
 /// What building address spaces needs.
@@ -197,14 +197,14 @@ impl Builder<'_> {
                 what: "System V segment",
                 id: id as u32,
             };
-            let size = *self.sources.segments.get(&id).ok_or(missing)?;
+            let (size, page) = *self.sources.segments.get(&id).ok_or(missing)?;
             let attach = Attach {
                 vma,
                 id,
                 offset,
                 writable,
                 size,
-                aside: free_place(script.puppet(), plan, wanted, size),
+                aside: free_place(script.puppet(), plan, wanted, size + page).next_multiple_of(page),
             };
             attach.run(script)?;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     aio::FoundContexts,
-    content::{ContentError, Contents, MEMFD},
+    content::{ContentError, Contents},
 };
 use crate::{
     ns,
@@ -26,6 +26,7 @@ pub(super) const CARRIED_FLAGS: [&[u8; 2]; 14] = [
 /// How the names of System V segments begin.
 const SYSV: &[u8] = b"/SYSV";
 const AIO_RING: &[u8] = b"/[aio]";
+const ANONYMOUS_HUGE: &[u8] = b"/anon_hugepage";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
 
@@ -208,11 +209,11 @@ impl Classifier<'_> {
             self.refuse(mapping, &what, "protection keys are not carried yet");
             return Ok(None);
         }
-        if let Some(id) = segment.filter(|_| !mapping.has(b"ht")) {
+        if let Some(id) = segment {
             return self.segment(id, mapping);
         }
-        if mapping.has(b"ht") && !path.starts_with(MEMFD) {
-            return self.huge(mapping, &magic);
+        if mapping.has(b"ht") && path.starts_with(ANONYMOUS_HUGE) {
+            return self.anonymous_huge(mapping, &magic).map(Some);
         }
         // The first segment of a namespace has inode number 0 too.
         if mapping.inode == 0 {
@@ -256,24 +257,16 @@ impl Classifier<'_> {
         Ok(Some(id))
     }
 
-    /// Memory from hugetlbfs that is no memfd.
-    fn huge(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<VmaSource>, ContentError> {
-        if !mapping.path.starts_with(b"/anon_hugepage") {
-            self.refuse(
-                mapping,
-                "huge pages of hugetlbfs",
-                "files and System V segments of hugetlbfs are not carried yet",
-            );
-            return Ok(None);
-        }
+    /// Memory of MAP_HUGETLB, which is a file that has no name anywhere.
+    fn anonymous_huge(&mut self, mapping: &Mapping, magic: &str) -> Result<VmaSource, ContentError> {
         if !mapping.shared {
-            return Ok(Some(VmaSource::Anonymous));
+            return Ok(VmaSource::Anonymous);
         }
         let object = self.contents.shmem(magic)?;
-        Ok(Some(VmaSource::Shmem {
+        Ok(VmaSource::Shmem {
             object,
             offset: mapping.offset,
-        }))
+        })
     }
 
     fn aio_ring(&mut self, mapping: &Mapping) -> Option<VmaSource> {

@@ -23,7 +23,7 @@ pub use build::{BuildError, Builder, Filled, Sources, first_gap};
 pub use classify::{address_space, look_at_pages};
 pub use compare::{has_flags, same_layout};
 pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
-pub(crate) use content::{ELSEWHERE, Located, MEMFD, Place};
+pub(crate) use content::{ELSEWHERE, Located, Place};
 pub use fill::{FillError, Filler};
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};

@@ -33,9 +33,7 @@ impl FileKind for Regular {
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
-        file.file_type() == libc::S_IFREG
-            && file.link.starts_with(b"/")
-            && (file.pseudo_filesystem().is_none() || file.is_huge_memfd())
+        file.file_type() == libc::S_IFREG && file.link.starts_with(b"/") && file.pseudo_filesystem().is_none()
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {

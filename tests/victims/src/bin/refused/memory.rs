@@ -16,7 +16,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("perf-buffer", perf_buffer),
     ("memfd-secret", memfd_secret),
     ("device-memory", device_memory),
-    ("huge-segment", huge_segment),
     ("userfaultfd", userfaultfd),
     ("protection-key", protection_key),
     ("hidden-mapped-file", hidden_mapped_file),
@@ -143,19 +142,6 @@ fn device_memory(_: &Stage) -> io::Result<Check> {
     let mapping = map(PAGE, libc::PROT_READ, libc::MAP_SHARED, fd, 0)?;
     call::close(fd);
     Ok(Box::new(move |_| drop(mapping.read(0, 1))))
-}
-
-fn huge_segment(_: &Stage) -> io::Result<Check> {
-    const SHM_NORESERVE: i32 = 0o10_000;
-    // Without a page reserved for it; it is never touched.
-    let flags = libc::SHM_HUGETLB | SHM_NORESERVE | 0o600;
-    // SAFETY: plain numbers.
-    let id = call::checked(unsafe { libc::shmget(libc::IPC_PRIVATE, 2 << 20, flags) }.into())?;
-    // SAFETY: the kernel chooses the address.
-    call::checked(unsafe { libc::shmat(id as i32, ptr::null(), 0) } as i64)?;
-    // SAFETY: IPC_RMID takes no structure.
-    call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
-    Ok(Box::new(|_| {}))
 }
 
 /// A userfaultfd that has shaken hands.
