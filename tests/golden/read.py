@@ -202,7 +202,12 @@ ghost = fields(
 )
 open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
 shared_object = fields(kind=text, id=u32, version=u16, body=raw)
-descriptor_table = fields(pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)))
+descriptor_table = fields(
+    pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)),
+    locks=several(fields(
+        number=i32, kind=choice(("Flock", None), ("Process", None), ("OpenFile", None)), write=boolean, start=u64, length=u64,
+    )),
+)
 owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32))
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(

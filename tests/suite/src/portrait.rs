@@ -287,7 +287,8 @@ impl Sitter<'_> {
             let lines = info
                 .lines()
                 .filter(|line| ["pos:", "flags:", "lock:"].iter().any(|start| line.starts_with(start)));
-            let info: Vec<&str> = lines.collect();
+            let lines: Vec<String> = lines.map(without_numbers_of_a_lock).collect();
+            let info: Vec<&str> = lines.iter().map(String::as_str).collect();
             let name = names.of(&link.to_string_lossy());
             let info = if name == DELETED {
                 without_way_of_opening(&info)
@@ -350,6 +351,16 @@ impl Sitter<'_> {
         let flags: u64 = field(9).parse().unwrap_or(0);
         self.tell("flags", format!("{:x}", flags & FLAGS));
         self.tell("terminal", if field(7) == "0" { "none" } else { "some" });
+    }
+}
+
+/// Of a lock's line all but its place in the list, who set it, and the file.
+fn without_numbers_of_a_lock(line: &str) -> String {
+    let plain = line.replace("\\t", " ");
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    match words[..] {
+        ["lock:", _, kind, mode, access, _, _, start, end] => format!("lock: {kind} {mode} {access} {start} {end}"),
+        _ => line.to_owned(),
     }
 }
 

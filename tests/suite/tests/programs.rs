@@ -127,18 +127,7 @@ print(db.execute("select sum(money), count(*) from account").fetchone(), db.exec
 "#;
     let program = Program::start(&host, "bank", &["python3", "-c", script]);
     program.await_file("ready");
-    // Where a record lock is held in the very moment, floe says so, and the program runs on.
-    let mut trips = 0;
-    until("three round trips", || {
-        let saved = host.floe(&["checkpoint", &program.name, "-o", &program.image]);
-        if saved.status == 0 {
-            host.done(&["restore", "-d", &program.image]);
-            trips += 1;
-        } else {
-            assert!(saved.err.contains("lock"), "{}", saved.err);
-        }
-        trips == 3
-    });
+    program.round_trips(ROUNDS);
     program.await_file("worked");
     program.finish();
     assert_eq!(program.result(), "(10000, 100) ok\n");

@@ -76,7 +76,7 @@ const SOCKETS: [Case; 14] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 33] = [
+const DESCRIPTORS: [Case; 30] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "inotify"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
@@ -110,10 +110,7 @@ const DESCRIPTORS: [Case; 33] = [
     ("owner-group", &["(pipe:["], "F_SETOWN"),
     ("signal", &["(pipe:["], "F_SETSIG"),
     ("directory-notice", &["/watched)"], "F_NOTIFY"),
-    ("flock", &["/flock)"], "lock or lease"),
-    ("record-lock", &["/record)"], "lock or lease"),
-    ("open-file-lock", &["/open file)"], "lock or lease"),
-    ("lease", &["/lease)"], "lock or lease"),
+    ("lease", &["/lease)"], "a lease, or a lock of a kind"),
 ];
 
 /// A victim whose checkpoint is refused.
@@ -249,16 +246,6 @@ fn everything_is_refused_in_one_list() {
 }
 
 #[test]
-fn a_lock_that_a_child_holds_through_an_inherited_descriptor_is_refused() {
-    let host = Host::new();
-    let mut refused = Refused::start(&host, "refused", &[], &["inherited-record-lock"]);
-    let findings = refused.findings();
-    assert_eq!(findings.len(), 1, "{findings:#?}");
-    assert!(findings[0].starts_with("task 2 (host "), "{findings:#?}");
-    assert!(findings[0].contains("lock or lease"), "{findings:#?}");
-}
-
-#[test]
 fn what_a_sandbox_holds_is_refused() {
     let cases = [
         ("mount", "mount ", "mounts made inside"),
@@ -339,6 +326,32 @@ fn a_fifo_that_is_in_use_stands_in_the_way_of_a_restore() {
     drop(both);
     host.done(&["restore", "-d", image]);
     victim.check("restored at last");
+}
+
+#[test]
+fn a_lock_that_somebody_else_has_stands_in_the_way_of_a_restore() {
+    let host = Host::new();
+    let (path, image) = (host.path("locked"), host.path("image.floe"));
+    let (place, image) = (
+        path.to_str().expect("a plain path"),
+        image.to_str().expect("a plain path"),
+    );
+    let holds = "exec 9>$0; flock 9; touch $0.ready; sleep 1000";
+    host.done(&["run", "-d", "--name", "holder", "--", "bash", "-c", holds, place]);
+    floe_suite::until("the lock", || path.with_extension("ready").exists());
+    host.done(&["checkpoint", "holder", "-o", image]);
+    let other = File::open(&path).expect("the file");
+    other.lock().expect("nobody has it now");
+    let error = host.floe(&["restore", "-d", image]).expect_failed();
+    assert!(
+        error.contains("take a file lock, which another process may have now"),
+        "{error}"
+    );
+    assert!(host.sandboxes().is_empty());
+    drop(other);
+    host.done(&["restore", "-d", image]);
+    let other = File::open(&path).expect("the file");
+    assert!(other.try_lock().is_err(), "the lock is not held");
 }
 
 /// A tree that floe did not start.

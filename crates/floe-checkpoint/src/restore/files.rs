@@ -3,7 +3,7 @@
 
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
-use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave};
+use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, take_locks};
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -54,6 +54,7 @@ pub fn open_all(
     for record in image.open_files() {
         kind_of(record)?.connect(record, &holders)?;
     }
+    take_locks(tables, &holders)?;
     Ok(context.into_bound_names())
 }
 

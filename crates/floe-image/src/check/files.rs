@@ -1,7 +1,7 @@
 //! Descriptor tables and what open files share.
 
 use super::ensure;
-use crate::Image;
+use crate::{Image, record::LockKind};
 use std::collections::HashSet;
 
 /// Descriptors that can't have been.
@@ -30,6 +30,14 @@ pub enum FileFault {
         number: i32,
         /// The open file's number.
         file: u32,
+    },
+    /// Through no descriptor, or none that the kernel gives.
+    #[error("a lock through descriptor {number} of process {pid} is impossible")]
+    Lock {
+        /// Whose.
+        pid: i32,
+        /// The descriptor's number.
+        number: i32,
     },
     /// Two objects with one name.
     #[error("two objects are {kind} {id}")]
@@ -64,6 +72,16 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFaul
                 file,
             })?;
             last = number;
+        }
+        for lock in &table.locks {
+            let (pid, number) = (table.pid.0, lock.number);
+            let place = table
+                .descriptors
+                .binary_search_by_key(&number, |descriptor| descriptor.number);
+            let end = lock.start.checked_add(lock.length);
+            let inside = end.is_some_and(|end| end <= i64::MAX as u64);
+            let whole = lock.kind != LockKind::Flock || (lock.start, lock.length) == (0, 0);
+            ensure(place.is_ok() && inside && whole, || FileFault::Lock { pid, number })?;
         }
     }
     match owners.iter().find(|pid| !seen.contains(pid)) {

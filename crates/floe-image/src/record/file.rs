@@ -42,6 +42,34 @@ pub struct DescriptorTableRecord {
     pub pid: NsPid,
     /// Descriptors, lowest number first.
     pub descriptors: Vec<DescriptorRecord>,
+    /// Locks on files that are taken through them.
+    pub locks: Vec<FileLock>,
+}
+
+/// A lock on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLock {
+    /// The number of the descriptor.
+    pub number: i32,
+    /// Whose it is.
+    pub kind: LockKind,
+    /// Whether nobody else may have one; else others may that are like it.
+    pub write: bool,
+    /// First byte.
+    pub start: u64,
+    /// How many bytes; 0 for all that follow.
+    pub length: u64,
+}
+
+/// Whose a lock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LockKind {
+    /// Of the open file, on the whole of it: flock(2).
+    Flock,
+    /// Of the process: F_SETLK of fcntl(2).
+    Process,
+    /// Of the open file: F_OFD_SETLK.
+    OpenFile,
 }
 
 /// A descriptor.

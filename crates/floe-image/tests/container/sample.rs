@@ -792,9 +792,18 @@ fn table(pid: i32, descriptors: &[(i32, u32, bool)]) -> DescriptorTableRecord {
             file,
             close_on_exec,
         });
+    let descriptors: Vec<_> = descriptors.collect();
+    let lock = descriptors.first().map(|descriptor| FileLock {
+        number: descriptor.number,
+        kind: LockKind::Process,
+        write: pid == 1,
+        start: 10,
+        length: 5,
+    });
     DescriptorTableRecord {
         pid: NsPid(pid),
-        descriptors: descriptors.collect(),
+        descriptors,
+        locks: lock.into_iter().collect(),
     }
 }
 

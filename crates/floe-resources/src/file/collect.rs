@@ -1,6 +1,9 @@
 //! Reads all descriptors of the tree, finds out which share an open file description, and saves each of those once.
 
-use super::{DumpContext, FileError, FoundFile, KINDS};
+use super::{
+    DumpContext, FileError, FoundFile, KINDS,
+    locks::{self, FoundLocks},
+};
 use crate::{
     refusal::Refusals,
     task::Sharing,
@@ -11,7 +14,7 @@ use floe_sys::{
     Pid,
     descriptor::{pidfd_of_task, signal_owner},
     kcmp::{self, Resource},
-    procfs,
+    procfs::{self, Descriptors},
 };
 use std::{
     cmp::Ordering,
@@ -60,6 +63,7 @@ pub fn collect(
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
+    let mut found_locks = FoundLocks::default();
     let own_table = |process: &&FoundProcess| !sharing.shares(process, libc::CLONE_FILES);
     for process in tree.living().filter(own_table) {
         let subject = process.subject();
@@ -67,14 +71,13 @@ pub fn collect(
         let pidfd = pidfd_of_task(task).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
         let pidfd = Rc::new(pidfd);
         let mut descriptors = Vec::new();
+        let mut all = Descriptors::open(task)?;
         for number in procfs::descriptors(task)? {
-            let found = FoundFile::read((task, &pidfd), &subject, number)?;
+            let found = FoundFile::read((task, &pidfd), &subject, (&mut all, number))?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
-            if refuse_locks(&found, context.refusals) {
-                super::pipe::note_refused(&found, &mut context);
-                continue;
-            }
+            let held = locks::held(&found, context.refusals);
             if let Some(file) = known.number_of(&found, &mut context)? {
+                found_locks.add((tables.len(), process.pid), &found, file, held);
                 descriptors.push(DescriptorRecord {
                     number,
                     file,
@@ -85,6 +88,7 @@ pub fn collect(
         tables.push(DescriptorTableRecord {
             pid: NsPid(process.ns_pid),
             descriptors,
+            locks: Vec::new(),
         });
     }
     let inside: HashSet<Pid> = tree.living().map(|process| process.pid).collect();
@@ -99,6 +103,7 @@ pub fn collect(
     )?;
     let holders: Vec<_> = known.buckets.into_values().flatten().collect();
     super::epoll::resolve(&context.epolls, &mut known.records, &holders, context.refusals)?;
+    found_locks.put_into(&mut tables);
     Ok(Collected {
         files: known.records,
         tables,
@@ -194,17 +199,6 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(
     }
 }
 
-/// Locks belong to a process or to an open file, and /proc shows them only where the owner has the file: each descriptor
-/// has to be asked, also where several share an open file.
-fn refuse_locks(found: &FoundFile, refusals: &mut Refusals) -> bool {
-    let locked = !found.info.locks.is_empty();
-    if locked {
-        let reason = "a file lock or lease can't be carried yet";
-        refusals.add(Some(&found.subject), found.title(), reason, "release it");
-    }
-    locked
-}
-
 /// State that any kind of file may have and that is not carried; true where something was found.
 fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> Result<bool, FileError> {
     let before = refusals.count();
@@ -223,8 +217,7 @@ fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> Result<bool, Fil
     if found.info.flags & libc::O_ASYNC as u32 != 0 {
         refuse("signal-driven I/O (O_ASYNC)", "switch it off");
     }
-    let (owner, signal) =
-        signal_owner(found.duplicate()?.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
+    let (owner, signal) = signal_owner(found.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
     if owner != 0 || signal != 0 {
         refuse(
             "an owner or a number of its signals (F_SETOWN, F_SETSIG, F_NOTIFY)",

@@ -2,13 +2,16 @@
 
 use super::FileError;
 use crate::{mm::FileIdentity, refusal::Subject};
-use floe_sys::{Pid, descriptor, procfs::FdInfo};
-use nix::sys::statfs::statfs;
+use floe_sys::{
+    Pid, descriptor,
+    procfs::{Descriptors, FdInfo},
+};
+use nix::sys::statfs::fstatfs;
 use std::{
-    fs::Metadata,
+    fs::{File, Metadata},
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStringExt, fs::MetadataExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
     },
     rc::Rc,
 };
@@ -32,6 +35,8 @@ pub struct FoundFile {
     pub holder: Pid,
     /// The same, by a descriptor.
     pub pidfd: Rc<OwnedFd>,
+    /// A duplicate of the descriptor.
+    file: File,
     /// The same for findings.
     pub subject: Subject,
     /// Its number there.
@@ -47,29 +52,37 @@ pub struct FoundFile {
 }
 
 impl FoundFile {
-    /// Reads one.
+    /// Reads one of a process, which is the `holder` by number and by descriptor.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn read((holder, pidfd): (Pid, &Rc<OwnedFd>), subject: &Subject, number: i32) -> Result<Self, FileError> {
-        let magic = format!("/proc/{holder}/fd/{number}");
-        let wrap = |action| {
-            let object = magic.clone();
-            move |source| FileError::System { action, object, source }
+    pub fn read(
+        (holder, pidfd): (Pid, &Rc<OwnedFd>),
+        subject: &Subject,
+        (descriptors, number): (&mut Descriptors, i32),
+    ) -> Result<Self, FileError> {
+        let wrap = |action| FileError::system(action, format!("/proc/{holder}/fd/{number}"));
+        let file = File::from(descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?);
+        let metadata = file.metadata().map_err(|source| FileError::System {
+            action: "stat",
+            object: format!("/proc/{holder}/fd/{number}"),
+            source,
+        })?;
+        let filesystem = if metadata.is_file() || metadata.is_dir() {
+            Some(fstatfs(&file).map_err(wrap("statfs"))?.filesystem_type().0)
+        } else {
+            None
         };
-        let metadata = std::fs::metadata(&magic).map_err(wrap("stat"))?;
         Ok(Self {
             holder,
             pidfd: Rc::clone(pidfd),
+            file,
             subject: subject.clone(),
             number,
-            link: std::fs::read_link(&magic)
-                .map_err(wrap("read the link"))?
-                .into_os_string()
-                .into_vec(),
-            filesystem: filesystem(&metadata, &magic)?,
+            link: descriptors.link(number)?,
+            filesystem,
             metadata,
-            info: FdInfo::read(holder, number)?,
+            info: descriptors.info(number)?,
         })
     }
 
@@ -111,20 +124,10 @@ impl FoundFile {
             .copied()
             .find_map(|(number, name)| (Some(number) == self.filesystem).then_some(name))
     }
-
-    /// A duplicate of the descriptor.
-    ///
-    /// # Errors
-    /// [`FileError`].
-    pub fn duplicate(&self) -> Result<OwnedFd, FileError> {
-        descriptor::pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(FileError::system("fetch", self.title()))
-    }
 }
 
-fn filesystem(metadata: &Metadata, magic: &str) -> Result<Option<i64>, FileError> {
-    if !metadata.is_file() && !metadata.is_dir() {
-        return Ok(None);
+impl AsFd for FoundFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
-    let found = statfs(magic).map_err(FileError::system("statfs", magic))?;
-    Ok(Some(found.filesystem_type().0))
 }

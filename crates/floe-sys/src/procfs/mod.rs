@@ -11,7 +11,7 @@ mod status;
 mod timers;
 
 pub use autogroup::autogroup_nice;
-pub use descriptor::{FdInfo, descriptor_count, descriptors};
+pub use descriptor::{Descriptors, FdInfo, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};
 pub use runs::Runs;

@@ -73,7 +73,7 @@ impl FileKind for ConsolePipe {
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let stream = stream(file, context.console).unwrap_or_default() as u8;
         let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-        let Some(contents) = pipe::peek(file.duplicate()?.as_fd(), reads, &file.title())? else {
+        let Some(contents) = pipe::peek(file.as_fd(), reads, &file.title())? else {
             pipe::refuse_packets(file, context);
             return Ok(None);
         };

@@ -77,8 +77,7 @@ fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option
     if !(is_new || reads && !context.pipes.has_contents(id)) {
         return Ok(Some(id));
     }
-    let end = file.duplicate()?;
-    let Some(contents) = peek(end.as_fd(), reads, &file.title())? else {
+    let Some(contents) = peek(file.as_fd(), reads, &file.title())? else {
         refuse_packets(file, context);
         return Ok(None);
     };
@@ -185,7 +184,7 @@ impl FileKind for Fifo {
             return Ok(None);
         };
         let reads_only = file.flags() as i32 & libc::O_ACCMODE == libc::O_RDONLY;
-        let hung_up = reads_only && outside::hung_up(file.duplicate()?.as_fd(), &file.title())?;
+        let hung_up = reads_only && outside::hung_up(file.as_fd(), &file.title())?;
         Ok(Some(codec::encode(&FifoBody { pipe, path, hung_up })?))
     }
 

@@ -122,7 +122,7 @@ impl FileKind for Inet {
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let wrap = |action| FileError::system(action, file.title());
-        let socket = file.duplicate()?;
+        let socket = file.as_fd();
         let number = |name| number_option(socket.as_fd(), libc::SOL_SOCKET, name);
         let read = wrap("read the kind of");
         let (family, kind, protocol) = (|| {
@@ -137,7 +137,7 @@ impl FileKind for Inet {
             family,
             kind,
             protocol,
-            local: Address::local(&socket).map_err(wrap("read the address of"))?,
+            local: Address::local(socket).map_err(wrap("read the address of"))?,
             remote: None,
             listens: None,
             options: Vec::new(),
@@ -166,7 +166,7 @@ impl FileKind for Inet {
                         "connections that wait to be accepted can't be carried yet",
                     );
                 }
-                _ if was_connected(&socket) => {
+                _ if was_connected(socket) => {
                     return refuse(
                         file,
                         context,
@@ -176,7 +176,7 @@ impl FileKind for Inet {
                 _ => {}
             }
         } else {
-            body.remote = Address::remote(&socket).map_err(wrap("read the other address of"))?;
+            body.remote = Address::remote(socket).map_err(wrap("read the other address of"))?;
             if has_events(socket.as_fd(), libc::POLLIN).map_err(wrap("poll"))? {
                 return refuse(file, context, "datagrams that wait in a socket can't be carried yet");
             }
@@ -248,7 +248,7 @@ fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), 
     let socket = new_in_tree(id, (body.family, body.kind, body.protocol), context)?;
     set_up(&socket, body, context).map_err(|(action, source)| system(action, id, source))?;
     // One that listens without an address has got one by that.
-    let place = Address::local(&socket).map_err(|source| system("read the address of", id, source.into()))?;
+    let place = Address::local(socket.as_fd()).map_err(|source| system("read the address of", id, source.into()))?;
     let place = place.ok_or_else(|| system("find the address of", id, Errno::EADDRNOTAVAIL.into()))?;
     context.inet.listening.insert(id, (place, socket));
     Ok(())
@@ -329,7 +329,7 @@ pub(super) const fn levels(protocol: i32) -> [i32; 4] {
 }
 
 /// A new one says so when it is read; one whose connection has ended reads its end.
-fn was_connected(socket: &OwnedFd) -> bool {
+fn was_connected(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     recv(socket.as_raw_fd(), &mut [0], flags) != Err(Errno::ENOTCONN)
 }
@@ -382,12 +382,12 @@ pub(super) struct Address;
 
 impl Address {
     /// Its own; `None` where it has neither an address nor a port.
-    pub(super) fn local(socket: &OwnedFd) -> Result<Option<SocketAddr>, Errno> {
+    pub(super) fn local(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
         address(getsockname(socket.as_raw_fd())?)
     }
 
     /// That of the other end.
-    pub(super) fn remote(socket: &OwnedFd) -> Result<Option<SocketAddr>, Errno> {
+    pub(super) fn remote(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
         match getpeername(socket.as_raw_fd()) {
             Err(Errno::ENOTCONN) => Ok(None),
             found => address(found?),

@@ -49,8 +49,7 @@ fn family(file: &FoundFile) -> Option<i32> {
     if file.file_type() != libc::S_IFSOCK {
         return None;
     }
-    let duplicate = file.duplicate().ok()?;
-    number_option(duplicate.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
+    number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
 }
 
 /// Whether floe has a kind for sockets of this family.

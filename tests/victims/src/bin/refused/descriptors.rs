@@ -9,7 +9,7 @@ use std::{
     process,
 };
 use victims::{
-    Findings, Peer, Stage, call,
+    Findings, Stage, call,
     descriptor::{open, try_open},
 };
 
@@ -45,12 +45,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("owner-group", |_| pipe_with(libc::F_SETOWN, -(process::id() as i32))),
     ("signal", |_| pipe_with(F_SETSIG, libc::SIGUSR1)),
     ("directory-notice", directory_notice),
-    ("flock", flock),
-    ("record-lock", |stage| record_lock(stage, "record", libc::F_SETLK)),
-    ("open-file-lock", |stage| {
-        record_lock(stage, "open file", libc::F_OFD_SETLK)
-    }),
-    ("inherited-record-lock", inherited_record_lock),
     ("lease", lease),
 ];
 
@@ -263,45 +257,6 @@ fn directory_notice(stage: &Stage) -> io::Result<Check> {
 
 fn plain(stage: &Stage, name: &str) -> RawFd {
     open(&stage.path(name), libc::O_RDWR | libc::O_CREAT)
-}
-
-fn flock(stage: &Stage) -> io::Result<Check> {
-    let fd = plain(stage, "flock");
-    // SAFETY: plain numbers.
-    call::checked(unsafe { libc::flock(fd, libc::LOCK_EX) }.into())?;
-    Ok(unchanged(fd))
-}
-
-fn lock(fd: RawFd, command: i32) -> io::Result<()> {
-    let mut request = libc::flock {
-        l_type: libc::F_WRLCK as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 10,
-        l_pid: 0,
-    };
-    // SAFETY: the structure outlives the call.
-    call::checked(unsafe { libc::fcntl(fd, command, &raw mut request) }.into()).map(drop)
-}
-
-fn record_lock(stage: &Stage, name: &str, command: i32) -> io::Result<Check> {
-    let fd = plain(stage, name);
-    lock(fd, command)?;
-    Ok(unchanged(fd))
-}
-
-/// Held by a child through a descriptor that its parent has too.
-fn inherited_record_lock(stage: &Stage) -> io::Result<Check> {
-    let fd = plain(stage, "inherited");
-    let peer = Peer::start(move |_| i64::from(lock(fd, libc::F_SETLK).is_ok()));
-    assert!(peer.ask(0)? == 1, "the child locks the file");
-    let mut file = unchanged(fd);
-    Ok(Box::new(move |findings: &mut Findings| {
-        file(findings);
-        findings.that(lock(fd, libc::F_SETLK).is_err(), "the lock is gone");
-        // Again by the child, which must be alive for that.
-        findings.same("the child's lock", &Some(1), &peer.ask(0).ok());
-    }))
 }
 
 fn lease(stage: &Stage) -> io::Result<Check> {

@@ -58,9 +58,8 @@ struct FoundConnection {
 }
 
 pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-    let socket = file.duplicate()?;
-    let ends = addresses(&socket).map_err(FileError::system("read the addresses of", file.title()))?;
-    let body = dump_end(file, &socket, ends, context)?;
+    let ends = addresses(file.as_fd()).map_err(FileError::system("read the addresses of", file.title()))?;
+    let body = dump_end(file, ends, context)?;
     if let (None, Some((local, remote))) = (&body, ends) {
         context
             .connections
@@ -70,14 +69,9 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     Ok(body)
 }
 
-fn dump_end(
-    file: &FoundFile,
-    socket: &OwnedFd,
-    ends: Option<Ends>,
-    context: &mut DumpContext<'_>,
-) -> Result<Option<Vec<u8>>, FileError> {
+fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
     let wrap = |action| FileError::system(action, file.title());
-    let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
+    let tcp = TcpState::read(file.as_fd()).map_err(wrap("read the state of"))?;
     if !tcp.is_carried() {
         return refuse(
             file,
@@ -85,17 +79,17 @@ fn dump_end(
             "a TCP connection that is only being made can't be carried yet",
         );
     }
-    if has_error(socket.as_fd()).map_err(wrap("poll"))? {
+    if has_error(file.as_fd()).map_err(wrap("poll"))? {
         return refuse(
             file,
             context,
             "a socket with an error that nobody has read can't be carried yet",
         );
     }
-    if has_events(socket.as_fd(), libc::POLLPRI).map_err(wrap("poll"))? {
+    if has_events(file.as_fd(), libc::POLLPRI).map_err(wrap("poll"))? {
         return refuse(file, context, "urgent data of a TCP connection can't be carried yet");
     }
-    if option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_ULP).is_ok_and(|name| !name.is_empty()) {
+    if option(file.as_fd(), libc::IPPROTO_TCP, libc::TCP_ULP).is_ok_and(|name| !name.is_empty()) {
         return refuse(file, context, "TLS in the kernel (TCP_ULP) can't be carried");
     }
     let Some((local, remote)) = ends else {
@@ -108,10 +102,9 @@ fn dump_end(
             "an address of one network device (scope) can't be carried yet",
         );
     }
-    let family =
-        number_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
+    let family = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
     let fresh = floe_sys::socket::new(family, libc::SOCK_STREAM, libc::IPPROTO_TCP).map_err(wrap("make one like"))?;
-    let differing = options::differing(socket.as_fd(), fresh.as_fd(), &OPTIONS);
+    let differing = options::differing(file.as_fd(), fresh.as_fd(), &OPTIONS);
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));

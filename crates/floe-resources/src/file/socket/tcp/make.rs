@@ -158,7 +158,7 @@ fn bind_again(socket: BorrowedFd<'_>, end: &End, context: &OpenContext<'_>) -> R
 fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno> {
     while has_events(listening.as_fd(), libc::POLLIN)? {
         let accepted = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?);
-        if inet::Address::remote(&accepted)?.map(canonical) == Some(client) {
+        if inet::Address::remote(accepted.as_fd())?.map(canonical) == Some(client) {
             return Ok(accepted);
         }
     }

@@ -79,9 +79,8 @@ pub(super) fn is_connection(file: &FoundFile) -> bool {
     if !matches!(family(file), Some(libc::AF_INET | libc::AF_INET6)) {
         return false;
     }
-    let Ok(socket) = file.duplicate() else { return false };
-    let is_tcp = number_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
-    is_tcp && TcpState::read(socket.as_fd()).is_ok_and(|tcp| tcp.is_connection())
+    let is_tcp = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
+    is_tcp && TcpState::read(file.as_fd()).is_ok_and(|tcp| tcp.is_connection())
 }
 
 impl FileKind for TcpConnection {
@@ -152,6 +151,6 @@ fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
 }
 
 /// Both addresses of a socket.
-fn addresses(socket: &OwnedFd) -> Result<Option<(SocketAddr, SocketAddr)>, Errno> {
+fn addresses(socket: BorrowedFd<'_>) -> Result<Option<(SocketAddr, SocketAddr)>, Errno> {
     Ok(Address::local(socket)?.zip(Address::remote(socket)?))
 }

@@ -118,15 +118,14 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         );
     }
     let other = unix.peer.and_then(|peer| listed.sockets.get(&peer)).cloned();
-    let duplicate = file.duplicate()?;
-    if has_error(duplicate.as_fd()).map_err(wrap("poll"))? {
+    if has_error(file.as_fd()).map_err(wrap("poll"))? {
         return refuse(
             file,
             context,
             "a socket with an error that nobody has read can't be carried yet",
         );
     }
-    let maker = peer(duplicate.as_fd(), context).map_err(wrap("read the maker of"))?;
+    let maker = peer(file.as_fd(), context).map_err(wrap("read the maker of"))?;
     let state = match state(inode, &unix, other.as_ref(), maker) {
         Ok(state) => state,
         Err(reason) => return refuse(file, context, reason),
@@ -180,7 +179,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         let inside = |pid| context.processes.get(&Pid::new(pid)).copied().unwrap_or(0);
         let ends = unix.kind == libc::SOCK_SEQPACKET && unix.shutdown & RCV_SHUTDOWN != 0;
         let how = (unix.kind == libc::SOCK_STREAM, ends);
-        let waiting = queue::waiting((duplicate.as_fd(), &context.keeper), how, inside);
+        let waiting = queue::waiting((file.as_fd(), &context.keeper), how, inside);
         match waiting.map_err(wrap("look at what waits in"))? {
             Ok(queue) => queue,
             Err(reason) => return refuse(file, context, reason),
@@ -193,8 +192,8 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
             "messages that wait in a socket with a name can't be carried yet",
         );
     }
-    let fresh = fresh(&duplicate).map_err(wrap("make a socket like"))?;
-    let differing = options::differing(duplicate.as_fd(), fresh.as_fd(), &[libc::SOL_SOCKET]);
+    let fresh = fresh(file).map_err(wrap("make a socket like"))?;
+    let differing = options::differing(file.as_fd(), fresh.as_fd(), &[libc::SOL_SOCKET]);
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
@@ -241,7 +240,7 @@ fn state(
     }
 }
 
-fn fresh(like: &OwnedFd) -> Result<OwnedFd, Errno> {
+fn fresh(like: &FoundFile) -> Result<OwnedFd, Errno> {
     let kind: SockType = getsockopt(like, OfKind)?;
     socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
 }
