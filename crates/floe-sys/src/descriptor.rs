@@ -37,6 +37,9 @@ pub(crate) fn owned(result: i64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// linux/pidfd.h.
+pub const PIDFD_THREAD: i32 = libc::O_EXCL;
+
 /// A descriptor that stands for a process.
 ///
 /// # Errors
@@ -51,13 +54,19 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// ESRCH; EINVAL where the kernel knows no descriptors of threads.
 pub fn pidfd_of_task(tid: Pid) -> Result<OwnedFd, Errno> {
-    // PIDFD_THREAD of linux/pidfd.h.
-    const THREAD: i32 = libc::O_EXCL;
     match pidfd_open(tid) {
-        // SAFETY: all arguments are numbers.
-        Err(Errno::EINVAL | Errno::ENOENT) => owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tid.raw(), THREAD) }),
+        Err(Errno::EINVAL | Errno::ENOENT) => pidfd_of_thread(tid),
         opened => opened,
     }
+}
+
+/// A descriptor that stands for one thread, also for a process's first (PIDFD_THREAD, Linux 6.9).
+///
+/// # Errors
+/// ESRCH; EINVAL where the kernel knows no descriptors of threads.
+pub fn pidfd_of_thread(tid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: all arguments are numbers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tid.raw(), PIDFD_THREAD) })
 }
 
 /// A duplicate of another process's descriptor, close-on-exec (Linux 5.6; needs ptrace access).

@@ -58,6 +58,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &event::EventFd,
     &event::SignalFd,
     &event::TimerFd,
+    &event::PidFd,
     &epoll::Epoll,
     &socket::Unix,
     &socket::Inet,

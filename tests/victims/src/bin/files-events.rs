@@ -2,7 +2,7 @@
 //! watches, by numbers that are closed by now or stand for other files too.
 
 use std::{io, os::fd::RawFd};
-use victims::{Findings, Stage, call, play};
+use victims::{Findings, Stage, call, play, stage::fork};
 
 const MINUTE: i64 = 60;
 
@@ -16,6 +16,7 @@ fn main() {
             Box::new(counters()),
             Box::new(signals()),
             Box::new(timers()),
+            Box::new(processes()),
             Box::new(shared(stage)),
             Box::new(watches()),
             Box::new(moved()),
@@ -151,6 +152,78 @@ fn timers() -> impl FnMut(&mut Findings) {
         }
         rounds += 1;
         findings.same("the one that was due is readable", &false, &is_readable(due));
+    }
+}
+
+/// Descriptors of the victim itself, and of a child that ends in the check, which epoll watches too.
+fn processes() -> impl FnMut(&mut Findings) {
+    const THREAD: i32 = libc::O_EXCL;
+    let open = |pid: i32, flags: i32| {
+        // SAFETY: plain numbers.
+        checked(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) } as i32)
+    };
+    let child = || {
+        fork(|| {
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+        })
+    };
+    let own = std::process::id() as i32;
+    let (whole, thread) = (open(own, 0), open(own, THREAD));
+    let instance = epoll();
+    let dead = {
+        let pid = fork(|| std::process::exit(0));
+        let dead = open(pid, 0);
+        // SAFETY: no status is wanted.
+        checked(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) });
+        dead
+    };
+    let mut pid = child();
+    let mut of_child = open(pid, libc::O_NONBLOCK);
+    watch(instance, libc::EPOLL_CTL_ADD, of_child, libc::EPOLLIN as u32, 5);
+    move |findings| {
+        let told = |file: RawFd| {
+            let text = info(file);
+            let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            line.and_then(|ids| ids.split_whitespace().last()?.parse::<i32>().ok())
+        };
+        for (file, who, flags) in [
+            (whole, own, 0),
+            (thread, own, THREAD),
+            (of_child, pid, libc::O_NONBLOCK),
+        ] {
+            findings.same("process of a pidfd", &Some(who), &told(file));
+            let has = fcntl(file, libc::F_GETFL) & (libc::O_NONBLOCK | THREAD);
+            findings.same("flags of a pidfd", &flags, &has);
+            findings.same("a pidfd of the living is readable", &false, &is_readable(file));
+        }
+        if findings.sabotage() {
+            call::close(whole);
+        }
+        findings.that(info(dead).contains("Pid:\t-1\n"), info(dead));
+        findings.same("a pidfd of the dead is readable", &true, &is_readable(dead));
+        findings.same("what epoll tells", &Vec::<Told>::new(), &wait(instance));
+        // SAFETY: numbers, and no information about the signal.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, of_child, libc::SIGKILL, 0, 0) };
+        findings.same("signal by a pidfd", &0, &sent);
+        let ended = victims::wait_until(|| is_readable(of_child));
+        findings.that(ended, "the end of a process is not told");
+        let told: Vec<Told> = vec![(5, libc::EPOLLIN as u32)];
+        findings.same("what epoll tells", &told, &wait(instance));
+        // SAFETY: a structure of zeros, which the kernel fills.
+        let (waited, about) = unsafe {
+            let mut about: libc::siginfo_t = std::mem::zeroed();
+            let waited = libc::waitid(libc::P_PIDFD, of_child as u32, &raw mut about, libc::WEXITED);
+            (waited, about.si_pid())
+        };
+        findings.same("process that was waited for", &(0, pid), &(waited, about));
+        // Children have it too, so closing alone does not end the watch.
+        watch(instance, libc::EPOLL_CTL_DEL, of_child, 0, 0);
+        call::close(of_child);
+        pid = child();
+        of_child = open(pid, libc::O_NONBLOCK);
+        watch(instance, libc::EPOLL_CTL_ADD, of_child, libc::EPOLLIN as u32, 5);
     }
 }
 

@@ -1,10 +1,12 @@
-//! Files of events that watch nothing else: counters, signals, timers.
+//! Files of events that watch nothing else: counters, signals, timers, ends of processes.
 
 mod eventfd;
+mod pidfd;
 mod signalfd;
 mod timerfd;
 
 pub use eventfd::EventFd;
+pub use pidfd::PidFd;
 pub use signalfd::SignalFd;
 pub use timerfd::TimerFd;
 

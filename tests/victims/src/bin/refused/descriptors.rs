@@ -11,6 +11,7 @@ use std::{
 use victims::{
     Findings, Stage, call,
     descriptor::{open, try_open},
+    stage::fork,
 };
 
 /// All kinds.
@@ -18,7 +19,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("epoll-of-nobody", epoll_of_nobody),
     ("inotify", |_| made(libc::SYS_inotify_init1, &[0])),
     ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
-    ("pidfd", |_| made(libc::SYS_pidfd_open, &[process::id() as usize, 0])),
+    ("pidfd", pidfd_of_a_zombie),
     ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
     ("io-uring-descriptor", io_uring),
     ("bpf", bpf),
@@ -53,6 +54,14 @@ const F_SETSIG: i32 = 10;
 /// The descriptor that a system call makes.
 fn made(number: i64, arguments: &[usize]) -> io::Result<Check> {
     raw(number, arguments).map(|fd| unchanged(fd as RawFd))
+}
+
+/// Of a child that has ended and is not waited for.
+fn pidfd_of_a_zombie(_: &Stage) -> io::Result<Check> {
+    let child = fork(|| process::exit(0));
+    let is_zombie = || victims::own::state_of(&child.to_string()) == 'Z';
+    assert!(victims::wait_until(is_zombie), "the child does not end");
+    made(libc::SYS_pidfd_open, &[child as usize, 0])
 }
 
 fn raw(number: i64, arguments: &[usize]) -> io::Result<i64> {
