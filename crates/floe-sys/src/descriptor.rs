@@ -69,6 +69,31 @@ pub fn pidfd_of_thread(tid: Pid) -> Result<OwnedFd, Errno> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tid.raw(), PIDFD_THREAD) })
 }
 
+/// Opens a file by its handle, name_to_handle_at(2), on the filesystem of `mount`.
+///
+/// # Errors
+/// ESTALE where there is no such file any more; EOPNOTSUPP, EINVAL where the filesystem knows no handles; EPERM.
+pub fn open_by_handle(mount: BorrowedFd<'_>, kind: i32, handle: &[u8], flags: i32) -> Result<OwnedFd, Errno> {
+    // struct file_handle: length, kind, bytes.
+    let mut bytes = (handle.len() as u32).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(handle);
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: the structure has as many bytes as it says, and is only read.
+    owned(unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), bytes.as_ptr(), flags) })
+}
+
+/// How many bytes can be read (FIONREAD).
+///
+/// # Errors
+/// ENOTTY where nobody can tell.
+pub fn bytes_to_read(file: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let mut bytes = 0;
+    // SAFETY: room for the number.
+    Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes)
+}
+
 /// A duplicate of another process's descriptor, close-on-exec (Linux 5.6; needs ptrace access).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Files of events: eventfd(2), signalfd(2), timerfd_create(2), epoll(7).
+//! Files of events: eventfd(2), signalfd(2), timerfd_create(2), inotify(7), epoll(7).
 
 use crate::descriptor::owned;
 use nix::errno::Errno;
@@ -51,6 +51,34 @@ pub fn set_timerfd(timer: BorrowedFd<'_>, flags: i32, value: u64, interval: u64)
     // SAFETY: `new` is read; the old value is not wanted.
     let result = unsafe { libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const new, std::ptr::null_mut()) };
     Errno::result(result).map(drop)
+}
+
+/// An inotify instance; IN_CLOEXEC is always set.
+///
+/// # Errors
+/// Those of inotify_init1(2).
+pub fn inotify(flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: a number.
+    owned(unsafe { libc::syscall(libc::SYS_inotify_init1, flags | libc::IN_CLOEXEC) })
+}
+
+/// Adds a watch of the very file that is open as `file`; the watch's number.
+///
+/// # Errors
+/// Those of inotify_add_watch(2).
+pub fn add_inotify_watch(instance: BorrowedFd<'_>, file: BorrowedFd<'_>, mask: u32) -> Result<i32, Errno> {
+    let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    // SAFETY: the path ends with a NUL.
+    Errno::result(unsafe { libc::inotify_add_watch(instance.as_raw_fd(), path.as_ptr().cast(), mask) })
+}
+
+/// Removes one.
+///
+/// # Errors
+/// Those of inotify_rm_watch(2).
+pub fn remove_inotify_watch(instance: BorrowedFd<'_>, watch: i32) -> Result<(), Errno> {
+    // SAFETY: numbers.
+    Errno::result(unsafe { libc::inotify_rm_watch(instance.as_raw_fd(), watch) }).map(drop)
 }
 
 /// Sets how often a timer has expired since it was read last (TFD_IOC_SET_TICKS, Linux 3.17 with

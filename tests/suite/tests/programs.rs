@@ -202,3 +202,32 @@ fn tail_that_follows_is_refused() {
         host.done(&["logs", &program.name]) == "first\nsecond\n"
     });
 }
+
+/// tail waits by inotify.
+#[test]
+fn a_log_that_is_followed() {
+    let host = Host::new();
+    let script = "touch log; tail -n +1 -f log > out & tail=$!; touch ready; n=0
+        until [ -e stop ]; do echo $((++n)) >> log; sleep 0.005; done
+        until cmp -s log out; do sleep 0.02; done
+        kill $tail; wait $tail; echo same $((n > 50))";
+    let program = Program::start(&host, "follow", &["bash", "-c", script]);
+    program.await_file("ready");
+    let mut trips = 0;
+    until("round trips", || {
+        // Where an event waits in the very moment, floe says so, and the program runs on.
+        let saved = host.floe(&["checkpoint", &program.name, "-o", &program.image]);
+        if saved.status == 0 {
+            host.done(&["restore", "-d", &program.image]);
+            trips += 1;
+        } else {
+            assert!(saved.err.contains("events that nobody has read"), "{}", saved.err);
+        }
+        trips == ROUNDS
+    });
+    until("lines", || {
+        std::fs::read_to_string(program.file("log")).is_ok_and(|log| log.lines().count() > 60)
+    });
+    program.finish();
+    assert_eq!(program.result(), "same 1\n");
+}

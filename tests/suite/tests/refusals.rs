@@ -78,7 +78,7 @@ const SOCKETS: [Case; 14] = [
 
 const DESCRIPTORS: [Case; 30] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
-    ("inotify", &["inotify"], "inotify"),
+    ("inotify", &["inotify"], "events that nobody has read"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
     ("pidfd", &["[pidfd]"], "it stands for a zombie"),
     ("userfaultfd-descriptor", &["[userfaultfd]"], "[userfaultfd]"),

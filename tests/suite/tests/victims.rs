@@ -84,6 +84,7 @@ victims! {
     files_directories "files-directories",
     files_events "files-events",
     files_inherited "files-inherited",
+    files_inotify "files-inotify",
     files_locks "files-locks",
     files_regular "files-regular",
     files_shared "files-shared",

@@ -50,7 +50,7 @@ pub fn open_all(
         }
     }
     let tables = image.descriptor_tables();
-    let holders = Holders::new(tables, &world.puppets, &world.channel, world.own_numbers());
+    let holders = Holders::new(tables, &world.puppets, (&world.channel, root), world.own_numbers());
     for record in image.open_files() {
         kind_of(record)?.connect(record, &holders)?;
     }

@@ -383,8 +383,8 @@ fn descriptors_that_are_none_are_refused() {
     descriptor("descriptor 0 of process 1 is out of order", &|d| d.number = 0);
     descriptor("descriptor 2 of process 1 is out of order", &|d| d.number = i32::MAX);
     descriptor(
-        "descriptor 1 of process 1 refers to open file 20, which is missing",
-        &|d| d.file = 20,
+        "descriptor 1 of process 1 refers to open file 21, which is missing",
+        &|d| d.file = 21,
     );
 }
 

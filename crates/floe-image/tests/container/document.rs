@@ -108,6 +108,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"count": 5, "semaphore": true},
             {"mask": 0x200},
             {"clock": 1, "flags": 1, "ticks": 2, "value": 60_000_000_000_u64, "interval": 1_000_000_000},
+            {"watches": [{"number": 3, "mask": 256, "path": bytes("/srv")}]},
             {"pid": 1},
             {"watches": [{"number": 3, "file": 4, "events": 1, "data": 99}]},
             {"socket": 71, "kind": 1, "name": {"bytes": bytes("/run/job"), "holder": 1, "file": {"mode": 0o660, "uid": 0, "gid": 4}},

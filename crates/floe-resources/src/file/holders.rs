@@ -7,7 +7,7 @@ use floe_sys::descriptor::{pidfd_getfd, pidfd_open};
 use floe_tracee::Puppet;
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// A process and a descriptor number there, both as in the image.
@@ -19,6 +19,8 @@ pub struct Holders<'a> {
     puppets: &'a BTreeMap<i32, Puppet>,
     /// To hand over files.
     pub channel: &'a Channel,
+    /// The root directory of the new sandbox's mount namespace.
+    pub root: BorrowedFd<'a>,
     own: [i32; 2],
     first: HashMap<u32, Place>,
     files: HashMap<Place, (u32, bool)>,
@@ -30,7 +32,7 @@ impl<'a> Holders<'a> {
     pub fn new(
         tables: &[DescriptorTableRecord],
         puppets: &'a BTreeMap<i32, Puppet>,
-        channel: &'a Channel,
+        (channel, root): (&'a Channel, BorrowedFd<'a>),
         own: [i32; 2],
     ) -> Self {
         let mut first = HashMap::new();
@@ -45,6 +47,7 @@ impl<'a> Holders<'a> {
         Self {
             puppets,
             channel,
+            root,
             own,
             first,
             files,

@@ -59,6 +59,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &event::SignalFd,
     &event::TimerFd,
     &event::PidFd,
+    &event::Inotify,
     &epoll::Epoll,
     &socket::Unix,
     &socket::Inet,

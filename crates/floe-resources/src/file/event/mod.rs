@@ -1,11 +1,13 @@
-//! Files of events that watch nothing else: counters, signals, timers, ends of processes.
+//! Files of events but epoll: counters, signals, timers, ends of processes, changes of files.
 
 mod eventfd;
+mod inotify;
 mod pidfd;
 mod signalfd;
 mod timerfd;
 
 pub use eventfd::EventFd;
+pub use inotify::Inotify;
 pub use pidfd::PidFd;
 pub use signalfd::SignalFd;
 pub use timerfd::TimerFd;
@@ -40,6 +42,12 @@ impl Lines {
             .lines()
             .filter_map(move |line| line.split_once(':').filter(|(name, _)| name.trim() == key))
             .map(|(_, value)| value.trim())
+    }
+
+    /// What follows a first word.
+    pub(super) fn all_words(&self, first: &str) -> impl Iterator<Item = &str> {
+        let lines = self.text.lines();
+        lines.filter_map(move |line| line.strip_prefix(first)?.strip_prefix(' '))
     }
 
     /// The number of a key.

@@ -17,7 +17,7 @@ use victims::{
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
     ("epoll-of-nobody", epoll_of_nobody),
-    ("inotify", |_| made(libc::SYS_inotify_init1, &[0])),
+    ("inotify", inotify),
     ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
     ("pidfd", pidfd_of_a_zombie),
     ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
@@ -54,6 +54,16 @@ const F_SETSIG: i32 = 10;
 /// The descriptor that a system call makes.
 fn made(number: i64, arguments: &[usize]) -> io::Result<Check> {
     raw(number, arguments).map(|fd| unchanged(fd as RawFd))
+}
+
+/// With an event that nobody reads.
+fn inotify(stage: &Stage) -> io::Result<Check> {
+    let instance = raw(libc::SYS_inotify_init1, &[0])? as RawFd;
+    let path = std::ffi::CString::new(stage.dir().as_os_str().as_encoded_bytes())?;
+    let arguments = [instance as usize, path.as_ptr() as usize, libc::IN_CREATE as usize];
+    raw(libc::SYS_inotify_add_watch, &arguments)?;
+    fs::write(stage.path("made"), "")?;
+    Ok(unchanged(instance))
 }
 
 /// Of a child that has ended and is not waited for.
