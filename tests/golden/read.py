@@ -200,7 +200,16 @@ ghost = fields(
     id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
     memfd=optional(fields(name=raw, seals=u32, huge_page=u64)),
 )
-open_file = fields(id=u32, kind=text, version=u16, flags=u32, position=u64, body=raw)
+open_file = fields(
+    id=u32, kind=text, version=u16, flags=u32, position=u64,
+    signals=optional(fields(
+        owner=optional(fields(
+            target=choice(("Thread", None), ("Process", None), ("Group", None)), id=i32, users=times(u32, 2),
+        )),
+        signal=i32,
+    )),
+    body=raw,
+)
 shared_object = fields(kind=text, id=u32, version=u16, body=raw)
 descriptor_table = fields(
     pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)),

@@ -26,6 +26,8 @@ const RESOLVE_IN_ROOT: u64 = 0x10;
 /// include/uapi/asm-generic/fcntl.h.
 const F_GETSIG: i32 = 11;
 const F_GETOWN_EX: i32 = 16;
+/// The same; CONFIG_CHECKPOINT_RESTORE.
+const F_GETOWNER_UIDS: i32 = 17;
 const F_OWNER_PGRP: i32 = 2;
 
 pub use crate::arch::O_LARGEFILE;
@@ -157,30 +159,53 @@ pub fn extended_attributes(path: &Path) -> Result<Vec<u8>, Errno> {
     }
 }
 
-/// Who gets signals about a file, and which: the process or group (negative) that F_SETOWN, a lease or F_NOTIFY put
-/// there, 0 for nobody; the signal of F_SETSIG, 0 for SIGIO.
+/// What an owner of a file's signals is, F_OWNER_* of include/uapi/asm-generic/fcntl.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum OwnerKind {
+    /// F_OWNER_TID.
+    Thread = 0,
+    /// F_OWNER_PID.
+    Process = 1,
+    /// F_OWNER_PGRP.
+    Group = 2,
+}
+
+/// Signals about a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signals {
+    /// Who gets them, as F_SETOWN, a lease or F_NOTIFY said.
+    pub owner: Option<(OwnerKind, i32)>,
+    /// Real and effective user of who said so.
+    pub users: [u32; 2],
+    /// F_GETSIG; 0 for SIGIO.
+    pub signal: i32,
+}
+
+/// Who gets signals about a file, and which.
 ///
 /// # Errors
-/// EBADF.
-pub fn signal_owner(file: BorrowedFd<'_>) -> Result<(i32, i32), Errno> {
-    /// `struct f_owner_ex`, include/uapi/asm-generic/fcntl.h.
-    #[repr(C)]
-    struct Owner {
-        kind: i32,
-        pid: i32,
-    }
-    const _: () = assert!(size_of::<Owner>() == 8);
-    let mut owner = Owner { kind: 0, pid: 0 };
-    // SAFETY: the kernel writes a struct of this shape, and `owner` outlives the call.
-    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWN_EX, &raw mut owner) })?;
+/// EBADF; EINVAL of a kernel without CONFIG_CHECKPOINT_RESTORE.
+pub fn signals(file: BorrowedFd<'_>) -> Result<Signals, Errno> {
+    let (mut owner, mut users) = ([0_i32; 2], [0_u32; 2]);
+    // SAFETY: the kernel writes a struct f_owner_ex, which is two numbers.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr()) })?;
     // SAFETY: F_GETSIG takes no argument.
     let signal = Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETSIG) })?;
-    let pid = if owner.kind == F_OWNER_PGRP {
-        -owner.pid
-    } else {
-        owner.pid
+    let kind = match owner[0] {
+        F_OWNER_PGRP => OwnerKind::Group,
+        0 => OwnerKind::Thread,
+        _ => OwnerKind::Process,
     };
-    Ok((pid, signal))
+    if owner[1] != 0 {
+        // SAFETY: room for two users.
+        Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWNER_UIDS, users.as_mut_ptr()) })?;
+    }
+    Ok(Signals {
+        owner: (owner[1] != 0).then_some((kind, owner[1])),
+        users,
+        signal,
+    })
 }
 
 /// Lets a descriptor survive exec under its number.

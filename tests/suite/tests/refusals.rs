@@ -76,7 +76,7 @@ const SOCKETS: [Case; 14] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 30] = [
+const DESCRIPTORS: [Case; 26] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "events that nobody has read"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
@@ -105,10 +105,6 @@ const DESCRIPTORS: [Case; 30] = [
     ("cgroup-file", &["/cgroup.procs)"], "a cgroup file system"),
     ("message-queue", &["(/floe-victim"], "the message queue file system"),
     ("path-only", &["(/)"], "O_PATH"),
-    ("async", &["(pipe:["], "O_ASYNC"),
-    ("owner", &["(pipe:["], "F_SETOWN"),
-    ("owner-group", &["(pipe:["], "F_SETOWN"),
-    ("signal", &["(pipe:["], "F_SETSIG"),
     ("directory-notice", &["/watched)"], "F_NOTIFY"),
     ("lease", &["/lease)"], "a lease, or a lock of a kind"),
 ];

@@ -88,6 +88,7 @@ victims! {
     files_locks "files-locks",
     files_regular "files-regular",
     files_shared "files-shared",
+    files_signals "files-signals",
     heap "heap",
     interrupted_by_signal "interrupted-by-signal",
     interrupted_calls "interrupted-calls",

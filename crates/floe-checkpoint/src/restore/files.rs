@@ -3,7 +3,7 @@
 
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
-use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, take_locks};
+use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, set_signals, take_locks};
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -55,6 +55,7 @@ pub fn open_all(
         kind_of(record)?.connect(record, &holders)?;
     }
     take_locks(tables, &holders)?;
+    set_signals(image.open_files(), &holders)?;
     Ok(context.into_bound_names())
 }
 

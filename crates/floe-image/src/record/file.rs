@@ -16,9 +16,42 @@ pub struct OpenFileRecord {
     pub flags: u32,
     /// Byte position.
     pub position: u64,
+    /// Who gets signals about it, where that or the signal was set.
+    pub signals: Option<FileSignals>,
     /// The kind's own record, encoded.
     #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
+}
+
+/// Signals about a file, fcntl(2). Whether any are sent the flags say (O_ASYNC).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSignals {
+    /// Who gets them (F_SETOWN_EX).
+    pub owner: Option<SignalOwner>,
+    /// Which (F_SETSIG); 0 for SIGIO without information.
+    pub signal: i32,
+}
+
+/// Who gets signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalOwner {
+    /// What the number is one of.
+    pub target: SignalTarget,
+    /// Thread, process or process group of the image.
+    pub id: NsPid,
+    /// Real and effective user of who set it.
+    pub users: [u32; 2],
+}
+
+/// What a number of [`SignalOwner`] is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalTarget {
+    /// F_OWNER_TID.
+    Thread,
+    /// F_OWNER_PID.
+    Process,
+    /// F_OWNER_PGRP.
+    Group,
 }
 
 /// Something several open files share, e.g. the buffer behind both ends of a pipe.

@@ -14,7 +14,10 @@ mod switches;
 mod time;
 mod vma_details;
 
-pub use file::{DescriptorRecord, DescriptorTableRecord, FileLock, LockKind, ObjectRecord, OpenFileRecord};
+pub use file::{
+    DescriptorRecord, DescriptorTableRecord, FileLock, FileSignals, LockKind, ObjectRecord, OpenFileRecord,
+    SignalOwner, SignalTarget,
+};
 pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use ipc::{IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord};

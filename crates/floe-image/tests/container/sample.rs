@@ -705,6 +705,14 @@ fn open_files() -> Vec<OpenFileRecord> {
         version: 1,
         flags,
         position,
+        signals: (kind == "unix-socket").then_some(FileSignals {
+            owner: Some(SignalOwner {
+                target: SignalTarget::Group,
+                id: NsPid(1),
+                users: [0, 1000],
+            }),
+            signal: 10,
+        }),
         body,
     })
     .collect()

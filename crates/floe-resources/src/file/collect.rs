@@ -3,23 +3,24 @@
 use super::{
     DumpContext, FileError, FoundFile, KINDS,
     locks::{self, FoundLocks},
+    signals,
 };
 use crate::{
     refusal::Refusals,
     task::Sharing,
     tree::{FoundProcess, FoundTree},
 };
-use floe_image::record::{DescriptorRecord, DescriptorTableRecord, NsPid, ObjectRecord, OpenFileRecord};
+use floe_image::record::{DescriptorRecord, DescriptorTableRecord, FileSignals, NsPid, ObjectRecord, OpenFileRecord};
 use floe_sys::{
     Pid,
-    descriptor::{pidfd_of_task, signal_owner},
+    descriptor::pidfd_of_task,
     kcmp::{self, Resource},
     procfs::{self, Descriptors},
 };
 use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     rc::Rc,
 };
 
@@ -60,6 +61,11 @@ pub fn collect(
         connections: super::socket::FoundConnections::default(),
         keeper: super::socket::Keeper::default(),
         processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
+        groups: tree
+            .living()
+            .filter(|process| process.ns_pgid > 0)
+            .map(|process| (Pid::new(process.stat.pgrp), process.ns_pgid))
+            .collect(),
     };
     let mut known = KnownFiles::default();
     let mut tables = Vec::new();
@@ -148,8 +154,8 @@ impl KnownFiles {
         match place {
             Ok(index) => Ok(known[index].2),
             Err(index) => {
-                let body = dump_one(found, context)?;
-                let id = body.map(|(kind, body)| {
+                let dumped = dump_one(found, context)?;
+                let id = dumped.map(|(signals, kind, body)| {
                     let id = self.records.len() as u32;
                     let (flags, position) = (found.flags(), found.info.position);
                     self.records.push(OpenFileRecord {
@@ -158,6 +164,7 @@ impl KnownFiles {
                         version: 1,
                         flags,
                         position,
+                        signals,
                         body,
                     });
                     id
@@ -169,14 +176,27 @@ impl KnownFiles {
     }
 }
 
-fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(String, Vec<u8>)>, FileError> {
-    if refuse_common(found, context.refusals)? {
-        super::pipe::note_refused(found, context);
+/// Signals, name of its kind and body.
+type Dumped = (Option<FileSignals>, String, Vec<u8>);
+
+fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Dumped>, FileError> {
+    if found.info.flags & libc::O_PATH as u32 != 0 {
+        let reason = "an O_PATH descriptor can't be carried yet";
+        context
+            .refusals
+            .add(Some(&found.subject), found.title(), reason, "close it");
         return Ok(None);
     }
+    let Some(signals) = signals::read(found, context)? else {
+        super::pipe::note_refused(found, context);
+        return Ok(None);
+    };
     let mut claims = KINDS.iter().filter(|kind| kind.claims(found, context.console));
     match (claims.next(), claims.next()) {
-        (Some(kind), None) => Ok(kind.dump(found, context)?.map(|body| (kind.name().to_owned(), body))),
+        (Some(kind), None) => {
+            let body = kind.dump(found, context)?;
+            Ok(body.map(|body| (signals, kind.name().to_owned(), body)))
+        }
         (Some(one), Some(other)) => Err(FileError::Unknown {
             id: found.number as u32,
             what: format!(
@@ -197,34 +217,6 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(
             Ok(None)
         }
     }
-}
-
-/// State that any kind of file may have and that is not carried; true where something was found.
-fn refuse_common(found: &FoundFile, refusals: &mut Refusals) -> Result<bool, FileError> {
-    let before = refusals.count();
-    let mut refuse = |what: &str, advice: &str| {
-        refusals.add(
-            Some(&found.subject),
-            found.title(),
-            format!("{what} can't be carried yet"),
-            advice,
-        );
-    };
-    if found.info.flags & libc::O_PATH as u32 != 0 {
-        refuse("an O_PATH descriptor", "close it");
-        return Ok(true);
-    }
-    if found.info.flags & libc::O_ASYNC as u32 != 0 {
-        refuse("signal-driven I/O (O_ASYNC)", "switch it off");
-    }
-    let (owner, signal) = signal_owner(found.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
-    if owner != 0 || signal != 0 {
-        refuse(
-            "an owner or a number of its signals (F_SETOWN, F_SETSIG, F_NOTIFY)",
-            "reset them",
-        );
-    }
-    Ok(refusals.count() > before)
 }
 
 /// include/uapi/linux/magic.h.

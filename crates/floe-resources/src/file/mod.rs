@@ -14,6 +14,7 @@ mod pipe;
 mod place;
 mod regular;
 mod reopen;
+mod signals;
 mod socket;
 
 pub use collect::{Collected, collect};
@@ -23,6 +24,7 @@ pub use holders::Holders;
 pub use locks::take_all as take_locks;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use reopen::reopen;
+pub use signals::set_all as set_signals;
 pub use socket::BoundNames;
 
 use crate::{
@@ -151,6 +153,8 @@ pub struct DumpContext<'a> {
     keeper: socket::Keeper,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
+    /// The same of their process groups.
+    groups: HashMap<Pid, i32>,
 }
 
 /// What opening files again needs.

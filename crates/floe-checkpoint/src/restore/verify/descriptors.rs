@@ -25,6 +25,7 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_NONBLOCK
     | libc::O_DIRECT
     | libc::O_NOATIME
+    | libc::O_ASYNC
     | libc::O_SYNC
     | O_LARGEFILE as i32;
 

@@ -41,15 +41,9 @@ pub const KINDS: &[(&str, Make)] = &[
     ("cgroup-file", cgroup_file),
     ("message-queue", message_queue),
     ("path-only", |_| opened("/", libc::O_PATH)),
-    ("async", |_| pipe_with(libc::F_SETFL, libc::O_ASYNC)),
-    ("owner", |_| pipe_with(libc::F_SETOWN, process::id() as i32)),
-    ("owner-group", |_| pipe_with(libc::F_SETOWN, -(process::id() as i32))),
-    ("signal", |_| pipe_with(F_SETSIG, libc::SIGUSR1)),
     ("directory-notice", directory_notice),
     ("lease", lease),
 ];
-
-const F_SETSIG: i32 = 10;
 
 /// The descriptor that a system call makes.
 fn made(number: i64, arguments: &[usize]) -> io::Result<Check> {
@@ -243,22 +237,6 @@ fn message_queue(_: &Stage) -> io::Result<Check> {
     // SAFETY: the name ends with a NUL.
     unsafe { call::raw(libc::SYS_mq_unlink, &[c"floe-victim".as_ptr() as usize]) }?;
     Ok(check)
-}
-
-fn pipe_with(command: i32, argument: i32) -> io::Result<Check> {
-    let [read, write] = call::pipe(0);
-    call::fcntl(read, command, argument)?;
-    let get = match command {
-        libc::F_SETFL => libc::F_GETFL,
-        libc::F_SETOWN => libc::F_GETOWN,
-        _ => command + 1,
-    };
-    Ok(Box::new(move |findings: &mut Findings| {
-        findings.that(call::fcntl(write, libc::F_GETFD, 0).is_ok(), "the other end is gone");
-        // SAFETY: plain numbers. A group is told as a negative number, as errors are by the library's wrapper.
-        let now = unsafe { libc::syscall(libc::SYS_fcntl, read, get, 0) };
-        findings.same("what was set", &i64::from(argument), &now);
-    }))
 }
 
 fn directory_notice(stage: &Stage) -> io::Result<Check> {

@@ -1,0 +1,119 @@
+//! Who gets signals about a file, and which: F_SETOWN_EX, F_SETSIG and O_ASYNC of fcntl(2).
+//!
+//! They are set again by a task that has the file: with a signal goes the number by which O_ASYNC was set, and whom the
+//! owner may signal depends on who made it one.
+
+use super::{DumpContext, FileError, FoundFile, Holders};
+use floe_image::record::{FileSignals, NsPid, OpenFileRecord, SignalOwner, SignalTarget};
+use floe_sys::{
+    Pid,
+    descriptor::{self, OwnerKind},
+};
+use floe_tracee::{Batch, Script};
+use std::os::fd::AsFd;
+
+/// include/uapi/asm-generic/fcntl.h.
+const F_SETSIG: u64 = 10;
+const F_SETOWN_EX: u64 = 15;
+
+/// What is set for a file. An owner that can't be named is refused; that is the outer `None`.
+pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Option<FileSignals>>, FileError> {
+    let seen = descriptor::signals(found.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
+    let Some((kind, id)) = seen.owner else {
+        let some = seen.signal != 0;
+        return Ok(Some(some.then_some(FileSignals {
+            owner: None,
+            signal: seen.signal,
+        })));
+    };
+    let mut refuse = |reason: &str, advice| {
+        context
+            .refusals
+            .add(Some(&found.subject), found.title(), reason, advice);
+        Ok(None)
+    };
+    if found.metadata.is_dir() {
+        return refuse("what F_NOTIFY was told to watch can't be read back", "reset it");
+    }
+    let host = Pid::new(id);
+    let (target, inside) = match kind {
+        OwnerKind::Thread => (SignalTarget::Thread, context.processes.get(&host)),
+        OwnerKind::Process => (SignalTarget::Process, context.processes.get(&host)),
+        OwnerKind::Group => (SignalTarget::Group, context.groups.get(&host)),
+    };
+    let Some(inside) = inside.copied() else {
+        return refuse(
+            "its owner (F_SETOWN) is not in the tree, or a thread that is not its process's first",
+            "reset it",
+        );
+    };
+    Ok(Some(Some(FileSignals {
+        owner: Some(SignalOwner {
+            target,
+            id: NsPid(inside),
+            users: seen.users,
+        }),
+        signal: seen.signal,
+    })))
+}
+
+/// Sets all of it again.
+///
+/// # Errors
+/// [`FileError`].
+pub fn set_all(files: &[OpenFileRecord], holders: &Holders<'_>) -> Result<(), FileError> {
+    let is_async = |record: &OpenFileRecord| record.flags & libc::O_ASYNC as u32 != 0;
+    for record in files
+        .iter()
+        .filter(|record| record.signals.is_some() || is_async(record))
+    {
+        let Some((pid, number)) = holders.first(record.id) else {
+            continue;
+        };
+        let mut script = Script::new(holders.puppet(pid)?);
+        let batch = script.reserve(6, 64)?;
+        if let Some(signals) = &record.signals {
+            set(batch, number as u64, signals);
+        }
+        if is_async(record) {
+            let flags = super::open_flags(record) | libc::O_ASYNC;
+            let arguments = [number as u64, libc::F_SETFL as u64, flags as u64];
+            batch.call("have signals sent about a file", libc::SYS_fcntl, &arguments);
+        }
+        script.run()?;
+    }
+    Ok(())
+}
+
+fn set(batch: &mut Batch, number: u64, signals: &FileSignals) {
+    if signals.signal != 0 {
+        let arguments = [number, F_SETSIG, signals.signal as u64];
+        batch.call("choose the signal about a file", libc::SYS_fcntl, &arguments);
+    }
+    let Some(owner) = &signals.owner else { return };
+    let kind = match owner.target {
+        SignalTarget::Thread => OwnerKind::Thread,
+        SignalTarget::Process => OwnerKind::Process,
+        SignalTarget::Group => OwnerKind::Group,
+    };
+    // struct f_owner_ex.
+    let mut bytes = (kind as i32).to_ne_bytes().to_vec();
+    bytes.extend(owner.id.0.to_ne_bytes());
+    let place = batch.data(&bytes);
+    const KEEP: u64 = u32::MAX as u64;
+    let become_user = |batch: &mut Batch, [real, effective]: [u32; 2]| {
+        let arguments = [u64::from(real), u64::from(effective), KEEP];
+        batch.call("take the users of who set it", libc::SYS_setresuid, &arguments);
+    };
+    if owner.users != [0; 2] {
+        become_user(batch, owner.users);
+    }
+    batch.call(
+        "set the owner of a file",
+        libc::SYS_fcntl,
+        &[number, F_SETOWN_EX, place],
+    );
+    if owner.users != [0; 2] {
+        become_user(batch, [0; 2]);
+    }
+}
