@@ -26,6 +26,8 @@ pub(super) const CARRIED_FLAGS: [&[u8; 2]; 14] = [
 /// How the names of System V segments begin.
 const SYSV: &[u8] = b"/SYSV";
 const AIO_RING: &[u8] = b"/[aio]";
+const IO_URING: &str = "which requests are under way can't be read back; programs can be told to do without \
+    (innodb_use_native_aio=0, UV_USE_IO_URING=0), and the kernel to have none (kernel.io_uring_disabled=2)";
 const ANONYMOUS_HUGE: &[u8] = b"/anon_hugepage";
 /// KSM.
 const MERGEABLE: &[u8; 2] = b"mg";
@@ -327,11 +329,10 @@ fn title(mapping: &Mapping, what: &str) -> String {
 
 fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
     let path = mapping.path.as_slice();
-    if path.starts_with(b"anon_inode:") {
-        Some((
-            "memory of an anonymous inode",
-            "io_uring, perf and their like are not carried yet",
-        ))
+    if path.starts_with(b"anon_inode:[io_uring]") {
+        Some(("ring of io_uring", IO_URING))
+    } else if path.starts_with(b"anon_inode:") {
+        Some(("memory of an anonymous inode", "perf and its like are not carried yet"))
     } else if path.starts_with(b"/secretmem") {
         Some(("memfd_secret", "the kernel lets nobody else read it"))
     } else {
