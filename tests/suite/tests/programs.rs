@@ -174,35 +174,6 @@ fn a_walk_through_folders() {
     bash(&Host::new(), "walk", script);
 }
 
-#[test]
-fn tail_that_follows_is_refused() {
-    let host = Host::new();
-    let folder = host.path("tail");
-    fs::create_dir(&folder).expect("a folder");
-    fs::write(folder.join("file"), "first\n").expect("write");
-    let program = Program::start(&host, "tail", &["tail", "-f", "file"]);
-    until("the first line", || host.done(&["logs", &program.name]) == "first\n");
-    until("the refusal", || {
-        host.floe(&["checkpoint", &program.name, "--dry-run"])
-            .err
-            .contains("inotify")
-    });
-    let err = host
-        .floe(&["checkpoint", &program.name, "-o", &program.image])
-        .expect_failed();
-    assert!(err.contains(", tail)") && err.contains("inotify"), "{err}");
-    assert!(!Path::new(&program.image).exists());
-    use std::io::Write;
-    let mut file = fs::OpenOptions::new()
-        .append(true)
-        .open(folder.join("file"))
-        .expect("open");
-    file.write_all(b"second\n").expect("write");
-    until("the second line", || {
-        host.done(&["logs", &program.name]) == "first\nsecond\n"
-    });
-}
-
 /// tail waits by inotify.
 #[test]
 fn a_log_that_is_followed() {
