@@ -4,7 +4,7 @@
 use floe_suite::{Host, Program, has, until};
 use std::{fs, path::Path, process::Command};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// What a shell says outside of any sandbox.
 fn plain(script: &str, folder: &Path) -> String {
