@@ -140,13 +140,13 @@ fn interpreters_in_loops() {
         bash(
             &host,
             "perl",
-            "perl -e 'my ($a, %h) = (1); for (1..6000000) { $a = ($a * 1103515245 + 12345) % 2147483648; $h{$a % 1000}++ } print join(\",\", map { $h{$_} } sort keys %h), \"\\n\"' | cksum",
+            "perl -e 'my ($a, %h) = (1); for (1..20000000) { $a = ($a * 1103515245 + 12345) % 2147483648; $h{$a % 1000}++ } print join(\",\", map { $h{$_} } sort keys %h), \"\\n\"' | cksum",
         );
     }
     bash(
         &host,
         "awk",
-        "awk 'BEGIN { for (i = 0; i < 3000000; i++) { a = (a * 16807 + 7) % 2147483647; h[a % 512]++ } for (i = 0; i < 512; i++) print h[i] }' | cksum",
+        "awk 'BEGIN { for (i = 0; i < 10000000; i++) { a = (a * 16807 + 7) % 2147483647; h[a % 512]++ } for (i = 0; i < 512; i++) print h[i] }' | cksum",
     );
 }
 
