@@ -185,6 +185,7 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<D
         context
             .refusals
             .add(Some(&found.subject), found.title(), reason, "close it");
+        super::pipe::note_refused(found, context);
         return Ok(None);
     }
     let Some(signals) = signals::read(found, context)? else {

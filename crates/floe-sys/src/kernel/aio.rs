@@ -2,6 +2,7 @@
 
 use super::KernelMemory;
 use crate::Pid;
+use nix::errno::Errno;
 use std::{
     io,
     time::{Duration, Instant},
@@ -81,20 +82,26 @@ fn look_at(memory: &KernelMemory, context: u64, processors: &[u64]) -> io::Resul
 
 /// The `mm_struct` of a process, whose first thread may have ended.
 fn address_space(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
-    let leader = find(memory, pid)?;
+    // Processes of the host end while the list is walked, which can lead astray.
+    let tries = (0..3).map(|_| find(memory, pid));
+    let found = tries.into_iter().find_map(Result::ok);
+    let leader = found.ok_or(Errno::ESRCH)?;
     let signal = memory.member("task_struct", leader, "signal")?;
     let head = signal + memory.types.offset("signal_struct", "thread_head")?;
     let node = memory.types.offset("task_struct", "thread_node")?;
     let mut thread = memory.word(head)?;
     while thread != head {
-        let space = memory.member("task_struct", thread - node, "mm")?;
+        let space = memory.member("task_struct", thread.wrapping_sub(node), "mm")?;
         if space != 0 {
             return Ok(space);
         }
         thread = memory.word(thread)?;
     }
-    Err(nix::errno::Errno::ESRCH.into())
+    Err(Errno::ESRCH.into())
 }
+
+/// PID_MAX_LIMIT, linux/threads.h.
+const MOST_PROCESSES: u32 = 4 << 20;
 
 /// The `task_struct` of a process with an id of the caller's namespace.
 fn find(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
@@ -108,7 +115,7 @@ fn find(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
     let namespace = memory.member("upid", ids(own)? + numbers, "ns")?;
     let node = memory.types.offset("task_struct", "tasks")?;
     let mut task = own;
-    loop {
+    for _ in 0..MOST_PROCESSES {
         let id = ids(task)?;
         // The list begins with the idle task, and passes tasks that are just ending.
         if id != 0 && memory.number("pid", id, "level")? >= level {
@@ -118,11 +125,12 @@ fn find(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
                 return Ok(task);
             }
         }
-        task = memory.word(task + node)? - node;
+        task = memory.word(task + node)?.wrapping_sub(node);
         if task == own {
-            return Err(nix::errno::Errno::ESRCH.into());
+            break;
         }
     }
+    Err(Errno::ESRCH.into())
 }
 
 #[cfg(test)]
