@@ -58,7 +58,7 @@ def number(code):
     return lambda body: struct.unpack("<" + code, body.take(size))[0]
 
 
-u8, u16, u32, u64, i32, i64 = map(number, "BHIQiq")
+u8, u16, u32, u64, i16, i32, i64 = map(number, "BHIQhiq")
 
 
 def boolean(body):
@@ -128,6 +128,7 @@ permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32
 ipc = fields(
     segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean, huge_page=u64)),
     semaphores=several(fields(permission=permission, values=several(u16))),
+    adjustments=several(fields(pid=i32, set=i32, values=several(i16))),
     queues=several(fields(permission=permission, capacity=u64, messages=several(fields(kind=i64, text=raw)))),
 )
 sandbox = fields(

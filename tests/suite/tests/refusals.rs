@@ -246,7 +246,6 @@ fn what_a_sandbox_holds_is_refused() {
     let cases = [
         ("mount", "mount ", "mounts made inside"),
         ("foreign-segment", "System V shared memory ", "of another IPC namespace"),
-        ("semaphore-undo", "task 1 (host ", "nobody can read them"),
         ("network-device", "network device victim", "not carried yet"),
         ("deleted-working-directory", "task 1 (host ", "a deleted directory"),
     ];

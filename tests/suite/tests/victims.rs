@@ -136,6 +136,7 @@ victims! {
     switches "switches",
     sysv_queues "sysv-queues",
     sysv_semaphores "sysv-semaphores",
+    sysv_undo "sysv-undo",
     task_settings "task-settings",
     threads "threads",
     tree_relations "tree-relations",

@@ -34,7 +34,7 @@ use floe_image::{
 use floe_resources::{
     channel::{Channel, ChannelError},
     file::{FileError, PlaceError},
-    ipc::IpcError,
+    ipc::{self, IpcError},
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
 };
@@ -335,6 +335,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         control.enter("files")?;
         let names = files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
         made.finish(&image, launch.pid1())?;
+        ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
         if !shared {

@@ -50,6 +50,18 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
             bad("has an impossible value")
         })?;
     }
+    for adjustment in &record.adjustments {
+        let (pid, id) = (adjustment.pid, adjustment.set);
+        let set = record.semaphores.iter().find(|set| set.permission.id == id);
+        let living = image.processes().iter().any(|process| process.pid == pid);
+        let possible = adjustment.values.iter().all(|value| *value != i16::MIN);
+        let fits = possible && set.is_some_and(|set| set.values.len() == adjustment.values.len());
+        ensure(living && fits, || IpcFault::Object {
+            what: "semaphore set",
+            id,
+            fault: "is adjusted by a process that is missing, or in another size",
+        })?;
+    }
     last = -1;
     for queue in &record.queues {
         let bad = permission("message queue", &queue.permission, &mut last)?;

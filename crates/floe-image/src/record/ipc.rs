@@ -1,5 +1,6 @@
 //! System V IPC objects of a tree's own IPC namespace.
 
+use super::NsPid;
 use serde::{Deserialize, Serialize};
 
 /// All of them, those of each kind by identifier, lowest first.
@@ -9,6 +10,8 @@ pub struct IpcRecord {
     pub segments: Vec<SegmentRecord>,
     /// Semaphore sets.
     pub semaphores: Vec<SemaphoreSetRecord>,
+    /// What is added to semaphores when processes end (SEM_UNDO).
+    pub adjustments: Vec<AdjustmentRecord>,
     /// Message queues.
     pub queues: Vec<QueueRecord>,
 }
@@ -72,6 +75,17 @@ pub struct SemaphoreSetRecord {
     pub permission: IpcPermission,
     /// Their values.
     pub values: Vec<u16>,
+}
+
+/// What is added to the semaphores of a set when a process ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdjustmentRecord {
+    /// The process.
+    pub pid: NsPid,
+    /// Identifier of the set.
+    pub set: i32,
+    /// For each of its semaphores.
+    pub values: Vec<i16>,
 }
 
 /// A message queue.

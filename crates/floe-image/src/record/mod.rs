@@ -20,7 +20,9 @@ pub use file::{
 };
 pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
-pub use ipc::{IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord};
+pub use ipc::{
+    AdjustmentRecord, IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord,
+};
 pub use memory::{
     AddressSpaceRecord, AioEvent, AioRing, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout,
     PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,

@@ -360,6 +360,12 @@ fn system_v_objects_that_are_none_are_refused() {
     contradiction("System V semaphore set 2 has an impossible value", |s| {
         s.sandbox.ipc_objects.semaphores[0].values[0] = 32_768;
     });
+    let adjusted = "System V semaphore set 2 is adjusted by a process that is missing, or in another size";
+    contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].pid = NsPid(99));
+    contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].values.push(1));
+    contradiction(adjusted, |s| {
+        s.sandbox.ipc_objects.adjustments[0].values[0] = i16::MIN;
+    });
     contradiction("System V message queue 0 has a message of an impossible type", |s| {
         s.sandbox.ipc_objects.queues[0].messages[0].kind = 0;
     });

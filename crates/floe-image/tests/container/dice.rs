@@ -57,6 +57,7 @@ impl<'de> Deserializer<'de> for &mut Dice<'_> {
         deserialize_u16 visit_u16 u16, 2;
         deserialize_u32 visit_u32 u32, 4;
         deserialize_u64 visit_u64 u64, 8;
+        deserialize_i16 visit_i16 i16, 2;
         deserialize_i32 visit_i32 i32, 4;
         deserialize_i64 visit_i64 i64, 8;
     }
@@ -120,7 +121,7 @@ impl<'de> Deserializer<'de> for &mut Dice<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i128 u128 f32 f64 char str bytes unit unit_struct tuple_struct map identifier ignored_any
+        i8 i128 u128 f32 f64 char str bytes unit unit_struct tuple_struct map identifier ignored_any
     }
 }
 

@@ -537,6 +537,11 @@ fn ipc_objects() -> IpcRecord {
             permission: permission(2, -5),
             values: vec![0, 32_767],
         }],
+        adjustments: vec![AdjustmentRecord {
+            pid: NsPid(1),
+            set: 2,
+            values: vec![-3, 0],
+        }],
         queues: vec![QueueRecord {
             permission: permission(0, 0x006d_7367),
             capacity: 16_384,

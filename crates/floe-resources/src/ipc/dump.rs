@@ -8,15 +8,17 @@ use crate::{
     tree::FoundTree,
 };
 use floe_image::record::{
-    ContentOwner, IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord,
+    AdjustmentRecord, ContentOwner, IpcPermission, IpcRecord, MessageRecord, NsPid, QueueRecord, SegmentRecord,
+    SemaphoreSetRecord,
 };
 use floe_sys::{
     Pid, fork,
     kcmp::{self, Resource},
+    kernel::semaphore_adjustments,
     sysv::{self, Attachment, Permission, Queue, SHM_DEST, SHM_LOCKED, Segment},
 };
 use nix::{errno::Errno, sched::CloneFlags, sys::wait::waitpid};
-use std::{cmp::Ordering, io};
+use std::{cmp::Ordering, collections::HashMap, io};
 
 /// What is in the namespace, as it is read.
 type Found = (
@@ -39,9 +41,11 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
     segments.sort_by_key(|segment| segment.permission.id);
     sets.sort_by_key(|(permission, _)| permission.id);
     queues.sort_by_key(|(queue, _)| queue.permission.id);
-    if !sets.is_empty() {
-        refuse_adjustments(tree, refusals)?;
-    }
+    let adjustments = if sets.is_empty() {
+        Vec::new()
+    } else {
+        adjustments(tree, &sets, refusals)?
+    };
     let mut records = Vec::with_capacity(segments.len());
     for segment in &segments {
         let huge_page = segment_content(root.task(), segment, contents)?;
@@ -57,6 +61,7 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
                 values,
             })
             .collect(),
+        adjustments,
         queues: queues
             .into_iter()
             .map(|(found, messages)| QueueRecord {
@@ -156,23 +161,53 @@ fn refuse_foreign(segments: &[Segment], contents: &Contents, refusals: &mut Refu
     }
 }
 
-/// Refuses processes that have a list of adjustments (SEM_UNDO), which nobody can read. Threads have one from the start,
-/// so of a process that ever had several it can't be told whether something is in it.
-fn refuse_adjustments(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), IpcError> {
+/// What processes have on their lists of adjustments (SEM_UNDO). Threads have one from the start, which is empty until
+/// something is put on it; only the kernel's own memory tells what. Refused where that can't be read.
+fn adjustments(
+    tree: &FoundTree,
+    sets: &[(Permission, Vec<u16>)],
+    refusals: &mut Refusals,
+) -> Result<Vec<AdjustmentRecord>, IpcError> {
     let bare = Bare::start().map_err(IpcError::Compare)?;
     let own = Pid::new(bare.0.as_raw());
+    let mut with_list = Vec::new();
     for process in tree.living() {
         let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.task(), 0)).map_err(IpcError::Compare)?;
         if order != Ordering::Equal {
-            refusals.add(
-                Some(&process.subject()),
-                "semaphore adjustments (SEM_UNDO)",
-                "nobody can read them, nor tell whether a process that has had threads has any",
-                "use semaphores without SEM_UNDO in processes of one thread, or remove them with ipcrm",
-            );
+            with_list.push(process);
         }
     }
-    Ok(())
+    if with_list.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sizes: HashMap<i32, usize> = sets.iter().map(|(found, values)| (found.id, values.len())).collect();
+    let pids: Vec<Pid> = with_list.iter().map(|process| process.pid).collect();
+    let found = match semaphore_adjustments(&pids, &sizes) {
+        Ok(found) => found,
+        Err(error) => {
+            for process in with_list {
+                refusals.add(
+                    Some(&process.subject()),
+                    "semaphore adjustments (SEM_UNDO)",
+                    format!("whether it has any can't be read from the kernel's memory: {error}"),
+                    "run floe as root where bpf(2) may be used, or remove the semaphores with ipcrm",
+                );
+            }
+            return Ok(Vec::new());
+        }
+    };
+    let mut records = Vec::new();
+    for (process, found) in with_list.iter().zip(found) {
+        let some = found
+            .into_iter()
+            .filter(|(_, values)| values.iter().any(|value| *value != 0));
+        records.extend(some.map(|(set, values)| AdjustmentRecord {
+            pid: NsPid(process.ns_pid),
+            set,
+            values,
+        }));
+    }
+    Ok(records)
 }
 
 /// A process without such a list, for comparison; floe itself has one, because it has had threads. It has ended, and is

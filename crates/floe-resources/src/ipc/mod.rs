@@ -7,7 +7,7 @@ mod dump;
 mod restore;
 
 pub use dump::dump;
-pub use restore::{SegmentFile, make, remove_segments};
+pub use restore::{SegmentFile, adjust, make, remove_segments};
 
 use crate::{mm::ContentError, ns::NsError};
 use nix::errno::Errno;

@@ -7,8 +7,10 @@ use floe_sys::{
     Pid,
     sysv::{self, Attachment, Kind, Permission, Segment},
 };
+use floe_tracee::{Puppet, PuppetError, Script};
 use nix::sched::CloneFlags;
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io,
 };
@@ -108,4 +110,49 @@ pub fn remove_segments(pid: Pid, record: &IpcRecord) -> Result<(), IpcError> {
     }
     let remove_all = || removed.try_for_each(|segment| sysv::remove(Kind::Segment, segment.permission.id));
     run_inside(pid, CloneFlags::CLONE_NEWIPC, remove_all).map_err(namespace("remove System V shared memory"))
+}
+
+/// Has processes adjust semaphores when they end, as they did. Each adds and takes what comes to nothing, but is to undo
+/// the one half of it, in a call that nobody can come between.
+///
+/// # Errors
+/// [`PuppetError`].
+pub fn adjust(puppets: &BTreeMap<i32, Puppet>, record: &IpcRecord) -> Result<(), PuppetError> {
+    /// SEMOPM of linux/sem.h, halved.
+    const MOST: usize = 250;
+    for adjustment in &record.adjustments {
+        let Some(puppet) = puppets.get(&adjustment.pid.0) else {
+            continue;
+        };
+        let mut script = Script::new(puppet);
+        let numbered = (0_u16..).zip(&adjustment.values).filter(|(_, value)| **value != 0);
+        let numbered: Vec<(u16, i16)> = numbered.map(|(number, value)| (number, *value)).collect();
+        for some in numbered.chunks(MOST) {
+            let operations: Vec<u8> = some
+                .iter()
+                .flat_map(|(number, value)| undone(*number, *value))
+                .collect();
+            let batch = script.reserve(1, operations.len() + 16)?;
+            let place = batch.data(&operations);
+            let arguments = [adjustment.set as u64, place, 2 * some.len() as u64];
+            batch.call("adjust semaphores at its end", libc::SYS_semop, &arguments);
+        }
+        script.run()?;
+    }
+    Ok(())
+}
+
+/// Two of struct sembuf. What takes comes second.
+fn undone(number: u16, adjustment: i16) -> Vec<u8> {
+    let operation = |value: i16, flags: i16| {
+        let words = [number.to_ne_bytes(), value.to_ne_bytes(), flags.to_ne_bytes()];
+        words.concat()
+    };
+    let undo = libc::SEM_UNDO as i16;
+    let (plain, undoing) = (operation(adjustment, 0), operation(-adjustment, undo));
+    if adjustment > 0 {
+        [plain, undoing].concat()
+    } else {
+        [undoing, plain].concat()
+    }
 }

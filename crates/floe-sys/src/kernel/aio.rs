@@ -1,8 +1,10 @@
 //! Contexts of asynchronous I/O, io_setup(2): fs/aio.c.
 
-use super::KernelMemory;
+use super::{
+    KernelMemory,
+    tasks::{self, thread_with},
+};
 use crate::Pid;
-use nix::errno::Errno;
 use std::{
     io,
     time::{Duration, Instant},
@@ -19,16 +21,7 @@ pub struct AioContext {
     pub under_way: u32,
 }
 
-const STRUCTURES: [&str; 8] = [
-    "task_struct",
-    "signal_struct",
-    "pid",
-    "upid",
-    "mm_struct",
-    "kioctx_table",
-    "kioctx",
-    "kioctx_cpu",
-];
+const STRUCTURES: [&str; 4] = ["mm_struct", "kioctx_table", "kioctx", "kioctx_cpu"];
 
 /// The contexts of a process that stands still, so that its requests can only end. Where some are under way, they are
 /// looked at again and again until none is, or `patience` has passed.
@@ -37,7 +30,7 @@ const STRUCTURES: [&str; 8] = [
 /// EPERM for who may not load programs of bpf(2), or where the kernel is locked down; ENOSYS, EINVAL, ENOENT where it
 /// knows no such programs, or tells no types; ESRCH.
 pub fn aio_contexts(pid: Pid, patience: Duration) -> io::Result<Vec<AioContext>> {
-    let memory = KernelMemory::open(&STRUCTURES)?;
+    let memory = KernelMemory::open(&[&STRUCTURES[..], &tasks::STRUCTURES].concat())?;
     let space = address_space(&memory, pid)?;
     let table = memory.member("mm_struct", space, "ioctx_table")?;
     if table == 0 {
@@ -82,55 +75,9 @@ fn look_at(memory: &KernelMemory, context: u64, processors: &[u64]) -> io::Resul
 
 /// The `mm_struct` of a process, whose first thread may have ended.
 fn address_space(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
-    // Processes of the host end while the list is walked, which can lead astray.
-    let tries = (0..3).map(|_| find(memory, pid));
-    let found = tries.into_iter().find_map(Result::ok);
-    let leader = found.ok_or(Errno::ESRCH)?;
-    let signal = memory.member("task_struct", leader, "signal")?;
-    let head = signal + memory.types.offset("signal_struct", "thread_head")?;
-    let node = memory.types.offset("task_struct", "thread_node")?;
-    let mut thread = memory.word(head)?;
-    while thread != head {
-        let space = memory.member("task_struct", thread.wrapping_sub(node), "mm")?;
-        if space != 0 {
-            return Ok(space);
-        }
-        thread = memory.word(thread)?;
-    }
-    Err(Errno::ESRCH.into())
-}
-
-/// PID_MAX_LIMIT, linux/threads.h.
-const MOST_PROCESSES: u32 = 4 << 20;
-
-/// The `task_struct` of a process with an id of the caller's namespace.
-fn find(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
-    // First threads are in the list of tasks, the others are not.
-    let own = memory.member("task_struct", memory.current_task()?, "group_leader")?;
-    let ids = |task| memory.member("task_struct", task, "thread_pid");
-    let level = memory.number("pid", ids(own)?, "level")?;
-    let first = memory.types.offset("pid", "numbers")?;
-    // struct upid: the number and the namespace.
-    let numbers = first + 16 * u64::from(level);
-    let namespace = memory.member("upid", ids(own)? + numbers, "ns")?;
-    let node = memory.types.offset("task_struct", "tasks")?;
-    let mut task = own;
-    for _ in 0..MOST_PROCESSES {
-        let id = ids(task)?;
-        // The list begins with the idle task, and passes tasks that are just ending.
-        if id != 0 && memory.number("pid", id, "level")? >= level {
-            let place = id + numbers;
-            let is_his = memory.number("upid", place, "nr")? == pid.raw() as u32;
-            if is_his && memory.member("upid", place, "ns")? == namespace {
-                return Ok(task);
-            }
-        }
-        task = memory.word(task + node)?.wrapping_sub(node);
-        if task == own {
-            break;
-        }
-    }
-    Err(Errno::ESRCH.into())
+    let all = tasks::all(memory)?;
+    let leader = *all.get(&pid.raw()).ok_or(io::ErrorKind::NotFound)?;
+    thread_with(memory, leader, "mm")
 }
 
 #[cfg(test)]

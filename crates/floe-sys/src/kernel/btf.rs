@@ -98,12 +98,25 @@ impl Btf {
 
     /// Byte offset of a member in a structure that was wanted.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> io::Result<u64> {
+        self.find(structure, member).map(|(offset, _)| offset)
+    }
+
+    /// Whether a member is an array, and not what points to one.
+    pub(super) fn is_array(&self, structure: &'static str, member: &str) -> io::Result<bool> {
+        let (_, of) = self.find(structure, member)?;
+        let place = self.places.get(of as usize).copied().unwrap_or(0);
+        Ok(self
+            .kind_at(place as usize)
+            .is_some_and(|(kind, _)| kind == kind::ARRAY))
+    }
+
+    fn find(&self, structure: &'static str, member: &str) -> io::Result<(u64, u32)> {
         let found = self.member(self.id(structure)?, member.as_bytes());
         found.ok_or_else(|| io::Error::other(format!("this kernel's {structure} has no {member}")))
     }
 
-    /// Members of unnamed structures and unions within belong to the outer one.
-    fn member(&self, id: u32, wanted: &[u8]) -> Option<u64> {
+    /// Byte offset and type. Members of unnamed structures and unions within belong to the outer one.
+    fn member(&self, id: u32, wanted: &[u8]) -> Option<(u64, u32)> {
         let at = *self.places.get(id as usize)? as usize;
         let (kind, count) = self.kind_at(at)?;
         if ![kind::STRUCT, kind::UNION].contains(&kind) {
@@ -116,12 +129,12 @@ impl Btf {
             let bits = if has_bits { place & 0xff_ffff } else { place };
             let offset = u64::from(bits / 8);
             if name == wanted {
-                return Some(offset);
+                return Some((offset, self.word(member + 4)?));
             }
             if name.is_empty()
-                && let Some(inner) = self.member(self.word(member + 4)?, wanted)
+                && let Some((inner, of)) = self.member(self.word(member + 4)?, wanted)
             {
-                return Some(offset + inner);
+                return Some((offset + inner, of));
             }
         }
         None
@@ -138,6 +151,7 @@ mod tests {
         assert_eq!(types.offset("list_head", "prev").ok(), Some(8));
         assert!(types.offset("mm_struct", "ioctx_table").expect("it is there") > 0);
         assert!(types.offset("list_head", "last").is_err());
+        assert_eq!(types.is_array("list_head", "prev").ok(), Some(false));
         assert!(types.id("no_such_struct").is_err());
     }
 

@@ -4,8 +4,11 @@
 mod aio;
 mod bpf;
 mod btf;
+mod semaphores;
+mod tasks;
 
 pub use aio::{AioContext, aio_contexts};
+pub use semaphores::{Adjustments, semaphore_adjustments};
 
 use bpf::Program;
 use btf::Btf;

@@ -8,7 +8,6 @@ use victims::{Findings, Stage, call, descriptor::try_open};
 pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
     ("deleted-working-directory", deleted_working_directory),
-    ("semaphore-undo", semaphore_undo),
     ("foreign-segment", foreign_segment),
     ("network-device", network_device),
 ];
@@ -36,23 +35,6 @@ fn deleted_working_directory(stage: &Stage) -> io::Result<Check> {
             now.to_string_lossy().ends_with("/working (deleted)"),
             format!("is in {}", now.display()),
         );
-    }))
-}
-
-fn semaphore_undo(_: &Stage) -> io::Result<Check> {
-    // SAFETY: plain numbers.
-    let id = call::checked(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }.into())?;
-    let mut operation = libc::sembuf {
-        sem_num: 0,
-        sem_op: 1,
-        sem_flg: libc::SEM_UNDO as i16,
-    };
-    // SAFETY: one operation.
-    call::checked(unsafe { libc::semop(id as i32, &raw mut operation, 1) }.into())?;
-    Ok(Box::new(move |findings: &mut Findings| {
-        // SAFETY: GETVAL takes no argument.
-        let value = unsafe { libc::semctl(id as i32, 0, libc::GETVAL) };
-        findings.same("the semaphore", &1, &value);
     }))
 }
 
