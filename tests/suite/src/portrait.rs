@@ -153,6 +153,32 @@ impl Portrait {
         Self(told)
     }
 
+    /// Looks at a sandbox as [`Portrait::take`] does, when the first threads that had ended here have ended there too: they
+    /// end by themselves, as soon as the tree runs.
+    ///
+    /// # Panics
+    /// As there, and where one does not end.
+    #[must_use]
+    pub fn take_again(&self, host: &Host, sandbox: &str) -> Self {
+        let mut now = Self::take(host, sandbox);
+        let ended = |portrait: &Self| -> Vec<String> {
+            let states = portrait
+                .0
+                .iter()
+                .filter(|(key, state)| key.ends_with(": state") && state.starts_with('Z'));
+            states.map(|(key, _)| key.clone()).collect()
+        };
+        let wanted = ended(self);
+        crate::until("threads to end", || {
+            let all = wanted.iter().all(|key| ended(&now).contains(key));
+            if !all {
+                now = Self::take(host, sandbox);
+            }
+            all
+        });
+        now
+    }
+
     /// Compares with what is told now.
     ///
     /// # Panics

@@ -20,8 +20,8 @@ impl Traces {
     #[must_use]
     pub fn look(host: &Host, names: &[&str], folders: &[&Path]) -> Self {
         let mut stays = Self::glance(host, names, folders);
-        for _ in 0..3 {
-            std::thread::sleep(Duration::from_millis(10));
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_millis(25));
             let now = Self::glance(host, names, folders);
             stays.0.retain(|trace| now.0.contains(trace));
         }

@@ -92,7 +92,7 @@ impl<'a> Victim<'a> {
     pub fn round_trip(&mut self, into: &str, method: &str) {
         let before = Portrait::take(self.host, &self.sandbox);
         self.round_trip_unseen(into, method);
-        let after = Portrait::take(self.host, into);
+        let after = before.take_again(self.host, into);
         before.expect_same(&after, &format!("{into} after a restore by {method}"));
     }
 

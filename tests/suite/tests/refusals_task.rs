@@ -8,7 +8,7 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 17] = [
+const FINDINGS: [Finding; 16] = [
     (
         "timer-tells-ended",
         "POSIX timer 0 (timer_create)",
@@ -92,12 +92,6 @@ const FINDINGS: [Finding; 17] = [
         "with its own working directory and umask",
         "not carried yet",
         "don't call unshare",
-    ),
-    (
-        "undo-of-thread",
-        "semaphore adjustments (SEM_UNDO)",
-        "nobody can read them",
-        "semaphores without SEM_UNDO",
     ),
     (
         "timer-of-ended-thread",

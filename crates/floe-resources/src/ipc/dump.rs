@@ -5,7 +5,7 @@ use crate::{
     mm::{ContentSource, Contents},
     ns::run_inside,
     refusal::Refusals,
-    tree::FoundTree,
+    tree::{FoundThread, FoundTree},
 };
 use floe_image::record::{
     AdjustmentRecord, ContentOwner, IpcPermission, IpcRecord, MessageRecord, NsPid, QueueRecord, SegmentRecord,
@@ -172,8 +172,12 @@ fn adjustments(
     let own = Pid::new(bare.0.as_raw());
     let mut with_list = Vec::new();
     for process in tree.living() {
-        let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (process.task(), 0)).map_err(IpcError::Compare)?;
-        if order != Ordering::Equal {
+        let has_list = |thread: &FoundThread| -> Result<bool, Errno> {
+            let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (thread.tid, 0))?;
+            Ok(order != Ordering::Equal)
+        };
+        let threads: Result<Vec<bool>, Errno> = process.threads.iter().map(has_list).collect();
+        if threads.map_err(IpcError::Compare)?.contains(&true) {
             with_list.push(process);
         }
     }

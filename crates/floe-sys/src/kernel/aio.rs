@@ -1,9 +1,6 @@
 //! Contexts of asynchronous I/O, io_setup(2): fs/aio.c.
 
-use super::{
-    KernelMemory,
-    tasks::{self, thread_with},
-};
+use super::{KernelMemory, tasks};
 use crate::Pid;
 use std::{
     io,
@@ -77,7 +74,8 @@ fn look_at(memory: &KernelMemory, context: u64, processors: &[u64]) -> io::Resul
 fn address_space(memory: &KernelMemory, pid: Pid) -> io::Result<u64> {
     let all = tasks::all(memory)?;
     let leader = *all.get(&pid.raw()).ok_or(io::ErrorKind::NotFound)?;
-    thread_with(memory, leader, "mm")
+    let spaces = tasks::of_threads(memory, leader, "mm")?;
+    spaces.first().copied().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! Adjustments of System V semaphores at a process's end (SEM_UNDO): ipc/sem.c.
 
-use super::{
-    KernelMemory,
-    tasks::{self, thread_with},
-};
+use super::{KernelMemory, tasks};
 use crate::Pid;
 use std::{
     collections::{HashMap, HashSet},
@@ -30,10 +27,14 @@ pub fn semaphore_adjustments(processes: &[Pid], semaphores: &HashMap<i32, usize>
     let of = |pid: &Pid| {
         let leader = *all.get(&pid.raw()).ok_or(io::ErrorKind::NotFound)?;
         // struct sysv_sem: a pointer, and no more.
-        match thread_with(&memory, leader, "sysvsem")? {
-            0 => Ok(Vec::new()),
-            list if seen.insert(list) => read(&memory, list, semaphores),
-            _ => Err(io::Error::other("two processes share a list (CLONE_SYSVSEM)")),
+        let lists: Vec<u64> = tasks::of_threads(&memory, leader, "sysvsem")?.into_iter().collect();
+        match lists[..] {
+            [] => Ok(Vec::new()),
+            [list] if seen.insert(list) => read(&memory, list, semaphores),
+            [_] => Err(io::Error::other("two processes share theirs (CLONE_SYSVSEM)")),
+            _ => Err(io::Error::other(
+                "threads have some apart from each other (CLONE_SYSVSEM)",
+            )),
         }
     };
     processes.iter().map(of).collect()

@@ -2,7 +2,10 @@
 
 use super::KernelMemory;
 use nix::errno::Errno;
-use std::{collections::HashMap, io};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+};
 
 /// What is asked for here.
 pub(super) const STRUCTURES: [&str; 4] = ["task_struct", "signal_struct", "pid", "upid"];
@@ -53,18 +56,20 @@ fn walk(memory: &KernelMemory) -> io::Result<HashMap<i32, u64>> {
     Err(Errno::ESRCH.into())
 }
 
-/// What a member that points to something points to, of the first thread of a process where that is anything.
-pub(super) fn thread_with(memory: &KernelMemory, leader: u64, member: &str) -> io::Result<u64> {
+/// What a member that points to something points to, each once: of all threads of a process.
+pub(super) fn of_threads(memory: &KernelMemory, leader: u64, member: &str) -> io::Result<BTreeSet<u64>> {
     let signal = memory.member("task_struct", leader, "signal")?;
     let head = signal + memory.types.offset("signal_struct", "thread_head")?;
     let node = memory.types.offset("task_struct", "thread_node")?;
+    let mut found = BTreeSet::new();
     let mut thread = memory.word(head)?;
-    while thread != head {
-        let found = memory.member("task_struct", thread.wrapping_sub(node), member)?;
-        if found != 0 {
+    for _ in 0..MOST_PROCESSES {
+        if thread == head {
+            found.remove(&0);
             return Ok(found);
         }
+        found.insert(memory.member("task_struct", thread.wrapping_sub(node), member)?);
         thread = memory.word(thread)?;
     }
-    Ok(0)
+    Err(Errno::ESRCH.into())
 }

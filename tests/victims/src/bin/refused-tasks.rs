@@ -38,7 +38,7 @@ impl Child {
         let name = format!("{kind}\0");
         let pid = fork(|| {
             call::prctl(libc::PR_SET_NAME, [name.as_ptr() as usize, 0, 0, 0]).expect("set the name");
-            become_refused(kind, counter);
+            become_refused(kind);
             count(counter)
         });
         let child = Self {
@@ -79,7 +79,7 @@ fn nap() {
     unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0) };
 }
 
-fn become_refused(kind: &str, counter: &'static AtomicU32) {
+fn become_refused(kind: &str) {
     match kind {
         "supervised" => seccomp::install(&seccomp::on_call(libc::SYS_sysinfo, USER_NOTIF), 0).expect("seccomp filter"),
         "landlock" => landlock(),
@@ -127,14 +127,6 @@ fn become_refused(kind: &str, counter: &'static AtomicU32) {
             subreaper(0);
         }
         "adopted-sharer" => adopt(libc::CLONE_FS),
-        "undo-of-thread" => {
-            std::thread::spawn(|| {
-                semaphore_undo();
-                count(counter)
-            });
-            // SAFETY: ends this thread alone.
-            unsafe { libc::syscall(libc::SYS_exit, 0) };
-        }
         "timer-tells-ended" => in_a_thread(|| timer(0, libc::CLOCK_MONOTONIC, call::gettid())),
         "timer-of-ended-thread" => in_a_thread(|| timer(1, libc::CLOCK_THREAD_CPUTIME_ID, 0)),
         "timer-of-ended-process" => timer_of_ended_process(),
@@ -185,18 +177,6 @@ fn siblings(flags: i32) {
         clone(flags | libc::CLONE_PARENT);
         rest()
     });
-}
-
-fn semaphore_undo() {
-    // SAFETY: plain numbers.
-    let set = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
-    let mut operation = libc::sembuf {
-        sem_num: 0,
-        sem_op: 1,
-        sem_flg: libc::SEM_UNDO as i16,
-    };
-    // SAFETY: one operation.
-    assert!(unsafe { libc::semop(set, &raw mut operation, 1) } == 0, "semop");
 }
 
 /// Makes the process a subreaper and has it adopt a grandchild from a session whose leader, its child, has ended. All
