@@ -62,6 +62,27 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// So many round trips of a program that is at times in a state that is refused, each of whose findings holds one of
+    /// these texts: then floe says so, and the program runs on.
+    ///
+    /// # Panics
+    /// Where something else is refused, or a restore fails.
+    pub fn round_trips_between(&self, rounds: usize, passing: &[&str]) {
+        let mut trips = 0;
+        crate::until("round trips", || {
+            let saved = self.host.floe(&["checkpoint", &self.name, "-o", &self.image]);
+            if saved.status == 0 {
+                self.host.done(&["restore", "-d", &self.image]);
+                trips += 1;
+            } else {
+                let findings: Vec<&str> = saved.err.lines().filter(|line| line.starts_with("  - ")).collect();
+                let known = |line: &&str| passing.iter().any(|text| line.contains(text));
+                assert!(!findings.is_empty() && findings.iter().all(known), "{}", saved.err);
+            }
+            trips == rounds
+        });
+    }
+
     /// What it printed, when it has ended with status 0.
     ///
     /// # Panics

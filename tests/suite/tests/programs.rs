@@ -184,18 +184,7 @@ fn a_log_that_is_followed() {
         kill $tail; wait $tail; echo same $((n > 50))";
     let program = Program::start(&host, "follow", &["bash", "-c", script]);
     program.await_file("ready");
-    let mut trips = 0;
-    until("round trips", || {
-        // Where an event waits in the very moment, floe says so, and the program runs on.
-        let saved = host.floe(&["checkpoint", &program.name, "-o", &program.image]);
-        if saved.status == 0 {
-            host.done(&["restore", "-d", &program.image]);
-            trips += 1;
-        } else {
-            assert!(saved.err.contains("events that nobody has read"), "{}", saved.err);
-        }
-        trips == ROUNDS
-    });
+    program.round_trips_between(ROUNDS, &["events that nobody has read"]);
     until("lines", || {
         std::fs::read_to_string(program.file("log")).is_ok_and(|log| log.lines().count() > 60)
     });

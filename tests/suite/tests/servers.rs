@@ -92,34 +92,14 @@ fn fio_with_asynchronous_requests() {
     assert_eq!(under_load(&program), "faults 0\n");
 }
 
-/// Round trips of a server to which clients connect and connect: where a connection waits to be accepted, or is being made,
-/// in the very moment, floe says so, and all goes on.
-fn round_trips_between_connections(host: &Host, program: &Program<'_>) {
-    let mut trips = 0;
-    until("round trips", || {
-        let saved = host.floe(&["checkpoint", &program.name, "-o", &program.image]);
-        if saved.status == 0 {
-            host.done(&["restore", "-d", &program.image]);
-            trips += 1;
-        } else {
-            let passing = [
-                "accepted",
-                "only being made",
-                "has ended",
-                "outside of the tree",
-                "descriptors that wait",
-            ];
-            let known = |line: &str| passing.iter().any(|text| line.contains(text));
-            let findings = saved.err.lines().filter(|line| line.starts_with("  - "));
-            assert!(
-                findings.clone().count() > 0 && findings.clone().all(known),
-                "{}",
-                saved.err
-            );
-        }
-        trips == ROUNDS
-    });
-}
+/// What a server to which clients connect and connect is in at times.
+const BETWEEN_CONNECTIONS: [&str; 5] = [
+    "accepted",
+    "only being made",
+    "has ended",
+    "outside of the tree",
+    "descriptors that wait",
+];
 
 #[test]
 fn nginx_with_workers() {
@@ -130,7 +110,7 @@ fn nginx_with_workers() {
     copy(&host, "nginx", "nginx.sh");
     let program = Program::start_with(&host, "nginx", &["--net", "none"], &["bash", "nginx.sh"]);
     program.await_file("ready");
-    round_trips_between_connections(&host, &program);
+    program.round_trips_between(ROUNDS, &BETWEEN_CONNECTIONS);
     program.finish();
     let log = fs::read_to_string(program.file("error.log")).unwrap_or_default();
     assert_eq!(program.result(), "faults 0, ended 0\n", "{log}");
@@ -145,7 +125,7 @@ fn redis_with_clients() {
     copy(&host, "redis", "redis.sh");
     let program = Program::start_with(&host, "redis", &["--net", "none"], &["bash", "redis.sh"]);
     program.await_file("ready");
-    round_trips_between_connections(&host, &program);
+    program.round_trips_between(ROUNDS, &BETWEEN_CONNECTIONS);
     program.finish();
     let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
     assert_eq!(program.result(), "counted\ncounted\nended 0\n", "{log}");
