@@ -50,8 +50,7 @@ impl FdInfo {
     }
 }
 
-/// Links and information about descriptors of one process. The two directories are looked up once, which saves a third of
-/// the time.
+/// Links and information about descriptors of one process. The two directories are looked up once for all.
 #[derive(Debug)]
 pub struct Descriptors {
     pid: Pid,

@@ -1,6 +1,6 @@
 //! Descriptors: which there are, and flags and position of each. Which are closed by exec the task was asked itself, when
-//! it got them ([`place_wave`](floe_resources::file::place_wave)); /proc/PID/fdinfo tells all of it, but takes seven times as
-//! long.
+//! it got them ([`place_wave`](floe_resources::file::place_wave)). /proc/PID/fdinfo tells all of it, but with it the stage of
+//! 1,000 descriptors took 3.8 ms, and 1.1 ms without.
 
 use super::{Differences, Process};
 use floe_image::{
