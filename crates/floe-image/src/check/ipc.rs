@@ -3,7 +3,7 @@
 use super::{ADDRESS_LIMIT, PAGE, ensure, memory::is_page_size};
 use crate::{
     Image,
-    record::{IpcPermission, NamespaceOrigin},
+    record::{IpcPermission, NamespaceOrigin, ProcessRecord, ProcessState},
 };
 
 /// SEMVMX of linux/sem.h.
@@ -53,7 +53,9 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
     for adjustment in &record.adjustments {
         let (pid, id) = (adjustment.pid, adjustment.set);
         let set = record.semaphores.iter().find(|set| set.permission.id == id);
-        let living = image.processes().iter().any(|process| process.pid == pid);
+        let is_it =
+            |process: &ProcessRecord| process.pid == pid && !matches!(process.state, ProcessState::Zombie { .. });
+        let living = image.processes().iter().any(is_it);
         let possible = adjustment.values.iter().all(|value| *value != i16::MIN);
         let fits = possible && set.is_some_and(|set| set.values.len() == adjustment.values.len());
         ensure(living && fits, || IpcFault::Object {
