@@ -263,7 +263,7 @@ OPEN_FILE_BODIES = {
         options=options,
     ),
 }
-OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw)}
+OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw, buffers=several(fields(length=u32, packet=boolean)))}
 
 
 # The container.

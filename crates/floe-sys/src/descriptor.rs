@@ -1,4 +1,5 @@
-//! Descriptors of other processes and in other roots: pidfd_open(2), pidfd_getfd(2), openat2(2), tee(2).
+//! Descriptors of other processes and in other roots: pidfd_open(2), pidfd_getfd(2), openat2(2), tee(2),
+//! splice(2).
 
 use crate::Pid;
 use nix::errno::Errno;
@@ -136,6 +137,17 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) ->
 pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<usize, Errno> {
     // SAFETY: all arguments are numbers.
     let result = unsafe { libc::tee(from.as_raw_fd(), to.as_raw_fd(), bytes, libc::SPLICE_F_NONBLOCK) };
+    Errno::result(result).map(|n| n as usize)
+}
+
+/// Moves up to `bytes` from one pipe to another, without waiting: buffers that are moved whole stay what they are.
+///
+/// # Errors
+/// EAGAIN where the source is empty, or the destination full; EINVAL where one is no pipe.
+pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<usize, Errno> {
+    let (from, to, none) = (from.as_raw_fd(), to.as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: numbers, and no offsets.
+    let result = unsafe { libc::splice(from, none, to, none, bytes, libc::SPLICE_F_NONBLOCK) };
     Errno::result(result).map(|n| n as usize)
 }
 

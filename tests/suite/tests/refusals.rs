@@ -76,7 +76,7 @@ const SOCKETS: [Case; 14] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 26] = [
+const DESCRIPTORS: [Case; 25] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "events that nobody has read"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
@@ -86,8 +86,7 @@ const DESCRIPTORS: [Case; 26] = [
     ("bpf", &["bpf-map"], "bpf-map"),
     ("perf", &["[perf_event]"], "[perf_event]"),
     ("memfd-secret-descriptor", &["/secretmem"], "memfd_secret"),
-    ("packet-pipe", &["(pipe:["], "packet mode"),
-    ("packets-left", &["(pipe:["], "packet mode"),
+    ("large-buffers", &["(pipe:["], "buffers of more than a page"),
     ("deleted-fifo", &["/deleted fifo (deleted)"], "a deleted fifo"),
     (
         "deleted-directory",

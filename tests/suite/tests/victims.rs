@@ -124,6 +124,7 @@ victims! {
     memory_untouched "memory-untouched",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
+    pipes_packets "pipes-packets",
     posix_timers "posix-timers",
     registers "registers",
     robust_futexes "robust-futexes",

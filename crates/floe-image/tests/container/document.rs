@@ -129,8 +129,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
     assert_eq!(
         objects,
         json!([
-            {"capacity": 65_536, "bytes": bytes("not read yet")},
-            {"capacity": 4096, "bytes": []},
+            {"capacity": 65_536, "bytes": bytes("not read yet"),
+             "buffers": [{"length": 8, "packet": true}, {"length": 4, "packet": false}]},
+            {"capacity": 4096, "bytes": [], "buffers": []},
         ])
     );
 }

@@ -179,7 +179,10 @@ pub fn whole() -> Sample {
             },
         ],
         open_files: open_files(),
-        objects: vec![pipe(0, 65_536, b"not read yet"), pipe(1, 4096, b"")],
+        objects: vec![
+            pipe(0, 65_536, b"not read yet", &[(8, true), (4, false)]),
+            pipe(1, 4096, b"", &[]),
+        ],
         descriptor_tables: vec![
             table(
                 1,
@@ -790,12 +793,12 @@ fn body(value: &impl Serialize) -> Vec<u8> {
     codec::encode(value).expect("a short body")
 }
 
-fn pipe(id: u32, capacity: u32, bytes: &[u8]) -> ObjectRecord {
+fn pipe(id: u32, capacity: u32, bytes: &[u8], buffers: &[(u32, bool)]) -> ObjectRecord {
     ObjectRecord {
         kind: "pipe".to_owned(),
         id,
         version: 1,
-        body: body(&(capacity, bytes)),
+        body: body(&(capacity, bytes, buffers)),
     }
 }
 

@@ -73,10 +73,14 @@ impl FileKind for ConsolePipe {
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let stream = stream(file, context.console).unwrap_or_default() as u8;
         let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-        let Some(contents) = pipe::peek(file.as_fd(), reads, &file.title())? else {
-            pipe::refuse_packets(file, context);
+        let contents = pipe::peek(file.as_fd(), reads, &file.title())?;
+        if contents.has_packets() {
+            let reason = "packets (O_DIRECT) wait in it, of which the sandbox's own streams keep no borders";
+            context
+                .refusals
+                .add(Some(&file.subject), file.title(), reason, "read them");
             return Ok(None);
-        };
+        }
         // What is in the output the monitor has taken to the log.
         if stream == 0 && reads {
             context.input = contents.bytes;
@@ -94,7 +98,9 @@ impl FileKind for ConsolePipe {
         let end = context.console.get(usize::from(body.stream)).ok_or_else(unknown)?;
         pipe::set_capacity(end.as_fd(), body.capacity)?;
         if was_opened(record) {
-            return reopen(end.as_fd(), open_flags(record));
+            let end = reopen(end.as_fd(), open_flags(record) & !libc::O_DIRECT)?;
+            set_status(end.as_fd(), record)?;
+            return Ok(end);
         }
         let end = end.try_clone().map_err(|source| FileError::System {
             action: "duplicate",

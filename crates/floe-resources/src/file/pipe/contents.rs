@@ -2,7 +2,7 @@
 
 use super::super::{FileError, open_flags, reopen, set_status, was_opened};
 use floe_image::record::OpenFileRecord;
-use floe_sys::descriptor::{open_in_root, tee};
+use floe_sys::descriptor::{open_in_root, splice, tee};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -14,43 +14,121 @@ use std::{
     path::Path,
 };
 
-/// A pipe's buffer.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a pipe holds.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PipeContents {
     /// Bytes it can hold (F_GETPIPE_SZ).
     pub capacity: u32,
     /// Bytes in it.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
+    /// The buffers that they are in, which a pipe can have as many of as its capacity has pages.
+    pub buffers: Vec<Buffer>,
+}
+
+/// A buffer, which has a page of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Bytes in it.
+    pub length: u32,
+    /// Whether it was written in packet mode (O_DIRECT): no read goes on behind it, and what a read leaves of it is lost.
+    pub packet: bool,
+}
+
+const PAGE: usize = 4096;
+
+impl PipeContents {
+    fn empty(capacity: u32) -> Self {
+        Self {
+            capacity,
+            bytes: Vec::new(),
+            buffers: Vec::new(),
+        }
+    }
+
+    pub fn has_packets(&self) -> bool {
+        self.buffers.iter().any(|buffer| buffer.packet)
+    }
+
+    /// Whether buffers of a page each hold all of it. Those that came from sockets may be larger.
+    pub fn fits(&self) -> bool {
+        self.buffers.len() * PAGE <= self.capacity as usize
+    }
+
+    fn add(&mut self, bytes: &[u8], packet: bool) {
+        self.bytes.extend(bytes);
+        let pieces = bytes.chunks(PAGE).map(|piece| Buffer {
+            length: piece.len() as u32,
+            packet,
+        });
+        self.buffers.extend(pieces);
+    }
+
+    /// The bytes of each buffer, and whether it is a packet; `None` where there are no such buffers.
+    fn split(&self) -> Option<Vec<(&[u8], bool)>> {
+        let mut rest = self.bytes.as_slice();
+        let mut all = Vec::new();
+        for buffer in &self.buffers {
+            let length = buffer.length as usize;
+            let (bytes, behind) = rest.split_at_checked(length).filter(|_| (1..=PAGE).contains(&length))?;
+            all.push((bytes, buffer.packet));
+            rest = behind;
+        }
+        rest.is_empty().then_some(all)
+    }
 }
 
 /// Copies what is in the pipe behind `end`, which stays as it is. Through an end that can't read only the capacity is
-/// learnt. `None` where packets are in it.
-pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str) -> Result<Option<PipeContents>, FileError> {
+/// learnt.
+pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str) -> Result<PipeContents, FileError> {
     let system = |action| FileError::system(action, title);
     let capacity = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
-    let mut contents = PipeContents {
-        capacity: capacity as u32,
-        bytes: Vec::new(),
-    };
+    let mut contents = PipeContents::empty(capacity as u32);
     if !reads {
-        return Ok(Some(contents));
+        return Ok(contents);
     }
-    let (copy_read, copy_write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(system("make a copy of"))?;
-    fcntl(copy_write.as_fd(), FcntlArg::F_SETPIPE_SZ(capacity)).map_err(system("make a copy of"))?;
-    let there = match tee(end, copy_write.as_fd(), capacity as usize) {
+    let (copy, into) = pipe_of(capacity).map_err(system("make a copy of"))?;
+    // A limit that no pipe reaches, though buffers may be larger than pages.
+    let mut left = match tee(end, into.as_fd(), i32::MAX as usize) {
         Ok(bytes) => bytes,
         Err(Errno::EAGAIN) => 0,
         Err(error) => return Err(system("copy the contents of")(error)),
     };
-    drop(copy_write);
-    contents.bytes.resize(there, 0);
-    let first = match there {
-        0 => 0,
-        _ => read(copy_read.as_fd(), &mut contents.bytes).map_err(system("read the contents of"))?,
-    };
-    // One read takes out all there is, but for packets, which keep their borders.
-    Ok((first == there).then_some(contents))
+    if left == 0 {
+        return Ok(contents);
+    }
+    let probe = pipe_of(2 * PAGE as i32).map_err(system("make a copy of"))?;
+    while left > 0 {
+        let (bytes, packet) = take_buffer(copy.as_fd(), &probe).map_err(system("read the contents of"))?;
+        left -= bytes.len();
+        contents.add(&bytes, packet);
+    }
+    Ok(contents)
+}
+
+/// A pipe of floe's own: the end that reads, and the one that writes.
+fn pipe_of(capacity: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    fcntl(write.as_fd(), FcntlArg::F_SETPIPE_SZ(capacity))?;
+    Ok((read, write))
+}
+
+/// Takes the first buffer out of a pipe that tee(2) filled, through a pipe that has room for two: its bytes, and whether it
+/// is a packet.
+fn take_buffer(from: BorrowedFd<'_>, (read_end, write_end): &(OwnedFd, OwnedFd)) -> Result<(Vec<u8>, bool), Errno> {
+    const MARK: &[u8] = b".";
+    write(write_end, MARK)?;
+    let length = splice(from, write_end.as_fd(), i32::MAX as usize)?;
+    read(read_end.as_fd(), &mut [0])?;
+    // Copies of buffers take nothing more, so this is one behind it, which a read gets too unless a packet ends it.
+    write(write_end, MARK)?;
+    let mut bytes = vec![0; length + MARK.len()];
+    let packet = read(read_end.as_fd(), &mut bytes)? == length;
+    if packet {
+        read(read_end.as_fd(), &mut [0])?;
+    }
+    bytes.truncate(length);
+    Ok((bytes, packet))
 }
 
 /// A pipe made again. It keeps an end open until all ends of the tree have been opened.
@@ -101,8 +179,11 @@ impl MadePipe {
                 object: "an end of a pipe".to_owned(),
                 source,
             })?,
-            // A reader without O_NONBLOCK would wait for a writer.
-            None => reopen(self.read.as_fd(), open_flags(record) | libc::O_NONBLOCK)?,
+            // A reader without O_NONBLOCK would wait for a writer; O_DIRECT is for F_SETFL to set.
+            None => reopen(
+                self.read.as_fd(),
+                open_flags(record) & !libc::O_DIRECT | libc::O_NONBLOCK,
+            )?,
         };
         set_status(end.as_fd(), record)?;
         Ok(end)
@@ -126,12 +207,29 @@ pub fn in_use(root: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
     }
 }
 
+/// Buffer by buffer: each is moved here whole.
 fn fill(write_end: BorrowedFd<'_>, contents: &PipeContents) -> Result<(), FileError> {
     set_capacity(write_end, contents.capacity)?;
-    let mut rest = contents.bytes.as_slice();
-    while !rest.is_empty() {
-        let done = write(write_end, rest).map_err(FileError::system("fill", "a pipe"))?;
-        rest = &rest[done..];
+    let wrong = || FileError::Unknown {
+        id: 0,
+        what: "there is no pipe with such buffers".to_owned(),
+    };
+    let buffers = contents.split().ok_or_else(wrong)?;
+    if buffers.is_empty() {
+        return Ok(());
+    }
+    let system = || FileError::system("fill", "a pipe");
+    let plain = pipe_of(PAGE as i32).map_err(system())?;
+    let packets = pipe_of(PAGE as i32).map_err(system())?;
+    fcntl(
+        packets.1.as_fd(),
+        FcntlArg::F_SETFL(OFlag::O_DIRECT | OFlag::O_NONBLOCK),
+    )
+    .map_err(system())?;
+    for (bytes, is_packet) in buffers {
+        let (read_end, into) = if is_packet { &packets } else { &plain };
+        write(into, bytes).map_err(system())?;
+        splice(read_end.as_fd(), write_end, bytes.len()).map_err(system())?;
     }
     Ok(())
 }
@@ -150,33 +248,55 @@ pub fn set_capacity(end: BorrowedFd<'_>, capacity: u32) -> Result<(), FileError>
 
 #[cfg(test)]
 mod tests {
-    use super::{MadePipe, PipeContents, peek};
+    use super::{Buffer, MadePipe, PipeContents, peek};
     use nix::{
-        fcntl::OFlag,
+        fcntl::{FcntlArg, OFlag, fcntl},
         unistd::{pipe2, write},
     };
     use std::os::fd::AsFd;
 
-    #[test]
-    fn packets_are_noticed_when_the_pipe_is_none_of_packets_any_more() {
-        let (read, packets) = pipe2(OFlag::O_CLOEXEC | OFlag::O_DIRECT).expect("a pipe");
-        write(&packets, b"one").expect("write");
-        write(&packets, b"two").expect("write");
-        assert!(peek(read.as_fd(), true, "test").expect("peek").is_none());
+    fn peeked(end: &impl AsFd) -> PipeContents {
+        peek(end.as_fd(), true, "test").expect("peek")
     }
 
     #[test]
-    fn peeking_takes_nothing_out() {
-        let made = MadePipe::anonymous(&PipeContents {
-            capacity: 8192,
-            bytes: b"hello".to_vec(),
-        })
-        .expect("a pipe");
+    fn borders_of_buffers_and_packets_are_seen_and_made_again() {
+        let (read, written) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).expect("a pipe");
+        let set = |flags| fcntl(&written, FcntlArg::F_SETFL(flags)).expect("F_SETFL");
+        write(&written, b"plain").expect("write");
+        write(&written, &[7; 4096]).expect("write");
+        set(OFlag::O_DIRECT);
+        write(&written, b"1").expect("write");
+        write(&written, b"one").expect("write");
+        set(OFlag::empty());
+        write(&written, b"two").expect("write");
+        let seen = peeked(&read);
+        let buffers: Vec<_> = seen.buffers.iter().map(|one| (one.length, one.packet)).collect();
+        let wanted = [(5, false), (4096, false), (1, true), (3, true), (3, false)];
+        assert_eq!(buffers, wanted);
+        assert!(seen.has_packets() && seen.fits());
+        let made = MadePipe::anonymous(&seen).expect("a pipe");
         for _ in 0..2 {
-            let seen = peek(made.read.as_fd(), true, "test")
-                .expect("peek")
-                .expect("no packets");
-            assert_eq!((seen.capacity, seen.bytes.as_slice()), (8192, b"hello".as_slice()));
+            assert_eq!(peeked(&made.read), seen);
+        }
+        assert_eq!(peeked(&read), seen);
+    }
+
+    #[test]
+    fn no_buffers_are_made_that_the_image_has_no_bytes_for() {
+        let buffer = |length| Buffer { length, packet: false };
+        for buffers in [
+            vec![],
+            vec![buffer(5)],
+            vec![buffer(3), buffer(0)],
+            vec![buffer(3), buffer(u32::MAX)],
+        ] {
+            let contents = PipeContents {
+                capacity: 4096,
+                bytes: b"any".to_vec(),
+                buffers,
+            };
+            assert!(MadePipe::anonymous(&contents).is_err());
         }
     }
 }

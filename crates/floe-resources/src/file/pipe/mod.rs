@@ -51,13 +51,6 @@ struct FifoBody {
     hung_up: bool,
 }
 
-pub(super) fn refuse_packets(file: &FoundFile, context: &mut DumpContext<'_>) {
-    let reason = "a pipe in packet mode (O_DIRECT) can't be carried yet";
-    context
-        .refusals
-        .add(Some(&file.subject), file.title(), reason, "use a pipe without O_DIRECT");
-}
-
 /// Notes an end that is refused: that it is inside of the tree still tells where the other end is.
 pub(super) fn note_refused(file: &FoundFile, context: &mut DumpContext<'_>) {
     if file.file_type() == libc::S_IFIFO && !is_console(file, context.console) {
@@ -69,18 +62,18 @@ pub(super) fn note_refused(file: &FoundFile, context: &mut DumpContext<'_>) {
 /// read them.
 fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
     let (id, is_new) = context.pipes.note(file);
-    if file.flags() & libc::O_DIRECT as u32 != 0 {
-        refuse_packets(file, context);
-        return Ok(None);
-    }
     let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
     if !(is_new || reads && !context.pipes.has_contents(id)) {
         return Ok(Some(id));
     }
-    let Some(contents) = peek(file.as_fd(), reads, &file.title())? else {
-        refuse_packets(file, context);
+    let contents = peek(file.as_fd(), reads, &file.title())?;
+    if !contents.fits() {
+        let reason = "it holds buffers of more than a page, from sockets (splice), which can't be made again";
+        context
+            .refusals
+            .add(Some(&file.subject), file.title(), reason, "read some of it");
         return Ok(None);
-    };
+    }
     if reads {
         context.pipes.set_has_contents(id);
     }

@@ -25,8 +25,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("bpf", bpf),
     ("perf", |_| memory::perf_event().map(unchanged)),
     ("memfd-secret-descriptor", |_| made(447, &[0])),
-    ("packet-pipe", packet_pipe),
-    ("packets-left", packets_left),
+    ("large-buffers", large_buffers),
     ("fifo", fifo),
     ("deleted-fifo", deleted_fifo),
     ("deleted-directory", deleted_directory),
@@ -144,25 +143,20 @@ fn bpf(_: &Stage) -> io::Result<Check> {
     made(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])
 }
 
-fn packet_pipe(_: &Stage) -> io::Result<Check> {
-    let [read, write] = call::pipe(libc::O_DIRECT);
-    call::close(read);
-    Ok(unchanged(write))
-}
-
-fn packets_left(_: &Stage) -> io::Result<Check> {
-    let [read, write] = call::pipe(libc::O_DIRECT);
-    call::write(write, b"one")?;
-    call::write(write, b"two")?;
-    [read, write]
-        .into_iter()
-        .try_for_each(|fd| call::fcntl(fd, libc::F_SETFL, 0).map(drop))?;
-    Ok(Box::new(move |findings: &mut Findings| {
-        for packet in [b"one", b"two"] {
-            let got = call::read(read, 100).unwrap_or_default();
-            findings.that(got == packet, format!("got {got:?}"));
-        }
-    }))
+/// Buffers of more than a page, from a socket.
+fn large_buffers(_: &Stage) -> io::Result<Check> {
+    let [read, write] = call::pipe(libc::O_NONBLOCK);
+    let (from, into) = std::os::unix::net::UnixStream::pair()?;
+    into.set_nonblocking(true)?;
+    let all = vec![7; 1 << 20];
+    let sent = io::Write::write(&mut &into, &all)?;
+    let none = std::ptr::null_mut();
+    // SAFETY: numbers, and no offsets.
+    let moved = unsafe { libc::splice(from.as_raw_fd(), none, write, none, sent, libc::SPLICE_F_NONBLOCK) };
+    if call::checked(moved as i64)? <= 65_536 {
+        return Err(io::Error::other("buffers from sockets are not larger than pages"));
+    }
+    Ok(unchanged(read))
 }
 
 fn make_fifo(stage: &Stage, name: &str) -> RawFd {
