@@ -246,7 +246,10 @@ OPEN_FILE_BODIES = {
     "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
     "eventfd": fields(count=u64, semaphore=boolean), "signalfd": fields(mask=u64),
-    "inotify": fields(watches=several(fields(number=i32, mask=u32, path=raw))),
+    "inotify": fields(
+        watches=several(fields(number=i32, mask=u32, path=raw)), next=i32,
+        events=several(fields(watch=i32, mask=u32, name=raw)),
+    ),
     "pidfd": fields(pid=optional(i32)),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
     "epoll": fields(watches=several(fields(number=i32, file=u32, events=u32, data=u64))),

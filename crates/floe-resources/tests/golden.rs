@@ -30,7 +30,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "eventfd at 5",
         "signalfd of signals 10",
         "timerfd of CLOCK_MONOTONIC, armed",
-        "inotify watches /srv",
+        "inotify watches /srv, 2 events wait",
         "pidfd process 1",
         "epoll watches 1 files",
         "unix-socket 71 /run/job, listens",

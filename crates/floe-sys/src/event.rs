@@ -81,6 +81,17 @@ pub fn remove_inotify_watch(instance: BorrowedFd<'_>, watch: i32) -> Result<(), 
     Errno::result(unsafe { libc::inotify_rm_watch(instance.as_raw_fd(), watch) }).map(drop)
 }
 
+/// Has the next watch that is added get `number`, where that is free (INOTIFY_IOC_SETNEXTWD, Linux 4.17 with
+/// CONFIG_CHECKPOINT_RESTORE).
+///
+/// # Errors
+/// ENOTTY where the kernel can't, EINVAL for what is no positive number.
+pub fn set_next_inotify_watch(instance: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    const SET_NEXT: libc::Ioctl = nix::request_code_write!(b'I', 0, size_of::<i32>());
+    // SAFETY: numbers; the argument is the number itself.
+    Errno::result(unsafe { libc::ioctl(instance.as_raw_fd(), SET_NEXT, i64::from(number)) }).map(drop)
+}
+
 /// Sets how often a timer has expired since it was read last (TFD_IOC_SET_TICKS, Linux 3.17 with
 /// CONFIG_CHECKPOINT_RESTORE). Not 0.
 ///

@@ -22,6 +22,7 @@ pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod sched;
+pub mod scratch;
 pub mod socket;
 pub mod sysv;
 pub mod terminal;

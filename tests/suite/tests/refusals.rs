@@ -78,7 +78,7 @@ const SOCKETS: [Case; 14] = [
 
 const DESCRIPTORS: [Case; 25] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
-    ("inotify", &["inotify"], "events that nobody has read"),
+    ("inotify", &["inotify"], "IN_CREATE made of watch 1"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
     ("pidfd", &["[pidfd]"], "it stands for a zombie"),
     ("userfaultfd-descriptor", &["[userfaultfd]"], "[userfaultfd]"),

@@ -93,6 +93,7 @@ victims! {
     files_events "files-events",
     files_inherited "files-inherited",
     files_inotify "files-inotify",
+    files_inotify_unread "files-inotify-unread",
     files_locks "files-locks",
     files_regular "files-regular",
     files_shared "files-shared",

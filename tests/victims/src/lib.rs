@@ -12,6 +12,7 @@ pub mod call;
 pub mod descriptor;
 pub mod findings;
 pub mod memory;
+pub mod notice;
 pub mod own;
 pub mod pattern;
 pub mod peer;

@@ -56,6 +56,9 @@ pub fn open_all(
     }
     take_locks(tables, &holders)?;
     set_signals(image.open_files(), &holders)?;
+    for record in image.open_files() {
+        kind_of(record)?.complete(record, &holders)?;
+    }
     Ok(context.into_bound_names())
 }
 

@@ -678,7 +678,16 @@ fn open_files() -> Vec<OpenFileRecord> {
             0,
             body(&(1_i32, 1_i32, 2_u64, 60_000_000_000_u64, 1_000_000_000_u64)),
         ),
-        ("inotify", 0o4_000, 0, body(&vec![(3_i32, 0x100_u32, path("/srv"))])),
+        (
+            "inotify",
+            0o4_000,
+            0,
+            body(&(
+                vec![(3_i32, 0x100_u32, path("/srv"))],
+                9_i32,
+                vec![(3_i32, 2_u32, path("log")), (4, 0x8000, path(""))],
+            )),
+        ),
         ("pidfd", 0o4_002, 0, body(&Some(1_i32))),
         ("epoll", 0o2, 0, body(&vec![(3_i32, 4_u32, 1_u32, 99_u64)])),
         ("unix-socket", 0o2, 0, listening_socket()),

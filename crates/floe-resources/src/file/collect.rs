@@ -60,6 +60,7 @@ pub fn collect(
         unix: super::socket::FoundUnix::default(),
         connections: super::socket::FoundConnections::default(),
         keeper: super::socket::Keeper::default(),
+        memory: super::memory::Memory::default(),
         processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
         groups: tree
             .living()

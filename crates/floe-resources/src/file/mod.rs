@@ -10,6 +10,7 @@ mod event;
 mod found;
 mod holders;
 mod locks;
+mod memory;
 mod pipe;
 mod place;
 mod regular;
@@ -151,6 +152,8 @@ pub struct DumpContext<'a> {
     connections: socket::FoundConnections,
     /// Who puts right what is changed in a socket for a look, should floe die.
     keeper: socket::Keeper,
+    /// What only the kernel's memory tells of files.
+    memory: memory::Memory,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
     /// The same of their process groups.
@@ -237,6 +240,14 @@ pub trait FileKind: Sync {
     /// # Errors
     /// [`FileError`].
     fn connect(&self, _record: &OpenFileRecord, _holders: &Holders<'_>) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    /// Puts in order what has to wait until all files are connected.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    fn complete(&self, _record: &OpenFileRecord, _holders: &Holders<'_>) -> Result<(), FileError> {
         Ok(())
     }
 

@@ -4,15 +4,20 @@
 mod aio;
 mod bpf;
 mod btf;
+mod files;
 mod semaphores;
 mod tasks;
 
 pub use aio::{AioContext, aio_contexts};
+pub use files::{FileMemory, InotifyEvent, InotifyQueue};
 pub use semaphores::{Adjustments, semaphore_adjustments};
 
 use bpf::Program;
 use btf::Btf;
-use std::{io, os::fd::AsRawFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
 
 /// Structures on the way to the memory of each processor.
 const OWN: [&str; 5] = ["task_struct", "files_struct", "fdtable", "file", "bpf_array"];
@@ -80,6 +85,24 @@ impl KernelMemory {
         self.member(structure, address, member).map(|word| word as u32)
     }
 
+    /// Any number of bytes.
+    fn bytes(&self, address: u64, length: usize) -> io::Result<Vec<u8>> {
+        let words = (0..length.div_ceil(8) as u64).map(|index| self.word(address + 8 * index));
+        let mut bytes: Vec<u8> = Vec::with_capacity(length + 8);
+        for word in words {
+            bytes.extend(word?.to_ne_bytes());
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// The `struct file` behind a descriptor of the caller's.
+    fn file(&self, file: BorrowedFd<'_>) -> io::Result<u64> {
+        let files = self.member("task_struct", self.current_task()?, "files")?;
+        let table = self.member("files_struct", files, "fdt")?;
+        self.word(self.member("fdtable", table, "fd")? + 8 * file.as_raw_fd() as u64)
+    }
+
     /// How far each processor's own memory is from what pointers to such memory say. Found by a map, of which the kernel
     /// has such a pointer, and gives programs the real places.
     fn processors(&self) -> io::Result<Vec<u64>> {
@@ -98,10 +121,7 @@ impl KernelMemory {
             (0xb7, (0, 0), 0, 0),
             (0x95, (0, 0), 0, 0),
         ])?;
-        let files = self.member("task_struct", self.current_task()?, "files")?;
-        let table = self.member("files_struct", files, "fdt")?;
-        let file = self.word(self.member("fdtable", table, "fd")? + 8 * map.as_raw_fd() as u64)?;
-        let map = self.member("file", file, "private_data")?;
+        let map = self.member("file", self.file(map.as_fd())?, "private_data")?;
         let pointer = self.member("bpf_array", map, "pptrs")?;
         let mut found = Vec::new();
         for processor in 0.. {

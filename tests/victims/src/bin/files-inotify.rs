@@ -5,18 +5,18 @@ use std::{
     ffi::CString,
     fs,
     os::{fd::RawFd, unix::ffi::OsStrExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::mpsc::channel,
     time::Duration,
 };
 use victims::{
-    Findings, Stage, call, play,
+    Findings, Stage, call,
+    notice::{events, instance, unwatch, watch},
+    play,
     waiting::{spawn_into, waits_in},
 };
 
 type Check = Box<dyn FnMut(&mut Findings)>;
-/// Number, mask, name.
-type Event = (i32, u32, String);
 
 fn main() {
     play(|stage| {
@@ -34,21 +34,8 @@ fn main() {
     })
 }
 
-fn instance(flags: i32) -> RawFd {
-    // SAFETY: a number.
-    call::checked(i64::from(unsafe { libc::inotify_init1(flags) })).expect("inotify_init1") as RawFd
-}
-
-fn watch(instance: RawFd, path: &Path, mask: u32) -> i32 {
-    let path = CString::new(path.as_os_str().as_bytes()).expect("no NUL");
-    // SAFETY: the path ends with a NUL.
-    let number = unsafe { libc::inotify_add_watch(instance, path.as_ptr(), mask) };
-    call::checked(i64::from(number)).expect("inotify_add_watch") as i32
-}
-
 fn remove(instance: RawFd, watch: i32) {
-    // SAFETY: numbers.
-    call::checked(i64::from(unsafe { libc::inotify_rm_watch(instance, watch) })).expect("inotify_rm_watch");
+    unwatch(instance, watch);
     // That it was ignored.
     events(instance);
 }
@@ -57,24 +44,6 @@ fn folder(stage: &Stage, name: &str) -> PathBuf {
     let path = stage.path(name);
     fs::create_dir(&path).expect("a folder");
     path
-}
-
-/// What waits, of an instance that has something.
-fn events(instance: RawFd) -> Vec<Event> {
-    let bytes = call::read(instance, 4096).expect("read");
-    let mut all = Vec::new();
-    let mut rest = &bytes[..];
-    while rest.len() >= 16 {
-        let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("4 bytes"));
-        let (number, mask, length) = (word(0) as i32, word(4), word(12) as usize);
-        let name = rest[16..16 + length]
-            .split(|byte| *byte == 0)
-            .next()
-            .unwrap_or_default();
-        all.push((number, mask, String::from_utf8_lossy(name).into_owned()));
-        rest = &rest[16 + length..];
-    }
-    all
 }
 
 /// The watches, as the kernel lists them.

@@ -1,0 +1,22 @@
+//! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
+
+use floe_sys::kernel::{FileMemory, InotifyQueue};
+use std::{cell::OnceCell, io, os::fd::BorrowedFd};
+
+/// It, or why it can't be read.
+#[derive(Default)]
+pub(super) struct Memory(OnceCell<Result<FileMemory, String>>);
+
+impl Memory {
+    fn get(&self) -> io::Result<&FileMemory> {
+        let opened = self
+            .0
+            .get_or_init(|| FileMemory::open().map_err(|error| error.to_string()));
+        opened.as_ref().map_err(|why| io::Error::other(why.clone()))
+    }
+
+    /// What an inotify instance holds.
+    pub(super) fn inotify(&self, instance: BorrowedFd<'_>) -> io::Result<InotifyQueue> {
+        self.get()?.inotify(instance)
+    }
+}
