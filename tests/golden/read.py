@@ -130,6 +130,10 @@ ipc = fields(
     semaphores=several(fields(permission=permission, values=several(u16))),
     adjustments=several(fields(pid=i32, set=i32, values=several(i16))),
     queues=several(fields(permission=permission, capacity=u64, messages=several(fields(kind=i64, text=raw)))),
+    posix=several(fields(
+        name=raw, unlinked=boolean, mode=u32, uid=u32, gid=u32, most_messages=u32, message_bytes=u32,
+        messages=several(fields(priority=u32, text=raw)), notice=optional(fields(pid=i32, signal=optional(i32), value=u64)),
+    )),
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, has_init=boolean,
@@ -250,6 +254,7 @@ OPEN_FILE_BODIES = {
         watches=several(fields(number=i32, mask=u32, path=raw)), next=i32,
         events=several(fields(watch=i32, mask=u32, name=raw)),
     ),
+    "message-queue": fields(queue=u32),
     "pidfd": fields(pid=optional(i32)),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
     "epoll": fields(watches=several(fields(number=i32, file=u32, events=u32, data=u64))),

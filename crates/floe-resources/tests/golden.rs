@@ -38,6 +38,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "inet-socket tcp 127.0.0.1:80, listens",
         "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353",
         "tcp-connection 127.0.0.1:80 to 127.0.0.1:45678, 5 bytes wait",
+        "message-queue queue 0",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

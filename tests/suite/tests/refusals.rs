@@ -102,7 +102,11 @@ const DESCRIPTORS: [Case; 25] = [
     ("proc-directory", &["(/proc/1)"], "a file of /proc"),
     ("namespace", &["(net:["], "a namespace"),
     ("cgroup-file", &["/cgroup.procs)"], "a cgroup file system"),
-    ("message-queue", &["(/floe-victim"], "the message queue file system"),
+    (
+        "message-queue",
+        &["(/floe-victim"],
+        "it belongs to the host's IPC namespace",
+    ),
     ("path-only", &["(/)"], "O_PATH"),
     ("directory-notice", &["/watched)"], "F_NOTIFY"),
     ("lease", &["/lease)"], "a lease, or a lock of a kind"),

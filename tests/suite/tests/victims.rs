@@ -123,6 +123,7 @@ victims! {
     memory_shared_anonymous "memory-shared-anonymous",
     memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
+    mqueues "mqueues",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
     pipes_packets "pipes-packets",

@@ -155,10 +155,11 @@ impl Inspected {
             processes.push(record);
         }
         let search = matches!(target, Target::Tree { .. });
-        let files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, search)?;
+        let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, search)?;
         let mut sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
+            sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
         }
         // What was refused is missing, and then nothing can be said of the rest.
         if refusals.is_empty()

@@ -3,7 +3,9 @@
 
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
-use floe_resources::file::{BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, set_signals, take_locks};
+use floe_resources::file::{
+    BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, set_notices, set_signals, take_locks,
+};
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -25,6 +27,7 @@ pub fn open_all(
     let holder = give_terminals(image, world, console)?;
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
     let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder));
+    context.make_queues(world.seed()?.tid(), image)?;
     for wave in image.open_files().chunks(WAVE) {
         let mut opened = HashMap::new();
         for record in wave {
@@ -59,6 +62,7 @@ pub fn open_all(
     for record in image.open_files() {
         kind_of(record)?.complete(record, &holders)?;
     }
+    set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
     Ok(context.into_bound_names())
 }
 

@@ -1,9 +1,12 @@
-//! System V IPC objects: in an own namespace alone, sorted by identifiers and values the kernel knows.
+//! IPC objects: in an own namespace alone, known by identifiers or names, of values that the kernel knows.
 
 use super::{ADDRESS_LIMIT, PAGE, ensure, memory::is_page_size};
 use crate::{
     Image,
-    record::{IpcPermission, NamespaceOrigin, ProcessRecord, ProcessState},
+    record::{
+        IpcPermission, IpcRecord, NamespaceOrigin, NoticeRecord, NsPid, PosixMessageRecord, PosixQueueRecord,
+        ProcessRecord, ProcessState,
+    },
 };
 
 /// SEMVMX of linux/sem.h.
@@ -13,7 +16,7 @@ const HIGHEST_VALUE: u16 = 32_767;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IpcFault {
     /// An object outside of any namespace.
-    #[error("there are System V IPC objects, but no namespace of their own")]
+    #[error("there are IPC objects, but no namespace of their own")]
     Namespace,
     /// One that no kernel makes.
     #[error("System V {what} {id} {fault}")]
@@ -25,14 +28,22 @@ pub enum IpcFault {
         /// What is wrong with it.
         fault: &'static str,
     },
+    /// A POSIX message queue that can't be.
+    #[error("POSIX message queue {index} {fault}")]
+    Queue {
+        /// Its place.
+        index: usize,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
 }
 
 pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
     let record = &image.sandbox().ipc_objects;
-    let some = !record.segments.is_empty() || !record.semaphores.is_empty() || !record.queues.is_empty();
-    ensure(!some || image.sandbox().ipc == NamespaceOrigin::Own, || {
-        IpcFault::Namespace
-    })?;
+    ensure(
+        *record == IpcRecord::default() || image.sandbox().ipc == NamespaceOrigin::Own,
+        || IpcFault::Namespace,
+    )?;
     let mut last = -1;
     for segment in &record.segments {
         let bad = permission("shared memory", &segment.permission, &mut last)?;
@@ -53,12 +64,9 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
     for adjustment in &record.adjustments {
         let (pid, id) = (adjustment.pid, adjustment.set);
         let set = record.semaphores.iter().find(|set| set.permission.id == id);
-        let is_it =
-            |process: &ProcessRecord| process.pid == pid && !matches!(process.state, ProcessState::Zombie { .. });
-        let living = image.processes().iter().any(is_it);
         let possible = adjustment.values.iter().all(|value| *value != i16::MIN);
         let fits = possible && set.is_some_and(|set| set.values.len() == adjustment.values.len());
-        ensure(living && fits, || IpcFault::Object {
+        ensure(lives(image, pid) && fits, || IpcFault::Object {
             what: "semaphore set",
             id,
             fault: "is adjusted by a process that is missing, or in another size",
@@ -71,7 +79,47 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
             bad("has a message of an impossible type")
         })?;
     }
+    for (index, queue) in record.posix.iter().enumerate() {
+        let fault = posix_fault(image, queue).or_else(|| {
+            let mut before = record.posix[..index].iter().filter(|other| !other.unlinked);
+            let taken = !queue.unlinked && before.any(|other| other.name == queue.name);
+            taken.then_some("has the name of another one")
+        });
+        ensure(fault.is_none(), || IpcFault::Queue {
+            index,
+            fault: fault.unwrap_or_default(),
+        })?;
+    }
     Ok(())
+}
+
+fn lives(image: &Image, pid: NsPid) -> bool {
+    let is_it = |process: &ProcessRecord| process.pid == pid && !matches!(process.state, ProcessState::Zombie { .. });
+    image.processes().iter().any(is_it)
+}
+
+/// What is wrong with a POSIX message queue.
+fn posix_fault(image: &Image, queue: &PosixQueueRecord) -> Option<&'static str> {
+    /// HARD_MSGMAX, HARD_MSGSIZEMAX of linux/ipc_namespace.h; MQ_PRIO_MAX of linux/mqueue.h.
+    const MOST: (u32, u32, u32) = (65_536, 16 << 20, 32_768);
+    let name = queue.name.as_slice();
+    let named = (1..=255).contains(&name.len()) && name != b"." && name != b"..";
+    if !named || name.contains(&b'/') || name.contains(&0) {
+        return Some("has an impossible name");
+    }
+    let sized = (1..=MOST.0).contains(&queue.most_messages) && (1..=MOST.1).contains(&queue.message_bytes);
+    if !sized || queue.messages.len() > queue.most_messages as usize || queue.mode & !0o7777 != 0 {
+        return Some("has an impossible size or mode");
+    }
+    let fits =
+        |message: &PosixMessageRecord| message.priority < MOST.2 && message.text.len() <= queue.message_bytes as usize;
+    if !queue.messages.iter().all(fits) {
+        return Some("has a message that does not fit");
+    }
+    let told = |notice: &NoticeRecord| {
+        lives(image, notice.pid) && notice.signal.is_none_or(|signal| (1..=64).contains(&signal))
+    };
+    (!queue.notice.as_ref().is_none_or(told)).then_some("tells a process that is missing, or by no signal")
 }
 
 /// Checks what all objects have; returns what makes a fault of this one.

@@ -1,9 +1,9 @@
-//! System V IPC objects of a tree's own IPC namespace.
+//! Objects of a tree's own IPC namespace: those of System V, and POSIX message queues.
 
 use super::NsPid;
 use serde::{Deserialize, Serialize};
 
-/// All of them, those of each kind by identifier, lowest first.
+/// All of them; those of System V by identifier in their kind, lowest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpcRecord {
     /// Shared memory.
@@ -14,6 +14,8 @@ pub struct IpcRecord {
     pub adjustments: Vec<AdjustmentRecord>,
     /// Message queues.
     pub queues: Vec<QueueRecord>,
+    /// POSIX message queues, known by their place here.
+    pub posix: Vec<PosixQueueRecord>,
 }
 
 impl IpcRecord {
@@ -107,4 +109,49 @@ pub struct MessageRecord {
     /// Its text.
     #[serde(with = "serde_bytes")]
     pub text: Vec<u8>,
+}
+
+/// A POSIX message queue (mq_overview(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixQueueRecord {
+    /// Its name, without the slash.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Whether its name was taken away (mq_unlink), so that it goes with the last who has it open.
+    pub unlinked: bool,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// The owner's group.
+    pub gid: u32,
+    /// How many messages may wait in it.
+    pub most_messages: u32,
+    /// Bytes of the longest message.
+    pub message_bytes: u32,
+    /// What waits, in the order in which it will be received.
+    pub messages: Vec<PosixMessageRecord>,
+    /// Who is told when a message comes to the empty queue (mq_notify).
+    pub notice: Option<NoticeRecord>,
+}
+
+/// A message of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixMessageRecord {
+    /// The higher the earlier.
+    pub priority: u32,
+    /// Its text.
+    #[serde(with = "serde_bytes")]
+    pub text: Vec<u8>,
+}
+
+/// How a process is told of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoticeRecord {
+    /// The process.
+    pub pid: NsPid,
+    /// The signal; none where it only holds the place (SIGEV_NONE).
+    pub signal: Option<i32>,
+    /// What comes with the signal (sigev_value).
+    pub value: u64,
 }

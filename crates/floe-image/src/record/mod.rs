@@ -21,7 +21,8 @@ pub use file::{
 pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use ipc::{
-    AdjustmentRecord, IpcPermission, IpcRecord, MessageRecord, QueueRecord, SegmentRecord, SemaphoreSetRecord,
+    AdjustmentRecord, IpcPermission, IpcRecord, MessageRecord, NoticeRecord, PosixMessageRecord, PosixQueueRecord,
+    QueueRecord, SegmentRecord, SemaphoreSetRecord,
 };
 pub use memory::{
     AddressSpaceRecord, AioEvent, AioRing, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout,

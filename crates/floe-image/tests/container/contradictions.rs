@@ -335,8 +335,42 @@ fn details_of_mappings_that_can_not_be_are_refused() {
 }
 
 #[test]
+fn posix_message_queues_that_are_none_are_refused() {
+    for name in ["", "..", "a/b", "a\0", &"long".repeat(64)] {
+        contradiction("POSIX message queue 0 has an impossible name", |s| {
+            s.sandbox.ipc_objects.posix[0].name = name.as_bytes().to_vec();
+        });
+    }
+    contradiction("POSIX message queue 2 has the name of another one", |s| {
+        let again = s.sandbox.ipc_objects.posix[0].clone();
+        s.sandbox.ipc_objects.posix.push(again);
+    });
+    for (messages, bytes) in [(0, 64), (65_537, 64), (10, 0), (10, (16 << 20) + 1), (1, 64)] {
+        contradiction("POSIX message queue 0 has an impossible size or mode", |s| {
+            let queue = &mut s.sandbox.ipc_objects.posix[0];
+            (queue.most_messages, queue.message_bytes) = (messages, bytes);
+        });
+    }
+    contradiction("POSIX message queue 0 has a message that does not fit", |s| {
+        s.sandbox.ipc_objects.posix[0].message_bytes = 3;
+    });
+    contradiction("POSIX message queue 0 has a message that does not fit", |s| {
+        s.sandbox.ipc_objects.posix[0].messages[0].priority = 32_768;
+    });
+    for (pid, signal) in [(99, 10), (1, 0), (1, 65)] {
+        contradiction(
+            "POSIX message queue 1 tells a process that is missing, or by no signal",
+            |s| {
+                let notice = s.sandbox.ipc_objects.posix[1].notice.as_mut().expect("a notice");
+                (notice.pid, notice.signal) = (NsPid(pid), Some(signal));
+            },
+        );
+    }
+}
+
+#[test]
 fn system_v_objects_that_are_none_are_refused() {
-    contradiction("there are System V IPC objects, but no namespace of their own", |s| {
+    contradiction("there are IPC objects, but no namespace of their own", |s| {
         s.sandbox.ipc = NamespaceOrigin::Host;
     });
     contradiction("System V shared memory 32769 is there twice, or out of order", |s| {
@@ -389,8 +423,8 @@ fn descriptors_that_are_none_are_refused() {
     descriptor("descriptor 0 of process 1 is out of order", &|d| d.number = 0);
     descriptor("descriptor 2 of process 1 is out of order", &|d| d.number = i32::MAX);
     descriptor(
-        "descriptor 1 of process 1 refers to open file 21, which is missing",
-        &|d| d.file = 21,
+        "descriptor 1 of process 1 refers to open file 22, which is missing",
+        &|d| d.file = 22,
     );
 }
 

@@ -125,6 +125,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}}, "alone": false, "shut_write": true, "shut_read": false,
              "queue": bytes("GET /"), "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
+            {"queue": 0},
         ])
     );
     assert_eq!(

@@ -109,7 +109,7 @@ fn records_that_stand_twice_or_not_at_all_are_refused() {
         (5, "mapped file 0 stands at position 2"),
         (6, "shared memory object 0 stands at position 1"),
         (7, "deleted file 0 stands at position 2"),
-        (8, "open file 0 stands at position 21"),
+        (8, "open file 0 stands at position 22"),
         (9, "two objects are pipe 0"),
         (
             10,

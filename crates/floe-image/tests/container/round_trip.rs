@@ -50,7 +50,7 @@ fn an_image_of_everything_reads_back() {
     let image = open(&written(&sample)).expect("open");
     compare(&image, &sample, "the image just written");
     let report = image.verify(|_| {}).expect("verify");
-    assert_eq!((report.records, report.chunks, report.pages), (44, 3, 11));
+    assert_eq!((report.records, report.chunks, report.pages), (45, 3, 11));
     let compressed: Vec<bool> = image.chunks().iter().map(|chunk| chunk.compressed).collect();
     assert_eq!(compressed, [true, false, true]);
 }

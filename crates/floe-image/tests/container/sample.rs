@@ -553,6 +553,42 @@ fn ipc_objects() -> IpcRecord {
                 text: b"not received yet".to_vec(),
             }],
         }],
+        posix: vec![
+            PosixQueueRecord {
+                messages: vec![message(9, b"first"), message(0, b""), message(0, b"last")],
+                ..posix_queue(b"jobs")
+            },
+            PosixQueueRecord {
+                unlinked: true,
+                notice: Some(NoticeRecord {
+                    pid: NsPid(1),
+                    signal: Some(10),
+                    value: 99,
+                }),
+                ..posix_queue(b"jobs")
+            },
+        ],
+    }
+}
+
+fn posix_queue(name: &[u8]) -> PosixQueueRecord {
+    PosixQueueRecord {
+        name: name.to_vec(),
+        unlinked: false,
+        mode: 0o620,
+        uid: 1000,
+        gid: 100,
+        most_messages: 10,
+        message_bytes: 64,
+        messages: Vec::new(),
+        notice: None,
+    }
+}
+
+fn message(priority: u32, text: &[u8]) -> PosixMessageRecord {
+    PosixMessageRecord {
+        priority,
+        text: text.to_vec(),
     }
 }
 
@@ -713,6 +749,7 @@ fn open_files() -> Vec<OpenFileRecord> {
             ),
         ),
         ("tcp-connection", 0o2, 0, tcp_connection()),
+        ("message-queue", 0o4_002, 0, body(&0_u32)),
     ]
     .into_iter()
     .enumerate()

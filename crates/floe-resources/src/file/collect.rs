@@ -3,6 +3,7 @@
 use super::{
     DumpContext, FileError, FoundFile, KINDS,
     locks::{self, FoundLocks},
+    queue::FoundQueues,
     signals,
 };
 use crate::{
@@ -10,7 +11,9 @@ use crate::{
     task::Sharing,
     tree::{FoundProcess, FoundTree},
 };
-use floe_image::record::{DescriptorRecord, DescriptorTableRecord, FileSignals, NsPid, ObjectRecord, OpenFileRecord};
+use floe_image::record::{
+    DescriptorRecord, DescriptorTableRecord, FileSignals, NsPid, ObjectRecord, OpenFileRecord, PosixQueueRecord,
+};
 use floe_sys::{
     Pid,
     descriptor::pidfd_of_task,
@@ -35,6 +38,8 @@ pub struct Collected {
     pub objects: Vec<ObjectRecord>,
     /// What is in the pipe that is the sandbox's standard input.
     pub input: Vec<u8>,
+    /// POSIX message queues of the tree's own IPC namespace.
+    pub queues: Vec<PosixQueueRecord>,
 }
 
 /// Reads the descriptors of all living processes of a tree, once where some share them. `search_outside` also looks
@@ -49,6 +54,12 @@ pub fn collect(
     refusals: &mut Refusals,
     search_outside: bool,
 ) -> Result<Collected, FileError> {
+    let memory = super::memory::Memory::default();
+    let processes = tree.living().map(|process| (process.pid, process.ns_pid)).collect();
+    let queues = match tree.root() {
+        Some(root) => FoundQueues::survey(root.task(), &processes, (&memory, refusals))?,
+        None => FoundQueues::default(),
+    };
     let mut context = DumpContext {
         console,
         contents,
@@ -60,8 +71,9 @@ pub fn collect(
         unix: super::socket::FoundUnix::default(),
         connections: super::socket::FoundConnections::default(),
         keeper: super::socket::Keeper::default(),
-        memory: super::memory::Memory::default(),
-        processes: tree.living().map(|process| (process.pid, process.ns_pid)).collect(),
+        memory,
+        queues,
+        processes,
         groups: tree
             .living()
             .filter(|process| process.ns_pgid > 0)
@@ -116,6 +128,7 @@ pub fn collect(
         tables,
         objects: context.objects,
         input: context.input,
+        queues: context.queues.into_records(),
     })
 }
 

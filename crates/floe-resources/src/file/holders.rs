@@ -60,6 +60,16 @@ impl<'a> Holders<'a> {
         self.first.get(&file).copied()
     }
 
+    /// The lowest number by which a process has a file.
+    #[must_use]
+    pub fn number(&self, pid: i32, file: u32) -> Option<i32> {
+        let own = self
+            .files
+            .iter()
+            .filter(|((holder, _), (id, _))| (*holder, *id) == (pid, file));
+        own.map(|((_, number), _)| *number).min()
+    }
+
     /// Which file is at a place, and whether it is closed on exec.
     #[must_use]
     pub fn file(&self, place: Place) -> Option<(u32, bool)> {

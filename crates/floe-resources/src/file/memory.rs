@@ -1,6 +1,6 @@
 //! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
 
-use floe_sys::kernel::{FileMemory, InotifyQueue};
+use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue};
 use std::{cell::OnceCell, io, os::fd::BorrowedFd};
 
 /// It, or why it can't be read.
@@ -18,5 +18,10 @@ impl Memory {
     /// What an inotify instance holds.
     pub(super) fn inotify(&self, instance: BorrowedFd<'_>) -> io::Result<InotifyQueue> {
         self.get()?.inotify(instance)
+    }
+
+    /// What a message queue holds.
+    pub(super) fn message_queue(&self, queue: BorrowedFd<'_>) -> io::Result<MessageQueue> {
+        self.get()?.message_queue(queue)
     }
 }

@@ -13,6 +13,7 @@ mod locks;
 mod memory;
 mod pipe;
 mod place;
+mod queue;
 mod regular;
 mod reopen;
 mod signals;
@@ -24,6 +25,7 @@ pub use found::FoundFile;
 pub use holders::Holders;
 pub use locks::take_all as take_locks;
 pub use place::{PlaceError, TablePlan, place_wave};
+pub use queue::set_notices;
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
 pub use socket::BoundNames;
@@ -67,6 +69,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &socket::Unix,
     &socket::Inet,
     &socket::TcpConnection,
+    &queue::Queue,
 ];
 
 /// A file that could not be saved or opened again.
@@ -154,6 +157,8 @@ pub struct DumpContext<'a> {
     keeper: socket::Keeper,
     /// What only the kernel's memory tells of files.
     memory: memory::Memory,
+    /// POSIX message queues found so far.
+    queues: queue::FoundQueues,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
     /// The same of their process groups.
@@ -181,6 +186,7 @@ pub struct OpenContext<'a> {
     unix: socket::MadeUnix,
     inet: socket::MadeInet,
     connections: socket::MadeConnections,
+    queues: queue::MadeQueues,
 }
 
 impl<'a> OpenContext<'a> {
@@ -205,7 +211,17 @@ impl<'a> OpenContext<'a> {
             unix: socket::MadeUnix::default(),
             inet: socket::MadeInet::default(),
             connections: socket::MadeConnections::default(),
+            queues: queue::MadeQueues::default(),
         }
+    }
+
+    /// Makes the image's message queues in the IPC namespace of `pid`.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn make_queues(&mut self, pid: Pid, image: &Image) -> Result<(), FileError> {
+        self.queues = queue::make_all(pid, image)?;
+        Ok(())
     }
 
     /// The names that sockets were given, which go again when this is dropped.

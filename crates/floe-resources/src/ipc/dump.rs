@@ -27,7 +27,7 @@ type Found = (
     Vec<(Queue, Vec<MessageRecord>)>,
 );
 
-/// The objects of the IPC namespace of `tree`, which is its own and whose mappings were looked at before. Contents of
+/// The System V objects of the IPC namespace of `tree`, which is its own and whose mappings were looked at before. Contents of
 /// segments are noted in `contents`.
 ///
 /// # Errors
@@ -70,6 +70,7 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
                 messages,
             })
             .collect(),
+        posix: Vec::new(),
     })
 }
 

@@ -17,7 +17,7 @@ const BPF_F_SLEEPABLE: u32 = 1 << 4;
 /// One instruction: operation, destination and source register, offset, number.
 pub(super) type Instruction = (u8, (u8, u8), i16, i32);
 
-/// A program that is loaded. It has a record of three words, which it reads and writes.
+/// A program that is loaded. It has a record of words, which it reads and writes.
 pub(super) struct Program(OwnedFd);
 
 /// The beginning of the attributes of BPF_PROG_LOAD.
@@ -77,7 +77,7 @@ impl Program {
     }
 
     /// Runs it; what it leaves in its record.
-    pub(super) fn run(&self, mut record: [u64; 3]) -> io::Result<[u64; 3]> {
+    pub(super) fn run<const WORDS: usize>(&self, mut record: [u64; WORDS]) -> io::Result<[u64; WORDS]> {
         let mut attributes = Run {
             prog_fd: self.0.as_raw_fd() as u32,
             ctx_size_in: size_of_val(&record) as u32,

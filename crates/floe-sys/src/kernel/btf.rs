@@ -96,6 +96,14 @@ impl Btf {
         found.ok_or_else(|| io::Error::other(format!("this kernel has no {name}")))
     }
 
+    /// Bytes of a structure that was wanted.
+    pub(super) fn size(&self, structure: &'static str) -> io::Result<u64> {
+        let place = self.places[self.id(structure)? as usize];
+        let size = self.word(place as usize + 8);
+        size.map(u64::from)
+            .ok_or_else(|| io::Error::other("a type without a size"))
+    }
+
     /// Byte offset of a member in a structure that was wanted.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> io::Result<u64> {
         self.find(structure, member).map(|(offset, _)| offset)

@@ -5,11 +5,15 @@ mod aio;
 mod bpf;
 mod btf;
 mod files;
+mod inotify;
+mod mqueue;
 mod semaphores;
 mod tasks;
 
 pub use aio::{AioContext, aio_contexts};
-pub use files::{FileMemory, InotifyEvent, InotifyQueue};
+pub use files::FileMemory;
+pub use inotify::{InotifyEvent, InotifyQueue};
+pub use mqueue::{MessageQueue, PriorityMessage};
 pub use semaphores::{Adjustments, semaphore_adjustments};
 
 use bpf::Program;
@@ -26,6 +30,30 @@ const OWN: [&str; 5] = ["task_struct", "files_struct", "fdtable", "file", "bpf_a
 struct KernelMemory {
     types: Btf,
     reader: Program,
+    block_reader: Program,
+}
+
+/// How many words a block has: programs have a frame of 512 bytes.
+const BLOCK: usize = 32;
+
+/// Reads a block. Record: address; result of reading; the words.
+fn block_reader() -> io::Result<Program> {
+    let frame = -(8 * BLOCK as i32);
+    let mut code = vec![
+        (0xbf, (6, 1), 0, 0),      // r6 = record
+        (0x79, (3, 6), 0, 0),      // r3 = address
+        (0xbf, (1, 10), 0, 0),     // r1 = frame
+        (0x07, (1, 0), 0, frame),  //      - bytes
+        (0xb7, (2, 0), 0, -frame), // r2 = bytes
+        (0x85, (0, 0), 0, helper::PROBE_READ_KERNEL),
+        (0x7b, (6, 0), 8, 0), // result = r0
+    ];
+    for word in 0..BLOCK as i16 {
+        code.push((0x79, (1, 10), frame as i16 + 8 * word, 0)); // r1 = a word of the frame
+        code.push((0x7b, (6, 1), 16 + 8 * word, 0)); // to its place in the record
+    }
+    code.extend([(0xb7, (0, 0), 0, 0), (0x95, (0, 0), 0, 0)]);
+    Program::load(&code)
 }
 
 /// include/uapi/linux/bpf.h: functions that programs call.
@@ -58,7 +86,12 @@ impl KernelMemory {
             (0x95, (0, 0), 0, 0),
         ])?;
         let types = Btf::read(&[structures, &OWN].concat())?;
-        Ok(Self { types, reader })
+        let block_reader = block_reader()?;
+        Ok(Self {
+            types,
+            reader,
+            block_reader,
+        })
     }
 
     /// The address of the calling task's structure.
@@ -85,12 +118,26 @@ impl KernelMemory {
         self.member(structure, address, member).map(|word| word as u32)
     }
 
+    fn block(&self, address: u64) -> io::Result<[u64; BLOCK]> {
+        let mut record = [0; BLOCK + 2];
+        record[0] = address;
+        let record = self.block_reader.run(record)?;
+        match record[1] as i64 {
+            0 => Ok(std::array::from_fn(|word| record[word + 2])),
+            error => Err(io::Error::from_raw_os_error(-error as i32)),
+        }
+    }
+
     /// Any number of bytes.
     fn bytes(&self, address: u64, length: usize) -> io::Result<Vec<u8>> {
-        let words = (0..length.div_ceil(8) as u64).map(|index| self.word(address + 8 * index));
-        let mut bytes: Vec<u8> = Vec::with_capacity(length + 8);
-        for word in words {
-            bytes.extend(word?.to_ne_bytes());
+        let mut bytes: Vec<u8> = Vec::new();
+        while bytes.len() < length {
+            let place = address + bytes.len() as u64;
+            if length - bytes.len() < 8 * BLOCK {
+                bytes.extend(self.word(place)?.to_ne_bytes());
+            } else {
+                bytes.extend(self.block(place)?.iter().flat_map(|word| word.to_ne_bytes()));
+            }
         }
         bytes.truncate(length);
         Ok(bytes)

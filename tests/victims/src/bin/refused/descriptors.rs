@@ -224,13 +224,29 @@ fn cgroup_file(_: &Stage) -> io::Result<Check> {
     opened(Path::new(folder).join("cgroup.procs"), libc::O_RDONLY)
 }
 
+/// Of another IPC namespace, from a child that was there.
 fn message_queue(_: &Stage) -> io::Result<Check> {
-    // mq_open's own name, without its slash.
-    let flags = (libc::O_RDWR | libc::O_CREAT) as usize;
-    let check = made(libc::SYS_mq_open, &[c"floe-victim".as_ptr() as usize, flags, 0o600, 0])?;
-    // SAFETY: the name ends with a NUL.
-    unsafe { call::raw(libc::SYS_mq_unlink, &[c"floe-victim".as_ptr() as usize]) }?;
-    Ok(check)
+    let [told, tell] = call::pipe(0);
+    let child = fork(move || {
+        // SAFETY: a number.
+        let apart = call::checked(unsafe { libc::unshare(libc::CLONE_NEWIPC) }.into());
+        let flags = (libc::O_RDWR | libc::O_CREAT) as usize;
+        // mq_open's own name, without its slash.
+        let arguments = [c"floe-victim".as_ptr() as usize, flags, 0o600, 0];
+        let queue = apart.and_then(|_| raw(libc::SYS_mq_open, &arguments)).unwrap_or(-1);
+        call::write(tell, &(queue as i32).to_ne_bytes()).expect("tell it");
+        loop {
+            // SAFETY: no arguments.
+            unsafe { libc::pause() };
+        }
+    });
+    let queue = call::read(told, 4)?.try_into().map_or(-1, i32::from_ne_bytes);
+    let process = raw(libc::SYS_pidfd_open, &[child as usize, 0])? as RawFd;
+    let check = made(libc::SYS_pidfd_getfd, &[process as usize, queue as usize, 0]);
+    call::kill(child, libc::SIGKILL)?;
+    call::wait(child, 0)?;
+    [told, tell, process].into_iter().for_each(call::close);
+    check
 }
 
 fn directory_notice(stage: &Stage) -> io::Result<Check> {
