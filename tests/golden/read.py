@@ -166,10 +166,11 @@ timer = fields(
     id=i32, clock=i32, maker=i32, notify=i32, target=i32, signal=i32, value=u64, interval=u64,
     expiry=choice(("Never", None), ("At", u64), ("Unset", u64), ("After", u64)), overrun=u32,
 )
+directory = fields(path=raw, ghost=optional(u32))
 process = fields(
     pid=i32, ppid=i32, pgid=i32, sid=i32, state=state, threads=several(thread),
     actions=several(fields(handler=u64, flags=u64, restorer=u64, mask=u64)), pending=several(raw),
-    limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=raw, root=raw,
+    limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=directory, root=directory,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
     thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
     terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32, shared=u32,
@@ -198,12 +199,17 @@ layout = fields(
 )
 address_space = fields(pid=i32, vmas=several(vma), layout=layout, auxv=raw, exe=u32, lock_future=u32)
 mapped_file = fields(
-    id=u32, path=raw, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32
+    id=u32, path=raw, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32,
+    identity=times(u64, 2), build_id=raw,
 )
 shmem = fields(id=u32, size=u64, huge_page=u64)
 ghost = fields(
     id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
-    memfd=optional(fields(name=raw, seals=u32, huge_page=u64)),
+    kind=choice(
+        ("File", None), ("Memfd", fields(name=raw, seals=u32, huge_page=u64)), ("Directory", None),
+        ("Linked", fields(name=raw, kind=i32, handle=raw)),
+    ),
+    attributes=several(fields(name=raw, value=raw)),
 )
 open_file = fields(
     id=u32, kind=text, version=u16, flags=u32, position=u64,
@@ -219,7 +225,7 @@ shared_object = fields(kind=text, id=u32, version=u16, body=raw)
 descriptor_table = fields(
     pid=i32, descriptors=several(fields(number=i32, file=u32, close_on_exec=boolean)),
     locks=several(fields(
-        number=i32, kind=choice(("Flock", None), ("Process", None), ("OpenFile", None)), write=boolean, start=u64, length=u64,
+        number=i32, kind=choice(("Flock", None), ("Process", None), ("OpenFile", None), ("Lease", None)), write=boolean, start=u64, length=u64,
     )),
 )
 owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32))
@@ -246,7 +252,8 @@ unix_state = choice(
 )
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 OPEN_FILE_BODIES = {
-    "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64), "directory": fields(path=raw),
+    "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
+    "path-only": fields(path=raw, file_type=u32, device=u64),
     "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
     "eventfd": fields(count=u64, semaphore=boolean), "signalfd": fields(mask=u64),

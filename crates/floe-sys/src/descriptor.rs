@@ -86,6 +86,33 @@ pub fn open_by_handle(mount: BorrowedFd<'_>, kind: i32, handle: &[u8], flags: i3
     owned(unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), bytes.as_ptr(), flags) })
 }
 
+/// Type and bytes of a file's handle, name_to_handle_at(2).
+///
+/// # Errors
+/// EOPNOTSUPP where its filesystem knows none that can be opened.
+pub fn handle(file: BorrowedFd<'_>) -> Result<(i32, Vec<u8>), Errno> {
+    /// MAX_HANDLE_SZ, linux/fs.h.
+    const MOST: usize = 128;
+    // struct file_handle: length, kind, bytes.
+    let mut bytes = [0; 8 + MOST];
+    bytes[..4].copy_from_slice(&(MOST as u32).to_ne_bytes());
+    let mut mount = 0_i32;
+    // SAFETY: an empty path; the structure has as many bytes as it says; room for a number.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            bytes.as_mut_ptr(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    })?;
+    let number = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let length = (number(0) as usize).min(MOST);
+    Ok((number(4), bytes[8..8 + length].to_vec()))
+}
+
 /// How many bytes can be read (FIONREAD).
 ///
 /// # Errors
@@ -169,6 +196,32 @@ pub fn extended_attributes(path: &Path) -> Result<Vec<u8>, Errno> {
         Err(Errno::ENOTSUP) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// The value of a file's extended attribute.
+///
+/// # Errors
+/// Those of getxattr(2).
+pub fn extended_attribute(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // XATTR_SIZE_MAX: no value is longer.
+    let mut value = vec![0u8; 65_536];
+    // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
+    let result = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(Errno::result(result)? as usize);
+    Ok(value)
+}
+
+/// Sets an extended attribute of an open file.
+///
+/// # Errors
+/// Those of fsetxattr(2).
+pub fn set_extended_attribute(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `name` ends with a NUL and `value` has the stated length; both outlive the call.
+    let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop)
 }
 
 /// What an owner of a file's signals is, F_OWNER_* of include/uapi/asm-generic/fcntl.h.

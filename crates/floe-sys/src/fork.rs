@@ -42,6 +42,15 @@ pub fn child(life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
     child_in(0, None, life)
 }
 
+/// Runs `life` in a child process that has the same descriptors: what it opens and closes is open and closed in its parent
+/// too, and stays so when it ends.
+///
+/// # Errors
+/// EAGAIN, ENOMEM.
+pub fn child_with_files(life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    child_in(libc::CLONE_FILES as u64, None, life)
+}
+
 /// Runs `life` in a child process in new namespaces (CLONE_NEW* flags), born into a cgroup of version 2 if its directory
 /// is given (Linux 5.7). Moving it there later takes milliseconds: the kernel waits until all processors have taken note.
 ///

@@ -88,13 +88,17 @@ victims! {
     files_chroot "files-chroot",
     files_deleted "files-deleted",
     files_deleted_program "files-deleted-program",
+    files_deleted_directories "files-deleted-directories",
     files_devices "files-devices",
     files_directories "files-directories",
     files_events "files-events",
     files_inherited "files-inherited",
     files_inotify "files-inotify",
     files_inotify_unread "files-inotify-unread",
+    files_leases "files-leases",
+    files_linked "files-linked",
     files_locks "files-locks",
+    files_paths "files-paths",
     files_regular "files-regular",
     files_shared "files-shared",
     files_signals "files-signals",
@@ -207,8 +211,12 @@ fn files_on_tmpfs_survive() {
     for name in [
         "fifos",
         "files-deleted",
+        "files-deleted-directories",
         "files-deleted-program",
         "files-directories",
+        "files-leases",
+        "files-linked",
+        "files-paths",
         "files-regular",
         "memory-file-private",
         "memory-file-shared",
@@ -265,13 +273,25 @@ fn files_on_an_overlay_survive() {
     };
     for name in [
         "files-deleted",
+        "files-deleted-directories",
         "files-deleted-program",
+        "files-directories",
+        "files-paths",
         "files-regular",
         "memory-file-private",
         "memory-file-shared",
     ] {
         survives_on(&Host::in_folder(overlay.path()), name);
     }
+    // Its files have no handles, so other names of one are found near by only.
+    let host = Host::in_folder(overlay.path());
+    let mut linked = Victim::start(&host, "files-linked", &[], &[]);
+    let error = host.floe(&["checkpoint", "--dry-run", "files-linked"]).expect_failed();
+    assert!(
+        error.starts_with("floe: 2 things stand in the way") && error.contains("/here/file (deleted)): its path leads"),
+        "{error}"
+    );
+    linked.check("after a checkpoint that was refused");
 }
 
 /// floe's own limit on open files is that of every program, and need not be as high as a workload's.

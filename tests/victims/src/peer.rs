@@ -13,7 +13,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Makes one that answers with `answer`; it ends when the parent ends.
+    /// Makes one that answers with `answer`; it ends when the parent ends. It has closed what it does not need when this
+    /// returns.
+    ///
+    /// # Panics
+    /// Where it ends at once.
     #[must_use]
     pub fn start(mut answer: impl FnMut(i64) -> i64) -> Self {
         let [question_read, question_write] = call::pipe(0);
@@ -21,6 +25,9 @@ impl Peer {
         let pid = stage::fork(|| {
             call::close(question_write);
             call::close(answer_read);
+            if call::write(answer_write, &0_i64.to_le_bytes()).is_err() {
+                process::exit(0);
+            }
             loop {
                 let Ok(number) = receive(question_read) else {
                     process::exit(0)
@@ -32,6 +39,7 @@ impl Peer {
         });
         call::close(question_read);
         call::close(answer_write);
+        receive(answer_read).expect("a child that has begun");
         Self {
             questions: question_write,
             answers: answer_read,

@@ -6,8 +6,8 @@ use crate::{
     stage::{Control, StageError},
 };
 use floe_image::record::{
-    AddressSpaceRecord, ClocksRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord, SandboxRecord,
-    TerminalLink, VdsoRecord,
+    AddressSpaceRecord, ClocksRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord,
+    SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
     file::{self, Collected, ConsoleLinks, FileError},
@@ -142,8 +142,8 @@ impl Inspected {
             let (mut record, memory) =
                 task::dump_process(&process, &mut decoys, &usual, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
-                directory("cwd", found, &contents, refusals)?,
-                directory("root", found, &contents, refusals)?,
+                directory("cwd", found, &mut contents, refusals)?,
+                directory("root", found, &mut contents, refusals)?,
             );
             record.terminal = terminal(found, links, refusals);
             record.shared = sharing.with_parent(found);
@@ -241,16 +241,13 @@ impl HeldTree {
 fn directory(
     name: &'static str,
     found: &FoundProcess,
-    contents: &Contents,
+    contents: &mut Contents,
     refusals: &mut Refusals,
-) -> Result<Vec<u8>, InspectError> {
+) -> Result<DirectoryRecord, InspectError> {
     let magic = format!("/proc/{}/{name}", found.task());
-    let directory = contents.directory(&magic)?;
-    if let Err(reason) = &directory.found {
-        let object = format!("{name} {}", String::from_utf8_lossy(&directory.path));
-        refusals.add(Some(&found.subject()), object, *reason, "change to another one");
-    }
-    Ok(directory.path)
+    let found = contents.directory(&magic, name, (&found.subject(), refusals))?;
+    // What was refused is in no image.
+    Ok(found.unwrap_or_default())
 }
 
 /// The controlling terminal of a session leader: the sandbox's own, as any other one's other end would be lost.

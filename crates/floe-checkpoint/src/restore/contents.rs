@@ -1,9 +1,9 @@
 //! Makes what several tasks share before any task needs it: shared memory, deleted files, files to be mapped.
 
-use super::{RestoreError, tree::World};
+use super::{RestoreError, nameless, tree::World};
 use floe_image::{
     Image,
-    record::{ContentOwner, GhostRecord, MappedFileRecord, PageRun, ShmemRecord},
+    record::{ContentOwner, DirectoryRecord, GhostKind, GhostRecord, MappedFileRecord, PageRun, ShmemRecord},
 };
 use floe_resources::{
     file::reopen,
@@ -12,7 +12,7 @@ use floe_resources::{
 };
 use floe_sys::{
     Pid,
-    descriptor::open_in_root,
+    descriptor::{adopt, open_in_root, set_extended_attribute},
     memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
     memory::{HUGETLBFS, huge_page_bits},
 };
@@ -55,7 +55,14 @@ impl MadeContents {
             fill(world, &filler, (&file, record.size, record.huge_page), content)?;
             made.sources.shmems.insert(record.id, file.into());
         }
-        for record in image.ghosts() {
+        for (record, file) in nameless::make(root, image.ghosts())? {
+            let file = File::from(file);
+            if record.kind == GhostKind::Directory {
+                set_attributes(&file, record)?;
+            }
+            made.ghosts.insert(record.id, file.into());
+        }
+        for record in image.ghosts().iter().filter(|record| record.has_content()) {
             let file = make_ghost(root, record)?;
             let huge_page = huge_page(&file)?;
             let content = runs(image, ContentOwner::Ghost(record.id));
@@ -78,11 +85,26 @@ impl MadeContents {
         }
         // A program that is open for writing can't be executed, so ghosts that are executed are kept read-only.
         for (id, ghost) in &mut made.ghosts {
-            if !mapped_for_writing(image, *id) {
+            let has_content = image.ghosts().get(*id as usize).is_some_and(GhostRecord::has_content);
+            if has_content && !mapped_for_writing(image, *id) {
                 *ghost = reopen(ghost.as_fd(), libc::O_RDONLY)?;
             }
         }
         Ok(made)
+    }
+
+    /// A directory that a process is in.
+    pub fn directory(&self, root: BorrowedFd<'_>, record: &DirectoryRecord) -> Result<OwnedFd, Errno> {
+        match record.ghost {
+            Some(id) => {
+                let ghost = self.ghosts.get(&id).ok_or(Errno::ENOENT)?;
+                fcntl(ghost, FcntlArg::F_DUPFD_CLOEXEC(0)).map(adopt)
+            }
+            None => {
+                let path = Path::new(OsStr::from_bytes(&record.path));
+                open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY, 0)
+            }
+        }
     }
 
     /// Does what would have kept mappings from being made; all of them are by now. `pid` is a process of the tree.
@@ -196,8 +218,8 @@ fn huge_page(file: &File) -> Result<u64, RestoreError> {
 
 fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, RestoreError> {
     let name = String::from_utf8_lossy(&record.path).into_owned();
-    let fd = match &record.memfd {
-        Some(memfd) => {
+    let fd = match &record.kind {
+        GhostKind::Memfd(memfd) => {
             let name = CString::new(memfd.name.as_slice())
                 .map_err(|_| RestoreError::Inconsistent("a memfd's name holds a NUL".to_owned()))?;
             // Where executable ones are forbidden (vm.memfd_noexec), this one may be none.
@@ -209,7 +231,7 @@ fn make_ghost(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<File, Restor
             };
             memfd::create(&name, kind | huge | libc::MFD_ALLOW_SEALING)
         }
-        None => unnamed_file(root, &record.path),
+        GhostKind::File | GhostKind::Directory | GhostKind::Linked { .. } => unnamed_file(root, &record.path),
     };
     let file = File::from(fd.map_err(RestoreError::system(format!("make the deleted file {name} again")))?);
     file.set_len(record.size)
@@ -240,6 +262,10 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
     std::os::unix::fs::fchown(file, Some(record.uid), Some(record.gid)).map_err(system(action()))?;
     file.set_permissions(std::fs::Permissions::from_mode(record.mode))
         .map_err(system(action()))?;
+    for attribute in &record.attributes {
+        set_extended_attribute(file.as_fd(), &attribute.name, &attribute.value)
+            .map_err(RestoreError::system(action()))?;
+    }
     let [accessed, modified] = record
         .times
         .map(|nanos| TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)));
@@ -251,7 +277,9 @@ fn set_attributes(file: &File, record: &GhostRecord) -> Result<(), RestoreError>
 /// get theirs when all mappings are made; all others at once, because one that is executed can't be opened for that any
 /// more.
 fn seal(file: BorrowedFd<'_>, record: &GhostRecord) -> Result<(), RestoreError> {
-    let Some(memfd) = &record.memfd else { return Ok(()) };
+    let GhostKind::Memfd(memfd) = &record.kind else {
+        return Ok(());
+    };
     let seals = SealFlag::from_bits_retain(memfd.seals as i32);
     let name = String::from_utf8_lossy(&memfd.name);
     fcntl(file, FcntlArg::F_ADD_SEALS(seals))

@@ -4,7 +4,7 @@
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
 use floe_resources::file::{
-    BoundNames, Holders, OpenContext, TablePlan, kind_of, place_wave, set_notices, set_signals, take_locks,
+    BoundNames, Holders, OpenContext, TablePlan, in_order, kind_of, place_wave, set_notices, set_signals, take_locks,
 };
 use floe_tracee::{Puppet, Script};
 use std::{
@@ -28,7 +28,7 @@ pub fn open_all(
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
     let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder));
     context.make_queues(world.seed()?.tid(), image)?;
-    for wave in image.open_files().chunks(WAVE) {
+    for wave in in_order(image.open_files()).chunks(WAVE) {
         let mut opened = HashMap::new();
         for record in wave {
             opened.insert(record.id, kind_of(record)?.open(record, &mut context)?);

@@ -11,6 +11,7 @@ mod clocks;
 mod console;
 mod contents;
 mod files;
+mod nameless;
 mod plan;
 mod preflight;
 mod sharing;

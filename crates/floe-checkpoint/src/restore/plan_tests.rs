@@ -2,7 +2,7 @@
 //! orphans.
 
 use super::{PlanError, Step, plan};
-use floe_image::record::{IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches};
+use floe_image::record::{DirectoryRecord, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
@@ -17,8 +17,8 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         pending: vec![],
         limits: vec![],
         umask: 0,
-        cwd: vec![],
-        root: vec![],
+        cwd: DirectoryRecord::default(),
+        root: DirectoryRecord::default(),
         timers: [IntervalTimer::default(); 3],
         personality: 0,
         dumpable: 1,

@@ -1,10 +1,10 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
-use super::{RestoreError, abilities, supply};
+use super::{RestoreError, abilities, nameless::open_linked, supply};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{HeaderRecord, MappedFileRecord, ProcessRecord},
+    record::{GhostKind, HeaderRecord, MappedFileRecord, ProcessRecord},
 };
 use floe_resources::{file::kind_of, mm::head_checksum};
 use floe_sys::{
@@ -58,6 +58,16 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
             found.insert(Obstacle { object, reason });
         }
     }
+    for record in image.ghosts() {
+        if let GhostKind::Linked { .. } = record.kind
+            && let Err(error) = open_linked(root.as_fd(), record)
+        {
+            found.insert(Obstacle {
+                object: format!("linked file {}", String::from_utf8_lossy(&record.path)),
+                reason: format!("none of its other names is found here: {error}"),
+            });
+        }
+    }
     for record in image.open_files() {
         let kind = kind_of(record)?;
         if let Some(reason) = kind.obstacle(record, root.as_fd())? {
@@ -74,8 +84,10 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
     found.extend(supply::lacking(image, &own));
     for record in image.processes() {
         privileges(record, &own, &mut found)?;
-        for (what, path) in [("working", &record.cwd), ("root", &record.root)] {
+        for (what, directory) in [("working", &record.cwd), ("root", &record.root)] {
+            let path = &directory.path;
             let exists = path.is_empty()
+                || directory.ghost.is_some()
                 || open_in_root(
                     root.as_fd(),
                     Path::new(OsStr::from_bytes(path)),
@@ -229,6 +241,8 @@ mod tests {
             size: 0,
             mtime: 0,
             head_checksum: 0,
+            identity: [0; 2],
+            build_id: Vec::new(),
         };
         mapped(&record, root.as_fd())
     }

@@ -3,7 +3,7 @@
 use super::{contents::runs, preflight::Obstacle};
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, PageRun, VmaRecord},
+    record::{AddressSpaceRecord, ContentOwner, GhostKind, PageRun, VmaRecord},
 };
 use floe_sys::procfs::{Status, read_text};
 use std::{
@@ -51,7 +51,9 @@ fn huge_pages_needed(image: &Image) -> BTreeMap<u64, u64> {
         .iter()
         .map(|record| (record.huge_page, ContentOwner::Shmem(record.id)));
     let memfds = image.ghosts().iter().filter_map(|record| {
-        let memfd = record.memfd.as_ref()?;
+        let GhostKind::Memfd(memfd) = &record.kind else {
+            return None;
+        };
         Some((memfd.huge_page, ContentOwner::Ghost(record.id)))
     });
     for (bytes, owner) in shared.chain(memfds).filter(|(bytes, _)| *bytes != 0) {

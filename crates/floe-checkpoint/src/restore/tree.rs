@@ -10,31 +10,26 @@ use super::{
 use crate::stage::Control;
 use floe_image::{
     Image,
-    record::{NsPid, ProcessRecord, ProcessState},
+    record::{DirectoryRecord, NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     channel::Channel,
     mm::{Builder, Filled, Filler, first_gap},
     task::restore_login,
 };
-use floe_sys::{Pid, descriptor::open_in_root, procfs::Status};
+use floe_sys::{Pid, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::OsStr,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
 const PAGE: u64 = 4096;
 const PR_SET_THP_DISABLE: u64 = 41;
 
-/// Working and root directory, as paths of the image.
-type Directories<'a> = (&'a [u8], &'a [u8]);
+/// Working and root directory.
+type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord);
 
 /// An address space that a task has.
 #[derive(Clone)]
@@ -389,7 +384,7 @@ impl<'a> World<'a> {
                 source: Box::new(source),
             })?;
         let directories = match root {
-            Some(root) => self.enter_directories(&mut script, pid, root)?,
+            Some(root) => self.enter_directories(&mut script, pid, (made, root))?,
             None => None,
         };
         script.run()?;
@@ -405,33 +400,28 @@ impl<'a> World<'a> {
         &self,
         script: &mut Script<'_>,
         pid: i32,
-        root: BorrowedFd<'_>,
+        (made, root): (&MadeContents, BorrowedFd<'_>),
     ) -> Result<Option<Directories<'a>>, RestoreError> {
         let Some(record) = self.record(pid) else {
             return Ok(None);
         };
-        let wanted = (record.cwd.as_slice(), record.root.as_slice());
+        let wanted = (&record.cwd, &record.root);
         if self.directories.get(&pid) == Some(&wanted) {
             return Ok(None);
         }
-        let open = |path: &[u8]| {
-            open_in_root(
-                root,
-                Path::new(OsStr::from_bytes(path)),
-                libc::O_PATH | libc::O_DIRECTORY,
-                0,
-            )
-            .map_err(RestoreError::system(format!(
+        let open = |directory: &DirectoryRecord| {
+            made.directory(root, directory).map_err(RestoreError::system(format!(
                 "open directory {} of process {pid}",
-                String::from_utf8_lossy(path)
+                String::from_utf8_lossy(&directory.path)
             )))
         };
         let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
         let numbers = self.channel.give(script, &[cwd.as_fd(), own_root.as_fd()])?;
         let (cwd, own_root) = (numbers[0] as u64, numbers[1] as u64);
         let batch = script.reserve(5, 16)?;
-        let before = self.directories.get(&pid).map_or(&b"/"[..], |(_, root)| root);
-        if before != wanted.1 {
+        let before = self.directories.get(&pid).map(|(_, root)| *root);
+        let is_there = before.map_or(wanted.1.path == b"/", |before| before == wanted.1);
+        if !is_there {
             let dot = batch.data(b".\0");
             batch.call("enter the root directory", libc::SYS_fchdir, &[own_root]);
             batch.call("change the root directory", libc::SYS_chroot, &[dot]);

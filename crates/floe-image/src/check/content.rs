@@ -75,7 +75,8 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
     }
     let processes = living.iter().map(|pid| ContentOwner::Process(NsPid(*pid)));
     let shmems = image.shmems().iter().map(|record| ContentOwner::Shmem(record.id));
-    let ghosts = image.ghosts().iter().map(|record| ContentOwner::Ghost(record.id));
+    let ghosts = image.ghosts().iter().filter(|record| record.has_content());
+    let ghosts = ghosts.map(|record| ContentOwner::Ghost(record.id));
     let log = image.sandbox().log.map(|_| ContentOwner::Log);
     let segments = image.sandbox().ipc_objects.segments.iter();
     let segments = segments.map(|segment| ContentOwner::Segment(segment.permission.id));
@@ -91,7 +92,11 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
     match owner {
         ContentOwner::Process(pid) => spaces.get(&pid.0).map(|space| private(space)),
         ContentOwner::Shmem(id) => image.shmems().get(id as usize).map(|record| sized(record.size)),
-        ContentOwner::Ghost(id) => image.ghosts().get(id as usize).map(|record| sized(record.size)),
+        ContentOwner::Ghost(id) => image
+            .ghosts()
+            .get(id as usize)
+            .filter(|record| record.has_content())
+            .map(|record| sized(record.size)),
         ContentOwner::Log => image.sandbox().log.map(sized),
         ContentOwner::Segment(id) => image
             .sandbox()

@@ -80,7 +80,7 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFaul
                 .binary_search_by_key(&number, |descriptor| descriptor.number);
             let end = lock.start.checked_add(lock.length);
             let inside = end.is_some_and(|end| end <= i64::MAX as u64);
-            let whole = lock.kind != LockKind::Flock || (lock.start, lock.length) == (0, 0);
+            let whole = !matches!(lock.kind, LockKind::Flock | LockKind::Lease) || (lock.start, lock.length) == (0, 0);
             ensure(place.is_ok() && inside && whole, || FileFault::Lock { pid, number })?;
         }
     }

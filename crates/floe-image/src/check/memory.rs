@@ -3,7 +3,7 @@
 use super::{ADDRESS_LIMIT, PAGE, ensure, is_path};
 use crate::{
     Image,
-    record::{AddressSpaceRecord, AioRing, VmaRecord, VmaSource},
+    record::{AddressSpaceRecord, AioRing, GhostKind, VmaRecord, VmaSource},
 };
 use std::collections::HashSet;
 
@@ -129,7 +129,10 @@ fn objects(image: &Image) -> Result<(), MemoryFault> {
     for record in image.ghosts() {
         path("deleted file", record.id, &record.path)?;
         size("deleted file", record.id, record.size, i64::MAX as u64)?;
-        let huge = record.memfd.as_ref().map_or(0, |memfd| memfd.huge_page);
+        let huge = match &record.kind {
+            GhostKind::Memfd(memfd) => memfd.huge_page,
+            GhostKind::File | GhostKind::Directory | GhostKind::Linked { .. } => 0,
+        };
         huge_page("deleted file", record.id, huge, record.size)?;
     }
     if let Some(log) = image.sandbox().log {

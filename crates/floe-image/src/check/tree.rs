@@ -3,7 +3,7 @@
 use super::{CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_VM, ensure, is_path};
 use crate::{
     Image,
-    record::{ProcessRecord, ProcessState, ThreadRecord},
+    record::{GhostKind, ProcessRecord, ProcessState, ThreadRecord},
 };
 use std::collections::{HashMap, HashSet};
 
@@ -62,6 +62,14 @@ pub enum TreeFault {
     /// A path that is none.
     #[error("the {what} of process {pid} is not a path")]
     Path {
+        /// Whose.
+        pid: i32,
+        /// Which.
+        what: &'static str,
+    },
+    /// A directory that is none.
+    #[error("the {what} of process {pid} is no deleted directory")]
+    Directory {
         /// Whose.
         pid: i32,
         /// Which.
@@ -188,19 +196,21 @@ fn zombie(process: &ProcessRecord, status: i32) -> Result<(), TreeFault> {
     ensure(possible, || TreeFault::State(pid))
 }
 
+fn is_directory(image: &Image, ghost: u32) -> bool {
+    let found = image.ghosts().get(ghost as usize);
+    found.is_some_and(|record| record.kind == GhostKind::Directory)
+}
+
 fn living(image: &Image, process: &ProcessRecord) -> Result<(), TreeFault> {
     let pid = process.pid.0;
     let count = |what, got, wanted| ensure(got == wanted, || TreeFault::Count { pid, what, got, wanted });
     count("signal actions", process.actions.len(), SIGNAL_ACTIONS)?;
     count("resource limits", process.limits.len(), LIMITS)?;
-    ensure(is_path(&process.cwd), || TreeFault::Path {
-        pid,
-        what: "working directory",
-    })?;
-    ensure(is_path(&process.root), || TreeFault::Path {
-        pid,
-        what: "root directory",
-    })?;
+    for (what, directory) in [("working directory", &process.cwd), ("root directory", &process.root)] {
+        ensure(is_path(&directory.path), || TreeFault::Path { pid, what })?;
+        let found = directory.ghost.is_none_or(|id| is_directory(image, id));
+        ensure(found, || TreeFault::Directory { pid, what })?;
+    }
     let terminal = process.terminal.as_ref().is_none_or(|link| is_path(&link.path));
     ensure(terminal, || TreeFault::Path { pid, what: "terminal" })?;
     siginfos(pid, &process.pending)?;

@@ -103,6 +103,8 @@ pub enum LockKind {
     Process,
     /// Of the open file: F_OFD_SETLK.
     OpenFile,
+    /// A lease of the open file, on the whole of it: F_SETLEASE.
+    Lease,
 }
 
 /// A descriptor.

@@ -136,8 +136,13 @@ pub struct MappedFileRecord {
     pub size: u64,
     /// Modification time, nanoseconds since 1970.
     pub mtime: i64,
-    /// crc32c of the first page, which holds an ELF file's build-id.
+    /// crc32c of the first page.
     pub head_checksum: u32,
+    /// Device and inode number on the host that the image was made on.
+    pub identity: [u64; 2],
+    /// NT_GNU_BUILD_ID of an ELF file; empty where it has none.
+    #[serde(with = "serde_bytes")]
+    pub build_id: Vec<u8>,
 }
 
 /// A shared anonymous memory object.
@@ -151,7 +156,7 @@ pub struct ShmemRecord {
     pub huge_page: u64,
 }
 
-/// A file that was deleted but still open or mapped; its content is in the page store.
+/// A file that is in use under no name; the content of one that was deleted is in the page store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GhostRecord {
     /// Number of this file in the image.
@@ -169,8 +174,54 @@ pub struct GhostRecord {
     pub gid: u32,
     /// Access and modification time, nanoseconds since 1970.
     pub times: [i64; 2],
-    /// Where it is a memfd; else it lived on a filesystem.
-    pub memfd: Option<MemfdRecord>,
+    /// What it is.
+    pub kind: GhostKind,
+    /// Extended attributes, access lists among them.
+    pub attributes: Vec<ExtendedAttribute>,
+}
+
+impl GhostRecord {
+    /// Whether its content is in the page store.
+    #[must_use]
+    pub fn has_content(&self) -> bool {
+        match self.kind {
+            GhostKind::File | GhostKind::Memfd(_) => true,
+            GhostKind::Directory | GhostKind::Linked { .. } => false,
+        }
+    }
+}
+
+/// What a file without a name is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GhostKind {
+    /// A regular file of some filesystem.
+    File,
+    /// A memfd.
+    Memfd(MemfdRecord),
+    /// A directory, which is empty.
+    Directory,
+    /// A regular file that has lost the name by which it was opened, but has others. Its content is where it is.
+    Linked {
+        /// One of those; empty where none was found.
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+        /// Type of its handle (name_to_handle_at(2)), by which it is found first; 0 where its filesystem knows none.
+        kind: i32,
+        /// The handle.
+        #[serde(with = "serde_bytes")]
+        handle: Vec<u8>,
+    },
+}
+
+/// An extended attribute, xattr(7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtendedAttribute {
+    /// Its name, with its namespace.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Its value.
+    #[serde(with = "serde_bytes")]
+    pub value: Vec<u8>,
 }
 
 /// What a memfd has besides what every file has.

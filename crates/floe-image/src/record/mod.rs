@@ -25,12 +25,12 @@ pub use ipc::{
     QueueRecord, SegmentRecord, SemaphoreSetRecord,
 };
 pub use memory::{
-    AddressSpaceRecord, AioEvent, AioRing, ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, MmLayout,
-    PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
+    AddressSpaceRecord, AioEvent, AioRing, ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MappedFileRecord,
+    MemfdRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
 };
 pub use process::{
-    AlternateStack, Credentials, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit, RobustList,
-    RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
+    AlternateStack, Credentials, DirectoryRecord, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit,
+    RobustList, RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
 pub use seccomp::{SeccompFilter, SeccompRecord};

@@ -3,6 +3,16 @@
 use super::{NsPid, PosixTimerRecord, ProcessSwitches, SeccompRecord, ThreadSwitches};
 use serde::{Deserialize, Serialize};
 
+/// A directory that a process is in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct DirectoryRecord {
+    /// Path inside the sandbox (also of one that was deleted); of a zombie's empty.
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+    /// Id of a [`GhostRecord`](super::GhostRecord) where it was deleted.
+    pub ghost: Option<u32>,
+}
+
 /// A process: what all its threads share but memory and descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
@@ -26,12 +36,10 @@ pub struct ProcessRecord {
     pub limits: Vec<ResourceLimit>,
     /// File mode creation mask.
     pub umask: u32,
-    /// Working directory, as a path inside the sandbox.
-    #[serde(with = "serde_bytes")]
-    pub cwd: Vec<u8>,
-    /// Root directory, as a path inside the sandbox.
-    #[serde(with = "serde_bytes")]
-    pub root: Vec<u8>,
+    /// Working directory.
+    pub cwd: DirectoryRecord,
+    /// Root directory.
+    pub root: DirectoryRecord,
     /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
     pub timers: [IntervalTimer; 3],
     /// personality(2).

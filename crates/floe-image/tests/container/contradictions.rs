@@ -87,10 +87,10 @@ fn trees_that_are_none_are_refused() {
         s.processes[0].limits.clear();
     });
     contradiction("the working directory of process 7 is not a path", |s| {
-        s.processes[1].cwd.clear();
+        s.processes[1].cwd.path.clear();
     });
     contradiction("the root directory of process 7 is not a path", |s| {
-        s.processes[1].root = vec![b'/'; 4096];
+        s.processes[1].root.path = vec![b'/'; 4096];
     });
     contradiction("8 bytes of general registers of task 9, not 216", |s| {
         s.processes[1].threads[1].registers.general.truncate(8);
@@ -230,8 +230,11 @@ fn address_spaces_that_are_none_are_refused() {
     contradiction("the auxiliary vector of process 1 has 15 bytes", |s| {
         s.address_spaces[0].auxv.truncate(15);
     });
-    contradiction("mapped file 1 is deleted file 2, which is missing", |s| {
-        s.mapped_files[1].ghost = Some(2);
+    contradiction("mapped file 1 is deleted file 4, which is missing", |s| {
+        s.mapped_files[1].ghost = Some(4);
+    });
+    contradiction("the working directory of process 7 is no deleted directory", |s| {
+        s.processes[1].cwd.ghost = Some(3);
     });
     contradiction("the name of mapped file 0 is not a path", |s| {
         s.mapped_files[0].path = b"a\0b".to_vec();
@@ -330,7 +333,11 @@ fn details_of_mappings_that_can_not_be_are_refused() {
         s.shmems[0].huge_page = 2 << 20;
     });
     contradiction("deleted file 1 can't be of huge pages", |s| {
-        s.ghosts[1].memfd.as_mut().expect("a memfd").huge_page = 12_345;
+        s.ghosts[1].kind = GhostKind::Memfd(MemfdRecord {
+            name: b"scratch".to_vec(),
+            seals: 0,
+            huge_page: 12_345,
+        });
     });
 }
 
@@ -422,9 +429,10 @@ fn descriptors_that_are_none_are_refused() {
     descriptor("descriptor -1 of process 1 is out of order", &|d| d.number = -1);
     descriptor("descriptor 0 of process 1 is out of order", &|d| d.number = 0);
     descriptor("descriptor 2 of process 1 is out of order", &|d| d.number = i32::MAX);
+    let missing = sample::whole().open_files.len() as u32;
     descriptor(
-        "descriptor 1 of process 1 refers to open file 22, which is missing",
-        &|d| d.file = 22,
+        &format!("descriptor 1 of process 1 refers to open file {missing}, which is missing"),
+        &|d| d.file = missing,
     );
 }
 

@@ -95,9 +95,10 @@ fn a_reader_written_from_the_document_reads_the_golden() {
     assert_eq!(
         files,
         json!([
-            {"path": bytes("/var/log/job"), "ghost": null, "size": 4321, "mtime": 1_600_000_000_000_000_000_i64},
-            {"path": gone, "ghost": 0, "size": 5000, "mtime": -1},
-            {"path": bytes("/srv")},
+            {"path": bytes("/var/log/job"), "ghost": null, "size": 4321, "mtime": 1_600_000_000_000_000_000_i64,
+             "identity": [0xfe01, 78]},
+            {"path": gone, "ghost": 0, "size": 5000, "mtime": -1, "identity": [0xfe01, 78]},
+            {"path": bytes("/srv"), "ghost": null},
             {"path": bytes("/dev/null"), "major": 1, "minor": 3},
             {"pipe": 0},
             {"pipe": 0},
@@ -126,6 +127,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}}, "alone": false, "shut_write": true, "shut_read": false,
              "queue": bytes("GET /"), "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
             {"queue": 0},
+            {"path": bytes("/srv/link"), "file_type": 0o120_000, "device": 0},
         ])
     );
     assert_eq!(

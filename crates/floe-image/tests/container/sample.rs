@@ -136,6 +136,8 @@ pub fn whole() -> Sample {
                 size: 125_688,
                 mtime: 1_700_000_000_123_456_789,
                 head_checksum: 0x1234_5678,
+                identity: [0xfe01, 77],
+                build_id: vec![0xab; 20],
             },
             MappedFileRecord {
                 id: 1,
@@ -145,6 +147,8 @@ pub fn whole() -> Sample {
                 size: 5000,
                 mtime: -1,
                 head_checksum: 0,
+                identity: [0xfe01, 78],
+                build_id: Vec::new(),
             },
         ],
         shmems: vec![ShmemRecord {
@@ -161,7 +165,11 @@ pub fn whole() -> Sample {
                 uid: 1000,
                 gid: 100,
                 times: [-1, 1_700_000_000_000_000_001],
-                memfd: None,
+                kind: GhostKind::File,
+                attributes: vec![ExtendedAttribute {
+                    name: b"user.mine".to_vec(),
+                    value: b"a value".to_vec(),
+                }],
             },
             GhostRecord {
                 id: 1,
@@ -171,12 +179,23 @@ pub fn whole() -> Sample {
                 uid: 0,
                 gid: 0,
                 times: [0, 0],
-                memfd: Some(MemfdRecord {
+                kind: GhostKind::Memfd(MemfdRecord {
                     name: b"scratch".to_vec(),
                     seals: 0x3,
                     huge_page: 2 << 20,
                 }),
+                attributes: Vec::new(),
             },
+            without_content(2, b"/srv/gone", GhostKind::Directory),
+            without_content(
+                3,
+                b"/srv/old name",
+                GhostKind::Linked {
+                    name: b"/srv/new name".to_vec(),
+                    kind: 1,
+                    handle: vec![9, 0, 0, 0, 7, 1, 2, 3],
+                },
+            ),
         ],
         open_files: open_files(),
         objects: vec![
@@ -232,6 +251,20 @@ pub fn whole() -> Sample {
     }
 }
 
+fn without_content(id: u32, path: &[u8], kind: GhostKind) -> GhostRecord {
+    GhostRecord {
+        id,
+        path: path.to_vec(),
+        size: 0,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        times: [0, 0],
+        kind,
+        attributes: Vec::new(),
+    }
+}
+
 /// One process with one page, in as few bytes as it takes.
 pub fn tiny() -> Sample {
     let mut process = process(1, 0, &[1], ProcessState::Alive);
@@ -275,6 +308,8 @@ pub fn tiny() -> Sample {
             size: 0,
             mtime: 0,
             head_checksum: 0,
+            identity: [0; 2],
+            build_id: Vec::new(),
         }],
         shmems: Vec::new(),
         ghosts: Vec::new(),
@@ -321,8 +356,18 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
             })
             .collect(),
         umask: 0o022,
-        cwd: b"/srv".to_vec(),
-        root: b"/".to_vec(),
+        cwd: DirectoryRecord {
+            path: if pid == 7 {
+                b"/srv/gone".to_vec()
+            } else {
+                b"/srv".to_vec()
+            },
+            ghost: (pid == 7).then_some(2),
+        },
+        root: DirectoryRecord {
+            path: b"/".to_vec(),
+            ghost: None,
+        },
         timers: [
             IntervalTimer {
                 interval: 1_000_000,
@@ -390,8 +435,8 @@ fn zombie(pid: i32, ppid: i32, status: i32) -> ProcessRecord {
         actions: Vec::new(),
         pending: Vec::new(),
         limits: Vec::new(),
-        cwd: Vec::new(),
-        root: Vec::new(),
+        cwd: DirectoryRecord::default(),
+        root: DirectoryRecord::default(),
         ..process(pid, ppid, &[pid], ProcessState::Zombie { status })
     }
 }
@@ -689,7 +734,8 @@ fn vma(start: u64, pages: u64, prot: u32, source: VmaSource) -> VmaRecord {
 /// One of each kind. The bodies have the shapes that docs/image-format.md gives for their kinds.
 fn open_files() -> Vec<OpenFileRecord> {
     let path = |path: &str| path.as_bytes().to_vec();
-    let regular = |path: &[u8], ghost: Option<u32>, size: u64, mtime: i64| body(&(path, ghost, size, mtime));
+    let regular =
+        |path: &[u8], ghost: Option<u32>, size: u64, mtime: i64| body(&(path, ghost, size, mtime, [0xfe01_u64, 78]));
     [
         (
             "regular",
@@ -698,7 +744,7 @@ fn open_files() -> Vec<OpenFileRecord> {
             regular(b"/var/log/job", None, 4321, 1_600_000_000_000_000_000),
         ),
         ("regular", 0o2, 5, regular(b"/tmp/\xff gone", Some(0), 5000, -1)),
-        ("directory", 0o200_000, 24, body(&path("/srv"))),
+        ("directory", 0o200_000, 24, body(&(path("/srv"), None::<u32>))),
         ("device", 0o2, 0, body(&(path("/dev/null"), 1_u64, 3_u64))),
         ("pipe", 0o0, 0, body(&0_u32)),
         ("pipe", 0o4_001, 0, body(&0_u32)),
@@ -750,6 +796,12 @@ fn open_files() -> Vec<OpenFileRecord> {
         ),
         ("tcp-connection", 0o2, 0, tcp_connection()),
         ("message-queue", 0o4_002, 0, body(&0_u32)),
+        (
+            "path-only",
+            0o10_400_000,
+            0,
+            body(&(path("/srv/link"), 0o120_000_u32, 0_u64)),
+        ),
     ]
     .into_iter()
     .enumerate()

@@ -1,7 +1,7 @@
 //! Reads all descriptors of the tree, finds out which share an open file description, and saves each of those once.
 
 use super::{
-    DumpContext, FileError, FoundFile, KINDS,
+    DumpContext, FileError, FoundFile, KINDS, PATH_KINDS,
     locks::{self, FoundLocks},
     queue::FoundQueues,
     signals,
@@ -94,7 +94,7 @@ pub fn collect(
         for number in procfs::descriptors(task)? {
             let found = FoundFile::read((task, &pidfd), &subject, (&mut all, number))?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
-            let held = locks::held(&found, context.refusals);
+            let held = locks::held(&found, context.contents, context.refusals);
             if let Some(file) = known.number_of(&found, &mut context)? {
                 found_locks.add((tables.len(), process.pid), &found, file, held);
                 descriptors.push(DescriptorRecord {
@@ -194,19 +194,12 @@ impl KnownFiles {
 type Dumped = (Option<FileSignals>, String, Vec<u8>);
 
 fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Dumped>, FileError> {
-    if found.info.flags & libc::O_PATH as u32 != 0 {
-        let reason = "an O_PATH descriptor can't be carried yet";
-        context
-            .refusals
-            .add(Some(&found.subject), found.title(), reason, "close it");
-        super::pipe::note_refused(found, context);
-        return Ok(None);
-    }
+    let kinds = if found.is_path_only() { PATH_KINDS } else { KINDS };
     let Some(signals) = signals::read(found, context)? else {
         super::pipe::note_refused(found, context);
         return Ok(None);
     };
-    let mut claims = KINDS.iter().filter(|kind| kind.claims(found, context.console));
+    let mut claims = kinds.iter().filter(|kind| kind.claims(found, context.console));
     match (claims.next(), claims.next()) {
         (Some(kind), None) => {
             let body = kind.dump(found, context)?;
@@ -243,6 +236,7 @@ fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
         return (format!("a file of {name}"), "close it");
     }
     match found.file_type() {
+        _ if found.is_path_only() => (format!("an O_PATH descriptor of what has no path ({link})"), "close it"),
         libc::S_IFSOCK => (
             super::socket::family_name(found),
             "close it, or run the program without it",

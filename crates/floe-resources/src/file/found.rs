@@ -116,6 +116,12 @@ impl FoundFile {
         self.info.flags & !(libc::O_CLOEXEC as u32)
     }
 
+    /// Whether only its path is open (O_PATH).
+    #[must_use]
+    pub fn is_path_only(&self) -> bool {
+        self.info.flags & libc::O_PATH as u32 != 0
+    }
+
     /// What its filesystem is, where its files are views of the kernel's state and can't be opened again as they were.
     #[must_use]
     pub fn pseudo_filesystem(&self) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! Locks on files: flock(2), and record locks of a process or of an open file (fcntl_locking(2)).
+//! Locks on files: flock(2), record locks of a process or of an open file (fcntl_locking(2)), and leases (F_SETLEASE).
 //!
 //! /proc/PID/fdinfo shows a lock at each descriptor whose file it is on and whose owner it has: locks of an open file at
 //! all descriptors of that one, locks of a process at all of its descriptors of that inode. Each is noted once. A process
@@ -6,14 +6,15 @@
 //! closed any more, by the processes that had them: others are told who that is.
 
 use super::{FileError, FoundFile, Holders};
-use crate::refusal::Refusals;
+use crate::{mm::Contents, refusal::Refusals};
 use floe_image::record::{DescriptorTableRecord, FileLock, LockKind};
 use floe_sys::Pid;
 use floe_tracee::Script;
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
 
-/// include/uapi/asm-generic/fcntl.h.
+/// include/uapi/asm-generic/fcntl.h and linux/fcntl.h.
 const F_OFD_SETLK: u64 = 37;
+const F_SETLEASE: u64 = 1024;
 
 /// Whose a lock is: of the open file with this number in the image, or of the process with this table, on an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,18 +40,24 @@ type Range = (LockKind, bool, u64, u64);
 /// A lock of a descriptor, and who set it.
 pub(super) struct Held(Range, i32);
 
-/// The locks at a descriptor. Leases are refused.
-pub(super) fn held(found: &FoundFile, refusals: &mut Refusals) -> Vec<Held> {
+/// The locks at a descriptor. A lease that somebody waits for the end of is refused, and one that nobody else may have the
+/// file open for where floe has to.
+pub(super) fn held(found: &FoundFile, contents: &Contents, refusals: &mut Refusals) -> Vec<Held> {
     let mut all = Vec::new();
+    // The kernel shows locks of its process there too, but through it none can be taken.
+    if found.is_path_only() {
+        return all;
+    }
     for line in &found.info.locks {
+        let mut refuse = |reason: String| refusals.add(Some(&found.subject), found.title(), reason, "release it");
         match parse(line) {
+            Some(Held((LockKind::Lease, true, ..), _)) if contents.keeps_open(found.identity()) => {
+                refuse("a lease for writing, of a file that is mapped or deleted, can't be taken again".to_owned());
+            }
             Some(lock) => all.push(lock),
-            None => refusals.add(
-                Some(&found.subject),
-                found.title(),
-                format!("a lease, or a lock of a kind that floe does not know, can't be carried yet ({line})"),
-                "release it",
-            ),
+            None => refuse(format!(
+                "a lease that is about to end, or a lock of a kind that floe does not know, can't be carried ({line})"
+            )),
         }
     }
     all
@@ -59,13 +66,14 @@ pub(super) fn held(found: &FoundFile, refusals: &mut Refusals) -> Vec<Held> {
 /// A line of /proc/PID/fdinfo, as of /proc/locks: `1: POSIX  ADVISORY  WRITE 1234 fd:01:99 0 EOF`.
 fn parse(line: &str) -> Option<Held> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, "ADVISORY", access, pid, _, start, end] = words[..] else {
+    let [_, kind, mode, access, pid, _, start, end] = words[..] else {
         return None;
     };
-    let kind = match kind {
-        "FLOCK" => LockKind::Flock,
-        "POSIX" => LockKind::Process,
-        "OFDLCK" => LockKind::OpenFile,
+    let kind = match (kind, mode) {
+        ("FLOCK", "ADVISORY") => LockKind::Flock,
+        ("POSIX", "ADVISORY") => LockKind::Process,
+        ("OFDLCK", "ADVISORY") => LockKind::OpenFile,
+        ("LEASE", "ACTIVE") => LockKind::Lease,
         _ => return None,
     };
     let write = match access {
@@ -91,7 +99,7 @@ impl FoundLocks {
                     let (device, inode) = (found.metadata.dev(), found.metadata.ino());
                     (Owner::Process(table, device, inode), may(found, write))
                 }
-                LockKind::Flock | LockKind::OpenFile => (Owner::File(file), setter == pid.raw()),
+                LockKind::Flock | LockKind::OpenFile | LockKind::Lease => (Owner::File(file), setter == pid.raw()),
             };
             let lock = FileLock {
                 number: found.number,
@@ -149,6 +157,21 @@ fn take(script: &mut Script<'_>, lock: &FileLock) -> Result<(), FileError> {
             script.call(WHAT, libc::SYS_flock, &[number, (how | libc::LOCK_NB) as u64])?;
             return Ok(());
         }
+        LockKind::Lease => {
+            let kind = if lock.write { libc::F_WRLCK } else { libc::F_RDLCK };
+            script.call(
+                "take a lease again",
+                libc::SYS_fcntl,
+                &[number, F_SETLEASE, kind as u64],
+            )?;
+            // Who takes one is made the file's owner. Who really was one is set later.
+            script.call(
+                "reset the owner of a file",
+                libc::SYS_fcntl,
+                &[number, libc::F_SETOWN as u64, 0],
+            )?;
+            return Ok(());
+        }
         LockKind::Process => libc::F_SETLK as u64,
         LockKind::OpenFile => F_OFD_SETLK,
     };
@@ -189,8 +212,13 @@ mod tests {
             read("1: OFDLCK ADVISORY  READ -1 fd:01:9 5 EOF"),
             Some(((LockKind::OpenFile, false, 5, 0), -1))
         );
+        assert_eq!(
+            read("1: LEASE  ACTIVE    READ 7 fd:01:9 0 EOF"),
+            Some(((LockKind::Lease, false, 0, 0), 7))
+        );
         for other in [
-            "1: LEASE  ACTIVE    READ 7 fd:01:9 0 EOF",
+            "1: LEASE  BREAKING  READ 7 fd:01:9 0 EOF",
+            "1: FLOCK  MANDATORY READ 7 fd:01:9 0 EOF",
             "1: POSIX  ADVISORY  WRITE 7 fd:01:9 9 3",
             "1: POSIX  ADVISORY  UNLCK 7 fd:01:9 0 EOF",
             "",

@@ -11,6 +11,7 @@ mod found;
 mod holders;
 mod locks;
 mod memory;
+mod path_only;
 mod pipe;
 mod place;
 mod queue;
@@ -43,17 +44,19 @@ use floe_sys::{Pid, procfs::ProcError};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
+    unistd::{Whence, lseek},
 };
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// All kinds. Exactly one may claim a file.
 pub const KINDS: &[&dyn FileKind] = &[
     &regular::Regular,
     &directory::Directory,
+    &path_only::PathOnly,
     &device::Device,
     &device::ControllingTerminal,
     &pipe::Pipe,
@@ -280,6 +283,18 @@ pub trait FileKind: Sync {
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError>;
 }
 
+/// Kinds that may claim a file of which only the path is open (O_PATH); others would claim the file itself.
+const PATH_KINDS: &[&dyn FileKind] = &[&regular::Regular, &directory::Directory, &path_only::PathOnly];
+
+/// Open files in the order in which they are opened again: what others have to be open for comes last.
+#[must_use]
+pub fn in_order(files: &[OpenFileRecord]) -> Vec<&OpenFileRecord> {
+    let late = [path_only::PathOnly.name()];
+    let mut order: Vec<&OpenFileRecord> = files.iter().collect();
+    order.sort_by_key(|record| late.contains(&record.kind.as_str()));
+    order
+}
+
 /// The kind of a file in an image.
 ///
 /// # Errors
@@ -328,10 +343,17 @@ const STATUS_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_SYNC
     | libc::O_DSYNC
     | libc::O_DIRECTORY
-    | libc::O_NOFOLLOW;
+    | libc::O_NOFOLLOW
+    | libc::O_PATH;
 
 fn open_flags(record: &OpenFileRecord) -> i32 {
-    (record.flags as i32 & STATUS_FLAGS) | libc::O_NOCTTY
+    let flags = record.flags as i32 & STATUS_FLAGS;
+    if flags & libc::O_PATH != 0 {
+        // openat2(2) takes no others with it.
+        flags & (libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+    } else {
+        flags | libc::O_NOCTTY
+    }
 }
 
 /// Flags of fcntl(F_SETFL) that `record` has.
@@ -343,6 +365,25 @@ fn set_status(file: BorrowedFd<'_>, record: &OpenFileRecord) -> Result<(), FileE
             "set the flags of",
             format!("open file {}", record.id),
         ))
+}
+
+/// Moves a file that was opened again to its position.
+fn seek(file: BorrowedFd<'_>, record: &OpenFileRecord, name: &str) -> Result<(), FileError> {
+    if record.position == 0 || record.flags & libc::O_PATH as u32 != 0 {
+        return Ok(());
+    }
+    lseek(file, record.position as i64, Whence::SeekSet)
+        .map(drop)
+        .map_err(FileError::system("seek in", name))
+}
+
+/// The deleted file with this number, opened as the record says.
+fn open_ghost(id: u32, record: &OpenFileRecord, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
+    let ghost = context.ghosts.get(&id).ok_or_else(|| FileError::Unknown {
+        id: record.id,
+        what: format!("the image lacks deleted file {id}"),
+    })?;
+    reopen(ghost.as_fd(), open_flags(record))
 }
 
 /// Whether a file was opened by open(2) or one of its kin, not made by pipe(2): that shows in its flags.

@@ -18,6 +18,9 @@ const F_SETOWN_EX: u64 = 15;
 
 /// What is set for a file. An owner that can't be named is refused; that is the outer `None`.
 pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Option<FileSignals>>, FileError> {
+    if found.is_path_only() {
+        return Ok(Some(None));
+    }
     let seen = descriptor::signals(found.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
     let Some((kind, id)) = seen.owner else {
         let some = seen.signal != 0;

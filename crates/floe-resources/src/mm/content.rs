@@ -3,16 +3,13 @@
 //! Each is found by device and inode number, gets a number in the image, and where its content goes into the image the
 //! link of /proc to read that from.
 
+use super::build_id;
 use crate::refusal::{Refusals, Subject};
-use floe_image::record::{ContentOwner, GhostRecord, MappedFileRecord, MemfdRecord, ShmemRecord};
-use floe_sys::{descriptor, memfd, memory::HUGETLBFS, sysv::Attachment};
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, fcntl},
-    sys::{stat::makedev, statfs::statfs},
-};
+use floe_image::record::{ContentOwner, DirectoryRecord, GhostRecord, MappedFileRecord, ShmemRecord};
+use floe_sys::{memfd, memory::HUGETLBFS, procfs, sysv::Attachment};
+use nix::sys::{stat::makedev, statfs::statfs};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{File, Metadata},
     io,
     os::{
@@ -77,7 +74,7 @@ pub struct ContentSource {
 #[derive(Debug)]
 pub struct Contents {
     /// The root directory of the tree's mount namespace, as a path.
-    root: PathBuf,
+    pub(super) root: PathBuf,
     _root: OwnedFd,
     /// Mapped and executed files.
     pub mapped: Vec<MappedFileRecord>,
@@ -93,7 +90,9 @@ pub struct Contents {
     pub sources: Vec<ContentSource>,
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
     shmem_by: HashMap<FileIdentity, u32>,
-    ghost_by: HashMap<FileIdentity, u32>,
+    pub(super) ghost_by: HashMap<FileIdentity, u32>,
+    /// Inode numbers of files with a lease for writing, once they were needed.
+    leased: Option<HashSet<u64>>,
     /// Device number of the filesystem that memfds lie on, once it was needed.
     kernel_tmpfs: Option<u64>,
 }
@@ -118,12 +117,6 @@ pub(crate) enum Place {
     Elsewhere(Vec<u8>),
 }
 
-/// Why a file that is found [`Place::Elsewhere`] can't be carried, and what to do.
-pub(crate) const ELSEWHERE: (&str, &str) = (
-    "its path leads elsewhere: it was replaced or hidden by a mount, or another of its hard links was deleted",
-    "restore the path, or let the program open the file anew",
-);
-
 impl Contents {
     /// Nothing found yet. `root` is the root directory of the tree's mount namespace, which links of /proc count from.
     #[must_use]
@@ -140,6 +133,7 @@ impl Contents {
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
             ghost_by: HashMap::new(),
+            leased: None,
             kernel_tmpfs: None,
         }
     }
@@ -160,11 +154,17 @@ impl Contents {
         }
     }
 
-    /// The directory behind `magic`, a link in /proc such as `/proc/PID/cwd`.
+    /// How the directory behind `magic`, a link in /proc such as `/proc/PID/cwd`, is found again; `None` where it was
+    /// refused, as `what` with its path.
     ///
     /// # Errors
     /// [`ContentError`].
-    pub fn directory(&self, magic: &str) -> Result<FoundDirectory, ContentError> {
+    pub fn directory(
+        &mut self,
+        magic: &str,
+        what: &str,
+        findings: (&Subject, &mut Refusals),
+    ) -> Result<Option<DirectoryRecord>, ContentError> {
         let wrap = |action| {
             move |source| ContentError {
                 action,
@@ -174,17 +174,9 @@ impl Contents {
         };
         let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
         let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
-        Ok(match self.place(target.as_os_str().as_bytes(), &metadata) {
-            Place::Named(path) => FoundDirectory { path, found: Ok(()) },
-            Place::Deleted(path) => FoundDirectory {
-                path,
-                found: Err("a deleted directory can't be carried yet"),
-            },
-            Place::Elsewhere(path) => FoundDirectory {
-                path,
-                found: Err(ELSEWHERE.0),
-            },
-        })
+        let object = format!("{what} {}", target.display());
+        let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
+        Ok(found.map(|Located { path, ghost }| DirectoryRecord { path, ghost }))
     }
 
     /// The number of the shared anonymous memory object behind `magic`, a link in /proc/PID/map_files.
@@ -234,6 +226,28 @@ impl Contents {
         Ok(if huge { found.block_size() as u64 } else { 0 })
     }
 
+    fn is_leased(&mut self, metadata: &Metadata) -> Result<bool, ContentError> {
+        let leased = match &mut self.leased {
+            Some(leased) => leased,
+            None => {
+                let found = procfs::leased_for_writing().map_err(|error| ContentError {
+                    action: "look for leases in",
+                    path: "/proc/locks".to_owned(),
+                    source: io::Error::other(error),
+                })?;
+                self.leased.insert(found)
+            }
+        };
+        Ok(leased.contains(&metadata.ino()))
+    }
+
+    /// Whether restoring needs the file open besides where the tree has it: because it is mapped, or has no name.
+    #[must_use]
+    pub(crate) fn keeps_open(&self, file: FileIdentity) -> bool {
+        let mapped = [false, true].map(|writable| self.mapped_by.contains_key(&(file, writable)));
+        mapped.contains(&true) || self.ghost_by.contains_key(&file)
+    }
+
     /// Notes a mapping of the System V segment `id`, whose memory is behind `magic`.
     pub(super) fn segment(&mut self, id: i32, magic: &str) {
         let found = self.segments.entry(id).or_insert_with(|| AttachedSegment {
@@ -275,10 +289,12 @@ impl Contents {
         let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
         let id = match found {
             Some(Located { path, ghost }) => {
-                let head_checksum = match ghost {
-                    Some(_) => 0,
+                let (head_checksum, build_id) = match ghost {
+                    Some(_) => (0, Vec::new()),
+                    // To open it would ask for the lease's end. It is refused with the descriptor that has the lease.
+                    None if self.is_leased(&metadata)? => (0, Vec::new()),
                     None => File::open(magic)
-                        .and_then(|file| head_checksum(&file))
+                        .and_then(|file| Ok((head_checksum(&file)?, build_id(&file)?)))
                         .map_err(wrap("read"))?,
                 };
                 let id = self.mapped.len() as u32;
@@ -290,6 +306,8 @@ impl Contents {
                     size: metadata.size(),
                     mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
                     head_checksum,
+                    identity: [metadata.dev(), metadata.ino()],
+                    build_id,
                 });
                 Some(id)
             }
@@ -299,75 +317,6 @@ impl Contents {
         Ok(id)
     }
 
-    /// How the regular file behind `magic` is to be found again; `None` where it was refused, as `object`.
-    pub(crate) fn locate(
-        &mut self,
-        magic: &str,
-        target: &[u8],
-        metadata: &Metadata,
-        (object, (subject, refusals)): (String, (&Subject, &mut Refusals)),
-    ) -> Result<Option<Located>, ContentError> {
-        let path = match self.place(target, metadata) {
-            Place::Named(path) => return Ok(Some(Located { path, ghost: None })),
-            Place::Deleted(path) => path,
-            Place::Elsewhere(_) => {
-                refusals.add(Some(subject), object, ELSEWHERE.0, ELSEWHERE.1);
-                return Ok(None);
-            }
-        };
-        if let Some((reason, advice)) = self.ghost_trouble(magic, &path, metadata)? {
-            refusals.add(Some(subject), object, reason, advice);
-            return Ok(None);
-        }
-        let ghost = self.ghost(magic, &path, metadata)?;
-        Ok(Some(Located {
-            path,
-            ghost: Some(ghost),
-        }))
-    }
-
-    /// What of the deleted file behind `magic` can't be carried.
-    fn ghost_trouble(
-        &mut self,
-        magic: &str,
-        path: &[u8],
-        metadata: &Metadata,
-    ) -> Result<Option<(&'static str, &'static str)>, ContentError> {
-        let wrap = |action| {
-            move |source: Errno| ContentError {
-                action,
-                path: magic.to_owned(),
-                source: source.into(),
-            }
-        };
-        let memfd = self.is_memfd(magic, path, metadata)?;
-        if !memfd && !self.is_filesystem_of(magic, path).map_err(wrap("statfs"))? {
-            return Ok(Some((
-                "a deleted file whose filesystem is not mounted where its path was",
-                "close and unmap it",
-            )));
-        }
-        let attributes = descriptor::extended_attributes(Path::new(magic)).map_err(wrap("list the attributes of"))?;
-        Ok((!attributes.is_empty()).then_some((
-            "a deleted file with extended attributes or an access list can't be carried yet",
-            "close and unmap it, or remove them (setfattr -x, setfacl -b)",
-        )))
-    }
-
-    /// Whether the deleted file behind `magic` that had `path` is a memfd. A file of such a name may as well lie in the root
-    /// directory, but that is not hugetlbfs.
-    fn is_memfd(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<bool, ContentError> {
-        if !path.starts_with(MEMFD) {
-            return Ok(false);
-        }
-        let internal = self.kernel_tmpfs().map_err(|source| ContentError {
-            action: "compare the filesystem of",
-            path: magic.to_owned(),
-            source,
-        })?;
-        Ok(metadata.dev() == internal || self.huge_page(magic)? != 0)
-    }
-
     /// The device number of the kernel's own tmpfs.
     pub(super) fn kernel_tmpfs(&mut self) -> io::Result<u64> {
         match self.kernel_tmpfs {
@@ -375,95 +324,14 @@ impl Contents {
             None => Ok(*self.kernel_tmpfs.insert(memfd::kernel_tmpfs()?)),
         }
     }
-
-    /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of
-    /// internal files, such as memfd_secret's, is mounted nowhere.
-    fn is_filesystem_of(&self, magic: &str, path: &[u8]) -> Result<bool, Errno> {
-        let file = statfs(magic)?;
-        let mut directory = under(&self.root, path);
-        loop {
-            match directory.parent() {
-                Some(parent) if parent.starts_with(&self.root) => directory = parent.to_owned(),
-                _ => return Ok(false),
-            }
-            match statfs(&directory) {
-                Ok(there) => {
-                    let same = (there.filesystem_type(), there.filesystem_id());
-                    return Ok(same == (file.filesystem_type(), file.filesystem_id()));
-                }
-                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The number of the deleted file behind `magic`, which had `path`.
-    fn ghost(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<u32, ContentError> {
-        let identity = FileIdentity::from(metadata);
-        if let Some(id) = self.ghost_by.get(&identity) {
-            return Ok(*id);
-        }
-        let is_memfd = self.is_memfd(magic, path, metadata)?;
-        let memfd = match path.strip_prefix(MEMFD) {
-            Some(name) if is_memfd => Some(MemfdRecord {
-                name: name.to_vec(),
-                seals: seals(magic)?,
-                huge_page: self.huge_page(magic)?,
-            }),
-            _ => None,
-        };
-        let id = self.ghosts.len() as u32;
-        let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;
-        self.ghosts.push(GhostRecord {
-            id,
-            path: path.to_vec(),
-            size: metadata.size(),
-            mode: metadata.mode() & 0o7777,
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            times: [
-                nanos(metadata.atime(), metadata.atime_nsec()),
-                nanos(metadata.mtime(), metadata.mtime_nsec()),
-            ],
-            memfd,
-        });
-        self.sources.push(ContentSource {
-            owner: ContentOwner::Ghost(id),
-            link: magic.to_owned(),
-            size: metadata.size(),
-        });
-        self.ghost_by.insert(identity, id);
-        Ok(id)
-    }
 }
 
-/// A directory that a task is in.
-#[derive(Debug)]
-pub struct FoundDirectory {
-    /// Its path.
-    pub path: Vec<u8>,
-    /// Why it can't be found again, where that is so.
-    pub found: Result<(), &'static str>,
-}
-
-/// How a regular file is found again.
+/// How a regular file or a directory is found again.
 pub(crate) struct Located {
     /// Its path, also where it was deleted.
     pub path: Vec<u8>,
     /// Its number among the deleted files.
     pub ghost: Option<u32>,
-}
-
-fn seals(magic: &str) -> Result<u32, ContentError> {
-    let wrap = |source| ContentError {
-        action: "read the seals of",
-        path: magic.to_owned(),
-        source,
-    };
-    let file = File::open(magic).map_err(wrap)?;
-    fcntl(&file, FcntlArg::F_GET_SEALS)
-        .map(|seals| seals as u32)
-        .map_err(|error| wrap(error.into()))
 }
 
 /// `path`, which is absolute, below `root`.

@@ -1,7 +1,7 @@
 //! Memory: which mappings there are, what they map, which pages hold what.
 //!
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
-//! memory, deleted files); `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
+//! memory), with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
 //! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod advice;
@@ -9,10 +9,12 @@ mod aio;
 mod assemble;
 mod attach;
 mod build;
+mod build_id;
 mod classify;
 mod compare;
 mod content;
 mod fill;
+mod ghost;
 mod pages;
 mod runs;
 mod settle;
@@ -20,11 +22,13 @@ mod sharing;
 
 pub use assemble::{Assembly, alike, assemble};
 pub use build::{BuildError, Builder, Filled, Sources, first_gap};
+pub use build_id::build_id;
 pub use classify::{address_space, look_at_pages};
 pub use compare::{has_flags, same_layout};
-pub use content::{ContentError, ContentSource, Contents, FileIdentity, FoundDirectory, head_checksum};
-pub(crate) use content::{ELSEWHERE, Located, Place};
+pub use content::{ContentError, ContentSource, Contents, FileIdentity, head_checksum};
+pub(crate) use content::{Located, Place};
 pub use fill::{FillError, Filler};
+pub(crate) use ghost::ELSEWHERE;
 pub use pages::{PagesError, dump_content, dump_process_pages};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
 pub use settle::settle;

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
-    AlternateStack, Credentials, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches, Registers,
-    ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, ThreadRecord, ThreadSwitches,
+    AlternateStack, Credentials, DirectoryRecord, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches,
+    Registers, ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -140,8 +140,8 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         pending: Vec::new(),
         limits: Vec::new(),
         umask: 0,
-        cwd: Vec::new(),
-        root: Vec::new(),
+        cwd: DirectoryRecord::default(),
+        root: DirectoryRecord::default(),
         timers: [IntervalTimer::default(); 3],
         personality: 0,
         dumpable: 0,

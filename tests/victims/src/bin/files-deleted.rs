@@ -19,6 +19,7 @@ use victims::{
 };
 
 const LARGE: usize = 64 << 20;
+const ATTRIBUTE: &std::ffi::CStr = c"trusted.mine";
 
 fn main() {
     play(|stage| {
@@ -64,6 +65,7 @@ fn main() {
                 );
             }
             compare_content(findings, "attributes", attributes, 0, 5_000, 1);
+            check_attribute(findings, attributes);
             compare_content(findings, "large", large, 0, LARGE, 3);
             compare_content(findings, "unnamed", unnamed, 0, 12_345, 4);
             compare_content(findings, "in a deleted folder", orphan, 0, 5_000, 7);
@@ -91,6 +93,9 @@ fn with_attributes(stage: &Stage) -> RawFd {
     let file = borrowed(fd);
     std::os::unix::fs::fchown(&*file, Some(1234), Some(5678)).expect("chown");
     file.set_permissions(Permissions::from_mode(0o4711)).expect("chmod");
+    // SAFETY: the name ends with a NUL, the value has the stated length.
+    let status = unsafe { libc::fsetxattr(fd, ATTRIBUTE.as_ptr(), b"value".as_ptr().cast(), 5, 0) };
+    assert_eq!(status, 0, "an attribute: {}", std::io::Error::last_os_error());
     let time = |nanos| UNIX_EPOCH + Duration::from_nanos(nanos);
     let times = FileTimes::new()
         .set_modified(time(1_234_567_890_123_456_789))
@@ -98,6 +103,16 @@ fn with_attributes(stage: &Stage) -> RawFd {
     file.set_times(times).expect("set times");
     seek(fd, 77, libc::SEEK_SET).expect("seek");
     fd
+}
+
+fn check_attribute(findings: &mut Findings, fd: RawFd) {
+    let mut value = [0_u8; 16];
+    // SAFETY: the name ends with a NUL, there is room for the stated length.
+    let got = unsafe { libc::fgetxattr(fd, ATTRIBUTE.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    findings.that(
+        got == 5 && value.starts_with(b"value"),
+        format!("the attribute has {got} bytes"),
+    );
 }
 
 fn sparse(stage: &Stage) -> RawFd {

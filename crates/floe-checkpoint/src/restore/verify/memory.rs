@@ -2,23 +2,20 @@
 
 use super::{Differences, Process};
 use crate::restore::contents::MadeContents;
-use floe_image::record::{AddressSpaceRecord, MmLayout, ProcessRecord};
+use floe_image::record::{AddressSpaceRecord, DirectoryRecord, MmLayout, ProcessRecord};
 use floe_resources::mm;
 use floe_sys::{
     Pid,
-    descriptor::open_in_root,
     procfs::{self, Mapping, ProcError, Stat},
 };
 use std::{
     collections::HashMap,
-    ffi::OsStr,
     fs::File,
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        unix::fs::MetadataExt,
     },
-    path::Path,
 };
 
 /// An address of the layout: its name, where it is, where it should be.
@@ -102,21 +99,20 @@ fn same_place(whose: &Process, what: &str, is: &Identity, should: &Identity, dif
 
 /// Working and root directories; most processes have the same ones.
 #[derive(Default)]
-pub struct Directories<'a>(HashMap<&'a [u8], Identity>);
+pub struct Directories<'a>(HashMap<&'a DirectoryRecord, Identity>);
 
 impl<'a> Directories<'a> {
     /// Compares those of a process.
     pub fn compare(
         &mut self,
         record: &'a ProcessRecord,
-        root: BorrowedFd<'_>,
+        (made, root): (&MadeContents, BorrowedFd<'_>),
         host: Pid,
         differences: &mut Differences,
     ) {
-        for (name, path) in [("cwd", &record.cwd), ("root", &record.root)] {
-            let wanted = self.0.entry(path).or_insert_with(|| {
-                let flags = libc::O_PATH | libc::O_DIRECTORY;
-                let opened = open_in_root(root, Path::new(OsStr::from_bytes(path)), flags, 0)?;
+        for (name, directory) in [("cwd", &record.cwd), ("root", &record.root)] {
+            let wanted = self.0.entry(directory).or_insert_with(|| {
+                let opened = made.directory(root, directory)?;
                 File::from(opened).metadata().map(|found| (found.dev(), found.ino()))
             });
             let is = identity(&format!("/proc/{host}/{name}"));

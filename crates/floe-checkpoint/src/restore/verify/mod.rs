@@ -135,7 +135,7 @@ impl<'a> Original<'a> {
                 let space = &self.image.address_spaces()[*index];
                 memory::compare(space, self.made, tid, &mut differences)?;
             }
-            directories.compare(process, self.root, tid, &mut differences);
+            directories.compare(process, (self.made, self.root), tid, &mut differences);
             if !next.completes_table {
                 continue;
             }

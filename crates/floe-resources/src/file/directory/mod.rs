@@ -1,12 +1,12 @@
 //! Directories, by path, with their read position.
 
-use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags};
+use super::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, open_ghost, seek,
+};
+use crate::mm::Located;
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
-use nix::{
-    sys::stat::fstat,
-    unistd::{Whence, lseek},
-};
+use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
@@ -24,6 +24,7 @@ pub struct Directory;
 struct Body {
     #[serde(with = "serde_bytes")]
     path: Vec<u8>,
+    ghost: Option<u32>,
 }
 
 impl FileKind for Directory {
@@ -36,18 +37,23 @@ impl FileKind for Directory {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(path) = named(file, "directory", context) else {
-            return Ok(None);
-        };
-        Ok(Some(codec::encode(&Body { path })?))
+        let findings = (&file.subject, &mut *context.refusals);
+        let found = context
+            .contents
+            .locate(&file.magic(), &file.link, &file.metadata, (file.title(), findings))?;
+        let body = found.map(|Located { path, ghost }| Body { path, ghost });
+        Ok(body.as_ref().map(codec::encode).transpose()?)
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body: Body = decode(record)?;
         let name = String::from_utf8_lossy(&body.path).into_owned();
         let path = Path::new(OsStr::from_bytes(&body.path));
-        let directory = open_in_root(context.root, path, open_flags(record), 0)
-            .map_err(FileError::system("open directory", name.clone()))?;
+        let directory = match body.ghost {
+            Some(id) => open_ghost(id, record, context)?,
+            None => open_in_root(context.root, path, open_flags(record), 0)
+                .map_err(FileError::system("open directory", name.clone()))?,
+        };
         // Not by O_DIRECTORY, which the program would see in the flags.
         let found = fstat(directory.as_fd()).map_err(FileError::system("stat", name.clone()))?;
         if found.st_mode & libc::S_IFMT != libc::S_IFDIR {
@@ -56,20 +62,21 @@ impl FileKind for Directory {
                 what: format!("{name} is no directory here"),
             });
         }
-        if record.position != 0 {
-            lseek(directory.as_fd(), record.position as i64, Whence::SeekSet)
-                .map_err(FileError::system("seek in directory", name))?;
-        }
+        seek(directory.as_fd(), record, &name)?;
         Ok(directory)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
         let body: Body = decode(record)?;
-        Ok(String::from_utf8_lossy(&body.path).into_owned())
+        let deleted = if body.ghost.is_some() { " (deleted)" } else { "" };
+        Ok(format!("{}{deleted}", String::from_utf8_lossy(&body.path)))
     }
 
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         let body: Body = decode(record)?;
+        if body.ghost.is_some() {
+            return Ok(None);
+        }
         super::device::path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFDIR)
     }
 }

@@ -1,10 +1,11 @@
 //! Regular files: by path, or with their content where they were deleted; a memfd never had a name.
 
-use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen};
+use super::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, open_ghost, seek,
+};
 use crate::mm::Located;
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
-use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
@@ -25,6 +26,8 @@ struct Body {
     ghost: Option<u32>,
     size: u64,
     mtime: i64,
+    /// Device and inode number on the host that the image was made on.
+    identity: [u64; 2],
 }
 
 impl FileKind for Regular {
@@ -50,6 +53,7 @@ impl FileKind for Regular {
             ghost,
             size: file.metadata.size(),
             mtime,
+            identity: [file.metadata.dev(), file.metadata.ino()],
         };
         Ok(Some(codec::encode(&body)?))
     }
@@ -58,18 +62,12 @@ impl FileKind for Regular {
         let body: Body = decode(record)?;
         let name = String::from_utf8_lossy(&body.path).into_owned();
         let file = match body.ghost {
-            Some(id) => {
-                let unknown = || FileError::Unknown {
-                    id: record.id,
-                    what: format!("the image lacks deleted file {id}"),
-                };
-                reopen(context.ghosts.get(&id).ok_or_else(unknown)?.as_fd(), open_flags(record))?
-            }
+            Some(id) => open_ghost(id, record, context)?,
             // O_TMPFILE, which a program may see in a file's flags, holds O_DIRECTORY.
             None => open_in_root(context.root, path(&body), open_flags(record) & !libc::O_DIRECTORY, 0)
                 .map_err(FileError::system("open", name.clone()))?,
         };
-        lseek(file.as_fd(), record.position as i64, Whence::SeekSet).map_err(FileError::system("seek in", name))?;
+        seek(file.as_fd(), record, &name)?;
         Ok(file)
     }
 

@@ -10,7 +10,8 @@ use std::{
 };
 use victims::{
     Findings, Stage, call,
-    descriptor::{open, try_open},
+    descriptor::{borrowed, open, try_open},
+    memory::Mapping,
     stage::fork,
 };
 
@@ -28,9 +29,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("large-buffers", large_buffers),
     ("fifo", fifo),
     ("deleted-fifo", deleted_fifo),
-    ("deleted-directory", deleted_directory),
-    ("deleted-attributes", deleted_attributes),
-    ("hidden-file", hidden_file),
     ("terminal", terminal),
     ("kernel-log", |_| opened("/dev/kmsg", libc::O_RDONLY)),
     ("block-device", |_| opened_kind("/dev", libc::S_IFBLK)),
@@ -39,9 +37,10 @@ pub const KINDS: &[(&str, Make)] = &[
     ("namespace", |_| opened("/proc/self/ns/net", libc::O_RDONLY)),
     ("cgroup-file", cgroup_file),
     ("message-queue", message_queue),
-    ("path-only", |_| opened("/", libc::O_PATH)),
+    ("path-of-a-pipe", path_of_a_pipe),
     ("directory-notice", directory_notice),
-    ("lease", lease),
+    ("ending-lease", ending_lease),
+    ("mapped-lease", mapped_lease),
 ];
 
 /// The descriptor that a system call makes.
@@ -176,33 +175,6 @@ fn deleted_fifo(stage: &Stage) -> io::Result<Check> {
     Ok(unchanged(fd))
 }
 
-fn deleted_directory(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("deleted directory");
-    fs::create_dir(&path)?;
-    let fd = open(&path, libc::O_RDONLY);
-    fs::remove_dir(&path)?;
-    Ok(unchanged(fd))
-}
-
-fn deleted_attributes(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("attributes");
-    let fd = open(&path, libc::O_RDWR | libc::O_CREAT);
-    let (name, value) = (c"user.mine", b"value");
-    // SAFETY: the name ends with a NUL, the value has the stated length.
-    let status = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    call::checked(status.into())?;
-    fs::remove_file(path)?;
-    Ok(unchanged(fd))
-}
-
-fn hidden_file(stage: &Stage) -> io::Result<Check> {
-    let (path, other) = (stage.path("hidden"), stage.path("hidden, other link"));
-    let fd = open(&path, libc::O_RDWR | libc::O_CREAT);
-    fs::hard_link(&path, other)?;
-    fs::remove_file(path)?;
-    Ok(unchanged(fd))
-}
-
 fn terminal(_: &Stage) -> io::Result<Check> {
     let pair = nix::pty::openpty(None, None).map_err(io::Error::from)?;
     use std::os::fd::IntoRawFd;
@@ -266,12 +238,44 @@ fn plain(stage: &Stage, name: &str) -> RawFd {
     open(&stage.path(name), libc::O_RDWR | libc::O_CREAT)
 }
 
-fn lease(stage: &Stage) -> io::Result<Check> {
-    const F_SETLEASE: i32 = 1024;
-    const F_GETLEASE: i32 = 1025;
-    let fd = plain(stage, "lease");
+fn path_of_a_pipe(_: &Stage) -> io::Result<Check> {
+    let [read, write] = call::pipe(0);
+    let check = opened(format!("/proc/self/fd/{read}"), libc::O_PATH);
+    call::close(read);
+    call::close(write);
+    check
+}
+
+const F_SETLEASE: i32 = 1024;
+const F_GETLEASE: i32 = 1025;
+
+fn keeps_lease(fd: RawFd, kind: i32) -> Check {
+    Box::new(move |findings: &mut Findings| {
+        findings.same("the lease", &Some(kind), &call::fcntl(fd, F_GETLEASE, 0).ok());
+    })
+}
+
+/// Somebody wants to open the file, so its holder is to release it.
+fn ending_lease(stage: &Stage) -> io::Result<Check> {
+    // SAFETY: the notice is a signal that is ignored.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let fd = plain(stage, "ending lease");
     call::fcntl(fd, F_SETLEASE, libc::F_WRLCK)?;
+    let opened = try_open(&stage.path("ending lease"), libc::O_WRONLY | libc::O_NONBLOCK);
+    assert!(opened.is_err(), "the lease is not noticed");
+    Ok(keeps_lease(fd, libc::F_UNLCK))
+}
+
+fn mapped_lease(stage: &Stage) -> io::Result<Check> {
+    let fd = plain(stage, "mapped lease");
+    borrowed(fd).set_len(4096)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let memory = Mapping::new(4096, protection, libc::MAP_SHARED, fd, 0);
+    memory.mark(0, 9);
+    call::fcntl(fd, F_SETLEASE, libc::F_WRLCK)?;
+    let mut keeps = keeps_lease(fd, libc::F_WRLCK);
     Ok(Box::new(move |findings: &mut Findings| {
-        findings.same("the lease", &Some(libc::F_WRLCK), &call::fcntl(fd, F_GETLEASE, 0).ok());
+        keeps(findings);
+        memory.compare(findings, "the mapped file", 0, 9);
     }))
 }

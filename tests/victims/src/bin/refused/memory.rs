@@ -1,7 +1,7 @@
 //! Memory that can't be carried.
 
 use super::{Check, Make};
-use std::{fs, io, os::fd::RawFd, ptr};
+use std::{io, os::fd::RawFd, ptr};
 use victims::{
     Findings, Stage, call,
     memory::{Mapping, PAGE},
@@ -18,7 +18,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("device-memory", device_memory),
     ("userfaultfd", userfaultfd),
     ("protection-key", protection_key),
-    ("hidden-mapped-file", hidden_mapped_file),
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -172,16 +171,5 @@ fn protection_key(_: &Stage) -> io::Result<Check> {
     let arguments = [mapping.address, PAGE, READ_WRITE as usize, key as usize];
     // SAFETY: a mapping of our own, with the protection it has.
     unsafe { call::raw(libc::SYS_pkey_mprotect, &arguments) }?;
-    Ok(marked(mapping))
-}
-
-fn hidden_mapped_file(stage: &Stage) -> io::Result<Check> {
-    let (path, other) = (stage.path("mapped"), stage.path("mapped, other link"));
-    fs::write(&path, [1; PAGE])?;
-    fs::hard_link(&path, other)?;
-    let fd = victims::descriptor::open(&path, libc::O_RDWR);
-    let mapping = map(PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)?;
-    call::close(fd);
-    fs::remove_file(path)?;
     Ok(marked(mapping))
 }

@@ -7,7 +7,6 @@ use victims::{Findings, Stage, call, descriptor::try_open};
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
-    ("deleted-working-directory", deleted_working_directory),
     ("foreign-segment", foreign_segment),
     ("network-device", network_device),
 ];
@@ -21,20 +20,6 @@ fn mount(stage: &Stage) -> io::Result<Check> {
     Ok(Box::new(move |findings: &mut Findings| {
         let now = fs::read(path.join("file")).unwrap_or_default();
         findings.that(now == b"content", "the mount lost its file");
-    }))
-}
-
-fn deleted_working_directory(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("working");
-    fs::create_dir(&path)?;
-    std::env::set_current_dir(&path)?;
-    fs::remove_dir(&path)?;
-    Ok(Box::new(|findings: &mut Findings| {
-        let now = fs::read_link("/proc/self/cwd").unwrap_or_default();
-        findings.that(
-            now.to_string_lossy().ends_with("/working (deleted)"),
-            format!("is in {}", now.display()),
-        );
     }))
 }
 

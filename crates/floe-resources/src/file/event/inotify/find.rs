@@ -4,7 +4,11 @@ use crate::{
     file::{DumpContext, FileError},
     mm::Place,
 };
-use floe_sys::{Pid, descriptor::open_by_handle, procfs};
+use floe_sys::{
+    Pid,
+    descriptor::open_by_handle,
+    procfs::{self, MountPoint},
+};
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
@@ -47,60 +51,26 @@ impl FoundWatch {
 /// Where each filesystem is mounted for a process.
 pub(super) struct Mounts {
     holder: Pid,
-    /// Device, mount point.
-    all: Vec<(u32, Vec<u8>)>,
+    all: Vec<MountPoint>,
 }
 
 impl Mounts {
     pub(super) fn read(holder: Pid) -> Result<Self, FileError> {
-        let text = procfs::read(&format!("/proc/{holder}/mountinfo"))?;
-        let all = text.split(|byte| *byte == b'\n').filter_map(|line| {
-            let mut words = line.split(|byte| *byte == b' ');
-            let device = std::str::from_utf8(words.nth(2)?).ok()?;
-            let (major, minor) = device.split_once(':')?;
-            let device = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
-            Some((device, unescaped(words.nth(1)?)))
-        });
-        Ok(Self {
-            holder,
-            all: all.collect(),
-        })
+        let all = procfs::mount_points(&format!("/proc/{holder}"))?;
+        Ok(Self { holder, all })
     }
 
     /// Something open on each mount of a filesystem.
     fn of(&self, device: u32) -> impl Iterator<Item = File> {
-        let points = self.all.iter().filter(move |(own, _)| *own == device);
-        points.filter_map(|(_, point)| {
+        let points = self.all.iter().filter(move |point| point.device == device);
+        points.filter_map(|point| {
             let mut path = OsString::from(format!("/proc/{}/root", self.holder));
-            path.push(OsStr::from_bytes(point));
+            path.push(OsStr::from_bytes(&point.path));
             let metadata = std::fs::symlink_metadata(&path).ok()?;
             let can_be_opened = metadata.is_dir() || metadata.is_file();
             can_be_opened.then(|| File::open(&path).ok())?
         })
     }
-}
-
-/// Of `\040` and its like, as mountinfo writes blanks.
-fn unescaped(word: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, behind)) = rest.split_first() {
-        let code = (*first == b'\\')
-            .then(|| std::str::from_utf8(behind.get(..3)?).ok())
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &behind[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = behind;
-            }
-        }
-    }
-    plain
 }
 
 /// The path of a watched file, as the tree sees it.
@@ -118,7 +88,7 @@ pub(super) fn path_of(watch: &FoundWatch, mounts: &Mounts, context: &DumpContext
 
 #[cfg(test)]
 mod tests {
-    use super::{FoundWatch, unescaped};
+    use super::FoundWatch;
 
     #[test]
     fn watches_are_read() {
@@ -129,11 +99,5 @@ mod tests {
         assert_eq!((watch.handle_kind, &watch.handle[..]), (1, &[0x99, 0x0a, 0, 0xff][..]));
         assert!(FoundWatch::parse("wd:1 ino:99").is_none());
         assert!(FoundWatch::parse(&line.replace("990a", "zz0a")).is_none());
-    }
-
-    #[test]
-    fn blanks_are_plain_again() {
-        assert_eq!(unescaped(br"/a\040b\134"), b"/a b\\");
-        assert_eq!(unescaped(br"/a\04"), br"/a\04");
     }
 }
