@@ -251,6 +251,11 @@ unix_state = choice(
     ("Widowed", fields(maker=maker)), ("Sending", fields(to=raw)),
 )
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
+outside = fields(
+    send_from=u32, sent=raw, unsent=raw, receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
+    scale=optional(times(u8, 2)), selective=boolean, timestamp=optional(u32), room=u32,
+)
+other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None))
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
     "path-only": fields(path=raw, file_type=u32, device=u64),
@@ -274,7 +279,7 @@ OPEN_FILE_BODIES = {
         options=options,
     ),
     "tcp-connection": fields(
-        family=i32, local=address, remote=address, alone=boolean, shut_write=boolean, shut_read=boolean, queue=raw,
+        family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=raw,
         options=options,
     ),
 }

@@ -6,7 +6,7 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -49,14 +49,27 @@ pub fn events(file: BorrowedFd<'_>, wanted: i16) -> Result<i16, Errno> {
     Ok(asked.revents)
 }
 
-/// Bytes that were sent and that the other end has not acknowledged, SIOCOUTQ of tcp(7).
+/// Bytes that were written and that the other end has not acknowledged, SIOCOUTQ of tcp(7).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    count(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes that were written and not sent yet, SIOCOUTQNSD of linux/sockios.h.
 ///
 /// # Errors
 /// Those of ioctl(2).
 pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    const SIOCOUTQNSD: libc::Ioctl = 0x894B;
+    count(socket, SIOCOUTQNSD)
+}
+
+fn count(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<usize, Errno> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes a number, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
     Errno::result(result)?;
     Ok(bytes.max(0) as usize)
 }
@@ -91,11 +104,19 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// # Errors
 /// ENOPROTOOPT and others of getsockopt(2); EINVAL for SO_GET_FILTER, which does not count in bytes.
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+    sized_option(socket, level, name, OPTION_BYTES)
+}
+
+/// The same of an option that the kernel tells only where there is room for just so many bytes.
+///
+/// # Errors
+/// As for [`option`].
+pub fn sized_option(socket: BorrowedFd<'_>, level: i32, name: i32, bytes: usize) -> Result<Vec<u8>, Errno> {
     if (level, name) == (libc::SOL_SOCKET, libc::SO_GET_FILTER) {
         return Err(Errno::EINVAL);
     }
-    let mut value = vec![0_u8; OPTION_BYTES];
-    let mut length = OPTION_BYTES as libc::socklen_t;
+    let mut value = vec![0_u8; bytes];
+    let mut length = libc::socklen_t::try_from(bytes).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `length` bytes, which are there.
     let result = unsafe {
         libc::getsockopt(
@@ -177,24 +198,29 @@ const UNIX_MESSAGE: usize = 16;
 pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
     // FIN_WAIT2, TIME_WAIT of include/net/tcp_states.h.
     const WAITING: u32 = 1 << 5 | 1 << 6;
+    end_sockets(WAITING, |_, identity| identity[..2] == port.to_be_bytes())
+}
+
+/// Ends sockets in some states that no process has any more and that are `meant`: family and struct inet_diag_sockid.
+fn end_sockets(states: u32, meant: impl Fn(i32, &[u8]) -> bool) -> Result<usize, Errno> {
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
         // struct inet_diag_req_v2.
         let head = [family as u8, libc::IPPROTO_TCP as u8, 0, 0];
         let mut request = head.to_vec();
-        request.extend(WAITING.to_ne_bytes());
+        request.extend(states.to_ne_bytes());
         request.extend([0; IDENTITY.end - IDENTITY.start]);
         let mut leftovers = Vec::new();
         dump(&request, |message| {
             let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
-            if number(message, INODE)? == 0 && identity[..2] == port.to_be_bytes() {
+            if number(message, INODE)? == 0 && meant(family, identity) {
                 leftovers.push(identity.to_vec());
             }
             Ok(())
         })?;
         for identity in leftovers {
             let mut request = head.to_vec();
-            request.extend(WAITING.to_ne_bytes());
+            request.extend(states.to_ne_bytes());
             request.extend(identity);
             match ask((SOCK_DESTROY, libc::NLM_F_ACK), &request, |_| Ok(())) {
                 // It may have ended by itself.
@@ -204,6 +230,20 @@ pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
         }
     }
     Ok(ended)
+}
+
+/// Ends the TCP sockets of the calling thread's network namespace that have these addresses, its own first, and that no
+/// process has any more. Returns how many.
+///
+/// # Errors
+/// As for [`end_leftovers`].
+pub fn end_orphans(connections: &[(SocketAddr, SocketAddr)]) -> Result<usize, Errno> {
+    let end = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let wanted: HashSet<_> = connections
+        .iter()
+        .map(|(local, remote)| [end(*local), end(*remote)])
+        .collect();
+    end_sockets(u32::MAX, |family, identity| wanted.contains(&ends(family, identity)))
 }
 
 /// Whether some process has the TCP socket of the calling thread's network namespace that has these addresses, its own first.

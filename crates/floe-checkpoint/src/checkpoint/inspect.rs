@@ -10,7 +10,7 @@ use floe_image::record::{
     SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
-    file::{self, Collected, ConsoleLinks, FileError},
+    file::{self, CollectOptions, Collected, ConsoleLinks, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
@@ -102,7 +102,7 @@ impl Inspected {
     /// Reads it.
     pub fn read(
         held: &HeldTree,
-        target: &Target,
+        (target, tcp): (&Target, TcpMode),
         refusals: &mut Refusals,
         control: &Control<'_>,
     ) -> Result<Self, InspectError> {
@@ -154,8 +154,11 @@ impl Inspected {
             }
             processes.push(record);
         }
-        let search = matches!(target, Target::Tree { .. });
-        let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, search)?;
+        let options = CollectOptions {
+            search_outside: matches!(target, Target::Tree { .. }),
+            tcp,
+        };
+        let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, options)?;
         let mut sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;

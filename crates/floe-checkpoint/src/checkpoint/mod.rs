@@ -22,7 +22,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
-    file::ConsoleLinks,
+    file::{ConsoleLinks, FileError, TcpMode},
     refusal::{Refusal, Refusals},
     tree::FoundTree,
 };
@@ -103,6 +103,8 @@ pub struct Request<'a> {
     pub level: i32,
     /// Let the tree run on afterwards.
     pub leave_running: bool,
+    /// What becomes of TCP connections whose other ends are outside of the tree.
+    pub tcp: TcpMode,
     /// Whether a process that may be killed stands before this one: see [`confines_calls`].
     pub behind_front: bool,
     /// Called when the image is synced and the tree is about to be ended.
@@ -148,6 +150,9 @@ pub enum CheckpointError {
     /// The output file.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// Packets of the tree's connections.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A filter came when nobody was prepared for it.
     #[error("a task of the tree has confined its system calls (seccomp) at this very moment; try again")]
     Confined,
@@ -210,7 +215,7 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     }
     control.enter("inspect")?;
     let mut refusals = Refusals::default();
-    let inspected = Inspected::read(&held, &request.target, &mut refusals, control)?;
+    let inspected = Inspected::read(&held, (&request.target, request.tcp), &mut refusals, control)?;
     if !refusals.is_empty() {
         return Err(CheckpointError::Refused(refusals.into_sorted()));
     }
@@ -239,8 +244,12 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
         held.release()?;
     } else {
         (request.before_end)().map_err(CheckpointError::Announce)?;
+        let ending = inspected.files.hold_on(request.target.root())?;
         file.publish()?;
         held.end()?;
+        if let Some(ending) = ending {
+            ending.settle();
+        }
     }
     report.frozen = started.elapsed();
     Ok(report)

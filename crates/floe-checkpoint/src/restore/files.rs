@@ -4,7 +4,8 @@
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
 use floe_resources::file::{
-    BoundNames, Holders, OpenContext, TablePlan, in_order, kind_of, place_wave, set_notices, set_signals, take_locks,
+    Holders, OpenContext, Opened, TablePlan, TcpMode, in_order, kind_of, place_wave, set_notices, set_signals,
+    take_locks,
 };
 use floe_tracee::{Puppet, Script};
 use std::{
@@ -15,18 +16,18 @@ use std::{
 /// How many files floe holds open at once.
 const WAVE: usize = 200;
 
-/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it. The
-/// names that sockets were given go again when what is returned is dropped.
+/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it. What
+/// is returned must be taken care of when the tree is about to run.
 pub fn open_all(
     image: &Image,
     world: &mut World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
-    root: BorrowedFd<'_>,
-) -> Result<BoundNames, RestoreError> {
+    (root, tcp): (BorrowedFd<'_>, TcpMode),
+) -> Result<Opened, RestoreError> {
     let holder = give_terminals(image, world, console)?;
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
-    let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder));
+    let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder), tcp);
     context.make_queues(world.seed()?.tid(), image)?;
     for wave in in_order(image.open_files()).chunks(WAVE) {
         let mut opened = HashMap::new();
@@ -63,7 +64,7 @@ pub fn open_all(
         kind_of(record)?.complete(record, &holders)?;
     }
     set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
-    Ok(context.into_bound_names())
+    Ok(context.finish())
 }
 
 /// Makes the sandbox's terminal the controlling one of the sessions that had it; returns one of their leaders.

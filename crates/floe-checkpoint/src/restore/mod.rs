@@ -34,7 +34,7 @@ use floe_image::{
 };
 use floe_resources::{
     channel::{Channel, ChannelError},
-    file::{FileError, PlaceError},
+    file::{FileError, OutsideEnds, PlaceError, TcpMode},
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
@@ -100,6 +100,8 @@ pub struct Request<'a> {
     pub pid_method: PidMethod,
     /// Whether somebody stays with it: its input is a pipe also where it had none, and no trace of it stays when it ends.
     pub foreground: bool,
+    /// What becomes of TCP connections whose other ends are outside of the tree.
+    pub tcp: TcpMode,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
     pub before_thaw: &'a mut BeforeThaw<'a>,
 }
@@ -231,13 +233,13 @@ pub struct DryRun {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn dry_run(image: File, control: &Control<'_>) -> Result<DryRun, RestoreError> {
+pub fn dry_run(image: File, tcp: TcpMode, control: &Control<'_>) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
     let image = Image::open(image)?;
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let obstacles = obstacles(&image)?;
+    let obstacles = obstacles(&image, &OutsideEnds::of(&image, tcp)?)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -287,7 +289,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("plan")?;
     let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
-    let found = obstacles(&image)?;
+    let connections = OutsideEnds::of(&image, request.tcp)?;
+    let found = obstacles(&image, &connections)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }
@@ -320,7 +323,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("tree")?;
     make_room_for_files(&image, root.as_fd());
     // Before this thread stays on one processor, as do those that it makes.
-    let names = std::thread::scope(|scope| {
+    let held = connections.hold(launch.pid1())?;
+    let opened = std::thread::scope(|scope| {
         let original = Original::new(&image, &made, root.as_fd());
         let (sender, finished) = mpsc::channel();
         let comparison = scope.spawn(move || original.compare(&finished));
@@ -334,7 +338,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         world.grow(&steps, lendings, &made, root.as_fd(), control)?;
         control.enter("files")?;
-        let names = files::open_all(&image, &mut world, &made, &console, root.as_fd())?;
+        let opened = files::open_all(&image, &mut world, &made, &console, (root.as_fd(), request.tcp))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -359,13 +363,14 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let mut differences = compared?;
         verify::relations(&image, &world.host_pids(), &mut differences)?;
         differences.into_result()?;
-        Ok::<_, RestoreError>(names)
+        Ok::<_, RestoreError>(opened)
     })?;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
+    connections.go_on(held, &opened.outside, launch.pid1())?;
     launch.commit_frozen()?;
-    names.keep();
+    opened.names.keep();
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

@@ -4,9 +4,12 @@ use super::{RestoreError, abilities, nameless::open_linked, supply};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{GhostKind, HeaderRecord, MappedFileRecord, ProcessRecord},
+    record::{GhostKind, HeaderRecord, MappedFileRecord, NamespaceOrigin, ProcessRecord},
 };
-use floe_resources::{file::kind_of, mm::head_checksum};
+use floe_resources::{
+    file::{OutsideEnds, kind_of},
+    mm::head_checksum,
+};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -45,7 +48,7 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`RestoreError`] where looking for them fails.
-pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
+pub fn obstacles(image: &Image, connections: &OutsideEnds) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
     clocks(image, &mut found);
@@ -76,6 +79,10 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
                 reason,
             });
         }
+    }
+    let own_network = image.sandbox().net == NamespaceOrigin::Own;
+    for (object, reason) in connections.obstacles(own_network)? {
+        found.insert(Obstacle { object, reason });
     }
     let own = Status::read("/proc/self")?;
     abilities::obstacles(image, &own, &mut |object, reason| {

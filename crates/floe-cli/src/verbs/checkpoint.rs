@@ -1,5 +1,6 @@
 //! `floe checkpoint`.
 
+use super::tcp::Tcp;
 use crate::{Context, act, failure::Outcome, front, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
@@ -39,6 +40,9 @@ pub struct Checkpoint {
     /// Let the tree run on.
     #[arg(long)]
     leave_running: bool,
+    /// TCP connections with processes outside of the tree.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
+    tcp: Tcp,
     /// Only tell what stands in the way.
     #[arg(long)]
     dry_run: bool,
@@ -86,6 +90,7 @@ impl Checkpoint {
             output: if self.dry_run { None } else { Some(self.output()?) },
             level: self.level,
             leave_running: self.leave_running,
+            tcp: self.tcp.into(),
             behind_front,
             before_end: &mut before_end,
         };

@@ -12,6 +12,7 @@ pub mod ps;
 pub mod restore;
 pub mod rm;
 pub mod run;
+pub mod tcp;
 pub mod verify;
 pub mod wait;
 

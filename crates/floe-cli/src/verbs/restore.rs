@@ -1,6 +1,6 @@
 //! `floe restore`.
 
-use super::{foreground::Stay, image_file};
+use super::{foreground::Stay, image_file, tcp::Tcp};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, PidMethod, Request, STAGES};
@@ -28,6 +28,9 @@ pub struct Restore {
     /// Only tell what would be done and what stands in the way.
     #[arg(long)]
     dry_run: bool,
+    /// TCP connections with processes outside of the tree, if the image has any.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "established")]
+    tcp: Tcp,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -53,7 +56,7 @@ impl Restore {
         };
         let image = image_file::open(path)?;
         if self.dry_run {
-            let found = act::perform(|control| restore::dry_run(image, control))??;
+            let found = act::perform(|control| restore::dry_run(image, self.tcp.into(), control))??;
             return print(found);
         }
         let mut attached = None;
@@ -75,6 +78,7 @@ impl Restore {
                 Method::SetTid => PidMethod::SetTid,
             },
             foreground: !self.detach,
+            tcp: self.tcp.into(),
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;

@@ -874,12 +874,17 @@ fn inet_socket(
 fn tcp_connection() -> Vec<u8> {
     let [here, there] = [80_u16, 45_678].map(|port| (0_u32, [127_u8, 0, 0, 1], port));
     let options = [(6_i32, 1_i32, vec![1_u8, 0, 0, 0])];
-    let (alone, shut_write, shut_read) = (false, true, false);
+    let (shut_write, shut_read) = (true, false);
+    let (window, scale) = ([1_u32, 65_536, 65_536, 32_768, 1], Some([7_u8, 7]));
+    let sent = (1_000_u32, path_of("HTTP/1.1 200 OK"), path_of("bye"));
+    let negotiated = (1_460_u32, scale, true, Some(12_345_u32));
+    // The third of four: outside.
+    let other = (2_u32, sent, 2_000_u32, false, window, negotiated, 131_072_u32);
     body(&(
         2_i32,
         here,
         there,
-        alone,
+        other,
         shut_write,
         shut_read,
         path_of("GET /"),

@@ -5,6 +5,7 @@ use super::{
     locks::{self, FoundLocks},
     queue::FoundQueues,
     signals,
+    socket::{Ending, Held, Keeper, TcpMode},
 };
 use crate::{
     refusal::Refusals,
@@ -28,7 +29,6 @@ use std::{
 };
 
 /// What was found.
-#[derive(Debug, Default)]
 pub struct Collected {
     /// Open file descriptions.
     pub files: Vec<OpenFileRecord>,
@@ -40,10 +40,32 @@ pub struct Collected {
     pub input: Vec<u8>,
     /// POSIX message queues of the tree's own IPC namespace.
     pub queues: Vec<PosixQueueRecord>,
+    /// Packets of TCP connections that are held back.
+    held: Option<Held>,
+    keeper: Keeper,
 }
 
-/// Reads the descriptors of all living processes of a tree, once where some share them. `search_outside` also looks
-/// through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
+impl Collected {
+    /// Holds back packets that are held back now also when floe has ended, if the process `root` is killed; `None` where
+    /// there are none.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn hold_on(&self, root: Pid) -> Result<Option<Ending<'_>>, FileError> {
+        self.held.as_ref().map(|held| held.stay(&self.keeper, root)).transpose()
+    }
+}
+
+/// How descriptors are to be saved.
+#[derive(Debug, Clone, Copy)]
+pub struct CollectOptions {
+    /// Look through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
+    pub search_outside: bool,
+    /// What becomes of TCP connections whose other ends are outside.
+    pub tcp: TcpMode,
+}
+
+/// Reads the descriptors of all living processes of a tree, once where some share them.
 ///
 /// # Errors
 /// [`FileError`].
@@ -52,7 +74,7 @@ pub fn collect(
     console: &super::ConsoleLinks,
     contents: &mut crate::mm::Contents,
     refusals: &mut Refusals,
-    search_outside: bool,
+    options: CollectOptions,
 ) -> Result<Collected, FileError> {
     let memory = super::memory::Memory::default();
     let processes = tree.living().map(|process| (process.pid, process.ns_pid)).collect();
@@ -69,7 +91,7 @@ pub fn collect(
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
-        connections: super::socket::FoundConnections::default(),
+        connections: super::socket::FoundConnections::new(options.tcp),
         keeper: super::socket::Keeper::default(),
         memory,
         queues,
@@ -113,9 +135,9 @@ pub fn collect(
     let inside: HashSet<Pid> = tree.living().map(|process| process.pid).collect();
     context
         .pipes
-        .refuse_outside_ends(&inside, search_outside, context.refusals)?;
+        .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
     context.unix.refuse_incomplete(context.refusals);
-    super::socket::resolve(
+    let held = super::socket::resolve(
         (&context.connections, &context.keeper),
         &mut known.records,
         context.refusals,
@@ -129,6 +151,8 @@ pub fn collect(
         objects: context.objects,
         input: context.input,
         queues: context.queues.into_records(),
+        held,
+        keeper: context.keeper,
     })
 }
 

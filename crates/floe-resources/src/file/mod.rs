@@ -20,7 +20,7 @@ mod reopen;
 mod signals;
 mod socket;
 
-pub use collect::{Collected, collect};
+pub use collect::{CollectOptions, Collected, collect};
 pub use console::ConsoleLinks;
 pub use found::FoundFile;
 pub use holders::Holders;
@@ -29,7 +29,7 @@ pub use place::{PlaceError, TablePlan, place_wave};
 pub use queue::set_notices;
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
-pub use socket::BoundNames;
+pub use socket::{BoundNames, Ending, Held, OutsideEnds, TcpMode};
 
 use crate::{
     mm::{ContentError, Contents, ELSEWHERE, Place},
@@ -190,6 +190,18 @@ pub struct OpenContext<'a> {
     inet: socket::MadeInet,
     connections: socket::MadeConnections,
     queues: queue::MadeQueues,
+    /// What becomes of TCP connections whose other ends are outside.
+    tcp: TcpMode,
+    /// Their ends, made again, in repair mode.
+    outside: socket::MadeOutside,
+}
+
+/// What must be taken care of when a restored tree is about to run.
+pub struct Opened {
+    /// The names that sockets were given, which go again when this is dropped.
+    pub names: BoundNames,
+    /// Ends of TCP connections that are in repair mode, by file.
+    pub outside: Vec<(u32, OwnedFd)>,
 }
 
 impl<'a> OpenContext<'a> {
@@ -201,6 +213,7 @@ impl<'a> OpenContext<'a> {
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
         (puppets, terminal_holder): (&'a BTreeMap<i32, floe_tracee::Puppet>, Option<&'a floe_tracee::Puppet>),
+        tcp: TcpMode,
     ) -> Self {
         Self {
             root,
@@ -215,6 +228,8 @@ impl<'a> OpenContext<'a> {
             inet: socket::MadeInet::default(),
             connections: socket::MadeConnections::default(),
             queues: queue::MadeQueues::default(),
+            tcp,
+            outside: Vec::new(),
         }
     }
 
@@ -227,10 +242,13 @@ impl<'a> OpenContext<'a> {
         Ok(())
     }
 
-    /// The names that sockets were given, which go again when this is dropped.
+    /// What is left to do.
     #[must_use]
-    pub fn into_bound_names(self) -> BoundNames {
-        self.unix.into_bound()
+    pub fn finish(self) -> Opened {
+        Opened {
+            names: self.unix.into_bound(),
+            outside: self.outside,
+        }
     }
 }
 

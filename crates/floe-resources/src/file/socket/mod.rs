@@ -10,11 +10,11 @@ mod unix;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
-pub(super) use tcp::{FoundConnections, MadeConnections, resolve};
+pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve};
 pub(super) use unix::{FoundUnix, MadeUnix};
 
 pub use inet::Inet;
-pub use tcp::TcpConnection;
+pub use tcp::{Ending, Held, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext};

@@ -208,6 +208,23 @@ pub(super) fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
     Ok(number_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF)?.max(0) as usize)
 }
 
+/// Sends so many bytes by `send`, for which room is made meanwhile.
+pub(super) fn with_room(
+    socket: BorrowedFd<'_>,
+    bytes: usize,
+    send: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    if bytes == 0 {
+        return send();
+    }
+    let (before, fixed) = (room(socket)?, number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK)?);
+    set_room(socket, (before / 2).max(4 * bytes))?;
+    send()?;
+    set_room(socket, before / 2)?;
+    // The kernel may choose its size again, if it might before.
+    set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &fixed.to_ne_bytes())
+}
+
 /// Makes room for as many bytes; the kernel counts twice as many.
 pub(super) fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);

@@ -1,19 +1,23 @@
 //! What an end holds, and which other one it belongs to.
 //!
 //! What one end has sent and the other has not got is read from its send queue, which the kernel shows in repair mode
-//! (TCP_REPAIR) alone. That is switched off again at once, and is not needed where nothing is on its way, as nearly always.
+//! alone. That is switched off again at once, and is not needed where both ends are in the tree and nothing is on its way,
+//! as nearly always.
 
-use super::{Body, Ends, NAME, OPTIONS, addresses, canonical};
+use super::{
+    Body, Ends, NAME, OPTIONS, OtherEnd, TcpMode, addresses, canonical,
+    hold::Held,
+    outside,
+    repair::{Queue, Repair, send_queue, waiting},
+};
 use crate::{
     file::{
         DumpContext, FileError, FoundFile,
         socket::{
             has_error, has_events,
             inet::{self, TcpState},
-            keeper::{Changed, Keeper},
-            number_option, options,
-            queue::PEEK_OFFSET,
-            refuse,
+            keeper::Keeper,
+            number_option, options, refuse,
         },
     },
     ns,
@@ -23,24 +27,24 @@ use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
     Pid,
     descriptor::pidfd_getfd,
-    socket::{is_somebodys, option, set_option, unsent},
+    socket::{is_somebodys, option, unacknowledged},
 };
-use nix::{
-    errno::Errno,
-    sched::CloneFlags,
-    sys::socket::{MsgFlags, recv},
-};
+use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        linux::fs::MetadataExt,
+    },
     rc::Rc,
 };
 
 /// Ends found so far.
-#[derive(Default)]
 pub(in crate::file) struct FoundConnections {
     carried: Vec<FoundConnection>,
+    /// What becomes of those whose other ends are outside of the tree.
+    mode: TcpMode,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
     /// Where the tree listens, and connections wait to be accepted.
@@ -113,7 +117,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         family,
         local,
         remote,
-        alone: false,
+        other: OtherEnd::Tree,
         shut_write: tcp.has_sent_end(),
         shut_read: false,
         queue: Vec::new(),
@@ -131,75 +135,6 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     Ok(Some(record))
 }
 
-/// All that can be read.
-fn waiting(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<Vec<u8>, Errno> {
-    let (level, name) = PEEK_OFFSET;
-    match number_option(socket, level, name) {
-        Ok(0..) => {
-            let _put_back = keeper.keep_one(socket, PEEK_OFFSET)?;
-            set_option(socket, level, name, &(-1_i32).to_ne_bytes())?;
-            peek(socket)
-        }
-        _ => peek(socket),
-    }
-}
-
-fn peek(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
-    let mut room = 64 << 10;
-    loop {
-        let mut bytes = vec![0; room];
-        let got = match recv(
-            socket.as_raw_fd(),
-            &mut bytes,
-            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
-        ) {
-            Ok(got) => got,
-            Err(Errno::EAGAIN) => 0,
-            Err(error) => return Err(error),
-        };
-        if got < room {
-            bytes.truncate(got);
-            return Ok(bytes);
-        }
-        room *= 4;
-    }
-}
-
-/// linux/tcp.h.
-const TCP_RECV_QUEUE: i32 = 1;
-const TCP_SEND_QUEUE: i32 = 2;
-const TCP_REPAIR_OFF_NO_WP: i32 = -1;
-
-/// A socket in repair mode. Dropping it ends that.
-struct Repair<'a>(Changed<'a>);
-
-impl<'a> Repair<'a> {
-    fn of(socket: BorrowedFd<'a>, keeper: &'a Keeper) -> Result<Self, Errno> {
-        // The mode changes SO_REUSEADDR, and so does its end.
-        let reuse = number_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
-        let back = [
-            (libc::IPPROTO_TCP, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP),
-            (libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse),
-        ];
-        let changed = keeper.keep(socket, back.to_vec())?;
-        set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32.to_ne_bytes())?;
-        Ok(Self(changed))
-    }
-
-    /// Chooses a queue, and returns the sequence number behind it.
-    fn queue(&self, which: i32) -> Result<u32, Errno> {
-        let socket = self.0.socket;
-        set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &which.to_ne_bytes())?;
-        number_option(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ).map(|number| number as u32)
-    }
-}
-
-fn send_queue(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Vec<u8>, u32), Errno> {
-    let repair = Repair::of(socket, keeper)?;
-    let behind = repair.queue(TCP_SEND_QUEUE)?;
-    Ok((peek(socket)?, behind))
-}
-
 /// Completes the records of connections, in the order in which they were found; refuses those whose other end is outside.
 ///
 /// Tasks stand still, but what they have sent is still on its way. So first all that has been sent is looked at, and only
@@ -208,36 +143,81 @@ pub(in crate::file) fn resolve(
     (all, keeper): (&FoundConnections, &Keeper),
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
-) -> Result<(), FileError> {
+) -> Result<Option<Held>, FileError> {
     let found = &all.carried;
+    let mut ends: Vec<_> = found.iter().map(|one| one.body.ends()).collect();
+    ends.sort_unstable();
+    let in_tree = |(local, remote): Ends| ends.binary_search(&(remote, local)).is_ok();
+    // Before anything of them is looked at: what comes from outside would change them meanwhile.
+    let outside = all.outside(in_tree, refusals)?;
+    let held = Held::take(outside.iter().map(|one| one.body.ends()).collect())?;
     let mut sent = HashMap::with_capacity(found.len());
-    for one in found {
+    for one in found.iter().filter(|one| in_tree(one.body.ends())) {
         sent.insert(one.body.ends(), (one.unreceived(keeper)?, one.body.shut_write));
     }
+    let outside: HashSet<Ends> = outside.iter().map(|one| one.body.ends()).collect();
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
     for (record, one) in connections.zip(found) {
         let (local, remote) = one.body.ends();
         let mut body = one.body.clone();
-        let other = sent.get(&(remote, local));
-        let got_end = one.receive(keeper, &mut body, other)?;
-        match other {
-            Some(_) => {}
-            // Its finding says it.
-            None if all.refused.contains(&(remote, local)) => {}
-            None if all.waiting.iter().any(|place| inet::comes_to(remote, *place)) => {}
-            None if got_end && remote.ip().is_loopback() && !one.is_others(remote, local)? => body.alone = true,
-            None => refusals.add(
-                Some(&one.subject),
-                one.title.clone(),
-                format!(
-                    "the other end of this TCP connection, {remote}, is outside of the tree, or has not accepted it yet"
-                ),
-                "end the connection, or try again",
-            ),
+        if outside.contains(&(local, remote)) {
+            one.look_outside(keeper, &mut body)?;
+        } else if in_tree((local, remote)) {
+            one.receive(keeper, &mut body, sent.get(&(remote, local)))?;
+        } else if one.is_alone()? {
+            body.other = OtherEnd::Closed;
+            one.receive(keeper, &mut body, None)?;
+        } else {
+            body.other = OtherEnd::GivenUp;
         }
         record.body = codec::encode(&body)?;
     }
-    Ok(())
+    Ok(held)
+}
+
+impl FoundConnections {
+    pub(in crate::file) fn new(mode: TcpMode) -> Self {
+        Self {
+            carried: Vec::new(),
+            mode,
+            refused: HashSet::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Those that are carried though their other ends are outside; refuses those that aren't.
+    fn outside(
+        &self,
+        in_tree: impl Fn(Ends) -> bool,
+        refusals: &mut Refusals,
+    ) -> Result<Vec<&FoundConnection>, FileError> {
+        let mut outside = Vec::new();
+        for one in &self.carried {
+            let (local, remote) = one.body.ends();
+            let is_told_elsewhere = self.refused.contains(&(remote, local))
+                || self.waiting.iter().any(|place| inet::comes_to(remote, *place));
+            if in_tree((local, remote)) || is_told_elsewhere || one.is_alone()? {
+                continue;
+            }
+            match self.mode {
+                TcpMode::Established if one.is_in_floes_network()? => outside.push(one),
+                TcpMode::Close => {}
+                TcpMode::Established => refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    format!("the other end of this TCP connection, {remote}, is in a network that ends with the tree"),
+                    "end the connection, or give it up by --tcp close",
+                ),
+                TcpMode::Refuse => refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    format!("the other end of this TCP connection, {remote}, is outside of the tree"),
+                    "carry it by --tcp established, give it up by --tcp close, or end it",
+                ),
+            }
+        }
+        Ok(outside)
+    }
 }
 
 /// What is in a send queue, with the sequence number behind it.
@@ -258,12 +238,44 @@ impl FoundConnection {
     /// What this end has sent and the other has not acknowledged.
     fn unreceived(&self, keeper: &Keeper) -> Result<Unreceived, FileError> {
         let socket = self.socket()?;
-        match unsent(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
+        match unacknowledged(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
             0 => Ok(None),
             _ => send_queue(socket.as_fd(), keeper)
                 .map(Some)
                 .map_err(self.wrap("read the send queue of")),
         }
+    }
+
+    /// Whether nobody has the other end any more, which was on this host.
+    fn is_alone(&self) -> Result<bool, FileError> {
+        let (local, remote) = self.body.ends();
+        let socket = self.socket()?;
+        let state = TcpState::read(socket.as_fd()).map_err(self.wrap("read the state of"))?;
+        Ok(state.has_got_end() && remote.ip().is_loopback() && !self.is_others(remote, local)?)
+    }
+
+    /// Whether it is in the network namespace in which floe is.
+    fn is_in_floes_network(&self) -> Result<bool, FileError> {
+        let namespace = |path: String| {
+            let found = std::fs::metadata(&path).map(|found| found.st_ino());
+            found.map_err(|source| FileError::System {
+                action: "look at",
+                object: path,
+                source,
+            })
+        };
+        Ok(namespace(format!("/proc/{}/ns/net", self.holder))? == namespace("/proc/self/ns/net".to_owned())?)
+    }
+
+    /// Notes what the other end, which is outside, relies on, and what waits to be read.
+    fn look_outside(&self, keeper: &Keeper, body: &mut Body) -> Result<(), FileError> {
+        let socket = self.socket()?;
+        let (outside, queue) = outside::read(socket.as_fd(), keeper).map_err(self.wrap("read the state of"))?;
+        let ended = has_events(socket.as_fd(), libc::POLLRDHUP).map_err(self.wrap("poll"))?;
+        body.shut_read = ended && !outside.has_got_end();
+        body.queue = queue;
+        body.other = OtherEnd::Outside(Box::new(outside));
+        Ok(())
     }
 
     /// Whether a process outside of the tree has the end with these addresses.
@@ -277,8 +289,8 @@ impl FoundConnection {
         })
     }
 
-    /// Notes what has come to this end and what is on its way from the other; whether it knows that no more will come.
-    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<bool, FileError> {
+    /// Notes what has come to this end and what is on its way from the other.
+    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<(), FileError> {
         let socket = self.socket()?;
         let look = || -> Result<Come, Errno> {
             let queue = waiting(socket.as_fd(), keeper)?;
@@ -288,9 +300,9 @@ impl FoundConnection {
         let Some((Some((sent, behind)), shut_write)) = other else {
             let (queue, got_end, ended) = look().map_err(self.wrap("look at what waits in"))?;
             (body.queue, body.shut_read) = (queue, ended && !got_end);
-            return Ok(got_end);
+            return Ok(());
         };
-        let number = || Repair::of(socket.as_fd(), keeper).and_then(|repair| repair.queue(TCP_RECV_QUEUE));
+        let number = || Repair::of(socket.as_fd(), keeper).and_then(|repair| repair.queue(Queue::Receive));
         let stands = || -> Result<(u32, Come), Errno> {
             loop {
                 let before = number()?;
@@ -309,6 +321,6 @@ impl FoundConnection {
         let from = sent.len().checked_sub(missing).ok_or(Errno::EPROTO);
         let from = from.map_err(self.wrap("make out what is on its way to"))?;
         body.queue.extend(&sent[from..]);
-        Ok(got_end)
+        Ok(())
     }
 }

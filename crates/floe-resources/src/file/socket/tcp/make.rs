@@ -1,7 +1,7 @@
 //! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
 //! listens, or one that floe makes for the purpose.
 
-use super::{Body, Ends, NAME, canonical};
+use super::{Body, Ends, NAME, OtherEnd, canonical};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
@@ -17,14 +17,17 @@ use floe_sys::{
 use nix::{
     errno::Errno,
     sys::{
-        socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt, sockopt::SendTimeout},
+        socket::{
+            MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt,
+            sockopt::{Linger, SendTimeout},
+        },
         time::{TimeVal, TimeValLike},
     },
 };
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
@@ -63,7 +66,7 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
     let (local, remote) = body.ends();
     let records = records(context)?;
     let other = records.get(&(remote, local));
-    if other.is_none() && !body.alone {
+    if other.is_none() && matches!(body.other, OtherEnd::Tree) {
         return Err(FileError::Unknown {
             id,
             what: format!("the image lacks the other end of the connection from {local} to {remote}"),
@@ -165,23 +168,39 @@ fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno
     Err(Errno::ECONNABORTED)
 }
 
+/// An end whose connection was reset: what a program finds that is told so by the other end.
+pub(super) fn reset(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let kind = |family| (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+    let listening = new_in_tree(id, kind(libc::AF_INET), context)?;
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bind(listening.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
+    listen(listening.as_fd(), 1).map_err(wrap("listen for"))?;
+    let address = inet::Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
+    let address = address.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
+    let end = new_in_tree(id, kind(body.family), context)?;
+    connect(end.as_raw_fd(), &SockaddrStorage::from(in_family(address, body.family))).map_err(wrap("connect"))?;
+    let other = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(wrap("accept"))?);
+    // Closed like this it sends a reset.
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&other, Linger, &at_once).map_err(wrap("reset"))?;
+    Ok(end)
+}
+
 /// Sends what is to wait at the other end.
 fn fill(socket: BorrowedFd<'_>, queue: &[u8]) -> Result<(), Errno> {
-    if queue.is_empty() {
-        return Ok(());
-    }
-    let before = options::room(socket)?;
-    options::set_room(socket, (before / 2).max(4 * queue.len()))?;
-    let mut rest = queue;
+    options::with_room(socket, queue.len(), || send_all(socket, queue))
+}
+
+/// Sends without waiting: there must be room.
+pub(super) fn send_all(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<(), Errno> {
     while !rest.is_empty() {
-        let sent = send(
-            socket.as_raw_fd(),
-            rest,
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-        )?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = send(socket.as_raw_fd(), rest, flags)?;
         rest = &rest[sent..];
     }
-    options::set_room(socket, before / 2)?;
-    // The kernel may choose its size again.
-    set_option(socket, libc::SOL_SOCKET, options::SO_BUF_LOCK, &0_i32.to_ne_bytes())
+    Ok(())
 }

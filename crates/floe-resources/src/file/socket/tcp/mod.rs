@@ -1,14 +1,23 @@
-//! TCP connections of which both ends are in the tree, or one is and the other, on this host, is closed. They are made
-//! again by connecting: nothing but the two ends themselves can tell that sequence numbers are others.
+//! TCP connections. Where both ends are in the tree, or one is and the other, on this host, is closed, they are made again
+//! by connecting: nothing but the two ends themselves can tell that sequence numbers are others. Where the other end is
+//! outside, it must not notice anything: packets are held back ([`hold`]) and the end is put together in repair mode
+//! ([`outside`]).
 
 mod dump;
+mod hold;
 mod make;
+mod outside;
+mod repair;
 
 pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
 
+pub(in crate::file) use hold::MadeOutside;
+
+pub use hold::{Ending, Held, OutsideEnds};
+
 use super::{
-    family,
+    duplicate, family,
     inet::{self, Address, TcpState},
     number_option,
     options::{self, SocketOption},
@@ -22,6 +31,7 @@ use nix::{
     errno::Errno,
     sys::socket::{Shutdown, shutdown},
 };
+use outside::Outside;
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
@@ -42,8 +52,8 @@ struct Body {
     family: i32,
     local: SocketAddr,
     remote: SocketAddr,
-    /// Whether the other end is closed and nobody has it.
-    alone: bool,
+    /// Who has the other end.
+    other: OtherEnd,
     /// Whether it will send no more.
     shut_write: bool,
     /// Whether it wants to read no more, though the other end might send.
@@ -52,6 +62,31 @@ struct Body {
     #[serde(with = "serde_bytes")]
     queue: Vec<u8>,
     options: Vec<SocketOption>,
+}
+
+/// Who has the other end of a connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum OtherEnd {
+    /// A process of the tree.
+    Tree,
+    /// Nobody, and it is closed.
+    Closed,
+    /// Somebody outside.
+    Outside(Box<Outside>),
+    /// Somebody outside, and the connection is given up: this end finds it reset.
+    GivenUp,
+}
+
+/// What becomes of TCP connections whose other ends are outside of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TcpMode {
+    /// They stand in the way.
+    #[default]
+    Refuse,
+    /// They go on.
+    Established,
+    /// They are given up: the tree's ends find them reset.
+    Close,
 }
 
 /// The two addresses of an end, its own first, in the form in which both ends agree (an IPv4 address may be mapped).
@@ -64,6 +99,16 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 impl Body {
     fn ends(&self) -> Ends {
         (canonical(self.local), canonical(self.remote))
+    }
+
+    /// What was shut down.
+    fn shut(&self) -> Option<Shutdown> {
+        match (self.shut_read, self.shut_write) {
+            (false, false) => None,
+            (true, false) => Some(Shutdown::Read),
+            (false, true) => Some(Shutdown::Write),
+            (true, true) => Some(Shutdown::Both),
+        }
     }
 
     fn is_possible(&self) -> bool {
@@ -98,7 +143,16 @@ impl FileKind for TcpConnection {
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
-        let socket = make::make(record.id, &body, context)?;
+        let socket = match &body.other {
+            OtherEnd::Outside(outside) if context.tcp == TcpMode::Established => {
+                let socket = outside::make(record.id, (&body, outside), context)?;
+                let kept = duplicate(record.id, &socket)?;
+                context.outside.push((record.id, kept));
+                socket
+            }
+            OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,
+            OtherEnd::Tree | OtherEnd::Closed => make::make(record.id, &body, context)?,
+        };
         let wrap = |source| system("set the options of", record.id, source);
         let fresh = floe_sys::socket::new(body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
             .map_err(|error| wrap(error.into()))?;
@@ -110,11 +164,8 @@ impl FileKind for TcpConnection {
     /// Shuts down what was shut down, when both ends have sent what was on its way.
     fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
         let body = possible(record)?;
-        let how = match (body.shut_read, body.shut_write) {
-            (false, false) => return Ok(()),
-            (true, false) => Shutdown::Read,
-            (false, true) => Shutdown::Write,
-            (true, true) => Shutdown::Both,
+        let (OtherEnd::Tree | OtherEnd::Closed, Some(how)) = (&body.other, body.shut()) else {
+            return Ok(());
         };
         let Some(place) = holders.first(record.id) else {
             return Ok(());
@@ -125,7 +176,12 @@ impl FileKind for TcpConnection {
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
         let body = possible(record)?;
-        let other = if body.alone { ", closed there" } else { "" };
+        let other = match body.other {
+            OtherEnd::Tree => "",
+            OtherEnd::Closed => ", closed there",
+            OtherEnd::Outside(_) => ", outside of the tree",
+            OtherEnd::GivenUp => ", given up",
+        };
         let waiting = body.queue.len();
         Ok(format!(
             "{} to {}{other}, {waiting} bytes wait",

@@ -1,0 +1,290 @@
+//! Connections whose other end is outside of the tree: their sequence numbers, windows and options are saved, and put
+//! into a new socket in repair mode, so that the other end notices nothing but packets that were lost.
+//!
+//! What this end has sent and the other has not acknowledged counts as sent: the other end may acknowledge it at once, and
+//! what was lost on the way the kernel sends again. What was not sent yet is sent when packets may pass again.
+
+use super::{
+    Body,
+    make::send_all,
+    repair::{Queue, Repair, choose, peek, waiting},
+};
+use crate::file::{
+    FileError, OpenContext,
+    socket::{
+        inet::{self, TcpState, new_in_tree},
+        keeper::Keeper,
+        number_option, options, system,
+    },
+};
+use floe_sys::{
+    packet::{self, Segment},
+    socket::{option, set_option, sized_option, unacknowledged, unsent},
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{SockaddrStorage, bind, connect, shutdown},
+};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// linux/tcp.h, include/net/tcp.h.
+const TCP_REPAIR_WINDOW: i32 = 29;
+const TCPI_OPT_TIMESTAMPS: u8 = 1;
+const TCPI_OPT_SACK: u8 = 2;
+const TCPI_OPT_WSCALE: u8 = 4;
+const TCPOPT_MAXSEG: u32 = 2;
+const TCPOPT_WINDOW: u32 = 3;
+const TCPOPT_SACK_PERM: u32 = 4;
+const TCPOPT_TIMESTAMP: u32 = 8;
+/// TCP_MIN_MSS and MAX_TCP_WINDOW, between which TCP_MAXSEG may be.
+const SEGMENT: (u32, u32) = (88, 32767);
+const TCP_REPAIR_ON: i32 = 1;
+const TCP_REPAIR_OFF: i32 = 0;
+
+/// What the other end relies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Outside {
+    /// Sequence number of the first byte that the other end has not acknowledged.
+    send_from: u32,
+    /// What was sent from there on.
+    #[serde(with = "serde_bytes")]
+    sent: Vec<u8>,
+    /// What was to be sent behind that.
+    #[serde(with = "serde_bytes")]
+    unsent: Vec<u8>,
+    /// Sequence number behind the last byte that has come.
+    receive_next: u32,
+    /// Whether the other end has said that it sends no more.
+    got_end: bool,
+    /// struct tcp_repair_window.
+    window: Window,
+    /// Largest segment that the other end takes.
+    largest: u32,
+    /// By how many bits windows are shifted, the other end's and this one's.
+    scale: Option<[u8; 2]>,
+    /// Whether it understands selective acknowledgements.
+    selective: bool,
+    /// What the clock of timestamps shows.
+    timestamp: Option<u32>,
+    /// Bytes of the receive buffer, as the kernel counts them.
+    room: u32,
+}
+
+/// struct tcp_repair_window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Window {
+    snd_wl1: u32,
+    snd_wnd: u32,
+    max_window: u32,
+    rcv_wnd: u32,
+    rcv_wup: u32,
+}
+
+impl Window {
+    fn read(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let bytes = sized_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)?;
+        let words: Vec<u32> = bytes
+            .chunks_exact(4)
+            .map(|four| u32::from_ne_bytes(four.try_into().expect("4 bytes")))
+            .collect();
+        let [snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup] = words[..] else {
+            return Err(Errno::EPROTO);
+        };
+        Ok(Self {
+            snd_wl1,
+            snd_wnd,
+            max_window,
+            rcv_wnd,
+            rcv_wup,
+        })
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        let words = [self.snd_wl1, self.snd_wnd, self.max_window, self.rcv_wnd, self.rcv_wup];
+        words.into_iter().flat_map(u32::to_ne_bytes).collect()
+    }
+
+    /// The same before the other end's last was seen.
+    fn without_end(mut self, receive_next: u32) -> Self {
+        if self.rcv_wup == receive_next.wrapping_add(1) {
+            self.rcv_wup = receive_next;
+            self.rcv_wnd = self.rcv_wnd.saturating_add(1);
+        }
+        self
+    }
+}
+
+impl Outside {
+    pub(super) fn has_got_end(&self) -> bool {
+        self.got_end
+    }
+}
+
+/// Reads an end, and what waits in it to be read. Nothing may come or be acknowledged meanwhile.
+pub(super) fn read(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Outside, Vec<u8>), Errno> {
+    let state = TcpState::read(socket)?;
+    let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let [_, _, _, _, _, kinds, scales, ..] = info[..] else {
+        return Err(Errno::EPROTO);
+    };
+    let end = u32::from(state.has_sent_end()) as usize;
+    // The end counts, as long as it is not acknowledged or sent.
+    let bytes = unacknowledged(socket)?.saturating_sub(end);
+    let unsent = unsent(socket)?.saturating_sub(end);
+    let room = number_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+    let queue = waiting(socket, keeper)?;
+    let repair = Repair::of(socket, keeper)?;
+    let number = |name| number_option(socket, libc::IPPROTO_TCP, name).map(|number| number as u32);
+    let behind = repair.queue(Queue::Send)?.wrapping_sub(end as u32);
+    let mut sent = peek(socket)?;
+    // Its beginning may be acknowledged already.
+    let from = sent.len().checked_sub(bytes).ok_or(Errno::EPROTO)?;
+    sent.drain(..from);
+    let unsent = sent.split_off(bytes.checked_sub(unsent).ok_or(Errno::EPROTO)?);
+    let receive_next = repair.queue(Queue::Receive)?.wrapping_sub(state.has_got_end().into());
+    let window = Window::read(socket)?;
+    Ok((
+        Outside {
+            send_from: behind.wrapping_sub(bytes as u32),
+            sent,
+            unsent,
+            receive_next,
+            got_end: state.has_got_end(),
+            window: if state.has_got_end() {
+                window.without_end(receive_next)
+            } else {
+                window
+            },
+            largest: number(libc::TCP_MAXSEG)?,
+            scale: (kinds & TCPI_OPT_WSCALE != 0).then_some([scales & 15, scales >> 4]),
+            selective: kinds & TCPI_OPT_SACK != 0,
+            timestamp: if kinds & TCPI_OPT_TIMESTAMPS != 0 {
+                Some(number(libc::TCP_TIMESTAMP)?)
+            } else {
+                None
+            },
+            room: room.max(0) as u32,
+        },
+        queue,
+    ))
+}
+
+/// The end, in repair mode, in which it neither sends nor tells when it is closed.
+pub(super) fn make(
+    id: u32,
+    (body, outside): (&Body, &Outside),
+    context: &mut OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
+    // Where the tree listens at this address that must come first: its port would be in use.
+    inet::listener(super::canonical(body.local), context)?;
+    let socket = new_in_tree(id, (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    let fill = || -> Result<(), Errno> {
+        let set = |name, value: u32| set_option(socket.as_fd(), libc::IPPROTO_TCP, name, &value.to_ne_bytes());
+        choose(socket.as_fd(), Queue::Send)?;
+        set(libc::TCP_QUEUE_SEQ, outside.send_from)?;
+        choose(socket.as_fd(), Queue::Receive)?;
+        let first = outside.receive_next.wrapping_sub(body.queue.len() as u32);
+        set(libc::TCP_QUEUE_SEQ, first)?;
+        // How large segments are is chosen in connect(2), before it is known what was negotiated.
+        set(libc::TCP_MAXSEG, outside.largest.clamp(SEGMENT.0, SEGMENT.1))
+    };
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let on = set_option(
+        socket.as_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_REPAIR,
+        &TCP_REPAIR_ON.to_ne_bytes(),
+    );
+    on.map_err(wrap("repair the connection of"))?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(body.local))
+        .map_err(wrap("bind (does this host have its address?)"))?;
+    fill().map_err(wrap("set the sequence numbers of"))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(body.remote))
+        .map_err(wrap("take up the connection (is there another one like it?) of"))?;
+    negotiated(socket.as_fd(), outside).map_err(wrap("set what was negotiated for"))?;
+    choose(socket.as_fd(), Queue::Send)
+        .and_then(|()| {
+            options::with_room(socket.as_fd(), outside.sent.len(), || {
+                send_all(socket.as_fd(), &outside.sent)
+            })
+        })
+        .map_err(wrap("put back what was sent by"))?;
+    receive(socket.as_fd(), &body.queue, outside).map_err(wrap("put back what waited in"))?;
+    Ok(socket)
+}
+
+fn negotiated(socket: BorrowedFd<'_>, outside: &Outside) -> Result<(), Errno> {
+    let mut pairs = vec![[TCPOPT_MAXSEG, outside.largest]];
+    if let Some([theirs, own]) = outside.scale {
+        pairs.push([TCPOPT_WINDOW, u32::from(theirs) | u32::from(own) << 16]);
+    }
+    if outside.selective {
+        pairs.push([TCPOPT_SACK_PERM, 0]);
+    }
+    if outside.timestamp.is_some() {
+        pairs.push([TCPOPT_TIMESTAMP, 0]);
+    }
+    let bytes: Vec<u8> = pairs.concat().into_iter().flat_map(u32::to_ne_bytes).collect();
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &0_u32.to_ne_bytes())?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_OPTIONS, &bytes)?;
+    match outside.timestamp {
+        Some(clock) => set_option(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP, &clock.to_ne_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// As much as fits into one buffer of the kernel's.
+const PIECE: usize = 16 << 10;
+
+/// In repair mode what is sent goes into the queue that is chosen.
+fn receive(socket: BorrowedFd<'_>, queue: &[u8], outside: &Outside) -> Result<(), Errno> {
+    // A buffer's book-keeping counts too.
+    let most = (4 * queue.len()).max(outside.room as usize) / 2;
+    let force = |bytes: usize| {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
+        set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes.to_ne_bytes())
+    };
+    force(most)?;
+    choose(socket, Queue::Receive)?;
+    for piece in queue.chunks(PIECE) {
+        send_all(socket, piece)?;
+    }
+    set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &outside.window.bytes())?;
+    force(outside.room as usize / 2)?;
+    // The kernel may choose its size again.
+    set_option(socket, libc::SOL_SOCKET, options::SO_BUF_LOCK, &0_i32.to_ne_bytes())
+}
+
+/// Ends repair mode and sends what is to be sent. Packets must pass by now.
+pub(super) fn go_on(
+    socket: BorrowedFd<'_>,
+    (body, outside): (&Body, &Outside),
+    raw: &mut dyn FnMut(&packet::Packet) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let reuse = number_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    let off = TCP_REPAIR_OFF.to_ne_bytes();
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &off)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &reuse.to_ne_bytes())?;
+    // There must be room for what was sent as well.
+    let room = outside.sent.len() + outside.unsent.len();
+    options::with_room(socket, room, || send_all(socket, &outside.unsent))?;
+    if outside.got_end {
+        // The other end has sent its last long ago, and says nothing more.
+        raw(&packet::tcp(&Segment {
+            from: body.remote,
+            to: body.local,
+            sequence: outside.receive_next,
+            acknowledged: outside.send_from,
+            flags: packet::FIN | packet::ACK,
+            // It is taken for news only if it is no older than what is known.
+            window: (outside.window.snd_wnd >> outside.scale.map_or(0, |[theirs, _]| theirs)).min(65535) as u16,
+            bytes: &[],
+        }))?;
+    }
+    match body.shut().map(|how| shutdown(socket.as_raw_fd(), how)) {
+        // The other end has ended it meanwhile.
+        Some(Err(Errno::ENOTCONN)) | None => Ok(()),
+        Some(result) => result,
+    }
+}

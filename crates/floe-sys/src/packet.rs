@@ -1,0 +1,181 @@
+//! Packets made by hand, as they would come from elsewhere: RFC 791, 8200, 9293, 768.
+
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, SockaddrStorage, sendto},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// Flags of a segment.
+pub const FIN: u8 = 1;
+/// Flags of a segment.
+pub const ACK: u8 = 16;
+
+/// A segment of TCP.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    /// Who seems to send it.
+    pub from: SocketAddr,
+    /// Who gets it, on this host.
+    pub to: SocketAddr,
+    /// Of the first byte.
+    pub sequence: u32,
+    /// That of the first byte that has not come from there.
+    pub acknowledged: u32,
+    /// [`FIN`] and the like.
+    pub flags: u8,
+    /// As it is on the wire.
+    pub window: u16,
+    /// What it carries.
+    pub bytes: &'a [u8],
+}
+
+/// A whole packet, and whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    to: IpAddr,
+    bytes: Vec<u8>,
+}
+
+/// The packet of a segment.
+#[must_use]
+pub fn tcp(segment: &Segment<'_>) -> Packet {
+    let mut bytes = Vec::with_capacity(20 + segment.bytes.len());
+    bytes.extend(segment.from.port().to_be_bytes());
+    bytes.extend(segment.to.port().to_be_bytes());
+    bytes.extend(segment.sequence.to_be_bytes());
+    bytes.extend(segment.acknowledged.to_be_bytes());
+    // Five words of header.
+    bytes.extend([5 << 4, segment.flags]);
+    bytes.extend(segment.window.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(segment.bytes);
+    packet((segment.from, segment.to), libc::IPPROTO_TCP as u8, 16, bytes)
+}
+
+/// The packet of a datagram of UDP or UDP-Lite.
+#[must_use]
+pub fn datagram(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) -> Packet {
+    let mut bytes = Vec::with_capacity(8 + content.len());
+    bytes.extend(from.port().to_be_bytes());
+    bytes.extend(to.port().to_be_bytes());
+    // Of UDP-Lite how much is covered by the checksum: all.
+    bytes.extend((8 + content.len() as u16).to_be_bytes());
+    bytes.extend([0; 2]);
+    bytes.extend(content);
+    packet((from, to), protocol, 6, bytes)
+}
+
+/// With the header of IP and, at its place, the checksum.
+fn packet((from, to): (SocketAddr, SocketAddr), protocol: u8, checksum: usize, mut content: Vec<u8>) -> Packet {
+    let (from, to) = (from.ip().to_canonical(), to.ip().to_canonical());
+    let octets = |address| match address {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().to_vec(),
+    };
+    let pseudo = [
+        octets(from),
+        octets(to),
+        (content.len() as u32).to_be_bytes().to_vec(),
+        vec![0, 0, 0, protocol],
+    ]
+    .concat();
+    let sum = match sum(&[&pseudo, &content]) {
+        // Which would mean that there is none.
+        0 => u16::MAX,
+        sum => sum,
+    };
+    content[checksum..checksum + 2].copy_from_slice(&sum.to_be_bytes());
+    let length = content.len() as u16;
+    let mut bytes = match to {
+        IpAddr::V4(_) => {
+            // The kernel fills in the checksum of this one.
+            let mut header = vec![0x45, 0];
+            header.extend((length + 20).to_be_bytes());
+            header.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+            header
+        }
+        IpAddr::V6(_) => {
+            let mut header = vec![0x60, 0, 0, 0];
+            header.extend(length.to_be_bytes());
+            header.extend([protocol, 64]);
+            header
+        }
+    };
+    bytes.extend(octets(from));
+    bytes.extend(octets(to));
+    bytes.extend(content);
+    Packet { to, bytes }
+}
+
+/// RFC 1071. All parts but the last have an even number of bytes.
+fn sum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let mut sum: u64 = words
+        .map(|two| u64::from(u16::from_be_bytes([two[0], two.get(1).copied().unwrap_or(0)])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+impl Packet {
+    /// The family of the raw socket that sends it.
+    #[must_use]
+    pub fn family(&self) -> i32 {
+        match self.to {
+            IpAddr::V4(_) => libc::AF_INET,
+            IpAddr::V6(_) => libc::AF_INET6,
+        }
+    }
+
+    /// Sends it by a raw socket (SOCK_RAW, IPPROTO_RAW, raw(7)) of its [family](Self::family). To this host it comes by
+    /// way of loopback, whoever seems to send it: its route is known from the sending.
+    ///
+    /// # Errors
+    /// Those of sendto(2).
+    pub fn send(&self, raw: BorrowedFd<'_>) -> Result<(), Errno> {
+        let to = SockaddrStorage::from(SocketAddr::new(self.to, 0));
+        sendto(raw.as_raw_fd(), &self.bytes, &to, MsgFlags::empty()).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Packet, datagram};
+    use std::{
+        net::{SocketAddr, UdpSocket},
+        os::fd::AsFd,
+        time::Duration,
+    };
+
+    /// What a socket at `place` is told of who sent it.
+    fn arrives(place: &str, from: &str) {
+        let socket = UdpSocket::bind(place).expect("bind");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a time-out");
+        let from: SocketAddr = from.parse().expect("an address");
+        let packet: Packet = datagram(
+            from,
+            socket.local_addr().expect("an address"),
+            libc::IPPROTO_UDP as u8,
+            b"hello!!",
+        );
+        let raw = crate::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW).expect("a raw socket");
+        packet.send(raw.as_fd()).expect("send");
+        let mut buffer = [0; 100];
+        let (bytes, sender) = socket.recv_from(&mut buffer).expect("it arrives");
+        assert_eq!((&buffer[..bytes], sender), (&b"hello!!"[..], from));
+    }
+
+    #[test]
+    fn a_datagram_arrives_from_an_address_that_this_host_does_not_have() {
+        arrives("127.0.0.1:0", "198.51.100.7:4711");
+        arrives("[::1]:0", "[2001:db8::7]:4711");
+    }
+}

@@ -1,0 +1,441 @@
+//! TCP connections with ends outside of the tree, which are this test's own: nothing is lost, doubled or reset while the tree
+//! is away, however it ended.
+
+use floe_suite::{Host, PID_METHODS, run, spawn, until};
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Kills of a checkpoint.
+const KILLS: u32 = 24;
+
+/// The program in the sandbox, which does what it is told.
+struct Talker<'a> {
+    host: &'a Host,
+    sandbox: String,
+    folder: PathBuf,
+    answers: usize,
+}
+
+impl<'a> Talker<'a> {
+    fn start(host: &'a Host) -> Self {
+        let sandbox = host.name("talker");
+        let folder = host.path("talker");
+        fs::create_dir(&folder).expect("a folder");
+        fs::write(folder.join("commands"), "").expect("write");
+        fs::write(folder.join("answers"), "").expect("write");
+        let place = folder.display().to_string();
+        let line = [
+            "run", "-d", "--name", &sandbox, "-w", &place, "--", "python3", "-c", TALKER,
+        ];
+        host.done(&line);
+        Self {
+            host,
+            sandbox,
+            folder,
+            answers: 0,
+        }
+    }
+
+    /// What comes of a command.
+    fn ask(&mut self, command: &str) -> String {
+        let question = self.begin(command);
+        self.end(question)
+    }
+
+    /// Says a command; the number of the answer to come.
+    fn begin(&mut self, command: &str) -> usize {
+        let path = self.folder.join("commands");
+        let mut file = fs::OpenOptions::new().append(true).open(path).expect("open");
+        writeln!(file, "{command}").expect("write");
+        self.answers += 1;
+        self.answers - 1
+    }
+
+    fn answer(&self, question: usize) -> Option<String> {
+        let all = fs::read_to_string(self.folder.join("answers")).expect("read");
+        let complete = all.ends_with('\n') || all.is_empty();
+        all.lines().nth(question).filter(|_| complete).map(str::to_owned)
+    }
+
+    fn end(&self, question: usize) -> String {
+        let mut answer = None;
+        until(&format!("answer {question}"), || {
+            answer = self.answer(question);
+            answer.is_some()
+        });
+        answer.expect("it came")
+    }
+
+    fn done(&mut self, command: &str) {
+        assert_eq!(self.ask(command), "done", "{command}");
+    }
+
+    fn image(&self) -> String {
+        self.host.path("talker.floe").display().to_string()
+    }
+
+    fn checkpoint(&self, options: &[&str]) {
+        let image = self.image();
+        self.host
+            .done(&[&["checkpoint", &self.sandbox, "-o", &image], options].concat());
+    }
+
+    fn restore(&self, options: &[&str]) {
+        self.host.done(&[&["restore", "-d", &self.image()], options].concat());
+    }
+
+    fn round_trips(&self) {
+        for method in PID_METHODS {
+            self.checkpoint(&["--tcp", "established"]);
+            self.restore(&["--pid-method", method]);
+        }
+    }
+
+    /// A connection with one end there, by the name, and one here.
+    fn connection(&mut self, name: &str, way: Way) -> TcpStream {
+        let here = match way {
+            Way::In(address) => {
+                let port: u16 = self
+                    .ask(&format!("listen {name}-listener {address}"))
+                    .parse()
+                    .expect("a port");
+                let end = TcpStream::connect((address, port)).expect("connect");
+                self.done(&format!("accept {name} {name}-listener"));
+                end
+            }
+            Way::Out(address) => {
+                let listener = TcpListener::bind((address, 0)).expect("bind");
+                let port = listener.local_addr().expect("an address").port();
+                self.done(&format!("connect {name} {address} {port}"));
+                listener.accept().expect("accept").0
+            }
+        };
+        here.set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a time-out");
+        here
+    }
+}
+
+const TALKER: &str = include_str!("../../programs/talker.py");
+
+/// Who connects, and to which address.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    In(&'static str),
+    Out(&'static str),
+}
+
+const WAYS: [Way; 4] = [
+    Way::In("127.0.0.1"),
+    Way::Out("127.0.0.1"),
+    Way::In("::1"),
+    Way::Out("::1"),
+];
+
+/// As the talker's.
+fn pattern(count: usize, seed: usize) -> Vec<u8> {
+    (0..count).map(|i| (seed + i * 7 + (i >> 8)) as u8).collect()
+}
+
+fn receive(end: &mut TcpStream, count: usize, seed: usize, when: &str) {
+    let mut got = vec![0; count];
+    end.read_exact(&mut got)
+        .unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert!(got == pattern(count, seed), "{when}: other bytes came");
+}
+
+fn expect_end(end: &mut TcpStream, when: &str) {
+    assert_eq!(
+        end.read(&mut [0]).unwrap_or_else(|error| panic!("{when}: {error}")),
+        0,
+        "{when}"
+    );
+}
+
+/// Both ways still work, whatever was said before.
+fn expect_alive(talker: &mut Talker<'_>, name: &str, end: &mut TcpStream) {
+    end.write_all(&pattern(3000, 5)).expect("write");
+    assert_eq!(talker.ask(&format!("receive {name} 3000 5")), "3000 True", "{name}");
+    talker.done(&format!("send {name} 4000 6"));
+    receive(end, 4000, 6, name);
+}
+
+#[test]
+fn quiet_ones_and_their_options_come_back() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    let mut ends: Vec<_> = WAYS
+        .iter()
+        .enumerate()
+        .map(|(number, way)| {
+            let name = format!("c{number}");
+            let end = talker.connection(&name, *way);
+            talker.done(&format!("options {name}"));
+            let told = talker.ask(&format!("told {name}"));
+            (name, end, told)
+        })
+        .collect();
+    talker.round_trips();
+    for (name, end, told) in &mut ends {
+        assert_eq!(talker.ask(&format!("told {name}")), *told);
+        expect_alive(&mut talker, name, end);
+        talker.done(&format!("close {name}"));
+        expect_end(end, name);
+    }
+}
+
+#[test]
+fn what_waits_at_either_end_is_not_lost() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    for way in WAYS {
+        let mut end = talker.connection("c", way);
+        end.write_all(&pattern(50_000, 1)).expect("write");
+        talker.done("send c 60000 2");
+        talker.round_trips();
+        assert_eq!(talker.ask("receive c 50000 1"), "50000 True", "{way:?}");
+        receive(&mut end, 60_000, 2, "what was sent before");
+        expect_alive(&mut talker, "c", &mut end);
+    }
+}
+
+#[test]
+fn what_the_other_end_has_no_room_for_is_sent_later() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    for way in WAYS {
+        let mut end = talker.connection("c", way);
+        let sent: usize = talker.ask("fill c 3").parse().expect("a number");
+        assert!(sent > 100_000, "{sent} bytes were enough");
+        talker.round_trips();
+        receive(&mut end, sent, 3, "what filled both buffers");
+        expect_alive(&mut talker, "c", &mut end);
+    }
+}
+
+#[test]
+fn half_closed_ones_stay_so() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    for way in WAYS {
+        // The other end has said its last.
+        let mut end = talker.connection("c", way);
+        end.write_all(&pattern(2000, 1)).expect("write");
+        end.shutdown(Shutdown::Write).expect("shut down");
+        talker.round_trips();
+        assert_eq!(talker.ask("receive c 2000 1"), "2000 True", "{way:?}");
+        assert_eq!(talker.ask("end c"), "b''", "{way:?}");
+        talker.done("send c 5000 4");
+        receive(&mut end, 5000, 4, "to the one that is shut");
+        talker.done("close c");
+        expect_end(&mut end, "at last");
+
+        // This end has.
+        let mut end = talker.connection("c", way);
+        talker.done("send c 2000 2");
+        talker.done("shut c");
+        talker.round_trips();
+        receive(&mut end, 2000, 2, "before the end");
+        expect_end(&mut end, "of what was sent");
+        end.write_all(&pattern(5000, 3)).expect("write");
+        assert_eq!(talker.ask("receive c 5000 3"), "5000 True", "{way:?}");
+        drop(end);
+        assert_eq!(talker.ask("end c"), "b''", "{way:?}");
+
+        // It has, but the other end has no room for it.
+        let mut end = talker.connection("c", way);
+        let sent: usize = talker.ask("fill c 3").parse().expect("a number");
+        talker.done("shut c");
+        talker.round_trips();
+        receive(&mut end, sent, 3, "what filled both buffers");
+        expect_end(&mut end, "behind that");
+        end.write_all(&pattern(5000, 3)).expect("write");
+        assert_eq!(talker.ask("receive c 5000 3"), "5000 True", "{way:?}");
+
+        // Both have.
+        let mut end = talker.connection("c", way);
+        let sent: usize = talker.ask("fill c 3").parse().expect("a number");
+        end.write_all(&pattern(2000, 1)).expect("write");
+        end.shutdown(Shutdown::Write).expect("shut down");
+        talker.done("shut c");
+        talker.round_trips();
+        receive(&mut end, sent, 3, "what filled both buffers");
+        expect_end(&mut end, "behind that");
+        assert_eq!(talker.ask("receive c 2000 1"), "2000 True", "{way:?}");
+        assert_eq!(talker.ask("end c"), "b''", "{way:?}");
+    }
+}
+
+#[test]
+fn nothing_is_reset_while_the_tree_is_away() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    let mut ends: Vec<_> = WAYS
+        .iter()
+        .enumerate()
+        .map(|(number, way)| (format!("c{number}"), talker.connection(&format!("c{number}"), *way)))
+        .collect();
+    talker.checkpoint(&["--tcp", "established"]);
+    for (name, end) in &mut ends {
+        end.write_all(&pattern(9000, 7)).expect("write");
+        end.set_read_timeout(Some(Duration::from_millis(300)))
+            .expect("a time-out");
+        let nothing = end.read(&mut [0]).expect_err("nobody is there");
+        assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "{name}");
+        end.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    }
+    // One that fails at the last leaves all as it was.
+    let image = talker.image();
+    let failed = run(host.command(&["restore", "-d", &image]).env("FLOE_FAIL_AT", "thaw"));
+    assert_eq!(failed.status, 1, "{}", failed.err);
+    talker.restore(&[]);
+    for (name, end) in &mut ends {
+        assert_eq!(talker.ask(&format!("receive {name} 9000 7")), "9000 True");
+        expect_alive(&mut talker, name, end);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_end_the_tree_goes_unnoticed() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    let mut end = talker.connection("c", Way::In("127.0.0.1"));
+    let image = talker.image();
+    for (fail_at, options) in [
+        ("", "--leave-running"),
+        ("inspect", "--tcp=established"),
+        ("commit", "--tcp=established"),
+        ("end", "--tcp=established"),
+    ] {
+        talker.done("send c 60000 2");
+        let line = ["checkpoint", &talker.sandbox, "-o", &image, "--tcp", "established"];
+        let mut command = host.command(&line[..if options == "--leave-running" { 6 } else { 4 }]);
+        let outcome = run(command.arg(options).env("FLOE_FAIL_AT", fail_at));
+        assert_eq!(outcome.status, i32::from(!fail_at.is_empty()), "{}", outcome.err);
+        receive(&mut end, 60_000, 2, fail_at);
+        expect_alive(&mut talker, "c", &mut end);
+    }
+}
+
+/// A checkpoint that is killed at any moment leaves the tree and its connections as they were, or has ended the tree; then
+/// a restore goes on with them.
+#[test]
+fn whenever_floe_is_killed_no_byte_is_lost() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    let mut ends: Vec<_> = WAYS
+        .iter()
+        .enumerate()
+        .map(|(number, way)| (format!("c{number}"), talker.connection(&format!("c{number}"), *way)))
+        .collect();
+    let image = talker.image();
+    let begin = Instant::now();
+    talker.round_trips();
+    let usual = begin.elapsed() / 4;
+    let mut ended = 0;
+    for round in 0..KILLS {
+        for (name, end) in &mut ends {
+            talker.done(&format!("send {name} 5000 2"));
+            end.write_all(&pattern(7000, 1)).expect("write");
+        }
+        let _ = fs::remove_file(&image);
+        let line = ["checkpoint", &talker.sandbox, "-o", &image, "--tcp", "established"];
+        let mut child = spawn(&mut host.command(&line));
+        // Any moment will do; they are spread over all of it.
+        std::thread::sleep(usual * round / KILLS * 2);
+        child.kill().expect("kill");
+        let _ = child.wait().expect("wait");
+        // It tells by an answer that it runs on. If it is ending, it never read the question.
+        let question = talker.begin("receive c0 7000 1");
+        let mut state = String::new();
+        until("an answer, or the end of the sandbox", || {
+            state = host.state(&talker.sandbox);
+            talker.answer(question).is_some() || ["exited", "none"].contains(&state.as_str())
+        });
+        if talker.answer(question).is_none() {
+            ended += 1;
+            if state == "exited" {
+                host.done(&["rm", &talker.sandbox]);
+            }
+            host.done(&["restore", "-d", &image]);
+        }
+        assert_eq!(talker.end(question), "7000 True", "round {round}");
+        for (name, end) in &mut ends {
+            if name != "c0" {
+                assert_eq!(
+                    talker.ask(&format!("receive {name} 7000 1")),
+                    "7000 True",
+                    "round {round}"
+                );
+            }
+            receive(end, 5000, 2, &format!("round {round}"));
+            expect_alive(&mut talker, name, end);
+        }
+    }
+    assert!(ended < KILLS, "no kill came early enough");
+}
+
+#[test]
+fn without_a_word_they_stand_in_the_way() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    let mut end = talker.connection("c", Way::In("127.0.0.1"));
+    let image = talker.image();
+    let refused = host
+        .floe(&["checkpoint", &talker.sandbox, "-o", &image])
+        .expect_failed();
+    assert!(
+        refused.contains("is outside of the tree") && refused.contains("--tcp established"),
+        "{refused}"
+    );
+    expect_alive(&mut talker, "c", &mut end);
+    talker.checkpoint(&["--tcp", "established", "--leave-running"]);
+    let refused = host
+        .floe(&["restore", "-d", "--name", "other", "--tcp", "refuse", &image])
+        .expect_failed();
+    assert!(
+        refused.contains("--tcp established") && refused.contains("--tcp close"),
+        "{refused}"
+    );
+    let refused = host.floe(&["restore", "-d", "--name", "other", &image]).expect_failed();
+    assert!(refused.contains("is the tree still running?"), "{refused}");
+    expect_alive(&mut talker, "c", &mut end);
+}
+
+#[test]
+fn those_that_are_given_up_are_reset() {
+    let host = Host::new();
+    let mut talker = Talker::start(&host);
+    for when in ["checkpoint", "restore"] {
+        for way in WAYS {
+            let mut end = talker.connection("c", way);
+            let address = end.local_addr().expect("an address");
+            talker.checkpoint(&["--tcp", if when == "checkpoint" { "close" } else { "established" }]);
+            talker.restore(&["--tcp", "close"]);
+            assert_eq!(talker.ask("end c"), "error Connection reset by peer", "{way:?}");
+            assert_eq!(talker.ask("end c"), "b''", "{way:?}");
+            expect_over(&mut end, address, when);
+            talker.done("close c");
+        }
+    }
+}
+
+/// The other end is told at the latest when it says something.
+fn expect_over(end: &mut TcpStream, address: SocketAddr, when: &str) {
+    until("the end of a connection", || {
+        let wrote = end.write_all(b"x");
+        end.set_read_timeout(Some(Duration::from_millis(100)))
+            .expect("a time-out");
+        match (wrote, end.read(&mut [0])) {
+            (_, Ok(0)) => true,
+            (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::WouldBlock => false,
+            (Err(_), _) | (_, Err(_)) => true,
+            (Ok(()), Ok(_)) => panic!("{when}: {address} was sent something"),
+        }
+    });
+}
