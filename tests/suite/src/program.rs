@@ -54,10 +54,19 @@ impl<'a> Program<'a> {
     /// # Panics
     /// Where one fails.
     pub fn round_trips(&self, rounds: usize) {
+        self.round_trips_with(rounds, &[]);
+    }
+
+    /// The same, with options for `floe checkpoint`.
+    ///
+    /// # Panics
+    /// Where one fails.
+    pub fn round_trips_with(&self, rounds: usize, options: &[&str]) {
         for (round, method) in PID_METHODS.iter().cycle().take(rounds).enumerate() {
             // No race is waited for: these are the moments at which it is frozen, and any will do.
             std::thread::sleep(Duration::from_millis(40 + 37 * round as u64));
-            self.host.done(&["checkpoint", &self.name, "-o", &self.image]);
+            let line = ["checkpoint", &self.name, "-o", &self.image];
+            self.host.done(&[&line[..], options].concat());
             self.host.done(&["restore", "-d", "--pid-method", method, &self.image]);
         }
     }
