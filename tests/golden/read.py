@@ -267,7 +267,7 @@ OPEN_FILE_BODIES = {
         events=several(fields(watch=i32, mask=u32, name=raw)),
     ),
     "message-queue": fields(queue=u32),
-    "pidfd": fields(pid=optional(i32)),
+    "pidfd": fields(task=optional(i32), status=i32),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
     "epoll": fields(watches=several(fields(number=i32, file=u32, events=u32, data=u64))),
     "unix-socket": fields(

@@ -72,6 +72,34 @@ pub fn pidfd_of_thread(tid: Pid) -> Result<OwnedFd, Errno> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, tid.raw(), PIDFD_THREAD) })
 }
 
+/// How the task that a pidfd stands for ended, where it has and was waited for: as wait(2) tells it (PIDFD_GET_INFO,
+/// Linux 6.15).
+///
+/// # Errors
+/// ENOTTY where the kernel does not keep it.
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>, Errno> {
+    /// The first version of struct pidfd_info, linux/pidfd.h: what is asked for, and what was answered; numbers; the status.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const _: () = assert!(size_of::<Info>() == 64);
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    const GET_INFO: libc::Ioctl = nix::request_code_readwrite!(0xff, 11, size_of::<Info>());
+    let mut info = Info {
+        mask: PIDFD_INFO_EXIT,
+        cgroup: 0,
+        ids: [0; 11],
+        exit_code: 0,
+    };
+    // SAFETY: the kernel reads and writes the structure, whose size the number of the request holds.
+    Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) })?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
+}
+
 /// Opens a file by its handle, name_to_handle_at(2), on the filesystem of `mount`.
 ///
 /// # Errors

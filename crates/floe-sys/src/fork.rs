@@ -75,6 +75,30 @@ pub fn child_in(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, life: impl FnOn
     }
 }
 
+/// A child that ends at once, with a wait status but for the mark of a core file.
+///
+/// # Errors
+/// EINVAL for a status that no process ends with; those of [`child`].
+pub fn ended(status: i32) -> Result<Pid, Errno> {
+    let signal = status & 0x7f;
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    if !(0..=64).contains(&signal) || stops.contains(&signal) {
+        return Err(Errno::EINVAL);
+    }
+    child(|| {
+        if signal != 0 {
+            // A failure shows in the status.
+            let _ = nix::sys::prctl::set_dumpable(false);
+            let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+            // SAFETY: numbers.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            // SAFETY: numbers.
+            unsafe { libc::kill(std::process::id() as i32, signal) };
+        }
+        status >> 8 & 0xff
+    })
+}
+
 /// Has the calling process, a child of `parent`, sent a signal when that ends.
 ///
 /// # Errors

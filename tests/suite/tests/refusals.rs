@@ -71,11 +71,10 @@ const SOCKETS: [Case; 14] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 23] = [
+const DESCRIPTORS: [Case; 22] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "IN_CREATE made of watch 1"),
     ("fanotify", &["[fanotify]"], "[fanotify]"),
-    ("pidfd", &["[pidfd]"], "it stands for a zombie"),
     ("userfaultfd-descriptor", &["[userfaultfd]"], "[userfaultfd]"),
     ("io-uring-descriptor", &["[io_uring]"], "[io_uring]"),
     ("bpf", &["bpf-map"], "bpf-map"),
@@ -256,11 +255,21 @@ fn what_a_sandbox_holds_is_refused() {
 /// A tree that floe did not start and that has no IPC namespace of its own.
 #[test]
 fn system_v_memory_of_the_host_is_refused() {
+    is_refused_on_the_host("host-segment", ["/SYSV", "it belongs to the host's IPC namespace"]);
+}
+
+#[test]
+fn pidfds_of_others_are_refused() {
+    is_refused_on_the_host("pidfd-of-a-parent", ["[pidfd]", "a process that is not in the tree"]);
+}
+
+/// In a tree that floe did not start.
+fn is_refused_on_the_host(kind: &str, texts: [&str; 2]) {
     let host = Host::new();
     let folder = host.path("stage");
     fs::create_dir(&folder).expect("a folder");
     let mut command = Command::new(floe_suite::program("refused"));
-    command.arg(&folder).arg("host-segment").stdin(Stdio::null());
+    command.arg(&folder).arg(kind).stdin(Stdio::null());
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -272,10 +281,7 @@ fn system_v_memory_of_the_host_is_refused() {
     }
     let pid = child.id().to_string();
     let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
-    assert!(
-        error.contains("/SYSV") && error.contains("it belongs to the host's IPC namespace"),
-        "{error}"
-    );
+    assert!(texts.iter().all(|text| error.contains(text)), "{error}");
     child.kill().expect("end it");
     child.wait().expect("reap it");
 }

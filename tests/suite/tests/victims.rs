@@ -128,6 +128,7 @@ victims! {
     memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
     mqueues "mqueues",
+    pidfds "pidfds",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
     pipes_packets "pipes-packets",

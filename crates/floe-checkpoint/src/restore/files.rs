@@ -4,9 +4,10 @@
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::Image;
 use floe_resources::file::{
-    Holders, OpenContext, Opened, TablePlan, TcpMode, in_order, kind_of, place_wave, set_notices, set_signals,
-    take_locks,
+    Holders, OpenContext, Opened, TablePlan, TcpMode, in_order, kind_of, place_pidfds, place_wave, set_notices,
+    set_signals, take_locks,
 };
+use floe_sys::Pid;
 use floe_tracee::{Puppet, Script};
 use std::{
     collections::HashMap,
@@ -27,7 +28,8 @@ pub fn open_all(
 ) -> Result<Opened, RestoreError> {
     let holder = give_terminals(image, world, console)?;
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
-    let mut context = OpenContext::new(root, console, &made.ghosts, image, (&world.puppets, holder), tcp);
+    let tasks = (&world.puppets, holder, world.host_pids());
+    let mut context = OpenContext::new(root, console, &made.ghosts, image, tasks, tcp);
     context.make_queues(world.seed()?.tid(), image)?;
     for wave in in_order(image.open_files()).chunks(WAVE) {
         let mut opened = HashMap::new();
@@ -53,8 +55,20 @@ pub fn open_all(
             )?;
         }
     }
+    Ok(context.finish())
+}
+
+/// Connects files with each other, and with tasks: with threads, which are there by now, too.
+pub fn connect_all(
+    image: &Image,
+    world: &World<'_>,
+    root: BorrowedFd<'_>,
+    threads: &HashMap<i32, Pid>,
+) -> Result<(), RestoreError> {
     let tables = image.descriptor_tables();
     let holders = Holders::new(tables, &world.puppets, (&world.channel, root), world.own_numbers());
+    let known = world.host_pids();
+    place_pidfds(image.open_files(), &holders, (|pid| known.contains_key(&pid), threads))?;
     for record in image.open_files() {
         kind_of(record)?.connect(record, &holders)?;
     }
@@ -64,7 +78,7 @@ pub fn open_all(
         kind_of(record)?.complete(record, &holders)?;
     }
     set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
-    Ok(context.finish())
+    Ok(())
 }
 
 /// Makes the sandbox's terminal the controlling one of the sessions that had it; returns one of their leaders.

@@ -347,7 +347,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             clocks::set(&image, &world)?;
         }
         control.enter("state")?;
-        let threads = state::complete(&image, &mut world, &base, &console, &sender)?;
+        let crowd = state::make_threads(&image, &world)?;
+        files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids())?;
+        let threads = state::complete(&image, &mut world, crowd, (&base, &console), &sender)?;
         drop(sender);
         drop(one);
         control.enter("freeze")?;

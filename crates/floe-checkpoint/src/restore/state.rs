@@ -11,7 +11,7 @@ use floe_resources::task::{
     make_timers, queue_signals, restore_credentials, restore_process, restore_process_settings, restore_thread,
     restore_thread_settings, share_filters,
 };
-use floe_sys::memory::MemoryFile;
+use floe_sys::{Pid, memory::MemoryFile};
 use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,24 +29,43 @@ const THREAD_FLAGS: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
+/// All threads of a tree, beside their processes' first ones.
+pub struct Crowd<'a> {
+    groups: Groups<'a>,
+    /// Of each process of each group how many filters its threads have inherited, and those.
+    members: Vec<Vec<(usize, Vec<Puppet>)>>,
+}
+
+impl Crowd<'_> {
+    /// Their ids in floe's namespace, by their own.
+    pub fn host_ids(&self) -> HashMap<i32, Pid> {
+        let all = self.members.iter().flatten().flat_map(|(_, threads)| threads);
+        all.map(|thread| (thread.thread(), thread.tid())).collect()
+    }
+}
+
+/// Makes the threads of all processes.
+pub fn make_threads<'a>(image: &'a Image, world: &World<'_>) -> Result<Crowd<'a>, RestoreError> {
+    let groups = Groups::of(image);
+    let member = |record: &&ProcessRecord| Ok((prepare_leader(world, record)?, threads_of(world, record)?));
+    let members = groups.by_memory.iter().map(|group| group.iter().map(member).collect());
+    let members = members.collect::<Result<_, RestoreError>>()?;
+    Ok(Crowd { groups, members })
+}
+
 /// Completes all processes and tells of each thread that is complete; returns their threads, which are themselves again
 /// and only wait to be let go.
 pub fn complete<'a>(
     image: &'a Image,
     world: &mut World<'_>,
-    base: &SeedState,
-    console: &[OwnedFd; 3],
+    crowd: Crowd<'a>,
+    (base, console): (&SeedState, &[OwnedFd; 3]),
     finished: &Sender<Finished<'a>>,
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
-    let groups = Groups::of(image);
-    for group in &groups.by_memory {
-        let (filters, threads): (Vec<usize>, Vec<Vec<Puppet>>) = group
-            .iter()
-            .map(|record| Ok((prepare_leader(world, record)?, make_threads(world, record)?)))
-            .collect::<Result<Vec<_>, RestoreError>>()?
-            .into_iter()
-            .unzip();
+    let Crowd { groups, members } = crowd;
+    for (group, members) in groups.by_memory.iter().zip(members) {
+        let (filters, threads): (Vec<usize>, Vec<Vec<Puppet>>) = members.into_iter().unzip();
         let all: Vec<Task<'_, '_>> = group
             .iter()
             .zip(&filters)
@@ -201,7 +220,7 @@ fn prepare_leader(world: &World<'_>, record: &ProcessRecord) -> Result<usize, Re
     Ok(shared)
 }
 
-fn make_threads(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
+fn threads_of(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
     let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
     let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
     let make = |thread: &ThreadRecord| {

@@ -111,7 +111,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"clock": 1, "flags": 1, "ticks": 2, "value": 60_000_000_000_u64, "interval": 1_000_000_000},
             {"watches": [{"number": 3, "mask": 256, "path": bytes("/srv")}], "next": 9,
              "events": [{"watch": 3, "mask": 2, "name": bytes("log")}, {"watch": 4, "mask": 0x8000, "name": []}]},
-            {"pid": 1},
+            {"task": 1, "status": 0},
             {"watches": [{"number": 3, "file": 4, "events": 1, "data": 99}]},
             {"socket": 71, "kind": 1, "name": {"bytes": bytes("/run/job"), "holder": 1, "file": {"mode": 0o660, "uid": 0, "gid": 4}},
              "state": {"Listening": {"most": 5, "maker": {"pid": 1, "uid": 0, "gid": 0}}}, "shutdown": 0, "queue": [], "options": []},

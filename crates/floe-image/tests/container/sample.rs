@@ -770,7 +770,7 @@ fn open_files() -> Vec<OpenFileRecord> {
                 vec![(3_i32, 2_u32, path("log")), (4, 0x8000, path(""))],
             )),
         ),
-        ("pidfd", 0o4_002, 0, body(&Some(1_i32))),
+        ("pidfd", 0o4_002, 0, body(&(Some(1_i32), 0_i32))),
         ("epoll", 0o2, 0, body(&vec![(3_i32, 4_u32, 1_u32, 99_u64)])),
         ("unix-socket", 0o2, 0, listening_socket()),
         ("unix-socket", 0o4_002, 0, connected_socket()),

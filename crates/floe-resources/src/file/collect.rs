@@ -96,6 +96,7 @@ pub fn collect(
         memory,
         queues,
         processes,
+        tasks: tasks(tree),
         groups: tree
             .living()
             .filter(|process| process.ns_pgid > 0)
@@ -154,6 +155,15 @@ pub fn collect(
         held,
         keeper: context.keeper,
     })
+}
+
+/// The ids of all tasks in floe's namespace and in their own.
+fn tasks(tree: &FoundTree) -> HashMap<Pid, i32> {
+    let processes = tree.processes.iter().map(|process| (process.pid, process.ns_pid));
+    let threads = tree.processes.iter().flat_map(|process| &process.threads);
+    processes
+        .chain(threads.map(|thread| (thread.tid, thread.ns_tid)))
+        .collect()
 }
 
 /// Files that can only be the same open file description if all of this is equal.

@@ -60,6 +60,12 @@ impl<'a> Holders<'a> {
         self.first.get(&file).copied()
     }
 
+    /// All who have a file, and whether it is closed on exec there.
+    pub fn all(&self, file: u32) -> impl Iterator<Item = (Place, bool)> {
+        let own = self.files.iter().filter(move |(_, (id, _))| *id == file);
+        own.map(|(place, (_, close_on_exec))| (*place, *close_on_exec))
+    }
+
     /// The lowest number by which a process has a file.
     #[must_use]
     pub fn number(&self, pid: i32, file: u32) -> Option<i32> {

@@ -22,6 +22,7 @@ mod socket;
 
 pub use collect::{CollectOptions, Collected, collect};
 pub use console::ConsoleLinks;
+pub use event::pidfd::place as place_pidfds;
 pub use found::FoundFile;
 pub use holders::Holders;
 pub use locks::take_all as take_locks;
@@ -164,6 +165,8 @@ pub struct DumpContext<'a> {
     queues: queue::FoundQueues,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: HashMap<Pid, i32>,
+    /// The same of all tasks: zombies and threads too.
+    tasks: HashMap<Pid, i32>,
     /// The same of their process groups.
     groups: HashMap<Pid, i32>,
 }
@@ -180,6 +183,8 @@ pub struct OpenContext<'a> {
     pub objects: &'a [ObjectRecord],
     /// All its open files.
     pub files: &'a [OpenFileRecord],
+    /// Host ids of the tree's processes and zombies, by their ids.
+    pub host_pids: BTreeMap<i32, Pid>,
     /// The tree's processes, by their ids.
     pub puppets: &'a BTreeMap<i32, floe_tracee::Puppet>,
     /// A task of the session that has the terminal, where there is one.
@@ -204,6 +209,14 @@ pub struct Opened {
     pub outside: Vec<(u32, OwnedFd)>,
 }
 
+/// Tasks of the tree: processes by their ids; one of the session that has the terminal, where there is one; host ids of
+/// processes and zombies.
+type Tasks<'a> = (
+    &'a BTreeMap<i32, floe_tracee::Puppet>,
+    Option<&'a floe_tracee::Puppet>,
+    BTreeMap<i32, Pid>,
+);
+
 impl<'a> OpenContext<'a> {
     /// A context in which nothing has been opened yet.
     #[must_use]
@@ -212,7 +225,7 @@ impl<'a> OpenContext<'a> {
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
-        (puppets, terminal_holder): (&'a BTreeMap<i32, floe_tracee::Puppet>, Option<&'a floe_tracee::Puppet>),
+        (puppets, terminal_holder, host_pids): Tasks<'a>,
         tcp: TcpMode,
     ) -> Self {
         Self {
@@ -221,6 +234,7 @@ impl<'a> OpenContext<'a> {
             ghosts,
             objects: image.objects(),
             files: image.open_files(),
+            host_pids,
             puppets,
             terminal_holder,
             pipes: HashMap::new(),
@@ -231,6 +245,11 @@ impl<'a> OpenContext<'a> {
             tcp,
             outside: Vec::new(),
         }
+    }
+
+    /// The host id of a process or zombie.
+    fn host_pid(&self, pid: i32) -> Option<Pid> {
+        self.host_pids.get(&pid).copied()
     }
 
     /// Makes the image's message queues in the IPC namespace of `pid`.

@@ -40,15 +40,12 @@ pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<O
     }
     let host = Pid::new(id);
     let (target, inside) = match kind {
-        OwnerKind::Thread => (SignalTarget::Thread, context.processes.get(&host)),
+        OwnerKind::Thread => (SignalTarget::Thread, context.tasks.get(&host)),
         OwnerKind::Process => (SignalTarget::Process, context.processes.get(&host)),
         OwnerKind::Group => (SignalTarget::Group, context.groups.get(&host)),
     };
     let Some(inside) = inside.copied() else {
-        return refuse(
-            "its owner (F_SETOWN) is not in the tree, or a thread that is not its process's first",
-            "reset it",
-        );
+        return refuse("its owner (F_SETOWN) is not in the tree", "reset it");
     };
     Ok(Some(Some(FileSignals {
         owner: Some(SignalOwner {

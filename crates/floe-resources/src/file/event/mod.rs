@@ -2,7 +2,7 @@
 
 mod eventfd;
 mod inotify;
-mod pidfd;
+pub(super) mod pidfd;
 mod signalfd;
 mod timerfd;
 

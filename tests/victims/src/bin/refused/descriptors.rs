@@ -6,7 +6,6 @@ use std::{
     fs, io,
     os::fd::{AsRawFd, RawFd},
     path::Path,
-    process,
 };
 use victims::{
     Findings, Stage, call,
@@ -20,7 +19,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("epoll-of-nobody", epoll_of_nobody),
     ("inotify", inotify),
     ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
-    ("pidfd", pidfd_of_a_zombie),
+    ("pidfd-of-a-parent", pidfd_of_a_parent),
     ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
     ("io-uring-descriptor", io_uring),
     ("bpf", bpf),
@@ -58,12 +57,9 @@ fn inotify(stage: &Stage) -> io::Result<Check> {
     Ok(unchanged(instance))
 }
 
-/// Of a child that has ended and is not waited for.
-fn pidfd_of_a_zombie(_: &Stage) -> io::Result<Check> {
-    let child = fork(|| process::exit(0));
-    let is_zombie = || victims::own::state_of(&child.to_string()) == 'Z';
-    assert!(victims::wait_until(is_zombie), "the child does not end");
-    made(libc::SYS_pidfd_open, &[child as usize, 0])
+/// Of a process that is not in the tree: who started it.
+fn pidfd_of_a_parent(_: &Stage) -> io::Result<Check> {
+    made(libc::SYS_pidfd_open, &[std::os::unix::process::parent_id() as usize, 0])
 }
 
 fn raw(number: i64, arguments: &[usize]) -> io::Result<i64> {
