@@ -6,6 +6,7 @@ use super::{
     queue::FoundQueues,
     signals,
     socket::{Ending, Held, Keeper, TcpMode},
+    unsupported,
 };
 use crate::{
     refusal::Refusals,
@@ -249,43 +250,11 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<D
             ),
         }),
         (None, _) => {
-            let (what, advice) = name_unsupported(found);
-            context.refusals.add(
-                Some(&found.subject),
-                found.title(),
-                format!("{what} can't be carried yet"),
-                advice,
-            );
+            let (reason, advice) = unsupported::reason(found);
+            context
+                .refusals
+                .add(Some(&found.subject), found.title(), reason, advice);
             Ok(None)
         }
-    }
-}
-
-/// include/uapi/linux/magic.h.
-const NSFS: i64 = 0x6e73_6673;
-
-fn name_unsupported(found: &FoundFile) -> (String, &'static str) {
-    let link = String::from_utf8_lossy(&found.link).into_owned();
-    if let Some(name) = found.pseudo_filesystem() {
-        return (format!("a file of {name}"), "close it");
-    }
-    match found.file_type() {
-        _ if found.is_path_only() => (format!("an O_PATH descriptor of what has no path ({link})"), "close it"),
-        libc::S_IFSOCK => (
-            super::socket::family_name(found),
-            "close it, or run the program without it",
-        ),
-        libc::S_IFCHR if found.link.starts_with(b"/dev/pts/") => (
-            "a terminal that is not the sandbox's own".to_owned(),
-            "start the workload with floe run -t, or with its standard streams in files",
-        ),
-        libc::S_IFCHR => (format!("the device {link}"), "close it"),
-        libc::S_IFBLK => (format!("the block device {link}"), "close it"),
-        _ if link.starts_with("anon_inode:") => (
-            format!("a descriptor of kind {}", link.trim_start_matches("anon_inode:")),
-            "close it",
-        ),
-        _ if found.filesystem == Some(NSFS) => ("a descriptor of a namespace".to_owned(), "close it"),
-        _ => (format!("a descriptor of an unknown kind ({link})"), "close it"),
     }
 }

@@ -19,6 +19,7 @@ mod regular;
 mod reopen;
 mod signals;
 mod socket;
+mod unsupported;
 
 pub use collect::{CollectOptions, Collected, collect};
 pub use console::ConsoleLinks;

@@ -23,6 +23,12 @@ pub const KINDS: &[(&str, Make)] = &[
     ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
     ("io-uring-descriptor", io_uring),
     ("bpf", bpf),
+    ("bpf-program", bpf_program),
+    ("types", types),
+    ("ruleset", ruleset),
+    ("tun", |_| opened("/dev/net/tun", libc::O_RDWR)),
+    ("fuse", |_| opened("/dev/fuse", libc::O_RDWR)),
+    ("kvm", |_| opened("/dev/kvm", libc::O_RDWR)),
     ("perf", |_| memory::perf_event().map(unchanged)),
     ("memfd-secret-descriptor", |_| made(447, &[0])),
     ("large-buffers", large_buffers),
@@ -138,6 +144,38 @@ fn bpf(_: &Stage) -> io::Result<Check> {
     made(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])
 }
 
+/// It leaves at once.
+fn bpf_program(_: &Stage) -> io::Result<Check> {
+    const BPF_PROG_LOAD: usize = 5;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u64 = 1;
+    // r0 = 0; exit.
+    let code = [0xb7_u64, 0x95];
+    let license = c"GPL".as_ptr() as u64;
+    let attributes = [
+        BPF_PROG_TYPE_SOCKET_FILTER | (code.len() as u64) << 32,
+        code.as_ptr() as u64,
+        license,
+    ];
+    made(libc::SYS_bpf, &[BPF_PROG_LOAD, attributes.as_ptr() as usize, 24])
+}
+
+/// A type of four bytes without a name.
+fn types(_: &Stage) -> io::Result<Check> {
+    const BPF_BTF_LOAD: usize = 18;
+    // Magic number and version; header; where types and strings are. An integer of 32 bits. One string, which is empty.
+    let words = [0x0001_eb9f_u32, 24, 0, 16, 16, 3, 1, 0x0100_0000, 4, 32];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend(b"\0i\0");
+    let attributes = [bytes.as_ptr() as u64, 0, bytes.len() as u64, 0];
+    made(libc::SYS_bpf, &[BPF_BTF_LOAD, attributes.as_ptr() as usize, 32])
+}
+
+/// Of what may be done with files.
+fn ruleset(_: &Stage) -> io::Result<Check> {
+    let handled = [1_u64];
+    made(libc::SYS_landlock_create_ruleset, &[handled.as_ptr() as usize, 8, 0])
+}
+
 /// Buffers of more than a page, from a socket.
 fn large_buffers(_: &Stage) -> io::Result<Check> {
     let [read, write] = call::pipe(libc::O_NONBLOCK);
@@ -146,9 +184,17 @@ fn large_buffers(_: &Stage) -> io::Result<Check> {
     let all = vec![7; 1 << 20];
     let sent = io::Write::write(&mut &into, &all)?;
     let none = std::ptr::null_mut();
-    // SAFETY: numbers, and no offsets.
-    let moved = unsafe { libc::splice(from.as_raw_fd(), none, write, none, sent, libc::SPLICE_F_NONBLOCK) };
-    if call::checked(moved as i64)? <= 65_536 {
+    let mut all_moved = 0;
+    loop {
+        // SAFETY: numbers, and no offsets.
+        let moved = unsafe { libc::splice(from.as_raw_fd(), none, write, none, sent, libc::SPLICE_F_NONBLOCK) };
+        match moved {
+            1.. => all_moved += moved,
+            _ => break,
+        }
+    }
+    if all_moved <= 65_536 {
+        [read, write].into_iter().for_each(call::close);
         return Err(io::Error::other("buffers from sockets are not larger than pages"));
     }
     Ok(unchanged(read))
