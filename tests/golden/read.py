@@ -258,7 +258,8 @@ outside = fields(
 other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None))
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
-    "path-only": fields(path=raw, file_type=u32, device=u64),
+    "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
+    "namespace": fields(name=text),
     "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
     "eventfd": fields(count=u64, semaphore=boolean), "signalfd": fields(mask=u64),

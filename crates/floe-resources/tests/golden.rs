@@ -40,6 +40,9 @@ fn every_kind_reads_what_version_1_wrote() {
         "tcp-connection 127.0.0.1:80 to 127.0.0.1:45678, outside of the tree, 5 bytes wait",
         "message-queue queue 0",
         "path-only /srv/link (symbolic link, by O_PATH)",
+        "proc /proc/1/limits",
+        "proc /proc/12/task/13/comm (the task has ended)",
+        "namespace the tree's net namespace",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

@@ -314,6 +314,34 @@ pub fn adopt(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// A namespace of a task, as linux/pidfd.h numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names are all there is to say")]
+#[repr(u64)]
+pub enum NamespaceOf {
+    Cgroup = 1,
+    Ipc,
+    Mount,
+    Network,
+    Pid,
+    PidForChildren,
+    Time,
+    TimeForChildren,
+    User,
+    Uts,
+}
+
+/// A descriptor of a namespace of the process a pidfd stands for (PIDFD_GET_*_NAMESPACE, Linux 6.11).
+///
+/// # Errors
+/// ENOTTY, EINVAL of an older kernel; EPERM, ESRCH, EOPNOTSUPP.
+pub fn namespace_of(pidfd: BorrowedFd<'_>, kind: NamespaceOf) -> Result<OwnedFd, Errno> {
+    const PIDFS_IOCTL: u64 = 0xff << 8;
+    // SAFETY: these take no argument.
+    let number = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFS_IOCTL | kind as u64, 0) };
+    owned(i64::from(number))
+}
+
 /// Sends SIGKILL to the process a pidfd stands for.
 ///
 /// # Errors

@@ -264,8 +264,17 @@ impl Names {
 
 /// A path without what changes: the names of deleted files, the numbers of pseudo-terminals.
 fn stable(path: &str) -> String {
+    let is_of_network = path.starts_with("/proc/") && path.contains("/net/");
+    if let Some(path) = path.strip_suffix(" (deleted)").filter(|_| is_of_network) {
+        // Whoever looks for it by its path takes that from who has it open.
+        return path.to_owned();
+    }
     if path.ends_with(" (deleted)") {
         return DELETED.to_owned();
+    }
+    // A file about a thread that has ended is one about a process afterwards.
+    if let Some((_, thread)) = path.strip_prefix("/proc/").and_then(|rest| rest.split_once("/task/")) {
+        return format!("/proc/thread/{thread}");
     }
     path.to_owned()
 }

@@ -91,9 +91,13 @@ const DESCRIPTORS: [Case; 28] = [
     ("terminal", &["(/dev/pts/"], "not the sandbox's own"),
     ("kernel-log", &["(/dev/kmsg)"], "the device /dev/kmsg"),
     ("block-device", &["(/dev/"], "the block device"),
-    ("proc-file", &["(/proc/1/status)"], "a file of /proc"),
-    ("proc-directory", &["(/proc/1)"], "a file of /proc"),
-    ("namespace", &["(net:["], "a namespace"),
+    (
+        "pressure-trigger",
+        &["(/proc/pressure/cpu)"],
+        "what it was told to watch",
+    ),
+    ("proc-device", &["(/proc/bus)"], "it stands for a device"),
+    ("namespace", &["(uts:["], "a namespace that no task of the tree is in"),
     ("cgroup-file", &["/cgroup.procs)"], "a cgroup file system"),
     (
         "message-queue",
@@ -350,6 +354,35 @@ fn a_lock_that_somebody_else_has_stands_in_the_way_of_a_restore() {
     host.done(&["restore", "-d", image]);
     let other = File::open(&path).expect("the file");
     assert!(other.try_lock().is_err(), "the lock is not held");
+}
+
+/// The tree sees all processes of the host.
+#[test]
+fn a_file_of_proc_about_a_process_outside_is_refused() {
+    let host = Host::new();
+    let of = |pid: String| {
+        let mut command = Command::new("setsid");
+        command
+            .args(["sh", "-c", "exec sleep 1000 <$0", &format!("/proc/{pid}/status")])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null());
+        let mut child = command.spawn().expect("start a shell");
+        let comm = format!("/proc/{}/comm", child.id());
+        while fs::read_to_string(&comm).expect("its name") != "sleep\n" {
+            std::thread::yield_now();
+        }
+        let tree = child.id().to_string();
+        let told = host.floe(&["checkpoint", "--dry-run", "--pid", &tree]);
+        child.kill().expect("end it");
+        child.wait().expect("reap it");
+        told
+    };
+    const REASON: &str = "it is about a process that is not in the tree";
+    let error = of(std::process::id().to_string()).expect_failed();
+    assert!(error.contains(REASON), "{error}");
+    // What else the test's own environment may hold is another matter.
+    let told = of("self".to_owned()).err;
+    assert!(!told.contains(REASON), "{told}");
 }
 
 /// A tree that floe did not start.

@@ -119,3 +119,25 @@ pub fn compare_content(findings: &mut Findings, what: &str, fd: RawFd, offset: u
         findings.add(format!("{what}: differs at byte {}", offset + at as u64));
     }
 }
+
+/// Some more names of a directory, by getdents64(2) with room for so many bytes; none at its end.
+///
+/// # Errors
+/// errno.
+pub fn entries(fd: RawFd, room: usize) -> io::Result<Vec<String>> {
+    let mut buffer = vec![0u8; room];
+    let arguments = [fd as usize, buffer.as_mut_ptr() as usize, buffer.len()];
+    // SAFETY: the buffer has the stated length.
+    let got = unsafe { call::raw(libc::SYS_getdents64, &arguments) }? as usize;
+    let mut names = Vec::new();
+    let mut at = 0;
+    while at < got {
+        // struct linux_dirent64: inode (8), offset (8), record length (2), type (1), name.
+        let length = usize::from(u16::from_ne_bytes([buffer[at + 16], buffer[at + 17]]));
+        let name = &buffer[at + 19..at + length];
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        names.push(String::from_utf8_lossy(&name[..end]).into_owned());
+        at += length;
+    }
+    Ok(names)
+}

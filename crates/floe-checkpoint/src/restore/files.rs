@@ -2,26 +2,30 @@
 //! files.
 
 use super::{RestoreError, contents::MadeContents, tree::World};
-use floe_image::Image;
+use floe_image::{Image, record::OpenFileRecord};
 use floe_resources::file::{
-    Holders, OpenContext, Opened, TablePlan, TcpMode, in_order, kind_of, place_pidfds, place_wave, set_notices,
-    set_signals, take_locks,
+    Holders, OpenContext, Opened, TablePlan, TcpMode, ended_tasks, is_late, is_view, kind_of, place_pidfds, place_wave,
+    say_anew, set_notices, set_signals, take_locks,
 };
-use floe_sys::Pid;
+use floe_sys::{
+    Pid,
+    descriptor::{pidfd_getfd, pidfd_of_task},
+};
 use floe_tracee::{Puppet, Script};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// How many files floe holds open at once.
 const WAVE: usize = 200;
 
-/// Opens and places all descriptors; first the terminal is given to its sessions, since /dev/tty depends on it. What
-/// is returned must be taken care of when the tree is about to run.
+/// Opens and places descriptors but the late ones; first the terminal is given to its sessions, since /dev/tty depends on
+/// it. What is returned must be taken care of when the tree is about to run.
 pub fn open_all(
     image: &Image,
-    world: &mut World<'_>,
+    world: &World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
     (root, tcp): (BorrowedFd<'_>, TcpMode),
@@ -31,10 +35,57 @@ pub fn open_all(
     let tasks = (&world.puppets, holder, world.host_pids());
     let mut context = OpenContext::new(root, console, &made.ghosts, image, tasks, tcp);
     context.make_queues(world.seed()?.tid(), image)?;
-    for wave in in_order(image.open_files()).chunks(WAVE) {
+    let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
+    place_all(image, world, &early, &mut context)?;
+    Ok(context.finish())
+}
+
+/// Opens and places the late ones, when all tasks are there and in their namespaces.
+pub fn open_late(
+    image: &Image,
+    world: &World<'_>,
+    made: &MadeContents,
+    console: &[OwnedFd; 3],
+    (root, tcp): (BorrowedFd<'_>, TcpMode),
+) -> Result<(), RestoreError> {
+    let tasks = (&world.puppets, None, world.host_pids());
+    let mut context = OpenContext::new(root, console, &made.ghosts, image, tasks, tcp);
+    let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
+    context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();
+    let late: Vec<_> = image.open_files().iter().filter(|record| is_late(record)).collect();
+    place_all(image, world, &late, &mut context)?;
+    world.end_all(helpers.into_values())
+}
+
+/// Has views of the kernel's state say what it is now; the tree stands complete and frozen.
+pub fn refresh_views(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreError> {
+    let views = image.open_files().iter().filter(|record| is_view(record));
+    for record in views {
+        let tables = image.descriptor_tables().iter();
+        let mut places = tables.flat_map(|table| table.descriptors.iter().map(move |entry| (table.pid.0, entry)));
+        let Some((pid, entry)) = places.find(|(_, entry)| entry.file == record.id) else {
+            continue;
+        };
+        let lacking = || RestoreError::Inconsistent(format!("process {pid} is not there"));
+        let action = || format!("fetch descriptor {} of process {pid}", entry.number);
+        let host = *hosts.get(&pid).ok_or_else(lacking)?;
+        let pidfd = pidfd_of_task(host).map_err(RestoreError::system(action()))?;
+        let file = pidfd_getfd(pidfd.as_fd(), entry.number).map_err(RestoreError::system(action()))?;
+        say_anew(record, &File::from(file))?;
+    }
+    Ok(())
+}
+
+fn place_all(
+    image: &Image,
+    world: &World<'_>,
+    records: &[&OpenFileRecord],
+    context: &mut OpenContext<'_>,
+) -> Result<(), RestoreError> {
+    for wave in records.chunks(WAVE) {
         let mut opened = HashMap::new();
         for record in wave {
-            opened.insert(record.id, kind_of(record)?.open(record, &mut context)?);
+            opened.insert(record.id, kind_of(record)?.open(record, context)?);
         }
         for table in image.descriptor_tables() {
             let mut plan = TablePlan::default();
@@ -55,7 +106,7 @@ pub fn open_all(
             )?;
         }
     }
-    Ok(context.finish())
+    Ok(())
 }
 
 /// Connects files with each other, and with tasks: with threads, which are there by now, too.

@@ -338,7 +338,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         world.grow(&steps, lendings, &made, root.as_fd(), control)?;
         control.enter("files")?;
-        let opened = files::open_all(&image, &mut world, &made, &console, (root.as_fd(), request.tcp))?;
+        let opened = files::open_all(&image, &world, &made, &console, (root.as_fd(), request.tcp))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -348,6 +348,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         control.enter("state")?;
         let crowd = state::make_threads(&image, &world)?;
+        files::open_late(&image, &world, &made, &console, (root.as_fd(), request.tcp))?;
         files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids())?;
         let threads = state::complete(&image, &mut world, crowd, (&base, &console), &sender)?;
         drop(sender);
@@ -363,8 +364,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut differences = compared?;
-        verify::relations(&image, &world.host_pids(), &mut differences)?;
+        let hosts = world.host_pids();
+        verify::relations(&image, &hosts, &mut differences)?;
         differences.into_result()?;
+        files::refresh_views(&image, &hosts)?;
         Ok::<_, RestoreError>(opened)
     })?;
     control.enter("thaw")?;

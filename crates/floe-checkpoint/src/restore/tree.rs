@@ -20,7 +20,7 @@ use floe_resources::{
 use floe_sys::{Pid, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
@@ -437,6 +437,42 @@ impl<'a> World<'a> {
         self.heritage.remove(&pid);
         let arguments = [pid as u64, 0, libc::__WALL as u64, 0];
         self.simple(parent, "reap a helper", libc::SYS_wait4, &arguments)
+    }
+
+    /// Processes that stand for tasks which have ended: with their ids, where nobody has those now.
+    pub fn make_ended(&self, tasks: &BTreeSet<i32>) -> Result<BTreeMap<i32, Puppet>, RestoreError> {
+        // An id that names a group or a session is not free either.
+        let mut taken = BTreeSet::from([1]);
+        for record in self.records.values() {
+            taken.extend([record.pid.0, record.pgid.0, record.sid.0]);
+            taken.extend(record.threads.iter().map(|thread| thread.tid.0));
+        }
+        let mut free = (2..).filter(|id| !taken.contains(id) && !tasks.contains(id));
+        let seed = self.seed()?;
+        tasks
+            .iter()
+            .map(|task| {
+                let id = if taken.contains(task) {
+                    free.next().unwrap_or(*task)
+                } else {
+                    *task
+                };
+                let mut batch = seed.batch();
+                let call = self.clone_call(&mut batch, id, 0, 0);
+                Ok((*task, seed.spawn(batch, call, id, false)?))
+            })
+            .collect()
+    }
+
+    /// Ends what [`make_ended`](Self::make_ended) made.
+    pub fn end_all(&self, helpers: impl Iterator<Item = Puppet>) -> Result<(), RestoreError> {
+        for helper in helpers {
+            let pid = helper.process();
+            helper.end(0)?;
+            let arguments = [pid as u64, 0, libc::__WALL as u64, 0];
+            self.simple(1, "reap a helper", libc::SYS_wait4, &arguments)?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, pid: i32) -> Result<Puppet, RestoreError> {

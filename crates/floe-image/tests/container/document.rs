@@ -134,6 +134,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "queue": bytes("GET /"), "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
             {"queue": 0},
             {"path": bytes("/srv/link"), "file_type": 0o120_000, "device": 0},
+            {"path": bytes("/proc/1/limits"), "ended": null},
+            {"path": bytes("/proc/12/task/13/comm"), "ended": 13},
+            {"name": "net"},
         ])
     );
     assert_eq!(

@@ -802,6 +802,9 @@ fn open_files() -> Vec<OpenFileRecord> {
             0,
             body(&(path("/srv/link"), 0o120_000_u32, 0_u64)),
         ),
+        ("proc", 0o100_000, 12, body(&(path("/proc/1/limits"), None::<i32>))),
+        ("proc", 0o100_000, 3, body(&(path("/proc/12/task/13/comm"), Some(13)))),
+        ("namespace", 0o100_000, 0, body(&"net")),
     ]
     .into_iter()
     .enumerate()

@@ -11,9 +11,11 @@ mod found;
 mod holders;
 mod locks;
 mod memory;
+mod namespace;
 mod path_only;
 mod pipe;
 mod place;
+mod proc;
 mod queue;
 mod regular;
 mod reopen;
@@ -28,6 +30,7 @@ pub use found::FoundFile;
 pub use holders::Holders;
 pub use locks::take_all as take_locks;
 pub use place::{PlaceError, TablePlan, place_wave};
+pub use proc::{ended_tasks, is_view, say_anew};
 pub use queue::set_notices;
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
@@ -59,6 +62,8 @@ pub const KINDS: &[&dyn FileKind] = &[
     &regular::Regular,
     &directory::Directory,
     &path_only::PathOnly,
+    &proc::Proc,
+    &namespace::Namespace,
     &device::Device,
     &device::ControllingTerminal,
     &pipe::Pipe,
@@ -188,6 +193,8 @@ pub struct OpenContext<'a> {
     pub host_pids: BTreeMap<i32, Pid>,
     /// The tree's processes, by their ids.
     pub puppets: &'a BTreeMap<i32, floe_tracee::Puppet>,
+    /// Processes that are there to end, by the ids of those that they stand for.
+    pub ended: BTreeMap<i32, i32>,
     /// A task of the session that has the terminal, where there is one.
     pub terminal_holder: Option<&'a floe_tracee::Puppet>,
     /// Pipes made again, by number.
@@ -237,6 +244,7 @@ impl<'a> OpenContext<'a> {
             files: image.open_files(),
             host_pids,
             puppets,
+            ended: BTreeMap::new(),
             terminal_holder,
             pipes: HashMap::new(),
             unix: socket::MadeUnix::default(),
@@ -322,15 +330,23 @@ pub trait FileKind: Sync {
 }
 
 /// Kinds that may claim a file of which only the path is open (O_PATH); others would claim the file itself.
-const PATH_KINDS: &[&dyn FileKind] = &[&regular::Regular, &directory::Directory, &path_only::PathOnly];
+const PATH_KINDS: &[&dyn FileKind] = &[
+    &regular::Regular,
+    &directory::Directory,
+    &path_only::PathOnly,
+    &proc::Proc,
+    &namespace::Namespace,
+];
 
-/// Open files in the order in which they are opened again: what others have to be open for comes last.
+/// Whether a file can be opened again only when all others are placed, and all tasks are there and in their namespaces.
 #[must_use]
-pub fn in_order(files: &[OpenFileRecord]) -> Vec<&OpenFileRecord> {
-    let late = [path_only::PathOnly.name()];
-    let mut order: Vec<&OpenFileRecord> = files.iter().collect();
-    order.sort_by_key(|record| late.contains(&record.kind.as_str()));
-    order
+pub fn is_late(record: &OpenFileRecord) -> bool {
+    let late = [
+        path_only::PathOnly.name(),
+        proc::Proc.name(),
+        namespace::Namespace.name(),
+    ];
+    late.contains(&record.kind.as_str())
 }
 
 /// The kind of a file in an image.

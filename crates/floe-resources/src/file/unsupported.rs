@@ -2,9 +2,6 @@
 
 use super::{FoundFile, socket};
 
-/// include/uapi/linux/magic.h.
-const NSFS: i64 = 0x6e73_6673;
-
 const CLOSE: &str = "close it, or run the program without it";
 
 /// Anonymous inodes: how their names begin; what they are, and why not; what to do.
@@ -97,10 +94,6 @@ pub(super) fn reason(found: &FoundFile) -> (String, &'static str) {
         libc::S_IFCHR => device(&link),
         libc::S_IFBLK => (
             format!("the block device {link} can't be carried: its state is its driver's"),
-            "close it",
-        ),
-        _ if found.filesystem == Some(NSFS) => (
-            "a descriptor of a namespace can't be carried yet".to_owned(),
             "close it",
         ),
         _ => match link.strip_prefix("anon_inode:") {

@@ -138,6 +138,11 @@ impl Contents {
         }
     }
 
+    /// A path of the tree's, as floe can open it.
+    pub(crate) fn inside(&self, path: &[u8]) -> PathBuf {
+        under(&self.root, path)
+    }
+
     /// Where the file with this `metadata` is, whose link in /proc leads to `target`. The kernel marks deleted files by a
     /// suffix that may as well be part of a name.
     pub(crate) fn place(&self, target: &[u8], metadata: &Metadata) -> Place {

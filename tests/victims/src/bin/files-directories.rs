@@ -2,8 +2,8 @@
 
 use std::{fs, os::fd::RawFd};
 use victims::{
-    Findings, Seen, Stage, call,
-    descriptor::{open, seek},
+    Findings, Seen, Stage,
+    descriptor::{entries, open, seek},
     play,
 };
 
@@ -21,9 +21,9 @@ fn main() {
                 findings.that(*seen == now, format!("directory {fd}: was {seen:?}, is {now:?}"));
             }
             if findings.sabotage() {
-                next_names(rest.fd);
+                entries(rest.fd, 2048).expect("getdents64");
             }
-            let names = next_names(rest.fd);
+            let names = entries(rest.fd, 2048).expect("getdents64");
             findings.that(!names.is_empty(), "the listing is at its end");
             let expected: Vec<&String> = rest.names.iter().take(names.len()).collect();
             findings.that(
@@ -59,7 +59,7 @@ fn listing(stage: &Stage) -> Listing {
     );
     let mut names = whole(fd);
     seek(fd, 0, libc::SEEK_SET).expect("rewind");
-    let read = next_names(fd);
+    let read = entries(fd, 2048).expect("getdents64");
     assert!(read.len() < names.len(), "a listing in parts");
     names.drain(..read.len());
     Listing { fd, names }
@@ -69,30 +69,11 @@ fn listing(stage: &Stage) -> Listing {
 fn whole(fd: RawFd) -> Vec<String> {
     let mut all = Vec::new();
     loop {
-        let names = next_names(fd);
+        let names = entries(fd, 2048).expect("getdents64");
         if names.is_empty() {
             seek(fd, 0, libc::SEEK_SET).expect("rewind");
             return all;
         }
         all.extend(names);
     }
-}
-
-/// Some more entries, by getdents64.
-fn next_names(fd: RawFd) -> Vec<String> {
-    let mut buffer = vec![0u8; 2048];
-    let arguments = [fd as usize, buffer.as_mut_ptr() as usize, buffer.len()];
-    // SAFETY: the buffer has the stated length.
-    let got = unsafe { call::raw(libc::SYS_getdents64, &arguments) }.expect("getdents64") as usize;
-    let mut names = Vec::new();
-    let mut at = 0;
-    while at < got {
-        // struct linux_dirent64: inode (8), offset (8), record length (2), type (1), name.
-        let length = usize::from(u16::from_ne_bytes([buffer[at + 16], buffer[at + 17]]));
-        let name = &buffer[at + 19..at + length];
-        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        names.push(String::from_utf8_lossy(&name[..end]).into_owned());
-        at += length;
-    }
-    names
 }

@@ -3,7 +3,7 @@
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, open_ghost, seek,
 };
-use crate::mm::Located;
+use crate::{file::namespace::NSFS, mm::Located};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,10 @@ impl FileKind for Regular {
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
-        file.file_type() == libc::S_IFREG && file.link.starts_with(b"/") && file.pseudo_filesystem().is_none()
+        file.file_type() == libc::S_IFREG
+            && file.link.starts_with(b"/")
+            && file.pseudo_filesystem().is_none()
+            && file.filesystem != Some(NSFS)
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
