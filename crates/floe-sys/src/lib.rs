@@ -16,6 +16,8 @@ pub mod kernel;
 pub mod landlock;
 pub mod memfd;
 pub mod memory;
+pub mod message;
+pub mod mount;
 pub mod mqueue;
 pub mod netfilter;
 pub mod network;
