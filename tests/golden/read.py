@@ -245,10 +245,11 @@ PAGES, INDEX = 11, 13
 device = fields(path=raw, major=u64, minor=u64)
 maker = fields(pid=i32, uid=u32, gid=u32)
 options = several(fields(level=i32, name=i32, value=raw))
-unix_name = fields(bytes=raw, holder=i32, file=optional(fields(mode=u32, uid=u32, gid=u32)))
+socket_file = fields(mode=u32, uid=u32, gid=u32)
+unix_name = fields(bytes=raw, holder=i32, file=optional(socket_file))
 unix_state = choice(
     ("Single", None), ("Listening", fields(most=u32, maker=maker)), ("Pair", fields(other=u32, maker=maker)),
-    ("Widowed", fields(maker=maker)), ("Sending", fields(to=raw)),
+    ("Widowed", fields(maker=maker)), ("Sending", fields(other=u32, to=raw)), ("Abandoned", fields(to=raw)),
 )
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 outside = fields(
@@ -272,8 +273,9 @@ OPEN_FILE_BODIES = {
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
     "epoll": fields(watches=several(fields(number=i32, file=u32, events=u32, data=u64))),
     "unix-socket": fields(
-        socket=u32, kind=i32, name=optional(unix_name), state=unix_state, shutdown=u8,
-        queue=several(fields(bytes=raw, sender=optional(maker))), options=options,
+        socket=u32, kind=i32, name=optional(unix_name), own=socket_file, state=unix_state, groups=several(u32), shutdown=u8,
+        queue=several(fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})),
+        options=options,
     ),
     "inet-socket": fields(
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),

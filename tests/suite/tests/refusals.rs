@@ -42,7 +42,7 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 14] = [
+const SOCKETS: [Case; 12] = [
     ("socket-raw", &["(socket:["], "a socket of protocol 1"),
     ("socket-netlink", &["(socket:["], "a netlink socket"),
     ("socket-packet", &["(socket:["], "a packet socket"),
@@ -53,21 +53,15 @@ const SOCKETS: [Case; 14] = [
     ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),
     ("socket-unix-waiting", &["(socket:["], "wait to be accepted"),
     (
-        "socket-unix-descriptors",
-        &["(socket:["],
-        "descriptors that wait in a socket",
+        "socket-unix-flight",
+        &["file on its way through descriptor", "bpf-map"],
+        "a descriptor of kind bpf-map",
     ),
-    ("socket-unix-urgent", &["(socket:["], "urgent data"),
+    ("socket-unix-urgent", &["(socket:["], "urgent data beside descriptors"),
     (
-        "socket-unix-orphan",
+        "socket-unix-nameless",
         &["(socket:["],
-        "that accepted this connection is closed",
-    ),
-    ("socket-unix-removed", &["(socket:["], "was removed"),
-    (
-        "socket-unix-letters",
-        &["(socket:["],
-        "messages that wait in a socket with a name",
+        "that sends to one without a name",
     ),
 ];
 

@@ -28,7 +28,7 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 2] = ["sockets-inet", "sockets-tcp"];
+const WITH_PORTS: [&str; 3] = ["sockets-flight", "sockets-inet", "sockets-tcp"];
 
 fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
     let options: &[&str] = if WITH_PORTS.contains(&name) {
@@ -145,7 +145,9 @@ victims! {
     signals_masks "signals-masks",
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
+    sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
+    sockets_names "sockets-names",
     sockets_tcp "sockets-tcp",
     aio_rings "aio-rings",
     sockets_unix "sockets-unix",

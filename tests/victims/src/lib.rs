@@ -11,6 +11,7 @@ pub mod arch;
 pub mod call;
 pub mod descriptor;
 pub mod findings;
+pub mod letter;
 pub mod memory;
 pub mod notice;
 pub mod own;

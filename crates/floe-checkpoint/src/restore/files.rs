@@ -2,10 +2,13 @@
 //! files.
 
 use super::{RestoreError, contents::MadeContents, tree::World};
-use floe_image::{Image, record::OpenFileRecord};
+use floe_image::{
+    Image,
+    record::{IN_FLIGHT, OpenFileRecord},
+};
 use floe_resources::file::{
-    Holders, OpenContext, Opened, TablePlan, TcpMode, ended_tasks, is_late, is_view, kind_of, place_pidfds, place_wave,
-    say_anew, set_notices, set_signals, take_locks,
+    Holders, OpenContext, Opened, Stash, TablePlan, TcpMode, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
+    place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks,
 };
 use floe_sys::{
     Pid,
@@ -24,7 +27,7 @@ const WAVE: usize = 200;
 /// Opens and places descriptors but the late ones; first the terminal is given to its sessions, since /dev/tty depends on
 /// it. What is returned must be taken care of when the tree is about to run.
 pub fn open_all(
-    image: &Image,
+    (image, stash): (&Image, &Stash),
     world: &World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
@@ -33,27 +36,28 @@ pub fn open_all(
     let holder = give_terminals(image, world, console)?;
     let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
     let tasks = (&world.puppets, holder, world.host_pids());
-    let mut context = OpenContext::new(root, console, &made.ghosts, image, tasks, tcp);
+    let channel = &world.channel;
+    let mut context = OpenContext::new((root, channel), console, &made.ghosts, image, tasks, tcp)?;
     context.make_queues(world.seed()?.tid(), image)?;
     let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
-    place_all(image, world, &early, &mut context)?;
+    place_all(stash, world, &early, &mut context)?;
     Ok(context.finish())
 }
 
 /// Opens and places the late ones, when all tasks are there and in their namespaces.
 pub fn open_late(
-    image: &Image,
+    (image, stash): (&Image, &Stash),
     world: &World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
     (root, tcp): (BorrowedFd<'_>, TcpMode),
 ) -> Result<(), RestoreError> {
     let tasks = (&world.puppets, None, world.host_pids());
-    let mut context = OpenContext::new(root, console, &made.ghosts, image, tasks, tcp);
+    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, tcp)?;
     let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
     context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();
     let late: Vec<_> = image.open_files().iter().filter(|record| is_late(record)).collect();
-    place_all(image, world, &late, &mut context)?;
+    place_all(stash, world, &late, &mut context)?;
     world.end_all(helpers.into_values())
 }
 
@@ -61,7 +65,8 @@ pub fn open_late(
 pub fn refresh_views(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), RestoreError> {
     let views = image.open_files().iter().filter(|record| is_view(record));
     for record in views {
-        let tables = image.descriptor_tables().iter();
+        // Nobody can see those that are on their way.
+        let tables = image.descriptor_tables().iter().filter(|table| table.pid != IN_FLIGHT);
         let mut places = tables.flat_map(|table| table.descriptors.iter().map(move |entry| (table.pid.0, entry)));
         let Some((pid, entry)) = places.find(|(_, entry)| entry.file == record.id) else {
             continue;
@@ -77,7 +82,7 @@ pub fn refresh_views(image: &Image, hosts: &BTreeMap<i32, Pid>) -> Result<(), Re
 }
 
 fn place_all(
-    image: &Image,
+    stash: &Stash,
     world: &World<'_>,
     records: &[&OpenFileRecord],
     context: &mut OpenContext<'_>,
@@ -87,7 +92,7 @@ fn place_all(
         for record in wave {
             opened.insert(record.id, kind_of(record)?.open(record, context)?);
         }
-        for table in image.descriptor_tables() {
+        for table in stash.tables() {
             let mut plan = TablePlan::default();
             for descriptor in &table.descriptors {
                 if let Some(file) = opened.get(&descriptor.file) {
@@ -109,25 +114,33 @@ fn place_all(
     Ok(())
 }
 
-/// Connects files with each other, and with tasks: with threads, which are there by now, too.
+/// Connects files with each other, and with tasks: with threads, which are there by now, too. What waited in sockets and
+/// was `unsent` so far is sent.
 pub fn connect_all(
     image: &Image,
     world: &World<'_>,
     root: BorrowedFd<'_>,
     threads: &HashMap<i32, Pid>,
+    (unsent, stash): (&mut Unsent, &Stash),
 ) -> Result<(), RestoreError> {
-    let tables = image.descriptor_tables();
-    let holders = Holders::new(tables, &world.puppets, (&world.channel, root), world.own_numbers());
+    let channel = (&world.channel, root);
+    let holders = Holders::new(stash.tables(), &world.puppets, channel, world.own_numbers());
     let known = world.host_pids();
     place_pidfds(image.open_files(), &holders, (|pid| known.contains_key(&pid), threads))?;
+    deliver(unsent, image.open_files(), &holders)?;
     for record in image.open_files() {
-        kind_of(record)?.connect(record, &holders)?;
+        kind_of(record)?.connect(record, &holders, unsent)?;
     }
-    take_locks(tables, &holders)?;
-    set_signals(image.open_files(), &holders)?;
+    take_locks(stash.besides(), &holders)?;
+    let (flying, own): (Vec<_>, Vec<_>) = image.open_files().iter().partition(|record| stash.flies(record.id));
+    set_signals(flying, &holders)?;
     for record in image.open_files() {
         kind_of(record)?.complete(record, &holders)?;
     }
+    // A process loses its locks on a file, and is not told of a queue any more, with the first descriptor that it closes.
+    stash.close(|pid| world.puppets.get(&pid.0))?;
+    take_locks(stash.own(), &holders)?;
+    set_signals(own, &holders)?;
     set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
     Ok(())
 }

@@ -34,7 +34,7 @@ use floe_image::{
 };
 use floe_resources::{
     channel::{Channel, ChannelError},
-    file::{FileError, OutsideEnds, PlaceError, TcpMode},
+    file::{FileError, OutsideEnds, PlaceError, Stash, TcpMode},
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
@@ -338,7 +338,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         world.grow(&steps, lendings, &made, root.as_fd(), control)?;
         control.enter("files")?;
-        let opened = files::open_all(&image, &world, &made, &console, (root.as_fd(), request.tcp))?;
+        let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
+        let (all, tcp) = ((&image, &stash), request.tcp);
+        let mut opened = files::open_all(all, &world, &made, &console, (root.as_fd(), tcp))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -348,8 +350,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         control.enter("state")?;
         let crowd = state::make_threads(&image, &world)?;
-        files::open_late(&image, &world, &made, &console, (root.as_fd(), request.tcp))?;
-        files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids())?;
+        files::open_late(all, &world, &made, &console, (root.as_fd(), tcp))?;
+        let unsent = (&mut opened.unsent, &stash);
+        files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids(), unsent)?;
         let threads = state::complete(&image, &mut world, crowd, (&base, &console), &sender)?;
         drop(sender);
         drop(one);

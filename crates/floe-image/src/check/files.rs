@@ -1,7 +1,10 @@
 //! Descriptor tables and what open files share.
 
 use super::ensure;
-use crate::{Image, record::LockKind};
+use crate::{
+    Image,
+    record::{IN_FLIGHT, LockKind},
+};
 use std::collections::HashSet;
 
 /// Descriptors that can't have been.
@@ -61,7 +64,8 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFaul
     let mut seen = HashSet::new();
     for table in image.descriptor_tables() {
         let pid = table.pid.0;
-        ensure(owners.contains(&pid) && seen.insert(pid), || FileFault::Owner(pid))?;
+        let known = owners.contains(&pid) || pid == IN_FLIGHT.0;
+        ensure(known && seen.insert(pid), || FileFault::Owner(pid))?;
         let mut last = -1;
         for descriptor in &table.descriptors {
             let (number, file) = (descriptor.number, descriptor.file);

@@ -68,10 +68,13 @@ pub struct ObjectRecord {
     pub body: Vec<u8>,
 }
 
+/// Stands for the process of the table of open files that none has, and that are on their way through sockets.
+pub const IN_FLIGHT: NsPid = NsPid(0);
+
 /// The descriptors of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorTableRecord {
-    /// Its process.
+    /// Its process, or [`IN_FLIGHT`].
     pub pid: NsPid,
     /// Descriptors, lowest number first.
     pub descriptors: Vec<DescriptorRecord>,

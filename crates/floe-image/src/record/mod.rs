@@ -15,7 +15,7 @@ mod time;
 mod vma_details;
 
 pub use file::{
-    DescriptorRecord, DescriptorTableRecord, FileLock, FileSignals, LockKind, ObjectRecord, OpenFileRecord,
+    DescriptorRecord, DescriptorTableRecord, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord, OpenFileRecord,
     SignalOwner, SignalTarget,
 };
 pub use huge::{HUGE_PAGE, HugeRun};

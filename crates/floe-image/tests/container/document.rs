@@ -113,11 +113,15 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "events": [{"watch": 3, "mask": 2, "name": bytes("log")}, {"watch": 4, "mask": 0x8000, "name": []}]},
             {"task": 1, "status": 0},
             {"watches": [{"number": 3, "file": 4, "events": 1, "data": 99}]},
-            {"socket": 71, "kind": 1, "name": {"bytes": bytes("/run/job"), "holder": 1, "file": {"mode": 0o660, "uid": 0, "gid": 4}},
+            {"socket": 71, "kind": 1, "own": {"mode": 0o777, "uid": 0, "gid": 0}, "groups": [4, 27], "name": {"bytes": bytes("/run/job"), "holder": 1, "file": {"mode": 0o660, "uid": 0, "gid": 4}},
              "state": {"Listening": {"most": 5, "maker": {"pid": 1, "uid": 0, "gid": 0}}}, "shutdown": 0, "queue": [], "options": []},
             {"socket": 72, "kind": 5, "name": null,
              "state": {"Pair": {"other": 73, "maker": {"pid": 7, "uid": 1000, "gid": 1000}}}, "shutdown": 2,
-             "queue": [{"bytes": bytes("hello"), "sender": null}, {"bytes": bytes("from 7"), "sender": {"pid": 7, "uid": 1000, "gid": 1000}}],
+             "own": {"mode": 0o777, "uid": 1000, "gid": 1000}, "groups": [],
+             "queue": [
+                {"bytes": bytes("hello"), "sender": null, "from": [], "files": [21], "urgent": false},
+                {"bytes": bytes("from 7"), "sender": {"pid": 7, "uid": 1000, "gid": 1000}, "from": [], "files": [], "urgent": false}
+             ],
              "options": [{"level": 1, "name": 16, "value": [1, 0, 0, 0]}]},
             {"family": 2, "kind": 1, "protocol": 6, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": null,
              "listens": 128, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},

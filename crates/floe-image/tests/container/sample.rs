@@ -224,6 +224,7 @@ pub fn whole() -> Sample {
                     (7, 8, true),
                 ],
             ),
+            table(0, &[(0, 21, false)]),
         ],
         page_maps: vec![
             PageMapRecord {
@@ -837,20 +838,50 @@ fn listening_socket() -> Vec<u8> {
     let maker: Maker = (1, 0, 0);
     let name = (path_of("/run/job"), 1_i32, Some((0o660_u32, 0_u32, 4_u32)));
     let state = (1_u32, 5_u32, maker);
-    body(&(71_u32, 1_i32, Some(name), state, 0_u8, NO_MESSAGES, NO_OPTIONS))
+    let own = (0o777_u32, 0_u32, 0_u32);
+    let groups = vec![4_u32, 27];
+    body(&(
+        71_u32,
+        1_i32,
+        Some(name),
+        own,
+        state,
+        groups,
+        0_u8,
+        NO_MESSAGES,
+        NO_OPTIONS,
+    ))
 }
 
 /// One of two, with something to read: state 2.
 fn connected_socket() -> Vec<u8> {
     let maker: Maker = (7, 1000, 1000);
-    let queue = [(path_of("hello"), None), (path_of("from 7"), Some(maker))];
+    let queue: [Message; 2] = [
+        (path_of("hello"), None, path_of(""), vec![21], false),
+        (path_of("from 7"), Some(maker), path_of(""), Vec::new(), false),
+    ];
     let options = [(1_i32, 16_i32, vec![1_u8, 0, 0, 0])];
     let state = (2_u32, 73_u32, maker);
     let no_name: Option<Name> = None;
-    body(&(72_u32, 5_i32, no_name, state, 2_u8, queue.to_vec(), options.to_vec()))
+    let own = (0o777_u32, 1000_u32, 1000_u32);
+    let groups: Vec<u32> = Vec::new();
+    body(&(
+        72_u32,
+        5_i32,
+        no_name,
+        own,
+        state,
+        groups,
+        2_u8,
+        queue.to_vec(),
+        options.to_vec(),
+    ))
 }
 
-const NO_MESSAGES: Vec<(Vec<u8>, Option<Maker>)> = Vec::new();
+/// Bytes, sender, name it came from, files, whether it is urgent.
+type Message = (Vec<u8>, Option<Maker>, Vec<u8>, Vec<u32>, bool);
+
+const NO_MESSAGES: Vec<Message> = Vec::new();
 const NO_OPTIONS: Vec<(i32, i32, Vec<u8>)> = Vec::new();
 
 fn path_of(text: &str) -> Vec<u8> {

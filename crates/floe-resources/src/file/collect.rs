@@ -1,4 +1,5 @@
-//! Reads all descriptors of the tree, finds out which share an open file description, and saves each of those once.
+//! Reads all descriptors of the tree and what is on its way through sockets, finds out which share an open file
+//! description, and saves each of those once.
 
 use super::{
     DumpContext, FileError, FoundFile, KINDS, PATH_KINDS,
@@ -14,7 +15,8 @@ use crate::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{
-    DescriptorRecord, DescriptorTableRecord, FileSignals, NsPid, ObjectRecord, OpenFileRecord, PosixQueueRecord,
+    DescriptorRecord, DescriptorTableRecord, FileSignals, IN_FLIGHT, NsPid, ObjectRecord, OpenFileRecord,
+    PosixQueueRecord,
 };
 use floe_sys::{
     Pid,
@@ -43,7 +45,9 @@ pub struct Collected {
     pub queues: Vec<PosixQueueRecord>,
     /// Packets of TCP connections that are held back.
     held: Option<Held>,
-    keeper: Keeper,
+    keeper: Rc<Keeper>,
+    /// Duplicates of files that are only on their way through sockets: contents are read from them.
+    _flying: Vec<FoundFile>,
 }
 
 impl Collected {
@@ -93,10 +97,10 @@ pub fn collect(
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
         connections: super::socket::FoundConnections::new(options.tcp),
-        keeper: super::socket::Keeper::default(),
+        keeper: Rc::default(),
         memory,
         queues,
-        processes,
+        processes: Rc::new(processes),
         tasks: tasks(tree),
         groups: tree
             .living()
@@ -119,8 +123,8 @@ pub fn collect(
             let found = FoundFile::read((task, &pidfd), &subject, (&mut all, number))?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             let held = locks::held(&found, context.contents, context.refusals);
-            if let Some(file) = known.number_of(&found, &mut context)? {
-                found_locks.add((tables.len(), process.pid), &found, file, held);
+            if let Some(file) = known.number_of(&found, &mut context)?.0 {
+                found_locks.add((tables.len(), process.pid, number), (&found, file), held);
                 descriptors.push(DescriptorRecord {
                     number,
                     file,
@@ -134,13 +138,15 @@ pub fn collect(
             locks: Vec::new(),
         });
     }
+    let flying = on_their_way(&mut known, &mut context, (&mut tables, &mut found_locks))?;
     let inside: HashSet<Pid> = tree.living().map(|process| process.pid).collect();
     context
         .pipes
         .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
     context.unix.refuse_incomplete(context.refusals);
-    let held = super::socket::resolve(
-        (&context.connections, &context.keeper),
+    super::socket::resolve_unix(&mut context.unix, &mut known.records)?;
+    let held = super::socket::resolve_tcp(
+        (&context.connections, &*context.keeper),
         &mut known.records,
         context.refusals,
     )?;
@@ -155,6 +161,7 @@ pub fn collect(
         queues: context.queues.into_records(),
         held,
         keeper: context.keeper,
+        _flying: flying,
     })
 }
 
@@ -165,6 +172,58 @@ fn tasks(tree: &FoundTree) -> HashMap<Pid, i32> {
     processes
         .chain(threads.map(|thread| (thread.tid, thread.ns_tid)))
         .collect()
+}
+
+/// Looks at what waits in unix sockets, where more files may be, and more sockets among them. Those that no process has
+/// are those of a table without a process.
+fn on_their_way(
+    known: &mut KnownFiles,
+    context: &mut DumpContext<'_>,
+    (tables, found_locks): (&mut Vec<DescriptorTableRecord>, &mut FoundLocks),
+) -> Result<Vec<FoundFile>, FileError> {
+    if context.unix.socket(0).is_none() {
+        return Ok(Vec::new());
+    }
+    let own = Pid::new(std::process::id() as i32);
+    let system = |action| FileError::system(action, "floe's own process");
+    let pidfd = Rc::new(pidfd_of_task(own).map_err(system("open a pidfd of"))?);
+    let mut all = Descriptors::open(own)?;
+    let (mut held_files, mut descriptors) = (Vec::new(), Vec::new());
+    for index in 0.. {
+        let Some(socket) = context.unix.socket(index) else {
+            break;
+        };
+        let mut take = |file, context: &mut DumpContext<'_>| {
+            let through = (&socket.subject, socket.viewer, socket.title.as_str());
+            let found = FoundFile::on_its_way((own, &pidfd), through, (&mut all, file))?;
+            let held = locks::held(&found, context.contents, context.refusals);
+            let (file, is_new) = known.number_of(&found, context)?;
+            if !is_new {
+                return Ok(file);
+            }
+            if let Some(file) = file {
+                let number = descriptors.len() as i32;
+                found_locks.add((tables.len(), own, number), (&found, file), held);
+                descriptors.push(DescriptorRecord {
+                    number,
+                    file,
+                    close_on_exec: false,
+                });
+            }
+            // What is known is compared with by its number.
+            held_files.push(found);
+            Ok(file)
+        };
+        socket.read_queue(context, &mut take)?;
+    }
+    if !descriptors.is_empty() {
+        tables.push(DescriptorTableRecord {
+            pid: IN_FLIGHT,
+            descriptors,
+            locks: Vec::new(),
+        });
+    }
+    Ok(held_files)
 }
 
 /// Files that can only be the same open file description if all of this is equal.
@@ -178,8 +237,12 @@ struct KnownFiles {
 }
 
 impl KnownFiles {
-    /// The number of the file's description in the image; `None` where it was refused.
-    fn number_of(&mut self, found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
+    /// The number of the file's description in the image, `None` where it was refused; and whether it was not known yet.
+    fn number_of(
+        &mut self,
+        found: &FoundFile,
+        context: &mut DumpContext<'_>,
+    ) -> Result<(Option<u32>, bool), FileError> {
         let metadata = &found.metadata;
         let bucket: Bucket = (
             metadata.dev(),
@@ -201,7 +264,7 @@ impl KnownFiles {
             return Err(FileError::system("compare", found.title())(error));
         }
         match place {
-            Ok(index) => Ok(known[index].2),
+            Ok(index) => Ok((known[index].2, false)),
             Err(index) => {
                 let dumped = dump_one(found, context)?;
                 let id = dumped.map(|(signals, kind, body)| {
@@ -219,7 +282,7 @@ impl KnownFiles {
                     id
                 });
                 known.insert(index, (found.holder, found.number, id));
-                Ok(id)
+                Ok((id, true))
             }
         }
     }

@@ -2,7 +2,7 @@
 //! closed by now, or stand for another file.
 
 use super::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode,
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode,
     event::{Lines, is_anonymous},
     set_status,
 };
@@ -79,7 +79,7 @@ impl FileKind for Epoll {
         Ok(instance)
     }
 
-    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         let body: Body = decode(record)?;
         // An instance that nobody has open is not in the image.
         let Some((pid, instance)) = holders.first(record.id) else {

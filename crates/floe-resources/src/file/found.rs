@@ -10,7 +10,7 @@ use nix::sys::statfs::fstatfs;
 use std::{
     fs::{File, Metadata},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     rc::Rc,
@@ -28,19 +28,23 @@ const PSEUDO_FILESYSTEMS: [(i64, &str); 8] = [
     (0xcafe_4a11, "the BPF file system"),
 ];
 
-/// A descriptor of a stopped task.
+/// A descriptor of a stopped task, or an open file on its way through a socket.
 #[derive(Debug)]
 pub struct FoundFile {
-    /// Whose it is.
+    /// Whose it is: a task, or floe, which has a duplicate of what is on its way.
     pub holder: Pid,
     /// The same, by a descriptor.
     pub pidfd: Rc<OwnedFd>,
     /// A duplicate of the descriptor.
     file: File,
-    /// The same for findings.
+    /// The task that has it, or the socket that it is on its way through: for findings.
     pub subject: Subject,
+    /// That task: what a path or the number of a process means to it.
+    pub viewer: Pid,
     /// Its number there.
     pub number: i32,
+    /// What findings call the socket that it is on its way through.
+    through: Option<String>,
     /// Target of the link in /proc/PID/fd.
     pub link: Vec<u8>,
     /// Of the file itself.
@@ -62,7 +66,32 @@ impl FoundFile {
         (descriptors, number): (&mut Descriptors, i32),
     ) -> Result<Self, FileError> {
         let wrap = |action| FileError::system(action, format!("/proc/{holder}/fd/{number}"));
-        let file = File::from(descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?);
+        let file = descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?;
+        Self::look((holder, pidfd), (subject, holder), (descriptors, number, file))
+    }
+
+    /// Reads one that is on its way through a socket of the task `subject`: `file` is a duplicate, that floe has.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn on_its_way(
+        (own, pidfd): (Pid, &Rc<OwnedFd>),
+        (subject, viewer, through): (&Subject, Pid, &str),
+        (descriptors, file): (&mut Descriptors, OwnedFd),
+    ) -> Result<Self, FileError> {
+        let number = file.as_raw_fd();
+        let mut found = Self::look((own, pidfd), (subject, viewer), (descriptors, number, file))?;
+        found.through = Some(through.to_owned());
+        Ok(found)
+    }
+
+    fn look(
+        (holder, pidfd): (Pid, &Rc<OwnedFd>),
+        (subject, viewer): (&Subject, Pid),
+        (descriptors, number, file): (&mut Descriptors, i32, OwnedFd),
+    ) -> Result<Self, FileError> {
+        let wrap = |action| FileError::system(action, format!("/proc/{holder}/fd/{number}"));
+        let file = File::from(file);
         let metadata = file.metadata().map_err(|source| FileError::System {
             action: "stat",
             object: format!("/proc/{holder}/fd/{number}"),
@@ -78,7 +107,9 @@ impl FoundFile {
             pidfd: Rc::clone(pidfd),
             file,
             subject: subject.clone(),
+            viewer,
             number,
+            through: None,
             link: descriptors.link(number)?,
             filesystem,
             metadata,
@@ -95,7 +126,11 @@ impl FoundFile {
     /// What findings call it.
     #[must_use]
     pub fn title(&self) -> String {
-        format!("descriptor {} ({})", self.number, String::from_utf8_lossy(&self.link))
+        let link = String::from_utf8_lossy(&self.link);
+        match &self.through {
+            Some(socket) => format!("file on its way through {socket} ({link})"),
+            None => format!("descriptor {} ({link})", self.number),
+        }
     }
 
     /// Device and inode number.

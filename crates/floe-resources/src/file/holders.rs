@@ -16,7 +16,8 @@ type Place = (i32, i32);
 /// Files and their places.
 #[derive(Debug)]
 pub struct Holders<'a> {
-    puppets: &'a BTreeMap<i32, Puppet>,
+    /// The tree's processes, by their ids.
+    pub puppets: &'a BTreeMap<i32, Puppet>,
     /// To hand over files.
     pub channel: &'a Channel,
     /// The root directory of the new sandbox's mount namespace.
@@ -29,8 +30,8 @@ pub struct Holders<'a> {
 impl<'a> Holders<'a> {
     /// From the image's tables; `own` are the numbers that floe itself has in every task.
     #[must_use]
-    pub fn new(
-        tables: &[DescriptorTableRecord],
+    pub fn new<'t>(
+        tables: impl Iterator<Item = &'t DescriptorTableRecord>,
         puppets: &'a BTreeMap<i32, Puppet>,
         (channel, root): (&'a Channel, BorrowedFd<'a>),
         own: [i32; 2],

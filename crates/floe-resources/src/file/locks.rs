@@ -90,8 +90,13 @@ fn parse(line: &str) -> Option<Held> {
 }
 
 impl FoundLocks {
-    /// Notes those of a descriptor of a table's process; `file` is its number in the image.
-    pub(super) fn add(&mut self, (table, pid): (usize, Pid), found: &FoundFile, file: u32, held: Vec<Held>) {
+    /// Notes those of a descriptor: `number` in the table of a process; `file` is its number in the image.
+    pub(super) fn add(
+        &mut self,
+        (table, pid, number): (usize, Pid, i32),
+        (found, file): (&FoundFile, u32),
+        held: Vec<Held>,
+    ) {
         for Held(range, setter) in held {
             let (kind, write, start, length) = range;
             let (owner, fits) = match kind {
@@ -102,7 +107,7 @@ impl FoundLocks {
                 LockKind::Flock | LockKind::OpenFile | LockKind::Lease => (Owner::File(file), setter == pid.raw()),
             };
             let lock = FileLock {
-                number: found.number,
+                number,
                 kind,
                 write,
                 start,
@@ -137,8 +142,11 @@ fn may(found: &FoundFile, write: bool) -> bool {
 ///
 /// # Errors
 /// [`FileError`], also where another process has one now.
-pub fn take_all(tables: &[DescriptorTableRecord], holders: &Holders<'_>) -> Result<(), FileError> {
-    for table in tables.iter().filter(|table| !table.locks.is_empty()) {
+pub fn take_all<'a>(
+    tables: impl IntoIterator<Item = &'a DescriptorTableRecord>,
+    holders: &Holders<'_>,
+) -> Result<(), FileError> {
+    for table in tables.into_iter().filter(|table| !table.locks.is_empty()) {
         let mut script = Script::new(holders.puppet(table.pid.0)?);
         for lock in &table.locks {
             take(&mut script, lock)?;

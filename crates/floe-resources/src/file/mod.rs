@@ -21,6 +21,7 @@ mod regular;
 mod reopen;
 mod signals;
 mod socket;
+mod stash;
 mod unsupported;
 
 pub use collect::{CollectOptions, Collected, collect};
@@ -34,7 +35,8 @@ pub use proc::{ended_tasks, is_view, say_anew};
 pub use queue::set_notices;
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
-pub use socket::{BoundNames, Ending, Held, OutsideEnds, TcpMode};
+pub use socket::{BoundNames, Ending, Held, OutsideEnds, TcpMode, Unsent, deliver};
+pub use stash::Stash;
 
 use crate::{
     mm::{ContentError, Contents, ELSEWHERE, Place},
@@ -49,12 +51,13 @@ use floe_sys::{Pid, procfs::ProcError};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    unistd::{Whence, lseek},
+    unistd::{Whence, getgroups, lseek},
 };
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
 /// All kinds. Exactly one may claim a file.
@@ -164,13 +167,13 @@ pub struct DumpContext<'a> {
     /// TCP connections found so far.
     connections: socket::FoundConnections,
     /// Who puts right what is changed in a socket for a look, should floe die.
-    keeper: socket::Keeper,
+    keeper: Rc<socket::Keeper>,
     /// What only the kernel's memory tells of files.
     memory: memory::Memory,
     /// POSIX message queues found so far.
     queues: queue::FoundQueues,
     /// The tree's processes: their ids in floe's namespace and in their own.
-    processes: HashMap<Pid, i32>,
+    processes: Rc<HashMap<Pid, i32>>,
     /// The same of all tasks: zombies and threads too.
     tasks: HashMap<Pid, i32>,
     /// The same of their process groups.
@@ -197,6 +200,10 @@ pub struct OpenContext<'a> {
     pub ended: BTreeMap<i32, i32>,
     /// A task of the session that has the terminal, where there is one.
     pub terminal_holder: Option<&'a floe_tracee::Puppet>,
+    /// To hand files over to them.
+    pub channel: &'a crate::channel::Channel,
+    /// The supplementary groups that they have.
+    groups: Vec<u32>,
     /// Pipes made again, by number.
     pub(crate) pipes: HashMap<u32, pipe::MadePipe>,
     unix: socket::MadeUnix,
@@ -211,6 +218,8 @@ pub struct OpenContext<'a> {
 
 /// What must be taken care of when a restored tree is about to run.
 pub struct Opened {
+    /// What waited in sockets and is still to be sent.
+    pub unsent: Unsent,
     /// The names that sockets were given, which go again when this is dropped.
     pub names: BoundNames,
     /// Ends of TCP connections that are in repair mode, by file.
@@ -227,16 +236,19 @@ type Tasks<'a> = (
 
 impl<'a> OpenContext<'a> {
     /// A context in which nothing has been opened yet.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`FileError`].
     pub fn new(
-        root: BorrowedFd<'a>,
+        (root, channel): (BorrowedFd<'a>, &'a crate::channel::Channel),
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
         (puppets, terminal_holder, host_pids): Tasks<'a>,
         tcp: TcpMode,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, FileError> {
+        let groups = getgroups().map_err(FileError::system("read the groups of", "floe"))?;
+        Ok(Self {
             root,
             console,
             ghosts,
@@ -246,6 +258,9 @@ impl<'a> OpenContext<'a> {
             puppets,
             ended: BTreeMap::new(),
             terminal_holder,
+            channel,
+            // They come from floe.
+            groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
             pipes: HashMap::new(),
             unix: socket::MadeUnix::default(),
             inet: socket::MadeInet::default(),
@@ -253,7 +268,7 @@ impl<'a> OpenContext<'a> {
             queues: queue::MadeQueues::default(),
             tcp,
             outside: Vec::new(),
-        }
+        })
     }
 
     /// The host id of a process or zombie.
@@ -274,7 +289,8 @@ impl<'a> OpenContext<'a> {
     #[must_use]
     pub fn finish(self) -> Opened {
         Opened {
-            names: self.unix.into_bound(),
+            unsent: self.unix.unsent,
+            names: self.unix.bound,
             outside: self.outside,
         }
     }
@@ -304,7 +320,7 @@ pub trait FileKind: Sync {
     ///
     /// # Errors
     /// [`FileError`].
-    fn connect(&self, _record: &OpenFileRecord, _holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, _record: &OpenFileRecord, _holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         Ok(())
     }
 

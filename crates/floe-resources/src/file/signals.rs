@@ -61,10 +61,13 @@ pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<O
 ///
 /// # Errors
 /// [`FileError`].
-pub fn set_all(files: &[OpenFileRecord], holders: &Holders<'_>) -> Result<(), FileError> {
+pub fn set_all<'a>(
+    files: impl IntoIterator<Item = &'a OpenFileRecord>,
+    holders: &Holders<'_>,
+) -> Result<(), FileError> {
     let is_async = |record: &OpenFileRecord| record.flags & libc::O_ASYNC as u32 != 0;
     for record in files
-        .iter()
+        .into_iter()
         .filter(|record| record.signals.is_some() || is_async(record))
     {
         let Some((pid, number)) = holders.first(record.id) else {

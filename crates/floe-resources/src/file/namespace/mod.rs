@@ -47,7 +47,7 @@ impl FileKind for Namespace {
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         // All tasks of the tree have the same ones.
         let is_it = |name: &str| {
-            let there = std::fs::metadata(format!("/proc/{}/ns/{name}", file.holder));
+            let there = std::fs::metadata(format!("/proc/{}/ns/{name}", file.viewer));
             there.is_ok_and(|there| FileIdentity::from(&there) == file.identity())
         };
         match NAMES.iter().find(|(name, _)| is_it(name)) {

@@ -10,12 +10,12 @@ mod unix;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
-pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve};
-pub(super) use unix::{FoundUnix, MadeUnix};
+pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
+pub(super) use unix::{FoundUnix, MadeUnix, resolve as resolve_unix};
 
 pub use inet::Inet;
 pub use tcp::{Ending, Held, OutsideEnds, TcpConnection, TcpMode};
-pub use unix::{BoundNames, Unix};
+pub use unix::{BoundNames, Unix, Unsent, deliver};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext};
 use floe_image::record::NsPid;
@@ -28,6 +28,7 @@ use floe_tracee::{Batch, Puppet};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -94,8 +95,12 @@ impl Maker {
 
     /// The process that made it, or where that has ended any.
     fn puppet<'a>(self, id: u32, context: &OpenContext<'a>) -> Result<&'a Puppet, FileError> {
-        let any = || context.puppets.values().next();
-        let found = context.puppets.get(&self.pid.0).or_else(any);
+        self.among(id, context.puppets)
+    }
+
+    fn among(self, id: u32, puppets: &BTreeMap<i32, Puppet>) -> Result<&Puppet, FileError> {
+        let any = || puppets.values().next();
+        let found = puppets.get(&self.pid.0).or_else(any);
         found.ok_or_else(|| FileError::Unknown {
             id,
             what: "there is no task to make its socket".to_owned(),

@@ -4,7 +4,7 @@ use super::{Check, Make, memory, unchanged};
 use nix::sys::stat::Mode;
 use std::{
     fs, io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::Path,
 };
 use victims::{
@@ -92,10 +92,16 @@ fn opened_kind(folder: &str, kind: u32) -> io::Result<Check> {
     Err(io::Error::other(format!("{folder} has none")))
 }
 
-/// What it watches is on its way between two sockets, and nobody has it.
+/// What it watches is mapped, and no number stands for it.
 fn epoll_of_nobody(_: &Stage) -> io::Result<Check> {
-    let (near, far) = std::os::unix::net::UnixDatagram::pair()?;
-    let watched = raw(libc::SYS_eventfd2, &[0, 0])? as RawFd;
+    let watched = memory::perf_event()?;
+    memory::map(
+        2 * victims::memory::PAGE,
+        memory::READ_WRITE,
+        libc::MAP_SHARED,
+        watched,
+        0,
+    )?;
     let instance = raw(libc::SYS_epoll_create1, &[0])?;
     let mut event = libc::epoll_event {
         events: libc::EPOLLIN as u32,
@@ -106,31 +112,8 @@ fn epoll_of_nobody(_: &Stage) -> io::Result<Check> {
         libc::SYS_epoll_ctl,
         &[instance as usize, add, watched as usize, &raw mut event as usize],
     )?;
-    send_descriptor(near.as_raw_fd(), watched)?;
     raw(libc::SYS_close, &[watched as usize])?;
-    std::mem::forget((near, far));
     Ok(unchanged(instance as i32))
-}
-
-pub fn send_descriptor(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
-    let mut byte = *b"f";
-    let mut vector = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    // struct cmsghdr: length, level, type; then the descriptor.
-    let mut control = [
-        20_u64,
-        (libc::SCM_RIGHTS as u64) << 32 | libc::SOL_SOCKET as u64,
-        descriptor as u64,
-    ];
-    // SAFETY: zeros are an empty message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut vector;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = 20;
-    raw(libc::SYS_sendmsg, &[socket as usize, &raw const message as usize, 0]).map(drop)
 }
 
 fn io_uring(_: &Stage) -> io::Result<Check> {
@@ -139,9 +122,16 @@ fn io_uring(_: &Stage) -> io::Result<Check> {
 }
 
 fn bpf(_: &Stage) -> io::Result<Check> {
+    Ok(unchanged(bpf_map()?.into_raw_fd()))
+}
+
+/// An array of one.
+pub fn bpf_map() -> io::Result<OwnedFd> {
     // BPF_MAP_CREATE of an array: type, bytes of a key, of a value, entries.
     let attributes = [2u32, 4, 4, 1, 0, 0, 0, 0];
-    made(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])
+    let made = raw(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])?;
+    // SAFETY: just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(made as RawFd) })
 }
 
 /// It leaves at once.

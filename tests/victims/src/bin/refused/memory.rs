@@ -20,7 +20,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("protection-key", protection_key),
 ];
 
-const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Memory that must hold what it held.
 fn marked(mapping: Mapping) -> Check {
@@ -28,7 +28,7 @@ fn marked(mapping: Mapping) -> Check {
     Box::new(move |findings| mapping.compare(findings, "the memory", 0, 7))
 }
 
-fn map(len: usize, protection: i32, flags: i32, fd: RawFd, offset: i64) -> io::Result<Mapping> {
+pub fn map(len: usize, protection: i32, flags: i32, fd: RawFd, offset: i64) -> io::Result<Mapping> {
     // SAFETY: the kernel chooses the address, so no mapping is replaced.
     let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
     if address == libc::MAP_FAILED {

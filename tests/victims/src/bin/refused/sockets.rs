@@ -1,16 +1,16 @@
 //! Sockets that can't be carried.
 
-use super::{Check, Make, descriptors::send_descriptor, unchanged};
+use super::{Check, Make, descriptors::bpf_map, unchanged};
 use std::{
     io::{self, Read},
     mem::forget,
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
     os::{
-        fd::{AsRawFd, IntoRawFd},
+        fd::{AsFd, AsRawFd, IntoRawFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
 };
-use victims::{Stage, call};
+use victims::{Stage, call, letter};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
@@ -25,11 +25,9 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-udp-waiting", udp_waiting),
     ("socket-options", options),
     ("socket-unix-waiting", unix_waiting),
-    ("socket-unix-descriptors", unix_descriptors),
+    ("socket-unix-flight", unix_flight),
     ("socket-unix-urgent", unix_urgent),
-    ("socket-unix-orphan", unix_orphan),
-    ("socket-unix-removed", unix_removed),
-    ("socket-unix-letters", unix_letters),
+    ("socket-unix-nameless", unix_nameless),
 ];
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -111,39 +109,31 @@ fn unix_waiting(stage: &Stage) -> io::Result<Check> {
     Ok(kept(listener))
 }
 
-fn unix_descriptors(_: &Stage) -> io::Result<Check> {
+/// What is on its way is refused as it would be in a table.
+fn unix_flight(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
-    send_descriptor(near.as_raw_fd(), far.as_raw_fd())?;
+    let map = bpf_map()?;
+    letter::send(near.as_raw_fd(), b"map", &[map.as_fd()])?;
     forget(near);
     Ok(kept(far))
 }
 
 fn unix_urgent(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
+    letter::send(near.as_raw_fd(), b"beside", &[far.as_fd()])?;
     send_urgent(near.as_raw_fd())?;
     forget(near);
     Ok(kept(far))
 }
 
-/// What accepted the connection is closed.
-fn unix_orphan(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("orphan");
-    let listener = UnixListener::bind(&path)?;
-    forget(UnixStream::connect(&path)?);
-    Ok(kept(listener.accept()?.0))
-}
-
-fn unix_removed(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("removed");
-    let listener = UnixListener::bind(&path)?;
-    std::fs::remove_file(path)?;
-    Ok(kept(listener))
-}
-
-/// Datagrams wait in a socket with a name.
-fn unix_letters(stage: &Stage) -> io::Result<Check> {
-    let path = stage.path("letters");
-    let server = UnixDatagram::bind(&path)?;
-    UnixDatagram::unbound()?.send_to(b"unread", path)?;
-    Ok(kept(server))
+/// It sends to one end of a pair whose other end has gone to somebody else.
+fn unix_nameless(stage: &Stage) -> io::Result<Check> {
+    let path = stage.path("somebody else");
+    forget(UnixDatagram::bind(&path)?);
+    let (one, two) = UnixDatagram::pair()?;
+    two.connect(&path)?;
+    // It is told of that.
+    drop(one.take_error()?);
+    forget(two);
+    Ok(kept(one))
 }

@@ -9,7 +9,8 @@ mod waiting;
 
 use super::Lines;
 use crate::file::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, open_flags, set_status,
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, open_flags,
+    set_status,
 };
 use find::{FoundWatch, Mounts, path_of};
 use floe_image::{codec, record::OpenFileRecord};
@@ -109,7 +110,7 @@ impl FileKind for Inotify {
     }
 
     /// Adds the watches, when all files are open, and causes the events.
-    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         let body = possible(record)?;
         let Some(place) = holders.first(record.id) else {
             return Ok(());
@@ -183,7 +184,7 @@ impl FileKind for Inotify {
 fn watches(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<Watch>>, FileError> {
     let lines = Lines::read(file)?;
     let mut watches = Vec::new();
-    let mounts = Mounts::read(file.holder)?;
+    let mounts = Mounts::read(file.viewer)?;
     for line in lines.all_words("inotify") {
         let found = FoundWatch::parse(line).ok_or_else(|| lines.malformed("inotify"))?;
         let Some(path) = path_of(&found, &mounts, context) else {

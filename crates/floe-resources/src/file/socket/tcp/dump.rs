@@ -53,7 +53,7 @@ pub(in crate::file) struct FoundConnections {
 
 /// An end that was found. Its record is complete when the other end is known.
 struct FoundConnection {
-    holder: Pid,
+    viewer: Pid,
     pidfd: Rc<OwnedFd>,
     number: i32,
     subject: Subject,
@@ -125,7 +125,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     };
     let record = codec::encode(&body)?;
     context.connections.carried.push(FoundConnection {
-        holder: file.holder,
+        viewer: file.viewer,
         pidfd: Rc::clone(&file.pidfd),
         number: file.number,
         subject: file.subject.clone(),
@@ -264,7 +264,7 @@ impl FoundConnection {
                 source,
             })
         };
-        Ok(namespace(format!("/proc/{}/ns/net", self.holder))? == namespace("/proc/self/ns/net".to_owned())?)
+        Ok(namespace(format!("/proc/{}/ns/net", self.viewer))? == namespace("/proc/self/ns/net".to_owned())?)
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.
@@ -281,7 +281,7 @@ impl FoundConnection {
     /// Whether a process outside of the tree has the end with these addresses.
     fn is_others(&self, local: SocketAddr, remote: SocketAddr) -> Result<bool, FileError> {
         let look = || Ok(is_somebodys(local, remote)?);
-        let found = ns::inside::run(self.holder, CloneFlags::CLONE_NEWNET, look);
+        let found = ns::inside::run(self.viewer, CloneFlags::CLONE_NEWNET, look);
         found.map_err(|error| FileError::System {
             action: "look for the other end of",
             object: self.title.clone(),

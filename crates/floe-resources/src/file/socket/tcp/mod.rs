@@ -24,7 +24,7 @@ use super::{
     system,
 };
 use crate::file::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status,
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
 };
 use floe_image::record::OpenFileRecord;
 use nix::{
@@ -162,7 +162,7 @@ impl FileKind for TcpConnection {
     }
 
     /// Shuts down what was shut down, when both ends have sent what was on its way.
-    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         let body = possible(record)?;
         let (OtherEnd::Tree | OtherEnd::Closed, Some(how)) = (&body.other, body.shut()) else {
             return Ok(());

@@ -1,33 +1,44 @@
 //! How unix sockets are found, and with whom they are connected.
 
 use super::{
-    Body, State,
-    name::{self, Name},
+    Body, NAME, State,
+    name::{self, Name, SocketFile},
 };
 use crate::{
     file::{
         DumpContext, FileError, FoundFile,
-        socket::{Maker, ROOT, has_error, options, peer, queue, refuse},
+        socket::{
+            Maker, ROOT, has_error, options, peer,
+            queue::{self, Manner, Message},
+            refuse,
+        },
     },
     ns,
     refusal::{Refusals, Subject},
 };
-use floe_image::{codec, record::NsPid};
+use floe_image::{
+    codec,
+    record::{NsPid, OpenFileRecord},
+};
 use floe_sys::{
     Pid,
-    socket::{UnixSocket, unix_sockets},
+    descriptor::pidfd_getfd,
+    socket::{UnixSocket, option, unix_sockets},
 };
 use nix::{
     errno::Errno,
     sched::CloneFlags,
-    sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt::SockType as OfKind},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, getpeername, getsockopt, socket, sockopt::SockType as OfKind,
+    },
 };
 use std::{
     collections::{HashMap, HashSet},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    rc::Rc,
 };
 
 /// include/net/sock.h.
@@ -38,7 +49,10 @@ const RCV_SHUTDOWN: u8 = 1;
 pub(in crate::file) struct FoundUnix {
     /// All of the tree's network namespace; asked for once.
     listed: Option<Listed>,
-    seen: HashMap<u32, Seen>,
+    /// Those that are saved, in the order of their records.
+    found: Vec<Rc<FoundSocket>>,
+    /// What waits in them.
+    queues: Vec<Vec<Message>>,
 }
 
 struct Listed {
@@ -47,21 +61,29 @@ struct Listed {
     waiting: HashSet<u32>,
 }
 
-/// One that is saved.
-struct Seen {
-    subject: Subject,
-    title: String,
-    name: Option<Vec<u8>>,
-    listens: bool,
-    /// Whether it is one end of a connection, also where the other is closed.
-    is_end: bool,
+/// One that is saved. Its record is complete when what waits in it is known.
+pub(in crate::file) struct FoundSocket {
+    /// The task that has it.
+    pub subject: Subject,
+    /// The same by its number, as in [`FoundFile`].
+    pub viewer: Pid,
+    /// What findings call it.
+    pub title: String,
+    pidfd: Rc<OwnedFd>,
+    number: i32,
     peer: Option<u32>,
+    body: Body,
 }
 
 impl FoundUnix {
+    /// One of those that are saved.
+    pub(in crate::file) fn socket(&self, index: usize) -> Option<Rc<FoundSocket>> {
+        self.found.get(index).map(Rc::clone)
+    }
+
     fn listed(&mut self, file: &FoundFile) -> Result<&Listed, FileError> {
         if self.listed.is_none() {
-            let listed = ns::inside::run(file.holder, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?));
+            let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?));
             let sockets = listed.map_err(|error| FileError::System {
                 action: "list the sockets like",
                 object: file.title(),
@@ -73,29 +95,94 @@ impl FoundUnix {
         Ok(self.listed.as_ref().expect("just listed"))
     }
 
-    /// Refuses ends whose other end no task of the tree has, and those that were accepted by a socket that none has.
+    fn has_name(&mut self, file: &FoundFile, name: &[u8]) -> Result<bool, FileError> {
+        let mut all = self.listed(file)?.sockets.values();
+        Ok(all.any(|one| one.name.as_deref() == Some(name)))
+    }
+
+    /// Refuses ends whose other end no task of the tree has.
     pub(in crate::file) fn refuse_incomplete(&self, refusals: &mut Refusals) {
-        let listening = self.seen.values().filter(|seen| seen.listens);
-        let names: HashSet<&Vec<u8>> = listening.filter_map(|seen| seen.name.as_ref()).collect();
-        let listens_at = |name: &Option<Vec<u8>>| name.as_ref().is_some_and(|name| names.contains(name));
-        for seen in self.seen.values() {
-            let mut refuse = |reason, advice| refusals.add(Some(&seen.subject), seen.title.clone(), reason, advice);
-            let other = seen.peer.map(|peer| self.seen.get(&peer));
-            if let Some(None) = other {
-                refuse(
-                    "the other end of this socket is outside of the tree, or on its way through a socket",
+        let inside: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
+        for one in &self.found {
+            if one.peer.is_some_and(|peer| !inside.contains(&peer)) {
+                refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    "the other end of this socket is outside of the tree",
                     "end the process that holds it, or close it",
                 );
-            } else if seen.is_end && seen.name.is_some() {
-                let other = other.flatten().map_or(&None, |other| &other.name);
-                if !listens_at(&seen.name) && !listens_at(other) {
-                    refuse(
-                        "the socket that accepted this connection is closed, and its name can't be given again",
-                        "keep it open, or close the connection",
-                    );
-                }
             }
         }
+    }
+}
+
+/// Completes the records of unix sockets, in the order in which they were found.
+///
+/// # Errors
+/// [`FileError`].
+pub(in crate::file) fn resolve(all: &mut FoundUnix, records: &mut [OpenFileRecord]) -> Result<(), FileError> {
+    let sockets = records.iter_mut().filter(|record| record.kind == NAME);
+    for (record, (one, queue)) in sockets.zip(all.found.iter().zip(std::mem::take(&mut all.queues))) {
+        let mut body = one.body.clone();
+        body.queue = queue;
+        record.body = codec::encode(&body)?;
+    }
+    Ok(())
+}
+
+/// Gives a file its number in the image, `None` where it was refused.
+type Number<'a> = dyn FnMut(OwnedFd, &mut DumpContext<'_>) -> Result<Option<u32>, FileError> + 'a;
+
+impl FoundSocket {
+    /// Looks at what waits in it, `take` gives the files that come with it their numbers.
+    pub(in crate::file) fn read_queue(
+        &self,
+        context: &mut DumpContext<'_>,
+        take: &mut Number<'_>,
+    ) -> Result<(), FileError> {
+        let body = &self.body;
+        let mut queue = Vec::new();
+        if !matches!(body.state, State::Listening { .. }) {
+            let wrap = |action| FileError::system(action, self.title.clone());
+            let socket = pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(wrap("fetch"))?;
+            let manner = Manner {
+                is_stream: body.is_stream(),
+                ends: body.kind == libc::SOCK_SEQPACKET && body.shutdown & RCV_SHUTDOWN != 0,
+                of_anybody: body.is_of_letters() && !matches!(body.state, State::Pair { .. }),
+            };
+            let keeper = Rc::clone(&context.keeper);
+            let processes = context.processes.clone();
+            let inside = |pid| processes.get(&Pid::new(pid)).copied().unwrap_or(0);
+            let mut take_all = |files: Vec<OwnedFd>| {
+                let mut numbers = Vec::with_capacity(files.len());
+                for file in files {
+                    // What was refused is told anyway.
+                    numbers.extend(take(file, context)?);
+                }
+                Ok(numbers)
+            };
+            let whose = (socket.as_fd(), &*keeper, self.title.as_str());
+            let mut trouble = None;
+            match queue::waiting(whose, manner, &inside, &mut take_all)? {
+                Ok(waiting) => queue = waiting,
+                Err(reason) => trouble = Some(reason),
+            }
+            let strange = queue.iter().any(|message| !message.from.is_empty());
+            if strange && !body.takes_letters() {
+                trouble = Some("messages of others than its other end wait in this socket");
+            }
+            if let Some(reason) = trouble {
+                let refusals = &mut context.refusals;
+                refusals.add(
+                    Some(&self.subject),
+                    self.title.clone(),
+                    reason,
+                    "receive them, or close it",
+                );
+            }
+        }
+        context.unix.queues.push(queue);
+        Ok(())
     }
 }
 
@@ -126,71 +213,16 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         );
     }
     let maker = peer(file.as_fd(), context).map_err(wrap("read the maker of"))?;
-    let state = match state(inode, &unix, other.as_ref(), maker) {
+    let state = match state((file, inode), (&unix, other.as_ref()), maker) {
         Ok(state) => state,
         Err(reason) => return refuse(file, context, reason),
     };
-    if let (State::Sending { to }, Some(place)) = (&state, other.as_ref().and_then(|other| other.file))
-        && name::file_of(file.holder, to, place)?.is_none()
+    if let State::Abandoned { to } = &state
+        && !name::is_path(to)
+        && context.unix.has_name(file, to)?
     {
-        return refuse(
-            file,
-            context,
-            "the name to which this socket sends was removed, or means another file to the task that has it",
-        );
-    }
-    let is_end = matches!(state, State::Pair { .. } | State::Widowed { .. });
-    context.unix.seen.insert(
-        inode,
-        Seen {
-            subject: file.subject.clone(),
-            title: file.title(),
-            name: unix.name.clone(),
-            listens: unix.listens,
-            is_end,
-            peer: unix.peer,
-        },
-    );
-    let name = match unix.name {
-        Some(bytes) => {
-            let found = match unix.file {
-                Some(identity) => name::file_of(file.holder, &bytes, identity)?,
-                None => None,
-            };
-            if unix.file.is_some() && found.is_none() && !is_end {
-                return refuse(
-                    file,
-                    context,
-                    "the name of this socket was removed, or stands for another file now",
-                );
-            }
-            let holder = NsPid(context.processes.get(&file.holder).copied().unwrap_or(0));
-            Some(Name {
-                bytes,
-                holder,
-                file: found,
-            })
-        }
-        None => None,
-    };
-    let queue = if unix.listens {
-        Vec::new()
-    } else {
-        let inside = |pid| context.processes.get(&Pid::new(pid)).copied().unwrap_or(0);
-        let ends = unix.kind == libc::SOCK_SEQPACKET && unix.shutdown & RCV_SHUTDOWN != 0;
-        let how = (unix.kind == libc::SOCK_STREAM, ends);
-        let waiting = queue::waiting((file.as_fd(), &context.keeper), how, inside);
-        match waiting.map_err(wrap("look at what waits in"))? {
-            Ok(queue) => queue,
-            Err(reason) => return refuse(file, context, reason),
-        }
-    };
-    if !queue.is_empty() && !is_end {
-        return refuse(
-            file,
-            context,
-            "messages that wait in a socket with a name can't be carried yet",
-        );
+        let reason = "it sent to a socket that is closed, and another one has that one's name now";
+        return refuse(file, context, reason);
     }
     let fresh = fresh(file).map_err(wrap("make a socket like"))?;
     let differing = options::differing(file.as_fd(), fresh.as_fd(), &[libc::SOL_SOCKET]);
@@ -198,22 +230,62 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
     }
+    let groups = match maker {
+        Some(_) => groups(file).map_err(wrap("read the maker's groups of"))?,
+        None => Vec::new(),
+    };
     let body = Body {
         socket: inode,
         kind: unix.kind,
-        name,
+        name: named(file, &unix, context)?,
+        own: SocketFile::of(&file.metadata),
         state,
+        groups,
         shutdown: unix.shutdown,
-        queue,
+        queue: Vec::new(),
         options,
     };
-    Ok(Some(codec::encode(&body)?))
+    let record = codec::encode(&body)?;
+    context.unix.found.push(Rc::new(FoundSocket {
+        subject: file.subject.clone(),
+        viewer: file.viewer,
+        title: file.title(),
+        pidfd: Rc::clone(&file.pidfd),
+        number: file.number,
+        peer: unix.peer,
+        body,
+    }));
+    Ok(Some(record))
+}
+
+/// Its name, and whether a path still stands for it.
+fn named(file: &FoundFile, unix: &UnixSocket, context: &DumpContext<'_>) -> Result<Option<Name>, FileError> {
+    let Some(bytes) = &unix.name else {
+        return Ok(None);
+    };
+    let found = match unix.file {
+        Some(identity) => name::file_of(file.viewer, bytes, identity)?,
+        None => None,
+    };
+    Ok(Some(Name {
+        bytes: bytes.clone(),
+        holder: NsPid(context.processes.get(&file.viewer).copied().unwrap_or(0)),
+        file: found,
+    }))
+}
+
+/// SO_PEERGROUPS: supplementary groups of who made, connected or bound it.
+fn groups(file: &FoundFile) -> Result<Vec<u32>, Errno> {
+    /// asm-generic/socket.h.
+    const SO_PEERGROUPS: i32 = 59;
+    let bytes = option(file.as_fd(), libc::SOL_SOCKET, SO_PEERGROUPS)?;
+    let four = |four: &[u8]| u32::from_ne_bytes(four.try_into().expect("chunks of 4"));
+    Ok(bytes.chunks_exact(4).map(four).collect())
 }
 
 fn state(
-    inode: u32,
-    unix: &UnixSocket,
-    other: Option<&UnixSocket>,
+    (file, inode): (&FoundFile, u32),
+    (unix, other): (&UnixSocket, Option<&UnixSocket>),
     maker: Option<Maker>,
 ) -> Result<State, &'static str> {
     let by = maker.unwrap_or(ROOT);
@@ -225,19 +297,31 @@ fn state(
             Ok(State::Listening { most, maker: by })
         };
     }
+    let is_of_letters = unix.kind == libc::SOCK_DGRAM;
     let Some(peer) = unix.peer else {
         // One that was never connected tells of no maker.
-        return Ok(maker.map_or(State::Single, |maker| State::Widowed { maker }));
+        return match (maker, is_of_letters.then(|| abandoned_by(file)).flatten()) {
+            (Some(maker), _) => Ok(State::Widowed { maker }),
+            (None, None) => Ok(State::Single),
+            (None, Some(to)) => Ok(State::Abandoned { to }),
+        };
     };
-    let other_name = other.and_then(|other| other.name.clone());
     let are_mutual = other.is_some_and(|other| other.peer == Some(inode));
-    match (unix.kind, other_name) {
-        (libc::SOCK_DGRAM, Some(to)) => Ok(State::Sending { to }),
-        (libc::SOCK_DGRAM, None) if !are_mutual || unix.name.is_some() => {
-            Err("a socket that sends to one without a name can't be carried yet")
-        }
-        _ => Ok(State::Pair { other: peer, maker: by }),
+    match other.and_then(|other| other.name.clone()) {
+        _ if !is_of_letters || are_mutual && maker.is_some() => Ok(State::Pair { other: peer, maker: by }),
+        Some(to) => Ok(State::Sending { other: peer, to }),
+        None => Err("a socket that sends to one without a name can't be carried yet"),
     }
+}
+
+/// The name of the closed socket that a datagram socket sent to.
+fn abandoned_by(file: &FoundFile) -> Option<Vec<u8>> {
+    let peer: UnixAddr = getpeername(file.as_fd().as_raw_fd()).ok()?;
+    if let Some(name) = peer.as_abstract() {
+        return Some([&[0], name].concat());
+    }
+    let path = peer.path()?;
+    Some(path.as_os_str().as_encoded_bytes().to_vec())
 }
 
 fn fresh(like: &FoundFile) -> Result<OwnedFd, Errno> {

@@ -1,16 +1,21 @@
 //! Unix sockets.
 
+mod connection;
+mod deliver;
 mod dump;
+mod elsewhere;
+mod leftover;
 mod make;
 mod name;
 
-pub(in crate::file) use dump::FoundUnix;
+pub use deliver::{Unsent, deliver};
+pub(in crate::file) use dump::{FoundUnix, resolve};
 pub(in crate::file) use make::MadeUnix;
 pub use name::BoundNames;
 
 use super::{
     Maker, family,
-    options::{self, SocketOption},
+    options::{self, OptionError, SocketOption},
     queue::{self, Message},
     system,
 };
@@ -18,7 +23,7 @@ use crate::file::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status,
 };
 use floe_image::record::OpenFileRecord;
-use name::Name;
+use name::{Name, SocketFile};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,15 +32,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub struct Unix;
 
 const NAME: &str = "unix-socket";
+/// NGROUPS_MAX.
+const MOST_GROUPS: usize = 65_536;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Body {
     /// Its inode number when it was saved: by it sockets refer to each other.
     socket: u32,
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     kind: i32,
     name: Option<Name>,
+    /// Of its own inode.
+    own: SocketFile,
     state: State,
+    /// Supplementary groups of the maker (SO_PEERGROUPS).
+    groups: Vec<u32>,
     /// What was shut down: 1 for reading, 2 for writing.
     shutdown: u8,
     /// What waits to be read.
@@ -55,29 +66,68 @@ enum State {
     /// One whose other end is closed.
     Widowed { maker: Maker },
     /// A datagram socket that sends to another one by its name.
-    Sending { to: Vec<u8> },
+    Sending { other: u32, to: Vec<u8> },
+    /// A datagram socket that sent to one of this name, which is closed.
+    Abandoned { to: Vec<u8> },
 }
 
 impl Body {
     fn is_possible(&self) -> bool {
         let kinds = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET];
-        let with_queue = self.queue.is_empty() || matches!(self.state, State::Pair { .. } | State::Widowed { .. });
+        let with_queue = self.queue.is_empty() || self.is_end() || self.takes_letters();
         let to = match &self.state {
-            State::Sending { to } => name::is_possible(to),
+            State::Sending { to, .. } | State::Abandoned { to } => self.is_of_letters() && name::is_possible(to),
             _ => true,
         };
         let own = self.name.as_ref().is_none_or(|own| name::is_possible(&own.bytes));
-        let known = kinds.contains(&self.kind) && self.shutdown <= 3;
-        known && with_queue && to && own && options::are_possible(&self.options)
+        let listens = !matches!(self.state, State::Listening { .. }) || self.name.is_some();
+        let known = kinds.contains(&self.kind) && self.shutdown <= 3 && self.groups.len() <= MOST_GROUPS;
+        let messages = self.queue.iter().all(|message| {
+            let from = message.from.is_empty() || name::is_possible(&message.from);
+            from && message.is_possible(self.is_stream())
+        });
+        known && with_queue && to && own && listens && messages && options::are_possible(&self.options)
+    }
+
+    /// Whether it is one end of a connection, also where the other is closed.
+    fn is_end(&self) -> bool {
+        matches!(self.state, State::Pair { .. } | State::Widowed { .. })
+    }
+
+    fn is_of_letters(&self) -> bool {
+        self.kind == libc::SOCK_DGRAM
+    }
+
+    /// Whether any socket may send to it, by its name.
+    fn takes_letters(&self) -> bool {
+        self.is_of_letters() && !self.is_end() && self.name.is_some()
     }
 
     fn is_stream(&self) -> bool {
         self.kind == libc::SOCK_STREAM
     }
 
-    /// Whether it has this name because it listens there.
-    fn listens_at(&self, name: &[u8]) -> bool {
-        matches!(self.state, State::Listening { .. }) && self.name.as_ref().is_some_and(|own| own.bytes == name)
+    /// Those that are set when all has been sent to it, and the others.
+    fn options(&self) -> (Vec<SocketOption>, Vec<SocketOption>) {
+        /// SO_PASSRIGHTS, asm-generic/socket.h (Linux 6.16).
+        const LATE: (i32, i32) = (libc::SOL_SOCKET, 83);
+        self.options.iter().cloned().partition(|option| option.which() == LATE)
+    }
+
+    /// Who made it, where that is told.
+    fn maker(&self) -> Option<Maker> {
+        match &self.state {
+            State::Listening { maker, .. } | State::Pair { maker, .. } | State::Widowed { maker } => Some(*maker),
+            State::Single | State::Sending { .. } | State::Abandoned { .. } => None,
+        }
+    }
+
+    /// Whether it accepted a connection whose server's end has this name, and whose client tells of this maker.
+    fn accepted(&self, name: &[u8], kind: i32, maker: Option<Maker>) -> bool {
+        matches!(self.state, State::Listening { .. })
+            && self.kind == kind
+            && self.name.as_ref().is_some_and(|own| own.bytes == name)
+            && maker.is_none_or(|maker| Some(maker) == self.maker())
     }
 }
 
@@ -99,19 +149,28 @@ impl FileKind for Unix {
         let socket = make::make(record.id, &body, context)?;
         let wrap = |source| system("set the options of", record.id, source);
         let fresh = floe_sys::socket::new(libc::AF_UNIX, body.kind, 0).map_err(|error| wrap(error.into()))?;
-        options::set_all(socket.as_fd(), fresh.as_fd(), &body.options, &[libc::SOL_SOCKET]).map_err(wrap)?;
+        let (_, early) = body.options();
+        options::set_all(socket.as_fd(), fresh.as_fd(), &early, &[libc::SOL_SOCKET]).map_err(wrap)?;
+        body.own.set(socket.as_fd()).map_err(|error| wrap(error.into()))?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }
 
     /// Connects it with whom it sends to, and shuts down what was shut down, when both ends have what waits for them.
-    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, unsent: &Unsent) -> Result<(), FileError> {
         let body = possible(record)?;
         let Some(place) = holders.first(record.id) else {
             return Ok(());
         };
-        if let State::Sending { to } = &body.state {
-            make::send_to(holders.puppet(place.0)?, place.1, to)?;
+        match &body.state {
+            State::Sending { other, to } => deliver::send_to(record.id, (*other, to), holders, unsent)?,
+            State::Abandoned { to } => deliver::send_to_nobody(record.id, to, holders)?,
+            _ => {}
+        }
+        let (late, _) = body.options();
+        if !late.is_empty() {
+            let wrap = |source: OptionError| system("set the options of", record.id, source.into());
+            options::set(holders.fetch(place)?.as_fd(), &late).map_err(wrap)?;
         }
         let how = match body.shutdown {
             0 => return Ok(()),
@@ -133,7 +192,8 @@ impl FileKind for Unix {
             State::Listening { .. } => "listens".to_owned(),
             State::Pair { other, .. } => format!("connected with {other}"),
             State::Widowed { .. } => "other end closed".to_owned(),
-            State::Sending { to } => format!("sends to {}", name::shown(to)),
+            State::Sending { to, .. } => format!("sends to {}", name::shown(to)),
+            State::Abandoned { to } => format!("sent to {}, which is closed", name::shown(to)),
         };
         let waiting = match queue::bytes(&body.queue) {
             0 => String::new(),
@@ -147,7 +207,9 @@ impl FileKind for Unix {
         let body = possible(record)?;
         // An end that was accepted has the name of the one that listens.
         match (&body.name, &body.state) {
-            (Some(name), State::Single | State::Listening { .. } | State::Sending { .. }) => name.obstacle(root),
+            (Some(name), State::Single | State::Listening { .. } | State::Sending { .. } | State::Abandoned { .. }) => {
+                name.obstacle(root)
+            }
             _ => Ok(None),
         }
     }

@@ -1,23 +1,33 @@
 //! Names of unix sockets: paths, for which there is a file, and abstract ones, which begin with a NUL.
 
+use super::{
+    Body,
+    elsewhere::{self, Place},
+    leftover,
+};
 use crate::file::{
     FileError, OpenContext,
     socket::{fetch, system},
 };
 use floe_image::record::NsPid;
-use floe_sys::{descriptor::open_in_root, socket::unix_sockets};
+use floe_sys::{
+    descriptor::{open_in_root, pidfd_getfd, pidfd_open},
+    procfs::{self, Descriptors},
+    socket::unix_sockets,
+};
 use floe_tracee::Puppet;
 use nix::{
-    sys::stat::{FileStat, fstat, major, minor},
-    unistd::{UnlinkatFlags, unlinkat},
+    errno::Errno,
+    sys::stat::{FileStat, Mode, fchmod, fstat, major, minor},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    fs::Metadata,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::Path,
 };
@@ -33,16 +43,32 @@ pub(super) struct Name {
     pub bytes: Vec<u8>,
     /// Whose root or working directory a path is looked up from, as far as it is not an absolute one.
     pub holder: NsPid,
-    /// Permissions and owner of the file.
+    /// Permissions and owner of the file; none of an abstract name, or of a path that does not stand for it any more.
     pub file: Option<SocketFile>,
 }
 
-/// The file that a path stands for.
+/// Permissions and owner of a socket's file: that which a path stands for, or its own inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SocketFile {
     mode: u32,
     uid: u32,
     gid: u32,
+}
+
+impl SocketFile {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        }
+    }
+
+    /// Gives them to a socket's inode.
+    pub(super) fn set(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        fchown(socket, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        fchmod(socket, Mode::from_bits_retain(self.mode))
+    }
 }
 
 /// Whether a name is one that a socket can have.
@@ -82,18 +108,27 @@ pub(super) fn address_for(from: NsPid, name: &Name) -> Vec<u8> {
     address(&[format!("/proc/{}/cwd/", name.holder.0).as_bytes(), &name.bytes].concat())
 }
 
-fn is_path(name: &[u8]) -> bool {
+pub(super) fn is_path(name: &[u8]) -> bool {
     name.first() != Some(&0)
+}
+
+/// Binds a socket of floe's, that is closed soon, to a name; where it is, if that is a path.
+pub(super) fn bind_for_a_moment(socket: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Place>, Errno> {
+    if is_path(name) {
+        elsewhere::bind(socket, name).map(Some)
+    } else {
+        floe_sys::message::bind(socket, &address(name)).map(|()| None)
+    }
 }
 
 /// The file of a bound socket, of which the kernel tells device and inode number; `None` where it is there no longer.
 pub(super) fn file_of(
-    holder: floe_sys::Pid,
+    viewer: floe_sys::Pid,
     name: &[u8],
     (device, inode): (u32, u32),
 ) -> Result<Option<SocketFile>, FileError> {
     let from = if name.starts_with(b"/") { "root" } else { "cwd" };
-    let from = format!("/proc/{holder}/{from}");
+    let from = format!("/proc/{viewer}/{from}");
     let folder = std::fs::File::open(&from).map_err(|source| FileError::System {
         action: "open",
         object: from,
@@ -107,12 +142,28 @@ pub(super) fn file_of(
     let found = fstat(&file).map_err(FileError::system("stat the socket", shown(name)))?;
     let is_socket = found.st_mode & libc::S_IFMT == libc::S_IFSOCK;
     let (own_device, own_inode) = kernel_identity(&found);
-    let is_it = is_socket && (own_device != device || own_inode == inode);
+    let is_it = is_socket
+        && if own_device == device {
+            own_inode == inode
+        } else {
+            // Some filesystems tell programs of other devices and inode numbers than they have themselves.
+            device_of_mount(viewer, file.as_fd())? == Some(device)
+        };
     Ok(is_it.then_some(SocketFile {
         mode: found.st_mode & 0o7777,
         uid: found.st_uid,
         gid: found.st_gid,
     }))
+}
+
+/// The device of the filesystem that is mounted where a file is.
+fn device_of_mount(viewer: floe_sys::Pid, file: BorrowedFd<'_>) -> Result<Option<u32>, FileError> {
+    let own = floe_sys::Pid::new(std::process::id() as i32);
+    let mount = Descriptors::open(own)?.info(file.as_raw_fd())?.mount;
+    let text = procfs::read_text(&format!("/proc/{viewer}/mountinfo"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{mount} ")));
+    let device = line.and_then(|rest| rest.split(' ').nth(1)?.split_once(':'));
+    Ok(device.and_then(|(major, minor)| Some(major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?)))
 }
 
 /// A device's number as the kernel has it, 20 bits for the minor part.
@@ -125,9 +176,14 @@ impl Name {
         shown(&self.bytes)
     }
 
+    /// Whether it is a path that does not stand for the socket any more.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        is_path(&self.bytes) && self.file.is_none()
+    }
+
     /// What is in the way of a path in `root`.
     pub(super) fn obstacle(&self, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-        if !self.bytes.starts_with(b"/") {
+        if !self.bytes.starts_with(b"/") || self.is_elsewhere() {
             return Ok(None);
         }
         let path = Path::new(OsStr::from_bytes(&self.bytes));
@@ -178,14 +234,22 @@ impl Drop for BoundNames {
 /// Binds the socket that is `number` in a task. What is left there of the socket that had the name before is removed. All
 /// of it the task does itself: a path means to others what its own root and links make of it.
 pub(super) fn bind(
-    id: u32,
+    (id, body): (u32, &Body),
     (puppet, number): (&Puppet, i32),
     name: &Name,
     context: &mut OpenContext<'_>,
 ) -> Result<(), FileError> {
+    if name.is_elsewhere() {
+        let wrap = |action| FileError::system(action, format!("open file {id}"));
+        let pidfd = pidfd_open(puppet.tid()).map_err(wrap("open a pidfd to fetch"))?;
+        let own = pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?;
+        let place = elsewhere::bind(own.as_fd(), &name.bytes).map_err(wrap("bind"))?;
+        context.unix.unsent.places.insert(body.socket, place);
+        return Ok(());
+    }
     let path = is_path(&name.bytes).then(|| with_nul(&name.bytes));
     let is_left = match &path {
-        Some(path) => is_left_socket(id, puppet, path)?,
+        Some(path) => leftover::is_there(id, puppet, path)?,
         None => false,
     };
     let mut batch = puppet.batch();
@@ -216,8 +280,20 @@ pub(super) fn bind(
         libc::SYS_openat,
         &[AT_FDCWD, place, flags],
     );
+    let place = batch.data(&path);
+    let flags = (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64;
+    let found = batch.call("open the file of a socket", libc::SYS_openat, &[AT_FDCWD, place, flags]);
     puppet.run(&mut batch)?;
-    for folder in fetch(id, puppet, &[batch.result(opened) as i32])? {
+    let numbers = [opened, found].map(|call| batch.result(call) as i32);
+    if let Ok([folder, found]) = <[OwnedFd; 2]>::try_from(fetch(id, puppet, &numbers)?) {
+        if body.takes_letters() && (!body.queue.is_empty() || is_relative(&name.bytes)) {
+            let folder = folder.try_clone().map_err(|source| system("duplicate", id, source))?;
+            context
+                .unix
+                .unsent
+                .places
+                .insert(body.socket, Place::new(folder, own, found));
+        }
         context.unix.bound.0.push((folder, own.to_owned()));
     }
     let mut batch = puppet.batch();
@@ -233,69 +309,20 @@ pub(super) fn bind(
     Ok(puppet.run(&mut batch)?)
 }
 
-const AT_FDCWD: u64 = libc::AT_FDCWD as u64;
+pub(super) const AT_FDCWD: u64 = libc::AT_FDCWD as u64;
 
 fn with_nul(path: &[u8]) -> Vec<u8> {
     [path, &[0]].concat()
 }
 
 /// The directory, and the name in it.
-fn split(path: &[u8]) -> (&[u8], &OsStr) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &OsStr) {
     let (folder, name) = match path.iter().rposition(|byte| *byte == b'/') {
         Some(0) => (&b"/"[..], &path[1..]),
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&b"."[..], path),
     };
     (folder, OsStr::from_bytes(name))
-}
-
-/// Whether there is a socket at a path; an error where there is anything else.
-fn is_left_socket(id: u32, puppet: &Puppet, path: &[u8]) -> Result<bool, FileError> {
-    /// struct statx and its `stx_mode`.
-    const BYTES: usize = 256;
-    const MODE: usize = 28;
-    let mut batch = puppet.batch();
-    let (place, room) = (batch.data(path), batch.room(BYTES));
-    let flags = libc::AT_SYMLINK_NOFOLLOW as u64;
-    let arguments = [AT_FDCWD, place, flags, u64::from(libc::STATX_TYPE), room];
-    let looked = batch.attempt("look for an old socket", libc::SYS_statx, &arguments);
-    puppet.run(&mut batch)?;
-    match batch.result(looked) {
-        0 => {}
-        error if error == -i64::from(libc::ENOENT) => return Ok(false),
-        error => {
-            return Err(system(
-                "look for an old socket like",
-                id,
-                io::Error::from_raw_os_error(-error as i32),
-            ));
-        }
-    }
-    let bytes = batch.bytes(room, BYTES);
-    let mode = u32::from(u16::from_ne_bytes([bytes[MODE], bytes[MODE + 1]]));
-    if mode & libc::S_IFMT == libc::S_IFSOCK && !is_alive(puppet, path)? {
-        Ok(true)
-    } else {
-        Err(system("bind", id, io::ErrorKind::AlreadyExists.into()))
-    }
-}
-
-/// Whether somebody has the socket at a path, in whatever network namespace. A datagram socket that tries to connect with
-/// it is told so, and nobody else is.
-fn is_alive(puppet: &Puppet, path: &[u8]) -> Result<bool, FileError> {
-    let mut batch = puppet.batch();
-    let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64;
-    let made = batch.call("make a socket", libc::SYS_socket, &[libc::AF_UNIX as u64, kind, 0]);
-    puppet.run(&mut batch)?;
-    let number = batch.result(made) as u64;
-    let mut batch = puppet.batch();
-    let bytes = address(&path[..path.len() - 1]);
-    let place = batch.data(&bytes);
-    let arguments = [number, place, bytes.len() as u64];
-    let answer = batch.attempt("try an old socket", libc::SYS_connect, &arguments);
-    batch.call("close a socket", libc::SYS_close, &[number]);
-    puppet.run(&mut batch)?;
-    Ok(batch.result(answer) != -i64::from(libc::ECONNREFUSED))
 }
 
 #[cfg(test)]
