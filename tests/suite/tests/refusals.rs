@@ -55,7 +55,7 @@ const SOCKETS: [Case; 12] = [
     (
         "socket-unix-flight",
         &["file on its way through descriptor", "bpf-map"],
-        "a descriptor of kind bpf-map",
+        "a map of bpf(2)",
     ),
     ("socket-unix-urgent", &["(socket:["], "urgent data beside descriptors"),
     (
