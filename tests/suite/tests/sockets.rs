@@ -143,3 +143,26 @@ fn a_port_that_is_taken_ends_the_restore_and_nothing_is_left() {
     drop(taken);
     host.done(&["restore", "-d", &image]);
 }
+
+#[test]
+fn a_unix_end_outside_is_refused_with_who_has_it() {
+    let host = Host::new();
+    let job = host.name("job");
+    let path = host.path("outside");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let script = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                  while True:\n s.sendall(b'got ' + s.recv(100))";
+    let name = path.display().to_string();
+    host.done(&["run", "-d", "--name", &job, "--", "python3", "-c", script, &name]);
+    let (mut outside, _) = listener.accept().expect("accept");
+    let image = host.path("job.floe").display().to_string();
+    let found = host.floe(&["checkpoint", &job, "-o", &image]).expect_failed();
+    let own = std::process::id();
+    let who = fs::read_to_string("/proc/self/comm").expect("its own name");
+    let reason = format!("is held outside of the tree, by {} ({own}), at {name}", who.trim());
+    assert!(found.contains(&reason), "{found}");
+    outside.write_all(b"one").expect("write");
+    let mut bytes = [0; 7];
+    outside.read_exact(&mut bytes).expect("read");
+    assert_eq!(&bytes, b"got one");
+}

@@ -143,7 +143,7 @@ pub fn collect(
     context
         .pipes
         .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
-    context.unix.refuse_incomplete(context.refusals);
+    context.unix.refuse_incomplete(&inside, context.refusals);
     super::socket::resolve_unix(&mut context.unix, &mut known.records)?;
     let held = super::socket::resolve_tcp(
         (&context.connections, &*context.keeper),

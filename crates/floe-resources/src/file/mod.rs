@@ -12,6 +12,7 @@ mod holders;
 mod locks;
 mod memory;
 mod namespace;
+mod outside;
 mod path_only;
 mod pipe;
 mod place;

@@ -1,6 +1,6 @@
 //! Pipes whose other end somebody outside of the tree holds: those can't be carried, for that end would stay behind.
 
-use super::super::{FileError, FoundFile, comm};
+use super::super::{FileError, FoundFile, outside::who_holds};
 use super::ByIdentity;
 use crate::{
     mm::FileIdentity,
@@ -14,7 +14,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     collections::{HashMap, HashSet},
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
 };
 
 #[derive(Debug)]
@@ -88,7 +87,7 @@ impl FoundPipes {
         if suspects.is_empty() {
             return Ok(());
         }
-        let holders = holders_outside(&suspects, inside);
+        let holders = who_holds(&suspects, inside);
         for pipe in &self.pipes {
             let holder = holders.get(&pipe.link);
             if suspects.get(&pipe.link) == Some(&true) || holder.is_some() {
@@ -140,33 +139,4 @@ pub fn hung_up(end: BorrowedFd<'_>, title: &str) -> Result<bool, FileError> {
     poll(&mut ask, PollTimeout::ZERO).map_err(FileError::system("poll", title))?;
     let events = ask[0].revents().unwrap_or(PollFlags::empty());
     Ok(events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
-}
-
-fn holders_outside(suspects: &HashMap<Vec<u8>, bool>, inside: &HashSet<Pid>) -> HashMap<Vec<u8>, (Pid, String)> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut found = HashMap::new();
-    let own = Pid::new(std::process::id() as i32);
-    let Ok(processes) = Path::new("/proc").read_dir() else {
-        return found;
-    };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .map(Pid::new);
-    for pid in pids.filter(|pid| *pid != own && !inside.contains(pid)) {
-        // Processes come and go while this runs; one that is gone holds nothing.
-        let Ok(descriptors) = Path::new(&format!("/proc/{pid}/fd")).read_dir() else {
-            continue;
-        };
-        for target in descriptors
-            .flatten()
-            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        {
-            let link = target.as_os_str().as_bytes();
-            if suspects.contains_key(link) {
-                found.entry(link.to_vec()).or_insert_with(|| (pid, comm(pid)));
-            }
-        }
-    }
-    found
 }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     file::{
         DumpContext, FileError, FoundFile,
+        outside::who_holds,
         socket::{
             Maker, ROOT, has_error, options, peer,
             queue::{self, Manner, Message},
@@ -101,17 +102,30 @@ impl FoundUnix {
     }
 
     /// Refuses ends whose other end no task of the tree has.
-    pub(in crate::file) fn refuse_incomplete(&self, refusals: &mut Refusals) {
-        let inside: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
-        for one in &self.found {
-            if one.peer.is_some_and(|peer| !inside.contains(&peer)) {
-                refusals.add(
-                    Some(&one.subject),
-                    one.title.clone(),
-                    "the other end of this socket is outside of the tree",
-                    "end the process that holds it, or close it",
-                );
-            }
+    pub(in crate::file) fn refuse_incomplete(&self, inside: &HashSet<Pid>, refusals: &mut Refusals) {
+        let own: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
+        let link = |peer: u32| format!("socket:[{peer}]").into_bytes();
+        let peers = self.found.iter().filter_map(|one| Some((one, one.peer?)));
+        let missing: Vec<_> = peers.filter(|(_, peer)| !own.contains(peer)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let links: HashMap<Vec<u8>, ()> = missing.iter().map(|(_, peer)| (link(*peer), ())).collect();
+        let holders = who_holds(&links, inside);
+        for (one, peer) in missing {
+            let who = match holders.get(&link(peer)) {
+                Some((pid, name)) => format!("by {name} ({pid})"),
+                None => "by a process floe can't see, or is on its way to one".to_owned(),
+            };
+            let listed = self.listed.as_ref().and_then(|all| all.sockets.get(&peer));
+            let place = listed.and_then(|other| other.name.as_ref());
+            let place = place.map_or_else(String::new, |name| format!(", at {}", name::shown(name)));
+            refusals.add(
+                Some(&one.subject),
+                one.title.clone(),
+                format!("the other end of this socket is held outside of the tree, {who}{place}"),
+                "end that process, or have the program close it",
+            );
         }
     }
 }
