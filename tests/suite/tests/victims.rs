@@ -28,7 +28,7 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 3] = ["sockets-flight", "sockets-inet", "sockets-tcp"];
+const WITH_PORTS: [&str; 4] = ["epoll-targets", "sockets-flight", "sockets-inet", "sockets-tcp"];
 
 fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
     let options: &[&str] = if WITH_PORTS.contains(&name) {
@@ -84,6 +84,7 @@ victims! {
     clone_sharing "clone-sharing",
     credentials "credentials",
     descriptors_many "descriptors-many",
+    epoll_targets "epoll-targets",
     fifos "fifos",
     files_chroot "files-chroot",
     files_deleted "files-deleted",

@@ -98,7 +98,13 @@ fn signals() -> impl FnMut(&mut Findings) {
 }
 
 fn timers() -> impl FnMut(&mut Findings) {
-    let clocks = [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME];
+    let clocks = [
+        libc::CLOCK_REALTIME,
+        libc::CLOCK_MONOTONIC,
+        libc::CLOCK_BOOTTIME,
+        libc::CLOCK_REALTIME_ALARM,
+        libc::CLOCK_BOOTTIME_ALARM,
+    ];
     let long = clocks.map(|clock| {
         let timer = timer(clock);
         set(timer, 0, (10 * MINUTE, 0), (MINUTE, 5));
