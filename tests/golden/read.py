@@ -271,7 +271,10 @@ OPEN_FILE_BODIES = {
     "message-queue": fields(queue=u32),
     "pidfd": fields(task=optional(i32), status=i32),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
-    "epoll": fields(watches=several(fields(number=i32, file=u32, events=u32, data=u64))),
+    "epoll": fields(
+        watches=several(fields(number=i32, file=u32, events=u32, data=u64)),
+        busy=fields(microseconds=u32, budget=u16, prefer=boolean),
+    ),
     "unix-socket": fields(
         socket=u32, kind=i32, name=optional(unix_name), own=socket_file, state=unix_state, groups=several(u32), shutdown=u8,
         queue=several(fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})),

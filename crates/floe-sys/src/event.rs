@@ -103,6 +103,54 @@ pub fn set_timerfd_ticks(timer: BorrowedFd<'_>, ticks: u64) -> Result<(), Errno>
     Errno::result(unsafe { libc::ioctl(timer.as_raw_fd(), SET_TICKS, &raw const ticks) }).map(drop)
 }
 
+/// How an epoll instance asks network cards before it waits: `struct epoll_params`, linux/eventpoll.h.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// Microseconds.
+    pub microseconds: u32,
+    /// Packets at once.
+    pub budget: u16,
+    /// 1 where interrupts are put off.
+    pub prefer: u8,
+    padding: u8,
+}
+const _: () = assert!(size_of::<BusyPoll>() == 8);
+
+impl BusyPoll {
+    /// From its numbers.
+    #[must_use]
+    pub fn new(microseconds: u32, budget: u16, prefer: bool) -> Self {
+        Self {
+            microseconds,
+            budget,
+            prefer: prefer.into(),
+            padding: 0,
+        }
+    }
+
+    /// That of an instance (EPIOCGPARAMS, Linux 6.9).
+    ///
+    /// # Errors
+    /// ENOTTY where the kernel knows none.
+    pub fn of(epoll: BorrowedFd<'_>) -> Result<Self, Errno> {
+        const GET: libc::Ioctl = nix::request_code_read!(0x8a, 2, size_of::<BusyPoll>());
+        let mut found = Self::default();
+        // SAFETY: room for the structure, whose size the number of the request holds.
+        Errno::result(unsafe { libc::ioctl(epoll.as_raw_fd(), GET, &raw mut found) }).map(|_| found)
+    }
+
+    /// Sets that of an instance (EPIOCSPARAMS).
+    ///
+    /// # Errors
+    /// ENOTTY where the kernel knows none; EPERM for many packets without CAP_NET_ADMIN.
+    pub fn set(&self, epoll: BorrowedFd<'_>) -> Result<(), Errno> {
+        const SET: libc::Ioctl = nix::request_code_write!(0x8a, 1, size_of::<BusyPoll>());
+        // SAFETY: the structure is read, whose size the number of the request holds.
+        Errno::result(unsafe { libc::ioctl(epoll.as_raw_fd(), SET, std::ptr::from_ref(self)) }).map(drop)
+    }
+}
+
 /// An empty epoll instance, close-on-exec.
 ///
 /// # Errors

@@ -772,7 +772,12 @@ fn open_files() -> Vec<OpenFileRecord> {
             )),
         ),
         ("pidfd", 0o4_002, 0, body(&(Some(1_i32), 0_i32))),
-        ("epoll", 0o2, 0, body(&vec![(3_i32, 4_u32, 1_u32, 99_u64)])),
+        (
+            "epoll",
+            0o2,
+            0,
+            body(&(vec![(3_i32, 4_u32, 1_u32, 99_u64)], 50_u32, 8_u16, true)),
+        ),
         ("unix-socket", 0o2, 0, listening_socket()),
         ("unix-socket", 0o4_002, 0, connected_socket()),
         (

@@ -8,8 +8,13 @@ use super::{
 };
 use crate::refusal::{Refusals, Subject};
 use floe_image::{codec, record::OpenFileRecord};
-use floe_sys::{Pid, event, kcmp::is_watched};
+use floe_sys::{
+    Pid,
+    event::{self, BusyPoll},
+    kcmp::is_watched,
+};
 use floe_tracee::Script;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
@@ -24,6 +29,17 @@ const NAME: &str = "epoll";
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Body {
     watches: Vec<Watch>,
+    busy: Busy,
+}
+
+/// How it asks network cards before it waits (EPIOCSPARAMS).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Busy {
+    microseconds: u32,
+    /// Packets at once.
+    budget: u16,
+    /// Whether interrupts are put off.
+    prefer: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +61,7 @@ pub(super) struct FoundEpoll {
     title: String,
     subject: Subject,
     watches: Vec<(u32, u32, u64)>,
+    busy: Busy,
 }
 
 impl FileKind for Epoll {
@@ -59,6 +76,16 @@ impl FileKind for Epoll {
     /// What it watches may be found only later: [`resolve`] completes the body.
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let lines = Lines::read(file)?;
+        let busy = match BusyPoll::of(file.as_fd()) {
+            Ok(found) => Busy {
+                microseconds: found.microseconds,
+                budget: found.budget,
+                prefer: found.prefer != 0,
+            },
+            // Before Linux 6.9.
+            Err(Errno::ENOTTY | Errno::EINVAL) => Busy::default(),
+            Err(error) => return Err(FileError::system("read the settings of", file.title())(error)),
+        };
         let watches = lines.all("tfd").map(parse_watch).collect::<Option<Vec<_>>>();
         context.epolls.push(FoundEpoll {
             holder: file.holder,
@@ -66,15 +93,20 @@ impl FileKind for Epoll {
             title: file.title(),
             subject: file.subject.clone(),
             watches: watches.ok_or_else(|| lines.malformed("tfd"))?,
+            busy,
         });
         Ok(Some(codec::encode(&Body::default())?))
     }
 
     fn open(&self, record: &OpenFileRecord, _context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let instance = event::epoll().map_err(FileError::system(
-            "make an epoll instance as",
-            format!("open file {}", record.id),
-        ))?;
+        let wrap = |action| FileError::system(action, format!("open file {}", record.id));
+        let instance = event::epoll().map_err(wrap("make an epoll instance as"))?;
+        let busy = decode::<Body>(record)?.busy;
+        if busy != Busy::default() {
+            BusyPoll::new(busy.microseconds, busy.budget, busy.prefer)
+                .set(instance.as_fd())
+                .map_err(wrap("have network cards asked by"))?;
+        }
         set_status(instance.as_fd(), record)?;
         Ok(instance)
     }
@@ -125,7 +157,10 @@ pub(super) fn resolve(
 ) -> Result<(), FileError> {
     let instances = records.iter_mut().filter(|record| record.kind == NAME);
     for (record, epoll) in instances.zip(epolls) {
-        let mut body = Body::default();
+        let mut body = Body {
+            watches: Vec::new(),
+            busy: epoll.busy,
+        };
         let mut seen: HashMap<u32, u32> = HashMap::new();
         for &(number, events, data) in &epoll.watches {
             let index = seen.entry(number).or_insert(0);
