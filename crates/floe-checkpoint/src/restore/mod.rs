@@ -10,6 +10,7 @@ mod abilities;
 mod clocks;
 mod console;
 mod contents;
+mod disk;
 mod files;
 mod nameless;
 mod plan;
@@ -20,6 +21,7 @@ mod supply;
 mod tree;
 mod verify;
 
+pub use disk::FilesMode;
 pub use plan::{PlanError, Step, plan};
 pub use preflight::{Obstacle, obstacles};
 
@@ -102,6 +104,8 @@ pub struct Request<'a> {
     pub foreground: bool,
     /// What becomes of TCP connections whose other ends are outside of the tree.
     pub tcp: TcpMode,
+    /// What stands in the way where files on disk changed since.
+    pub files: FilesMode,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
     pub before_thaw: &'a mut BeforeThaw<'a>,
 }
@@ -233,13 +237,13 @@ pub struct DryRun {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn dry_run(image: File, tcp: TcpMode, control: &Control<'_>) -> Result<DryRun, RestoreError> {
+pub fn dry_run(image: File, (tcp, files): (TcpMode, FilesMode), control: &Control<'_>) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
     let image = Image::open(image)?;
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let obstacles = obstacles(&image, &OutsideEnds::of(&image, tcp)?)?;
+    let obstacles = obstacles(&image, &OutsideEnds::of(&image, tcp)?, files)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -290,7 +294,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, request.tcp)?;
-    let found = obstacles(&image, &connections)?;
+    let found = obstacles(&image, &connections, request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }

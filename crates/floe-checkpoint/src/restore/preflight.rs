@@ -1,31 +1,28 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
-use super::{RestoreError, abilities, nameless::open_linked, supply};
+use super::{
+    RestoreError, abilities,
+    disk::{FilesMode, Look},
+    supply,
+};
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{GhostKind, HeaderRecord, MappedFileRecord, NamespaceOrigin, ProcessRecord},
+    record::{HeaderRecord, NamespaceOrigin, ProcessRecord},
 };
-use floe_resources::{
-    file::{OutsideEnds, kind_of},
-    mm::head_checksum,
-};
+use floe_resources::file::{OutsideEnds, kind_of};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
     procfs::{self, Mapping, Status},
     time_namespace, timer,
 };
-use nix::{fcntl::OFlag, sys::stat::fstat};
+use nix::fcntl::OFlag;
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fmt,
-    fs::File,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
-    },
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
@@ -48,29 +45,14 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`RestoreError`] where looking for them fails.
-pub fn obstacles(image: &Image, connections: &OutsideEnds) -> Result<Vec<Obstacle>, RestoreError> {
+pub fn obstacles(image: &Image, connections: &OutsideEnds, files: FilesMode) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
     clocks(image, &mut found);
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
         .map_err(RestoreError::system("open the root directory"))?;
-    for record in image.mapped_files().iter().filter(|record| record.ghost.is_none()) {
-        if let Some(reason) = mapped(record, root.as_fd()) {
-            let object = format!("mapped file {}", String::from_utf8_lossy(&record.path));
-            found.insert(Obstacle { object, reason });
-        }
-    }
-    for record in image.ghosts() {
-        if let GhostKind::Linked { .. } = record.kind
-            && let Err(error) = open_linked(root.as_fd(), record)
-        {
-            found.insert(Obstacle {
-                object: format!("linked file {}", String::from_utf8_lossy(&record.path)),
-                reason: format!("none of its other names is found here: {error}"),
-            });
-        }
-    }
+    found.extend(Look::new(image, root.as_fd(), files)?.obstacles()?);
     for record in image.open_files() {
         let kind = kind_of(record)?;
         if let Some(reason) = kind.obstacle(record, root.as_fd())? {
@@ -193,78 +175,4 @@ fn privileges(record: &ProcessRecord, own: &Status, found: &mut BTreeSet<Obstacl
         }
     }
     Ok(())
-}
-
-fn mapped(record: &MappedFileRecord, root: BorrowedFd<'_>) -> Option<String> {
-    let path = Path::new(OsStr::from_bytes(&record.path));
-    // To open a device or a fifo may do something, or wait: the image has no say in that.
-    let kind = open_in_root(root, path, libc::O_PATH, 0).and_then(|found| fstat(found.as_fd()));
-    match kind {
-        Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFREG => {}
-        Ok(_) => return Some("it is no regular file here".to_owned()),
-        Err(error) => return Some(format!("it can't be opened here: {error}")),
-    }
-    let file = match open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
-        Ok(file) => File::from(file),
-        Err(error) => return Some(format!("it can't be opened here: {error}")),
-    };
-    let metadata = match file.metadata() {
-        Ok(metadata) => metadata,
-        Err(error) => return Some(format!("it can't be looked at here: {error}")),
-    };
-    if record.writable {
-        return None;
-    }
-    let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
-    if metadata.size() != record.size {
-        return Some(format!(
-            "it has {} bytes here and had {} when it was mapped",
-            metadata.size(),
-            record.size
-        ));
-    }
-    let same_head = head_checksum(&file).is_ok_and(|sum| sum == record.head_checksum);
-    (mtime != record.mtime && !same_head).then(|| "it is another file here (its content differs)".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mapped;
-    use floe_image::record::MappedFileRecord;
-    use nix::sys::stat::Mode;
-    use std::{
-        fs::File,
-        os::{fd::AsFd, unix::ffi::OsStrExt},
-        path::Path,
-    };
-
-    fn obstacle(path: &Path) -> Option<String> {
-        let root = File::open("/").expect("open the root directory");
-        let record = MappedFileRecord {
-            id: 0,
-            path: path.as_os_str().as_bytes().to_vec(),
-            ghost: None,
-            writable: true,
-            size: 0,
-            mtime: 0,
-            head_checksum: 0,
-            identity: [0; 2],
-            build_id: Vec::new(),
-        };
-        mapped(&record, root.as_fd())
-    }
-
-    /// Opening a fifo would wait for a writer, so this would not end.
-    #[test]
-    fn a_mapped_file_that_is_something_else_here_is_not_opened() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (fifo, file) = (folder.path().join("fifo"), folder.path().join("file"));
-        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("make a fifo");
-        let wanted = Some("it is no regular file here".to_owned());
-        for path in [fifo.as_path(), folder.path(), Path::new("/dev/null")] {
-            assert_eq!(obstacle(path), wanted, "{}", path.display());
-        }
-        std::fs::write(&file, "").expect("write");
-        assert_eq!(obstacle(&file), None);
-    }
 }

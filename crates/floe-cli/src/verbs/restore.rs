@@ -3,7 +3,7 @@
 use super::{foreground::Stay, image_file, tcp::Tcp};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
-use floe_checkpoint::restore::{self, PidMethod, Request, STAGES};
+use floe_checkpoint::restore::{self, FilesMode, PidMethod, Request, STAGES};
 use floe_sandbox::{Client, Launch, Signals};
 use floe_sys::descriptor;
 use std::path::PathBuf;
@@ -31,6 +31,9 @@ pub struct Restore {
     /// TCP connections with processes outside of the tree, if the image has any.
     #[arg(long, value_enum, value_name = "HOW", default_value = "established")]
     tcp: Tcp,
+    /// Files on disk that changed since the image was made, which holds no content of files that have a name.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
+    files: Files,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -47,6 +50,27 @@ enum Method {
     SetTid,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Files {
+    /// Take them as they are.
+    Ignore,
+    /// Refuse another build of a program or library, another size of a file that is read, and a file that lost what was
+    /// written to it.
+    Check,
+    /// Refuse any difference in size or time of change, and on the same host another file at the path.
+    Strict,
+}
+
+impl From<Files> for FilesMode {
+    fn from(files: Files) -> Self {
+        match files {
+            Files::Ignore => Self::Ignore,
+            Files::Check => Self::Check,
+            Files::Strict => Self::Strict,
+        }
+    }
+}
+
 impl Restore {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
@@ -56,7 +80,8 @@ impl Restore {
         };
         let image = image_file::open(path)?;
         if self.dry_run {
-            let found = act::perform(|control| restore::dry_run(image, self.tcp.into(), control))??;
+            let found =
+                act::perform(|control| restore::dry_run(image, (self.tcp.into(), self.files.into()), control))??;
             return print(found);
         }
         let mut attached = None;
@@ -79,6 +104,7 @@ impl Restore {
             },
             foreground: !self.detach,
             tcp: self.tcp.into(),
+            files: self.files.into(),
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;

@@ -34,6 +34,7 @@ pub use locks::take_all as take_locks;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use proc::{ended_tasks, is_view, say_anew};
 pub use queue::set_notices;
+pub use regular::{OnDisk, on_disk};
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
 pub use socket::{BoundNames, Ending, Held, OutsideEnds, TcpMode, Unsent, deliver};

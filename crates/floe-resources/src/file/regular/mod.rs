@@ -93,6 +93,42 @@ impl FileKind for Regular {
     }
 }
 
+/// A file that is opened again by its path.
+#[derive(Debug)]
+pub struct OnDisk {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Bytes it had.
+    pub size: u64,
+    /// When it was changed, nanoseconds since 1970.
+    pub mtime: i64,
+    /// Device and inode number on the host that the image was made on.
+    pub identity: [u64; 2],
+}
+
+/// The file of a record, where it is a regular one that has a path.
+///
+/// # Errors
+/// [`FileError`].
+pub fn on_disk(record: &OpenFileRecord) -> Result<Option<OnDisk>, FileError> {
+    if record.kind != Regular.name() {
+        return Ok(None);
+    }
+    let Body {
+        path,
+        ghost,
+        size,
+        mtime,
+        identity,
+    } = decode(record)?;
+    Ok(ghost.is_none().then_some(OnDisk {
+        path,
+        size,
+        mtime,
+        identity,
+    }))
+}
+
 fn path(body: &Body) -> &Path {
     Path::new(OsStr::from_bytes(&body.path))
 }
