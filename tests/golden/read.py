@@ -120,9 +120,14 @@ header = fields(
     vdso=vdso,
 )
 origin = choice(("Host", None), ("Own", None))
+terminal_input = fields(bytes=raw, ends=several(u32), pushed=boolean, quoting=boolean, beyond=raw)
+terminal = fields(
+    index=u32, settings=raw, locked=raw, window=times(u16, 4), owner=times(u32, 2), mode=u32, exclusive=boolean,
+    stopped=choice(("No", None), ("Key", None), ("Call", None)), input=terminal_input,
+)
 console = choice(
     ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
-    ("Terminal", fields(termios=raw, window=times(u16, 4))),
+    ("Terminal", terminal),
 )
 permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32, creator_gid=u32)
 ipc = fields(
@@ -136,8 +141,8 @@ ipc = fields(
     )),
 )
 sandbox = fields(
-    name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, has_init=boolean,
-    console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
+    name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
+    has_init=boolean, console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc,
 )
 state = choice(
@@ -173,7 +178,7 @@ process = fields(
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=directory, root=directory,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
     thp_disable=boolean, oom_score_adj=i32, coredump_filter=u32, exit_signal=i32,
-    terminal=optional(fields(path=raw, foreground=i32)), membarrier=u32, shared=u32,
+    terminal=optional(fields(pair=optional(u32), foreground=i32)), no_terminal=boolean, membarrier=u32, shared=u32,
     leader_ended=optional(i32), posix_timers=several(timer),
     switches=fields(
         deny_write_execute=u32, merge_memory=boolean, thp_except_advised=boolean, autogroup_nice=optional(i32)
@@ -261,7 +266,8 @@ OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
     "namespace": fields(name=text),
-    "device": device, "controlling-terminal": device, "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
+    "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
+    "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
     "eventfd": fields(count=u64, semaphore=boolean), "signalfd": fields(mask=u64),
     "inotify": fields(
@@ -289,7 +295,13 @@ OPEN_FILE_BODIES = {
         options=options,
     ),
 }
-OBJECT_BODIES = {"pipe": fields(capacity=u32, bytes=raw, buffers=several(fields(length=u32, packet=boolean)))}
+OBJECT_BODIES = {
+    "pipe": fields(capacity=u32, bytes=raw, buffers=several(fields(length=u32, packet=boolean))),
+    "terminal": fields(terminal=terminal, master=optional(fields(
+        multiplexer=u8, exclusive=boolean, stopped=boolean, locked=boolean, opened=boolean, packet=optional(u8),
+        input=terminal_input,
+    ))),
+}
 
 
 # The container.

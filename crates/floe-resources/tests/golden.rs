@@ -43,6 +43,8 @@ fn every_kind_reads_what_version_1_wrote() {
         "proc /proc/1/limits",
         "proc /proc/12/task/13/comm (the task has ended)",
         "namespace the tree's net namespace",
+        "terminal-master master of terminal 0",
+        "terminal-slave slave of terminal 0",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

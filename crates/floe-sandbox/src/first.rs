@@ -93,7 +93,7 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
         floe_sys::network::raise_loopback().map_err(failed("raise the loopback device"))?;
     }
     if spec.mount == Origin::Own {
-        mounts(spec.console)?;
+        mounts(spec.has_devpts())?;
     }
     message::put(monitor, kind::MOUNTED, &[]).map_err(failed("tell the monitor"))?;
     await_message(monitor, kind::CONSOLE)?;
@@ -116,13 +116,13 @@ fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<(), Failure> {
     }
 }
 
-fn mounts(console: Console) -> Result<(), Failure> {
+fn mounts(devpts: bool) -> Result<(), Failure> {
     let none: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))?;
-    if matches!(console, Console::Terminal { .. }) {
+    if devpts {
         let options = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options).map_err(failed("mount a private devpts"))?;
@@ -137,8 +137,9 @@ fn connect_streams(console: Console, streams: [Option<OwnedFd>; 3]) -> Result<()
     let connect = failed("connect the standard streams");
     let result = (|| {
         let streams: Vec<OwnedFd> = match console {
-            Console::Terminal { .. } => {
-                let terminal = open("/dev/pts/0", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+            Console::Terminal { index, .. } => {
+                let path = format!("/dev/pts/{index}");
+                let terminal = open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
                 floe_sys::terminal::control(terminal.as_raw_fd(), libc::TIOCSCTTY, &mut [0; 8])?;
                 vec![
                     terminal.try_clone().map_err(|_| Errno::EMFILE)?,

@@ -27,7 +27,7 @@ pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
-pub use terminal::{RawMode, TerminalSettings, WindowSize};
+pub use terminal::{RawMode, WindowSize};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

@@ -26,6 +26,8 @@ pub enum Console {
     Terminal {
         /// Size of its window.
         window: WindowSize,
+        /// Its number: it is /dev/pts/N.
+        index: u32,
     },
 }
 
@@ -54,6 +56,8 @@ pub struct SandboxSpec {
     pub cgroup: Origin,
     /// Mount namespace; an own one has a private /proc.
     pub mount: Origin,
+    /// Terminals (devpts), in an own mount namespace; with a terminal of its own a sandbox always has its own.
+    pub devpts: Origin,
     /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
     pub init: bool,
     /// Streams.
@@ -76,6 +80,7 @@ impl Default for SandboxSpec {
             net: Origin::Host,
             cgroup: Origin::Own,
             mount: Origin::Own,
+            devpts: Origin::Host,
             init: false,
             console: Console::Pipes { stdin: false },
             remove: false,
@@ -84,6 +89,11 @@ impl Default for SandboxSpec {
 }
 
 impl SandboxSpec {
+    /// Whether it has a devpts of its own.
+    pub(crate) fn has_devpts(&self) -> bool {
+        self.devpts == Origin::Own || matches!(self.console, Console::Terminal { .. })
+    }
+
     /// CLONE_NEW* flags of its namespaces.
     pub(crate) fn namespaces(&self) -> u64 {
         let own = [

@@ -65,7 +65,7 @@ const SOCKETS: [Case; 12] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 28] = [
+const DESCRIPTORS: [Case; 29] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "IN_CREATE made of watch 1"),
     ("fanotify", &["[fanotify]"], "a fanotify group"),
@@ -82,7 +82,8 @@ const DESCRIPTORS: [Case; 28] = [
     ("memfd-secret-descriptor", &["/secretmem"], "memfd_secret"),
     ("large-buffers", &["(pipe:["], "buffers of more than a page"),
     ("deleted-fifo", &["/deleted fifo (deleted)"], "a deleted fifo"),
-    ("terminal", &["(/dev/pts/"], "not the sandbox's own"),
+    ("terminal-discipline", &["(/dev/pts/"], "another line discipline"),
+    ("terminal-echo", &["(/dev/pts/"], "echoes of what was typed"),
     ("kernel-log", &["(/dev/kmsg)"], "the device /dev/kmsg"),
     ("block-device", &["(/dev/"], "the block device"),
     (
@@ -406,11 +407,19 @@ fn a_pipe_to_a_process_outside_is_refused() {
     child.wait().expect("reap it");
 }
 
+/// A terminal whose master no child gets.
+fn terminal() -> nix::pty::OpenptyResult {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let pair = nix::pty::openpty(None, None).expect("a terminal");
+    fcntl(&pair.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close-on-exec");
+    pair
+}
+
 /// It has no descriptor of it, but its session does have it.
 #[test]
 fn a_controlling_terminal_of_a_tree_that_floe_did_not_start_is_refused() {
     let host = Host::new();
-    let pair = nix::pty::openpty(None, None).expect("a terminal");
+    let pair = terminal();
     let terminal = pair.slave.as_raw_fd();
     let mut command = Command::new("sleep");
     command
@@ -431,9 +440,33 @@ fn a_controlling_terminal_of_a_tree_that_floe_did_not_start_is_refused() {
     let pid = child.id().to_string();
     let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
     assert!(
-        error.contains("controlling terminal: a terminal that is not"),
+        error.contains("controlling terminal: a terminal whose other end is outside"),
         "{error}"
     );
     child.kill().expect("end it");
     child.wait().expect("reap it");
+}
+
+#[test]
+fn a_terminal_whose_other_end_is_outside_is_refused() {
+    let host = Host::new();
+    let pair = terminal();
+    let mut command = Command::new("setsid");
+    command.args(["sleep", "1000"]).stdin(pair.slave);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start sleep");
+    let comm = format!("/proc/{}/comm", child.id());
+    floe_suite::until("sleep", || fs::read_to_string(&comm).expect("its name") == "sleep\n");
+    let pid = child.id().to_string();
+    let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
+    assert!(
+        error.contains("descriptor 0 (/dev/pts/") && error.contains("whose other end is outside of the tree"),
+        "{error}"
+    );
+    child.kill().expect("end it");
+    child.wait().expect("reap it");
+    drop(pair.master);
 }

@@ -245,7 +245,16 @@ impl Attached {
     }
 
     fn type_keys(&mut self, keys: &str) {
-        self.master.write_all(keys.as_bytes()).expect("type");
+        let mut rest = keys.as_bytes();
+        let end = Instant::now() + PATIENCE;
+        while !rest.is_empty() {
+            match nix::unistd::write(&self.master, rest) {
+                Ok(done) => rest = &rest[done..],
+                Err(error) => assert_eq!(error, nix::errno::Errno::EAGAIN, "type"),
+            }
+            self.hear();
+            assert!(Instant::now() < end, "nobody reads keys: {}", self.text);
+        }
     }
 
     fn hear(&mut self) {
@@ -296,24 +305,49 @@ fn a_restored_terminal_can_be_attached_to() {
     assert_eq!(wait(terminal.child), 130);
 }
 
+/// A line that is being typed, one that is complete, and more than a terminal has room for.
 #[test]
-fn input_that_waits_in_a_terminal_is_refused() {
+fn input_that_waits_in_a_terminal_is_there_again() {
     let host = Host::new();
-    host.done(&["run", "-d", "-t", "--name", "term", "--", "sleep", "1000"]);
-    let image = host.path("image.floe");
-    let line = ["checkpoint", "term", "-o", image.to_str().expect("a plain path")];
+    let place = host.path("place");
+    std::fs::create_dir(&place).expect("a folder");
+    let script = "until [ -e go ]; do sleep 0.02; done; read -r one; echo \"one $one.\"; cksum";
+    let line = [
+        "run",
+        "-d",
+        "-t",
+        "--name",
+        "term",
+        "-w",
+        place.to_str().expect("a plain path"),
+    ];
+    host.done(&[&line[..], &["--", "bash", "-c", script]].concat());
     let mut terminal = Attached::start(&host, "term");
     // The terminal's echo tells that the keys are there.
     terminal.type_keys("abc");
     terminal.expect("abc");
-    let error = host.floe(&line).expect_failed();
-    assert!(error.contains("terminal /dev/pts/0: it holds input"), "{error}");
-    terminal.type_keys("\r");
-    terminal.expect("\r\n");
-    let error = host.floe(&line).expect_failed();
-    assert!(error.contains("terminal /dev/pts/0: it holds input"), "{error}");
-    assert!(!image.exists());
+    round_trip(&host, "term", PID_METHODS[0]);
+    drop(terminal);
+    let mut terminal = Attached::start(&host, "term");
+    terminal.type_keys("def\r");
+    terminal.expect("def\r\n");
+    let lines: String = (0..2000).map(|n| format!("line {n}\r")).collect();
+    terminal.type_keys(&lines);
     terminal.detach();
+    round_trip(&host, "term", PID_METHODS[1]);
+    std::fs::write(place.join("go"), "").expect("let it go on");
+    let mut terminal = Attached::start(&host, "term");
+    terminal.expect("one abcdef.");
+    terminal.type_keys("\x04");
+    let text = lines.replace('\r', "\n");
+    let path = host.path("lines");
+    std::fs::write(&path, &text).expect("write");
+    let sum = std::process::Command::new("cksum")
+        .stdin(std::fs::File::open(&path).expect("open"))
+        .output()
+        .expect("cksum");
+    let sum = String::from_utf8_lossy(&sum.stdout).trim().to_owned();
+    terminal.expect(&sum);
 }
 
 #[test]

@@ -159,6 +159,8 @@ victims! {
     sysv_semaphores "sysv-semaphores",
     sysv_undo "sysv-undo",
     task_settings "task-settings",
+    terminal_pairs "terminal-pairs",
+    terminal_sessions "terminal-sessions",
     threads "threads",
     tree_relations "tree-relations",
     vdso "vdso",

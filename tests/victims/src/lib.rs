@@ -17,6 +17,7 @@ pub mod notice;
 pub mod own;
 pub mod pattern;
 pub mod peer;
+pub mod pty;
 pub mod seccomp;
 pub mod stage;
 pub mod sysv;

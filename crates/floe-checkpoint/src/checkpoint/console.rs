@@ -2,19 +2,27 @@
 //! goes into the image, and no input may move meanwhile.
 
 use super::{InspectError, Target};
-use floe_image::record::{ConsoleRecord, ContentOwner, InputRecord};
+use floe_image::record::{ConsoleRecord, ContentOwner, InputRecord, TerminalRecord};
 use floe_resources::{
-    file::ConsoleLinks,
+    file::{
+        ConsoleLinks,
+        terminal::{self, Unreadable},
+    },
     mm::{ContentSource, Contents},
     refusal::Refusals,
 };
-use floe_sandbox::{Survey, TerminalSettings, WindowSize};
-use floe_sys::{Pid, descriptor::open_in_root, terminal::control};
+use floe_sandbox::Survey;
+use floe_sys::{
+    Pid,
+    descriptor::open_in_root,
+    kernel::Terminals,
+    terminal::{TerminalSettings, number},
+};
 use nix::errno::Errno;
 use std::{
     ffi::OsStr,
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -94,55 +102,61 @@ fn terminal(
     };
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK;
     let file = open_in_root(root, Path::new(OsStr::from_bytes(path)), flags, 0).map_err(wrap)?;
-    let settings = TerminalSettings::read(file.as_raw_fd()).map_err(|source| InspectError::Read {
-        what: "the settings of the terminal",
-        pid,
-        source,
-    })?;
-    let WindowSize { words: window } = WindowSize::read(file.as_raw_fd()).map_err(wrap)?;
-    let unfinished = settings.is_canonical() && survey.unfinished_line;
-    refuse(path, &file, unfinished || !survey.waiting.is_empty(), refusals).map_err(wrap)?;
-    Ok(ConsoleRecord::Terminal {
-        termios: settings.as_bytes().to_vec(),
-        window,
-    })
+    let mut record = match read(file.as_fd(), survey) {
+        Ok(record) => record,
+        Err(Unreadable::Failed(source)) => {
+            let what = "the terminal";
+            return Err(InspectError::Read { what, pid, source });
+        }
+        Err(Unreadable::Refused(reason, advice)) => {
+            refusals.add(
+                None,
+                format!("terminal {}", String::from_utf8_lossy(path)),
+                reason,
+                advice,
+            );
+            return Ok(ConsoleRecord::None);
+        }
+    };
+    record.input.beyond.extend(&survey.waiting);
+    Ok(ConsoleRecord::Terminal(record))
 }
 
-/// State of the terminal that is not carried.
-fn refuse(path: &[u8], file: &OwnedFd, unfinished: bool, refusals: &mut Refusals) -> Result<(), Errno> {
-    /// include/uapi/asm-generic/ioctls.h.
-    const TIOCGEXCL: libc::c_ulong = 0x8004_5440;
-    let number = |request| {
-        let mut bytes = [0; 4];
-        control(file.as_raw_fd(), request, &mut bytes).map(|_| i32::from_ne_bytes(bytes))
+fn read(file: BorrowedFd<'_>, survey: &Survey) -> Result<TerminalRecord, Unreadable> {
+    let stat = nix::sys::stat::fstat(file)?;
+    let index = nix::sys::stat::minor(stat.st_rdev) as u32;
+    let name = (index, [stat.st_uid, stat.st_gid], stat.st_mode);
+    let kernel = match Terminals::open() {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            tracing::debug!(%error, "what waits in the terminal is not seen");
+            return read_unseen(file, survey, name);
+        }
     };
-    let mut locked = [0; 36];
-    control(file.as_raw_fd(), libc::TIOCGLCKTRMIOS, &mut locked)?;
-    let found = [
-        (
-            unfinished || number(libc::FIONREAD)? > 0,
-            "it holds input that no program has read yet",
+    let end = kernel.end(file)?;
+    terminal::read((&kernel, end), file, name).map(|(record, _)| record)
+}
+
+/// Where the kernel's memory can't be read, nothing may wait in it.
+fn read_unseen(
+    file: BorrowedFd<'_>,
+    survey: &Survey,
+    name: (u32, [u32; 2], u32),
+) -> Result<TerminalRecord, Unreadable> {
+    let record = terminal::read_settings(file, name)?;
+    let settings = TerminalSettings::read(file.as_raw_fd())?;
+    let unfinished = settings.is_canonical() && survey.unfinished_line;
+    if unfinished || number(file, libc::FIONREAD)? > 0 {
+        return Err(Unreadable::Refused(
+            "it holds input that no program has read yet, and floe may not read the kernel's memory (bpf(2))",
             "let the program read it, or delete the line, and try again",
-        ),
-        (
-            number(libc::TIOCGETD)? != 0,
+        ));
+    }
+    if number(file, libc::TIOCGETD)? != 0 {
+        return Err(Unreadable::Refused(
             "another line discipline than the usual one is not carried yet",
             "switch back to N_TTY",
-        ),
-        (
-            number(TIOCGEXCL)? != 0,
-            "exclusive mode (TIOCEXCL) is not carried yet",
-            "switch it off",
-        ),
-        (
-            locked.iter().any(|byte| *byte != 0),
-            "locked settings (TIOCSLCKTRMIOS) are not carried yet",
-            "unlock them",
-        ),
-    ];
-    let object = format!("terminal {}", String::from_utf8_lossy(path));
-    for (_, reason, advice) in found.into_iter().filter(|(holds, ..)| *holds) {
-        refusals.add(None, object.clone(), reason, advice);
+        ));
     }
-    Ok(())
+    Ok(record)
 }

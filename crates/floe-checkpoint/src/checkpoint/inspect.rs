@@ -23,7 +23,7 @@ use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, sched::Usual, time_na
 use floe_tracee::{Stopped, TraceError, vdso_tail, xfeatures};
 use nix::errno::Errno;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
     os::fd::AsFd,
     time::{SystemTime, UNIX_EPOCH},
@@ -145,7 +145,6 @@ impl Inspected {
                 directory("cwd", found, &mut contents, refusals)?,
                 directory("root", found, &mut contents, refusals)?,
             );
-            record.terminal = terminal(found, links, refusals);
             record.shared = sharing.with_parent(found);
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
@@ -159,7 +158,15 @@ impl Inspected {
             tcp,
         };
         let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, options)?;
-        let mut sandbox = sandbox(held, target, links, (&streams, &files.input), refusals)?;
+        for record in &mut processes {
+            let Some(found) = held.tree.living().find(|found| found.ns_pid == record.pid.0) else {
+                continue;
+            };
+            record.terminal = terminal(&held.tree, found, (links, &files.sessions), refusals);
+            let leader = held.tree.living().find(|leader| leader.ns_pid == found.ns_sid);
+            record.no_terminal = found.stat.tty_nr == 0 && leader.is_some_and(|leader| leader.stat.tty_nr != 0);
+        }
+        let mut sandbox = sandbox(held, target, (&streams, &files.input), refusals)?;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
             sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
@@ -253,39 +260,39 @@ fn directory(
     Ok(found.unwrap_or_default())
 }
 
-/// The controlling terminal of a session leader: the sandbox's own, as any other one's other end would be lost.
-fn terminal(found: &FoundProcess, links: &ConsoleLinks, refusals: &mut Refusals) -> Option<TerminalLink> {
+/// The controlling terminal of a session leader: one of the tree's, or the sandbox's own, as any other one's other end
+/// would be lost.
+fn terminal(
+    tree: &FoundTree,
+    found: &FoundProcess,
+    (links, sessions): (&ConsoleLinks, &HashMap<Pid, u32>),
+    refusals: &mut Refusals,
+) -> Option<TerminalLink> {
     if found.ns_sid != found.ns_pid || found.stat.tty_nr == 0 {
         return None;
     }
-    let Some(path) = links.terminal.clone() else {
+    let pair = sessions.get(&found.pid).copied();
+    if pair.is_none() && links.terminal.is_none() {
         refusals.add(
             Some(&found.subject()),
             "controlling terminal",
-            "a terminal that is not the sandbox's own can't be carried yet",
+            "a terminal whose other end is outside of the tree can't be carried",
             "start the workload with floe run -t, or with setsid",
         );
         return None;
-    };
+    }
+    // A number of floe's namespace; any member tells the inner one.
+    let group = |process: &&FoundProcess| process.stat.pgrp == found.stat.tpgid;
+    let member = tree.processes.iter().find(group);
     Some(TerminalLink {
-        path,
-        foreground: NsPid(foreground(found)),
+        pair,
+        foreground: NsPid(member.map_or(0, |member| member.ns_pgid)),
     })
-}
-
-fn foreground(found: &FoundProcess) -> i32 {
-    // tpgid is a number of floe's namespace; the group's leader or any member tells the inner one.
-    let status = floe_sys::procfs::Status::read(&format!("/proc/{}", found.stat.tpgid));
-    status
-        .ok()
-        .and_then(|status| status.ns_pgid.last().copied())
-        .unwrap_or(0)
 }
 
 fn sandbox(
     held: &HeldTree,
     target: &Target,
-    links: &ConsoleLinks,
     (streams, in_pipe): (&Streams, &[u8]),
     refusals: &mut Refusals,
 ) -> Result<SandboxRecord, InspectError> {
@@ -294,11 +301,12 @@ fn sandbox(
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find(&held.tree, links, refusals)?;
-    let (uts, ipc, net, cgroup, mount) = match found {
-        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount),
+    let found = ns::find(&held.tree, refusals)?;
+    let (uts, ipc, net, cgroup, mount, devpts) = match found {
+        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts),
         None => (
             host,
+            NamespaceOrigin::Host,
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
@@ -313,6 +321,7 @@ fn sandbox(
         net,
         cgroup,
         mount,
+        devpts,
         has_init,
         console: streams.record(in_pipe),
         log: streams.log,

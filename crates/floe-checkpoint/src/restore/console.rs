@@ -25,10 +25,12 @@ pub fn restore_log(image: &Image, folder: &Path) -> Result<(), RestoreError> {
 
 /// Hands waiting input, and its end, to the monitor.
 pub fn restore_input(image: &Image, folder: &Path) -> Result<(), RestoreError> {
-    let ConsoleRecord::Pipes { stdin: Some(input) } = &image.sandbox().console else {
-        return Ok(());
+    let (waiting, ended) = match &image.sandbox().console {
+        ConsoleRecord::Pipes { stdin: Some(input) } => (&input.waiting, input.ended),
+        ConsoleRecord::Terminal(terminal) if !terminal.input.beyond.is_empty() => (&terminal.input.beyond, false),
+        ConsoleRecord::Terminal(_) | ConsoleRecord::Pipes { stdin: None } | ConsoleRecord::None => return Ok(()),
     };
     Client::connect(folder)
-        .and_then(|client| client.feed(&input.waiting, input.ended))
+        .and_then(|client| client.feed(waiting, ended))
         .map_err(RestoreError::Input)
 }

@@ -8,7 +8,7 @@ use floe_image::{
 };
 use floe_resources::file::{
     Holders, OpenContext, Opened, Stash, TablePlan, TcpMode, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
-    place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks,
+    place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks, terminal::MadeTerminals,
 };
 use floe_sys::{
     Pid,
@@ -24,24 +24,23 @@ use std::{
 /// How many files floe holds open at once.
 const WAVE: usize = 200;
 
-/// Opens and places descriptors but the late ones; first the terminal is given to its sessions, since /dev/tty depends on
-/// it. What is returned must be taken care of when the tree is about to run.
+/// Opens and places descriptors but the late ones; first sessions are settled, since /dev/tty depends on them. What is
+/// returned must be taken care of when the tree is about to run.
 pub fn open_all(
     (image, stash): (&Image, &Stash),
     world: &World<'_>,
-    made: &MadeContents,
+    (made, terminals): (&MadeContents, MadeTerminals),
     console: &[OwnedFd; 3],
     (root, tcp): (BorrowedFd<'_>, TcpMode),
 ) -> Result<Opened, RestoreError> {
-    let holder = give_terminals(image, world, console)?;
-    let holder: Option<&Puppet> = holder.and_then(|pid| world.puppets.get(&pid));
-    let tasks = (&world.puppets, holder, world.host_pids());
-    let channel = &world.channel;
-    let mut context = OpenContext::new((root, channel), console, &made.ghosts, image, tasks, tcp)?;
+    let sessions = settle_sessions(image, world, &terminals)?;
+    let tasks = (&world.puppets, world.host_pids());
+    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, tcp)?;
+    context.set_terminals(terminals, sessions);
     context.make_queues(world.seed()?.tid(), image)?;
     let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
     place_all(stash, world, &early, &mut context)?;
-    Ok(context.finish())
+    Ok(context.finish()?)
 }
 
 /// Opens and places the late ones, when all tasks are there and in their namespaces.
@@ -52,7 +51,7 @@ pub fn open_late(
     console: &[OwnedFd; 3],
     (root, tcp): (BorrowedFd<'_>, TcpMode),
 ) -> Result<(), RestoreError> {
-    let tasks = (&world.puppets, None, world.host_pids());
+    let tasks = (&world.puppets, world.host_pids());
     let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, tcp)?;
     let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
     context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();
@@ -145,18 +144,32 @@ pub fn connect_all(
     Ok(())
 }
 
-/// Makes the sandbox's terminal the controlling one of the sessions that had it; returns one of their leaders.
-fn give_terminals(image: &Image, world: &World<'_>, console: &[OwnedFd; 3]) -> Result<Option<i32>, RestoreError> {
-    let mut holder = None;
-    for record in image.processes().iter().filter(|record| record.terminal.is_some()) {
-        let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
-        let puppet = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
-        let number = world.channel.give(&mut Script::new(puppet), &[console[0].as_fd()])?[0] as u64;
+/// Sets the foreground groups of terminals, and takes the session's terminal from processes that have none. Returns the
+/// leaders of the sessions that have one.
+fn settle_sessions<'a>(
+    image: &Image,
+    world: &'a World<'_>,
+    terminals: &MadeTerminals,
+) -> Result<Vec<(Option<u32>, &'a Puppet)>, RestoreError> {
+    let of_leader = |sid: i32| world.record(sid).and_then(|leader| leader.terminal.as_ref());
+    let mut leaders = Vec::new();
+    for record in image.processes() {
+        let Some(link) = of_leader(record.sid.0) else { continue };
+        let is_leader = record.pid == record.sid;
+        let Some(puppet) = world
+            .puppets
+            .get(&record.pid.0)
+            .filter(|_| is_leader || record.no_terminal)
+        else {
+            continue;
+        };
+        let number = world
+            .channel
+            .give(&mut Script::new(puppet), &[terminals.slave(link.pair)?])?[0] as u64;
         let mut batch = puppet.batch();
-        batch.call("take the terminal", libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 1]);
-        if let Some(link) = &record.terminal
-            && link.foreground.0 > 0
-        {
+        if !is_leader {
+            batch.call("leave the terminal", libc::SYS_ioctl, &[number, libc::TIOCNOTTY]);
+        } else if link.foreground.0 > 0 {
             let group = batch.data(&link.foreground.0.to_ne_bytes());
             batch.call(
                 "set the foreground group",
@@ -166,7 +179,9 @@ fn give_terminals(image: &Image, world: &World<'_>, console: &[OwnedFd; 3]) -> R
         }
         batch.call("close the terminal", libc::SYS_close, &[number]);
         puppet.run(&mut batch)?;
-        holder = Some(record.pid.0);
+        if is_leader {
+            leaders.push((link.pair, puppet));
+        }
     }
-    Ok(holder)
+    Ok(leaders)
 }

@@ -32,11 +32,14 @@ use crate::{
 use contents::MadeContents;
 use floe_image::{
     Image, ReadError,
-    record::{ConsoleRecord, NamespaceOrigin, SandboxRecord},
+    record::{ConsoleRecord, NamespaceOrigin},
 };
 use floe_resources::{
     channel::{Channel, ChannelError},
-    file::{FileError, OutsideEnds, PlaceError, Stash, TcpMode},
+    file::{
+        FileError, OutsideEnds, PlaceError, Stash, TcpMode,
+        terminal::{MadeTerminals, has_terminals},
+    },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
     task::{RestoreError as TaskError, SeedState},
@@ -300,7 +303,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     }
     control.enter("launch")?;
     let started = Instant::now();
-    let spec = sandbox_spec(image.sandbox(), request.name, request.foreground);
+    let spec = sandbox_spec(&image, request.name, request.foreground);
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
     let executable = Puppet::seed_program().map_err(|source| RestoreError::System {
         action: "make the seed program".to_owned(),
@@ -340,11 +343,12 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         if shared {
             clocks::set(&image, &world)?;
         }
-        world.grow(&steps, lendings, &made, root.as_fd(), control)?;
+        let terminals = MadeTerminals::make(&image, root.as_fd(), &console[0])?;
+        world.grow(&steps, lendings, (&made, &terminals), root.as_fd(), control)?;
         control.enter("files")?;
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
         let (all, tcp) = ((&image, &stash), request.tcp);
-        let mut opened = files::open_all(all, &world, &made, &console, (root.as_fd(), tcp))?;
+        let mut opened = files::open_all(all, &world, (&made, terminals), &console, (root.as_fd(), tcp))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -357,7 +361,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         files::open_late(all, &world, &made, &console, (root.as_fd(), tcp))?;
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids(), unsent)?;
-        let threads = state::complete(&image, &mut world, crowd, (&base, &console), &sender)?;
+        let threads = state::complete(&image, &mut world, crowd, &base, &sender)?;
         drop(sender);
         drop(one);
         control.enter("freeze")?;
@@ -400,14 +404,16 @@ fn task_error(tid: i32, source: TaskError) -> RestoreError {
     }
 }
 
-fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) -> SandboxSpec {
+fn sandbox_spec(image: &Image, name: Option<String>, foreground: bool) -> SandboxSpec {
+    let record = image.sandbox();
     let origin = |origin: NamespaceOrigin| match origin {
         NamespaceOrigin::Host => Origin::Host,
         NamespaceOrigin::Own => Origin::Own,
     };
     let console = match &record.console {
-        ConsoleRecord::Terminal { window, .. } => Console::Terminal {
-            window: WindowSize { words: *window },
+        ConsoleRecord::Terminal(terminal) => Console::Terminal {
+            window: WindowSize { words: terminal.window },
+            index: terminal.index,
         },
         ConsoleRecord::Pipes { stdin: Some(_) } => Console::Pipes { stdin: true },
         ConsoleRecord::None | ConsoleRecord::Pipes { stdin: None } => Console::Pipes { stdin: foreground },
@@ -424,6 +430,11 @@ fn sandbox_spec(record: &SandboxRecord, name: Option<String>, foreground: bool) 
         cgroup: origin(record.cgroup),
         // A private /proc needs a mount namespace, also for a tree that had none.
         mount: Origin::Own,
+        // Numbers of the tree's terminals may be taken in the host's.
+        devpts: match has_terminals(image.objects()) {
+            true => Origin::Own,
+            false => origin(record.devpts),
+        },
         console,
         remove: foreground,
         ..SandboxSpec::default()

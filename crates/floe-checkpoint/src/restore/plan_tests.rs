@@ -28,6 +28,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         coredump_filter: 0,
         exit_signal: 17,
         terminal: None,
+        no_terminal: false,
         membarrier: 0,
         shared: 0,
         leader_ended: None,

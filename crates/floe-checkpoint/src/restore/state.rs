@@ -3,7 +3,7 @@
 use super::{RestoreError, task_error, tree::World, verify::Finished};
 use floe_image::{
     Image,
-    record::{ConsoleRecord, ProcessRecord, ThreadRecord, VmaSource},
+    record::{ProcessRecord, ThreadRecord, VmaSource},
 };
 use floe_resources::mm;
 use floe_resources::task::{
@@ -15,7 +15,6 @@ use floe_sys::{Pid, memory::MemoryFile};
 use floe_tracee::{Puppet, PuppetError, Registers, Script, Stopped, call_instruction};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::Sender,
 };
 
@@ -59,7 +58,7 @@ pub fn complete<'a>(
     image: &'a Image,
     world: &mut World<'_>,
     crowd: Crowd<'a>,
-    (base, console): (&SeedState, &[OwnedFd; 3]),
+    base: &SeedState,
     finished: &Sender<Finished<'a>>,
 ) -> Result<Vec<Stopped>, RestoreError> {
     let mut done = Vec::new();
@@ -111,7 +110,6 @@ pub fn complete<'a>(
         }
         done.extend(threads.into_iter().flatten().map(Puppet::into_task));
     }
-    set_terminal(image, console)?;
     finish_init(image, world, base, &mut done)?;
     Ok(done)
 }
@@ -319,20 +317,6 @@ fn leave(leader: &Puppet, address: u64) -> Result<(), RestoreError> {
     let arguments = [arena.start, arena.end - arena.start, 0, 0, 0, 0];
     leader.call_at(address, "unmap the stub", libc::SYS_munmap, arguments)?;
     Ok(())
-}
-
-fn set_terminal(image: &Image, console: &[OwnedFd; 3]) -> Result<(), RestoreError> {
-    let ConsoleRecord::Terminal { termios, .. } = &image.sandbox().console else {
-        return Ok(());
-    };
-    let settings = floe_sandbox::TerminalSettings::from_bytes(termios)
-        .ok_or_else(|| RestoreError::Inconsistent("the terminal's settings have the wrong size".to_owned()))?;
-    settings
-        .apply(console[0].as_raw_fd())
-        .map_err(|source| RestoreError::System {
-            action: "set up the terminal".to_owned(),
-            source,
-        })
 }
 
 /// Hands over the leaders; where PID 1 was not saved, the seed becomes a small init.

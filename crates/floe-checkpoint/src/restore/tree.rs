@@ -14,6 +14,7 @@ use floe_image::{
 };
 use floe_resources::{
     channel::Channel,
+    file::terminal::MadeTerminals,
     mm::{Builder, Filled, Filler, first_gap},
     task::restore_login,
 };
@@ -251,12 +252,14 @@ impl<'a> World<'a> {
         &mut self,
         steps: &[Step],
         lendings: HashMap<i32, Lending>,
-        made: &MadeContents,
+        (made, terminals): (&MadeContents, &MadeTerminals),
         root: BorrowedFd<'_>,
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
         let runs = self.memory.runs.values().copied().flatten();
         let total: u64 = runs.map(|run| run.pages * PAGE).sum();
+        // Others make their sessions on the way.
+        self.take_terminal(1, terminals)?;
         self.lendings = lendings.into_iter().map(|(pid, lent)| (pid, Rc::new(lent))).collect();
         for step in steps {
             control.check("tree")?;
@@ -266,7 +269,10 @@ impl<'a> World<'a> {
                     self.build(pid, made, root)?;
                     control.observer.pages(self.written().min(total), total);
                 }
-                Step::NewSession(pid) => self.simple(pid, "make a session", libc::SYS_setsid, &[])?,
+                Step::NewSession(pid) => {
+                    self.simple(pid, "make a session", libc::SYS_setsid, &[])?;
+                    self.take_terminal(pid, terminals)?;
+                }
                 Step::Join { pid, group } => {
                     self.simple(pid, "join a process group", libc::SYS_setpgid, &[0, group as u64])?;
                 }
@@ -280,6 +286,20 @@ impl<'a> World<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the leader of a session its terminal, which those have that it forks from now on.
+    fn take_terminal(&self, pid: i32, terminals: &MadeTerminals) -> Result<(), RestoreError> {
+        let Some(link) = self.record(pid).and_then(|record| record.terminal.as_ref()) else {
+            return Ok(());
+        };
+        let puppet = self.puppet(pid)?;
+        let terminal = terminals.slave(link.pair)?;
+        let number = self.channel.give(&mut Script::new(puppet), &[terminal])?[0] as u64;
+        let mut batch = puppet.batch();
+        batch.call("take the terminal", libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 1]);
+        batch.call("close the terminal", libc::SYS_close, &[number]);
+        Ok(puppet.run(&mut batch)?)
     }
 
     fn simple(&self, pid: i32, what: &'static str, number: i64, arguments: &[u64]) -> Result<(), RestoreError> {

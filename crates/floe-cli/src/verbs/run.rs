@@ -98,7 +98,7 @@ impl Run {
     fn spec(&self) -> SandboxSpec {
         let console = if self.tty {
             let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
-            Console::Terminal { window }
+            Console::Terminal { window, index: 0 }
         } else {
             Console::Pipes { stdin: !self.detach }
         };

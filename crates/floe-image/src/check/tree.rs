@@ -211,8 +211,6 @@ fn living(image: &Image, process: &ProcessRecord) -> Result<(), TreeFault> {
         let found = directory.ghost.is_none_or(|id| is_directory(image, id));
         ensure(found, || TreeFault::Directory { pid, what })?;
     }
-    let terminal = process.terminal.as_ref().is_none_or(|link| is_path(&link.path));
-    ensure(terminal, || TreeFault::Path { pid, what: "terminal" })?;
     siginfos(pid, &process.pending)?;
     let extended = image.header().xstate_size as usize;
     let mut threads = process.threads.iter();

@@ -11,6 +11,7 @@ mod process;
 mod sandbox;
 mod seccomp;
 mod switches;
+mod terminal;
 mod time;
 mod vma_details;
 
@@ -35,6 +36,7 @@ pub use process::{
 pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
 pub use seccomp::{SeccompFilter, SeccompRecord};
 pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
+pub use terminal::{OutputStop, TerminalInput, TerminalRecord};
 pub use time::{ClocksRecord, PosixTimerRecord, TimerExpiry};
 pub use vma_details::{RangePolicy, VmaDetails};
 

@@ -58,6 +58,8 @@ pub struct ProcessRecord {
     pub exit_signal: i32,
     /// Controlling terminal of a session leader.
     pub terminal: Option<TerminalLink>,
+    /// Whether it has none where its session has one.
+    pub no_terminal: bool,
     /// MEMBARRIER_CMD_GET_REGISTRATIONS: the registering commands of membarrier(2) that were issued, ored.
     pub membarrier: u32,
     /// What it shares with its parent: CLONE_VM, CLONE_FS, CLONE_FILES and CLONE_SIGHAND, ored. A process that shares
@@ -94,9 +96,8 @@ pub enum ProcessState {
 /// A controlling terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalLink {
-    /// Path inside the sandbox.
-    #[serde(with = "serde_bytes")]
-    pub path: Vec<u8>,
+    /// Which: the number of a terminal of the tree's own, `None` for the sandbox's.
+    pub pair: Option<u32>,
     /// Foreground process group.
     pub foreground: NsPid,
 }

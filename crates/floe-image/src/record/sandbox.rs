@@ -1,6 +1,6 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
-use super::{ClocksRecord, IpcRecord};
+use super::{ClocksRecord, IpcRecord, TerminalRecord};
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -55,13 +55,7 @@ pub enum ConsoleRecord {
         stdin: Option<InputRecord>,
     },
     /// A pseudo-terminal whose master the monitor holds.
-    Terminal {
-        /// The 36 bytes or more of `struct termios2`.
-        #[serde(with = "serde_bytes")]
-        termios: Vec<u8>,
-        /// Rows, columns, x pixels, y pixels.
-        window: [u16; 4],
-    },
+    Terminal(TerminalRecord),
 }
 
 /// What was on its way to the workload's standard input.
@@ -89,6 +83,8 @@ pub struct SandboxRecord {
     pub cgroup: NamespaceOrigin,
     /// Mount namespace; an own one is the host's mounts with a private /proc.
     pub mount: NamespaceOrigin,
+    /// The devpts at /dev/pts.
+    pub devpts: NamespaceOrigin,
     /// Whether PID 1 of the namespace is part of the tree. If not, restore puts a small reaping init there.
     pub has_init: bool,
     /// The standard streams.

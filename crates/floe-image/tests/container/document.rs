@@ -82,6 +82,13 @@ fn agree(image: &Image, mut there: Value) -> (Value, Value) {
     (files, objects)
 }
 
+fn terminal_in_json() -> Value {
+    let bytes = |text: &str| Value::from(text.as_bytes());
+    json!({"index": 3, "settings": (0..44).collect::<Vec<u8>>(), "locked": vec![0; 36], "window": [24, 80, 640, 480],
+           "owner": [1000, 5], "mode": 0o620, "exclusive": false, "stopped": "Key",
+           "input": {"bytes": bytes("line\nunfin"), "ends": [4], "pushed": false, "quoting": true, "beyond": bytes("ished")}})
+}
+
 #[test]
 fn a_reader_written_from_the_document_reads_the_golden() {
     let Some(there) = read_elsewhere(Path::new(golden::PATH)) else {
@@ -104,7 +111,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"pipe": 0},
             {"pipe": 1, "path": bytes("/tmp/fifo"), "hung_up": false},
             {"path": bytes("/dev/pts/0")},
-            {"path": bytes("/dev/tty"), "major": 5, "minor": 0},
+            {"path": bytes("/dev/tty"), "terminal": 0},
             {"stream": 1, "capacity": 65_536},
             {"count": 5, "semaphore": true},
             {"mask": 0x200},
@@ -142,6 +149,8 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"path": bytes("/proc/1/limits"), "ended": null},
             {"path": bytes("/proc/12/task/13/comm"), "ended": 13},
             {"name": "net"},
+            {"pair": 0},
+            {"pair": 0},
         ])
     );
     assert_eq!(
@@ -150,6 +159,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"capacity": 65_536, "bytes": bytes("not read yet"),
              "buffers": [{"length": 8, "packet": true}, {"length": 4, "packet": false}]},
             {"capacity": 4096, "bytes": [], "buffers": []},
+            {"terminal": terminal_in_json(),
+             "master": {"multiplexer": 0, "exclusive": false, "stopped": false, "locked": false, "opened": true, "packet": 8,
+                        "input": {"bytes": bytes("said"), "ends": [], "pushed": false, "quoting": false, "beyond": []}}},
         ])
     );
 }

@@ -88,6 +88,26 @@ pub fn stripes(seed: u64, pages: usize) -> Vec<u8> {
         .collect()
 }
 
+fn terminal() -> TerminalRecord {
+    TerminalRecord {
+        index: 3,
+        settings: (0..44).collect(),
+        locked: vec![0; 36],
+        window: [24, 80, 640, 480],
+        owner: [1000, 5],
+        mode: 0o620,
+        exclusive: false,
+        stopped: OutputStop::Key,
+        input: TerminalInput {
+            bytes: b"line\nunfin".to_vec(),
+            ends: vec![4],
+            pushed: false,
+            quoting: true,
+            beyond: b"ished".to_vec(),
+        },
+    }
+}
+
 /// The content of `tests/golden/v1.floe`.
 pub fn whole() -> Sample {
     Sample {
@@ -99,11 +119,9 @@ pub fn whole() -> Sample {
             net: NamespaceOrigin::Host,
             cgroup: NamespaceOrigin::Own,
             mount: NamespaceOrigin::Own,
+            devpts: NamespaceOrigin::Own,
             has_init: true,
-            console: ConsoleRecord::Terminal {
-                termios: (0..44).collect(),
-                window: [24, 80, 640, 480],
-            },
+            console: ConsoleRecord::Terminal(terminal()),
             log: Some(5000),
             command: vec!["sh".to_owned(), "-c".to_owned(), "sleep 1 | caf\u{e9}".to_owned()],
             clocks: ClocksRecord {
@@ -201,6 +219,7 @@ pub fn whole() -> Sample {
         objects: vec![
             pipe(0, 65_536, b"not read yet", &[(8, true), (4, false)]),
             pipe(1, 4096, b"", &[]),
+            terminal_object(),
         ],
         descriptor_tables: vec![
             table(
@@ -280,6 +299,7 @@ pub fn tiny() -> Sample {
             net: NamespaceOrigin::Host,
             cgroup: NamespaceOrigin::Host,
             mount: NamespaceOrigin::Host,
+            devpts: NamespaceOrigin::Host,
             has_init: true,
             console: ConsoleRecord::None,
             log: None,
@@ -384,10 +404,11 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         oom_score_adj: -500,
         coredump_filter: 0x33,
         exit_signal: 17,
-        terminal: (pid == 1).then(|| TerminalLink {
-            path: b"/dev/pts/0".to_vec(),
+        terminal: (pid == 1).then_some(TerminalLink {
+            pair: Some(0),
             foreground: NsPid(7),
         }),
+        no_terminal: pid == 7,
         membarrier: if pid == 7 { 1 << 4 } else { 0 },
         shared: 0,
         leader_ended: None,
@@ -751,7 +772,7 @@ fn open_files() -> Vec<OpenFileRecord> {
         ("pipe", 0o4_001, 0, body(&0_u32)),
         ("fifo", 0o2, 0, body(&(1_u32, path("/tmp/fifo"), false))),
         ("console-terminal", 0o2, 0, body(&path("/dev/pts/0"))),
-        ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), 5_u64, 0_u64))),
+        ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), Some(0_u32)))),
         ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32))),
         ("eventfd", 0o2, 0, body(&(5_u64, true))),
         ("signalfd", 0o4_002, 0, body(&0x200_u64)),
@@ -811,6 +832,8 @@ fn open_files() -> Vec<OpenFileRecord> {
         ("proc", 0o100_000, 12, body(&(path("/proc/1/limits"), None::<i32>))),
         ("proc", 0o100_000, 3, body(&(path("/proc/12/task/13/comm"), Some(13)))),
         ("namespace", 0o100_000, 0, body(&"net")),
+        ("terminal-master", 0o2, 0, body(&0_u32)),
+        ("terminal-slave", 0o4_001, 0, body(&0_u32)),
     ]
     .into_iter()
     .enumerate()
@@ -933,6 +956,21 @@ fn tcp_connection() -> Vec<u8> {
 
 fn body(value: &impl Serialize) -> Vec<u8> {
     codec::encode(value).expect("a short body")
+}
+
+/// A terminal and its master: in packet mode, with something to tell.
+fn terminal_object() -> ObjectRecord {
+    let read = TerminalInput {
+        bytes: b"said".to_vec(),
+        ..TerminalInput::default()
+    };
+    let master = (0_u8, false, false, false, true, Some(8_u8), read);
+    ObjectRecord {
+        kind: "terminal".to_owned(),
+        id: 0,
+        version: 1,
+        body: body(&(terminal(), Some(master))),
+    }
 }
 
 fn pipe(id: u32, capacity: u32, bytes: &[u8], buffers: &[(u32, bool)]) -> ObjectRecord {

@@ -48,6 +48,8 @@ pub struct Collected {
     keeper: Rc<Keeper>,
     /// Duplicates of files that are only on their way through sockets: contents are read from them.
     _flying: Vec<FoundFile>,
+    /// Leaders of sessions, and which of the tree's terminals controls each.
+    pub sessions: HashMap<Pid, u32>,
 }
 
 impl Collected {
@@ -87,8 +89,10 @@ pub fn collect(
         Some(root) => FoundQueues::survey(root.task(), &processes, (&memory, refusals))?,
         None => FoundQueues::default(),
     };
+    let terminals = super::terminal::FoundTerminals::new(contents.root(), console.terminal.as_deref());
     let mut context = DumpContext {
         console,
+        terminals,
         contents,
         refusals,
         objects: Vec::new(),
@@ -144,6 +148,9 @@ pub fn collect(
         .pipes
         .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
     context.unix.refuse_incomplete(&inside, context.refusals);
+    let super::terminal::ResolvedTerminals { objects, sessions } =
+        context.terminals.resolve(&inside, context.refusals)?;
+    context.objects.extend(objects);
     super::socket::resolve_unix(&mut context.unix, &mut known.records)?;
     let held = super::socket::resolve_tcp(
         (&context.connections, &*context.keeper),
@@ -162,6 +169,7 @@ pub fn collect(
         held,
         keeper: context.keeper,
         _flying: flying,
+        sessions,
     })
 }
 

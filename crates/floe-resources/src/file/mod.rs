@@ -23,6 +23,7 @@ mod reopen;
 mod signals;
 mod socket;
 mod stash;
+pub mod terminal;
 mod unsupported;
 
 pub use collect::{CollectOptions, Collected, collect};
@@ -75,6 +76,8 @@ pub const KINDS: &[&dyn FileKind] = &[
     &pipe::Fifo,
     &console::ConsolePipe,
     &console::ConsoleTerminal,
+    &terminal::Master,
+    &terminal::Slave,
     &event::EventFd,
     &event::SignalFd,
     &event::TimerFd,
@@ -174,6 +177,8 @@ pub struct DumpContext<'a> {
     memory: memory::Memory,
     /// POSIX message queues found so far.
     queues: queue::FoundQueues,
+    /// Terminals found so far.
+    terminals: terminal::FoundTerminals,
     /// The tree's processes: their ids in floe's namespace and in their own.
     processes: Rc<HashMap<Pid, i32>>,
     /// The same of all tasks: zombies and threads too.
@@ -200,18 +205,19 @@ pub struct OpenContext<'a> {
     pub puppets: &'a BTreeMap<i32, floe_tracee::Puppet>,
     /// Processes that are there to end, by the ids of those that they stand for.
     pub ended: BTreeMap<i32, i32>,
-    /// A task of the session that has the terminal, where there is one.
-    pub terminal_holder: Option<&'a floe_tracee::Puppet>,
     /// To hand files over to them.
     pub channel: &'a crate::channel::Channel,
     /// The supplementary groups that they have.
     groups: Vec<u32>,
+    /// Leaders of the sessions that have terminals, by terminal; `None` is the sandbox's own.
+    sessions: HashMap<Option<u32>, &'a floe_tracee::Puppet>,
     /// Pipes made again, by number.
     pub(crate) pipes: HashMap<u32, pipe::MadePipe>,
     unix: socket::MadeUnix,
     inet: socket::MadeInet,
     connections: socket::MadeConnections,
     queues: queue::MadeQueues,
+    terminals: Option<terminal::MadeTerminals>,
     /// What becomes of TCP connections whose other ends are outside.
     tcp: TcpMode,
     /// Their ends, made again, in repair mode.
@@ -228,13 +234,8 @@ pub struct Opened {
     pub outside: Vec<(u32, OwnedFd)>,
 }
 
-/// Tasks of the tree: processes by their ids; one of the session that has the terminal, where there is one; host ids of
-/// processes and zombies.
-type Tasks<'a> = (
-    &'a BTreeMap<i32, floe_tracee::Puppet>,
-    Option<&'a floe_tracee::Puppet>,
-    BTreeMap<i32, Pid>,
-);
+/// Tasks of the tree: processes by their ids; host ids of processes and zombies.
+type Tasks<'a> = (&'a BTreeMap<i32, floe_tracee::Puppet>, BTreeMap<i32, Pid>);
 
 impl<'a> OpenContext<'a> {
     /// A context in which nothing has been opened yet.
@@ -246,7 +247,7 @@ impl<'a> OpenContext<'a> {
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
-        (puppets, terminal_holder, host_pids): Tasks<'a>,
+        (puppets, host_pids): Tasks<'a>,
         tcp: TcpMode,
     ) -> Result<Self, FileError> {
         let groups = getgroups().map_err(FileError::system("read the groups of", "floe"))?;
@@ -259,7 +260,7 @@ impl<'a> OpenContext<'a> {
             host_pids,
             puppets,
             ended: BTreeMap::new(),
-            terminal_holder,
+            sessions: HashMap::new(),
             channel,
             // They come from floe.
             groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
@@ -270,6 +271,7 @@ impl<'a> OpenContext<'a> {
             queues: queue::MadeQueues::default(),
             tcp,
             outside: Vec::new(),
+            terminals: None,
         })
     }
 
@@ -287,14 +289,38 @@ impl<'a> OpenContext<'a> {
         Ok(())
     }
 
-    /// What is left to do.
-    #[must_use]
-    pub fn finish(self) -> Opened {
-        Opened {
+    /// Takes the terminals, which were made before, and the leaders of the sessions that they control.
+    pub fn set_terminals(
+        &mut self,
+        made: terminal::MadeTerminals,
+        sessions: Vec<(Option<u32>, &'a floe_tracee::Puppet)>,
+    ) {
+        self.terminals = Some(made);
+        self.sessions.extend(sessions);
+    }
+
+    /// One of the tree's terminals, for the open file `file`.
+    fn terminal(&self, file: u32, id: u32) -> Result<&terminal::Made, FileError> {
+        let lacking = || FileError::Unknown {
+            id: file,
+            what: "no terminals were made".to_owned(),
+        };
+        self.terminals.as_ref().ok_or_else(lacking)?.get(file, id)
+    }
+
+    /// Completes what waits until all files are open; what is left to do.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn finish(self) -> Result<Opened, FileError> {
+        if let Some(terminals) = self.terminals {
+            terminals.finish()?;
+        }
+        Ok(Opened {
             unsent: self.unix.unsent,
             names: self.unix.bound,
             outside: self.outside,
-        }
+        })
     }
 }
 

@@ -143,6 +143,11 @@ impl Contents {
         under(&self.root, path)
     }
 
+    /// The root directory of the tree's mount namespace.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the file with this `metadata` is, whose link in /proc leads to `target`. The kernel marks deleted files by a
     /// suffix that may as well be part of a name.
     pub(crate) fn place(&self, target: &[u8], metadata: &Metadata) -> Place {

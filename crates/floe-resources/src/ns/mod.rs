@@ -6,7 +6,7 @@ mod mounts;
 pub(crate) use inside::run as run_inside;
 pub use inside::{NsError, root_directory};
 
-use crate::{file::ConsoleLinks, refusal::Refusals, tree::FoundTree};
+use crate::{refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
@@ -24,25 +24,24 @@ pub struct FoundNamespaces {
     pub cgroup: NamespaceOrigin,
     /// Mount.
     pub mount: NamespaceOrigin,
+    /// No namespace: the devpts at /dev/pts.
+    pub devpts: NamespaceOrigin,
 }
 
 /// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before).
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(
-    tree: &FoundTree,
-    console: &ConsoleLinks,
-    refusals: &mut Refusals,
-) -> Result<Option<FoundNamespaces>, NsError> {
+pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
     let pid = root.task();
-    let found = FoundNamespaces {
+    let mut found = FoundNamespaces {
         uts: uts(pid)?,
         ipc: origin(pid, "ipc")?,
         net: origin(pid, "net")?,
         cgroup: origin(pid, "cgroup")?,
         mount: origin(pid, "mnt")?,
+        devpts: NamespaceOrigin::Host,
     };
     if origin(pid, "user")? == NamespaceOrigin::Own {
         refusals.add(
@@ -55,8 +54,8 @@ pub fn find(
     if found.net == NamespaceOrigin::Own {
         refuse_devices(pid, refusals)?;
     }
-    if found.mount == NamespaceOrigin::Own {
-        mounts::refuse_foreign(pid, console.terminal.is_some(), refusals)?;
+    if found.mount == NamespaceOrigin::Own && mounts::look(pid, refusals)? {
+        found.devpts = NamespaceOrigin::Own;
     }
     Ok(Some(found))
 }

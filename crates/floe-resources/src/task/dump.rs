@@ -151,6 +151,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         coredump_filter: 0,
         exit_signal: found.stat.exit_signal,
         terminal: None,
+        no_terminal: false,
         membarrier: 0,
         shared: 0,
         leader_ended: found.leader_ended,

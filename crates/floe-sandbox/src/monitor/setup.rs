@@ -197,15 +197,17 @@ fn open_console(
             state.console = ConsoleState::Pipes(pipes.inodes().map_err(failed("look at the standard streams"))?);
             Ok(ConsoleEnds::pipes(pipes, log))
         }
-        Console::Terminal { window } => {
+        Console::Terminal { window, index } => {
             let path = format!("/proc/{pid}/root/dev/pts/ptmx");
             let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-            let master = open(path.as_str(), flags, Mode::empty()).map_err(failed("open a pseudo-terminal"))?;
-            let number = crate::terminal::unlock(master.as_raw_fd()).map_err(failed("unlock the pseudo-terminal"))?;
+            let open = || open(path.as_str(), flags, Mode::empty());
+            let master = floe_sys::terminal::numbered(index, &mut Vec::new(), open)
+                .map_err(failed(format!("open the pseudo-terminal {index}")))?;
+            floe_sys::terminal::lock(master.as_fd(), false).map_err(failed("unlock the pseudo-terminal"))?;
             window
                 .apply(master.as_raw_fd())
                 .map_err(failed("set the size of the pseudo-terminal"))?;
-            state.console = ConsoleState::Terminal(PathBuf::from(format!("/dev/pts/{number}")));
+            state.console = ConsoleState::Terminal(PathBuf::from(format!("/dev/pts/{index}")));
             Ok(ConsoleEnds::terminal(master, log))
         }
     }

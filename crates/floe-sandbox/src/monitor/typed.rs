@@ -1,7 +1,7 @@
 //! Whether the line that is being typed at a terminal is unfinished. The kernel keeps it back from programs until it ends
 //! (termios(3), canonical mode), and tells nobody how long it is.
 
-use crate::TerminalSettings;
+use floe_sys::terminal::TerminalSettings;
 use std::os::fd::RawFd;
 
 /// The line that is being typed.
@@ -40,7 +40,7 @@ impl TypedLine {
 #[cfg(test)]
 mod tests {
     use super::TypedLine;
-    use crate::TerminalSettings;
+    use floe_sys::terminal::TerminalSettings;
 
     /// As a fresh pseudo-terminal has them: ICRNL; ISIG, ICANON, ECHO; ^C ^\ DEL ^U ^D … ^Z.
     fn settings(local: u32) -> TerminalSettings {

@@ -104,26 +104,40 @@ impl Btf {
             .ok_or_else(|| io::Error::other("a type without a size"))
     }
 
-    /// Byte offset of a member in a structure that was wanted.
+    /// Byte offset of a member in a structure that was wanted. `member` may be a path: `outer.inner`.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> io::Result<u64> {
-        self.find(structure, member).map(|(offset, _)| offset)
+        self.find(structure, member).map(|(bits, _)| bits / 8)
+    }
+
+    /// The bit at which a member begins that is smaller than a byte.
+    pub(super) fn bit(&self, structure: &'static str, member: &str) -> io::Result<u64> {
+        self.find(structure, member).map(|(bits, _)| bits)
     }
 
     /// Whether a member is an array, and not what points to one.
     pub(super) fn is_array(&self, structure: &'static str, member: &str) -> io::Result<bool> {
+        Ok(self.array(structure, member)?.is_some())
+    }
+
+    /// How many elements an array has; `None` for a member that is none.
+    pub(super) fn array(&self, structure: &'static str, member: &str) -> io::Result<Option<u32>> {
         let (_, of) = self.find(structure, member)?;
-        let place = self.places.get(of as usize).copied().unwrap_or(0);
-        Ok(self
-            .kind_at(place as usize)
-            .is_some_and(|(kind, _)| kind == kind::ARRAY))
+        let place = self.places.get(of as usize).copied().unwrap_or(0) as usize;
+        let is_array = self.kind_at(place).is_some_and(|(kind, _)| kind == kind::ARRAY);
+        // Behind the type: of what, by what, how many.
+        Ok(self.word(place + TYPE_BYTES + 8).filter(|_| is_array))
     }
 
-    fn find(&self, structure: &'static str, member: &str) -> io::Result<(u64, u32)> {
-        let found = self.member(self.id(structure)?, member.as_bytes());
-        found.ok_or_else(|| io::Error::other(format!("this kernel's {structure} has no {member}")))
+    fn find(&self, structure: &'static str, path: &str) -> io::Result<(u64, u32)> {
+        let step = |(bits, of), member: &str| {
+            let (more, of) = self.member(of, member.as_bytes())?;
+            Some((bits + more, of))
+        };
+        let found = path.split('.').try_fold((0, self.id(structure)?), step);
+        found.ok_or_else(|| io::Error::other(format!("this kernel's {structure} has no {path}")))
     }
 
-    /// Byte offset and type. Members of unnamed structures and unions within belong to the outer one.
+    /// Offset in bits and type. Members of unnamed structures and unions within belong to the outer one.
     fn member(&self, id: u32, wanted: &[u8]) -> Option<(u64, u32)> {
         let at = *self.places.get(id as usize)? as usize;
         let (kind, count) = self.kind_at(at)?;
@@ -134,8 +148,7 @@ impl Btf {
         for member in (0..count).map(|index| at + TYPE_BYTES + 12 * index) {
             let name = self.name_at(self.word(member)?)?;
             let place = self.word(member + 8)?;
-            let bits = if has_bits { place & 0xff_ffff } else { place };
-            let offset = u64::from(bits / 8);
+            let offset = u64::from(if has_bits { place & 0xff_ffff } else { place });
             if name == wanted {
                 return Some((offset, self.word(member + 4)?));
             }
@@ -155,11 +168,14 @@ mod tests {
 
     #[test]
     fn finds_members_also_of_unnamed_structures() {
-        let types = Btf::read(&["list_head", "mm_struct", "page"]).expect("types of this kernel");
+        let types = Btf::read(&["list_head", "mm_struct", "page", "tty_struct"]).expect("types of this kernel");
         assert_eq!(types.offset("list_head", "prev").ok(), Some(8));
         assert!(types.offset("mm_struct", "ioctx_table").expect("it is there") > 0);
         assert!(types.offset("list_head", "last").is_err());
         assert_eq!(types.is_array("list_head", "prev").ok(), Some(false));
+        assert_eq!(types.array("tty_struct", "name").ok(), Some(Some(64)));
+        let within = types.offset("tty_struct", "flow.stopped").expect("it is there");
+        assert!(within > types.offset("tty_struct", "flow").expect("it is there"));
         assert!(types.id("no_such_struct").is_err());
     }
 

@@ -9,12 +9,14 @@ mod inotify;
 mod mqueue;
 mod semaphores;
 mod tasks;
+mod terminals;
 
 pub use aio::{AioContext, aio_contexts};
 pub use files::FileMemory;
 pub use inotify::{InotifyEvent, InotifyQueue};
 pub use mqueue::{MessageQueue, PriorityMessage};
 pub use semaphores::{Adjustments, semaphore_adjustments};
+pub use terminals::{StoppedOutput, TerminalEnd, TerminalLook, Terminals, WaitingInput};
 
 use bpf::Program;
 use btf::Btf;

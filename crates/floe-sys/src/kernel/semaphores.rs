@@ -68,9 +68,7 @@ fn read(memory: &KernelMemory, list: u64, semaphores: &HashMap<i32, usize>) -> i
 
 /// Numbers of two bytes.
 fn numbers(memory: &KernelMemory, first: u64, count: usize) -> io::Result<Vec<i16>> {
-    let words = (0..count.div_ceil(4) as u64).map(|index| memory.word(first + 8 * index));
-    let words: Vec<u64> = words.collect::<io::Result<_>>()?;
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let bytes = memory.bytes(first, 2 * count)?;
     let pairs = bytes.chunks_exact(2).map(|pair| i16::from_ne_bytes([pair[0], pair[1]]));
-    Ok(pairs.take(count).collect())
+    Ok(pairs.collect())
 }

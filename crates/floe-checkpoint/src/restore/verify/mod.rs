@@ -198,13 +198,9 @@ fn relation(
         return Ok(());
     }
     // Whether it is stopped can't be seen yet: it is on its way from the tracer's stop to its own.
-    if record.sid == record.pid {
-        note(
-            "has a controlling terminal",
-            stat.tty_nr != 0,
-            record.terminal.is_some(),
-        );
-    }
+    let mut leaders = image.processes().iter().filter(|leader| leader.pid == record.sid);
+    let has_terminal = leaders.any(|leader| leader.terminal.is_some()) && !record.no_terminal;
+    note("has a controlling terminal", stat.tty_nr != 0, has_terminal);
     Ok(())
 }
 

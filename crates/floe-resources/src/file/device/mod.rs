@@ -1,7 +1,9 @@
 //! Character devices without a state of their own: null, zero, full, random, urandom; and /dev/tty, which each session
 //! sees as its own terminal.
 
-use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags};
+use super::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags, terminal::Owner,
+};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::{open_in_root, pidfd_getfd, pidfd_open};
 use nix::{
@@ -36,26 +38,16 @@ struct Body {
     minor: u64,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct TerminalBody {
+    #[serde(with = "serde_bytes")]
+    path: Vec<u8>,
+    /// Which of the tree's terminals it is; `None` for the sandbox's own.
+    terminal: Option<u32>,
+}
+
 fn number(file: &FoundFile) -> (u64, u64) {
     (major(file.metadata.rdev()), minor(file.metadata.rdev()))
-}
-
-fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-    let Some(path) = named(file, "device", context) else {
-        return Ok(None);
-    };
-    let (major, minor) = number(file);
-    Ok(Some(codec::encode(&Body { path, major, minor })?))
-}
-
-fn describe(record: &OpenFileRecord) -> Result<String, FileError> {
-    let body: Body = decode(record)?;
-    Ok(String::from_utf8_lossy(&body.path).into_owned())
-}
-
-fn obstacle(record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-    let body: Body = decode(record)?;
-    path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFCHR)
 }
 
 impl FileKind for Device {
@@ -68,7 +60,11 @@ impl FileKind for Device {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        dump(file, context)
+        let Some(path) = named(file, "device", context) else {
+            return Ok(None);
+        };
+        let (major, minor) = number(file);
+        Ok(Some(codec::encode(&Body { path, major, minor })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
@@ -93,11 +89,13 @@ impl FileKind for Device {
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
-        describe(record)
+        let body: Body = decode(record)?;
+        Ok(String::from_utf8_lossy(&body.path).into_owned())
     }
 
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-        obstacle(record, root)
+        let body: Body = decode(record)?;
+        path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFCHR)
     }
 }
 
@@ -106,22 +104,30 @@ impl FileKind for ControllingTerminal {
         "controlling-terminal"
     }
 
-    fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
-        file.file_type() == libc::S_IFCHR && number(file) == CONTROLLING_TERMINAL && console.terminal.is_some()
+    fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
+        file.file_type() == libc::S_IFCHR && number(file) == CONTROLLING_TERMINAL
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        dump(file, context)
+        let Some(path) = named(file, "device", context) else {
+            return Ok(None);
+        };
+        let terminal = match context.terminals.note(file, context.refusals) {
+            Some(Owner::Console) => None,
+            Some(Owner::Pair(pair)) => Some(pair),
+            None => return Ok(None),
+        };
+        Ok(Some(codec::encode(&TerminalBody { path, terminal })?))
     }
 
     /// Which terminal /dev/tty is depends on who opens it, so a task of the session does.
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let body: Body = decode(record)?;
+        let body: TerminalBody = decode(record)?;
         let lacking = || FileError::Unknown {
             id: record.id,
-            what: "no session of the tree has a terminal".to_owned(),
+            what: "no session of the tree has its terminal".to_owned(),
         };
-        let holder = context.terminal_holder.ok_or_else(lacking)?;
+        let holder = *context.sessions.get(&body.terminal).ok_or_else(lacking)?;
         let mut batch = holder.batch();
         let path = batch.data(&[body.path.as_slice(), &[0]].concat());
         let at = libc::AT_FDCWD as u64;
@@ -142,11 +148,13 @@ impl FileKind for ControllingTerminal {
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
-        describe(record)
+        let body: TerminalBody = decode(record)?;
+        Ok(String::from_utf8_lossy(&body.path).into_owned())
     }
 
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-        obstacle(record, root)
+        let body: TerminalBody = decode(record)?;
+        path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFCHR)
     }
 }
 

@@ -11,6 +11,7 @@ use victims::{
     Findings, Stage, call,
     descriptor::{borrowed, open, try_open},
     memory::Mapping,
+    pty::{self, Pty},
     stage::fork,
 };
 
@@ -34,7 +35,8 @@ pub const KINDS: &[(&str, Make)] = &[
     ("large-buffers", large_buffers),
     ("fifo", fifo),
     ("deleted-fifo", deleted_fifo),
-    ("terminal", terminal),
+    ("terminal-discipline", terminal_discipline),
+    ("terminal-echo", terminal_echo),
     ("kernel-log", |_| opened("/dev/kmsg", libc::O_RDONLY)),
     ("block-device", |_| opened_kind("/dev", libc::S_IFBLK)),
     ("pressure-trigger", |_| opened("/proc/pressure/cpu", libc::O_RDWR)),
@@ -207,17 +209,21 @@ fn deleted_fifo(stage: &Stage) -> io::Result<Check> {
     Ok(unchanged(fd))
 }
 
-fn terminal(_: &Stage) -> io::Result<Check> {
-    let pair = nix::pty::openpty(None, None).map_err(io::Error::from)?;
-    use std::os::fd::IntoRawFd;
-    // The master is a finding of its own.
-    let (master, slave) = (pair.master.into_raw_fd(), pair.slave.into_raw_fd());
-    let mut masters = unchanged(master);
-    let mut slaves = unchanged(slave);
-    Ok(Box::new(move |findings: &mut Findings| {
-        masters(findings);
-        slaves(findings);
-    }))
+/// Bytes go nowhere (N_NULL).
+fn terminal_discipline(_: &Stage) -> io::Result<Check> {
+    const N_NULL: i32 = 27;
+    let pty = Pty::new();
+    pty::ioctl(pty.slave, libc::TIOCSETD, N_NULL)?;
+    Ok(unchanged(pty.slave))
+}
+
+/// What is typed while output is stopped is echoed later.
+fn terminal_echo(_: &Stage) -> io::Result<Check> {
+    const TCXONC: libc::c_ulong = 0x540A;
+    let pty = Pty::new();
+    pty::command(pty.slave, TCXONC, 0)?;
+    pty::put(pty.master, b"typed");
+    Ok(unchanged(pty.slave))
 }
 
 fn cgroup_file(_: &Stage) -> io::Result<Check> {
