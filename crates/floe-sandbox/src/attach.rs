@@ -166,6 +166,7 @@ impl Client {
             detachable: raw.is_some(),
             input: wishes.input.then(|| stdin.as_fd()),
             held: Vec::new(),
+            leaves: false,
             outgoing: VecDeque::new(),
             forward,
         };
@@ -226,6 +227,8 @@ struct Relay<'a, F> {
     input: Option<BorrowedFd<'a>>,
     /// The first of the detaching keys, until it is known what follows.
     held: Vec<u8>,
+    /// Whether the detaching keys were typed: what was typed before them goes out still.
+    leaves: bool,
     /// Messages that the monitor has no room for yet. It is never waited for: it may itself wait until its output is read.
     outgoing: VecDeque<(u8, Vec<u8>)>,
     forward: F,
@@ -236,6 +239,9 @@ impl<F: FnMut(i32)> Relay<'_, F> {
         self.send_size();
         loop {
             self.flush()?;
+            if self.leaves && self.outgoing.is_empty() {
+                return Ok(Attached::Detached);
+            }
             let ready = self.wait()?;
             if ready.signal
                 && let Some(end) = self.signals()?
@@ -251,7 +257,7 @@ impl<F: FnMut(i32)> Relay<'_, F> {
                 && let Some(fd) = self.input
             {
                 match self.read_input(fd) {
-                    Typed::Detach => return Ok(Attached::Detached),
+                    Typed::Detach => (self.leaves, self.input) = (true, None),
                     Typed::End => self.input = None,
                     Typed::More => {}
                 }
@@ -348,7 +354,12 @@ impl<F: FnMut(i32)> Relay<'_, F> {
             Ok(got) => {
                 let mut bytes = std::mem::take(&mut self.held);
                 bytes.extend_from_slice(&buffer[..got]);
-                if self.detachable && bytes.windows(2).any(|pair| pair == DETACH_KEYS) {
+                let keys = bytes.windows(2).position(|pair| pair == DETACH_KEYS);
+                if let Some(at) = keys.filter(|_| self.detachable) {
+                    bytes.truncate(at);
+                    if !bytes.is_empty() {
+                        self.outgoing.push_back((kind::INPUT, bytes));
+                    }
                     return Typed::Detach;
                 }
                 if self.detachable && bytes.last() == Some(&DETACH_KEYS[0]) {
