@@ -191,3 +191,137 @@ fn a_log_that_is_followed() {
     program.finish();
     assert_eq!(program.result(), "same 1\n");
 }
+
+/// What a terminal multiplexer shows of a pane, all of it.
+fn pane(program: &Program<'_>, pane: &str) -> String {
+    let name = format!("shown-{pane}");
+    let _gone = fs::remove_file(program.file(&name));
+    let wanted = format!("{pane} {name}\n");
+    fs::write(program.file("show.new"), wanted).expect("ask");
+    fs::rename(program.file("show.new"), program.file("show")).expect("ask");
+    program.await_file(&name);
+    fs::read_to_string(program.file(&name)).expect("what is shown")
+}
+
+/// Two panes, in each a shell that is typed to while it prints; what is typed comes from a program beside them.
+#[test]
+fn a_terminal_multiplexer_with_two_panes() {
+    if !has("tmux") {
+        return;
+    }
+    let host = Host::new();
+    let script = r#"
+        t() { tmux -S "$PWD/socket" -f /dev/null "$@"; }
+        export PS1='$ ' TERM=xterm
+        reads='n=0; while read -r line; do n=$((n+1)); echo "$line is $n"; done'
+        t new-session -d -x 60 -y 20 "bash -c '$reads'"
+        t set-option -g history-limit 100000
+        t split-window "bash -c '$reads'"
+        t list-panes > panes
+        touch ready
+        n=0
+        until [ -e stop ]; do
+            n=$((n+1))
+            for pane in 0 1; do t send-keys -t $pane -l "word$pane-$n" && t send-keys -t $pane Enter; done
+            [ $n != 20 ] || touch worked
+            sleep 0.01
+            if [ -e show ]; then
+                read -r pane name < show; rm show
+                t capture-pane -p -S - -t "$pane" > "$name.new"; mv "$name.new" "$name"
+            fi
+        done
+        echo $n > count
+        until [ -e end ]; do
+            if [ -e show ]; then
+                read -r pane name < show; rm show
+                t capture-pane -p -S - -t "$pane" > "$name.new"; mv "$name.new" "$name"
+            fi
+            sleep 0.02
+        done
+        t kill-server
+        echo whole
+    "#;
+    let program = Program::start(&host, "tmux", &["bash", "-c", script]);
+    program.await_file("ready");
+    // Its clients hand it their descriptors; before it serves a pane it looks through its own.
+    let passing = [
+        "descriptors that wait in a socket",
+        "a file of /proc",
+        "wait to be accepted",
+        "a connection that is not accepted yet",
+        "this connection is closed",
+    ];
+    program.round_trips_between(ROUNDS, &passing);
+    program.await_file("worked");
+    program.finish();
+    program.await_file("count");
+    let count = fs::read_to_string(program.file("count")).expect("how many");
+    let count: usize = count.trim().parse().expect("a number");
+    assert!(count > 10, "{count}");
+    for number in ["0", "1"] {
+        let last = format!("word{number}-{count} is {count}");
+        let mut shown = String::new();
+        until(&last, || {
+            shown = pane(&program, number);
+            shown.lines().any(|line| line == last)
+        });
+        let answers: Vec<&str> = shown.lines().filter(|line| line.contains(" is ")).collect();
+        let wanted: Vec<String> = (1..=count).map(|n| format!("word{number}-{n} is {n}")).collect();
+        let first = wanted.len() - answers.len().min(wanted.len());
+        assert_eq!(answers, wanted[first..], "pane {number}");
+    }
+    fs::write(program.file("end"), "").expect("tell it to end");
+    assert_eq!(program.result(), "whole\n");
+}
+
+/// Each makes a pseudo-terminal for a shell and stands between: what goes through must be what came.
+#[test]
+fn programs_between_a_terminal_and_a_shell() {
+    let host = Host::new();
+    // As sshd has it: one side is a pipe, the other a terminal in raw mode.
+    let sshd = r#"
+import os, pty, select, hashlib, time
+pid, master = pty.fork()
+if pid == 0: os.execvp("bash", ["bash", "-c", "stty raw -echo; echo r; exec cat"])
+while b"r" not in os.read(master, 1): pass
+while b"\n" not in os.read(master, 1): pass
+os.set_blocking(master, False)
+open("ready", "w").close()
+sent, got, n, rest = hashlib.sha256(), hashlib.sha256(), 0, b""
+size = back = 0
+while not (os.path.exists("stop") and not rest and size == back):
+    if not rest and not os.path.exists("stop"):
+        n += 1; rest = b"%d %s\n" % (n, os.urandom(n % 3000)); sent.update(rest); size += len(rest)
+    r, w, _ = select.select([master], [master] if rest else [], [], 0.05)
+    if w:
+        try: rest = rest[os.write(master, rest):]
+        except BlockingIOError: pass
+    if r:
+        try: piece = os.read(master, 2000)
+        except BlockingIOError: continue
+        got.update(piece); back += len(piece)
+    time.sleep(0.0005)
+print("same", sent.digest() == got.digest(), n > 20)
+"#;
+    let program = Program::start(&host, "sshd", &["python3", "-c", sshd]);
+    program.await_file("ready");
+    program.round_trips(ROUNDS);
+    program.finish();
+    assert_eq!(program.result(), "same True True\n");
+    if has("script") {
+        let inner = "n=0; until [ -e stop ]; do n=$((n+1)); echo line $n; sleep 0.002; done; echo lines $n";
+        let program = Program::start(&host, "script", &["script", "-q", "-c", inner, "typescript"]);
+        until("lines", || program.file("typescript").exists());
+        program.round_trips(ROUNDS);
+        program.finish();
+        let log = program.result();
+        let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
+        let (last, lines) = lines.split_last().expect("lines");
+        let wanted: Vec<String> = (1..=lines.len()).map(|n| format!("line {n}")).collect();
+        assert_eq!(
+            (*last, lines.len() > 30),
+            (format!("lines {}", lines.len()).as_str(), true)
+        );
+        assert_eq!(lines, wanted);
+    }
+}
