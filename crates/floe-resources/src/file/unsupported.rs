@@ -107,12 +107,6 @@ pub(super) fn reason(found: &FoundFile) -> (String, &'static str) {
 }
 
 fn device(link: &str) -> (String, &'static str) {
-    if link.starts_with("/dev/pts/") {
-        return (
-            "a terminal that is not the sandbox's own can't be carried yet".to_owned(),
-            "start the workload with floe run -t, or with its standard streams in files",
-        );
-    }
     match DEVICES.iter().find(|(path, ..)| *path == link) {
         Some((path, behind, advice)) => (format!("the device {path} has {behind} behind it"), advice),
         None => (
