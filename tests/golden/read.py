@@ -261,7 +261,7 @@ outside = fields(
     send_from=u32, sent=raw, unsent=raw, receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
     scale=optional(times(u8, 2)), selective=boolean, timestamp=optional(u32), room=u32,
 )
-other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None))
+other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None), ("Unaccepted", None))
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
@@ -288,7 +288,8 @@ OPEN_FILE_BODIES = {
     ),
     "inet-socket": fields(
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
-        options=options,
+        waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=raw)),
+        ended=optional(raw), options=options,
     ),
     "tcp-connection": fields(
         family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=raw,

@@ -47,8 +47,6 @@ const SOCKETS: [Case; 12] = [
     ("socket-netlink", &["(socket:["], "a netlink socket"),
     ("socket-packet", &["(socket:["], "a packet socket"),
     ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
-    ("socket-tcp-ended", &["(socket:["], "whose connection has ended"),
-    ("socket-tcp-waiting", &["(socket:["], "wait to be accepted"),
     ("socket-udp-waiting", &["(socket:["], "datagrams that wait"),
     ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),
     ("socket-unix-waiting", &["(socket:["], "wait to be accepted"),

@@ -28,7 +28,14 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 4] = ["epoll-targets", "sockets-flight", "sockets-inet", "sockets-tcp"];
+const WITH_PORTS: [&str; 6] = [
+    "epoll-targets",
+    "sockets-ended",
+    "sockets-flight",
+    "sockets-inet",
+    "sockets-tcp",
+    "sockets-unaccepted",
+];
 
 fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
     let options: &[&str] = if WITH_PORTS.contains(&name) {
@@ -149,7 +156,9 @@ victims! {
     sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
     sockets_names "sockets-names",
+    sockets_ended "sockets-ended",
     sockets_tcp "sockets-tcp",
+    sockets_unaccepted "sockets-unaccepted",
     aio_rings "aio-rings",
     sockets_unix "sockets-unix",
     stack_grows "stack-grows",

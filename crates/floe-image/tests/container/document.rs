@@ -132,9 +132,12 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              ],
              "options": [{"level": 1, "name": 16, "value": [1, 0, 0, 0]}]},
             {"family": 2, "kind": 1, "protocol": 6, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": null,
-             "listens": 128, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+             "listens": 128, "waiting": [{
+                "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 40_000}},
+                "client": null, "shut": 0, "queue": bytes("hello"),
+             }], "ended": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
-             "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+             "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}},
              "other": {"Outside": {

@@ -922,6 +922,12 @@ fn inet_socket(
     listens: Option<u32>,
 ) -> Vec<u8> {
     let options = [(1_i32, 9_i32, vec![1_u8, 0, 0, 0])];
+    let [here, there] = [80_u16, 40_000].map(|port| (0_u32, [127_u8, 0, 0, 1], port));
+    let waiting: Vec<_> = listens
+        .map(|_| (here, there, None::<u32>, 0_u8, path_of("hello")))
+        .into_iter()
+        .collect();
+    let ended = None::<Vec<u8>>;
     body(&(
         family,
         kind,
@@ -929,6 +935,8 @@ fn inet_socket(
         addresses.0,
         addresses.1,
         listens,
+        waiting,
+        ended,
         options.to_vec(),
     ))
 }

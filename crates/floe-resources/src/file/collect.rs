@@ -153,7 +153,7 @@ pub fn collect(
     context.objects.extend(objects);
     super::socket::resolve_unix(&mut context.unix, &mut known.records)?;
     let held = super::socket::resolve_tcp(
-        (&context.connections, &*context.keeper),
+        (&context.connections, &*context.keeper, &context.memory),
         &mut known.records,
         context.refusals,
     )?;

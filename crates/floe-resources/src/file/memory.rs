@@ -1,6 +1,6 @@
 //! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
 
-use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue};
+use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue, WaitingConnection};
 use std::{cell::OnceCell, io, os::fd::BorrowedFd};
 
 /// It, or why it can't be read.
@@ -23,5 +23,10 @@ impl Memory {
     /// What a message queue holds.
     pub(super) fn message_queue(&self, queue: BorrowedFd<'_>) -> io::Result<MessageQueue> {
         self.get()?.message_queue(queue)
+    }
+
+    /// Connections that wait to be accepted.
+    pub(super) fn waiting_connections(&self, listener: BorrowedFd<'_>) -> io::Result<Vec<WaitingConnection>> {
+        self.get()?.waiting_connections(listener)
     }
 }

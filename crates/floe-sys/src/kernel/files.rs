@@ -1,6 +1,6 @@
 //! What open files hold.
 
-use super::{KernelMemory, inotify, mqueue};
+use super::{KernelMemory, connections, inotify, mqueue};
 use std::io;
 
 /// The kernel's memory, to be read for what open files hold.
@@ -12,6 +12,7 @@ impl FileMemory {
     /// # Errors
     /// Those of [`aio_contexts`](super::aio_contexts).
     pub fn open() -> io::Result<Self> {
-        KernelMemory::open(&[&inotify::STRUCTURES[..], &mqueue::STRUCTURES].concat()).map(Self)
+        let structures = [&inotify::STRUCTURES[..], &mqueue::STRUCTURES, &connections::STRUCTURES];
+        KernelMemory::open(&structures.concat()).map(Self)
     }
 }

@@ -4,6 +4,7 @@
 mod aio;
 mod bpf;
 mod btf;
+mod connections;
 mod files;
 mod inotify;
 mod mqueue;
@@ -12,6 +13,7 @@ mod tasks;
 mod terminals;
 
 pub use aio::{AioContext, aio_contexts};
+pub use connections::WaitingConnection;
 pub use files::FileMemory;
 pub use inotify::{InotifyEvent, InotifyQueue};
 pub use mqueue::{MessageQueue, PriorityMessage};
@@ -21,6 +23,7 @@ pub use terminals::{StoppedOutput, TerminalEnd, TerminalLook, Terminals, Waiting
 use bpf::Program;
 use btf::Btf;
 use std::{
+    cell::OnceCell,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
@@ -33,6 +36,7 @@ struct KernelMemory {
     types: Btf,
     reader: Program,
     block_reader: Program,
+    direct_map: OnceCell<(u64, u64)>,
 }
 
 /// How many words a block has: programs have a frame of 512 bytes.
@@ -93,6 +97,7 @@ impl KernelMemory {
             types,
             reader,
             block_reader,
+            direct_map: OnceCell::new(),
         })
     }
 
@@ -143,6 +148,37 @@ impl KernelMemory {
         }
         bytes.truncate(length);
         Ok(bytes)
+    }
+
+    /// Where the kernel sees the `struct page` of memory's first page, and that page itself. Where it chooses places by
+    /// chance it tells them in variables; else they are fixed, arch/x86/include/asm/page_64_types.h.
+    fn direct_map(&self) -> io::Result<(u64, u64)> {
+        match self.direct_map.get() {
+            Some(known) => Ok(*known),
+            None => self
+                .find_direct_map()
+                .map(|found| *self.direct_map.get_or_init(|| found)),
+        }
+    }
+
+    fn find_direct_map(&self) -> io::Result<(u64, u64)> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(io::Error::other("where this machine's kernel sees memory is not known"));
+        }
+        let symbols = std::fs::read_to_string("/proc/kallsyms")?;
+        let variable = |name: &str, fixed: u64| {
+            let line = symbols.lines().find(|line| line.split(' ').nth(2) == Some(name));
+            let place = line.and_then(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok());
+            match place {
+                None => Ok(fixed),
+                Some(0) => Err(io::Error::other("the kernel hides its symbols (kernel.kptr_restrict)")),
+                Some(place) => self.word(place),
+            }
+        };
+        Ok((
+            variable("vmemmap_base", 0xffff_ea00_0000_0000)?,
+            variable("page_offset_base", 0xffff_8880_0000_0000)?,
+        ))
     }
 
     /// The `struct file` behind a descriptor of the caller's.

@@ -4,10 +4,10 @@ use super::{
     Maker, duplicate, family, fetch, has_error, has_events, number_option,
     options::{self, SocketOption},
     refuse, system,
-    tcp::is_connection,
+    tcp::{FoundListener, Waiting, connect_all, ended, is_connection, to_be_read},
 };
 use crate::{
-    file::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, set_status},
+    file::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status},
     ns,
 };
 use floe_image::{codec, record::OpenFileRecord};
@@ -16,9 +16,10 @@ use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     sched::CloneFlags,
-    sys::socket::{MsgFlags, SockaddrLike, SockaddrStorage, bind, connect, getpeername, getsockname, recv},
+    sys::socket::{SockaddrLike, SockaddrStorage, bind, connect, getpeername, getsockname},
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use std::{
     collections::HashMap,
     io,
@@ -46,6 +47,10 @@ struct Body {
     remote: Option<SocketAddr>,
     /// How many connections may wait, where it listens.
     listens: Option<u32>,
+    /// Those that do, the one that is accepted first at first.
+    waiting: Vec<Waiting>,
+    /// Of one whose connection has ended: what still waits to be read.
+    ended: Option<ByteBuf>,
     options: Vec<SocketOption>,
 }
 
@@ -56,6 +61,8 @@ impl Body {
             self.kind == libc::SOCK_DGRAM && [libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE].contains(&self.protocol);
         [libc::AF_INET, libc::AF_INET6].contains(&self.family)
             && (is_tcp && self.remote.is_none() || is_udp && self.listens.is_none())
+            && (self.waiting.is_empty() || self.listens.is_some())
+            && (self.ended.is_none() || is_tcp && self.listens.is_none())
             && options::are_possible(&self.options)
     }
 }
@@ -100,6 +107,16 @@ impl TcpState {
         self.state == TCP_ESTABLISHED || self.has_sent_end() || self.has_got_end()
     }
 
+    /// Whether connections wait to be accepted.
+    pub(super) fn waits(&self) -> bool {
+        self.count() != 0
+    }
+
+    /// How many do.
+    pub(super) fn count(&self) -> usize {
+        self.waiting as usize
+    }
+
     /// Whether this end sends no more.
     pub(super) fn has_sent_end(&self) -> bool {
         [TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_CLOSING].contains(&self.state)
@@ -140,6 +157,8 @@ impl FileKind for Inet {
             local: Address::local(socket).map_err(wrap("read the address of"))?,
             remote: None,
             listens: None,
+            waiting: Vec::new(),
+            ended: None,
             options: Vec::new(),
         };
         if !body.is_possible() {
@@ -154,24 +173,20 @@ impl FileKind for Inet {
                 "a socket with an error that nobody has read can't be carried yet",
             );
         }
+        let mut listener = None;
         if kind == libc::SOCK_STREAM {
             let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
             match tcp.state {
-                TCP_LISTEN if tcp.waiting == 0 => body.listens = Some(tcp.most),
-                TCP_LISTEN => {
-                    context.connections.waiting.extend(body.local);
-                    return refuse(
-                        file,
-                        context,
-                        "connections that wait to be accepted can't be carried yet",
-                    );
-                }
-                _ if was_connected(socket) => {
-                    return refuse(
-                        file,
-                        context,
-                        "a TCP socket whose connection has ended can't be carried",
-                    );
+                TCP_LISTEN => match FoundListener::read(file, &context.memory, context.refusals)? {
+                    Some(found) => (body.listens, listener) = (Some(tcp.most), Some(found)),
+                    None => {
+                        context.connections.hidden.extend(body.local);
+                        return Ok(None);
+                    }
+                },
+                _ if options::has_been_connected(socket) => {
+                    let queue = to_be_read(socket, &context.keeper).map_err(wrap("look at what waits in"))?;
+                    body.ended = Some(ByteBuf::from(queue));
                 }
                 _ => {}
             }
@@ -195,6 +210,7 @@ impl FileKind for Inet {
             return refuse(file, context, &options::refusal(&others));
         }
         body.options = options;
+        context.connections.listening.extend(listener);
         Ok(Some(codec::encode(&body)?))
     }
 
@@ -203,6 +219,11 @@ impl FileKind for Inet {
         let socket = if body.listens.is_some() {
             listening(record.id, &body, context)?;
             duplicate(record.id, &context.inet.listening[&record.id].1)?
+        } else if let Some(queue) = &body.ended {
+            let socket = ended(record.id, (body.family, body.local), queue, context)?;
+            let failed = |source| system("set the options of", record.id, source);
+            options::set(socket.as_fd(), &body.options).map_err(|error| failed(error.into()))?;
+            socket
         } else {
             let socket = new_in_tree(record.id, (body.family, body.kind, body.protocol), context)?;
             set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
@@ -210,6 +231,11 @@ impl FileKind for Inet {
         };
         set_status(socket.as_fd(), record)?;
         Ok(socket)
+    }
+
+    /// When all connections are made that come by this socket, those can be made that nobody has accepted.
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        connect_all(record.id, &possible(record)?.waiting, holders)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
@@ -221,8 +247,10 @@ impl FileKind for Inet {
         };
         let local = body.local.map(|local| format!(" {local}")).unwrap_or_default();
         let state = match (body.listens, body.remote) {
-            (Some(_), _) => ", listens".to_owned(),
+            (Some(_), _) if body.waiting.is_empty() => ", listens".to_owned(),
+            (Some(_), _) => format!(", listens, {} connections wait", body.waiting.len()),
             (None, Some(remote)) => format!(", sends to {remote}"),
+            (None, None) if body.ended.is_some() => ", ended".to_owned(),
             (None, None) => String::new(),
         };
         Ok(format!("{protocol}{local}{state}"))
@@ -231,6 +259,24 @@ impl FileKind for Inet {
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         possible(record).map(|_| None)
     }
+}
+
+/// Completes the records of sockets that listen, in the order in which they were found, with the connections that wait there.
+pub(super) fn note_waiting(
+    records: &mut [OpenFileRecord],
+    waiting: impl Iterator<Item = Result<Vec<Waiting>, FileError>>,
+) -> Result<(), FileError> {
+    let mut waiting = waiting;
+    for record in records.iter_mut().filter(|record| record.kind == NAME) {
+        let mut body: Body = decode(record)?;
+        if body.listens.is_some()
+            && let Some(found) = waiting.next()
+        {
+            body.waiting = found?;
+            record.body = codec::encode(&body)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sockets that listen, made again: of which file, and at what address.
@@ -315,7 +361,15 @@ pub(super) fn new_in_tree(
     (family, kind, protocol): (i32, i32, i32),
     context: &OpenContext<'_>,
 ) -> Result<OwnedFd, FileError> {
-    let puppet = Maker::of(1).puppet(id, context)?;
+    new_by(id, (family, kind, protocol), Maker::of(1).puppet(id, context)?)
+}
+
+/// The same, made by a task.
+pub(super) fn new_by(
+    id: u32,
+    (family, kind, protocol): (i32, i32, i32),
+    puppet: &Puppet,
+) -> Result<OwnedFd, FileError> {
     let mut batch = puppet.batch();
     let arguments = [family as u64, (kind | libc::SOCK_CLOEXEC) as u64, protocol as u64];
     let made = batch.call("make a socket", libc::SYS_socket, &arguments);
@@ -326,12 +380,6 @@ pub(super) fn new_in_tree(
 /// The levels of options that a socket of a protocol has.
 pub(super) const fn levels(protocol: i32) -> [i32; 4] {
     [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6]
-}
-
-/// A new one says so when it is read; one whose connection has ended reads its end.
-fn was_connected(socket: BorrowedFd<'_>) -> bool {
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(socket.as_raw_fd(), &mut [0], flags) != Err(Errno::ENOTCONN)
 }
 
 fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<(), (&'static str, io::Error)> {

@@ -4,7 +4,7 @@ use super::number_option;
 use floe_sys::socket::{has_filter, option, set_option};
 use nix::{
     errno::Errno,
-    sys::socket::{SockaddrStorage, getpeername},
+    sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -154,8 +154,7 @@ pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &
     }
     // Before Linux 5.14 nobody can tell.
     let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
-    let is_connected =
-        getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok() && levels.contains(&libc::IPPROTO_TCP);
+    let is_connected = levels.contains(&libc::IPPROTO_TCP) && has_been_connected(socket);
     let is_chosen = |level, name| {
         let is = |buffer, bit| (level, name) == (libc::SOL_SOCKET, buffer) && fixed & bit == 0;
         let of_a_connection = is_connected && OF_A_CONNECTION.contains(&(level, name));
@@ -177,6 +176,14 @@ pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &
         }
     }
     Ok((carried, others))
+}
+
+/// Whether a TCP socket has a connection, or had one. A new one says so when it is read; one whose connection has ended reads
+/// its end.
+pub(super) fn has_been_connected(socket: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
+        || recv(socket.as_raw_fd(), &mut [0], flags) != Err(Errno::ENOTCONN)
 }
 
 /// What a finding says of options that can't be carried.

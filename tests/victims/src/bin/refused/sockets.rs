@@ -2,9 +2,9 @@
 
 use super::{Check, Make, descriptors::bpf_map, unchanged};
 use std::{
-    io::{self, Read},
+    io,
     mem::forget,
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, IntoRawFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
@@ -20,8 +20,6 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
     ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
     ("socket-tcp-urgent", tcp_urgent),
-    ("socket-tcp-ended", tcp_ended),
-    ("socket-tcp-waiting", tcp_waiting),
     ("socket-udp-waiting", udp_waiting),
     ("socket-options", options),
     ("socket-unix-waiting", unix_waiting),
@@ -60,23 +58,6 @@ fn send_urgent(socket: i32) -> io::Result<()> {
 }
 
 /// Both sides have closed it, and one of them has it open still.
-fn tcp_ended(_: &Stage) -> io::Result<Check> {
-    let listener = TcpListener::bind(ANY)?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    let (server, _) = listener.accept()?;
-    drop(server);
-    let end = (&client).read(&mut [0])?;
-    assert_eq!(end, 0);
-    client.shutdown(Shutdown::Write)?;
-    Ok(kept(client))
-}
-
-fn tcp_waiting(_: &Stage) -> io::Result<Check> {
-    let listener = TcpListener::bind(ANY)?;
-    forget(TcpStream::connect(listener.local_addr()?)?);
-    Ok(kept(listener))
-}
-
 fn udp_waiting(_: &Stage) -> io::Result<Check> {
     let server = UdpSocket::bind(ANY)?;
     UdpSocket::bind(ANY)?.send_to(b"unread", server.local_addr()?)?;

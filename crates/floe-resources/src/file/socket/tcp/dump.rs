@@ -8,11 +8,13 @@ use super::{
     Body, Ends, NAME, OPTIONS, OtherEnd, TcpMode, addresses, canonical,
     hold::Held,
     outside,
-    repair::{Queue, Repair, send_queue, waiting},
+    repair::{Queue, Repair, send_queue, to_be_read},
+    waiting::{Clients, FoundListener},
 };
 use crate::{
     file::{
         DumpContext, FileError, FoundFile,
+        memory::Memory,
         socket::{
             has_error, has_events,
             inet::{self, TcpState},
@@ -47,8 +49,10 @@ pub(in crate::file) struct FoundConnections {
     mode: TcpMode,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
-    /// Where the tree listens, and connections wait to be accepted.
-    pub(in crate::file::socket) waiting: Vec<SocketAddr>,
+    /// Sockets that listen.
+    pub(in crate::file::socket) listening: Vec<FoundListener>,
+    /// Where the tree listens, and connections wait that can't be told.
+    pub(in crate::file::socket) hidden: Vec<SocketAddr>,
 }
 
 /// An end that was found. Its record is complete when the other end is known.
@@ -140,7 +144,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
 /// Tasks stand still, but what they have sent is still on its way. So first all that has been sent is looked at, and only
 /// then what has come: whatever comes in between is seen at least once, and sequence numbers tell what was seen twice.
 pub(in crate::file) fn resolve(
-    (all, keeper): (&FoundConnections, &Keeper),
+    (all, keeper, memory): (&FoundConnections, &Keeper, &Memory),
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
 ) -> Result<Option<Held>, FileError> {
@@ -148,15 +152,18 @@ pub(in crate::file) fn resolve(
     let mut ends: Vec<_> = found.iter().map(|one| one.body.ends()).collect();
     ends.sort_unstable();
     let in_tree = |(local, remote): Ends| ends.binary_search(&(remote, local)).is_ok();
+    let unaccepted: HashSet<Ends> = all.listening.iter().flat_map(FoundListener::clients).collect();
+    let is_known = |ends: Ends| in_tree(ends) || unaccepted.contains(&ends);
     // Before anything of them is looked at: what comes from outside would change them meanwhile.
-    let outside = all.outside(in_tree, refusals)?;
+    let outside = all.outside(is_known, refusals)?;
     let held = Held::take(outside.iter().map(|one| one.body.ends()).collect())?;
     let mut sent = HashMap::with_capacity(found.len());
-    for one in found.iter().filter(|one| in_tree(one.body.ends())) {
+    for one in found.iter().filter(|one| is_known(one.body.ends())) {
         sent.insert(one.body.ends(), (one.unreceived(keeper)?, one.body.shut_write));
     }
     let outside: HashSet<Ends> = outside.iter().map(|one| one.body.ends()).collect();
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
+    let mut clients = Clients::new();
     for (record, one) in connections.zip(found) {
         let (local, remote) = one.body.ends();
         let mut body = one.body.clone();
@@ -164,6 +171,11 @@ pub(in crate::file) fn resolve(
             one.look_outside(keeper, &mut body)?;
         } else if in_tree((local, remote)) {
             one.receive(keeper, &mut body, sent.get(&(remote, local)))?;
+        } else if let Some((sent, _)) = sent.get(&(local, remote)) {
+            body.other = OtherEnd::Unaccepted;
+            one.receive(keeper, &mut body, None)?;
+            let shut = u8::from(body.shut_read) | u8::from(body.shut_write) << 1;
+            clients.insert((local, remote), (record.id, shut, sent));
         } else if one.is_alone()? {
             body.other = OtherEnd::Closed;
             one.receive(keeper, &mut body, None)?;
@@ -172,6 +184,9 @@ pub(in crate::file) fn resolve(
         }
         record.body = codec::encode(&body)?;
     }
+    let waiting = all.listening.iter();
+    let waiting = waiting.map(|one| one.resolve((memory, all.mode), &clients, refusals));
+    inet::note_waiting(records, waiting)?;
     Ok(held)
 }
 
@@ -181,22 +196,23 @@ impl FoundConnections {
             carried: Vec::new(),
             mode,
             refused: HashSet::new(),
-            waiting: Vec::new(),
+            listening: Vec::new(),
+            hidden: Vec::new(),
         }
     }
 
     /// Those that are carried though their other ends are outside; refuses those that aren't.
     fn outside(
         &self,
-        in_tree: impl Fn(Ends) -> bool,
+        is_known: impl Fn(Ends) -> bool,
         refusals: &mut Refusals,
     ) -> Result<Vec<&FoundConnection>, FileError> {
         let mut outside = Vec::new();
         for one in &self.carried {
             let (local, remote) = one.body.ends();
             let is_told_elsewhere = self.refused.contains(&(remote, local))
-                || self.waiting.iter().any(|place| inet::comes_to(remote, *place));
-            if in_tree((local, remote)) || is_told_elsewhere || one.is_alone()? {
+                || self.hidden.iter().any(|place| inet::comes_to(remote, *place));
+            if is_known((local, remote)) || is_told_elsewhere || one.is_alone()? {
                 continue;
             }
             match self.mode {
@@ -221,7 +237,7 @@ impl FoundConnections {
 }
 
 /// What is in a send queue, with the sequence number behind it.
-type Unreceived = Option<(Vec<u8>, u32)>;
+pub(super) type Sent = Option<(Vec<u8>, u32)>;
 
 /// What is in a receive queue, whether the other end's last is known to have come, and whether nothing more can be read.
 type Come = (Vec<u8>, bool, bool);
@@ -236,7 +252,7 @@ impl FoundConnection {
     }
 
     /// What this end has sent and the other has not acknowledged.
-    fn unreceived(&self, keeper: &Keeper) -> Result<Unreceived, FileError> {
+    fn unreceived(&self, keeper: &Keeper) -> Result<Sent, FileError> {
         let socket = self.socket()?;
         match unacknowledged(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
             0 => Ok(None),
@@ -290,10 +306,10 @@ impl FoundConnection {
     }
 
     /// Notes what has come to this end and what is on its way from the other.
-    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Unreceived, bool)>) -> Result<(), FileError> {
+    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Sent, bool)>) -> Result<(), FileError> {
         let socket = self.socket()?;
         let look = || -> Result<Come, Errno> {
-            let queue = waiting(socket.as_fd(), keeper)?;
+            let queue = to_be_read(socket.as_fd(), keeper)?;
             let got_end = TcpState::read(socket.as_fd())?.has_got_end();
             Ok((queue, got_end, has_events(socket.as_fd(), libc::POLLRDHUP)?))
         };

@@ -1,7 +1,7 @@
 //! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
 //! listens, or one that floe makes for the purpose.
 
-use super::{Body, Ends, NAME, OtherEnd, canonical};
+use super::{Body, Ends, NAME, OtherEnd, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
@@ -16,9 +16,10 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{
-            MsgFlags, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt,
+            MsgFlags, Shutdown, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt, shutdown,
             sockopt::{Linger, SendTimeout},
         },
         time::{TimeVal, TimeValLike},
@@ -30,6 +31,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 type Records = Rc<HashMap<Ends, Body>>;
@@ -143,7 +145,7 @@ fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>)
 }
 
 /// An address as a socket of the family takes it.
-fn in_family(address: SocketAddr, family: i32) -> SocketAddr {
+pub(super) fn in_family(address: SocketAddr, family: i32) -> SocketAddr {
     match address {
         SocketAddr::V4(four) if family == libc::AF_INET6 => (four.ip().to_ipv6_mapped(), four.port()).into(),
         _ if family == libc::AF_INET => canonical(address),
@@ -152,9 +154,45 @@ fn in_family(address: SocketAddr, family: i32) -> SocketAddr {
 }
 
 fn bind_again(socket: BorrowedFd<'_>, end: &End, context: &OpenContext<'_>) -> Result<(), io::Error> {
-    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32.to_ne_bytes())?;
-    let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(end.address));
+    let bind = || bind_reusing(socket, end.address);
     inet::or_without_leftovers(end.address, context, bind)
+}
+
+/// One that is to be connected when all others are, with its options.
+pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
+    let wrap = |action| move |source| system(action, id, source);
+    let socket = new_in_tree(id, (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    let end = End {
+        family: body.family,
+        address: body.local,
+    };
+    bind_again(socket.as_fd(), &end, context).map_err(wrap("bind (is its port taken?)"))?;
+    set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_REUSEADDR,
+        &0_i32.to_ne_bytes(),
+    )
+    .map_err(|error| wrap("set up")(error.into()))?;
+    options::set(socket.as_fd(), &body.options).map_err(|error| wrap("set the options of")(error.into()))?;
+    Ok(socket)
+}
+
+/// Takes an address that the tree had.
+pub(super) fn bind_reusing(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32.to_ne_bytes())?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
+}
+
+/// Waits until a socket that was told to connect is connected.
+pub(super) fn await_connected(socket: BorrowedFd<'_>, patience: Duration) -> Result<(), Errno> {
+    let mut asked = [PollFd::new(socket, PollFlags::POLLOUT)];
+    let limit = PollTimeout::try_from(patience).map_err(|_| Errno::EINVAL)?;
+    match poll(&mut asked, limit)? {
+        0 => Err(Errno::ETIMEDOUT),
+        _ if has_events(socket, libc::POLLERR)? => Err(Errno::ECONNREFUSED),
+        _ => Ok(()),
+    }
 }
 
 /// The connection from `client`. Others may come meanwhile; they find theirs closed.
@@ -170,28 +208,74 @@ fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno
 
 /// An end whose connection was reset: what a program finds that is told so by the other end.
 pub(super) fn reset(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
-    let wrap = |action| move |source: Errno| system(action, id, source.into());
-    let kind = |family| (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
-    let listening = new_in_tree(id, kind(libc::AF_INET), context)?;
-    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    bind(listening.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
-    listen(listening.as_fd(), 1).map_err(wrap("listen for"))?;
-    let address = inet::Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
-    let address = address.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
-    let end = new_in_tree(id, kind(body.family), context)?;
-    connect(end.as_raw_fd(), &SockaddrStorage::from(in_family(address, body.family))).map_err(wrap("connect"))?;
-    let other = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(wrap("accept"))?);
+    let [end, other] = with_nobody(id, body.family, None, context)?;
     // Closed like this it sends a reset.
     let at_once = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
-    setsockopt(&other, Linger, &at_once).map_err(wrap("reset"))?;
+    setsockopt(&other, Linger, &at_once).map_err(|source| system("reset", id, source.into()))?;
     Ok(end)
 }
 
+/// An end whose connection has ended, as both ends wanted, with what still waits to be read.
+pub(in crate::file::socket) fn ended(
+    id: u32,
+    (family, local): (i32, Option<SocketAddr>),
+    queue: &[u8],
+    context: &OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    // Where this host does not have its address any more it gets another one.
+    let named = with_nobody(id, family, local, context);
+    let [end, other] = named.or_else(|error| match local {
+        Some(_) => with_nobody(id, family, None, context),
+        None => Err(error),
+    })?;
+    fill(other.as_fd(), queue).map_err(wrap("put back what waited in"))?;
+    drop(other);
+    shutdown(end.as_raw_fd(), Shutdown::Write).map_err(wrap("shut down"))?;
+    let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
+    while inet::TcpState::read(end.as_fd())
+        .map_err(wrap("read the state of"))?
+        .is_connection()
+    {
+        if Instant::now() > until {
+            return Err(wrap("end the connection of")(Errno::ETIMEDOUT));
+        }
+        std::thread::yield_now();
+    }
+    Ok(end)
+}
+
+/// A connection within the host, with an end at an address, if any, and its other end, which is nobody's.
+fn with_nobody(
+    id: u32,
+    family: i32,
+    local: Option<SocketAddr>,
+    context: &OpenContext<'_>,
+) -> Result<[OwnedFd; 2], FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let ip = local.map_or(Ipv4Addr::LOCALHOST.into(), |local| canonical(local).ip());
+    let here = SocketAddr::new(ip, 0);
+    let of_listener = if here.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = |family| (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+    let listening = new_in_tree(id, kind(of_listener), context)?;
+    bind(listening.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
+    listen(listening.as_fd(), 1).map_err(wrap("listen for"))?;
+    let address = inet::Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
+    let address = address.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
+    let end = new_in_tree(id, kind(family), context)?;
+    if let Some(local) = local {
+        repair::bind_forced(end.as_fd(), local).map_err(wrap("bind"))?;
+    }
+    connect(end.as_raw_fd(), &SockaddrStorage::from(in_family(address, family))).map_err(wrap("connect"))?;
+    let accepted = accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(wrap("accept"))?;
+    Ok([end, adopt(accepted)])
+}
+
 /// Sends what is to wait at the other end.
-fn fill(socket: BorrowedFd<'_>, queue: &[u8]) -> Result<(), Errno> {
+pub(super) fn fill(socket: BorrowedFd<'_>, queue: &[u8]) -> Result<(), Errno> {
     options::with_room(socket, queue.len(), || send_all(socket, queue))
 }
 

@@ -8,9 +8,13 @@ mod hold;
 mod make;
 mod outside;
 mod repair;
+mod waiting;
 
 pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
+pub(super) use make::ended;
+pub(super) use repair::to_be_read;
+pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
 pub(in crate::file) use hold::MadeOutside;
 
@@ -75,6 +79,8 @@ enum OtherEnd {
     Outside(Box<Outside>),
     /// Somebody outside, and the connection is given up: this end finds it reset.
     GivenUp,
+    /// Nobody yet: it waits to be accepted by the tree.
+    Unaccepted,
 }
 
 /// What becomes of TCP connections whose other ends are outside of the tree.
@@ -152,6 +158,11 @@ impl FileKind for TcpConnection {
             }
             OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,
             OtherEnd::Tree | OtherEnd::Closed => make::make(record.id, &body, context)?,
+            OtherEnd::Unaccepted => {
+                let socket = make::unconnected(record.id, &body, context)?;
+                set_status(socket.as_fd(), record)?;
+                return Ok(socket);
+            }
         };
         let wrap = |source| system("set the options of", record.id, source);
         let fresh = floe_sys::socket::new(body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
@@ -181,6 +192,7 @@ impl FileKind for TcpConnection {
             OtherEnd::Closed => ", closed there",
             OtherEnd::Outside(_) => ", outside of the tree",
             OtherEnd::GivenUp => ", given up",
+            OtherEnd::Unaccepted => ", not accepted yet",
         };
         let waiting = body.queue.len();
         Ok(format!(

@@ -7,7 +7,7 @@
 use super::{
     Body,
     make::send_all,
-    repair::{Queue, Repair, choose, peek, waiting},
+    repair::{Queue, Repair, choose, peek, to_be_read},
 };
 use crate::file::{
     FileError, OpenContext,
@@ -133,7 +133,7 @@ pub(super) fn read(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Outside, 
     let bytes = unacknowledged(socket)?.saturating_sub(end);
     let unsent = unsent(socket)?.saturating_sub(end);
     let room = number_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
-    let queue = waiting(socket, keeper)?;
+    let queue = to_be_read(socket, keeper)?;
     let repair = Repair::of(socket, keeper)?;
     let number = |name| number_option(socket, libc::IPPROTO_TCP, name).map(|number| number as u32);
     let behind = repair.queue(Queue::Send)?.wrapping_sub(end as u32);

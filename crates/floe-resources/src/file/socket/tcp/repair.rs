@@ -9,9 +9,12 @@ use crate::file::socket::{
 use floe_sys::socket::set_option;
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv},
+    sys::socket::{MsgFlags, SockaddrStorage, bind, recv},
 };
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 /// linux/tcp.h.
 const TCP_RECV_QUEUE: i32 = 1;
@@ -49,6 +52,14 @@ impl<'a> Repair<'a> {
     }
 }
 
+/// Takes an address whoever else has the port: the socket is only to be connected.
+pub(super) fn bind_forced(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    let mode = |mode: i32| set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &mode.to_ne_bytes());
+    mode(1)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    mode(TCP_REPAIR_OFF_NO_WP)
+}
+
 /// Chooses the queue that is meant from now on.
 pub(super) fn choose(socket: BorrowedFd<'_>, which: Queue) -> Result<(), Errno> {
     let number = which as i32;
@@ -63,7 +74,7 @@ pub(super) fn send_queue(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Vec
 }
 
 /// All that can be read.
-pub(super) fn waiting(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<Vec<u8>, Errno> {
+pub(in crate::file::socket) fn to_be_read(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<Vec<u8>, Errno> {
     let (level, name) = PEEK_OFFSET;
     match number_option(socket, level, name) {
         Ok(0..) => {
