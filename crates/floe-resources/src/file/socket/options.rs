@@ -1,6 +1,6 @@
 //! Socket options: those that differ from a new socket's are carried.
 
-use super::number_option;
+use super::{has_error, number_option};
 use floe_sys::socket::{has_filter, option, set_option};
 use nix::{
     errno::Errno,
@@ -179,10 +179,11 @@ pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &
 }
 
 /// Whether a TCP socket has a connection, or had one. A new one says so when it is read; one whose connection has ended reads
-/// its end.
+/// its end. Where an error waits, which reading takes away, there was one too.
 pub(super) fn has_been_connected(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
+        || has_error(socket) == Ok(true)
         || recv(socket.as_raw_fd(), &mut [0], flags) != Err(Errno::ENOTCONN)
 }
 
