@@ -42,7 +42,7 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 12] = [
+const SOCKETS: [Case; 10] = [
     ("socket-raw", &["(socket:["], "a socket of protocol 1"),
     ("socket-netlink", &["(socket:["], "a netlink socket"),
     ("socket-packet", &["(socket:["], "a packet socket"),

@@ -7,7 +7,9 @@ use super::{
     tcp::{FoundListener, Waiting, connect_all, ended, is_connection, to_be_read},
 };
 use crate::{
-    file::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status},
+    file::{
+        ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
+    },
     ns,
 };
 use floe_image::{codec, record::OpenFileRecord};
@@ -234,7 +236,7 @@ impl FileKind for Inet {
     }
 
     /// When all connections are made that come by this socket, those can be made that nobody has accepted.
-    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+    fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         connect_all(record.id, &possible(record)?.waiting, holders)
     }
 
