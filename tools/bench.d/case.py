@@ -10,6 +10,8 @@ class Case:
     arguments: tuple
     # As much memory as a checkpoint's image or a restored workload takes up, and a half more.
     warm_mib: int = 256
+    # Whether it has TCP connections, of which CRIU must be told.
+    connected: bool = False
 
     def command(self, place):
         """The command line that starts the workload."""
@@ -23,4 +25,5 @@ CASES = [
     Case("500 processes", "processes", ("500",)),
     Case("500 threads", "threads", ("500",)),
     Case("1,000 descriptors", "descriptors", ("1000",)),
+    Case("1,000 connections", "connections", ("1000",), connected=True),
 ]

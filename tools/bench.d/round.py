@@ -11,7 +11,7 @@ def measure_round(case, tool, place):
     place.work.mkdir(parents=True)
     image = place.folder / "image"
     try:
-        tool.start(case.command(place), place)
+        tool.start(case.command(place), place, case.connected)
         await_true((place.work / "ready").exists, "the workload did not become ready")
         frozen = measure_frozen(tool, place)
         saved = tool.checkpoint(image, leave_running=False)

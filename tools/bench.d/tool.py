@@ -34,7 +34,7 @@ class Floe:
             raise Failure("this floe does not state its version")
         return found
 
-    def start(self, command, place):
+    def start(self, command, place, _connected):
         self.place = place
         self._floe("run", "-d", "--name", self.SANDBOX, "--", *command)
 
@@ -68,7 +68,7 @@ class Criu:
     name = "criu"
 
     def __init__(self, command):
-        self.command, self.place = command, None
+        self.command, self.place, self.extra = command, None, []
         self.version = "CRIU " + output([*command, "--version"]).removeprefix("Version: ")
         self.starter, self.root_task = None, None
 
@@ -80,8 +80,9 @@ class Criu:
             raise Failure(lines[-1] if lines else "tools/criu-peer failed")
         return cls(peer.stdout.split())
 
-    def start(self, command, place):
+    def start(self, command, place, connected):
         self.place = place
+        self.extra = ["--tcp-established", "--network-lock", "nftables"] if connected else []
         self.starter = subprocess.Popen(
             ["unshare", "--fork", "--pid", "setsid", *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -120,7 +121,7 @@ class Criu:
 
     def _criu(self, verb, image, *arguments):
         folders = ["--images-dir", str(image), "--work-dir", str(self.place.folder)]
-        return self.place.measure([*self.command, verb, *folders, "-v1", *arguments], verb)
+        return self.place.measure([*self.command, verb, *folders, "-v1", *self.extra, *arguments], verb)
 
 
 def output(command):

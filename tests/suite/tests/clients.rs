@@ -1,10 +1,10 @@
 //! Servers in a sandbox with clients outside, which stay connected through five round trips and lose nothing.
 
-use floe_suite::{Host, Program, has, skip, until};
+use floe_suite::{Host, Program, enter_own_network, has, skip, until};
 use std::{
     fs,
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::fs::chown,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -12,14 +12,22 @@ use std::{
 
 const ROUNDS: usize = 5;
 
-/// A port that is free now, in the range from which the kernel takes none by itself for connections of others.
-fn free_port(first: u16) -> u16 {
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    (first..first + 1000).find(is_free).expect("a free port")
-}
-
 fn await_server(port: u16) {
     until("the server", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+/// Waits until a server has accepted so many connections, which are all there are: who is not accepted yet stands in the way.
+fn await_accepted(port: u16, count: usize) {
+    until("connections", || {
+        let all = fs::read_to_string("/proc/thread-self/net/tcp").expect("read");
+        // Local and other address, state, queues, timer, retransmissions, user, timeout, inode.
+        let of_server = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let of_server: Vec<_> = of_server
+            .filter(|words| words[1].ends_with(&format!(":{port:04X}")))
+            .collect();
+        let established: Vec<_> = of_server.iter().filter(|words| words[3] == "01").collect();
+        established.len() == count && established.iter().all(|words| words[9] != "0")
+    });
 }
 
 fn client(command: &str) -> Child {
@@ -46,7 +54,8 @@ fn redis_with_a_client_that_counts() {
         return;
     }
     let host = Host::new();
-    let port = free_port(20_000);
+    enter_own_network();
+    let port = 20_000_u16;
     let text = port.to_string();
     let program = Program::start(&host, "redis", &["redis-server", "--port", &text, "--save", ""]);
     await_server(port);
@@ -55,6 +64,7 @@ fn redis_with_a_client_that_counts() {
             .replace("counted", &program.file("counted").display().to_string()),
     );
     let mut commands = client.stdin.take().expect("its input");
+    await_accepted(port, 1);
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let writer = std::thread::spawn(move || {
         let mut sent = 0;
@@ -82,7 +92,8 @@ fn nginx_with_wrk() {
         return;
     }
     let host = Host::new();
-    let port = free_port(21_000);
+    enter_own_network();
+    let port = 21_000_u16;
     let folder = host.path("nginx");
     fs::create_dir_all(folder.join("www")).expect("a folder");
     fs::write(folder.join("www/file"), vec![b'x'; 20_000]).expect("write");
@@ -103,6 +114,7 @@ fn nginx_with_wrk() {
     let load = client(&format!(
         "wrk -t 2 -c 20 -d 8s --timeout 30s http://127.0.0.1:{port}/file"
     ));
+    await_accepted(port, 20);
     program.round_trips_with(ROUNDS, &["--tcp", "established"]);
     let told = end(load);
     assert!(
@@ -128,7 +140,8 @@ fn postgres_with_a_client_inside_a_transaction() {
         return;
     };
     let host = Host::new();
-    let port = free_port(22_000);
+    enter_own_network();
+    let port = 22_000_u16;
     let folder = host.path("postgres");
     fs::create_dir(&folder).expect("a folder");
     // It does not run as root.
@@ -215,7 +228,8 @@ asyncio.run(main())
 #[test]
 fn an_asyncio_server_with_fifty_clients() {
     let host = Host::new();
-    let port = free_port(23_000);
+    enter_own_network();
+    let port = 23_000_u16;
     let text = port.to_string();
     let program = Program::start(&host, "asyncio", &["python3", "-c", ASYNCIO, &text]);
     await_server(port);

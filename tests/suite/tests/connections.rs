@@ -1,7 +1,7 @@
 //! TCP connections with ends outside of the tree, which are this test's own: nothing is lost, doubled or reset while the tree
 //! is away, however it ended.
 
-use floe_suite::{Host, PID_METHODS, run, spawn, until};
+use floe_suite::{Host, PID_METHODS, enter_own_network, run, spawn, until};
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
@@ -23,6 +23,7 @@ struct Talker<'a> {
 
 impl<'a> Talker<'a> {
     fn start(host: &'a Host) -> Self {
+        enter_own_network();
         let sandbox = host.name("talker");
         let folder = host.path("talker");
         fs::create_dir(&folder).expect("a folder");

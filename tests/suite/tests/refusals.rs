@@ -445,6 +445,37 @@ fn a_controlling_terminal_of_a_tree_that_floe_did_not_start_is_refused() {
     child.wait().expect("reap it");
 }
 
+/// It has no descriptor of the terminal, but /dev/tty would open it.
+#[test]
+fn a_terminal_that_is_had_through_a_leader_outside_is_refused() {
+    let host = Host::new();
+    let pair = terminal();
+    let mut command = Command::new("setsid");
+    command
+        .args(["-c", "bash", "-c", "sleep 1000 < /dev/null & echo $!; wait"])
+        .stdin(pair.slave);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start bash");
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().expect("its output"));
+    std::io::BufRead::read_line(&mut output, &mut line).expect("the number of sleep");
+    let pid = line.trim().to_owned();
+    let comm = format!("/proc/{pid}/comm");
+    floe_suite::until("sleep", || fs::read_to_string(&comm).expect("its name") == "sleep\n");
+    let error = host.floe(&["checkpoint", "--dry-run", "--pid", &pid]).expect_failed();
+    assert!(
+        error
+            .contains("controlling terminal: the leader of its session, through which it has the terminal, is outside"),
+        "{error}"
+    );
+    floe_suite::signal(pid.parse().expect("a number"), libc::SIGKILL);
+    child.wait().expect("reap it");
+    drop(pair.master);
+}
+
 #[test]
 fn a_terminal_whose_other_end_is_outside_is_refused() {
     let host = Host::new();

@@ -268,6 +268,16 @@ fn terminal(
     (links, sessions): (&ConsoleLinks, &HashMap<Pid, u32>),
     refusals: &mut Refusals,
 ) -> Option<TerminalLink> {
+    let has_leader = || tree.living().any(|process| process.ns_pid == found.ns_sid);
+    if found.stat.tty_nr != 0 && found.ns_sid > 0 && !has_leader() {
+        refusals.add(
+            Some(&found.subject()),
+            "controlling terminal",
+            "the leader of its session, through which it has the terminal, is outside of the tree",
+            "checkpoint the tree of the leader, or start the workload with setsid or floe run -t",
+        );
+        return None;
+    }
     if found.ns_sid != found.ns_pid || found.stat.tty_nr == 0 {
         return None;
     }
