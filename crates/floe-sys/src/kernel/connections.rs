@@ -26,6 +26,8 @@ pub(super) const STRUCTURES: [&str; 12] = [
 
 /// No queue is longer: listen(2) takes no more, net.core.somaxconn is a number of four bytes, but memory ends before.
 const MOST_CONNECTIONS: usize = 1 << 20;
+/// How often one is looked at, where it changes meanwhile.
+const LOOKS: usize = 5;
 /// Buffers of one connection, and bytes in them.
 const MOST_BUFFERS: usize = 1 << 20;
 const MOST_BYTES: usize = 1 << 30;
@@ -79,7 +81,20 @@ impl FileMemory {
         Ok(found)
     }
 
+    /// Nobody sends, but what was sent and had no room is tried again by the kernel, which may move what is there: then it is
+    /// looked at once more.
     fn connection(&self, sock: u64) -> io::Result<WaitingConnection> {
+        let mut found = self.look_at(sock);
+        for _ in 1..LOOKS {
+            if found.is_ok() {
+                break;
+            }
+            found = self.look_at(sock);
+        }
+        found
+    }
+
+    fn look_at(&self, sock: u64) -> io::Result<WaitingConnection> {
         let memory = &self.0;
         let number = |member: &str| memory.number("sock_common", sock, member);
         let family = number("skc_family")? as u16;
@@ -129,6 +144,8 @@ impl FileMemory {
             bytes.extend(content.get(from..).unwrap_or_default());
             buffer = memory.member("sk_buff", buffer, "next")?;
         }
+        // More may have come since the numbers were read.
+        bytes.truncate(length);
         if bytes.len() == length {
             Ok(bytes)
         } else {
