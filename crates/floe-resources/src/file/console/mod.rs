@@ -73,7 +73,7 @@ impl FileKind for ConsolePipe {
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let stream = stream(file, context.console).unwrap_or_default() as u8;
         let reads = file.flags() as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-        let contents = pipe::peek(file.as_fd(), reads, &file.title())?;
+        let contents = pipe::peek(file.as_fd(), reads, &file.title(), &mut context.pipes.own)?;
         if contents.has_packets() {
             let reason = "packets (O_DIRECT) wait in it, of which the sandbox's own streams keep no borders";
             context

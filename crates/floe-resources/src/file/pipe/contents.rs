@@ -80,34 +80,49 @@ impl PipeContents {
 
 /// Copies what is in the pipe behind `end`, which stays as it is. Through an end that can't read only the capacity is
 /// learnt.
-pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str) -> Result<PipeContents, FileError> {
+pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str, own: &mut OwnPipes) -> Result<PipeContents, FileError> {
     let system = |action| FileError::system(action, title);
     let capacity = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
     let mut contents = PipeContents::empty(capacity as u32);
     if !reads {
         return Ok(contents);
     }
-    let (copy, into) = pipe_of(capacity).map_err(system("make a copy of"))?;
+    let copy = match own.copy.take().filter(|(_, of)| *of == capacity) {
+        Some((copy, _)) => copy,
+        None => pipe_of(capacity).map_err(system("make a copy of"))?,
+    };
     // A limit that no pipe reaches, though buffers may be larger than pages.
-    let mut left = match tee(end, into.as_fd(), i32::MAX as usize) {
+    let mut left = match tee(end, copy.1.as_fd(), i32::MAX as usize) {
         Ok(bytes) => bytes,
         Err(Errno::EAGAIN) => 0,
         Err(error) => return Err(system("copy the contents of")(error)),
     };
-    if left == 0 {
-        return Ok(contents);
-    }
-    let probe = pipe_of(2 * PAGE as i32).map_err(system("make a copy of"))?;
+    let probe = match own.probe.take() {
+        Some(probe) => probe,
+        None => pipe_of(2 * PAGE as i32).map_err(system("make a copy of"))?,
+    };
     while left > 0 {
-        let (bytes, packet) = take_buffer(copy.as_fd(), &probe).map_err(system("read the contents of"))?;
+        let (bytes, packet) = take_buffer(copy.0.as_fd(), &probe).map_err(system("read the contents of"))?;
         left -= bytes.len();
         contents.add(&bytes, packet);
     }
+    (own.copy, own.probe) = (Some((copy, capacity)), Some(probe));
     Ok(contents)
 }
 
-/// A pipe of floe's own: the end that reads, and the one that writes.
-fn pipe_of(capacity: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
+/// The end that reads, and the one that writes.
+type Ends = (OwnedFd, OwnedFd);
+
+/// Pipes of floe's own through which others are looked at: one for a copy, of a capacity, and one for single buffers. They
+/// are empty between two looks.
+#[derive(Debug, Default)]
+pub struct OwnPipes {
+    copy: Option<(Ends, i32)>,
+    probe: Option<Ends>,
+}
+
+/// A pipe of floe's own.
+fn pipe_of(capacity: i32) -> Result<Ends, Errno> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     fcntl(write.as_fd(), FcntlArg::F_SETPIPE_SZ(capacity))?;
     Ok((read, write))
@@ -115,7 +130,7 @@ fn pipe_of(capacity: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Takes the first buffer out of a pipe that tee(2) filled, through a pipe that has room for two: its bytes, and whether it
 /// is a packet.
-fn take_buffer(from: BorrowedFd<'_>, (read_end, write_end): &(OwnedFd, OwnedFd)) -> Result<(Vec<u8>, bool), Errno> {
+fn take_buffer(from: BorrowedFd<'_>, (read_end, write_end): &Ends) -> Result<(Vec<u8>, bool), Errno> {
     const MARK: &[u8] = b".";
     write(write_end, MARK)?;
     let length = splice(from, write_end.as_fd(), i32::MAX as usize)?;
@@ -248,7 +263,7 @@ pub fn set_capacity(end: BorrowedFd<'_>, capacity: u32) -> Result<(), FileError>
 
 #[cfg(test)]
 mod tests {
-    use super::{Buffer, MadePipe, PipeContents, peek};
+    use super::{Buffer, MadePipe, OwnPipes, PipeContents, peek};
     use nix::{
         fcntl::{FcntlArg, OFlag, fcntl},
         unistd::{pipe2, write},
@@ -256,7 +271,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn peeked(end: &impl AsFd) -> PipeContents {
-        peek(end.as_fd(), true, "test").expect("peek")
+        peek(end.as_fd(), true, "test", &mut OwnPipes::default()).expect("peek")
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn pipe_number(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option
     if !(is_new || reads && !context.pipes.has_contents(id)) {
         return Ok(Some(id));
     }
-    let contents = peek(file.as_fd(), reads, &file.title())?;
+    let contents = peek(file.as_fd(), reads, &file.title(), &mut context.pipes.own)?;
     if !contents.fits() {
         let reason = "it holds buffers of more than a page, from sockets (splice), which can't be made again";
         context

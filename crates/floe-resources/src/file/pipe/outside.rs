@@ -2,6 +2,7 @@
 
 use super::super::{FileError, FoundFile, outside::who_holds};
 use super::ByIdentity;
+use super::contents::OwnPipes;
 use crate::{
     mm::FileIdentity,
     refusal::{Refusals, Subject},
@@ -33,6 +34,8 @@ struct FoundPipe {
 pub struct FoundPipes {
     numbers: ByIdentity,
     pipes: Vec<FoundPipe>,
+    /// What they are looked at through.
+    pub own: OwnPipes,
 }
 
 impl FoundPipes {
