@@ -182,18 +182,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has all connections wait again at a socket that listens, the file `id`.
 pub(in crate::file::socket) fn connect_all(id: u32, all: &[Waiting], holders: &Holders<'_>) -> Result<(), FileError> {
-    let Some(place) = holders.first(id).filter(|_| !all.is_empty()) else {
+    if all.is_empty() {
         return Ok(());
+    }
+    let place_of = |file: u32| {
+        let lacking = || FileError::Unknown {
+            id,
+            what: format!("open file {file}, an end of a connection that waits there, is nobody's"),
+        };
+        holders.first(file).ok_or_else(lacking)
     };
+    let place = place_of(id)?;
     let listening = holders.fetch(place)?;
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let defer = inet::without_deferring(listening.as_fd()).map_err(wrap("prepare"))?;
     for (number, waiting) in all.iter().enumerate() {
         let client = match waiting.client {
-            Some(file) => match holders.first(file) {
-                Some(place) => holders.fetch(place)?,
-                None => continue,
-            },
+            Some(file) => holders.fetch(place_of(file)?)?,
             None => {
                 let family = if waiting.remote.is_ipv4() {
                     libc::AF_INET
