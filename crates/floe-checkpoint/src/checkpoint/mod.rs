@@ -244,12 +244,9 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
         held.release()?;
     } else {
         (request.before_end)().map_err(CheckpointError::Announce)?;
-        let ending = inspected.files.hold_on(request.target.root())?;
+        let _ending = inspected.files.hold_on(request.target.root())?;
         file.publish()?;
         held.end()?;
-        if let Some(ending) = ending {
-            ending.settle();
-        }
     }
     report.frozen = started.elapsed();
     Ok(report)

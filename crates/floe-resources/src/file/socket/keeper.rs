@@ -160,7 +160,7 @@ impl Duty {
 
 /// Whether a process is gone, or can't be kept from ending: it has been sent SIGKILL. Of a task that is just taking note of the
 /// signal neither the signal nor its flag shows, for some nanoseconds; so what seems alive is looked at once more.
-fn is_ending(process: Pid) -> bool {
+pub(super) fn is_ending(process: Pid) -> bool {
     const PF_EXITING: u64 = 0x4;
     const PF_SIGNALED: u64 = 0x400;
     let folder = format!("/proc/{process}");

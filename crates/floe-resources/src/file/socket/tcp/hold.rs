@@ -10,7 +10,10 @@
 
 use super::{Body, Ends, NAME, OtherEnd, TcpMode, outside};
 use crate::{
-    file::{FileError, socket::Keeper},
+    file::{
+        FileError,
+        socket::{Keeper, keeper::is_ending},
+    },
     ns,
 };
 use floe_image::{Image, record::OpenFileRecord};
@@ -57,17 +60,11 @@ pub struct Held {
     _hold: Hold,
 }
 
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("ends", &self.ends).finish_non_exhaustive()
-    }
-}
-
-/// Packets are held back for long, but not if floe fails before the tree has been killed.
+/// Packets are held back for long: when this is dropped, or floe is killed, only if the tree is ending by then.
 pub struct Ending<'a> {
     keeper: &'a Keeper,
     release: Release,
-    has_ended: bool,
+    root: Pid,
 }
 
 impl Held {
@@ -90,26 +87,15 @@ impl Held {
         keeper
             .send_at_end(socket.as_fd(), bytes, root)
             .map_err(failed("have an eye on"))?;
-        let ending = Ending {
-            keeper,
-            release,
-            has_ended: false,
-        };
+        let ending = Ending { keeper, release, root };
         netfilter::hold_for(&name, &self.ends, AWAY).map_err(failed("hold back"))?;
         Ok(ending)
     }
 }
 
-impl Ending<'_> {
-    /// The tree has ended: they stay held back.
-    pub fn settle(mut self) {
-        self.has_ended = true;
-    }
-}
-
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        if !self.has_ended
+        if !is_ending(self.root)
             && let Err(error) = self.release.perform()
         {
             tracing::error!(%error, "packets of TCP connections are held back though the tree runs on");
@@ -200,13 +186,12 @@ impl OutsideEnds {
         if self.ends.is_empty() {
             return Ok(());
         }
-        let release = || Ok(Release::of(&name(&self.all()))?.perform()?);
-        match run(inside, "release", release) {
-            Ok(_) => {}
-            // Nothing was held back here, where there is no way to do so.
-            Err(error) if held.is_none() => tracing::debug!(%error, "nothing to release"),
-            Err(error) => return Err(error),
-        }
+        let release = || match Release::of(&name(&self.all())).and_then(|release| release.perform()) {
+            // Where there is no way to hold anything back nothing was.
+            Err(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP) => Ok(false),
+            released => Ok(released?),
+        };
+        run(inside, "release", release)?;
         drop(held);
         let bodies: HashMap<u32, &Body> = self.ends.iter().map(|(id, body)| (*id, body)).collect();
         let mut raw = BTreeMap::new();
