@@ -97,6 +97,15 @@ impl<'a> Talker<'a> {
         }
     }
 
+    /// One of each way, by name.
+    fn one_each(&mut self) -> Vec<(String, TcpStream)> {
+        let names = (0..WAYS.len()).map(|number| format!("c{number}"));
+        names
+            .zip(WAYS)
+            .map(|(name, way)| (name.clone(), self.connection(&name, way)))
+            .collect()
+    }
+
     /// A connection with one end there, by the name, and one here.
     fn connection(&mut self, name: &str, way: Way) -> TcpStream {
         let here = match way {
@@ -170,23 +179,18 @@ fn expect_alive(talker: &mut Talker<'_>, name: &str, end: &mut TcpStream) {
 fn quiet_ones_and_their_options_come_back() {
     let host = Host::new();
     let mut talker = Talker::start(&host);
-    let mut ends: Vec<_> = WAYS
-        .iter()
-        .enumerate()
-        .map(|(number, way)| {
-            let name = format!("c{number}");
-            let end = talker.connection(&name, *way);
-            talker.done(&format!("options {name}"));
-            let told = talker.ask(&format!("told {name}"));
-            (name, end, told)
-        })
-        .collect();
+    let ends = talker.one_each();
+    let mut told = Vec::new();
+    for (name, _) in &ends {
+        talker.done(&format!("options {name}"));
+        told.push(talker.ask(&format!("told {name}")));
+    }
     talker.round_trips();
-    for (name, end, told) in &mut ends {
-        assert_eq!(talker.ask(&format!("told {name}")), *told);
-        expect_alive(&mut talker, name, end);
+    for ((name, mut end), told) in ends.into_iter().zip(told) {
+        assert_eq!(talker.ask(&format!("told {name}")), told);
+        expect_alive(&mut talker, &name, &mut end);
         talker.done(&format!("close {name}"));
-        expect_end(end, name);
+        expect_end(&mut end, &name);
     }
 }
 
@@ -276,11 +280,7 @@ fn half_closed_ones_stay_so() {
 fn nothing_is_reset_while_the_tree_is_away() {
     let host = Host::new();
     let mut talker = Talker::start(&host);
-    let mut ends: Vec<_> = WAYS
-        .iter()
-        .enumerate()
-        .map(|(number, way)| (format!("c{number}"), talker.connection(&format!("c{number}"), *way)))
-        .collect();
+    let mut ends = talker.one_each();
     talker.checkpoint(&["--tcp", "established"]);
     for (name, end) in &mut ends {
         end.write_all(&pattern(9000, 7)).expect("write");
@@ -329,11 +329,7 @@ fn a_checkpoint_that_does_not_end_the_tree_goes_unnoticed() {
 fn whenever_floe_is_killed_no_byte_is_lost() {
     let host = Host::new();
     let mut talker = Talker::start(&host);
-    let mut ends: Vec<_> = WAYS
-        .iter()
-        .enumerate()
-        .map(|(number, way)| (format!("c{number}"), talker.connection(&format!("c{number}"), *way)))
-        .collect();
+    let mut ends = talker.one_each();
     let image = talker.image();
     let begin = Instant::now();
     talker.round_trips();
