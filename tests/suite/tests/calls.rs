@@ -22,6 +22,17 @@ fn freezing_and_thawing_shows_in_no_call() {
 }
 
 #[test]
+fn freezing_and_thawing_loses_no_event_of_asynchronous_requests() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "aio-rings", &[], &[]);
+    for round in 0..20 {
+        host.done(&["freeze", "aio-rings"]);
+        host.done(&["thaw", "aio-rings"]);
+        victim.check(&format!("after freeze and thaw {round}"));
+    }
+}
+
+#[test]
 fn freezing_twenty_times_in_a_row_shows_in_no_call() {
     let host = Host::new();
     let mut victim = Victim::start(&host, CALLS, &[], &[]);

@@ -13,7 +13,9 @@ use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
 };
-use floe_tracee::{InterruptionError, Options, SeizeError as TraceeSeizeError, Seized, Stopped, TraceError};
+use floe_tracee::{
+    InterruptionError, Options, SeizeError as TraceeSeizeError, Seized, Stopped, TraceError, give_events_back,
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -208,6 +210,7 @@ impl HeldTree {
         lifted: Option<Lifted>,
         sleepers: Sleepers,
     ) -> Result<Self, SeizeError> {
+        give_events_back(threads.values())?;
         let mut mappings = BTreeMap::new();
         for process in tree.living() {
             mappings.insert(process.task(), Mapping::read_all(process.task())?);
@@ -424,12 +427,17 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
         }
     }
     cgroup.thaw()?;
+    let mut threads = Vec::new();
     for task in seized {
         match task.stop() {
-            Ok(stopped) => stopped.detach()?,
+            Ok(stopped) => threads.push(stopped),
             Err(TraceError::Ended { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+    give_events_back(&threads)?;
+    for thread in threads {
+        thread.detach()?;
     }
     Ok(())
 }

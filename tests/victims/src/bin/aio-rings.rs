@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::Write,
     os::fd::AsRawFd,
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     time::Duration,
 };
 use victims::{
@@ -31,6 +31,8 @@ fn main() {
             Box::new(destroyed_and_made_anew()),
             Box::new(waited_for(0)),
             Box::new(waited_for(3600)),
+            Box::new(waited_for_in_part(&[3])),
+            Box::new(waited_for_in_part(&[5, 2])),
         ];
         move |findings: &mut Findings| {
             for check in &mut checks {
@@ -192,6 +194,78 @@ fn waited_for(seconds: i64) -> impl FnMut(&mut Findings) {
         let again = victims::wait_until(|| waits_in(tid, &[libc::SYS_io_getevents]));
         findings.that(again, "the thread does not wait again");
     }
+}
+
+/// Threads wait for ten events each, and have some of them already, so many as told; the others come when they are looked
+/// at. What they have stands at both sides of the ring's end.
+fn waited_for_in_part(parts: &'static [i64]) -> impl FnMut(&mut Findings) {
+    const LEAST: usize = 10;
+    let context = Context::new(30);
+    for number in 0..i64::from(context.header()[0]) - 2 {
+        context.submit(number, 1);
+        context.events(1);
+    }
+    let (tell, heard) = channel();
+    let begin: Vec<_> = parts
+        .iter()
+        .map(|_| wait_when_told(context.id, LEAST, tell.clone()))
+        .collect();
+    let mut next = 0;
+    let mut submit = move |context: &Context, count: i64| {
+        (0..count).for_each(|number| context.submit(next + number, 1));
+        next += count;
+    };
+    let take_parts = move |submit: &mut dyn FnMut(&Context, i64), context: &Context| {
+        for (part, (begin, tid)) in parts.iter().zip(&begin) {
+            submit(context, *part);
+            begin.send(()).expect("the thread lives");
+            let waits = victims::wait_until(|| {
+                let [_, head, tail] = context.header();
+                head == tail && waits_in(*tid, &[libc::SYS_io_getevents])
+            });
+            assert!(waits, "the thread does not wait for the rest");
+        }
+    };
+    take_parts(&mut submit, &context);
+    let mut seen = 0;
+    move |findings| {
+        let early: Vec<Vec<i64>> = heard.try_iter().collect();
+        findings.same("answers of io_getevents before there was enough", &Vec::new(), &early);
+        let all = (LEAST * parts.len()) as i64;
+        submit(&context, all - parts.iter().sum::<i64>());
+        let mut got = Vec::new();
+        while (got.len() as i64) < all
+            && let Ok(some) = heard.recv_timeout(Duration::from_secs(20))
+        {
+            findings.same("events that were told at once", &LEAST, &some.len());
+            got.extend(some);
+        }
+        got.sort_unstable();
+        findings.same("events that were told", &(seen..seen + all).collect::<Vec<_>>(), &got);
+        seen += all;
+        take_parts(&mut submit, &context);
+    }
+}
+
+/// A thread that waits for so many events of a ring, and tells their data, whenever it is told to; and its id.
+fn wait_when_told(ring: usize, least: usize, tell: Sender<Vec<i64>>) -> (Sender<()>, i32) {
+    let (begin, told) = channel();
+    let (tell_id, id) = channel();
+    spawn_into(&[libc::SYS_futex], move || {
+        tell_id.send(call::gettid()).expect("its starter waits");
+        for () in told {
+            let mut events: Vec<Event> = vec![[0; 4]; least];
+            // SAFETY: room for as many events.
+            let got = unsafe {
+                let arguments = [ring, least, least, events.as_mut_ptr() as usize, 0];
+                call::raw(libc::SYS_io_getevents, &arguments)
+            };
+            events.truncate(got.expect("io_getevents") as usize);
+            tell.send(events.iter().map(|event| event[0]).collect())
+                .expect("the check lives");
+        }
+    });
+    (begin, id.recv().expect("an id"))
 }
 
 fn of_a_child() -> impl FnMut(&mut Findings) {
