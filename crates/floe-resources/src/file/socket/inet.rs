@@ -1,9 +1,11 @@
 //! Sockets of the internet families that have no connection: TCP ones that listen, UDP ones, and new ones.
 
 use super::{
-    Maker, duplicate, family, fetch, has_error, has_events, number_option,
+    duplicate, family, has_error, has_events, number_option,
     options::{self, SocketOption},
-    refuse, system,
+    refuse,
+    supply::new_in_tree,
+    system,
     tcp::{FoundListener, Waiting, connect_all, ended, is_connection, to_be_read},
 };
 use crate::{
@@ -355,28 +357,6 @@ impl Deferring {
     pub(super) fn put_back(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &self.0.to_ne_bytes())
     }
-}
-
-/// A new socket in the tree's network namespace: family, kind, protocol.
-pub(super) fn new_in_tree(
-    id: u32,
-    (family, kind, protocol): (i32, i32, i32),
-    context: &OpenContext<'_>,
-) -> Result<OwnedFd, FileError> {
-    new_by(id, (family, kind, protocol), Maker::of(1).puppet(id, context)?)
-}
-
-/// The same, made by a task.
-pub(super) fn new_by(
-    id: u32,
-    (family, kind, protocol): (i32, i32, i32),
-    puppet: &Puppet,
-) -> Result<OwnedFd, FileError> {
-    let mut batch = puppet.batch();
-    let arguments = [family as u64, (kind | libc::SOCK_CLOEXEC) as u64, protocol as u64];
-    let made = batch.call("make a socket", libc::SYS_socket, &arguments);
-    puppet.run(&mut batch)?;
-    Ok(fetch(id, puppet, &[batch.result(made) as i32])?.remove(0))
 }
 
 /// The levels of options that a socket of a protocol has.

@@ -5,11 +5,13 @@ mod inet;
 mod keeper;
 mod options;
 mod queue;
+mod supply;
 mod tcp;
 mod unix;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
+pub(super) use supply::Supply;
 pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
 pub(super) use unix::{FoundUnix, MadeUnix, resolve as resolve_unix};
 

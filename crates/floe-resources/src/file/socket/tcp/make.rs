@@ -4,11 +4,7 @@
 use super::{Body, Ends, NAME, OtherEnd, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
-    socket::{
-        duplicate, has_events,
-        inet::{self, new_in_tree},
-        options, system,
-    },
+    socket::{duplicate, has_events, inet, options, supply::new_in_tree, system},
 };
 use floe_sys::{
     descriptor::adopt,

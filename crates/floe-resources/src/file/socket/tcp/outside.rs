@@ -12,9 +12,11 @@ use super::{
 use crate::file::{
     FileError, OpenContext,
     socket::{
-        inet::{self, TcpState, new_in_tree},
+        inet::{self, TcpState},
         keeper::Keeper,
-        number_option, options, system,
+        number_option, options,
+        supply::new_in_tree,
+        system,
     },
 };
 use floe_sys::{

@@ -8,7 +8,9 @@ use crate::{
         memory::Memory,
         socket::{
             inet::{self, TcpState},
-            number_option, system,
+            number_option,
+            supply::new_by,
+            system,
         },
     },
     ns,
@@ -206,7 +208,7 @@ pub(in crate::file::socket) fn connect_all(id: u32, all: &[Waiting], holders: &H
                     libc::AF_INET6
                 };
                 let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
-                let socket = inet::new_by(id, kind, holders.puppet(place.0)?)?;
+                let socket = new_by(id, kind, holders.puppet(place.0)?)?;
                 make::bind_reusing(socket.as_fd(), waiting.remote).map_err(wrap("bind a client of"))?;
                 socket
             }
