@@ -3,6 +3,7 @@
 
 use super::{
     DumpContext, FileError, FoundFile, KINDS, PATH_KINDS,
+    found::Finder,
     locks::{self, FoundLocks},
     queue::FoundQueues,
     signals,
@@ -20,9 +21,8 @@ use floe_image::record::{
 };
 use floe_sys::{
     Pid,
-    descriptor::pidfd_of_task,
     kcmp::{self, Resource},
-    procfs::{self, Descriptors},
+    procfs,
 };
 use std::{
     cmp::Ordering,
@@ -119,12 +119,10 @@ pub fn collect(
     for process in tree.living().filter(own_table) {
         let subject = process.subject();
         let task = process.task();
-        let pidfd = pidfd_of_task(task).map_err(FileError::system("open a pidfd of", subject.to_string()))?;
-        let pidfd = Rc::new(pidfd);
         let mut descriptors = Vec::new();
-        let mut all = Descriptors::open(task)?;
+        let mut finder = Finder::new(task)?;
         for number in procfs::descriptors(task)? {
-            let found = FoundFile::read((task, &pidfd), &subject, (&mut all, number))?;
+            let found = finder.own(&subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             let held = locks::held(&found, context.contents, context.refusals);
             if let Some(file) = known.number_of(&found, &mut context)?.0 {
@@ -193,9 +191,7 @@ fn on_their_way(
         return Ok(Vec::new());
     }
     let own = Pid::new(std::process::id() as i32);
-    let system = |action| FileError::system(action, "floe's own process");
-    let pidfd = Rc::new(pidfd_of_task(own).map_err(system("open a pidfd of"))?);
-    let mut all = Descriptors::open(own)?;
+    let mut finder = Finder::new(own)?;
     let (mut held_files, mut descriptors) = (Vec::new(), Vec::new());
     for index in 0.. {
         let Some(socket) = context.unix.socket(index) else {
@@ -203,7 +199,7 @@ fn on_their_way(
         };
         let mut take = |file, context: &mut DumpContext<'_>| {
             let through = (&socket.subject, socket.viewer, socket.title.as_str());
-            let found = FoundFile::on_its_way((own, &pidfd), through, (&mut all, file))?;
+            let found = finder.on_its_way(through, file)?;
             let held = locks::held(&found, context.contents, context.refusals);
             let (file, is_new) = known.number_of(&found, context)?;
             if !is_new {

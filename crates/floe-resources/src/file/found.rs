@@ -6,8 +6,9 @@ use floe_sys::{
     Pid, descriptor,
     procfs::{Descriptors, FdInfo},
 };
-use nix::sys::statfs::fstatfs;
+use nix::{errno::Errno, sys::statfs::fstatfs};
 use std::{
+    collections::HashMap,
     fs::{File, Metadata},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -55,68 +56,110 @@ pub struct FoundFile {
     pub info: FdInfo,
 }
 
-impl FoundFile {
-    /// Reads one of a process, which is the `holder` by number and by descriptor.
+/// Looks at descriptors of one task, or at such as floe has.
+#[derive(Debug)]
+pub struct Finder {
+    holder: Pid,
+    pidfd: Rc<OwnedFd>,
+    descriptors: Descriptors,
+    devices: HashMap<u64, Device>,
+}
+
+/// What is the same for all files of a device.
+#[derive(Debug, Clone, Copy, Default)]
+struct Device {
+    /// As in [`FoundFile`].
+    filesystem: Option<i64>,
+    /// How links begin that end with the inode number: files of this device have no names.
+    nameless: Option<&'static str>,
+}
+
+const NAMELESS: [&str; 2] = ["pipe:[", "socket:["];
+
+impl Finder {
+    /// Of this task.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn read(
-        (holder, pidfd): (Pid, &Rc<OwnedFd>),
-        subject: &Subject,
-        (descriptors, number): (&mut Descriptors, i32),
-    ) -> Result<Self, FileError> {
-        let wrap = |action| FileError::system(action, format!("/proc/{holder}/fd/{number}"));
-        let file = descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?;
-        Self::look((holder, pidfd), (subject, holder), (descriptors, number, file))
+    pub fn new(holder: Pid) -> Result<Self, FileError> {
+        let pidfd = descriptor::pidfd_of_task(holder)
+            .map_err(FileError::system("open a pidfd of", format!("process {holder}")))?;
+        Ok(Self {
+            holder,
+            pidfd: Rc::new(pidfd),
+            descriptors: Descriptors::open(holder)?,
+            devices: HashMap::new(),
+        })
     }
 
-    /// Reads one that is on its way through a socket of the task `subject`: `file` is a duplicate, that floe has.
+    /// The task's own descriptor `number`.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn own(&mut self, subject: &Subject, number: i32) -> Result<FoundFile, FileError> {
+        let file = descriptor::pidfd_getfd(self.pidfd.as_fd(), number).map_err(self.failed("fetch", number))?;
+        let viewer = self.holder;
+        self.look((subject, viewer), (number, file))
+    }
+
+    /// A file that is on its way through a socket of the task `subject`, and of which this one, floe, has a duplicate.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn on_its_way(
-        (own, pidfd): (Pid, &Rc<OwnedFd>),
+        &mut self,
         (subject, viewer, through): (&Subject, Pid, &str),
-        (descriptors, file): (&mut Descriptors, OwnedFd),
-    ) -> Result<Self, FileError> {
-        let number = file.as_raw_fd();
-        let mut found = Self::look((own, pidfd), (subject, viewer), (descriptors, number, file))?;
+        file: OwnedFd,
+    ) -> Result<FoundFile, FileError> {
+        let mut found = self.look((subject, viewer), (file.as_raw_fd(), file))?;
         found.through = Some(through.to_owned());
         Ok(found)
     }
 
+    fn failed(&self, action: &'static str, number: i32) -> impl FnOnce(Errno) -> FileError {
+        FileError::system(action, format!("/proc/{}/fd/{number}", self.holder))
+    }
+
     fn look(
-        (holder, pidfd): (Pid, &Rc<OwnedFd>),
+        &mut self,
         (subject, viewer): (&Subject, Pid),
-        (descriptors, number, file): (&mut Descriptors, i32, OwnedFd),
-    ) -> Result<Self, FileError> {
-        let wrap = |action| FileError::system(action, format!("/proc/{holder}/fd/{number}"));
+        (number, file): (i32, OwnedFd),
+    ) -> Result<FoundFile, FileError> {
         let file = File::from(file);
         let metadata = file.metadata().map_err(|source| FileError::System {
             action: "stat",
-            object: format!("/proc/{holder}/fd/{number}"),
+            object: format!("/proc/{}/fd/{number}", self.holder),
             source,
         })?;
-        let filesystem = if metadata.is_file() || metadata.is_dir() {
-            Some(fstatfs(&file).map_err(wrap("statfs"))?.filesystem_type().0)
-        } else {
-            None
+        let mut device = self.devices.get(&metadata.dev()).copied().unwrap_or_default();
+        if device.filesystem.is_none() && (metadata.is_file() || metadata.is_dir()) {
+            let found = fstatfs(&file).map_err(self.failed("statfs", number))?;
+            device.filesystem = Some(found.filesystem_type().0);
+        }
+        let link = match device.nameless {
+            Some(begin) => format!("{begin}{}]", metadata.ino()).into_bytes(),
+            None => self.descriptors.link(number)?,
         };
-        Ok(Self {
-            holder,
-            pidfd: Rc::clone(pidfd),
+        let is_nameless = |begin: &&&str| link.starts_with(begin.as_bytes());
+        device.nameless = NAMELESS.iter().find(is_nameless).copied();
+        self.devices.insert(metadata.dev(), device);
+        Ok(FoundFile {
+            holder: self.holder,
+            pidfd: Rc::clone(&self.pidfd),
             file,
             subject: subject.clone(),
             viewer,
             number,
             through: None,
-            link: descriptors.link(number)?,
-            filesystem,
+            link,
+            filesystem: device.filesystem.filter(|_| metadata.is_file() || metadata.is_dir()),
             metadata,
-            info: descriptors.info(number)?,
+            info: self.descriptors.info(number)?,
         })
     }
+}
 
+impl FoundFile {
     /// Its link in /proc.
     #[must_use]
     pub fn magic(&self) -> String {
