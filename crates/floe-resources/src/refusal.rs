@@ -1,7 +1,7 @@
 //! State that floe can't carry, found before anything is changed.
 
 use floe_sys::Pid;
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 /// Who has the state: both ids and the command.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +20,15 @@ impl fmt::Display for Subject {
     }
 }
 
+/// How a finding passes without anybody doing anything about it: the tree has only to run on for a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Passing {
+    /// By what it does anyway.
+    OfItself,
+    /// When it has accepted the connections that wait at this address, and no more come.
+    Accepted(SocketAddr),
+}
+
 /// One piece of state that stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
@@ -31,6 +40,8 @@ pub struct Refusal {
     pub reason: String,
     /// What the user can do.
     pub advice: String,
+    /// How it passes, if it does.
+    pub passing: Option<Passing>,
 }
 
 impl fmt::Display for Refusal {
@@ -60,7 +71,15 @@ impl Refusals {
             object: object.into(),
             reason: reason.into(),
             advice: advice.into(),
+            passing: None,
         });
+    }
+
+    /// Notes of the last finding that it passes.
+    pub fn last_passes(&mut self, passing: Passing) {
+        if let Some(last) = self.0.last_mut() {
+            last.passing = Some(passing);
+        }
     }
 
     /// How many there are so far.

@@ -3,11 +3,12 @@
 use floe_suite::{Host, Program, enter_own_network, has, skip, until};
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     net::TcpStream,
     os::unix::fs::chown,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 const ROUNDS: usize = 5;
@@ -28,6 +29,18 @@ fn await_accepted(port: u16, count: usize) {
         let established: Vec<_> = of_server.iter().filter(|words| words[3] == "01").collect();
         established.len() == count && established.iter().all(|words| words[9] != "0")
     });
+}
+
+/// Connects, asks once and goes, until it is told to stop; counts how often.
+fn come_and_go(port: u16, served: &AtomicU64, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut server = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        server.write_all(b"there and back\n").expect("ask");
+        let mut answer = [0; 15];
+        server.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"\nkcab dna ereht");
+        served.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 fn client(command: &str) -> Child {
@@ -245,5 +258,37 @@ fn an_asyncio_server_with_fifty_clients() {
     program.round_trips_with(ROUNDS, &["--tcp", "established"]);
     program.finish();
     assert_eq!(end(asking), "True\n");
+    host.done(&["rm", "-f", &program.name]);
+}
+
+#[test]
+fn clients_that_come_and_go_all_the_time() {
+    let host = Host::new();
+    enter_own_network();
+    let port = 24_000_u16;
+    let text = port.to_string();
+    let program = Program::start(&host, "busy", &["python3", "-c", ASYNCIO, &text]);
+    await_server(port);
+    let image = host.path("busy.floe").display().to_string();
+    let (served, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| come_and_go(port, &served, &stop));
+        }
+        let save = [
+            &["checkpoint", &program.name, "--leave-running", "-o", &image][..],
+            &["--tcp", "established"],
+        ];
+        for round in 1..=5 {
+            // Some of them are waiting to be accepted at nearly every moment.
+            until("clients", || served.load(Ordering::Relaxed) >= 50 * round);
+            let saved = host.floe(&save.concat());
+            if saved.status != 0 || round == 5 {
+                stop.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(saved.status, 0, "in round {round}: {}", saved.err);
+        }
+    });
+    program.round_trips_with(1, &["--tcp", "established"]);
     host.done(&["rm", "-f", &program.name]);
 }

@@ -133,8 +133,14 @@ impl<'a> Refused<'a> {
     fn findings(&mut self) -> Vec<String> {
         let name = self.victim.sandbox.clone();
         let image = self.images.join("image.floe");
-        let dry = self.host.floe(&["checkpoint", "--dry-run", &name]).expect_failed();
-        let line = ["checkpoint", &name, "-o", image.to_str().expect("a plain path")];
+        // What is refused here does not pass.
+        let patience = ["checkpoint", "--patience", "0"];
+        let dry = self
+            .host
+            .floe(&[&patience[..], &["--dry-run", &name]].concat())
+            .expect_failed();
+        let image = image.to_str().expect("a plain path");
+        let line = [&patience[..], &[&name, "-o", image]].concat();
         let real = self.host.floe(&line).expect_failed();
         assert_eq!(dry, real, "a dry run finds the same");
         let left: Vec<_> = fs::read_dir(&self.images).expect("the folder").collect();

@@ -9,6 +9,7 @@
 mod console;
 mod inspect;
 mod output;
+mod patience;
 mod seize;
 mod write;
 
@@ -31,6 +32,7 @@ use floe_sys::{
     procfs::{self, ProcError, Status},
 };
 use inspect::Inspected;
+use patience::Patience;
 use seize::HeldTree;
 use std::{
     path::PathBuf,
@@ -105,6 +107,8 @@ pub struct Request<'a> {
     pub leave_running: bool,
     /// What becomes of TCP connections whose other ends are outside of the tree.
     pub tcp: TcpMode,
+    /// How long what passes by itself is waited for.
+    pub patience: Duration,
     /// Whether a process that may be killed stands before this one: see [`confines_calls`].
     pub behind_front: bool,
     /// Called when the image is synced and the tree is about to be ended.
@@ -205,20 +209,24 @@ fn has_confined(tree: &FoundTree) -> bool {
 /// # Errors
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
 pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
-    let started = Instant::now();
-    let held = HeldTree::hold(&request.target, control).map_err(|error| match error {
-        SeizeError::Refused(list) => CheckpointError::Refused(list),
-        other => other.into(),
-    })?;
-    if !request.behind_front && has_confined(&held.tree) {
-        return Err(CheckpointError::Confined);
-    }
-    control.enter("inspect")?;
-    let mut refusals = Refusals::default();
-    let inspected = Inspected::read(&held, (&request.target, request.tcp), &mut refusals, control)?;
-    if !refusals.is_empty() {
-        return Err(CheckpointError::Refused(refusals.into_sorted()));
-    }
+    let mut patience = Patience::new(request.patience);
+    let (held, inspected, started) = loop {
+        let started = Instant::now();
+        let held = HeldTree::hold(&request.target, control).map_err(|error| match error {
+            SeizeError::Refused(list) => CheckpointError::Refused(list),
+            other => other.into(),
+        })?;
+        match look(&held, &request, control)? {
+            Ok(inspected) => break (held, inspected, started),
+            Err(findings) => {
+                let runs_on = !held.was_frozen();
+                held.release()?;
+                if !runs_on || !patience.waits_for(&findings, request.target.root()) {
+                    return Err(CheckpointError::Refused(findings));
+                }
+            }
+        }
+    };
     let mut report = describe(&held.tree, &inspected);
     let Some(output) = request.output else {
         drop(held);
@@ -250,6 +258,25 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     }
     report.frozen = started.elapsed();
     Ok(report)
+}
+
+/// All of a held tree, or what stands in the way.
+fn look(
+    held: &HeldTree,
+    request: &Request<'_>,
+    control: &Control<'_>,
+) -> Result<Result<Inspected, Vec<Refusal>>, CheckpointError> {
+    if !request.behind_front && has_confined(&held.tree) {
+        return Err(CheckpointError::Confined);
+    }
+    control.enter("inspect")?;
+    let mut refusals = Refusals::default();
+    let inspected = Inspected::read(held, (&request.target, request.tcp), &mut refusals, control)?;
+    Ok(if refusals.is_empty() {
+        Ok(inspected)
+    } else {
+        Err(refusals.into_sorted())
+    })
 }
 
 fn describe(tree: &FoundTree, inspected: &Inspected) -> Report {

@@ -224,6 +224,11 @@ impl HeldTree {
         })
     }
 
+    /// Whether somebody had frozen the tree before floe came.
+    pub fn was_frozen(&self) -> bool {
+        self.lifted.is_some()
+    }
+
     /// Lets the tree run on.
     pub fn release(self) -> Result<(), SeizeError> {
         if let Some(lifted) = self.lifted {

@@ -14,6 +14,7 @@ use std::{
     io::IsTerminal,
     os::{fd::AsFd, unix::ffi::OsStringExt},
     path::PathBuf,
+    time::Duration,
 };
 
 /// Save a sandbox, or any process tree, into one file; the tree then ends.
@@ -43,6 +44,10 @@ pub struct Checkpoint {
     /// TCP connections with processes outside of the tree.
     #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
     tcp: Tcp,
+    /// How long to wait for what passes by itself (connections not accepted yet or only being made, events not read yet):
+    /// the tree runs on meanwhile, and is stopped and looked at anew.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    patience: Duration,
     /// Only tell what stands in the way.
     #[arg(long)]
     dry_run: bool,
@@ -91,6 +96,7 @@ impl Checkpoint {
             level: self.level,
             leave_running: self.leave_running,
             tcp: self.tcp.into(),
+            patience: self.patience,
             behind_front,
             before_end: &mut before_end,
         };
@@ -134,6 +140,11 @@ impl Checkpoint {
         );
         Ok(Target::Tree { root, cgroup: None })
     }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 /// The one process of a cgroup whose parent is not in it.

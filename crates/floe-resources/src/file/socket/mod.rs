@@ -16,7 +16,7 @@ pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as 
 pub(super) use unix::{FoundUnix, MadeUnix, resolve as resolve_unix};
 
 pub use inet::Inet;
-pub use tcp::{Ending, Held, OutsideEnds, TcpConnection, TcpMode};
+pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, deliver};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext};

@@ -8,9 +8,12 @@ mod find;
 mod waiting;
 
 use super::Lines;
-use crate::file::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, open_flags,
-    set_status,
+use crate::{
+    file::{
+        ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, open_flags,
+        set_status,
+    },
+    refusal::Passing,
 };
 use find::{FoundWatch, Mounts, path_of};
 use floe_image::{codec, record::OpenFileRecord};
@@ -80,6 +83,7 @@ impl FileKind for Inotify {
         let mut refuse = |object: String, reason: String| {
             let advice = "try again when it has read them";
             context.refusals.add(Some(&file.subject), object, reason, advice);
+            context.refusals.last_passes(Passing::OfItself);
         };
         let queue = match context.memory.inotify(file.as_fd()) {
             Ok(queue) => Some(queue),

@@ -23,7 +23,7 @@ use crate::{
         },
     },
     ns,
-    refusal::{Refusals, Subject},
+    refusal::{Passing, Refusals, Subject},
 };
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
@@ -81,11 +81,10 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     let wrap = |action| FileError::system(action, file.title());
     let tcp = TcpState::read(file.as_fd()).map_err(wrap("read the state of"))?;
     if !tcp.is_carried() {
-        return refuse(
-            file,
-            context,
-            "a TCP connection that is only being made can't be carried yet",
-        );
+        let reason = "a TCP connection that is only being made can't be carried yet";
+        let refused = refuse(file, context, reason);
+        context.refusals.last_passes(Passing::OfItself);
+        return refused;
     }
     if has_error(file.as_fd()).map_err(wrap("poll"))? {
         return refuse(

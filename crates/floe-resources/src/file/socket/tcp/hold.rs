@@ -27,7 +27,7 @@ use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -103,6 +103,21 @@ impl Drop for Ending<'_> {
         if let Err(error) = self.keeper.forget() {
             tracing::error!(%error, "the keeper does not hear");
         }
+    }
+}
+
+/// New connections are held back as long as this is there.
+#[derive(Debug)]
+pub struct Newcomers(#[expect(dead_code, reason = "it holds back by being there")] Hold);
+
+impl Newcomers {
+    /// Those with sockets that listen at these addresses, in the network namespace of a process.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn hold_back(places: &[SocketAddr], inside: Pid) -> Result<Self, FileError> {
+        let name = format!("floe-new-{}", std::process::id());
+        run(inside, "hold back", || Ok(Self(Hold::newcomers(&name, places)?)))
     }
 }
 

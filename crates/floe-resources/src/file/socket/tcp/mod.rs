@@ -18,7 +18,7 @@ pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
 pub(in crate::file) use hold::MadeOutside;
 
-pub use hold::{Ending, Held, OutsideEnds};
+pub use hold::{Ending, Held, Newcomers, OutsideEnds};
 
 use super::{
     duplicate, family,

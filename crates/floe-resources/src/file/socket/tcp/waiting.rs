@@ -14,7 +14,7 @@ use crate::{
         },
     },
     ns,
-    refusal::{Refusals, Subject},
+    refusal::{Passing, Refusals, Subject},
 };
 use floe_sys::{Pid, descriptor::pidfd_getfd, kernel::WaitingConnection, socket::is_somebodys};
 use nix::{
@@ -55,6 +55,8 @@ pub(in crate::file::socket) struct FoundListener {
     number: i32,
     subject: Subject,
     title: String,
+    /// Where it listens.
+    place: Option<SocketAddr>,
     /// Connections that wait, as listed.
     seen: Vec<WaitingConnection>,
 }
@@ -75,6 +77,8 @@ impl FoundListener {
         } else {
             Ok(Vec::new())
         };
+        let place = inet::Address::local(file.as_fd());
+        let place = place.map_err(FileError::system("read the address of", file.title()))?;
         match seen {
             Ok(seen) => Ok(Some(Self {
                 viewer: file.holder,
@@ -82,12 +86,14 @@ impl FoundListener {
                 number: file.number,
                 subject: file.subject.clone(),
                 title: file.title(),
+                place,
                 seen,
             })),
             Err(error) => {
                 let reason =
                     format!("connections wait to be accepted, which only the kernel's memory tells of: {error}");
                 refusals.add(Some(&file.subject), file.title(), reason, "try again");
+                refusals.last_passes(passing(place));
                 Ok(None)
             }
         }
@@ -147,6 +153,7 @@ impl FoundListener {
                         format!("a connection from {remote}, outside of the tree, waits to be accepted"),
                         "try again, or give it up by --tcp close",
                     );
+                    refusals.last_passes(passing(self.place));
                     continue;
                 }
             }
@@ -164,6 +171,11 @@ impl FoundListener {
             source: io::Error::other(error),
         })
     }
+}
+
+/// How connections that wait at an address pass.
+fn passing(place: Option<SocketAddr>) -> Passing {
+    place.map_or(Passing::OfItself, Passing::Accepted)
 }
 
 /// What came, and behind it what is on its way.

@@ -9,7 +9,10 @@
 //! ```
 //! To both ends that looks like a network that loses packets for a while, so TCP sends them again.
 
+mod message;
+
 use crate::descriptor::adopt;
+use message::*;
 use nix::errno::Errno;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -36,6 +39,22 @@ impl Hold {
     pub fn take(name: &str, connections: &[Connection]) -> Result<Self, Errno> {
         let socket = open()?;
         perform(&socket, &table(name, NFT_TABLE_F_OWNER, connections, None))?;
+        Ok(Self { _socket: socket })
+    }
+
+    /// Holds back all that would begin new connections with these addresses, in the calling thread's network namespace,
+    /// by a table of this name. An address that is unspecified stands for all.
+    ///
+    /// # Errors
+    /// As for [`Hold::take`].
+    pub fn newcomers(name: &str, places: &[SocketAddr]) -> Result<Self, Errno> {
+        let socket = open()?;
+        let mut batch = Batch::default();
+        add_table(&mut batch, name, NFT_TABLE_F_OWNER, &CHAINS[..1]);
+        for place in places {
+            add_rule(&mut batch, name, CHAINS[0].0, |list| drop_newcomers(list, *place));
+        }
+        perform(&socket, &batch.finish())?;
         Ok(Self { _socket: socket })
     }
 }
@@ -88,75 +107,6 @@ impl Release {
 pub fn hold_for(name: &str, connections: &[Connection], milliseconds: u64) -> Result<(), Errno> {
     perform(&open()?, &table(name, 0, connections, Some(milliseconds)))
 }
-
-const NFPROTO_INET: u8 = 1;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_DELTABLE: u16 = 2;
-const NFT_MSG_NEWCHAIN: u16 = 3;
-const NFT_MSG_NEWRULE: u16 = 6;
-const NFT_MSG_NEWSET: u16 = 9;
-const NFT_MSG_NEWSETELEM: u16 = 12;
-const NFT_TABLE_F_OWNER: u32 = 2;
-const NFT_SET_TIMEOUT: u32 = 0x10;
-
-const NFTA_TABLE_NAME: u16 = 1;
-const NFTA_TABLE_FLAGS: u16 = 2;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-const NFTA_SET_TABLE: u16 = 1;
-const NFTA_SET_NAME: u16 = 2;
-const NFTA_SET_FLAGS: u16 = 3;
-const NFTA_SET_KEY_TYPE: u16 = 4;
-const NFTA_SET_KEY_LEN: u16 = 5;
-const NFTA_SET_ID: u16 = 10;
-const NFTA_SET_TIMEOUT: u16 = 11;
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_META_DREG: u16 = 1;
-const NFTA_META_KEY: u16 = 2;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFTA_PAYLOAD_DREG: u16 = 1;
-const NFTA_PAYLOAD_BASE: u16 = 2;
-const NFTA_PAYLOAD_OFFSET: u16 = 3;
-const NFTA_PAYLOAD_LEN: u16 = 4;
-const NFTA_LOOKUP_SET: u16 = 1;
-const NFTA_LOOKUP_SREG: u16 = 2;
-const NFTA_LOOKUP_SET_ID: u16 = 4;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-
-const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
-const NFT_CMP_EQ: u32 = 0;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
-const NFT_REG_VERDICT: u32 = 0;
-const NFT_REG_1: u32 = 1;
-/// The first of sixteen registers of four bytes.
-const NFT_REG32_00: u32 = 8;
-const NF_DROP: u32 = 0;
 
 /// Chains: name and hook (NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT).
 const CHAINS: [(&str, u32); 2] = [("in", 1), ("out", 3)];
@@ -231,32 +181,40 @@ const ELEMENTS: usize = 500;
 /// A table with all in it, as one transaction.
 fn table(name: &str, flags: u32, connections: &[Connection], milliseconds: Option<u64>) -> Vec<u8> {
     let mut batch = Batch::default();
+    add_table(&mut batch, name, flags, &CHAINS);
+    for set in &SETS {
+        add_set(&mut batch, name, set, connections, milliseconds);
+        for (chain, _) in CHAINS {
+            add_rule(&mut batch, name, chain, |list| drop_members(list, set));
+        }
+    }
+    batch.finish()
+}
+
+fn add_table(batch: &mut Batch, name: &str, flags: u32, chains: &[(&str, u32)]) {
     batch.message(NFT_MSG_NEWTABLE, NEW, |message| {
         message.text(NFTA_TABLE_NAME, name);
         message.number(NFTA_TABLE_FLAGS, flags);
     });
-    for (chain, hook) in CHAINS {
+    for (chain, hook) in chains {
         batch.message(NFT_MSG_NEWCHAIN, NEW, |message| {
             message.text(NFTA_CHAIN_TABLE, name);
             message.text(NFTA_CHAIN_NAME, chain);
             message.nest(NFTA_CHAIN_HOOK, |hooked| {
-                hooked.number(NFTA_HOOK_HOOKNUM, hook);
+                hooked.number(NFTA_HOOK_HOOKNUM, *hook);
                 hooked.number(NFTA_HOOK_PRIORITY, PRIORITY as u32);
             });
             message.text(NFTA_CHAIN_TYPE, "filter");
         });
     }
-    for set in &SETS {
-        add_set(&mut batch, name, set, connections, milliseconds);
-        for (chain, _) in CHAINS {
-            batch.message(NFT_MSG_NEWRULE, NEW | libc::NLM_F_APPEND as u16, |message| {
-                message.text(NFTA_RULE_TABLE, name);
-                message.text(NFTA_RULE_CHAIN, chain);
-                message.nest(NFTA_RULE_EXPRESSIONS, |list| rule(list, set));
-            });
-        }
-    }
-    batch.finish()
+}
+
+fn add_rule(batch: &mut Batch, table: &str, chain: &str, fill: impl FnOnce(&mut Message<'_>)) {
+    batch.message(NFT_MSG_NEWRULE, NEW | libc::NLM_F_APPEND as u16, |message| {
+        message.text(NFTA_RULE_TABLE, table);
+        message.text(NFTA_RULE_CHAIN, chain);
+        message.nest(NFTA_RULE_EXPRESSIONS, fill);
+    });
 }
 
 fn add_set(batch: &mut Batch, table: &str, set: &Set, connections: &[Connection], milliseconds: Option<u64>) {
@@ -291,125 +249,73 @@ fn add_set(batch: &mut Batch, table: &str, set: &Set, connections: &[Connection]
 }
 
 /// Drops what is in a set.
-fn rule(list: &mut Message<'_>, set: &Set) {
-    for (key, value) in [
-        (NFT_META_NFPROTO, set.protocol),
-        (NFT_META_L4PROTO, libc::IPPROTO_TCP as u8),
-    ] {
-        list.expression("meta", |data| {
-            data.number(NFTA_META_DREG, NFT_REG_1);
-            data.number(NFTA_META_KEY, key);
-        });
-        list.expression("cmp", |data| {
-            data.number(NFTA_CMP_SREG, NFT_REG_1);
-            data.number(NFTA_CMP_OP, NFT_CMP_EQ);
-            data.nest(NFTA_CMP_DATA, |nested| nested.attribute(NFTA_DATA_VALUE, &[value]));
-        });
-    }
+fn drop_members(list: &mut Message<'_>, set: &Set) {
+    only_tcp(list, Some(set.protocol));
     let ports = NFT_REG32_00 + 2 * set.address / 4;
     for (register, base, offset, length) in [
         (NFT_REG32_00, NFT_PAYLOAD_NETWORK_HEADER, set.offset, 2 * set.address),
         (ports, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
         (ports + 1, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
     ] {
-        list.expression("payload", |data| {
-            data.number(NFTA_PAYLOAD_DREG, register);
-            data.number(NFTA_PAYLOAD_BASE, base);
-            data.number(NFTA_PAYLOAD_OFFSET, offset);
-            data.number(NFTA_PAYLOAD_LEN, length);
-        });
+        list.payload(register, base, offset, length);
     }
     list.expression("lookup", |data| {
         data.text(NFTA_LOOKUP_SET, set.name);
         data.number(NFTA_LOOKUP_SREG, NFT_REG32_00);
         data.number(NFTA_LOOKUP_SET_ID, set.id);
     });
-    list.expression("immediate", |data| {
-        data.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
-        data.nest(NFTA_IMMEDIATE_DATA, |nested| {
-            nested.nest(NFTA_DATA_VERDICT, |verdict| verdict.number(NFTA_VERDICT_CODE, NF_DROP));
-        });
-    });
+    list.drop();
 }
 
-/// What must not be there yet.
-const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-
-/// struct nlmsghdr and struct nfgenmsg.
-const NETLINK_HEADER: usize = 16;
-
-/// Messages of one transaction.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    /// Where the last message is.
-    last: usize,
-}
-
-/// One of them, at its end.
-struct Message<'a>(&'a mut Vec<u8>);
-
-impl Batch {
-    fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message<'_>)) {
-        if self.bytes.is_empty() {
-            self.raw(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
+/// Drops the first packets of connections (SYN without ACK) with an address.
+fn drop_newcomers(list: &mut Message<'_>, place: SocketAddr) {
+    /// Where the flags are in the header, and those that count.
+    const FLAGS: u32 = 13;
+    const SYN: u8 = 2;
+    const SYN_ACK: u8 = 0x12;
+    let ip = place.ip().to_canonical();
+    let set = &SETS[usize::from(ip.is_ipv6())];
+    let any = ip.is_unspecified();
+    only_tcp(list, (!any).then_some(set.protocol));
+    if !any {
+        list.payload(
+            NFT_REG_1,
+            NFT_PAYLOAD_NETWORK_HEADER,
+            set.offset + set.address,
+            set.address,
+        );
+        match ip {
+            IpAddr::V4(four) => list.compare(&four.octets()),
+            IpAddr::V6(six) => list.compare(&six.octets()),
         }
-        self.raw(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, NFPROTO_INET, 0, fill);
     }
-
-    /// With an answer for the last message.
-    fn finish(mut self) -> Vec<u8> {
-        let flags = self.last + 6;
-        let acknowledged = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]) | libc::NLM_F_ACK as u16;
-        self.bytes[flags..flags + 2].copy_from_slice(&acknowledged.to_ne_bytes());
-        self.raw(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
-        self.bytes
-    }
-
-    fn raw(&mut self, kind: u16, flags: u16, family: u8, resource: u16, fill: impl FnOnce(&mut Message<'_>)) {
-        let start = self.bytes.len();
-        self.bytes.extend(0_u32.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend((libc::NLM_F_REQUEST as u16 | flags).to_ne_bytes());
-        self.bytes.extend([0; 8]);
-        self.bytes.extend([family, 0]);
-        self.bytes.extend(resource.to_be_bytes());
-        fill(&mut Message(&mut self.bytes));
-        let length = (self.bytes.len() - start) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-        self.last = start;
-    }
+    list.payload(NFT_REG_1, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+    list.compare(&place.port().to_be_bytes());
+    list.payload(NFT_REG_1, NFT_PAYLOAD_TRANSPORT_HEADER, FLAGS, 1);
+    list.expression("bitwise", |data| {
+        data.number(NFTA_BITWISE_SREG, NFT_REG_1);
+        data.number(NFTA_BITWISE_DREG, NFT_REG_1);
+        data.number(NFTA_BITWISE_LEN, 1);
+        data.nest(NFTA_BITWISE_MASK, |mask| mask.attribute(NFTA_DATA_VALUE, &[SYN_ACK]));
+        data.nest(NFTA_BITWISE_XOR, |xor| xor.attribute(NFTA_DATA_VALUE, &[0]));
+    });
+    list.compare(&[SYN]);
+    list.drop();
 }
 
-impl Message<'_> {
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.0.extend((value.len() as u16 + 4).to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn number(&mut self, kind: u16, value: u32) {
-        self.attribute(kind, &value.to_be_bytes());
-    }
-
-    fn text(&mut self, kind: u16, value: &str) {
-        self.attribute(kind, &[value.as_bytes(), &[0]].concat());
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Message<'_>)) {
-        let start = self.0.len();
-        self.attribute(kind | libc::NLA_F_NESTED as u16, &[]);
-        fill(&mut Message(self.0));
-        let length = (self.0.len() - start) as u16;
-        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    }
-
-    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Message<'_>)) {
-        self.nest(NFTA_LIST_ELEM, |element| {
-            element.text(NFTA_EXPR_NAME, name);
-            element.nest(NFTA_EXPR_DATA, fill);
+/// Goes on only for TCP, and for one IP version if it is named.
+fn only_tcp(list: &mut Message<'_>, version: Option<u8>) {
+    let keys = [
+        (NFT_META_NFPROTO, version),
+        (NFT_META_L4PROTO, Some(libc::IPPROTO_TCP as u8)),
+    ];
+    for (key, value) in keys {
+        let Some(value) = value else { continue };
+        list.expression("meta", |data| {
+            data.number(NFTA_META_DREG, NFT_REG_1);
+            data.number(NFTA_META_KEY, key);
         });
+        list.compare(&[value]);
     }
 }
 
@@ -499,6 +405,26 @@ mod tests {
             let mut held = [0; 1];
             other.read_exact(&mut held).expect("what was held is sent again");
             assert!(comes(one, other), "released");
+        }
+    }
+
+    #[test]
+    fn newcomers_are_held_back_and_others_are_not() {
+        let mut connections = connected();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let other = TcpListener::bind("127.0.0.2:0").expect("bind");
+        let [place, other] = [listener, other].map(|one| (one.local_addr().expect("an address"), one));
+        let connects = |to| TcpStream::connect_timeout(&to, Duration::from_millis(50)).is_ok();
+        for held in [place.0, (std::net::Ipv6Addr::UNSPECIFIED, place.0.port()).into()] {
+            let all = [held, "[::1]:9".parse().expect("an address")];
+            let hold = Hold::newcomers("floe-test-new", &all).expect("hold");
+            assert!(!connects(place.0), "held");
+            assert!(connects(other.0), "another address");
+            for (one, other) in &mut connections {
+                assert!(comes(one, other), "a connection that is there");
+            }
+            drop(hold);
+            assert!(connects(place.0), "released");
         }
     }
 
