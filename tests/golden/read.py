@@ -252,9 +252,12 @@ maker = fields(pid=i32, uid=u32, gid=u32)
 options = several(fields(level=i32, name=i32, value=raw))
 socket_file = fields(mode=u32, uid=u32, gid=u32)
 unix_name = fields(bytes=raw, holder=i32, file=optional(socket_file))
+message = fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})
+unaccepted = fields(client=optional(u32), name=raw, maker=maker, groups=several(u32), queue=several(message))
 unix_state = choice(
-    ("Single", None), ("Listening", fields(most=u32, maker=maker)), ("Pair", fields(other=u32, maker=maker)),
+    ("Single", None), ("Listening", fields(most=u32, maker=maker, waiting=several(unaccepted))), ("Pair", fields(other=u32, maker=maker)),
     ("Widowed", fields(maker=maker)), ("Sending", fields(other=u32, to=raw)), ("Abandoned", fields(to=raw)),
+    ("Waiting", fields(maker=maker)),
 )
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 outside = fields(
@@ -283,8 +286,7 @@ OPEN_FILE_BODIES = {
     ),
     "unix-socket": fields(
         socket=u32, kind=i32, name=optional(unix_name), own=socket_file, state=unix_state, groups=several(u32), shutdown=u8,
-        queue=several(fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})),
-        options=options,
+        queue=several(message), options=options,
     ),
     "inet-socket": fields(
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),

@@ -33,7 +33,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "inotify watches /srv, 2 events wait",
         "pidfd process 1",
         "epoll watches 1 files",
-        "unix-socket 71 /run/job, listens",
+        "unix-socket 71 /run/job, listens, 1 connections wait",
         "unix-socket 72, connected with 73, 11 bytes wait",
         "inet-socket tcp 127.0.0.1:80, listens, 1 connections wait",
         "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353",

@@ -49,7 +49,7 @@ const SOCKETS: [Case; 10] = [
     ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
     ("socket-udp-waiting", &["(socket:["], "datagrams that wait"),
     ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),
-    ("socket-unix-waiting", &["(socket:["], "wait to be accepted"),
+    ("socket-unix-waiting", &["(socket:["], "and no task has it"),
     (
         "socket-unix-flight",
         &["file on its way through descriptor", "bpf-map"],

@@ -6,8 +6,8 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    os::unix::net::UnixListener,
-    path::PathBuf,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
 };
 
 /// A victim with a socket that listens at a path, saved and ended; with its image and that path.
@@ -165,4 +165,25 @@ fn a_unix_end_outside_is_refused_with_who_has_it() {
     let mut bytes = [0; 7];
     outside.read_exact(&mut bytes).expect("read");
     assert_eq!(&bytes, b"got one");
+}
+
+#[test]
+fn a_unix_connection_from_outside_that_waits_is_refused() {
+    let host = Host::new();
+    let job = host.name("job");
+    let path = host.path("inside").display().to_string();
+    let script = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\n\
+                  open(sys.argv[1] + '.ready', 'w')\ntime.sleep(1000)";
+    host.done(&["run", "-d", "--name", &job, "--", "python3", "-c", script, &path]);
+    until("the socket", || Path::new(&format!("{path}.ready")).exists());
+    let mut outside = UnixStream::connect(&path).expect("connect");
+    let image = host.path("job.floe").display().to_string();
+    let found = host.floe(&["checkpoint", &job, "-o", &image]).expect_failed();
+    let own = std::process::id();
+    let reason = format!("({own}), outside of the tree, waits to be accepted");
+    assert!(found.contains(&reason), "{found}");
+    // What nobody has any more waits like others.
+    outside.write_all(b"farewell").expect("write");
+    drop(outside);
+    host.done(&["checkpoint", &job, "-o", &image]);
 }

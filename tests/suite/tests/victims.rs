@@ -159,6 +159,7 @@ victims! {
     sockets_ended "sockets-ended",
     sockets_tcp "sockets-tcp",
     sockets_unaccepted "sockets-unaccepted",
+    sockets_unix_unaccepted "sockets-unix-unaccepted",
     aio_rings "aio-rings",
     sockets_unix "sockets-unix",
     stack_grows "stack-grows",

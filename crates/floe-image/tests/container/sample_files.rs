@@ -116,7 +116,9 @@ const NOWHERE: Option<(u32, [u8; 4], u16)> = None;
 fn listening_socket() -> Vec<u8> {
     let maker: Maker = (1, 0, 0);
     let name = (path_of("/run/job"), 1_i32, Some((0o660_u32, 0_u32, 4_u32)));
-    let state = (1_u32, 5_u32, maker);
+    let hello: Message = (path_of("hello"), None, path_of(""), Vec::new(), false);
+    let waits = (None::<u32>, path_of("/run/client"), maker, vec![4_u32], vec![hello]);
+    let state = (1_u32, 5_u32, maker, vec![waits]);
     let own = (0o777_u32, 0_u32, 0_u32);
     let groups = vec![4_u32, 27];
     body(&(

@@ -149,13 +149,17 @@ pub fn collect(
     let super::terminal::ResolvedTerminals { objects, sessions } =
         context.terminals.resolve(&inside, context.refusals)?;
     context.objects.extend(objects);
-    super::socket::resolve_unix(&mut context.unix, &mut known.records)?;
+    let holders: Vec<_> = known.buckets.into_values().flatten().collect();
+    super::socket::resolve_unix(
+        &mut context.unix,
+        &super::socket::Known::new(&context.memory, &context.processes, &holders),
+        (&mut known.records, context.refusals),
+    )?;
     let held = super::socket::resolve_tcp(
         (&context.connections, &*context.keeper, &context.memory),
         &mut known.records,
         context.refusals,
     )?;
-    let holders: Vec<_> = known.buckets.into_values().flatten().collect();
     super::epoll::resolve(&context.epolls, &mut known.records, &holders, context.refusals)?;
     found_locks.put_into(&mut tables);
     Ok(Collected {

@@ -1,6 +1,6 @@
 //! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
 
-use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue, WaitingConnection};
+use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue, UnacceptedConnection, WaitingConnection};
 use std::{cell::OnceCell, io, os::fd::BorrowedFd};
 
 /// It, or why it can't be read.
@@ -28,5 +28,20 @@ impl Memory {
     /// Connections that wait to be accepted.
     pub(super) fn waiting_connections(&self, listener: BorrowedFd<'_>) -> io::Result<Vec<WaitingConnection>> {
         self.get()?.waiting_connections(listener)
+    }
+
+    /// The same of a unix socket.
+    pub(super) fn unaccepted_connections(&self, listener: BorrowedFd<'_>) -> io::Result<Vec<UnacceptedConnection>> {
+        self.get()?.unaccepted_connections(listener)
+    }
+
+    /// What tells a socket from all others.
+    pub(super) fn socket_place(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        self.get()?.socket_place(socket)
+    }
+
+    /// What tells an open file from all others.
+    pub(super) fn file_place(&self, file: BorrowedFd<'_>) -> io::Result<u64> {
+        self.get()?.file_place(file)
     }
 }

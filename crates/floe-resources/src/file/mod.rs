@@ -251,7 +251,6 @@ impl<'a> OpenContext<'a> {
         (puppets, host_pids): Tasks<'a>,
         tcp: TcpMode,
     ) -> Result<Self, FileError> {
-        let groups = getgroups().map_err(FileError::system("read the groups of", "floe"))?;
         Ok(Self {
             root,
             console,
@@ -263,8 +262,7 @@ impl<'a> OpenContext<'a> {
             ended: BTreeMap::new(),
             sessions: HashMap::new(),
             channel,
-            // They come from floe.
-            groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
+            groups: own_groups()?,
             pipes: HashMap::new(),
             unix: socket::MadeUnix::default(),
             inet: socket::MadeInet::default(),
@@ -489,6 +487,12 @@ fn open_ghost(id: u32, record: &OpenFileRecord, context: &OpenContext<'_>) -> Re
 /// Whether a file was opened by open(2) or one of its kin, not made by pipe(2): that shows in its flags.
 fn was_opened(record: &OpenFileRecord) -> bool {
     record.flags & floe_sys::descriptor::O_LARGEFILE != 0
+}
+
+/// Floe's supplementary groups, which puppets have too.
+fn own_groups() -> Result<Vec<u32>, FileError> {
+    let groups = getgroups().map_err(FileError::system("read the groups of", "floe"))?;
+    Ok(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
 
 fn comm(pid: Pid) -> String {

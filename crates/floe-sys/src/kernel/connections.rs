@@ -154,7 +154,7 @@ impl FileMemory {
     }
 
     /// The bytes of a buffer (struct sk_buff): those beside it, those in parts of pages, and those of buffers behind it.
-    fn buffer(&self, buffer: u64) -> io::Result<Vec<u8>> {
+    pub(super) fn buffer(&self, buffer: u64) -> io::Result<Vec<u8>> {
         let memory = &self.0;
         let number = |member: &str| memory.number("sk_buff", buffer, member);
         let (length, elsewhere) = (number("len")? as usize, number("data_len")? as usize);

@@ -1,6 +1,6 @@
 //! What open files hold.
 
-use super::{KernelMemory, connections, inotify, mqueue};
+use super::{KernelMemory, connections, inotify, mqueue, tasks, unaccepted};
 use std::io;
 
 /// The kernel's memory, to be read for what open files hold.
@@ -12,7 +12,13 @@ impl FileMemory {
     /// # Errors
     /// Those of [`aio_contexts`](super::aio_contexts).
     pub fn open() -> io::Result<Self> {
-        let structures = [&inotify::STRUCTURES[..], &mqueue::STRUCTURES, &connections::STRUCTURES];
+        let structures = [
+            &inotify::STRUCTURES[..],
+            &mqueue::STRUCTURES,
+            &connections::STRUCTURES,
+            &unaccepted::STRUCTURES,
+            &tasks::STRUCTURES,
+        ];
         KernelMemory::open(&structures.concat()).map(Self)
     }
 }

@@ -11,6 +11,7 @@ mod mqueue;
 mod semaphores;
 mod tasks;
 mod terminals;
+mod unaccepted;
 
 pub use aio::{AioContext, aio_contexts};
 pub use connections::WaitingConnection;
@@ -19,6 +20,7 @@ pub use inotify::{InotifyEvent, InotifyQueue};
 pub use mqueue::{MessageQueue, PriorityMessage};
 pub use semaphores::{Adjustments, semaphore_adjustments};
 pub use terminals::{StoppedOutput, TerminalEnd, TerminalLook, Terminals, WaitingInput};
+pub use unaccepted::{SentMessage, UnacceptedConnection};
 
 use bpf::Program;
 use btf::Btf;

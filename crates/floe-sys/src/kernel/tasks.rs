@@ -30,23 +30,16 @@ pub(super) fn all(memory: &KernelMemory) -> io::Result<HashMap<i32, u64>> {
 fn walk(memory: &KernelMemory) -> io::Result<HashMap<i32, u64>> {
     // First threads are in the list of tasks, the others are not.
     let own = memory.member("task_struct", memory.current_task()?, "group_leader")?;
-    let ids = |task| memory.member("task_struct", task, "thread_pid");
-    let level = memory.number("pid", ids(own)?, "level")?;
-    let first = memory.types.offset("pid", "numbers")?;
-    // struct upid: the number and the namespace.
-    let numbers = first + 16 * u64::from(level);
-    let namespace = memory.member("upid", ids(own)? + numbers, "ns")?;
+    let here = Here::find(memory)?;
     let node = memory.types.offset("task_struct", "tasks")?;
     let mut found = HashMap::new();
     let mut task = own;
     for _ in 0..MOST_PROCESSES {
-        let id = ids(task)?;
         // The list begins with the idle task, and passes tasks that are just ending.
-        if id != 0 && memory.number("pid", id, "level")? >= level {
-            let place = id + numbers;
-            if memory.member("upid", place, "ns")? == namespace {
-                found.insert(memory.number("upid", place, "nr")? as i32, task);
-            }
+        let id = memory.member("task_struct", task, "thread_pid")?;
+        match here.number(memory, id)? {
+            0 => {}
+            number => drop(found.insert(number as i32, task)),
         }
         task = memory.word(task + node)?.wrapping_sub(node);
         if task == own {
@@ -54,6 +47,42 @@ fn walk(memory: &KernelMemory) -> io::Result<HashMap<i32, u64>> {
         }
     }
     Err(Errno::ESRCH.into())
+}
+
+/// The number that a `struct pid` has in the caller's PID namespace; 0 where it has none there.
+pub(super) fn id_here(memory: &KernelMemory, id: u64) -> io::Result<u32> {
+    Here::find(memory)?.number(memory, id)
+}
+
+/// The caller's PID namespace.
+struct Here {
+    level: u32,
+    namespace: u64,
+}
+
+impl Here {
+    fn find(memory: &KernelMemory) -> io::Result<Self> {
+        let own = memory.member("task_struct", memory.current_task()?, "thread_pid")?;
+        let level = memory.number("pid", own, "level")?;
+        let namespace = memory.member("upid", own + numbers(memory, level)?, "ns")?;
+        Ok(Self { level, namespace })
+    }
+
+    fn number(&self, memory: &KernelMemory, id: u64) -> io::Result<u32> {
+        if id == 0 || memory.number("pid", id, "level")? < self.level {
+            return Ok(0);
+        }
+        let place = id + numbers(memory, self.level)?;
+        if memory.member("upid", place, "ns")? != self.namespace {
+            return Ok(0);
+        }
+        memory.number("upid", place, "nr")
+    }
+}
+
+/// Where a `struct pid` has its number of a level: struct upid, the number and the namespace.
+fn numbers(memory: &KernelMemory, level: u32) -> io::Result<u64> {
+    Ok(memory.types.offset("pid", "numbers")? + 16 * u64::from(level))
 }
 
 /// What a member that points to something points to, each once: of all threads of a process.

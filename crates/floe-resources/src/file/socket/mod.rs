@@ -13,7 +13,7 @@ pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
 pub(super) use supply::Supply;
 pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
-pub(super) use unix::{FoundUnix, MadeUnix, resolve as resolve_unix};
+pub(super) use unix::{FoundUnix, Known, MadeUnix, resolve as resolve_unix};
 
 pub use inet::Inet;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};

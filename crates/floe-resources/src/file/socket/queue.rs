@@ -243,6 +243,17 @@ impl Look<'_> {
 }
 
 impl Message {
+    /// One that is known from elsewhere.
+    pub(super) fn new(bytes: Vec<u8>, sender: Option<Maker>, files: Vec<u32>, urgent: bool) -> Self {
+        let message = Self::plain(bytes);
+        Self {
+            sender,
+            files,
+            urgent,
+            ..message
+        }
+    }
+
     fn plain(bytes: Vec<u8>) -> Self {
         Self {
             bytes,

@@ -2,6 +2,7 @@
 
 use super::{Check, Make, descriptors::bpf_map, unchanged};
 use std::{
+    fs::File,
     io,
     mem::forget,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
@@ -83,10 +84,14 @@ fn options(_: &Stage) -> io::Result<Check> {
     Ok(kept(server))
 }
 
+/// A file comes with what was sent, and nobody has it.
 fn unix_waiting(stage: &Stage) -> io::Result<Check> {
     let path = stage.path("waiting");
     let listener = UnixListener::bind(&path)?;
-    forget(UnixStream::connect(&path)?);
+    let client = UnixStream::connect(&path)?;
+    let file = File::open("/dev/null")?;
+    letter::send(client.as_raw_fd(), b"with it", &[file.as_fd()])?;
+    forget(client);
     Ok(kept(listener))
 }
 

@@ -7,9 +7,12 @@ use super::{
     make::{as_maker, listen, listening, only, records, socket_in},
     name,
 };
-use crate::file::{
-    FileError, OpenContext,
-    socket::{ROOT, credentials, fetch, has_events, system},
+use crate::{
+    channel::Channel,
+    file::{
+        FileError, OpenContext,
+        socket::{Maker, ROOT, credentials, fetch, has_events, system},
+    },
 };
 use floe_sys::descriptor::adopt;
 use floe_tracee::{Puppet, Script};
@@ -66,7 +69,7 @@ fn pair(id: u32, (one, two): (&Body, Option<&Body>), context: &mut OpenContext<'
     let place = batch.room(8);
     let kind = (one.kind | libc::SOCK_CLOEXEC) as u64;
     let arguments = [libc::AF_UNIX as u64, kind, 0, place];
-    as_maker(&mut batch, (maker, &one.groups), context, |batch| {
+    as_maker(&mut batch, (maker, &one.groups), &context.groups, |batch| {
         batch.call("make a pair of sockets", libc::SYS_socketpair, &arguments);
     });
     puppet.run(&mut batch)?;
@@ -113,7 +116,7 @@ fn through_another(
         .map_err(|source| system("give its name to one that accepts", id, source.into()))?;
     let groups = client.map_or(&[][..], |client| &client.groups);
     let numbers = context.channel.give(&mut Script::new(puppet), &[listening.as_fd()])?;
-    listen((puppet, numbers[0]), 1, (maker, groups), context)?;
+    listen((puppet, numbers[0]), 1, (maker, groups), &context.groups)?;
     drop(fetch(id, puppet, &numbers)?);
     let to = place.as_ref().map_or(To::Name(server), To::Place);
     let client = connect(id, to, (server, client), context)?;
@@ -122,7 +125,7 @@ fn through_another(
 
 /// How a socket that listens is reached.
 #[derive(Clone, Copy)]
-enum To<'a> {
+pub(super) enum To<'a> {
     /// By the name of this one.
     Name(&'a Body),
     Place(&'a Place),
@@ -142,12 +145,20 @@ fn connect<'a>(
     if let Some((client, name)) = client.and_then(|client| Some((client, client.name.as_ref()?))) {
         name::bind((id, client), (puppet, number), name, context)?;
     }
+    let who = (maker, &server.groups[..]);
+    connect_as((puppet, number), who, to, (context.channel, &context.groups))?;
+    Ok((only(id, fetch(id, puppet, &[number])?)?, puppet))
+}
+
+/// Connects a socket of a task as the maker with these groups; floe's channel, and the groups that the task has.
+pub(super) fn connect_as(
+    (puppet, number): (&Puppet, i32),
+    (maker, groups): (Maker, &[u32]),
+    to: To<'_>,
+    (channel, own): (&Channel, &[u32]),
+) -> Result<(), FileError> {
     let folder = match to {
-        To::Place(place) => Some(
-            context
-                .channel
-                .give(&mut Script::new(puppet), &[place.folder.as_fd()])?[0],
-        ),
+        To::Place(place) => Some(channel.give(&mut Script::new(puppet), &[place.folder.as_fd()])?[0]),
         To::Name(_) => None,
     };
     let mut batch = puppet.batch();
@@ -167,7 +178,7 @@ fn connect<'a>(
     };
     let place = batch.data(&bytes);
     let arguments = [number as u64, place, bytes.len() as u64];
-    as_maker(&mut batch, (maker, &server.groups), context, |batch| {
+    as_maker(&mut batch, (maker, groups), own, |batch| {
         batch.call("connect", libc::SYS_connect, &arguments);
     });
     puppet.run(&mut batch)?;
@@ -180,7 +191,7 @@ fn connect<'a>(
         }
         puppet.run(&mut batch)?;
     }
-    Ok((only(id, fetch(id, puppet, &[number])?)?, puppet))
+    Ok(())
 }
 
 /// The two ends, when the connection was accepted that a task made.

@@ -44,7 +44,7 @@ pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<
             letters((*id, body), unsent, &records, holders)?;
         } else if let Some(other) = unsent.senders.remove(id) {
             let wrap = |source: Errno| system("put back what waited in", *id, source.into());
-            let _room = Room::make(other.as_fd(), body).map_err(wrap)?;
+            let _room = Room::make(other.as_fd(), &body.queue).map_err(wrap)?;
             for message in &body.queue {
                 send((*id, other.as_fd()), None, (body, message), holders)?;
             }
@@ -57,10 +57,10 @@ pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<
 pub(super) struct Room<'a>(BorrowedFd<'a>, usize);
 
 impl<'a> Room<'a> {
-    pub(super) fn make(socket: BorrowedFd<'a>, body: &Body) -> Result<Self, Errno> {
+    pub(super) fn make(socket: BorrowedFd<'a>, queue: &[queue::Message]) -> Result<Self, Errno> {
         let before = options::room(socket)?;
         // Each piece takes a buffer of its own, so there must be more room than there are bytes.
-        let wanted = 4 * queue::bytes(&body.queue) + body.queue.len() * 1024;
+        let wanted = 4 * queue::bytes(queue) + queue.len() * 1024;
         options::set_room(socket, (before / 2).max(wanted))?;
         Ok(Self(socket, before))
     }
@@ -74,7 +74,7 @@ impl Drop for Room<'_> {
     }
 }
 
-fn send(
+pub(super) fn send(
     (id, socket): (u32, BorrowedFd<'_>),
     to: Option<&UnixAddr>,
     (body, message): (&Body, &queue::Message),
@@ -110,7 +110,7 @@ fn letters(
     let to = to.map_err(wrap("find the name of"))?;
     for message in &body.queue {
         let (sender, _place) = sender((id, &message.from), records, holders)?;
-        let _room = Room::make(sender.as_fd(), body).map_err(wrap("make room to send to"))?;
+        let _room = Room::make(sender.as_fd(), &body.queue).map_err(wrap("make room to send to"))?;
         send((id, sender.as_fd()), Some(&to), (body, message), holders)?;
     }
     Ok(())

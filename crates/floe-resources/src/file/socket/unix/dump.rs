@@ -1,7 +1,7 @@
 //! How unix sockets are found, and with whom they are connected.
 
 use super::{
-    Body, NAME, State,
+    Body, State,
     name::{self, Name, SocketFile},
 };
 use crate::{
@@ -17,10 +17,7 @@ use crate::{
     ns,
     refusal::{Refusals, Subject},
 };
-use floe_image::{
-    codec,
-    record::{NsPid, OpenFileRecord},
-};
+use floe_image::{codec, record::NsPid};
 use floe_sys::{
     Pid,
     descriptor::pidfd_getfd,
@@ -51,9 +48,9 @@ pub(in crate::file) struct FoundUnix {
     /// All of the tree's network namespace; asked for once.
     listed: Option<Listed>,
     /// Those that are saved, in the order of their records.
-    found: Vec<Rc<FoundSocket>>,
+    pub(super) found: Vec<Rc<FoundSocket>>,
     /// What waits in them.
-    queues: Vec<Vec<Message>>,
+    pub(super) queues: Vec<Vec<Message>>,
 }
 
 struct Listed {
@@ -73,7 +70,9 @@ pub(in crate::file) struct FoundSocket {
     pidfd: Rc<OwnedFd>,
     number: i32,
     peer: Option<u32>,
-    body: Body,
+    /// How many connections wait to be accepted.
+    pub(super) waiting: u32,
+    pub(super) body: Body,
 }
 
 impl FoundUnix {
@@ -130,24 +129,19 @@ impl FoundUnix {
     }
 }
 
-/// Completes the records of unix sockets, in the order in which they were found.
-///
-/// # Errors
-/// [`FileError`].
-pub(in crate::file) fn resolve(all: &mut FoundUnix, records: &mut [OpenFileRecord]) -> Result<(), FileError> {
-    let sockets = records.iter_mut().filter(|record| record.kind == NAME);
-    for (record, (one, queue)) in sockets.zip(all.found.iter().zip(std::mem::take(&mut all.queues))) {
-        let mut body = one.body.clone();
-        body.queue = queue;
-        record.body = codec::encode(&body)?;
-    }
-    Ok(())
-}
-
 /// Gives a file its number in the image, `None` where it was refused.
 type Number<'a> = dyn FnMut(OwnedFd, &mut DumpContext<'_>) -> Result<Option<u32>, FileError> + 'a;
 
 impl FoundSocket {
+    /// A duplicate.
+    pub(super) fn fetch(&self) -> Result<OwnedFd, FileError> {
+        pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(FileError::system("fetch", self.title.clone()))
+    }
+
+    pub(super) fn refuse(&self, reason: &str, advice: &'static str, refusals: &mut Refusals) {
+        refusals.add(Some(&self.subject), self.title.clone(), reason, advice);
+    }
+
     /// Looks at what waits in it, `take` gives the files that come with it their numbers.
     pub(in crate::file) fn read_queue(
         &self,
@@ -157,8 +151,7 @@ impl FoundSocket {
         let body = &self.body;
         let mut queue = Vec::new();
         if !matches!(body.state, State::Listening { .. }) {
-            let wrap = |action| FileError::system(action, self.title.clone());
-            let socket = pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(wrap("fetch"))?;
+            let socket = self.fetch()?;
             let manner = Manner {
                 is_stream: body.is_stream(),
                 ends: body.kind == libc::SOCK_SEQPACKET && body.shutdown & RCV_SHUTDOWN != 0,
@@ -186,13 +179,7 @@ impl FoundSocket {
                 trouble = Some("messages of others than its other end wait in this socket");
             }
             if let Some(reason) = trouble {
-                let refusals = &mut context.refusals;
-                refusals.add(
-                    Some(&self.subject),
-                    self.title.clone(),
-                    reason,
-                    "receive them, or close it",
-                );
+                self.refuse(reason, "receive them, or close it", context.refusals);
             }
         }
         context.unix.queues.push(queue);
@@ -211,13 +198,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
             "a unix socket of another network namespace can't be carried yet",
         );
     };
-    if listed.waiting.contains(&inode) {
-        return refuse(
-            file,
-            context,
-            "a connection that is not accepted yet can't be carried yet",
-        );
-    }
+    let waits = listed.waiting.contains(&inode);
     let other = unix.peer.and_then(|peer| listed.sockets.get(&peer)).cloned();
     if has_error(file.as_fd()).map_err(wrap("poll"))? {
         return refuse(
@@ -228,6 +209,9 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     }
     let maker = peer(file.as_fd(), context).map_err(wrap("read the maker of"))?;
     let state = match state((file, inode), (&unix, other.as_ref()), maker) {
+        Ok(_) if waits => State::Waiting {
+            maker: maker.unwrap_or(ROOT),
+        },
         Ok(state) => state,
         Err(reason) => return refuse(file, context, reason),
     };
@@ -267,6 +251,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
         pidfd: Rc::clone(&file.pidfd),
         number: file.number,
         peer: unix.peer,
+        waiting: if unix.listens { unix.queues.0 } else { 0 },
         body,
     }));
     Ok(Some(record))
@@ -304,12 +289,12 @@ fn state(
 ) -> Result<State, &'static str> {
     let by = maker.unwrap_or(ROOT);
     if unix.listens {
-        let (waiting, most) = unix.queues;
-        return if waiting > 0 {
-            Err("connections that wait to be accepted can't be carried yet")
-        } else {
-            Ok(State::Listening { most, maker: by })
-        };
+        // What waits is looked at when all files are known.
+        return Ok(State::Listening {
+            most: unix.queues.1,
+            maker: by,
+            waiting: Vec::new(),
+        });
     }
     let is_of_letters = unix.kind == libc::SOCK_DGRAM;
     let Some(peer) = unix.peer else {

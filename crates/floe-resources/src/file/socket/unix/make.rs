@@ -56,7 +56,9 @@ pub(super) fn read(files: &[OpenFileRecord]) -> Result<HashMap<u32, (u32, Body)>
 /// A socket as `body` tells, but for its options.
 pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
     match &body.state {
-        State::Single | State::Sending { .. } | State::Abandoned { .. } => single(id, body, context),
+        State::Single | State::Sending { .. } | State::Abandoned { .. } | State::Waiting { .. } => {
+            single(id, body, context)
+        }
         State::Listening { .. } => {
             listening(id, body, context)?;
             duplicate(id, &context.unix.listening[&body.socket])
@@ -111,7 +113,7 @@ pub(super) fn only(id: u32, fetched: Vec<OwnedFd>) -> Result<OwnedFd, FileError>
 
 /// Makes a socket that listens, where it is not made yet.
 pub(super) fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), FileError> {
-    let State::Listening { most, maker } = body.state else {
+    let State::Listening { most, maker, .. } = body.state else {
         return Ok(());
     };
     if context.unix.listening.contains_key(&body.socket) {
@@ -126,7 +128,7 @@ pub(super) fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> 
     if let Some(name) = &body.name {
         name::bind((id, body), (puppet, number), name, context)?;
     }
-    listen((puppet, number), most, (maker, &body.groups), context)?;
+    listen((puppet, number), most, (maker, &body.groups), &context.groups)?;
     let socket = only(id, fetch(id, puppet, &[number])?)?;
     context.unix.listening.insert(body.socket, socket);
     Ok(())
@@ -137,20 +139,21 @@ pub(super) fn listen(
     (puppet, number): (&Puppet, i32),
     most: u32,
     (maker, groups): (Maker, &[u32]),
-    context: &OpenContext<'_>,
+    own: &[u32],
 ) -> Result<(), FileError> {
     let mut batch = puppet.batch();
-    as_maker(&mut batch, (maker, groups), context, |batch| {
+    as_maker(&mut batch, (maker, groups), own, |batch| {
         batch.call("listen", libc::SYS_listen, &[number as u64, u64::from(most)]);
     });
     Ok(puppet.run(&mut batch)?)
 }
 
-/// Adds calls that are done as the maker with these supplementary groups, which the kernel notes.
+/// Adds calls that are done as the maker with these supplementary groups, which the kernel notes; the task's `own` groups
+/// are put back.
 pub(super) fn as_maker<T>(
     batch: &mut Batch,
     (maker, groups): (Maker, &[u32]),
-    context: &OpenContext<'_>,
+    own: &[u32],
     calls: impl FnOnce(&mut Batch) -> T,
 ) -> T {
     let set = |batch: &mut Batch, groups: &[u32]| {
@@ -159,7 +162,7 @@ pub(super) fn as_maker<T>(
         let arguments = [groups.len() as u64, place];
         batch.call("take the maker's groups", libc::SYS_setgroups, &arguments);
     };
-    let others = groups != context.groups;
+    let others = groups != own;
     if others {
         set(batch, groups);
     }
@@ -167,7 +170,7 @@ pub(super) fn as_maker<T>(
     let done = calls(batch);
     ROOT.become_in(batch);
     if others {
-        set(batch, &context.groups);
+        set(batch, own);
     }
     done
 }
@@ -183,7 +186,7 @@ fn fill((id, body): (u32, &Body), other: &OwnedFd, context: &mut OpenContext<'_>
         context.unix.unsent.senders.insert(id, duplicate(id, other)?);
         return Ok(());
     }
-    let _room = Room::make(other.as_fd(), body).map_err(wrap)?;
+    let _room = Room::make(other.as_fd(), &body.queue).map_err(wrap)?;
     let outside = |pid: i32| context.puppets.get(&pid).map_or(0, |puppet| puppet.tid().raw());
     for message in &body.queue {
         let how = (body.is_stream(), &outside as &dyn Fn(i32) -> i32);

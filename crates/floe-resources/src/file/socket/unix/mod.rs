@@ -7,11 +7,14 @@ mod elsewhere;
 mod leftover;
 mod make;
 mod name;
+mod resolve;
+mod unaccepted;
 
 pub use deliver::{Unsent, deliver};
-pub(in crate::file) use dump::{FoundUnix, resolve};
+pub(in crate::file) use dump::FoundUnix;
 pub(in crate::file) use make::MadeUnix;
 pub use name::BoundNames;
+pub(in crate::file) use resolve::{Known, resolve};
 
 use super::{
     Maker, family,
@@ -27,6 +30,7 @@ use name::{Name, SocketFile};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use unaccepted::Unaccepted;
 
 /// The kind.
 pub struct Unix;
@@ -59,8 +63,12 @@ struct Body {
 enum State {
     /// Not connected.
     Single,
-    /// With so many connections that may wait.
-    Listening { most: u32, maker: Maker },
+    /// With so many connections that may wait, and those that do, the one that is accepted first at first.
+    Listening {
+        most: u32,
+        maker: Maker,
+        waiting: Vec<Unaccepted>,
+    },
     /// One of two that are connected with each other.
     Pair { other: u32, maker: Maker },
     /// One whose other end is closed.
@@ -69,6 +77,8 @@ enum State {
     Sending { other: u32, to: Vec<u8> },
     /// A datagram socket that sent to one of this name, which is closed.
     Abandoned { to: Vec<u8> },
+    /// One whose connection waits to be accepted.
+    Waiting { maker: Maker },
 }
 
 impl Body {
@@ -80,7 +90,13 @@ impl Body {
             _ => true,
         };
         let own = self.name.as_ref().is_none_or(|own| name::is_possible(&own.bytes));
-        let listens = !matches!(self.state, State::Listening { .. }) || self.name.is_some();
+        let listens = match &self.state {
+            State::Listening { waiting, .. } => {
+                self.name.is_some() && waiting.iter().all(|one| one.is_possible(self.is_stream()))
+            }
+            State::Waiting { .. } => !self.is_of_letters(),
+            _ => true,
+        };
         let known = kinds.contains(&self.kind) && self.shutdown <= 3 && self.groups.len() <= MOST_GROUPS;
         let messages = self.queue.iter().all(|message| {
             let from = message.from.is_empty() || name::is_possible(&message.from);
@@ -117,7 +133,10 @@ impl Body {
     /// Who made it, where that is told.
     fn maker(&self) -> Option<Maker> {
         match &self.state {
-            State::Listening { maker, .. } | State::Pair { maker, .. } | State::Widowed { maker } => Some(*maker),
+            State::Listening { maker, .. }
+            | State::Pair { maker, .. }
+            | State::Widowed { maker }
+            | State::Waiting { maker } => Some(*maker),
             State::Single | State::Sending { .. } | State::Abandoned { .. } => None,
         }
     }
@@ -165,6 +184,7 @@ impl FileKind for Unix {
         match &body.state {
             State::Sending { other, to } => deliver::send_to(record.id, (*other, to), holders, unsent)?,
             State::Abandoned { to } => deliver::send_to_nobody(record.id, to, holders)?,
+            State::Listening { .. } => unaccepted::connect_all((record.id, &body), holders, unsent)?,
             _ => {}
         }
         let (late, _) = body.options();
@@ -172,16 +192,21 @@ impl FileKind for Unix {
             let wrap = |source: OptionError| system("set the options of", record.id, source.into());
             options::set(holders.fetch(place)?.as_fd(), &late).map_err(wrap)?;
         }
-        let how = match body.shutdown {
-            0 => return Ok(()),
+        match body.state {
             // The kernel does so where the other end is closed.
-            _ if matches!(body.state, State::Widowed { .. }) && body.kind != libc::SOCK_DGRAM => return Ok(()),
-            1 => Shutdown::Read,
-            2 => Shutdown::Write,
-            _ => Shutdown::Both,
-        };
-        let socket = holders.fetch(place)?;
-        shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", record.id, source.into()))
+            State::Widowed { .. } if !body.is_of_letters() => Ok(()),
+            // It may not be connected yet.
+            State::Waiting { .. } => Ok(()),
+            _ => shut_down((record.id, &body), holders.fetch(place)?.as_fd()),
+        }
+    }
+
+    fn complete(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        let body = possible(record)?;
+        match (&body.state, holders.first(record.id)) {
+            (State::Waiting { .. }, Some(place)) => shut_down((record.id, &body), holders.fetch(place)?.as_fd()),
+            _ => Ok(()),
+        }
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
@@ -189,7 +214,9 @@ impl FileKind for Unix {
         let name = body.name.as_ref().map(Name::shown);
         let state = match &body.state {
             State::Single => "not connected".to_owned(),
-            State::Listening { .. } => "listens".to_owned(),
+            State::Listening { waiting, .. } if waiting.is_empty() => "listens".to_owned(),
+            State::Listening { waiting, .. } => format!("listens, {} connections wait", waiting.len()),
+            State::Waiting { .. } => "waits to be accepted".to_owned(),
             State::Pair { other, .. } => format!("connected with {other}"),
             State::Widowed { .. } => "other end closed".to_owned(),
             State::Sending { to, .. } => format!("sends to {}", name::shown(to)),
@@ -207,12 +234,27 @@ impl FileKind for Unix {
         let body = possible(record)?;
         // An end that was accepted has the name of the one that listens.
         match (&body.name, &body.state) {
-            (Some(name), State::Single | State::Listening { .. } | State::Sending { .. } | State::Abandoned { .. }) => {
-                name.obstacle(root)
-            }
+            (
+                Some(name),
+                State::Single
+                | State::Listening { .. }
+                | State::Sending { .. }
+                | State::Abandoned { .. }
+                | State::Waiting { .. },
+            ) => name.obstacle(root),
             _ => Ok(None),
         }
     }
+}
+
+fn shut_down((id, body): (u32, &Body), socket: BorrowedFd<'_>) -> Result<(), FileError> {
+    let how = match body.shutdown {
+        0 => return Ok(()),
+        1 => Shutdown::Read,
+        2 => Shutdown::Write,
+        _ => Shutdown::Both,
+    };
+    shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", id, source.into()))
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
