@@ -257,8 +257,9 @@ unaccepted = fields(client=optional(u32), name=raw, maker=maker, groups=several(
 unix_state = choice(
     ("Single", None), ("Listening", fields(most=u32, maker=maker, waiting=several(unaccepted))), ("Pair", fields(other=u32, maker=maker)),
     ("Widowed", fields(maker=maker)), ("Sending", fields(other=u32, to=raw)), ("Abandoned", fields(to=raw)),
-    ("Waiting", fields(maker=maker)),
+    ("Waiting", fields(maker=maker)), ("Outside", fields(to=raw)),
 )
+shape = fields(file_type=u32, socket=optional(times(i32, 3)), terminal=boolean, device=u64)
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 outside = fields(
     send_from=u32, sent=raw, unsent=raw, receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
@@ -278,6 +279,7 @@ OPEN_FILE_BODIES = {
         events=several(fields(watch=i32, mask=u32, name=raw)),
     ),
     "message-queue": fields(queue=u32),
+    "external": fields(name=text, shape=shape, identity=times(u64, 2), waits=boolean),
     "pidfd": fields(task=optional(i32), status=i32),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),
     "epoll": fields(

@@ -45,6 +45,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "namespace the tree's net namespace",
         "terminal-master master of terminal 0",
         "terminal-slave slave of terminal 0",
+        "external a pipe that is given as \"log\"",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

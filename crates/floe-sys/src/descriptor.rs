@@ -314,6 +314,29 @@ pub fn adopt(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Takes a descriptor that this program was started with. It is closed on exec from now on; of a standard stream it is a
+/// duplicate.
+///
+/// # Errors
+/// EBADF where there is none, or it was opened by the program itself.
+pub fn take_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_GETFD takes a number, and a bad descriptor is an error.
+    let flags = Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    if number <= libc::STDERR_FILENO {
+        // SAFETY: the same of F_DUPFD_CLOEXEC.
+        let own = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) })?;
+        return Ok(adopt(own));
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        // What came by exec is not closed by it; all that this program opens is.
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: F_SETFD takes numbers.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it came by exec, so nothing here owns it; and from now on the flag tells that it is taken.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// A namespace of a task, as linux/pidfd.h numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names are all there is to say")]

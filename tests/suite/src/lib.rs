@@ -3,6 +3,7 @@
 //! Everything a test starts hangs on a [`Host`]; dropping it ends its sandboxes, also when the test fails.
 
 mod command;
+mod mounts;
 mod network;
 mod portrait;
 mod program;
@@ -11,6 +12,7 @@ mod tree;
 mod victim;
 
 pub use command::{Host, Outcome, json, run, signal, spawn, until, wait};
+pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;
 pub use portrait::Portrait;
 pub use program::{Program, has, source};

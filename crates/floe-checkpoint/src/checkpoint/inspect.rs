@@ -10,7 +10,7 @@ use floe_image::record::{
     SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
-    file::{self, CollectOptions, Collected, ConsoleLinks, FileError, TcpMode},
+    file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
@@ -102,7 +102,7 @@ impl Inspected {
     /// Reads it.
     pub fn read(
         held: &HeldTree,
-        (target, tcp): (&Target, TcpMode),
+        (target, (tcp, external)): (&Target, (TcpMode, &Externals)),
         refusals: &mut Refusals,
         control: &Control<'_>,
     ) -> Result<Self, InspectError> {
@@ -156,6 +156,7 @@ impl Inspected {
         let options = CollectOptions {
             search_outside: matches!(target, Target::Tree { .. }),
             tcp,
+            external,
         };
         let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, options)?;
         for record in &mut processes {

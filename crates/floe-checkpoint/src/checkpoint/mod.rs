@@ -23,7 +23,7 @@ use crate::stage::{Control, StageError};
 use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
-    file::{ConsoleLinks, FileError, TcpMode},
+    file::{ConsoleLinks, Externals, FileError, TcpMode},
     refusal::{Refusal, Refusals},
     tree::FoundTree,
 };
@@ -109,6 +109,8 @@ pub struct Request<'a> {
     pub tcp: TcpMode,
     /// How long what passes by itself is waited for.
     pub patience: Duration,
+    /// What the user says of other ends and files outside of it.
+    pub external: Externals,
     /// Whether a process that may be killed stands before this one: see [`confines_calls`].
     pub behind_front: bool,
     /// Called when the image is synced and the tree is about to be ended.
@@ -271,7 +273,12 @@ fn look(
     }
     control.enter("inspect")?;
     let mut refusals = Refusals::default();
-    let inspected = Inspected::read(held, (&request.target, request.tcp), &mut refusals, control)?;
+    let inspected = Inspected::read(
+        held,
+        (&request.target, (request.tcp, &request.external)),
+        &mut refusals,
+        control,
+    )?;
     Ok(if refusals.is_empty() {
         Ok(inspected)
     } else {

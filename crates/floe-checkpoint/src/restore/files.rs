@@ -7,7 +7,7 @@ use floe_image::{
     record::{IN_FLIGHT, OpenFileRecord},
 };
 use floe_resources::file::{
-    Holders, OpenContext, Opened, Stash, TablePlan, TcpMode, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
+    Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
     place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks, terminal::MadeTerminals,
 };
 use floe_sys::{
@@ -31,11 +31,11 @@ pub fn open_all(
     world: &World<'_>,
     (made, terminals): (&MadeContents, MadeTerminals),
     console: &[OwnedFd; 3],
-    (root, tcp): (BorrowedFd<'_>, TcpMode),
+    (root, outside): (BorrowedFd<'_>, Outside<'_>),
 ) -> Result<Opened, RestoreError> {
     let sessions = settle_sessions(image, world, &terminals)?;
     let tasks = (&world.puppets, world.host_pids());
-    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, tcp)?;
+    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     context.set_terminals(terminals, sessions);
     context.make_queues(world.seed()?.tid(), image)?;
     let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
@@ -49,10 +49,10 @@ pub fn open_late(
     world: &World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
-    (root, tcp): (BorrowedFd<'_>, TcpMode),
+    (root, outside): (BorrowedFd<'_>, Outside<'_>),
 ) -> Result<(), RestoreError> {
     let tasks = (&world.puppets, world.host_pids());
-    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, tcp)?;
+    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
     context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();
     let late: Vec<_> = image.open_files().iter().filter(|record| is_late(record)).collect();

@@ -37,7 +37,7 @@ use floe_image::{
 use floe_resources::{
     channel::{Channel, ChannelError},
     file::{
-        FileError, OutsideEnds, PlaceError, Stash, TcpMode,
+        FileError, Outside, OutsideEnds, PlaceError, Stash,
         terminal::{MadeTerminals, has_terminals},
     },
     ipc::{self, IpcError},
@@ -105,8 +105,8 @@ pub struct Request<'a> {
     pub pid_method: PidMethod,
     /// Whether somebody stays with it: its input is a pipe also where it had none, and no trace of it stays when it ends.
     pub foreground: bool,
-    /// What becomes of TCP connections whose other ends are outside of the tree.
-    pub tcp: TcpMode,
+    /// What becomes of TCP connections whose other ends are outside of the tree, and what else of the host's it gets.
+    pub outside: Outside<'a>,
     /// What stands in the way where files on disk changed since.
     pub files: FilesMode,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
@@ -240,13 +240,18 @@ pub struct DryRun {
 ///
 /// # Errors
 /// [`RestoreError`].
-pub fn dry_run(image: File, (tcp, files): (TcpMode, FilesMode), control: &Control<'_>) -> Result<DryRun, RestoreError> {
+pub fn dry_run(
+    image: File,
+    (outside, files): (Outside<'_>, FilesMode),
+    control: &Control<'_>,
+) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
     let image = Image::open(image)?;
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let obstacles = obstacles(&image, &OutsideEnds::of(&image, tcp)?, files)?;
+    let connections = OutsideEnds::of(&image, outside.tcp)?;
+    let obstacles = obstacles(&image, (&connections, outside.grants), files)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -296,8 +301,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("plan")?;
     let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
-    let connections = OutsideEnds::of(&image, request.tcp)?;
-    let found = obstacles(&image, &connections, request.files)?;
+    let outside = request.outside;
+    let connections = OutsideEnds::of(&image, outside.tcp)?;
+    let found = obstacles(&image, (&connections, outside.grants), request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }
@@ -347,8 +353,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         world.grow(&steps, lendings, (&made, &terminals), root.as_fd(), control)?;
         control.enter("files")?;
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
-        let (all, tcp) = ((&image, &stash), request.tcp);
-        let mut opened = files::open_all(all, &world, (&made, terminals), &console, (root.as_fd(), tcp))?;
+        let all = (&image, &stash);
+        let mut opened = files::open_all(all, &world, (&made, terminals), &console, (root.as_fd(), outside))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -358,7 +364,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         control.enter("state")?;
         let crowd = state::make_threads(&image, &world)?;
-        files::open_late(all, &world, &made, &console, (root.as_fd(), tcp))?;
+        files::open_late(all, &world, &made, &console, (root.as_fd(), outside))?;
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids(), unsent)?;
         let threads = state::complete(&image, &mut world, crowd, &base, &sender)?;

@@ -10,7 +10,7 @@ use floe_image::{
     Image,
     record::{HeaderRecord, NamespaceOrigin, ProcessRecord},
 };
-use floe_resources::file::{OutsideEnds, kind_of};
+use floe_resources::file::{Grants, OutsideEnds, kind_of};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -45,7 +45,11 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`RestoreError`] where looking for them fails.
-pub fn obstacles(image: &Image, connections: &OutsideEnds, files: FilesMode) -> Result<Vec<Obstacle>, RestoreError> {
+pub fn obstacles(
+    image: &Image,
+    (connections, grants): (&OutsideEnds, &Grants),
+    files: FilesMode,
+) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
     clocks(image, &mut found);
@@ -63,7 +67,11 @@ pub fn obstacles(image: &Image, connections: &OutsideEnds, files: FilesMode) -> 
         }
     }
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
-    for (object, reason) in connections.obstacles(own_network)? {
+    for (object, reason) in connections
+        .obstacles(own_network)?
+        .into_iter()
+        .chain(grants.obstacles(image)?)
+    {
         found.insert(Obstacle { object, reason });
     }
     let own = Status::read("/proc/self")?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls};
-use floe_resources::file::ConsoleLinks;
+use floe_resources::file::{ConsoleLinks, Externals, Rule};
 use floe_sandbox::{Announcement, ConsoleState, Sandbox};
 use floe_sys::Pid;
 use std::{
@@ -48,6 +48,12 @@ pub struct Checkpoint {
     /// the tree runs on meanwhile, and is stopped and looked at anew.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     patience: Duration,
+    /// What stays outside of the tree; may be given several times. unix:PATH or unix:@NAME: unix sockets that are connected
+    /// with one of this name connect with it anew when the tree is restored. LINK=NAME: a pipe, socket, terminal, device or
+    /// file, by its link in /proc/PID/fd (pipe:[12345], socket:[678], /dev/ttyS0): restore --inherit-fd NAME=FD gives
+    /// another one in its place.
+    #[arg(long, value_name = "RULE")]
+    external: Vec<Rule>,
     /// Only tell what stands in the way.
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +103,7 @@ impl Checkpoint {
             leave_running: self.leave_running,
             tcp: self.tcp.into(),
             patience: self.patience,
+            external: Externals::new(self.external.clone()),
             behind_front,
             before_end: &mut before_end,
         };

@@ -4,6 +4,7 @@ use super::{foreground::Stay, image_file, tcp::Tcp};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Request, STAGES};
+use floe_resources::file::{Grants, Outside, Rule, RuleError};
 use floe_sandbox::{Client, Launch, Signals};
 use floe_sys::descriptor;
 use std::path::PathBuf;
@@ -31,6 +32,14 @@ pub struct Restore {
     /// TCP connections with processes outside of the tree, if the image has any.
     #[arg(long, value_enum, value_name = "HOW", default_value = "established")]
     tcp: Tcp,
+    /// Unix sockets of the image that connect anew with one outside of the tree, at this name: unix:PATH or unix:@NAME. May be
+    /// given several times.
+    #[arg(long, value_name = "RULE", value_parser = peer)]
+    external: Vec<Rule>,
+    /// A file for one that stayed outside when the tree was saved (checkpoint --external LINK=NAME): FD is the number of a
+    /// descriptor that floe itself has been started with. May be given several times.
+    #[arg(long, value_name = "NAME=FD", value_parser = inherited)]
+    inherit_fd: Vec<(String, i32)>,
     /// Files on disk that changed since the image was made, which holds no content of files that have a name.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     files: Files,
@@ -78,10 +87,15 @@ impl Restore {
             STAGES.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         };
+        // First of all: what is given are numbers of descriptors.
+        let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
+        let outside = Outside {
+            tcp: self.tcp.into(),
+            grants: &grants,
+        };
         let image = image_file::open(path)?;
         if self.dry_run {
-            let found =
-                act::perform(|control| restore::dry_run(image, (self.tcp.into(), self.files.into()), control))??;
+            let found = act::perform(|control| restore::dry_run(image, (outside, self.files.into()), control))??;
             return print(found);
         }
         let mut attached = None;
@@ -103,7 +117,7 @@ impl Restore {
                 Method::SetTid => PidMethod::SetTid,
             },
             foreground: !self.detach,
-            tcp: self.tcp.into(),
+            outside,
             files: self.files.into(),
             before_thaw: &mut before_thaw,
         };
@@ -128,6 +142,20 @@ impl Restore {
         };
         stay.until_end(context)
     }
+}
+
+fn peer(text: &str) -> Result<Rule, String> {
+    match text.parse() {
+        Ok(Rule::Named { .. }) => Err("a file is given by --inherit-fd NAME=FD".to_owned()),
+        rule => rule.map_err(|error: RuleError| error.to_string()),
+    }
+}
+
+fn inherited(text: &str) -> Result<(String, i32), String> {
+    let parts = text.split_once('=');
+    let given =
+        parts.and_then(|(name, number)| Some((name.to_owned(), number.parse().ok().filter(|number| *number >= 0)?)));
+    given.ok_or_else(|| format!("{text:?} is not NAME=FD, e.g. log=3"))
 }
 
 fn print(found: restore::DryRun) -> Outcome {

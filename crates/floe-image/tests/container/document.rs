@@ -154,6 +154,8 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"name": "net"},
             {"pair": 0},
             {"pair": 0},
+            {"name": "log", "shape": {"file_type": 0o010_000, "socket": null, "terminal": false, "device": 0},
+             "identity": [14, 4711], "waits": false},
         ])
     );
     assert_eq!(

@@ -85,6 +85,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ("namespace", 0o100_000, 0, body(&"net")),
         ("terminal-master", 0o2, 0, body(&0_u32)),
         ("terminal-slave", 0o4_001, 0, body(&0_u32)),
+        ("external", 0o1, 0, external_pipe()),
     ]
     .into_iter()
     .enumerate()
@@ -192,6 +193,12 @@ fn inet_socket(
         ended,
         options.to_vec(),
     ))
+}
+
+/// Named by the user: a pipe.
+fn external_pipe() -> Vec<u8> {
+    let shape = (0o010_000_u32, None::<(i32, i32, i32)>, false, 0_u64);
+    body(&("log", shape, (14_u64, 4711_u64), false))
 }
 
 fn tcp_connection() -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! description, and saves each of those once.
 
 use super::{
-    DumpContext, FileError, FoundFile, KINDS, PATH_KINDS,
+    DumpContext, Externals, FileError, FoundFile, KINDS, PATH_KINDS, external,
     found::Finder,
     locks::{self, FoundLocks},
     queue::FoundQueues,
@@ -65,11 +65,13 @@ impl Collected {
 
 /// How descriptors are to be saved.
 #[derive(Debug, Clone, Copy)]
-pub struct CollectOptions {
+pub struct CollectOptions<'a> {
     /// Look through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
     pub search_outside: bool,
     /// What becomes of TCP connections whose other ends are outside.
     pub tcp: TcpMode,
+    /// What the user says of ends and files outside.
+    pub external: &'a Externals,
 }
 
 /// Reads the descriptors of all living processes of a tree, once where some share them.
@@ -81,7 +83,7 @@ pub fn collect(
     console: &super::ConsoleLinks,
     contents: &mut crate::mm::Contents,
     refusals: &mut Refusals,
-    options: CollectOptions,
+    options: CollectOptions<'_>,
 ) -> Result<Collected, FileError> {
     let memory = super::memory::Memory::default();
     let processes = tree.living().map(|process| (process.pid, process.ns_pid)).collect();
@@ -92,6 +94,7 @@ pub fn collect(
     let terminals = super::terminal::FoundTerminals::new(contents.root(), console.terminal.as_deref());
     let mut context = DumpContext {
         console,
+        external: options.external,
         terminals,
         contents,
         refusals,
@@ -141,11 +144,18 @@ pub fn collect(
         });
     }
     let flying = on_their_way(&mut known, &mut context, (&mut tables, &mut found_locks))?;
+    for link in options.external.unused(|link| known.external.contains(link)) {
+        let reason = "no file of the tree that could stay outside (--external) has this link in /proc/PID/fd";
+        let title = String::from_utf8_lossy(link);
+        context
+            .refusals
+            .add(None, title, reason, "see what floe checkpoint --dry-run tells");
+    }
     let inside: HashSet<Pid> = tree.living().map(|process| process.pid).collect();
     context
         .pipes
         .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
-    context.unix.refuse_incomplete(&inside, context.refusals);
+    context.unix.settle_outside(&inside, options.external, context.refusals);
     let super::terminal::ResolvedTerminals { objects, sessions } =
         context.terminals.resolve(&inside, context.refusals)?;
     context.objects.extend(objects);
@@ -242,6 +252,8 @@ struct KnownFiles {
     records: Vec<OpenFileRecord>,
     /// Holders of one descriptor each of the files in a bucket, ordered by kcmp, with the file's number.
     buckets: HashMap<Bucket, Vec<(Pid, i32, Option<u32>)>>,
+    /// Links of those that stay outside.
+    external: HashSet<Vec<u8>>,
 }
 
 impl KnownFiles {
@@ -276,6 +288,9 @@ impl KnownFiles {
             Err(index) => {
                 let dumped = dump_one(found, context)?;
                 let id = dumped.map(|(signals, kind, body)| {
+                    if kind == external::NAME {
+                        self.external.insert(found.link.clone());
+                    }
                     let id = self.records.len() as u32;
                     let (flags, position) = (found.flags(), found.info.position);
                     self.records.push(OpenFileRecord {
@@ -305,6 +320,9 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<D
         super::pipe::note_refused(found, context);
         return Ok(None);
     };
+    if let Some((kind, body)) = external::dump_named(found, context)? {
+        return Ok(Some((signals, kind, body)));
+    }
     let mut claims = kinds.iter().filter(|kind| kind.claims(found, context.console));
     match (claims.next(), claims.next()) {
         (Some(kind), None) => {

@@ -7,6 +7,7 @@ mod device;
 mod directory;
 mod epoll;
 mod event;
+mod external;
 mod found;
 mod holders;
 mod locks;
@@ -29,6 +30,7 @@ mod unsupported;
 pub use collect::{CollectOptions, Collected, collect};
 pub use console::ConsoleLinks;
 pub use event::pidfd::place as place_pidfds;
+pub use external::{Externals, GrantError, Grants, Rule, RuleError, is_external};
 pub use found::FoundFile;
 pub use holders::Holders;
 pub use locks::take_all as take_locks;
@@ -88,6 +90,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &socket::Inet,
     &socket::TcpConnection,
     &queue::Queue,
+    &external::External,
 ];
 
 /// A file that could not be saved or opened again.
@@ -155,6 +158,8 @@ impl FileError {
 pub struct DumpContext<'a> {
     /// The sandbox's own streams.
     pub console: &'a ConsoleLinks,
+    /// What the user says of ends and files outside.
+    pub(crate) external: &'a Externals,
     /// Files whose content travels in the image.
     pub contents: &'a mut Contents,
     /// What stands in the way.
@@ -185,6 +190,15 @@ pub struct DumpContext<'a> {
     tasks: HashMap<Pid, i32>,
     /// The same of their process groups.
     groups: HashMap<Pid, i32>,
+}
+
+/// What becomes of ends outside of a tree that is restored.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside<'a> {
+    /// TCP connections with them.
+    pub tcp: TcpMode,
+    /// What else the user gives.
+    pub grants: &'a Grants,
 }
 
 /// What opening files again needs.
@@ -219,10 +233,10 @@ pub struct OpenContext<'a> {
     connections: socket::MadeConnections,
     queues: queue::MadeQueues,
     terminals: Option<terminal::MadeTerminals>,
-    /// What becomes of TCP connections whose other ends are outside.
-    tcp: TcpMode,
-    /// Their ends, made again, in repair mode.
-    outside: socket::MadeOutside,
+    /// What of the host's the tree gets.
+    outside: Outside<'a>,
+    /// Ends of TCP connections whose other ends are outside, made again, in repair mode.
+    repaired: socket::MadeOutside,
 }
 
 /// What must be taken care of when a restored tree is about to run.
@@ -249,7 +263,7 @@ impl<'a> OpenContext<'a> {
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
         (puppets, host_pids): Tasks<'a>,
-        tcp: TcpMode,
+        outside: Outside<'a>,
     ) -> Result<Self, FileError> {
         Ok(Self {
             root,
@@ -269,8 +283,8 @@ impl<'a> OpenContext<'a> {
             supply: socket::Supply::default(),
             connections: socket::MadeConnections::default(),
             queues: queue::MadeQueues::default(),
-            tcp,
-            outside: Vec::new(),
+            outside,
+            repaired: Vec::new(),
             terminals: None,
         })
     }
@@ -319,7 +333,7 @@ impl<'a> OpenContext<'a> {
         Ok(Opened {
             unsent: self.unix.unsent,
             names: self.unix.bound,
-            outside: self.outside,
+            outside: self.repaired,
         })
     }
 }
@@ -493,6 +507,10 @@ fn was_opened(record: &OpenFileRecord) -> bool {
 fn own_groups() -> Result<Vec<u32>, FileError> {
     let groups = getgroups().map_err(FileError::system("read the groups of", "floe"))?;
     Ok(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
+}
+
+fn has_events(file: BorrowedFd<'_>, wanted: i16) -> Result<bool, Errno> {
+    Ok(floe_sys::socket::events(file, wanted)? & wanted != 0)
 }
 
 fn comm(pid: Pid) -> String {

@@ -3,6 +3,7 @@
 use super::{FoundFile, socket};
 
 const CLOSE: &str = "close it, or run the program without it";
+const GIVE: &str = "close it, or give it anew when the tree is restored (--external LINK=NAME)";
 
 /// Anonymous inodes: how their names begin; what they are, and why not; what to do.
 const ANONYMOUS: &[(&str, &str, &str)] = &[
@@ -90,11 +91,11 @@ pub(super) fn reason(found: &FoundFile) -> (String, &'static str) {
             format!("an O_PATH descriptor of what has no path ({link}) can't be carried yet"),
             "close it",
         ),
-        libc::S_IFSOCK => (format!("{} can't be carried yet", socket::family_name(found)), CLOSE),
+        libc::S_IFSOCK => (format!("{} can't be carried yet", socket::family_name(found)), GIVE),
         libc::S_IFCHR => device(&link),
         libc::S_IFBLK => (
             format!("the block device {link} can't be carried: its state is its driver's"),
-            "close it",
+            GIVE,
         ),
         _ => match link.strip_prefix("anon_inode:") {
             Some(kind) => anonymous(kind),
@@ -111,7 +112,7 @@ fn device(link: &str) -> (String, &'static str) {
         Some((path, behind, advice)) => (format!("the device {path} has {behind} behind it"), advice),
         None => (
             format!("the device {link} can't be carried: its state is its driver's"),
-            "close it",
+            GIVE,
         ),
     }
 }

@@ -7,6 +7,7 @@ use floe_image::{
     Image,
     record::{DescriptorRecord, DescriptorTableRecord, ProcessRecord},
 };
+use floe_resources::file::is_external;
 use floe_sys::{
     Pid,
     descriptor::{O_LARGEFILE, pidfd_getfd, pidfd_of_task},
@@ -29,6 +30,9 @@ const FLAGS: i32 = libc::O_ACCMODE
     | libc::O_SYNC
     | libc::O_PATH
     | O_LARGEFILE as i32;
+
+/// Those that can be set of a file that is open.
+const GIVEN_FLAGS: i32 = libc::O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC;
 
 /// From so many on, two threads look at them.
 const SHARED: usize = 256;
@@ -94,8 +98,13 @@ fn compare_each(
             Err(Errno::EBADF) if flags & libc::O_PATH != 0 => 0,
             Err(error) => return Err(failed("read a position", error)),
         };
-        let seen = (position, flags & FLAGS);
-        let should = (file.position as i64, file.flags as i32 & FLAGS);
+        // One that the user gave is where it is, and was opened as it was.
+        let (position, known) = match is_external(file) {
+            true => (file.position as i64, GIVEN_FLAGS),
+            false => (position, FLAGS),
+        };
+        let seen = (position, flags & known);
+        let should = (file.position as i64, file.flags as i32 & known);
         if seen != should {
             let what = format!("position and flags of descriptor {} ({})", descriptor.number, file.kind);
             differences.note(whose(), &what, &seen, &should);

@@ -101,7 +101,11 @@ impl FoundPipes {
                     Some(&pipe.subject),
                     pipe.title.clone(),
                     format!("an end of this pipe is held outside of the tree, by {who}"),
-                    "end that process, or start the workload with its streams in files (or by floe run)",
+                    format!(
+                        "end that process, start the workload with its streams in files (or by floe run), or give another \
+                         one when it is restored (--external {}=NAME)",
+                        String::from_utf8_lossy(&pipe.link)
+                    ),
                 );
             }
         }

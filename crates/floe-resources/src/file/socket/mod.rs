@@ -13,18 +13,18 @@ pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
 pub(super) use supply::Supply;
 pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
-pub(super) use unix::{FoundUnix, Known, MadeUnix, resolve as resolve_unix};
+pub(super) use unix::{FoundUnix, Known, MadeUnix, outside_peer, resolve as resolve_unix, shown};
 
 pub use inet::Inet;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, deliver};
 
-use super::{DumpContext, FileError, FoundFile, OpenContext};
+use super::{DumpContext, FileError, FoundFile, OpenContext, has_events};
 use floe_image::record::NsPid;
 use floe_sys::{
     Pid,
     descriptor::{pidfd_getfd, pidfd_open},
-    socket::{events, option},
+    socket::option,
 };
 use floe_tracee::{Batch, Puppet};
 use nix::errno::Errno;
@@ -75,10 +75,6 @@ fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, E
 /// Whether an error waits in it that nobody has read. getsockopt(SO_ERROR) would take it away.
 fn has_error(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     has_events(socket, libc::POLLERR)
-}
-
-fn has_events(socket: BorrowedFd<'_>, wanted: i16) -> Result<bool, Errno> {
-    Ok(events(socket, wanted)? & wanted != 0)
 }
 
 fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {

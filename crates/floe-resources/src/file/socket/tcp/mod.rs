@@ -150,10 +150,10 @@ impl FileKind for TcpConnection {
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
         let socket = match &body.other {
-            OtherEnd::Outside(outside) if context.tcp == TcpMode::Established => {
+            OtherEnd::Outside(outside) if context.outside.tcp == TcpMode::Established => {
                 let socket = outside::make(record.id, (&body, outside), context)?;
                 let kept = duplicate(record.id, &socket)?;
-                context.outside.push((record.id, kept));
+                context.repaired.push((record.id, kept));
                 socket
             }
             OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,

@@ -31,6 +31,8 @@ pub struct Unsent {
     pub(super) senders: HashMap<u32, OwnedFd>,
     /// Where sockets are that can't be reached by their names, or must be by floe.
     pub(super) places: HashMap<u32, Place>,
+    /// Names of the image's sockets.
+    names: HashMap<u32, Vec<u8>>,
 }
 
 /// Sends all that waited and could be sent only now.
@@ -39,6 +41,10 @@ pub struct Unsent {
 /// [`FileError`].
 pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<'_>) -> Result<(), FileError> {
     let records = read(files)?;
+    let named = records
+        .iter()
+        .filter_map(|(socket, (_, body))| Some((*socket, body.name.as_ref()?.bytes.clone())));
+    unsent.names = named.collect();
     for (id, body) in records.values().filter(|(_, body)| !body.queue.is_empty()) {
         if body.takes_letters() {
             letters((*id, body), unsent, &records, holders)?;
@@ -140,6 +146,13 @@ pub(super) fn send_to(
     let Some((pid, number)) = holders.first(id) else {
         return Ok(());
     };
+    // Else a forged image would have it connect with whatever of the host's is there.
+    if unsent.names.get(&other).is_none_or(|own| own != name) {
+        return Err(FileError::Unknown {
+            id,
+            what: format!("the image has no socket {}, to which it sends", name::shown(name)),
+        });
+    }
     if let Some(place) = unsent.places.get(&other) {
         let wrap = |source: Errno| system("connect", id, source.into());
         let to = UnixAddr::new(&place.path()).map_err(wrap)?;

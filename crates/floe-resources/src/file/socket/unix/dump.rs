@@ -3,10 +3,11 @@
 use super::{
     Body, State,
     name::{self, Name, SocketFile},
+    peer,
 };
 use crate::{
     file::{
-        DumpContext, FileError, FoundFile,
+        DumpContext, Externals, FileError, FoundFile,
         outside::who_holds,
         socket::{
             Maker, ROOT, has_error, options, peer,
@@ -51,6 +52,8 @@ pub(in crate::file) struct FoundUnix {
     pub(super) found: Vec<Rc<FoundSocket>>,
     /// What waits in them.
     pub(super) queues: Vec<Vec<Message>>,
+    /// Names of what is outside, with which some connect anew.
+    pub(super) outside: HashMap<u32, Vec<u8>>,
 }
 
 struct Listed {
@@ -100,33 +103,60 @@ impl FoundUnix {
         Ok(all.any(|one| one.name.as_deref() == Some(name)))
     }
 
-    /// Refuses ends whose other end no task of the tree has.
-    pub(in crate::file) fn refuse_incomplete(&self, inside: &HashSet<Pid>, refusals: &mut Refusals) {
+    /// Settles what becomes of ends whose other end no task of the tree has: they connect anew where the user says so, and
+    /// are refused else.
+    pub(in crate::file) fn settle_outside(
+        &mut self,
+        inside: &HashSet<Pid>,
+        external: &Externals,
+        refusals: &mut Refusals,
+    ) {
         let own: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
-        let link = |peer: u32| format!("socket:[{peer}]").into_bytes();
-        let peers = self.found.iter().filter_map(|one| Some((one, one.peer?)));
-        let missing: Vec<_> = peers.filter(|(_, peer)| !own.contains(peer)).collect();
+        let peers = self.found.iter().zip(&self.queues);
+        let peers = peers.filter_map(|(one, queue)| Some((one, queue, one.peer?)));
+        let missing: Vec<_> = peers.filter(|(_, _, peer)| !own.contains(peer)).collect();
         if missing.is_empty() {
             return;
         }
-        let links: HashMap<Vec<u8>, ()> = missing.iter().map(|(_, peer)| (link(*peer), ())).collect();
+        let links: HashMap<Vec<u8>, ()> = missing.iter().map(|(_, _, peer)| (link(*peer), ())).collect();
         let holders = who_holds(&links, inside);
-        for (one, peer) in missing {
-            let who = match holders.get(&link(peer)) {
-                Some((pid, name)) => format!("by {name} ({pid})"),
-                None => "by a process floe can't see, or is on its way to one".to_owned(),
-            };
-            let listed = self.listed.as_ref().and_then(|all| all.sockets.get(&peer));
-            let place = listed.and_then(|other| other.name.as_ref());
-            let place = place.map_or_else(String::new, |name| format!(", at {}", name::shown(name)));
-            refusals.add(
-                Some(&one.subject),
-                one.title.clone(),
-                format!("the other end of this socket is held outside of the tree, {who}{place}"),
-                "end that process, or have the program close it",
-            );
+        for (one, queue, peer) in missing {
+            let name = self.name_of(peer);
+            let to = name.filter(|name| external.permits_peer(name, one.body.kind));
+            match to.map(|to| self.reconnect(one, queue, to).map(|()| to)) {
+                Some(Ok(to)) => drop(self.outside.insert(one.body.socket, to.to_vec())),
+                Some(Err(reason)) => one.refuse(reason, "end that process, or try again", refusals),
+                None => one.refuse_outside(holders.get(&link(peer)), name, refusals),
+            }
         }
     }
+
+    fn name_of(&self, socket: u32) -> Option<&[u8]> {
+        self.listed.as_ref()?.sockets.get(&socket)?.name.as_deref()
+    }
+
+    /// Whether it can connect anew; or why not.
+    fn reconnect(&self, one: &FoundSocket, queue: &[Message], to: &[u8]) -> Result<(), &'static str> {
+        let sockets = self.listed.iter().flat_map(|listed| listed.sockets.values());
+        let mut there = sockets.filter(|other| other.name.as_deref() == Some(to) && other.kind == one.body.kind);
+        if !one.body.is_of_letters() && !there.any(|other| other.listens) {
+            return Err("nobody listens any more where the other end of this socket, which is outside, accepted it");
+        }
+        if !queue.is_empty() && !one.body.takes_letters() {
+            return Err("bytes from outside of the tree wait in this socket, and would be lost when it connects anew");
+        }
+        if !peer::is_lasting(to) {
+            return Err("the name of its other end is a path from a directory of a process outside");
+        }
+        if !name::is_path(to) && !one.is_in_floes_network() {
+            return Err("its other end is in a network that ends with the tree");
+        }
+        Ok(())
+    }
+}
+
+fn link(socket: u32) -> Vec<u8> {
+    format!("socket:[{socket}]").into_bytes()
 }
 
 /// Gives a file its number in the image, `None` where it was refused.
@@ -140,6 +170,27 @@ impl FoundSocket {
 
     pub(super) fn refuse(&self, reason: &str, advice: &'static str, refusals: &mut Refusals) {
         refusals.add(Some(&self.subject), self.title.clone(), reason, advice);
+    }
+
+    fn refuse_outside(&self, holder: Option<&(Pid, String)>, name: Option<&[u8]>, refusals: &mut Refusals) {
+        let who = match holder {
+            Some((pid, name)) => format!("by {name} ({pid})"),
+            None => "by a process floe can't see, or is on its way to one".to_owned(),
+        };
+        let name = name.map(name::shown);
+        let place = name.as_ref().map_or_else(String::new, |name| format!(", at {name}"));
+        let anew = name.map_or_else(String::new, |name| {
+            format!(" connect anew when it is restored (--external unix:{name}),")
+        });
+        let reason = format!("the other end of this socket is held outside of the tree, {who}{place}");
+        let own = self.body.socket;
+        let advice = format!("end that process,{anew} or give another one then (--external socket:[{own}]=NAME)");
+        refusals.add(Some(&self.subject), self.title.clone(), reason, advice);
+    }
+
+    fn is_in_floes_network(&self) -> bool {
+        let namespace = |path: String| std::fs::metadata(path).map(|found| found.ino()).ok();
+        namespace(format!("/proc/{}/ns/net", self.viewer)) == namespace("/proc/self/ns/net".to_owned())
     }
 
     /// Looks at what waits in it, `take` gives the files that come with it their numbers.

@@ -56,9 +56,11 @@ pub(super) fn read(files: &[OpenFileRecord]) -> Result<HashMap<u32, (u32, Body)>
 /// A socket as `body` tells, but for its options.
 pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
     match &body.state {
-        State::Single | State::Sending { .. } | State::Abandoned { .. } | State::Waiting { .. } => {
-            single(id, body, context)
-        }
+        State::Single
+        | State::Sending { .. }
+        | State::Abandoned { .. }
+        | State::Waiting { .. }
+        | State::Outside { .. } => single(id, body, context),
         State::Listening { .. } => {
             listening(id, body, context)?;
             duplicate(id, &context.unix.listening[&body.socket])

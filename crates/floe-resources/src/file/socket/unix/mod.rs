@@ -7,6 +7,7 @@ mod elsewhere;
 mod leftover;
 mod make;
 mod name;
+mod peer;
 mod resolve;
 mod unaccepted;
 
@@ -14,6 +15,8 @@ pub use deliver::{Unsent, deliver};
 pub(in crate::file) use dump::FoundUnix;
 pub(in crate::file) use make::MadeUnix;
 pub use name::BoundNames;
+pub(in crate::file) use name::shown;
+pub(in crate::file) use peer::outside_peer;
 pub(in crate::file) use resolve::{Known, resolve};
 
 use super::{
@@ -79,6 +82,8 @@ enum State {
     Abandoned { to: Vec<u8> },
     /// One whose connection waits to be accepted.
     Waiting { maker: Maker },
+    /// One that connects anew with somebody outside of the tree, at this name.
+    Outside { to: Vec<u8> },
 }
 
 impl Body {
@@ -87,6 +92,7 @@ impl Body {
         let with_queue = self.queue.is_empty() || self.is_end() || self.takes_letters();
         let to = match &self.state {
             State::Sending { to, .. } | State::Abandoned { to } => self.is_of_letters() && name::is_possible(to),
+            State::Outside { to } => name::is_possible(to) && peer::is_lasting(to),
             _ => true,
         };
         let own = self.name.as_ref().is_none_or(|own| name::is_possible(&own.bytes));
@@ -137,7 +143,7 @@ impl Body {
             | State::Pair { maker, .. }
             | State::Widowed { maker }
             | State::Waiting { maker } => Some(*maker),
-            State::Single | State::Sending { .. } | State::Abandoned { .. } => None,
+            State::Single | State::Sending { .. } | State::Abandoned { .. } | State::Outside { .. } => None,
         }
     }
 
@@ -185,6 +191,7 @@ impl FileKind for Unix {
             State::Sending { other, to } => deliver::send_to(record.id, (*other, to), holders, unsent)?,
             State::Abandoned { to } => deliver::send_to_nobody(record.id, to, holders)?,
             State::Listening { .. } => unaccepted::connect_all((record.id, &body), holders, unsent)?,
+            State::Outside { to } => peer::connect_anew((record.id, &body), to, holders)?,
             _ => {}
         }
         let (late, _) = body.options();
@@ -217,6 +224,7 @@ impl FileKind for Unix {
             State::Listening { waiting, .. } if waiting.is_empty() => "listens".to_owned(),
             State::Listening { waiting, .. } => format!("listens, {} connections wait", waiting.len()),
             State::Waiting { .. } => "waits to be accepted".to_owned(),
+            State::Outside { to } => format!("connects anew with {}, outside of the tree", name::shown(to)),
             State::Pair { other, .. } => format!("connected with {other}"),
             State::Widowed { .. } => "other end closed".to_owned(),
             State::Sending { to, .. } => format!("sends to {}", name::shown(to)),
@@ -232,6 +240,11 @@ impl FileKind for Unix {
 
     fn obstacle(&self, record: &OpenFileRecord, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         let body = possible(record)?;
+        if let State::Outside { to } = &body.state
+            && let Some(found) = peer::obstacle(to, body.kind, root)?
+        {
+            return Ok(Some(found));
+        }
         // An end that was accepted has the name of the one that listens.
         match (&body.name, &body.state) {
             (
@@ -240,7 +253,8 @@ impl FileKind for Unix {
                 | State::Listening { .. }
                 | State::Sending { .. }
                 | State::Abandoned { .. }
-                | State::Waiting { .. },
+                | State::Waiting { .. }
+                | State::Outside { .. },
             ) => name.obstacle(root),
             _ => Ok(None),
         }

@@ -64,6 +64,11 @@ impl SocketFile {
         }
     }
 
+    /// User and group.
+    pub(super) fn owner(self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Gives them to a socket's inode.
     pub(super) fn set(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         fchown(socket, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
@@ -77,7 +82,7 @@ pub(super) fn is_possible(name: &[u8]) -> bool {
     !name.is_empty() && name.len() <= ROOM && (is_abstract || !name.contains(&0))
 }
 
-pub(super) fn shown(name: &[u8]) -> String {
+pub(in crate::file) fn shown(name: &[u8]) -> String {
     match name.split_first() {
         Some((0, rest)) => format!("@{}", String::from_utf8_lossy(rest)),
         _ => String::from_utf8_lossy(name).into_owned(),

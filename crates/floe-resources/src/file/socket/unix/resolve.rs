@@ -113,6 +113,9 @@ pub(in crate::file) fn resolve(
     for ((_, one), queue) in sockets.iter().zip(std::mem::take(&mut all.queues)) {
         let mut body = one.body.clone();
         body.queue = queue;
+        if let Some(to) = all.outside.remove(&body.socket) {
+            body.state = State::Outside { to };
+        }
         if let (State::Listening { waiting, .. }, 1..) = (&mut body.state, one.waiting) {
             match known.memory.unaccepted_connections(one.fetch()?.as_fd()) {
                 Ok(found) => *waiting = all_of(one, found, (known, &mut clients), refusals)?,

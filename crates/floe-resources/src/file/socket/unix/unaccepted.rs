@@ -106,7 +106,7 @@ fn connect(
     let number = give(client.as_fd(), puppet, holders)?;
     let patient = without_waiting(client.as_fd()).map_err(wrap("prepare a client of"))?;
     connect_as((puppet, number), (one.maker, &one.groups), to, (holders.channel, own))?;
-    fcntl(&client, FcntlArg::F_SETFL(patient)).map_err(wrap("set the flags of a client of"))?;
+    set_flags(client.as_fd(), patient).map_err(wrap("set the flags of a client of"))?;
     take_back(puppet, number)?;
     let _room = Room::make(client.as_fd(), &one.queue).map_err(wrap("make room to send to"))?;
     for message in &one.queue {
@@ -133,8 +133,12 @@ fn take_back(puppet: &Puppet, number: i32) -> Result<(), FileError> {
 }
 
 /// Where others have filled the queue, a connection fails, and no task waits for room. The flags that it had.
-fn without_waiting(client: BorrowedFd<'_>) -> Result<OFlag, Errno> {
+pub(super) fn without_waiting(client: BorrowedFd<'_>) -> Result<OFlag, Errno> {
     let flags = OFlag::from_bits_retain(fcntl(client, FcntlArg::F_GETFL)?);
     fcntl(client, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(flags)
+}
+
+pub(super) fn set_flags(client: BorrowedFd<'_>, flags: OFlag) -> Result<(), Errno> {
+    fcntl(client, FcntlArg::F_SETFL(flags)).map(drop)
 }
