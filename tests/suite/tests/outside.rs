@@ -26,7 +26,8 @@ struct Stray(Child);
 impl Stray {
     fn start(script: &str, arguments: &[&str], streams: [Stdio; 2]) -> Self {
         let [input, output] = streams;
-        let mut command = Command::new("python3");
+        // A shell before it (pyenv) could take a terminal for its session's own.
+        let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", script]).args(arguments);
         command.stdin(input).stdout(output).stderr(Stdio::null());
         // SAFETY: the function makes two system calls, which are safe between fork and exec.
@@ -59,11 +60,11 @@ fn stand_alone() -> io::Result<()> {
     Ok(nix::unistd::setsid().map(drop)?)
 }
 
-fn take_as_given(number: i32) -> io::Result<()> {
+fn take_as(own: i32, number: i32) -> io::Result<()> {
     // SAFETY: plain numbers.
-    match unsafe { libc::dup2(number, GIVEN) } {
-        GIVEN => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    match unsafe { libc::dup2(own, number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }
 
@@ -73,12 +74,14 @@ fn link(kind: &str, file: &impl AsFd) -> String {
     format!("{kind}:[{}]", file.metadata().expect("stat").st_ino())
 }
 
-/// Runs floe, which has `given` as descriptor 9.
-fn given(host: &Host, given: &impl AsFd, arguments: &[&str]) -> floe_suite::Outcome {
+/// Runs floe, which has `given` as descriptors 9 and on.
+fn given(host: &Host, given: &[&dyn AsFd], arguments: &[&str]) -> floe_suite::Outcome {
     let mut command = host.command(arguments);
-    let number = given.as_fd().as_raw_fd();
-    // SAFETY: the closure makes one system call, which is safe between fork and exec.
-    unsafe { command.pre_exec(move || take_as_given(number)) };
+    for (number, file) in (GIVEN..).zip(given) {
+        let own = file.as_fd().as_raw_fd();
+        // SAFETY: the closure makes one system call, which is safe between fork and exec.
+        unsafe { command.pre_exec(move || take_as(own, number)) };
+    }
     run(&mut command)
 }
 
@@ -131,24 +134,24 @@ fn a_pipe_to_the_outside_is_given_anew() {
     );
     let give = [&restore[..], &["--inherit-fd", "log=9"]].concat();
     let null = File::open("/dev/null").expect("open");
-    let found = given(&host, &null, &give).expect_failed();
+    let found = given(&host, &[&null], &give).expect_failed();
     assert!(
         found.contains("what is given for it is the character device 1:3"),
         "{found}"
     );
     let (reader, writer) = pipe().expect("a pipe");
-    let found = given(&host, &reader, &give).expect_failed();
+    let found = given(&host, &[&reader], &give).expect_failed();
     assert!(
         found.contains("what is given for it is not open for writing"),
         "{found}"
     );
     let other = [&restore[..], &["--inherit-fd", "lgo=9"]].concat();
-    let found = given(&host, &writer, &other).expect_failed();
+    let found = given(&host, &[&writer], &other).expect_failed();
     assert!(
         found.contains("descriptor given as \"lgo\": the image has no file of this name"),
         "{found}"
     );
-    assert_eq!(given(&host, &writer, &give).expect_done().trim(), name);
+    assert_eq!(given(&host, &[&writer], &give).expect_done().trim(), name);
     drop(writer);
     let mut lines = BufReader::new(reader);
     for number in 1..=100 {
@@ -162,6 +165,7 @@ fn a_pipe_to_the_outside_is_given_anew() {
 
 /// Reads a line when there is a file `go`, and writes it to a file.
 const WAITS: &str = "import os, sys, time
+open(sys.argv[1] + '/ready', 'w')
 while not os.path.exists(sys.argv[1] + '/go'):
     time.sleep(0.005)
 line = os.read(0, 100)
@@ -179,21 +183,66 @@ fn what_waits_in_a_pipe_from_the_outside_is_not_lost() {
     let rule = format!("{}=source", link("pipe", &own));
     let stray = Stray::start(WAITS, &[&folder], [reader.into(), Stdio::null()]);
     writer.write_all(b"one").expect("write");
+    until("python", || Path::new(&format!("{folder}/ready")).exists());
     let (pid, image) = (stray.pid(), text(&host.path("stray.floe")));
     host.done(&["checkpoint", "--pid", &pid, "-o", &image, "--external", &rule]);
     stray.gone();
     let name = host.name("stray");
     let restore = ["restore", "-d", "--name", &name, "--inherit-fd", "source=9", &image];
     let (other, _writer) = pipe().expect("a pipe");
-    let found = given(&host, &other, &restore).expect_failed();
+    let found = given(&host, &[&other], &restore).expect_failed();
     assert!(
         found.contains("something waited in it that the tree had not read"),
         "{found}"
     );
-    assert_eq!(given(&host, &own, &restore).expect_done().trim(), name);
+    assert_eq!(given(&host, &[&own], &restore).expect_done().trim(), name);
     fs::write(format!("{folder}/go"), "").expect("write");
     until("the line", || Path::new(&format!("{folder}/got")).exists());
     assert_eq!(fs::read(format!("{folder}/got")).expect("read"), b"one");
+    host.done(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_terminal_and_a_device_are_given_anew() {
+    let host = Host::new();
+    let folder = text(&host.path("work"));
+    fs::create_dir(&folder).expect("a folder");
+    let device = || File::options().write(true).open("/dev/kmsg").expect("open");
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let path = nix::unistd::ttyname(&terminal.slave).expect("its name");
+    let stray = Stray::start(WAITS, &[&folder], [terminal.slave.into(), device().into()]);
+    until("python", || Path::new(&format!("{folder}/ready")).exists());
+    let (pid, image) = (stray.pid(), text(&host.path("stray.floe")));
+    let line = ["checkpoint", "--pid", &pid, "-o", &image, "--external", "/dev/kmsg=log"];
+    let found = host.floe(&line).expect_failed();
+    assert!(found.contains("a terminal whose other end is outside"), "{found}");
+    let rule = format!("{}=line", path.display());
+    host.done(&[&line[..], &["--external", &rule]].concat());
+    stray.gone();
+    let name = host.name("stray");
+    let restore = ["restore", "-d", "--name", &name, &image, "--inherit-fd", "line=9"];
+    let other = nix::pty::openpty(None, None).expect("a terminal");
+    let found = given(&host, &[&other.slave], &restore).expect_failed();
+    assert!(
+        found.contains("the character device 1:11 \"log\": nothing is given for it"),
+        "{found}"
+    );
+    let both = [&restore[..], &["--inherit-fd", "log=10"]].concat();
+    let null = File::options().write(true).open("/dev/null").expect("open");
+    let found = given(&host, &[&other.slave, &null], &both).expect_failed();
+    assert!(
+        found.contains("what is given for it is the character device 1:3"),
+        "{found}"
+    );
+    assert_eq!(
+        given(&host, &[&other.slave, &device()], &both).expect_done().trim(),
+        name
+    );
+    let mut master = File::from(other.master);
+    master.write_all(b"typed\n").expect("write");
+    fs::write(format!("{folder}/go"), "").expect("write");
+    until("the line", || Path::new(&format!("{folder}/got")).exists());
+    assert_eq!(fs::read(format!("{folder}/got")).expect("read"), b"typed\n");
     host.done(&["rm", "-f", &name]);
 }
 
@@ -234,13 +283,13 @@ fn an_end_of_a_pair_of_sockets_is_given_anew() {
     let name = host.name("stray");
     let restore = ["restore", "-d", "--name", &name, "--inherit-fd", "partner=9", &image];
     let (letters, _other) = UnixDatagram::pair().expect("a pair");
-    let found = given(&host, &letters, &restore).expect_failed();
+    let found = given(&host, &[&letters], &restore).expect_failed();
     assert!(
         found.contains("a unix stream socket \"partner\": what is given for it is a unix datagram socket"),
         "{found}"
     );
     let (mut near, far) = UnixStream::pair().expect("a pair");
-    assert_eq!(given(&host, &far, &restore).expect_done().trim(), name);
+    assert_eq!(given(&host, &[&far], &restore).expect_done().trim(), name);
     drop(far);
     assert_eq!(ask(&mut near, "b"), "2 b");
     host.done(&["rm", "-f", &name]);

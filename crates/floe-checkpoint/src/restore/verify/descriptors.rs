@@ -91,18 +91,17 @@ fn compare_each(
             Err(error) => return Err(failed("fetch one", error)),
         };
         let flags = fcntl(&own, FcntlArg::F_GETFL).map_err(|error| failed("read flags", error))?;
+        // One that the user gave is where it is, and was opened as it was.
+        let is_given = is_external(file);
         let position = match lseek(&own, 0, Whence::SeekCur) {
+            _ if is_given => file.position as i64,
             Ok(position) => position,
             Err(Errno::ESPIPE) => 0,
             // One of O_PATH has none.
             Err(Errno::EBADF) if flags & libc::O_PATH != 0 => 0,
             Err(error) => return Err(failed("read a position", error)),
         };
-        // One that the user gave is where it is, and was opened as it was.
-        let (position, known) = match is_external(file) {
-            true => (file.position as i64, GIVEN_FLAGS),
-            false => (position, FLAGS),
-        };
+        let known = if is_given { GIVEN_FLAGS } else { FLAGS };
         let seen = (position, flags & known);
         let should = (file.position as i64, file.flags as i32 & known);
         if seen != should {
