@@ -45,16 +45,21 @@ impl Streams {
         contents: &mut Contents,
         refusals: &mut Refusals,
     ) -> Result<Self, InspectError> {
-        let Target::Sandbox { folder, links, .. } = target else {
+        let links = target.links();
+        let Target::Sandbox { folder, .. } = target else {
+            let record = match &links.terminal {
+                Some(path) => terminal(path, None, target.root(), root, refusals)?,
+                None => ConsoleRecord::None,
+            };
             return Ok(Self {
-                record: ConsoleRecord::None,
+                record,
                 log: None,
                 _survey: None,
             });
         };
         let survey = Survey::take(folder).map_err(InspectError::Survey)?;
         let record = match &links.terminal {
-            Some(path) => terminal(path, &survey, target.root(), root, refusals)?,
+            Some(path) => terminal(path, Some(&survey), target.root(), root, refusals)?,
             None => ConsoleRecord::Pipes {
                 stdin: input(links, &survey),
             },
@@ -90,7 +95,7 @@ fn input(links: &ConsoleLinks, survey: &Survey) -> Option<InputRecord> {
 
 fn terminal(
     path: &[u8],
-    survey: &Survey,
+    survey: Option<&Survey>,
     pid: Pid,
     root: BorrowedFd<'_>,
     refusals: &mut Refusals,
@@ -118,11 +123,14 @@ fn terminal(
             return Ok(ConsoleRecord::None);
         }
     };
-    record.input.beyond.extend(&survey.waiting);
+    record
+        .input
+        .beyond
+        .extend(survey.iter().flat_map(|survey| &survey.waiting));
     Ok(ConsoleRecord::Terminal(record))
 }
 
-fn read(file: BorrowedFd<'_>, survey: &Survey) -> Result<TerminalRecord, Unreadable> {
+fn read(file: BorrowedFd<'_>, survey: Option<&Survey>) -> Result<TerminalRecord, Unreadable> {
     let stat = nix::sys::stat::fstat(file)?;
     let index = nix::sys::stat::minor(stat.st_rdev) as u32;
     let name = (index, [stat.st_uid, stat.st_gid], stat.st_mode);
@@ -140,12 +148,13 @@ fn read(file: BorrowedFd<'_>, survey: &Survey) -> Result<TerminalRecord, Unreada
 /// Where the kernel's memory can't be read, nothing may wait in it.
 fn read_unseen(
     file: BorrowedFd<'_>,
-    survey: &Survey,
+    survey: Option<&Survey>,
     name: (u32, [u32; 2], u32),
 ) -> Result<TerminalRecord, Unreadable> {
     let record = terminal::read_settings(file, name)?;
     let settings = TerminalSettings::read(file.as_raw_fd())?;
-    let unfinished = settings.is_canonical() && survey.unfinished_line;
+    // Of one that is not the sandbox's own nobody can tell.
+    let unfinished = settings.is_canonical() && survey.is_none_or(|survey| survey.unfinished_line);
     if unfinished || number(file, libc::FIONREAD)? > 0 {
         return Err(Unreadable::Refused(
             "it holds input that no program has read yet, and floe may not read the kernel's memory (bpf(2))",

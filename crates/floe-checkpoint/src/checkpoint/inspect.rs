@@ -1,13 +1,13 @@
 //! Reads all state of a held tree but page contents, and finds all that can't be carried.
 
-use super::{Target, console::Streams, seize::HeldTree};
+use super::{Target, console::Streams, seize::HeldTree, tty};
 use crate::{
     restore::{PlanError, plan},
     stage::{Control, StageError},
 };
 use floe_image::record::{
-    AddressSpaceRecord, ClocksRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid, ProcessRecord,
-    SandboxRecord, TerminalLink, VdsoRecord,
+    AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid,
+    ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
 };
 use floe_resources::{
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
@@ -106,11 +106,7 @@ impl Inspected {
         refusals: &mut Refusals,
         control: &Control<'_>,
     ) -> Result<Self, InspectError> {
-        let no_links = ConsoleLinks::default();
-        let links = match target {
-            Target::Sandbox { links, .. } => links,
-            Target::Tree { .. } => &no_links,
-        };
+        let links = target.links();
         task::refuse_unsupported(&held.tree, refusals)?;
         task::refuse_labels(&held.tree, refusals)?;
         let sharing = Sharing::find(&held.tree, refusals)?;
@@ -159,13 +155,26 @@ impl Inspected {
             external,
         };
         let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, options)?;
+        let outside = tty::session_from_outside(&held.tree, links);
         for record in &mut processes {
             let Some(found) = held.tree.living().find(|found| found.ns_pid == record.pid.0) else {
                 continue;
             };
-            record.terminal = terminal(&held.tree, found, (links, &files.sessions), refusals);
-            let leader = held.tree.living().find(|leader| leader.ns_pid == found.ns_sid);
-            record.no_terminal = found.stat.tty_nr == 0 && leader.is_some_and(|leader| leader.stat.tty_nr != 0);
+            let has_terminal = match held.tree.living().find(|leader| leader.ns_pid == found.ns_sid) {
+                Some(leader) => leader.stat.tty_nr != 0,
+                None => outside == Some(found.ns_sid),
+            };
+            record.no_terminal = found.stat.tty_nr == 0 && has_terminal;
+            if outside != Some(found.ns_sid) {
+                record.terminal = terminal(&held.tree, found, (links, &files.sessions), refusals);
+            }
+        }
+        if let (Some(session), Some(root)) = (outside, held.tree.root()) {
+            let link = TerminalLink {
+                pair: None,
+                foreground: foreground(&held.tree, root),
+            };
+            tty::move_session(&mut processes, session, &link);
         }
         let mut sandbox = sandbox(held, target, (&streams, &files.input), refusals)?;
         if sandbox.ipc == NamespaceOrigin::Own {
@@ -275,7 +284,7 @@ fn terminal(
             Some(&found.subject()),
             "controlling terminal",
             "the leader of its session, through which it has the terminal, is outside of the tree",
-            "checkpoint the tree of the leader, or start the workload with setsid or floe run -t",
+            "checkpoint the tree of the leader, or with --tty current; or start the workload with setsid or floe run -t",
         );
         return None;
     }
@@ -283,22 +292,27 @@ fn terminal(
         return None;
     }
     let pair = sessions.get(&found.pid).copied();
-    if pair.is_none() && links.terminal.is_none() {
+    if pair.is_none() && !tty::has_for_session(found, links) {
         refusals.add(
             Some(&found.subject()),
             "controlling terminal",
             "a terminal whose other end is outside of the tree can't be carried",
-            "start the workload with floe run -t, or with setsid",
+            "start the workload with floe run -t, or with setsid; --tty current for the terminal that it was started on",
         );
         return None;
     }
+    Some(TerminalLink {
+        pair,
+        foreground: foreground(tree, found),
+    })
+}
+
+/// The foreground group of the terminal of a process's session, where the tree has it.
+fn foreground(tree: &FoundTree, found: &FoundProcess) -> NsPid {
     // A number of floe's namespace; any member tells the inner one.
     let group = |process: &&FoundProcess| process.stat.pgrp == found.stat.tpgid;
     let member = tree.processes.iter().find(group);
-    Some(TerminalLink {
-        pair,
-        foreground: NsPid(member.map_or(0, |member| member.ns_pgid)),
-    })
+    NsPid(member.map_or(0, |member| member.ns_pgid))
 }
 
 fn sandbox(
@@ -325,6 +339,11 @@ fn sandbox(
         ),
     };
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
+    // The number of a terminal is another one's in the host's.
+    let devpts = match streams.record {
+        ConsoleRecord::Terminal(_) => NamespaceOrigin::Own,
+        _ => devpts,
+    };
     Ok(SandboxRecord {
         name,
         uts,

@@ -11,12 +11,14 @@ mod inspect;
 mod output;
 mod patience;
 mod seize;
+mod tty;
 mod write;
 
 pub use inspect::InspectError;
 pub(crate) use inspect::read_vdso;
 pub use output::{Output, OutputError};
 pub use seize::{SeizeError, freeze_without_traces, thaw_without_traces};
+pub use tty::{TtyError, terminal_of};
 pub use write::WriteStageError;
 
 use crate::stage::{Control, StageError};
@@ -75,6 +77,8 @@ pub enum Target {
         root: Pid,
         /// The cgroup that holds exactly this tree, where there is one.
         cgroup: Option<Cgroup>,
+        /// The terminal that counts as its own, see [`terminal_of`]; or none.
+        links: ConsoleLinks,
     },
 }
 
@@ -82,6 +86,13 @@ impl Target {
     fn root(&self) -> Pid {
         match self {
             Self::Sandbox { root, .. } | Self::Tree { root, .. } => *root,
+        }
+    }
+
+    /// How its streams lead to its terminal, or to the monitor.
+    fn links(&self) -> &ConsoleLinks {
+        match self {
+            Self::Sandbox { links, .. } | Self::Tree { links, .. } => links,
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{RestoreError, contents::MadeContents, tree::World};
 use floe_image::{
     Image,
-    record::{IN_FLIGHT, OpenFileRecord},
+    record::{IN_FLIGHT, OpenFileRecord, TerminalLink},
 };
 use floe_resources::file::{
     Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
@@ -151,8 +151,17 @@ fn settle_sessions<'a>(
     world: &'a World<'_>,
     terminals: &MadeTerminals,
 ) -> Result<Vec<(Option<u32>, &'a Puppet)>, RestoreError> {
-    let of_leader = |sid: i32| world.record(sid).and_then(|leader| leader.terminal.as_ref());
+    let of_init = terminal_of_init(image);
+    let of_leader = |sid: i32| match world.record(sid) {
+        Some(leader) => leader.terminal.as_ref(),
+        None => of_init.filter(|_| sid == 1),
+    };
     let mut leaders = Vec::new();
+    if let Some(link) = of_init {
+        let init = world.seed()?;
+        set_foreground(world, init, (terminals, link))?;
+        leaders.push((link.pair, init));
+    }
     for record in image.processes() {
         let Some(link) = of_leader(record.sid.0) else { continue };
         let is_leader = record.pid == record.sid;
@@ -163,25 +172,53 @@ fn settle_sessions<'a>(
         else {
             continue;
         };
-        let number = world
-            .channel
-            .give(&mut Script::new(puppet), &[terminals.slave(link.pair)?])?[0] as u64;
-        let mut batch = puppet.batch();
-        if !is_leader {
-            batch.call("leave the terminal", libc::SYS_ioctl, &[number, libc::TIOCNOTTY]);
-        } else if link.foreground.0 > 0 {
-            let group = batch.data(&link.foreground.0.to_ne_bytes());
-            batch.call(
-                "set the foreground group",
-                libc::SYS_ioctl,
-                &[number, libc::TIOCSPGRP, group],
-            );
+        if is_leader {
+            set_foreground(world, puppet, (terminals, link))?;
+        } else {
+            leave_terminal(world, puppet, (terminals, link))?;
         }
-        batch.call("close the terminal", libc::SYS_close, &[number]);
-        puppet.run(&mut batch)?;
         if is_leader {
             leaders.push((link.pair, puppet));
         }
     }
     Ok(leaders)
+}
+
+/// Says which group of the session whose leader this is has its terminal.
+fn set_foreground(
+    world: &World<'_>,
+    leader: &Puppet,
+    (terminals, link): (&MadeTerminals, &TerminalLink),
+) -> Result<(), RestoreError> {
+    if link.foreground.0 <= 0 {
+        return Ok(());
+    }
+    let terminal = [terminals.slave(link.pair)?];
+    let number = world.channel.give(&mut Script::new(leader), &terminal)?[0] as u64;
+    let mut batch = leader.batch();
+    let group = batch.data(&link.foreground.0.to_ne_bytes());
+    let arguments = [number, libc::TIOCSPGRP, group];
+    batch.call("set the foreground group", libc::SYS_ioctl, &arguments);
+    batch.call("close the terminal", libc::SYS_close, &[number]);
+    Ok(leader.run(&mut batch)?)
+}
+
+fn leave_terminal(
+    world: &World<'_>,
+    puppet: &Puppet,
+    (terminals, link): (&MadeTerminals, &TerminalLink),
+) -> Result<(), RestoreError> {
+    let terminal = [terminals.slave(link.pair)?];
+    let number = world.channel.give(&mut Script::new(puppet), &terminal)?[0] as u64;
+    let mut batch = puppet.batch();
+    batch.call("leave the terminal", libc::SYS_ioctl, &[number, libc::TIOCNOTTY]);
+    batch.call("close the terminal", libc::SYS_close, &[number]);
+    Ok(puppet.run(&mut batch)?)
+}
+
+/// The terminal of PID 1's session where the tree had no PID 1: its root tells of it.
+pub fn terminal_of_init(image: &Image) -> Option<&TerminalLink> {
+    let mut roots = image.processes().iter().filter(|record| record.ppid.0 == 0);
+    let root = roots.find(|root| root.sid.0 == 1 && root.pid.0 != 1)?;
+    root.terminal.as_ref()
 }

@@ -251,7 +251,7 @@ pub fn dry_run(
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, outside.tcp)?;
-    let obstacles = obstacles(&image, (&connections, outside.grants), files)?;
+    let obstacles = obstacles(&image, (&connections, outside), files)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -303,7 +303,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("preflight")?;
     let outside = request.outside;
     let connections = OutsideEnds::of(&image, outside.tcp)?;
-    let found = obstacles(&image, (&connections, outside.grants), request.files)?;
+    let found = obstacles(&image, (&connections, outside), request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }

@@ -8,9 +8,9 @@ use super::{
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{HeaderRecord, NamespaceOrigin, ProcessRecord},
+    record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, ProcessRecord},
 };
-use floe_resources::file::{Grants, OutsideEnds, kind_of};
+use floe_resources::file::{Outside, OutsideEnds, kind_of};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -47,7 +47,7 @@ impl fmt::Display for Obstacle {
 /// [`RestoreError`] where looking for them fails.
 pub fn obstacles(
     image: &Image,
-    (connections, grants): (&OutsideEnds, &Grants),
+    (connections, outside): (&OutsideEnds, Outside<'_>),
     files: FilesMode,
 ) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
@@ -67,12 +67,15 @@ pub fn obstacles(
         }
     }
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
-    for (object, reason) in connections
-        .obstacles(own_network)?
-        .into_iter()
-        .chain(grants.obstacles(image)?)
-    {
+    let ends = connections.obstacles(own_network)?;
+    for (object, reason) in ends.into_iter().chain(outside.grants.obstacles(image)?) {
         found.insert(Obstacle { object, reason });
+    }
+    if outside.terminal && !matches!(image.sandbox().console, ConsoleRecord::Terminal(_)) {
+        found.insert(Obstacle {
+            object: "terminal".to_owned(),
+            reason: "the tree had none that it could get again (--tty current)".to_owned(),
+        });
     }
     let own = Status::read("/proc/self")?;
     abilities::obstacles(image, &own, &mut |object, reason| {

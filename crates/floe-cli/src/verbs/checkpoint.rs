@@ -1,11 +1,11 @@
 //! `floe checkpoint`.
 
-use super::tcp::Tcp;
+use super::{tcp::Tcp, tty::Tty};
 use crate::{Context, act, failure::Outcome, front, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
-use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls};
+use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls, terminal_of};
 use floe_resources::file::{ConsoleLinks, Externals, Rule};
 use floe_sandbox::{Announcement, ConsoleState, Sandbox};
 use floe_sys::Pid;
@@ -48,6 +48,10 @@ pub struct Checkpoint {
     /// the tree runs on meanwhile, and is stopped and looked at anew.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     patience: Duration,
+    /// For a tree that was started by hand in a terminal: that counts as its own, and the restored tree has one like it, which
+    /// who stays with the sandbox has on their own terminal.
+    #[arg(long, value_enum, value_name = "WHICH", conflicts_with = "name")]
+    tty: Option<Tty>,
     /// What stays outside of the tree; may be given several times. unix:PATH or unix:@NAME: unix sockets that are connected
     /// with one of this name connect with it anew when the tree is restored. LINK=NAME: a pipe, socket, terminal, device or
     /// file, by its link in /proc/PID/fd (pipe:[12345], socket:[678], /dev/ttyS0): restore --inherit-fd NAME=FD gives
@@ -138,6 +142,7 @@ impl Checkpoint {
             return Ok(Target::Tree {
                 root,
                 cgroup: Some(cgroup),
+                links: self.links(root)?,
             });
         }
         let root = Pid::new(self.pid.context("name a sandbox, --pid or --cgroup")?);
@@ -145,7 +150,18 @@ impl Checkpoint {
             std::path::Path::new(&format!("/proc/{root}")).exists(),
             "there is no process {root}"
         );
-        Ok(Target::Tree { root, cgroup: None })
+        Ok(Target::Tree {
+            root,
+            cgroup: None,
+            links: self.links(root)?,
+        })
+    }
+
+    fn links(&self, root: Pid) -> anyhow::Result<ConsoleLinks> {
+        match self.tty {
+            Some(Tty::Current) => Ok(terminal_of(root)?),
+            None => Ok(ConsoleLinks::default()),
+        }
     }
 }
 

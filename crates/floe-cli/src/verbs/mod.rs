@@ -13,6 +13,7 @@ pub mod restore;
 pub mod rm;
 pub mod run;
 pub mod tcp;
+pub mod tty;
 pub mod verify;
 pub mod wait;
 

@@ -1,13 +1,16 @@
 //! `floe restore`.
 
-use super::{foreground::Stay, image_file, tcp::Tcp};
+use super::{foreground::Stay, image_file, tcp::Tcp, tty::Tty};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Request, STAGES};
 use floe_resources::file::{Grants, Outside, Rule, RuleError};
 use floe_sandbox::{Client, Launch, Signals};
 use floe_sys::descriptor;
-use std::path::PathBuf;
+use std::{
+    io::{IsTerminal, stdin, stdout},
+    path::PathBuf,
+};
 
 /// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
 ///
@@ -40,6 +43,10 @@ pub struct Restore {
     /// descriptor that floe itself has been started with. May be given several times.
     #[arg(long, value_name = "NAME=FD", value_parser = inherited)]
     inherit_fd: Vec<(String, i32)>,
+    /// The tree must get the terminal that floe was started on, by one of its own that floe hands on: so it does by itself
+    /// where it had one and floe stays with it. With this, what is in the way of it is in the way of the restore.
+    #[arg(long, value_enum, value_name = "WHICH", conflicts_with = "detach")]
+    tty: Option<Tty>,
     /// Files on disk that changed since the image was made, which holds no content of files that have a name.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     files: Files,
@@ -87,11 +94,15 @@ impl Restore {
             STAGES.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         };
+        if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
+            return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
+        }
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let outside = Outside {
             tcp: self.tcp.into(),
             grants: &grants,
+            terminal: self.tty.is_some(),
         };
         let image = image_file::open(path)?;
         if self.dry_run {

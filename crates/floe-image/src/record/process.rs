@@ -56,7 +56,7 @@ pub struct ProcessRecord {
     pub coredump_filter: u32,
     /// The signal its parent gets when it ends.
     pub exit_signal: i32,
-    /// Controlling terminal of a session leader.
+    /// Controlling terminal of a session leader; of session 1 the root has it where the tree had no PID 1.
     pub terminal: Option<TerminalLink>,
     /// Whether it has none where its session has one.
     pub no_terminal: bool,

@@ -28,7 +28,7 @@ pub mod terminal;
 mod unsupported;
 
 pub use collect::{CollectOptions, Collected, collect};
-pub use console::ConsoleLinks;
+pub use console::{ConsoleLinks, ConsoleTerminal};
 pub use event::pidfd::place as place_pidfds;
 pub use external::{Externals, GrantError, Grants, Rule, RuleError, is_external};
 pub use found::FoundFile;
@@ -199,6 +199,8 @@ pub struct Outside<'a> {
     pub tcp: TcpMode,
     /// What else the user gives.
     pub grants: &'a Grants,
+    /// Whether the tree must have a terminal, which is to be the caller's.
+    pub terminal: bool,
 }
 
 /// What opening files again needs.

@@ -7,7 +7,7 @@ use floe_image::{
     Image,
     record::{DescriptorRecord, DescriptorTableRecord, ProcessRecord},
 };
-use floe_resources::file::is_external;
+use floe_resources::file::{ConsoleTerminal, FileKind, is_external};
 use floe_sys::{
     Pid,
     descriptor::{O_LARGEFILE, pidfd_getfd, pidfd_of_task},
@@ -101,7 +101,12 @@ fn compare_each(
             Err(Errno::EBADF) if flags & libc::O_PATH != 0 => 0,
             Err(error) => return Err(failed("read a position", error)),
         };
-        let known = if is_given { GIVEN_FLAGS } else { FLAGS };
+        let known = match is_given {
+            true => GIVEN_FLAGS,
+            // The one that was opened by its master (TIOCGPTPEER) has not this one.
+            false if file.kind == ConsoleTerminal.name() => FLAGS & !(O_LARGEFILE as i32),
+            false => FLAGS,
+        };
         let seen = (position, flags & known);
         let should = (file.position as i64, file.flags as i32 & known);
         if seen != should {

@@ -7,7 +7,7 @@ mod descriptors;
 mod memory;
 mod task;
 
-use super::{RestoreError, contents::MadeContents};
+use super::{RestoreError, contents::MadeContents, files::terminal_of_init};
 use floe_image::{
     Image,
     record::{NsPid, ProcessRecord, ProcessState},
@@ -199,7 +199,8 @@ fn relation(
     }
     // Whether it is stopped can't be seen yet: it is on its way from the tracer's stop to its own.
     let mut leaders = image.processes().iter().filter(|leader| leader.pid == record.sid);
-    let has_terminal = leaders.any(|leader| leader.terminal.is_some()) && !record.no_terminal;
+    let of_init = record.sid.0 == 1 && terminal_of_init(image).is_some();
+    let has_terminal = (of_init || leaders.any(|leader| leader.terminal.is_some())) && !record.no_terminal;
     note("has a controlling terminal", stat.tty_nr != 0, has_terminal);
     Ok(())
 }

@@ -85,6 +85,12 @@ impl Pair {
     }
 }
 
+/// The path of the slave of a pseudo-terminal with this device number; `None` for other devices.
+#[must_use]
+pub fn slave_path((major, minor): (u64, u64)) -> Option<String> {
+    (major == SLAVES).then(|| path_of(minor as u32))
+}
+
 fn path_of(index: u32) -> String {
     format!("/dev/pts/{index}")
 }
