@@ -357,7 +357,7 @@ fn a_stream_connects_anew_with_who_listens_at_a_path() {
     // What came and is not read would be lost with the connection.
     host.done(&["freeze", &job]);
     end.write_all(b"not read").expect("write");
-    let found = host.floe(&line).expect_failed();
+    let found = host.floe(&[&line[..], &["--patience", "0"]].concat()).expect_failed();
     assert!(
         found.contains("bytes from outside of the tree wait in this socket"),
         "{found}"

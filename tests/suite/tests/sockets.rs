@@ -178,7 +178,8 @@ fn a_unix_connection_from_outside_that_waits_is_refused() {
     until("the socket", || Path::new(&format!("{path}.ready")).exists());
     let mut outside = UnixStream::connect(&path).expect("connect");
     let image = host.path("job.floe").display().to_string();
-    let found = host.floe(&["checkpoint", &job, "-o", &image]).expect_failed();
+    let line = ["checkpoint", "--patience", "0", &job, "-o", &image];
+    let found = host.floe(&line).expect_failed();
     let own = std::process::id();
     let reason = format!("({own}), outside of the tree, waits to be accepted");
     assert!(found.contains(&reason), "{found}");

@@ -13,7 +13,10 @@ use nix::{
 use std::{
     fs::{self, File},
     io::{Read, Seek},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     rc::Rc,
 };
@@ -28,18 +31,18 @@ type Check = Box<dyn FnMut(&mut Findings)>;
 fn main() {
     play(|stage| {
         // The child first, which would have all sockets that are there.
-        let mut checks: Vec<Check> = vec![Box::new(of_a_child())];
+        let mut checks: Vec<Check> = vec![Box::new(of_a_child(stage))];
         for kind in [SockType::Stream, SockType::SeqPacket] {
             for place in [
                 Place::Path(stage.path(&format!("{kind:?}"))),
-                Place::Name(format!("{kind:?}")),
+                Place::named(&format!("{kind:?}"), stage),
             ] {
                 checks.push(Box::new(in_order(kind, place, stage)));
             }
         }
         checks.push(Box::new(with_a_file(stage)));
-        checks.push(Box::new(with_senders()));
-        checks.push(Box::new(more_than_it_says()));
+        checks.push(Box::new(with_senders(stage)));
+        checks.push(Box::new(more_than_it_says(stage)));
         move |findings| {
             for check in &mut checks {
                 check(findings);
@@ -52,15 +55,21 @@ fn main() {
 #[derive(Clone)]
 enum Place {
     Path(PathBuf),
-    /// An abstract name, of this process.
+    /// An abstract name.
     Name(String),
 }
 
 impl Place {
+    /// An abstract name that no other victim has.
+    fn named(name: &str, stage: &Stage) -> Self {
+        let number = fs::metadata(stage.dir()).expect("its folder").ino();
+        Self::Name(format!("unaccepted-{name}-{number}"))
+    }
+
     fn address(&self) -> UnixAddr {
         match self {
             Self::Path(path) => UnixAddr::new(path),
-            Self::Name(name) => UnixAddr::new_abstract(format!("unaccepted-{name}-{}", std::process::id()).as_bytes()),
+            Self::Name(name) => UnixAddr::new_abstract(name.as_bytes()),
         }
         .expect("an address")
     }
@@ -139,17 +148,18 @@ struct Queue {
 }
 
 fn in_order(kind: SockType, place: Place, stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let closed = Place::named(&format!("closed-{kind:?}"), stage);
     let own = match &place {
         Place::Path(_) => stage.path(&format!("client-of-path-{kind:?}")),
         Place::Name(_) => stage.path(&format!("client-of-name-{kind:?}")),
     };
-    again(move || arrange_queue(kind, &place, &own), check_queue)
+    again(move || arrange_queue(kind, &place, (&own, &closed)), check_queue)
 }
 
-fn arrange_queue(kind: SockType, place: &Place, own: &PathBuf) -> Queue {
+fn arrange_queue(kind: SockType, place: &Place, (own, closed): (&PathBuf, &Place)) -> Queue {
     let listener = listen_at(kind, place, 10);
     let _ = fs::remove_file(own);
-    let names = [Place::Path(own.clone()), Place::Name(format!("closed-{kind:?}"))];
+    let names = [Place::Path(own.clone()), closed.clone()];
     let names = names.map(|name| name.address());
     let named = |name: &UnixAddr| {
         let client = new(kind);
@@ -219,8 +229,8 @@ fn check_queue(findings: &mut Findings, queue: Queue) {
 /// A file that this process has too comes with what was sent.
 fn with_a_file(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let path = stage.path("sent");
+    let place = Place::named("file", stage);
     let arrange = move || {
-        let place = Place::Name("file".to_owned());
         let listener = listen_at(SockType::Stream, &place, 1);
         let client = connect_to(SockType::Stream, &place);
         fs::write(&path, "some bytes").expect("write");
@@ -257,9 +267,9 @@ fn receive_some(end: &OwnedFd, most: usize) -> Option<Vec<u8>> {
 }
 
 /// A socket that wants to know who sends.
-fn with_senders() -> impl FnMut(&mut Findings) {
-    let arrange = || {
-        let place = Place::Name("senders".to_owned());
+fn with_senders(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let place = Place::named("senders", stage);
+    let arrange = move || {
         let listener = listen_at(SockType::SeqPacket, &place, 5);
         setsockopt(&listener, PassCred, &true).expect("SO_PASSCRED");
         let client = connect_to(SockType::SeqPacket, &place);
@@ -282,9 +292,9 @@ fn with_senders() -> impl FnMut(&mut Findings) {
 }
 
 /// It was told to have fewer wait than there were.
-fn more_than_it_says() -> impl FnMut(&mut Findings) {
-    let arrange = || {
-        let place = Place::Name("many".to_owned());
+fn more_than_it_says(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let place = Place::named("many", stage);
+    let arrange = move || {
         let listener = listen_at(SockType::Stream, &place, 20);
         let clients: Vec<OwnedFd> = (0..9).map(|_| connect_to(SockType::Stream, &place)).collect();
         listen(&listener, Backlog::new(2).expect("a number")).expect("listen");
@@ -301,8 +311,9 @@ fn more_than_it_says() -> impl FnMut(&mut Findings) {
 }
 
 /// The child connects when it is told to, and later says something there.
-fn of_a_child() -> impl FnMut(&mut Findings) {
-    let address = Place::Name("child".to_owned()).address();
+fn of_a_child(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
+    let place = Place::named("child", stage);
+    let address = place.address();
     let mut connected: Option<OwnedFd> = None;
     let child = Peer::start(move |question| match (question, &connected) {
         (0, Some(end)) => send(end.as_raw_fd(), b"child", &[]).is_ok().into(),
@@ -317,7 +328,7 @@ fn of_a_child() -> impl FnMut(&mut Findings) {
     let child = Rc::new(child);
     let asked = Rc::clone(&child);
     let arrange = move || {
-        let listener = listen_at(SockType::Stream, &Place::Name("child".to_owned()), 1);
+        let listener = listen_at(SockType::Stream, &place, 1);
         assert_eq!(asked.ask(1).ok(), Some(1), "the child does not connect");
         listener
     };

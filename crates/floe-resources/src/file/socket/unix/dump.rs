@@ -16,7 +16,7 @@ use crate::{
         },
     },
     ns,
-    refusal::{Refusals, Subject},
+    refusal::{Passing, Refusals, Subject},
 };
 use floe_image::{codec, record::NsPid};
 use floe_sys::{
@@ -125,7 +125,8 @@ impl FoundUnix {
             let to = name.filter(|name| external.permits_peer(name, one.body.kind));
             match to.map(|to| self.reconnect(one, queue, to).map(|()| to)) {
                 Some(Ok(to)) => drop(self.outside.insert(one.body.socket, to.to_vec())),
-                Some(Err(reason)) => one.refuse(reason, "end that process, or try again", refusals),
+                Some(Err(reason)) if queue.is_empty() => one.refuse(reason, "end that process", refusals),
+                Some(Err(reason)) => one.refuse_for_now(reason, "end that process, or try again", refusals),
                 None => one.refuse_outside(holders.get(&link(peer)), name, refusals),
             }
         }
@@ -191,6 +192,12 @@ impl FoundSocket {
     fn is_in_floes_network(&self) -> bool {
         let namespace = |path: String| std::fs::metadata(path).map(|found| found.ino()).ok();
         namespace(format!("/proc/{}/ns/net", self.viewer)) == namespace("/proc/self/ns/net".to_owned())
+    }
+
+    /// The same of what passes when the tree runs on for a moment.
+    pub(super) fn refuse_for_now(&self, reason: &str, advice: &'static str, refusals: &mut Refusals) {
+        self.refuse(reason, advice, refusals);
+        refusals.last_passes(Passing::OfItself);
     }
 
     /// Looks at what waits in it, `take` gives the files that come with it their numbers.

@@ -119,14 +119,14 @@ pub(in crate::file) fn resolve(
         if let (State::Listening { waiting, .. }, 1..) = (&mut body.state, one.waiting) {
             match known.memory.unaccepted_connections(one.fetch()?.as_fd()) {
                 Ok(found) => *waiting = all_of(one, found, (known, &mut clients), refusals)?,
-                Err(error) => one.refuse(&untold(&error), "try again", refusals),
+                Err(error) => one.refuse_for_now(&untold(&error), "try again", refusals),
             }
         }
         bodies.push(codec::encode(&body)?);
     }
     for one in clients.values().map(|(_, one)| one) {
         let reason = "it waits to be accepted by a socket that no task of the tree has, or that can't be carried";
-        one.refuse(reason, "close it, or try again when it is accepted", refusals);
+        one.refuse_for_now(reason, "close it, or try again when it is accepted", refusals);
     }
     for ((record, _), body) in sockets.into_iter().zip(bodies) {
         record.body = body;
@@ -153,7 +153,7 @@ fn clients_of<'a>(
         }
         match known.memory.socket_place(one.fetch()?.as_fd()) {
             Ok(place) => drop(clients.insert(place, (record.id, &***one))),
-            Err(error) => one.refuse(&untold(&error), "try again", refusals),
+            Err(error) => one.refuse_for_now(&untold(&error), "try again", refusals),
         }
     }
     Ok(clients)
@@ -173,13 +173,13 @@ fn all_of(
             let pid = Pid::new(one.maker[0] as i32);
             let who = comm(pid);
             let reason = format!("a connection of {who} ({pid}), outside of the tree, waits to be accepted");
-            listener.refuse(&reason, "try again", refusals);
+            listener.refuse_for_now(&reason, "try again", refusals);
             continue;
         }
         let messages = one.messages.iter().map(|message| known.message(message));
         let Some(queue) = messages.collect::<Result<Option<Vec<_>>, _>>()? else {
             let reason = "a file is on its way through a connection that waits to be accepted, and no task has it";
-            listener.refuse(reason, "accept the connection, or try again", refusals);
+            listener.refuse_for_now(reason, "accept the connection, or try again", refusals);
             continue;
         };
         all.push(Unaccepted {
