@@ -331,7 +331,7 @@ fn input_that_waits_in_a_terminal_is_there_again() {
     let mut terminal = Attached::start(&host, "term");
     terminal.type_keys("def\r");
     terminal.expect("def\r\n");
-    let lines: String = (0..300).map(|n| format!("line {n}\r")).collect();
+    let lines: String = (0..2000).map(|n| format!("line {n}\r")).collect();
     terminal.type_keys(&lines);
     terminal.detach();
     round_trip(&host, "term", PID_METHODS[1]);

@@ -26,6 +26,8 @@ struct Client {
     announces: bool,
     surveys: bool,
     queue: VecDeque<(u8, Vec<u8>)>,
+    /// It takes nothing any more; what it has sent before counts all the same.
+    deaf: bool,
     gone: bool,
 }
 
@@ -67,6 +69,7 @@ impl Clients {
                     announces: false,
                     surveys: false,
                     queue: VecDeque::new(),
+                    deaf: false,
                     gone: false,
                 });
             }
@@ -74,24 +77,30 @@ impl Clients {
         }
     }
 
-    /// What to ask poll about each client; one that may send input is heard only while there is room for it.
+    /// What to ask poll about each client; one that may send input is heard only while there is room for it, and left out
+    /// where there is nothing to ask: poll tells of one that hung up in any case.
     pub fn wishes(&self, input_room: bool) -> impl Iterator<Item = (usize, BorrowedFd<'_>, PollFlags)> {
-        let hear_input = input_room && !self.are_surveying();
-        self.all.iter().enumerate().map(move |(index, client)| {
+        self.all.iter().enumerate().filter_map(move |(index, client)| {
             let mut flags = PollFlags::empty();
-            if hear_input || !client.subscribed {
+            if self.are_heard(client, input_room) {
                 flags |= PollFlags::POLLIN;
             }
             if !client.queue.is_empty() {
                 flags |= PollFlags::POLLOUT;
             }
-            (index, client.socket.as_fd(), flags)
+            (!flags.is_empty()).then_some((index, client.socket.as_fd(), flags))
         })
+    }
+
+    fn are_heard(&self, client: &Client, input_room: bool) -> bool {
+        !client.subscribed || input_room && !self.are_surveying()
     }
 
     /// Whether somebody relies on it that no input moves.
     pub fn are_surveying(&self) -> bool {
-        self.all.iter().any(|client| client.surveys && !client.gone)
+        self.all
+            .iter()
+            .any(|client| client.surveys && !client.gone && !client.deaf)
     }
 
     /// Whether all clients keep up with the output.
@@ -103,6 +112,11 @@ impl Clients {
     pub fn hear(&mut self, index: usize, console: &mut ConsoleEnds) {
         let Some(client) = self.all.get_mut(index) else { return };
         client.flush();
+        let client = &self.all[index];
+        if !self.are_heard(client, console.has_input_room()) {
+            return;
+        }
+        let client = &mut self.all[index];
         let mut byte = [0];
         let peek = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
         if let Err(Errno::EAGAIN | Errno::EINTR) = nix::sys::socket::recv(client.socket.as_raw_fd(), &mut byte, peek) {
@@ -129,7 +143,7 @@ impl Clients {
 
     /// Sends output to all that want it.
     pub fn tell(&mut self, kind: u8, bytes: &[u8]) {
-        for client in self.all.iter_mut().filter(|client| client.subscribed) {
+        for client in self.all.iter_mut().filter(|client| client.subscribed && !client.deaf) {
             client.queue.push_back((kind, bytes.to_vec()));
             client.flush();
         }
@@ -142,7 +156,9 @@ impl Clients {
 
     /// Whether somebody has announced that the end of PID 1 is a checkpoint's doing. Looks at what came in last, too.
     pub fn end_announced(&self) -> bool {
-        self.all.iter().any(|client| client.announces && !client.gone)
+        self.all
+            .iter()
+            .any(|client| client.announces && !client.gone && !client.deaf)
     }
 
     /// The last word to all clients; waits until each has taken all that it is owed, or has hung up.
@@ -165,7 +181,8 @@ impl Client {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(Errno::EAGAIN) => return,
                 Err(_) => {
-                    self.gone = true;
+                    self.deaf = true;
+                    self.queue.clear();
                     return;
                 }
             }
