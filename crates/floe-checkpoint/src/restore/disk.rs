@@ -90,12 +90,21 @@ impl<'a> Look<'a> {
         for record in self.image.ghosts() {
             add("linked file", &record.path, self.linked(record));
         }
-        for record in self.image.open_files() {
-            if let Some(file) = on_disk(record)? {
-                add("open file", &file.path, self.opened(record, &file));
-            }
-        }
         Ok(found)
+    }
+
+    /// Whether it is an open file that is there, whatever it holds now, and what stands in its way.
+    pub fn open_file(&self, record: &OpenFileRecord) -> Result<(bool, Option<Obstacle>), RestoreError> {
+        let Some(known) = on_disk(record)? else {
+            return Ok((false, None));
+        };
+        let found = look(self.root, &known.path).ok().filter(|(_, stat)| is_regular(stat));
+        let Some((file, stat)) = found else {
+            return Ok((false, None));
+        };
+        let reason = self.opened(record, &known, &stat).filter(|_| !is_view(&file));
+        let object = format!("open file {}", String::from_utf8_lossy(&known.path));
+        Ok((true, reason.map(|reason| Obstacle { object, reason })))
     }
 
     fn mapped(&self, record: &MappedFileRecord) -> Option<String> {
@@ -138,22 +147,18 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether it is there at all its kind says.
-    fn opened(&self, record: &OpenFileRecord, known: &OnDisk) -> Option<String> {
-        let (file, stat) = look(self.root, &known.path).ok().filter(|(_, stat)| is_regular(stat))?;
-        let is_view = fstatfs(&file).is_ok_and(|found| VIEWS.contains(&found.filesystem_type().0));
+    fn opened(&self, record: &OpenFileRecord, known: &OnDisk, stat: &FileStat) -> Option<String> {
         let flags = record.flags as i32;
         let size = stat.st_size as u64;
         match (self.mode, flags & libc::O_ACCMODE) {
             (FilesMode::Ignore, _) => None,
-            _ if is_view => None,
             (FilesMode::Strict, _) => {
                 let known = Known {
                     size: known.size,
                     mtime: known.mtime,
                     identity: known.identity,
                 };
-                self.strictly(&stat, &known)
+                self.strictly(stat, &known)
             }
             // Only its path is open.
             (FilesMode::Check, _) if flags & libc::O_PATH != 0 => None,
@@ -165,7 +170,7 @@ impl<'a> Look<'a> {
                     format!("it has {size} bytes here, and {written} were written before the place where it goes on; {ACCEPT}")
                 })
             }
-            (FilesMode::Check, _) => (size != known.size).then(|| other_size(&stat, known.size)),
+            (FilesMode::Check, _) => (size != known.size).then(|| other_size(stat, known.size)),
         }
     }
 
@@ -200,6 +205,11 @@ fn open_regular(root: BorrowedFd<'_>, path: &[u8]) -> Result<(File, FileStat), S
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
     let file = open_in_root(root, Path::new(OsStr::from_bytes(path)), flags, 0).map_err(failed)?;
     Ok((File::from(file), stat))
+}
+
+/// Whether a file is a view of the kernel's state, whose size and times say nothing.
+fn is_view(file: &OwnedFd) -> bool {
+    fstatfs(file).is_ok_and(|found| VIEWS.contains(&found.filesystem_type().0))
 }
 
 fn is_regular(stat: &FileStat) -> bool {

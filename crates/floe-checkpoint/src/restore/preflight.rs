@@ -56,9 +56,15 @@ pub fn obstacles(
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
         .map_err(RestoreError::system("open the root directory"))?;
-    found.extend(Look::new(image, root.as_fd(), files)?.obstacles()?);
+    let look = Look::new(image, root.as_fd(), files)?;
+    found.extend(look.obstacles()?);
     for record in image.open_files() {
         let kind = kind_of(record)?;
+        let (is_there, obstacle) = look.open_file(record)?;
+        found.extend(obstacle);
+        if is_there {
+            continue;
+        }
         if let Some(reason) = kind.obstacle(record, root.as_fd())? {
             found.insert(Obstacle {
                 object: format!("open file {}", record.id),

@@ -222,30 +222,40 @@ pub fn in_use(root: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
     }
 }
 
-/// Buffer by buffer: each is moved here whole.
+/// Buffer by buffer. What would be added to the buffer before it, or is a packet, is written into a pipe beside and moved
+/// here whole.
 fn fill(write_end: BorrowedFd<'_>, contents: &PipeContents) -> Result<(), FileError> {
     set_capacity(write_end, contents.capacity)?;
     let wrong = || FileError::Unknown {
         id: 0,
         what: "there is no pipe with such buffers".to_owned(),
     };
-    let buffers = contents.split().ok_or_else(wrong)?;
-    if buffers.is_empty() {
-        return Ok(());
-    }
     let system = || FileError::system("fill", "a pipe");
-    let plain = pipe_of(PAGE as i32).map_err(system())?;
-    let packets = pipe_of(PAGE as i32).map_err(system())?;
-    fcntl(
-        packets.1.as_fd(),
-        FcntlArg::F_SETFL(OFlag::O_DIRECT | OFlag::O_NONBLOCK),
-    )
-    .map_err(system())?;
-    for (bytes, is_packet) in buffers {
-        let (read_end, into) = if is_packet { &packets } else { &plain };
-        write(into, bytes).map_err(system())?;
-        splice(read_end.as_fd(), write_end, bytes.len()).map_err(system())?;
+    let (mut plain, mut packets) = (None, None);
+    let mut takes_more = false;
+    for (bytes, is_packet) in contents.split().ok_or_else(wrong)? {
+        if is_packet {
+            move_through(&mut packets, OFlag::O_DIRECT, bytes, write_end).map_err(system())?;
+        } else if takes_more {
+            move_through(&mut plain, OFlag::empty(), bytes, write_end).map_err(system())?;
+        } else {
+            write(write_end, bytes).map_err(system())?;
+        }
+        takes_more = !is_packet && bytes.len() < PAGE;
     }
+    Ok(())
+}
+
+/// Writes into a pipe that has room for a buffer, made with flags if it is not there yet, and moves the buffer on.
+fn move_through(pipe: &mut Option<Ends>, flags: OFlag, bytes: &[u8], to: BorrowedFd<'_>) -> Result<(), Errno> {
+    if pipe.is_none() {
+        let made = pipe_of(PAGE as i32)?;
+        fcntl(made.1.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        *pipe = Some(made);
+    }
+    let (read_end, write_end) = pipe.as_ref().ok_or(Errno::EPIPE)?;
+    write(write_end, bytes)?;
+    splice(read_end.as_fd(), to, bytes.len())?;
     Ok(())
 }
 
