@@ -310,6 +310,9 @@ fn more_than_it_says(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     })
 }
 
+/// That connects.
+const USER: u32 = 1000;
+
 /// The child connects when it is told to, and later says something there.
 fn of_a_child(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let place = Place::named("child", stage);
@@ -319,7 +322,10 @@ fn of_a_child(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
         (0, Some(end)) => send(end.as_raw_fd(), b"child", &[]).is_ok().into(),
         (1, _) => {
             let client = new(SockType::Stream);
+            let user = |id: u32| nix::unistd::seteuid(id.into()).expect("seteuid");
+            user(USER);
             let made = connect(client.as_raw_fd(), &address).is_ok();
+            user(0);
             connected = Some(client);
             made.into()
         }
@@ -337,7 +343,7 @@ fn of_a_child(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
             return findings.add("no connection waits");
         };
         let maker = getsockopt(&end, PeerCredentials).expect("SO_PEERCRED");
-        findings.same("who connected", &child.pid, &maker.pid());
+        findings.same("who connected", &(child.pid, USER), &(maker.pid(), maker.uid()));
         findings.same("whether the child wrote", &Some(1), &child.ask(0).ok());
         findings.same("bytes", &Some(b"child".to_vec()), &bytes_in(&end));
     })

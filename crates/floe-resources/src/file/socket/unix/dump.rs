@@ -2,37 +2,34 @@
 
 use super::{
     Body, State,
+    listed::Listed,
     name::{self, Name, SocketFile},
-    peer,
 };
 use crate::{
     file::{
-        DumpContext, Externals, FileError, FoundFile,
-        outside::who_holds,
+        DumpContext, FileError, FoundFile,
         socket::{
             Maker, ROOT, has_error, options, peer,
             queue::{self, Manner, Message},
             refuse,
         },
     },
-    ns,
     refusal::{Passing, Refusals, Subject},
 };
 use floe_image::{codec, record::NsPid};
 use floe_sys::{
     Pid,
     descriptor::pidfd_getfd,
-    socket::{UnixSocket, option, unix_sockets},
+    socket::{UnixSocket, option},
 };
 use nix::{
     errno::Errno,
-    sched::CloneFlags,
     sys::socket::{
         AddressFamily, SockFlag, SockType, UnixAddr, getpeername, getsockopt, socket, sockopt::SockType as OfKind,
     },
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -47,19 +44,13 @@ const RCV_SHUTDOWN: u8 = 1;
 #[derive(Default)]
 pub(in crate::file) struct FoundUnix {
     /// All of the tree's network namespace; asked for once.
-    listed: Option<Listed>,
+    pub(super) listed: Option<Listed>,
     /// Those that are saved, in the order of their records.
     pub(super) found: Vec<Rc<FoundSocket>>,
     /// What waits in them.
     pub(super) queues: Vec<Vec<Message>>,
     /// Names of what is outside, with which some connect anew.
     pub(super) outside: HashMap<u32, Vec<u8>>,
-}
-
-struct Listed {
-    sockets: HashMap<u32, UnixSocket>,
-    /// Those whose connections nobody has accepted yet.
-    waiting: HashSet<u32>,
 }
 
 /// One that is saved. Its record is complete when what waits in it is known.
@@ -72,7 +63,7 @@ pub(in crate::file) struct FoundSocket {
     pub title: String,
     pidfd: Rc<OwnedFd>,
     number: i32,
-    peer: Option<u32>,
+    pub(super) peer: Option<u32>,
     /// How many connections wait to be accepted.
     pub(super) waiting: u32,
     pub(super) body: Body,
@@ -86,78 +77,10 @@ impl FoundUnix {
 
     fn listed(&mut self, file: &FoundFile) -> Result<&Listed, FileError> {
         if self.listed.is_none() {
-            let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?));
-            let sockets = listed.map_err(|error| FileError::System {
-                action: "list the sockets like",
-                object: file.title(),
-                source: std::io::Error::other(error),
-            })?;
-            let waiting = sockets.values().flat_map(|socket| &socket.waiting).copied().collect();
-            self.listed = Some(Listed { sockets, waiting });
+            self.listed = Some(Listed::read(file)?);
         }
         Ok(self.listed.as_ref().expect("just listed"))
     }
-
-    fn has_name(&mut self, file: &FoundFile, name: &[u8]) -> Result<bool, FileError> {
-        let mut all = self.listed(file)?.sockets.values();
-        Ok(all.any(|one| one.name.as_deref() == Some(name)))
-    }
-
-    /// Settles what becomes of ends whose other end no task of the tree has: they connect anew where the user says so, and
-    /// are refused else.
-    pub(in crate::file) fn settle_outside(
-        &mut self,
-        inside: &HashSet<Pid>,
-        external: &Externals,
-        refusals: &mut Refusals,
-    ) {
-        let own: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
-        let peers = self.found.iter().zip(&self.queues);
-        let peers = peers.filter_map(|(one, queue)| Some((one, queue, one.peer?)));
-        let missing: Vec<_> = peers.filter(|(_, _, peer)| !own.contains(peer)).collect();
-        if missing.is_empty() {
-            return;
-        }
-        let links: HashMap<Vec<u8>, ()> = missing.iter().map(|(_, _, peer)| (link(*peer), ())).collect();
-        let holders = who_holds(&links, inside);
-        for (one, queue, peer) in missing {
-            let name = self.name_of(peer);
-            let to = name.filter(|name| external.permits_peer(name, one.body.kind));
-            match to.map(|to| self.reconnect(one, queue, to).map(|()| to)) {
-                Some(Ok(to)) => drop(self.outside.insert(one.body.socket, to.to_vec())),
-                Some(Err(reason)) if queue.is_empty() => one.refuse(reason, "end that process", refusals),
-                Some(Err(reason)) => one.refuse_for_now(reason, "end that process, or try again", refusals),
-                None => one.refuse_outside(holders.get(&link(peer)), name, refusals),
-            }
-        }
-    }
-
-    fn name_of(&self, socket: u32) -> Option<&[u8]> {
-        self.listed.as_ref()?.sockets.get(&socket)?.name.as_deref()
-    }
-
-    /// Whether it can connect anew; or why not.
-    fn reconnect(&self, one: &FoundSocket, queue: &[Message], to: &[u8]) -> Result<(), &'static str> {
-        let sockets = self.listed.iter().flat_map(|listed| listed.sockets.values());
-        let mut there = sockets.filter(|other| other.name.as_deref() == Some(to) && other.kind == one.body.kind);
-        if !one.body.is_of_letters() && !there.any(|other| other.listens) {
-            return Err("nobody listens any more where the other end of this socket, which is outside, accepted it");
-        }
-        if !queue.is_empty() && !one.body.takes_letters() {
-            return Err("bytes from outside of the tree wait in this socket, and would be lost when it connects anew");
-        }
-        if !peer::is_lasting(to) {
-            return Err("the name of its other end is a path from a directory of a process outside");
-        }
-        if !name::is_path(to) && !one.is_in_floes_network() {
-            return Err("its other end is in a network that ends with the tree");
-        }
-        Ok(())
-    }
-}
-
-fn link(socket: u32) -> Vec<u8> {
-    format!("socket:[{socket}]").into_bytes()
 }
 
 /// Gives a file its number in the image, `None` where it was refused.
@@ -171,27 +94,6 @@ impl FoundSocket {
 
     pub(super) fn refuse(&self, reason: &str, advice: &'static str, refusals: &mut Refusals) {
         refusals.add(Some(&self.subject), self.title.clone(), reason, advice);
-    }
-
-    fn refuse_outside(&self, holder: Option<&(Pid, String)>, name: Option<&[u8]>, refusals: &mut Refusals) {
-        let who = match holder {
-            Some((pid, name)) => format!("by {name} ({pid})"),
-            None => "by a process floe can't see, or is on its way to one".to_owned(),
-        };
-        let name = name.map(name::shown);
-        let place = name.as_ref().map_or_else(String::new, |name| format!(", at {name}"));
-        let anew = name.map_or_else(String::new, |name| {
-            format!(" connect anew when it is restored (--external unix:{name}),")
-        });
-        let reason = format!("the other end of this socket is held outside of the tree, {who}{place}");
-        let own = self.body.socket;
-        let advice = format!("end that process,{anew} or give another one then (--external socket:[{own}]=NAME)");
-        refusals.add(Some(&self.subject), self.title.clone(), reason, advice);
-    }
-
-    fn is_in_floes_network(&self) -> bool {
-        let namespace = |path: String| std::fs::metadata(path).map(|found| found.ino()).ok();
-        namespace(format!("/proc/{}/ns/net", self.viewer)) == namespace("/proc/self/ns/net".to_owned())
     }
 
     /// The same of what passes when the tree runs on for a moment.
@@ -249,15 +151,15 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     let inode = file.metadata.ino() as u32;
     let wrap = |action| FileError::system(action, file.title());
     let listed = context.unix.listed(file)?;
-    let Some(unix) = listed.sockets.get(&inode).cloned() else {
+    let Some(unix) = listed.socket(inode).cloned() else {
         return refuse(
             file,
             context,
             "a unix socket of another network namespace can't be carried yet",
         );
     };
-    let waits = listed.waiting.contains(&inode);
-    let other = unix.peer.and_then(|peer| listed.sockets.get(&peer)).cloned();
+    let waits = listed.waits(inode);
+    let other = unix.peer.and_then(|peer| listed.any(peer)).cloned();
     if has_error(file.as_fd()).map_err(wrap("poll"))? {
         return refuse(
             file,
@@ -275,7 +177,7 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     };
     if let State::Abandoned { to } = &state
         && !name::is_path(to)
-        && context.unix.has_name(file, to)?
+        && context.unix.listed(file)?.has_name(to)
     {
         let reason = "it sent to a socket that is closed, and another one has that one's name now";
         return refuse(file, context, reason);

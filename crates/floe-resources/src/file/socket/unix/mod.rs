@@ -5,10 +5,12 @@ mod deliver;
 mod dump;
 mod elsewhere;
 mod leftover;
+mod listed;
 mod make;
 mod name;
 mod peer;
 mod resolve;
+mod settle;
 mod unaccepted;
 
 pub use deliver::{Unsent, deliver};
