@@ -1,9 +1,10 @@
 //! Whatever is given as an image, every verb that reads one says in one clear line what is wrong with it, ends with exit
 //! status 1, and leaves nothing.
 
-use floe_suite::{Counting, Host, Traces, run};
+use floe_suite::{Counting, Host, Traces, run, until};
 use std::{
     fs::File,
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -291,4 +292,39 @@ fn an_image_without_its_programs_here_is_refused_with_all_obstacles() {
     }
     assert!(lines.all(|line| line.starts_with("  - ")), "{err}");
     before.expect_again(&host, &[NAME], &[], "after a restore that was refused");
+}
+
+/// Where a socket sends is a name of another one of the image.
+#[test]
+fn a_forged_socket_connects_with_nothing_of_the_hosts() {
+    let host = Host::new();
+    let (path, place) = (host.path("job.floe"), host.path("job.floe").display().to_string());
+    let [own, others] = ["own", "not"].map(|name| host.path(name).display().to_string());
+    let job = host.name("job");
+    let script = "import os, socket, sys, time\na, b = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in 'ab']\n\
+                  a.bind(sys.argv[1])\nb.connect(sys.argv[1])\nopen(sys.argv[1] + '.ready', 'w')\ntime.sleep(1000)";
+    host.done(&["run", "-d", "--name", &job, "--", "python3", "-c", script, &own]);
+    until("the sockets", || Path::new(&format!("{own}.ready")).exists());
+    host.done(&["checkpoint", &job, "-o", &place]);
+    let _listener = UnixDatagram::bind(&others).expect("bind");
+    let image = std::fs::read(&path).expect("read the image");
+    let find = |part: &Part| {
+        let mut bytes = image[part.at..part.end].windows(own.len());
+        bytes.position(|bytes| bytes == own.as_bytes())
+    };
+    let sockets: Vec<Part> = parts(&image).into_iter().filter(|part| part.kind == 8).collect();
+    let mut forged = 0;
+    for (part, at) in sockets.iter().filter_map(|part| Some((part, find(part)?))) {
+        let mut image = image.clone();
+        image[part.at + at..part.at + at + own.len()].copy_from_slice(others.as_bytes());
+        seal(&mut image, part);
+        std::fs::write(&path, image).expect("write");
+        let error = host.floe(&["restore", "-d", &place]).expect_failed();
+        let is_found = error.contains("the image has no socket") || error.contains("has a socket at");
+        assert!(is_found, "{error}");
+        forged += 1;
+    }
+    assert_eq!(forged, 2);
+    std::fs::write(&path, image).expect("write");
+    host.done(&["restore", "-d", &place]);
 }
