@@ -1,6 +1,6 @@
 //! Files and ends outside of a tree that the user names: they stay there, and others are given in their place.
 
-use floe_suite::{Host, run, until};
+use floe_suite::{Host, run, spawn, until, wait};
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, PipeReader, Read, Write, pipe},
@@ -77,12 +77,24 @@ fn link(kind: &str, file: &impl AsFd) -> String {
 /// Runs floe, which has `given` as descriptors 9 and on.
 fn given(host: &Host, given: &[&dyn AsFd], arguments: &[&str]) -> floe_suite::Outcome {
     let mut command = host.command(arguments);
+    give(&mut command, given);
+    run(&mut command)
+}
+
+fn give(command: &mut Command, given: &[&dyn AsFd]) {
     for (number, file) in (GIVEN..).zip(given) {
         let own = file.as_fd().as_raw_fd();
         // SAFETY: the closure makes one system call, which is safe between fork and exec.
         unsafe { command.pre_exec(move || take_as(own, number)) };
     }
-    run(&mut command)
+}
+
+/// A rule for descriptor 0 of the tree below the init of a sandbox.
+fn link_of_tree(host: &Host, sandbox: &str) -> String {
+    let init = host.pid1(sandbox);
+    let root = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("a list");
+    let link = fs::read_link(format!("/proc/{}/fd/0", root.trim())).expect("a link");
+    format!("{}=partner", link.display())
 }
 
 fn text(path: &Path) -> String {
@@ -247,14 +259,16 @@ fn a_terminal_and_a_device_are_given_anew() {
 }
 
 /// Answers on descriptor 0.
-const ANSWERS: &str = "import socket
+const ANSWERS: &str = "import socket, time
 s = socket.socket(fileno=0)
 n = 0
 while True:
     got = s.recv(100)
-    if not got: break
+    if got in (b'', b'end'): break
     n += 1
-    s.sendall(b'%d %s' % (n, got))";
+    s.sendall(b'%d %s' % (n, got))
+s.close()
+time.sleep(1000)";
 
 fn ask(socket: &mut UnixStream, question: &str) -> String {
     socket
@@ -292,6 +306,25 @@ fn an_end_of_a_pair_of_sockets_is_given_anew() {
     assert_eq!(given(&host, &[&far], &restore).expect_done().trim(), name);
     drop(far);
     assert_eq!(ask(&mut near, "b"), "2 b");
-    host.done(&["rm", "-f", &name]);
+    host.done(&[
+        "checkpoint",
+        &name,
+        "-o",
+        &image,
+        "--external",
+        &link_of_tree(&host, &name),
+    ]);
     assert_eq!(near.read(&mut [0; 10]).expect("its end"), 0);
+    // A floe that stays with the tree does not keep what it was given.
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let mut command = host.command(&["restore", "--name", &name, "--inherit-fd", "partner=9", &image]);
+    give(&mut command, &[&far]);
+    let floe = spawn(&mut command);
+    drop(far);
+    let mut near = near;
+    assert_eq!(ask(&mut near, "c"), "3 c");
+    near.write_all(b"end").expect("write");
+    assert_eq!(near.read(&mut [0; 10]).expect("its end"), 0);
+    host.done(&["rm", "-f", &name]);
+    assert_ne!(wait(floe), 0);
 }

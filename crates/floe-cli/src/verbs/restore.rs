@@ -1,14 +1,20 @@
 //! `floe restore`.
 
 use super::{foreground::Stay, image_file, tcp::Tcp, tty::Tty};
-use crate::{Context, act, failure::Outcome, output};
+use crate::{
+    Context, act,
+    failure::{Failure, Outcome},
+    output,
+};
 use clap::{ArgGroup, Args, ValueEnum};
-use floe_checkpoint::restore::{self, FilesMode, PidMethod, Request, STAGES};
+use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
 use floe_resources::file::{Grants, Outside, Rule, RuleError};
 use floe_sandbox::{Client, Launch, Signals};
 use floe_sys::descriptor;
 use std::{
+    fs::File,
     io::{IsTerminal, stdin, stdout},
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -109,6 +115,24 @@ impl Restore {
             let found = act::perform(|control| restore::dry_run(image, (outside, self.files.into()), control))??;
             return print(found);
         }
+        let (report, attached) = self.perform(context, image, outside)?;
+        // What was given is the tree's alone.
+        drop(grants);
+        match attached {
+            Some(attached) => stay(context, &report, attached),
+            None => {
+                tell(context, &report);
+                Ok(0)
+            }
+        }
+    }
+
+    fn perform(
+        &self,
+        context: &Context,
+        image: File,
+        outside: Outside<'_>,
+    ) -> Result<(Report, Option<Attached>), Failure> {
         let mut attached = None;
         let mut before_thaw = |launch: &Launch| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             if !self.detach {
@@ -133,26 +157,33 @@ impl Restore {
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;
-        let Some((client, signals, pid1)) = attached else {
-            output::line(&report.name);
-            context.tell(&format!(
-                "{}, {} of memory, in {:.1} ms",
-                output::count(report.processes, "process", "processes"),
-                output::bytes(report.memory),
-                report.elapsed.as_secs_f64() * 1e3
-            ));
-            return Ok(0);
-        };
-        let stay = Stay {
-            client,
-            signals,
-            pid1: Some(pid1),
-            terminal: report.has_terminal,
-            owner: true,
-            name: &report.name,
-        };
-        stay.until_end(context)
+        Ok((report, attached))
     }
+}
+
+/// A connection that has subscribed, what signals are taken with, and PID 1.
+type Attached = (Client, Signals, OwnedFd);
+
+fn tell(context: &Context, report: &Report) {
+    output::line(&report.name);
+    context.tell(&format!(
+        "{}, {} of memory, in {:.1} ms",
+        output::count(report.processes, "process", "processes"),
+        output::bytes(report.memory),
+        report.elapsed.as_secs_f64() * 1e3
+    ));
+}
+
+fn stay(context: &Context, report: &Report, (client, signals, pid1): Attached) -> Outcome {
+    let stay = Stay {
+        client,
+        signals,
+        pid1: Some(pid1),
+        terminal: report.has_terminal,
+        owner: true,
+        name: &report.name,
+    };
+    stay.until_end(context)
 }
 
 fn peer(text: &str) -> Result<Rule, String> {

@@ -291,13 +291,15 @@ fn with_senders(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     })
 }
 
-/// It was told to have fewer wait than there were.
+/// It was told to have fewer wait than there were, and its path is gone.
 fn more_than_it_says(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
-    let place = Place::named("many", stage);
+    let path = stage.path("many");
+    let place = Place::Path(path.clone());
     let arrange = move || {
         let listener = listen_at(SockType::Stream, &place, 20);
         let clients: Vec<OwnedFd> = (0..9).map(|_| connect_to(SockType::Stream, &place)).collect();
         listen(&listener, Backlog::new(2).expect("a number")).expect("listen");
+        fs::remove_file(&path).expect("remove");
         (listener, clients)
     };
     again(arrange, |findings, (listener, clients)| {
