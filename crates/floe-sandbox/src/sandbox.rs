@@ -314,7 +314,8 @@ impl Sandbox {
             match SandboxState::read(&self.folder) {
                 Ok(state) if matches!(state.status, Status::Exited(_)) => return Ok(()),
                 Ok(_) => {}
-                Err(_) if !self.folder.exists() => return Ok(()),
+                // The monitor of one that leaves no trace has removed it.
+                Err(StateError::Unknown(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
             let mut asked = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];

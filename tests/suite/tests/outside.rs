@@ -325,6 +325,6 @@ fn an_end_of_a_pair_of_sockets_is_given_anew() {
     assert_eq!(ask(&mut near, "c"), "3 c");
     near.write_all(b"end").expect("write");
     assert_eq!(near.read(&mut [0; 10]).expect("its end"), 0);
-    host.done(&["kill", "-s", "KILL", &name]);
+    host.done(&["rm", "-f", &name]);
     assert_ne!(wait(floe), 0);
 }
