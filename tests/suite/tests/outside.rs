@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         linux::fs::MetadataExt,
         unix::{
-            net::{UnixDatagram, UnixStream},
+            net::{UnixDatagram, UnixListener, UnixStream},
             process::CommandExt,
         },
     },
@@ -327,4 +327,37 @@ fn an_end_of_a_pair_of_sockets_is_given_anew() {
     assert_eq!(near.read(&mut [0; 10]).expect("its end"), 0);
     host.done(&["rm", "-f", &name]);
     assert_ne!(wait(floe), 0);
+}
+
+/// Serves at a socket that it was started with.
+const SERVES: &str = "import socket
+s = socket.socket(fileno=0)
+n = 0
+while True:
+    end, _ = s.accept()
+    n += 1
+    end.sendall(b'%d %s' % (n, end.recv(100)))
+    end.close()";
+
+/// As a service has it that is started by its socket: who starts it has that too, and keeps it while the service is away.
+#[test]
+fn a_socket_that_listens_is_given_anew() {
+    let host = Host::new();
+    let path = host.path("service");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let connect = || UnixStream::connect(&path).expect("connect");
+    let rule = format!("{}=service", link("socket", &listener));
+    let own = listener.try_clone().expect("dup");
+    let stray = Stray::start(SERVES, &[], [OwnedFd::from(own).into(), Stdio::null()]);
+    assert_eq!(ask(&mut connect(), "a"), "1 a");
+    let (pid, image) = (stray.pid(), text(&host.path("stray.floe")));
+    host.done(&["checkpoint", "--pid", &pid, "-o", &image, "--external", &rule]);
+    stray.gone();
+    let mut waits = connect();
+    let name = host.name("stray");
+    let restore = ["restore", "-d", "--name", &name, "--inherit-fd", "service=9", &image];
+    assert_eq!(given(&host, &[&listener], &restore).expect_done().trim(), name);
+    assert_eq!(ask(&mut waits, "b"), "2 b");
+    assert_eq!(ask(&mut connect(), "c"), "3 c");
+    host.done(&["rm", "-f", &name]);
 }
