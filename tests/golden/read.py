@@ -250,6 +250,7 @@ PAGES, INDEX = 11, 13
 device = fields(path=raw, major=u64, minor=u64)
 maker = fields(pid=i32, uid=u32, gid=u32)
 options = several(fields(level=i32, name=i32, value=raw))
+datagram = fields(header=raw, source=u16, destination=u16, content=raw, mark=u32, time=u64)
 socket_file = fields(mode=u32, uid=u32, gid=u32)
 unix_name = fields(bytes=raw, holder=i32, file=optional(socket_file))
 message = fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})
@@ -293,7 +294,13 @@ OPEN_FILE_BODIES = {
     "inet-socket": fields(
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
         waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=raw)),
-        ended=optional(raw), options=options,
+        ended=optional(raw),
+        datagrams=several(datagram), shut=u8,
+        options=options, devices=several(fields(number=u32, name=text)),
+    ),
+    "raw-socket": fields(
+        family=i32, kind=i32, protocol=i32, local=optional(raw), remote=optional(raw), packets=several(datagram),
+        options=options, devices=several(fields(number=u32, name=text)),
     ),
     "tcp-connection": fields(
         family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=raw,

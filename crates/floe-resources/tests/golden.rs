@@ -36,7 +36,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "unix-socket 71 /run/job, listens, 1 connections wait",
         "unix-socket 72, connected with 73, 11 bytes wait",
         "inet-socket tcp 127.0.0.1:80, listens, 1 connections wait",
-        "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353",
+        "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353, 1 datagrams wait",
         "tcp-connection 127.0.0.1:80 to 127.0.0.1:45678, outside of the tree, 5 bytes wait",
         "message-queue queue 0",
         "path-only /srv/link (symbolic link, by O_PATH)",
@@ -46,6 +46,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "terminal-master master of terminal 0",
         "terminal-slave slave of terminal 0",
         "external a pipe that is given as \"log\"",
+        "raw-socket echoes, 1 packets wait",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

@@ -29,6 +29,7 @@ pub mod procfs;
 pub mod ptrace;
 pub mod sched;
 pub mod socket;
+pub mod steering;
 pub mod sysv;
 pub mod terminal;
 pub mod time_namespace;

@@ -130,6 +130,45 @@ pub fn bind(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
     Errno::result(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), length) }).map(drop)
 }
 
+/// Connects a socket to an address, connect(2), of which these are the bytes.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn connect(socket: BorrowedFd<'_>, address: &[u8]) -> Result<(), Errno> {
+    let length = address.len() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes, which are there.
+    Errno::result(unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr().cast(), length) }).map(drop)
+}
+
+/// The bytes of a socket's own address, getsockname(2).
+///
+/// # Errors
+/// Those of getsockname(2).
+pub fn own_address(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let (mut place, mut length) = (vec![0_u8; ADDRESS_BYTES], ADDRESS_BYTES as libc::socklen_t);
+    // SAFETY: room for as many bytes as are said.
+    let result = unsafe { libc::getsockname(socket.as_raw_fd(), place.as_mut_ptr().cast(), &raw mut length) };
+    Errno::result(result)?;
+    place.truncate(length as usize);
+    Ok(place)
+}
+
+/// The same of its other end, getpeername(2).
+///
+/// # Errors
+/// ENOTCONN and others of getpeername(2).
+pub fn other_address(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let (mut place, mut length) = (vec![0_u8; ADDRESS_BYTES], ADDRESS_BYTES as libc::socklen_t);
+    // SAFETY: room for as many bytes as are said.
+    let result = unsafe { libc::getpeername(socket.as_raw_fd(), place.as_mut_ptr().cast(), &raw mut length) };
+    Errno::result(result)?;
+    place.truncate(length as usize);
+    Ok(place)
+}
+
+/// struct sockaddr_storage.
+const ADDRESS_BYTES: usize = 128;
+
 /// Whether urgent data is what would be read next (SIOCATMARK).
 ///
 /// # Errors

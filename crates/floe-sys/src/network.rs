@@ -1,7 +1,8 @@
-//! The one network device that floe itself touches: loopback, netdevice(7).
+//! Network devices, netdevice(7): loopback, the one that floe itself touches, and what numbers devices have.
 
 use nix::{
     errno::Errno,
+    net::if_::{if_indextoname, if_nametoindex},
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 use std::os::fd::AsRawFd;
@@ -21,4 +22,18 @@ pub fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one that outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
     Errno::result(result).map(drop)
+}
+
+/// The name of a device of the calling thread's network namespace.
+#[must_use]
+pub fn device_name(number: u32) -> Option<String> {
+    if_indextoname(number)
+        .ok()
+        .map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The number of a device of the calling thread's network namespace.
+#[must_use]
+pub fn device_number(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
 }

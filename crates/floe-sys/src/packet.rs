@@ -33,7 +33,7 @@ pub struct Segment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A whole packet, and whom it is for.
+/// A whole packet, and the address that it is sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     to: IpAddr,
@@ -123,7 +123,84 @@ fn sum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
+/// What a datagram of UDP came with.
+#[derive(Debug, Clone, Copy)]
+pub struct Came<'a> {
+    /// All headers of IP.
+    pub header: &'a [u8],
+    /// Whose port and to which.
+    pub ports: [u16; 2],
+    /// IPPROTO_UDP or IPPROTO_UDPLITE.
+    pub protocol: u8,
+    /// Its bytes.
+    pub content: &'a [u8],
+}
+
+/// Such a datagram once more; `None` where its header is none.
+#[must_use]
+pub fn again(came: &Came<'_>) -> Option<Packet> {
+    let mut header = came.header.to_vec();
+    let length = 8 + came.content.len();
+    let mut content = Vec::with_capacity(length);
+    content.extend(came.ports.iter().flat_map(|port| port.to_be_bytes()));
+    content.extend(u16::try_from(length).ok()?.to_be_bytes());
+    content.extend([0; 2]);
+    content.extend(came.content);
+    let (to, addresses) = match header.first()? >> 4 {
+        4 if header.len() >= 20 && header.len() == usize::from(header[0] & 15) * 4 => {
+            header[2..4].copy_from_slice(&u16::try_from(came.header.len() + length).ok()?.to_be_bytes());
+            // It is whole, though it may have come in fragments.
+            header[6] &= 0x40;
+            header[7] = 0;
+            let to: [u8; 4] = header[16..20].try_into().expect("four bytes");
+            (IpAddr::from(to), 12..20)
+        }
+        6 if header.len() >= 40 => {
+            header[4..6].copy_from_slice(&u16::try_from(came.header.len() - 40 + length).ok()?.to_be_bytes());
+            let to: [u8; 16] = header[24..40].try_into().expect("sixteen bytes");
+            (IpAddr::from(to), 8..40)
+        }
+        _ => return None,
+    };
+    let pseudo = [
+        &header[addresses],
+        &(length as u32).to_be_bytes(),
+        &[0, 0, 0, came.protocol],
+    ]
+    .concat();
+    let checksum = match sum(&[&pseudo, &content]) {
+        0 => u16::MAX,
+        sum => sum,
+    };
+    content[6..8].copy_from_slice(&checksum.to_be_bytes());
+    header.extend(content);
+    Some(Packet { to, bytes: header })
+}
+
+/// A whole packet as it came; `None` where it is none of IP.
+#[must_use]
+pub fn whole(bytes: Vec<u8>) -> Option<Packet> {
+    let to = match bytes.first()? >> 4 {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes.get(16..20)?).ok()?),
+        6 => IpAddr::from(<[u8; 16]>::try_from(bytes.get(24..40)?).ok()?),
+        _ => return None,
+    };
+    Some(Packet { to, bytes })
+}
+
 impl Packet {
+    /// The same, sent to another address of this host: whom it says it is for stays.
+    #[must_use]
+    pub fn by(self, to: IpAddr) -> Self {
+        Self { to, ..self }
+    }
+
+    /// Whom it says it is for, unless that was changed.
+    #[must_use]
+    pub fn to(&self) -> IpAddr {
+        self.to
+    }
+
     /// The family of the raw socket that sends it.
     #[must_use]
     pub fn family(&self) -> i32 {

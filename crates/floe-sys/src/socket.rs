@@ -11,8 +11,9 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
-/// Longest value of an option that is asked for.
+/// Values of options are asked for with room for so many bytes, and once more with room for more if they take all of it.
 const OPTION_BYTES: usize = 256;
+const MOST_BYTES: usize = 32 << 10;
 
 /// A new socket of any family, kind and protocol, socket(2).
 ///
@@ -74,29 +75,62 @@ fn count(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<usize, Errno> {
     Ok(bytes.max(0) as usize)
 }
 
-/// Whether a packet filter is attached to a socket (SO_ATTACH_FILTER, SO_ATTACH_BPF).
+/// The instructions (struct sock_filter, 8 bytes each) of a packet filter as it was attached to a socket by SO_ATTACH_FILTER,
+/// none where it has none.
 ///
 /// # Errors
-/// Those of getsockopt(2).
-pub fn has_filter(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
-    // Counted in instructions of 8 bytes, not in bytes. With no room it only tells how many there are.
+/// EACCES for a filter of bpf(2), which has none of these; others of getsockopt(2).
+pub fn classic_filter(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    /// BPF_MAXINSNS of linux/bpf_common.h.
+    const MOST: usize = 4096;
+    // Counted in instructions, not in bytes. With no room it only tells how many there are.
     let mut instructions: libc::socklen_t = 0;
-    // SAFETY: the kernel writes nothing where there is no room, and the length outlives the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_GET_FILTER,
-            std::ptr::null_mut(),
-            &raw mut instructions,
-        )
+    let mut ask = |place: *mut libc::c_void| {
+        // SAFETY: the kernel writes as many instructions as it is told, and there is room for those; the length outlives
+        // the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_GET_FILTER,
+                place,
+                &raw mut instructions,
+            )
+        };
+        Errno::result(result).map(|_| instructions as usize)
     };
-    match Errno::result(result) {
-        Ok(_) => Ok(instructions != 0),
-        // It is one that can't be read.
-        Err(Errno::EACCES) => Ok(true),
-        Err(error) => Err(error),
+    let mut program = vec![0_u8; 8 * ask(std::ptr::null_mut())?.min(MOST)];
+    if program.is_empty() {
+        return Ok(program);
     }
+    let got = ask(program.as_mut_ptr().cast())?;
+    program.truncate(8 * got);
+    Ok(program)
+}
+
+/// Gives a socket a program of such instructions: SO_ATTACH_FILTER and its like.
+///
+/// # Errors
+/// EINVAL for one that is none, and others of setsockopt(2).
+pub fn set_program(socket: BorrowedFd<'_>, level: i32, name: i32, program: &[u8]) -> Result<(), Errno> {
+    let count = u16::try_from(program.len() / 8).map_err(|_| Errno::EINVAL)?;
+    let mut instructions: Vec<libc::sock_filter> = Vec::with_capacity(count.into());
+    for bytes in program.chunks_exact(8) {
+        instructions.push(libc::sock_filter {
+            code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            jt: bytes[2],
+            jf: bytes[3],
+            k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        });
+    }
+    let whole = libc::sock_fprog {
+        len: count,
+        filter: instructions.as_mut_ptr(),
+    };
+    let length = size_of_val(&whole) as libc::socklen_t;
+    // SAFETY: the structure names as many instructions as there are, and outlives the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const whole).cast(), length) };
+    Errno::result(result).map(drop)
 }
 
 /// The bytes of an option, getsockopt(2).
@@ -104,7 +138,11 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// # Errors
 /// ENOPROTOOPT and others of getsockopt(2); EINVAL for SO_GET_FILTER, which does not count in bytes.
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
-    sized_option(socket, level, name, OPTION_BYTES)
+    match sized_option(socket, level, name, OPTION_BYTES) {
+        // There may be more of it.
+        Ok(value) if value.len() == OPTION_BYTES => sized_option(socket, level, name, MOST_BYTES),
+        value => value,
+    }
 }
 
 /// The same of an option that the kernel tells only where there is room for just so many bytes.
@@ -467,17 +505,14 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_noticed() {
+    fn filters_are_told_as_they_were_attached() {
         let (one, other) = UnixStream::pair().expect("a pair");
         // BPF_RET with all.
-        let allow_all = [6_u64 | 0xffff_ffff << 32; 100];
-        let mut program = [0_u64; 2];
-        program[0] = allow_all.len() as u64;
-        program[1] = allow_all.as_ptr() as u64;
-        let bytes: Vec<u8> = program.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        super::set_option(one.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &bytes).expect("attach");
-        assert_eq!(super::has_filter(one.as_fd()), Ok(true));
-        assert_eq!(super::has_filter(other.as_fd()), Ok(false));
+        let allow_all = [6, 0, 0, 0, 255, 255, 255, 255].repeat(100);
+        let set = super::set_program(one.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &allow_all);
+        set.expect("attach");
+        assert_eq!(super::classic_filter(one.as_fd()), Ok(allow_all));
+        assert_eq!(super::classic_filter(other.as_fd()), Ok(Vec::new()));
         assert_eq!(
             option(one.as_fd(), libc::SOL_SOCKET, libc::SO_GET_FILTER),
             Err(Errno::EINVAL)

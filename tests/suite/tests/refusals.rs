@@ -42,13 +42,39 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 10] = [
-    ("socket-raw", &["(socket:["], "a socket of protocol 1"),
-    ("socket-netlink", &["(socket:["], "a netlink socket"),
-    ("socket-packet", &["(socket:["], "a packet socket"),
+const SOCKETS: [Case; 20] = [
+    (
+        "socket-raw-waiting",
+        &["(socket:["],
+        "packets that wait in a raw socket",
+    ),
+    (
+        "socket-netlink-waiting",
+        &["(socket:["],
+        "messages that wait in a netlink socket",
+    ),
+    (
+        "socket-netlink-netfilter",
+        &["(socket:["],
+        "a netlink socket of netfilter",
+    ),
+    (
+        "socket-packet-waiting",
+        &["(socket:["],
+        "packets that wait in a packet socket",
+    ),
+    ("socket-packet-ring", &["(socket:["], "a ring of a packet socket"),
+    ("socket-mptcp", &["(socket:["], "MPTCP"),
+    ("socket-vsock", &["(socket:["], "vsock"),
+    ("socket-xdp", &["(socket:["], "AF_XDP"),
+    ("socket-alg", &["(socket:["], "AF_ALG"),
     ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
-    ("socket-udp-waiting", &["(socket:["], "datagrams that wait"),
-    ("socket-options", &["(socket:["], "socket options (level/name) 1/62"),
+    ("socket-udp-waiting", &["(socket:["], "datagrams of one network device"),
+    ("socket-gathering", &["(socket:["], "a datagram that is being gathered"),
+    ("socket-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
+    ("socket-bpf-choice", &["(socket:["], "chooses among sockets"),
+    ("socket-unix-filter", &["(socket:["], "of a unix socket or a connection"),
+    ("socket-tcp-signature", &["(socket:["], "signatures of TCP segments"),
     ("socket-unix-waiting", &["(socket:["], "and no task has it"),
     (
         "socket-unix-flight",

@@ -28,22 +28,32 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 6] = [
+const WITH_PORTS: [&str; 12] = [
     "epoll-targets",
     "sockets-ended",
     "sockets-flight",
     "sockets-inet",
+    "sockets-multicast",
+    "sockets-netlink",
+    "sockets-options",
+    "sockets-packet",
+    "sockets-raw",
     "sockets-tcp",
+    "sockets-udp",
     "sockets-unaccepted",
 ];
 
-fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
-    let options: &[&str] = if WITH_PORTS.contains(&name) {
+/// The options by which a victim gets the network that it needs.
+fn network(name: &str) -> &'static [&'static str] {
+    if WITH_PORTS.contains(&name) {
         &["--net", "none"]
     } else {
         &[]
-    };
-    let mut victim = Victim::start(host, name, options, arguments);
+    }
+}
+
+fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
+    let mut victim = Victim::start(host, name, network(name), arguments);
     round_trip(&mut victim, name, name, PID_METHODS[0]);
     round_trip(&mut victim, name, "another", PID_METHODS[1]);
     victim.check("after two round trips without a check between");
@@ -62,7 +72,7 @@ fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
 
 fn notices(name: &str) {
     let host = Host::new();
-    let verdict = Victim::start(&host, name, &[], &["--sabotage"]).verdict();
+    let verdict = Victim::start(&host, name, network(name), &["--sabotage"]).verdict();
     assert!(
         verdict.starts_with("FAIL"),
         "{name} does not notice that its state is damaged: {verdict}"
@@ -155,9 +165,15 @@ victims! {
     signals_stacks "signals-stacks",
     sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
+    sockets_multicast "sockets-multicast",
     sockets_names "sockets-names",
+    sockets_netlink "sockets-netlink",
+    sockets_options "sockets-options",
+    sockets_packet "sockets-packet",
+    sockets_raw "sockets-raw",
     sockets_ended "sockets-ended",
     sockets_tcp "sockets-tcp",
+    sockets_udp "sockets-udp",
     sockets_unaccepted "sockets-unaccepted",
     sockets_unix_unaccepted "sockets-unix-unaccepted",
     aio_rings "aio-rings",

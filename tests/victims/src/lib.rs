@@ -19,6 +19,7 @@ pub mod pattern;
 pub mod peer;
 pub mod pty;
 pub mod seccomp;
+pub mod socket;
 pub mod stage;
 pub mod sysv;
 pub mod team;

@@ -99,6 +99,13 @@ fn a_reader_written_from_the_document_reads_the_golden() {
     let bytes = |text: &str| Value::from(text.as_bytes());
     let gone = b"/tmp/\xff gone".as_slice();
     let (zeros, nines) = ([0_u8; 16], [9_u8; 16]);
+    let lo = json!([{"number": 1, "name": "lo"}]);
+    let echoed = [
+        &[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0][..],
+        &[127, 0, 0, 1, 127, 0, 0, 1],
+    ]
+    .concat();
+    let header = [&[0x60, 0, 0, 0, 0, 0, 17, 64][..], &[9; 32]].concat();
     assert_eq!(
         files,
         json!([
@@ -135,9 +142,10 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "listens": 128, "waiting": [{
                 "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 40_000}},
                 "client": null, "shut": 0, "queue": bytes("hello"),
-             }], "ended": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+             }], "ended": null, "datagrams": [], "shut": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
-             "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}]},
+             "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "datagrams": [{"header": header, "source": 5353, "destination": 53, "content": bytes("query"), "mark": 3, "time": 0}],
+             "shut": 1, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}},
              "other": {"Outside": {
@@ -156,6 +164,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"pair": 0},
             {"name": "log", "shape": {"file_type": 0o010_000, "socket": null, "terminal": false, "device": 0},
              "identity": [14, 4711], "waits": false},
+            {"family": 2, "kind": 2, "protocol": 1, "local": [2, 0, 0, 7, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], "remote": null,
+             "packets": [{"header": echoed, "source": 0, "destination": 0, "content": [0, 0, 255, 247, 0, 7, 0, 1], "mark": 0, "time": 0}],
+             "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": []},
         ])
     );
     assert_eq!(

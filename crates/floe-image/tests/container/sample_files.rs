@@ -86,6 +86,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ("terminal-master", 0o2, 0, body(&0_u32)),
         ("terminal-slave", 0o4_001, 0, body(&0_u32)),
         ("external", 0o1, 0, external_pipe()),
+        ("raw-socket", 0o2, 0, echo_socket()),
     ]
     .into_iter()
     .enumerate()
@@ -182,16 +183,45 @@ fn inet_socket(
         .into_iter()
         .collect();
     let ended = None::<Vec<u8>>;
+    let mut header = vec![0x60_u8, 0, 0, 0, 0, 0, 17, 64];
+    header.extend([9; 32]);
+    let datagram = (header, [5353_u16, 53], path_of("query"), 3_u32, 0_u64);
+    let is_udp = protocol == 17;
+    let datagrams: Vec<_> = is_udp.then_some(datagram).into_iter().collect();
     body(&(
-        family,
-        kind,
-        protocol,
-        addresses.0,
-        addresses.1,
-        listens,
-        waiting,
-        ended,
+        (
+            family,
+            kind,
+            protocol,
+            addresses.0,
+            addresses.1,
+            listens,
+            waiting,
+            ended,
+        ),
+        datagrams,
+        u8::from(is_udp),
         options.to_vec(),
+        [(1_u32, "lo")].to_vec(),
+    ))
+}
+
+/// With an answer that waits.
+fn echo_socket() -> Vec<u8> {
+    let own = vec![2_u8, 0, 0, 7, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut header = vec![0x45_u8, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
+    header.extend([127, 0, 0, 1, 127, 0, 0, 1]);
+    let answer = vec![0_u8, 0, 0xff, 0xf7, 0, 7, 0, 1];
+    let packets = [(header, [0_u16; 2], answer, 0_u32, 0_u64)];
+    let options = [(1_i32, 9_i32, vec![1_u8, 0, 0, 0])];
+    let devices: Vec<(u32, String)> = Vec::new();
+    body(&(
+        (2_i32, 2_i32, 1_i32),
+        Some(own),
+        None::<Vec<u8>>,
+        packets.to_vec(),
+        options.to_vec(),
+        devices,
     ))
 }
 

@@ -1,7 +1,10 @@
 //! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
 
-use floe_sys::kernel::{FileMemory, InotifyQueue, MessageQueue, UnacceptedConnection, WaitingConnection};
-use std::{cell::OnceCell, io, os::fd::BorrowedFd};
+use floe_sys::kernel::{
+    FileMemory, HiddenOption, InotifyQueue, MessageQueue, SocketState, UnacceptedConnection, WaitingConnection,
+    WaitingPacket,
+};
+use std::{cell::OnceCell, io, net::IpAddr, os::fd::BorrowedFd};
 
 /// It, or why it can't be read.
 #[derive(Default)]
@@ -43,5 +46,30 @@ impl Memory {
     /// What tells an open file from all others.
     pub(super) fn file_place(&self, file: BorrowedFd<'_>) -> io::Result<u64> {
         self.get()?.file_place(file)
+    }
+
+    /// Packets that wait in a socket, of UDP or another one.
+    pub(super) fn waiting_packets(&self, socket: BorrowedFd<'_>, is_udp: bool) -> io::Result<Vec<WaitingPacket>> {
+        self.get()?.waiting_packets(socket, is_udp)
+    }
+
+    /// What a socket, of UDP or another one, is like beside its options.
+    pub(super) fn socket_state(&self, socket: BorrowedFd<'_>, is_udp: bool) -> io::Result<SocketState> {
+        self.get()?.socket_state(socket, is_udp)
+    }
+
+    /// What was set in a socket of the internet's and is told by no call.
+    pub(super) fn hidden_options(&self, socket: BorrowedFd<'_>) -> io::Result<Vec<HiddenOption>> {
+        self.get()?.hidden_options(socket)
+    }
+
+    /// Addresses that a packet socket wants its devices to take; `None` for one with rings.
+    pub(super) fn packet_memberships(&self, socket: BorrowedFd<'_>) -> io::Result<Option<Vec<HiddenOption>>> {
+        self.get()?.packet_memberships(socket)
+    }
+
+    /// The address that a socket of the internet's is connected with, which is no connection.
+    pub(super) fn connected_with(&self, socket: BorrowedFd<'_>) -> io::Result<Option<IpAddr>> {
+        self.get()?.connected_with(socket)
     }
 }

@@ -89,6 +89,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &socket::Unix,
     &socket::Inet,
     &socket::TcpConnection,
+    &socket::Raw,
     &queue::Queue,
     &external::External,
 ];

@@ -91,7 +91,7 @@ pub(super) fn reason(found: &FoundFile) -> (String, &'static str) {
             format!("an O_PATH descriptor of what has no path ({link}) can't be carried yet"),
             "close it",
         ),
-        libc::S_IFSOCK => (format!("{} can't be carried yet", socket::family_name(found)), GIVE),
+        libc::S_IFSOCK => socket::of_family(found),
         libc::S_IFCHR => device(&link),
         libc::S_IFBLK => (
             format!("the block device {link} can't be carried: its state is its driver's"),

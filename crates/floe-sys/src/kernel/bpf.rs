@@ -1,24 +1,31 @@
-//! bpf(2) programs of type BPF_PROG_TYPE_SYSCALL, which run once when they are asked to (Linux 5.14).
+//! bpf(2): programs of type BPF_PROG_TYPE_SYSCALL, which run once when they are asked to (Linux 5.14), programs that packets
+//! pass when they come in (Linux 6.6), and maps.
 
 use nix::errno::Errno;
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 /// include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: i32 = 0;
+const BPF_MAP_UPDATE_ELEM: i32 = 2;
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_TEST_RUN: i32 = 10;
+const BPF_LINK_CREATE: i32 = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_SYSCALL: u32 = 31;
 const BPF_F_SLEEPABLE: u32 = 1 << 4;
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// One instruction: operation, destination and source register, offset, number.
-pub(super) type Instruction = (u8, (u8, u8), i16, i32);
+pub(crate) type Instruction = (u8, (u8, u8), i16, i32);
 
-/// A program that is loaded. It has a record of words, which it reads and writes.
-pub(super) struct Program(OwnedFd);
+/// A program that is loaded. One that runs when it is asked to has a record of words, which it reads and writes.
+pub(crate) struct Program(OwnedFd);
 
 /// The beginning of the attributes of BPF_PROG_LOAD.
 #[repr(C)]
@@ -33,8 +40,11 @@ struct Load {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
-const _: () = assert!(size_of::<Load>() == 48);
+const _: () = assert!(size_of::<Load>() == 72);
 
 /// The attributes of BPF_PROG_TEST_RUN.
 #[repr(C)]
@@ -58,16 +68,34 @@ struct Run {
 const _: () = assert!(size_of::<Run>() == 72);
 
 impl Program {
+    /// One that runs when it is asked to.
     pub(super) fn load(instructions: &[Instruction]) -> io::Result<Self> {
-        let code: Vec<u64> = instructions.iter().copied().map(encoded).collect();
         let attributes = Load {
             prog_type: BPF_PROG_TYPE_SYSCALL,
+            prog_flags: BPF_F_SLEEPABLE,
+            ..Load::default()
+        };
+        Self::load_as(&attributes, instructions)
+    }
+
+    /// One that packets pass.
+    pub(crate) fn of_packets(instructions: &[Instruction]) -> io::Result<Self> {
+        let attributes = Load {
+            prog_type: BPF_PROG_TYPE_SCHED_CLS,
+            expected_attach_type: BPF_TCX_INGRESS,
+            ..Load::default()
+        };
+        Self::load_as(&attributes, instructions)
+    }
+
+    fn load_as(kind: &Load, instructions: &[Instruction]) -> io::Result<Self> {
+        let code: Vec<u64> = instructions.iter().copied().map(encoded).collect();
+        let attributes = Load {
             insn_cnt: code.len() as u32,
             insns: code.as_ptr() as u64,
             // Of the helper functions that read the kernel's memory.
             license: c"GPL".as_ptr() as u64,
-            prog_flags: BPF_F_SLEEPABLE,
-            ..Load::default()
+            ..*kind
         };
         // SAFETY: the structure has the stated size; what it points to lives on, and is only read.
         let number = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<Load>()) };
@@ -77,7 +105,7 @@ impl Program {
     }
 
     /// Runs it; what it leaves in its record.
-    pub(super) fn run<const WORDS: usize>(&self, mut record: [u64; WORDS]) -> io::Result<[u64; WORDS]> {
+    pub(crate) fn run<const WORDS: usize>(&self, mut record: [u64; WORDS]) -> io::Result<[u64; WORDS]> {
         let mut attributes = Run {
             prog_fd: self.0.as_raw_fd() as u32,
             ctx_size_in: size_of_val(&record) as u32,
@@ -89,12 +117,59 @@ impl Program {
         Errno::result(result)?;
         Ok(record)
     }
+
+    /// Has what comes in by a network device pass it, in the network namespace of the calling thread, as long as what is
+    /// returned is open.
+    pub(crate) fn attach(&self, device: u32) -> io::Result<OwnedFd> {
+        // Program, device, where, flags; in relation to which other one, and how many changes there were.
+        let attributes = [self.0.as_raw_fd() as u32, device, BPF_TCX_INGRESS, 0, 0, 0, 0, 0];
+        // SAFETY: the array has the stated size, and is only read.
+        let number = unsafe {
+            let attributes = attributes.as_ptr();
+            libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, attributes, size_of::<[u32; 8]>())
+        };
+        let number = Errno::result(number)?;
+        // SAFETY: a new descriptor that nothing else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+    }
+}
+
+/// A map of one socket.
+pub(crate) fn map_of_a_socket() -> io::Result<OwnedFd> {
+    make_map([BPF_MAP_TYPE_SOCKMAP, 4, 8, 1])
+}
+
+/// A map of so many words.
+pub(crate) fn map_of_words(words: u32) -> io::Result<OwnedFd> {
+    make_map([BPF_MAP_TYPE_ARRAY, 4, 8 * words, 1])
+}
+
+/// Sets what a map has: words, or the number of the socket's descriptor.
+pub(crate) fn set_map(map: BorrowedFd<'_>, value: &[u64]) -> io::Result<()> {
+    let key = 0_u32;
+    // Map, place of the key, place of the value, flags.
+    let attributes = [
+        map.as_raw_fd() as u64,
+        (&raw const key) as u64,
+        value.as_ptr() as u64,
+        0,
+    ];
+    // SAFETY: the array has the stated size, and is only read, as is what it points to, which is as long as the map's values.
+    let result = unsafe {
+        let attributes = attributes.as_ptr();
+        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, attributes, size_of::<[u64; 4]>())
+    };
+    Errno::result(result)?;
+    Ok(())
 }
 
 /// A map of one word, of which each processor has its own.
 pub(super) fn word_of_each_processor() -> io::Result<OwnedFd> {
-    // Type, bytes of a key, bytes of a value, number of values.
-    let attributes = [BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1];
+    make_map([BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1])
+}
+
+/// Type, bytes of a key, bytes of a value, number of values.
+fn make_map(attributes: [u32; 4]) -> io::Result<OwnedFd> {
     // SAFETY: the array has the stated size, and is only read.
     let number = unsafe {
         let attributes = attributes.as_ptr();

@@ -60,8 +60,7 @@ impl FileMemory {
     /// Those of reading.
     pub fn waiting_connections(&self, listener: BorrowedFd<'_>) -> io::Result<Vec<WaitingConnection>> {
         let memory = &self.0;
-        let socket = memory.member("file", memory.file(listener)?, "private_data")?;
-        let sock = memory.member("socket", socket, "sk")?;
+        let sock = self.sock(listener)?;
         let queue = sock + memory.types.offset("inet_connection_sock", "icsk_accept_queue")?;
         let mut request = memory.member("request_sock_queue", queue, "rskq_accept_head")?;
         let mut found = Vec::new();
@@ -79,6 +78,13 @@ impl FileMemory {
             request = memory.member("request_sock", request, "dl_next")?;
         }
         Ok(found)
+    }
+
+    /// The `struct sock` of a socket of the caller's.
+    pub(super) fn sock(&self, socket: BorrowedFd<'_>) -> io::Result<u64> {
+        let memory = &self.0;
+        let socket = memory.member("file", memory.file(socket)?, "private_data")?;
+        memory.member("socket", socket, "sk")
     }
 
     /// Nobody sends, but what was sent and had no room is tried again by the kernel, which may move what is there: then it is

@@ -1,6 +1,6 @@
 //! What open files hold.
 
-use super::{KernelMemory, connections, inotify, mqueue, tasks, unaccepted};
+use super::{KernelMemory, connections, datagrams, hidden, inotify, mqueue, tasks, unaccepted};
 use std::io;
 
 /// The kernel's memory, to be read for what open files hold.
@@ -18,6 +18,8 @@ impl FileMemory {
             &connections::STRUCTURES,
             &unaccepted::STRUCTURES,
             &tasks::STRUCTURES,
+            &datagrams::STRUCTURES,
+            &hidden::STRUCTURES,
         ];
         KernelMemory::open(&structures.concat()).map(Self)
     }

@@ -2,10 +2,12 @@
 //! locked down, at places that its description of its types (BTF) names.
 
 mod aio;
-mod bpf;
+pub(crate) mod bpf;
 mod btf;
 mod connections;
+mod datagrams;
 mod files;
+mod hidden;
 mod inotify;
 mod mqueue;
 mod semaphores;
@@ -15,7 +17,9 @@ mod unaccepted;
 
 pub use aio::{AioContext, aio_contexts};
 pub use connections::WaitingConnection;
+pub use datagrams::{SocketState, WaitingPacket};
 pub use files::FileMemory;
+pub use hidden::HiddenOption;
 pub use inotify::{InotifyEvent, InotifyQueue};
 pub use mqueue::{MessageQueue, PriorityMessage};
 pub use semaphores::{Adjustments, semaphore_adjustments};

@@ -1,12 +1,18 @@
 //! Sockets of the internet families that have no connection: TCP ones that listen, UDP ones, and new ones.
 
 use super::{
-    duplicate, family, has_error, has_events, number_option,
-    options::{self, SocketOption},
+    address::{Address, has_scope},
+    datagram::{self, Datagram},
+    devices::{check_devices, devices_of},
+    duplicate, family, has_error, number_option,
+    options::{self, Filter, SocketOption},
+    raw::is_raw,
     refuse,
     supply::new_in_tree,
     system,
     tcp::{FoundListener, Waiting, connect_all, ended, is_connection, to_be_read},
+    tcp_state::TcpState,
+    unknown,
 };
 use crate::{
     file::{
@@ -15,19 +21,19 @@ use crate::{
     ns,
 };
 use floe_image::{codec, record::OpenFileRecord};
-use floe_sys::socket::{end_leftovers, option, set_option};
+use floe_sys::socket::{end_leftovers, events, set_option};
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     sched::CloneFlags,
-    sys::socket::{SockaddrLike, SockaddrStorage, bind, connect, getpeername, getsockname},
+    sys::socket::{Shutdown, SockaddrStorage, bind, connect, shutdown},
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::{
     collections::HashMap,
     io,
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
@@ -55,7 +61,13 @@ struct Body {
     waiting: Vec<Waiting>,
     /// Of one whose connection has ended: what still waits to be read.
     ended: Option<ByteBuf>,
+    /// What waits in a UDP socket.
+    datagrams: Vec<Datagram>,
+    /// What of a UDP socket was shut down: 1 for reading, 2 for writing.
+    shut: u8,
     options: Vec<SocketOption>,
+    /// Network devices that options name by their numbers: number and name.
+    devices: Vec<(u32, String)>,
 }
 
 impl Body {
@@ -67,68 +79,10 @@ impl Body {
             && (is_tcp && self.remote.is_none() || is_udp && self.listens.is_none())
             && (self.waiting.is_empty() || self.listens.is_some())
             && (self.ended.is_none() || is_tcp && self.listens.is_none())
+            && (self.datagrams.is_empty() || is_udp && self.local.is_some())
+            && (self.shut == 0 || is_udp && self.shut < 4)
+            && self.datagrams.iter().all(|one| one.is_possible(self.protocol))
             && options::are_possible(&self.options)
-    }
-}
-
-/// What TCP_INFO tells of a connection's state, include/net/tcp_states.h, and of one that listens: how many connections
-/// wait, and how many may.
-pub(super) struct TcpState {
-    state: u8,
-    waiting: u32,
-    most: u32,
-}
-
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_FIN_WAIT1: u8 = 4;
-const TCP_FIN_WAIT2: u8 = 5;
-const TCP_CLOSE: u8 = 7;
-const TCP_CLOSE_WAIT: u8 = 8;
-const TCP_LAST_ACK: u8 = 9;
-const TCP_LISTEN: u8 = 10;
-const TCP_CLOSING: u8 = 11;
-
-impl TcpState {
-    pub(super) fn read(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
-        let word = |at: usize| {
-            let four = info.get(at..at + 4).and_then(|four| four.try_into().ok());
-            four.map(u32::from_ne_bytes).ok_or(Errno::EPROTO)
-        };
-        Ok(Self {
-            state: *info.first().ok_or(Errno::EPROTO)?,
-            waiting: word(24)?,
-            most: word(28)?,
-        })
-    }
-
-    /// Whether there is a connection, or is to be one.
-    pub(super) fn is_connection(&self) -> bool {
-        ![TCP_CLOSE, TCP_LISTEN].contains(&self.state)
-    }
-
-    pub(super) fn is_carried(&self) -> bool {
-        self.state == TCP_ESTABLISHED || self.has_sent_end() || self.has_got_end()
-    }
-
-    /// Whether connections wait to be accepted.
-    pub(super) fn waits(&self) -> bool {
-        self.count() != 0
-    }
-
-    /// How many do.
-    pub(super) fn count(&self) -> usize {
-        self.waiting as usize
-    }
-
-    /// Whether this end sends no more.
-    pub(super) fn has_sent_end(&self) -> bool {
-        [TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_CLOSING].contains(&self.state)
-    }
-
-    /// Whether this end knows that the other sends no more.
-    pub(super) fn has_got_end(&self) -> bool {
-        [TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING].contains(&self.state)
     }
 }
 
@@ -138,7 +92,7 @@ impl FileKind for Inet {
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
-        matches!(family(file), Some(libc::AF_INET | libc::AF_INET6)) && !is_connection(file)
+        matches!(family(file), Some(libc::AF_INET | libc::AF_INET6)) && !is_connection(file) && !is_raw(file.as_fd())
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
@@ -163,11 +117,15 @@ impl FileKind for Inet {
             listens: None,
             waiting: Vec::new(),
             ended: None,
+            datagrams: Vec::new(),
+            shut: 0,
             options: Vec::new(),
+            devices: Vec::new(),
         };
         if !body.is_possible() {
-            let reason = format!("a socket of protocol {protocol} can't be carried yet");
-            return refuse(file, context, &reason);
+            let (reason, advice) = unknown::of_protocol(protocol);
+            context.refusals.add(Some(&file.subject), file.title(), reason, advice);
+            return Ok(None);
         }
         // First: looking into it would take the error away.
         if has_error(socket.as_fd()).map_err(wrap("poll"))? {
@@ -180,24 +138,24 @@ impl FileKind for Inet {
         let mut listener = None;
         if kind == libc::SOCK_STREAM {
             let tcp = TcpState::read(socket.as_fd()).map_err(wrap("read the state of"))?;
-            match tcp.state {
-                TCP_LISTEN => match FoundListener::read(file, &context.memory, context.refusals)? {
-                    Some(found) => (body.listens, listener) = (Some(tcp.most), Some(found)),
+            match tcp.listens() {
+                Some(most) => match FoundListener::read(file, &context.memory, context.refusals)? {
+                    Some(found) => (body.listens, listener) = (Some(most), Some(found)),
                     None => {
                         context.connections.hidden.extend(body.local);
                         return Ok(None);
                     }
                 },
-                _ if options::has_been_connected(socket) => {
+                None if options::has_been_connected(socket) => {
                     let queue = to_be_read(socket, &context.keeper).map_err(wrap("look at what waits in"))?;
                     body.ended = Some(ByteBuf::from(queue));
                 }
-                _ => {}
+                None => {}
             }
         } else {
             body.remote = Address::remote(socket).map_err(wrap("read the other address of"))?;
-            if has_events(socket.as_fd(), libc::POLLIN).map_err(wrap("poll"))? {
-                return refuse(file, context, "datagrams that wait in a socket can't be carried yet");
+            if let Err(reason) = body.look_at_datagrams(file, context)? {
+                return refuse(file, context, &reason);
             }
         }
         if [body.local, body.remote].into_iter().flatten().any(has_scope) {
@@ -207,19 +165,18 @@ impl FileKind for Inet {
                 "an address of one network device (scope) can't be carried yet",
             );
         }
-        let fresh = floe_sys::socket::new(family, kind, protocol).map_err(wrap("make a socket like"))?;
-        let differing = options::differing(socket.as_fd(), fresh.as_fd(), &levels(protocol));
-        let (options, others) = differing.map_err(wrap("read the options of"))?;
-        if !others.is_empty() {
-            return refuse(file, context, &options::refusal(&others));
+        match all_options(file, (family, kind, protocol), context)? {
+            Ok(options) => body.options = options,
+            Err(reason) => return refuse(file, context, &reason),
         }
-        body.options = options;
+        body.devices = devices_of(file, &body.options, None)?;
         context.connections.listening.extend(listener);
         Ok(Some(codec::encode(&body)?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
+        check_devices(record.id, &body.devices, context)?;
         let socket = if body.listens.is_some() {
             listening(record.id, &body, context)?;
             duplicate(record.id, &context.inet.listening[&record.id].1)?
@@ -231,6 +188,10 @@ impl FileKind for Inet {
         } else {
             let socket = new_in_tree(record.id, (body.family, body.kind, body.protocol), context)?;
             set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
+            datagram::put_back(record.id, socket.as_fd(), (body.protocol, &body.datagrams), context)?;
+            shut_down(socket.as_fd(), body.shut).map_err(|source| system("shut down", record.id, source.into()))?;
+            options::set_late(socket.as_fd(), &body.options)
+                .map_err(|error| system("set the options of", record.id, error.into()))?;
             socket
         };
         set_status(socket.as_fd(), record)?;
@@ -257,12 +218,49 @@ impl FileKind for Inet {
             (None, None) if body.ended.is_some() => ", ended".to_owned(),
             (None, None) => String::new(),
         };
-        Ok(format!("{protocol}{local}{state}"))
+        let waiting = match body.datagrams.len() {
+            0 => String::new(),
+            count => format!(", {count} datagrams wait"),
+        };
+        Ok(format!("{protocol}{local}{state}{waiting}"))
     }
 
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         possible(record).map(|_| None)
     }
+}
+
+/// Options that are not as in a new socket; or why they can't be carried.
+fn all_options(
+    file: &FoundFile,
+    (family, kind, protocol): (i32, i32, i32),
+    context: &DumpContext<'_>,
+) -> Result<Result<Vec<SocketOption>, String>, FileError> {
+    let (socket, wrap) = (file.as_fd(), |action| FileError::system(action, file.title()));
+    let fresh = floe_sys::socket::new(family, kind, protocol).map_err(wrap("make a socket like"))?;
+    let differing = options::differing(socket, fresh.as_fd(), &levels(protocol));
+    let (mut options, others) = differing.map_err(wrap("read the options of"))?;
+    if !others.is_empty() {
+        return Ok(Err(options::refusal(&others)));
+    }
+    match options::filter(socket).map_err(wrap("read the filter of"))? {
+        Filter::None => {}
+        Filter::Classic(filter) => options.push(filter),
+        Filter::Extended => return Ok(Err(options::EXTENDED.to_owned())),
+    }
+    match options::hidden(socket, &context.memory) {
+        // Connections have no use for groups.
+        Ok(Ok(hidden)) => {
+            let is_meant = |option: &SocketOption| kind != libc::SOCK_STREAM || option.which().0 == libc::SOL_SOCKET;
+            options.extend(hidden.into_iter().filter(is_meant));
+        }
+        Ok(Err(reason)) => return Ok(Err(reason.to_owned())),
+        Err(error) if kind != libc::SOCK_STREAM && options::has_groups(file.viewer) => {
+            return Ok(Err(options::unreadable_groups(&error)));
+        }
+        Err(_) => {}
+    }
+    Ok(Ok(options))
 }
 
 /// Completes the records of sockets that listen, in the order in which they were found, with the connections that wait there.
@@ -297,6 +295,7 @@ fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), 
     }
     let socket = new_in_tree(id, (body.family, body.kind, body.protocol), context)?;
     set_up(&socket, body, context).map_err(|(action, source)| system(action, id, source))?;
+    options::set_late(socket.as_fd(), &body.options).map_err(|error| system("set the options of", id, error.into()))?;
     // One that listens without an address has got one by that.
     let place = Address::local(socket.as_fd()).map_err(|source| system("read the address of", id, source.into()))?;
     let place = place.ok_or_else(|| system("find the address of", id, Errno::EADDRNOTAVAIL.into()))?;
@@ -326,6 +325,41 @@ pub(super) fn listener<'c>(
 }
 
 impl Body {
+    /// Notes what waits in a UDP socket, and what of it was shut down; or why that can't be carried.
+    fn look_at_datagrams(
+        &mut self,
+        file: &FoundFile,
+        context: &DumpContext<'_>,
+    ) -> Result<Result<(), String>, FileError> {
+        let events = events(file.as_fd(), libc::POLLIN | libc::POLLRDHUP);
+        let events = events.map_err(FileError::system("poll", file.title()))?;
+        self.shut = match context.memory.socket_state(file.as_fd(), true) {
+            Ok(state) if state.gathers => {
+                return Ok(Err(
+                    "a datagram that is being gathered (UDP_CORK, MSG_MORE) can't be carried".to_owned(),
+                ));
+            }
+            Ok(state) => state.shutdown & 3,
+            // Of one that only sends no more nothing tells then.
+            Err(_) if events & libc::POLLHUP != 0 => 3,
+            Err(_) if events & libc::POLLRDHUP != 0 => 1,
+            Err(_) => 0,
+        };
+        if events & libc::POLLIN == 0 {
+            return Ok(Ok(()));
+        }
+        match datagram::waiting(file.as_fd(), &context.memory) {
+            Ok(found) if !found.is_empty() && self.local.is_none() => Ok(Err(
+                "datagrams that wait in a socket which has lost its address can't be carried".to_owned(),
+            )),
+            Ok(found) => {
+                self.datagrams = found;
+                Ok(Ok(()))
+            }
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
     /// Whether connections to an address come to this socket.
     fn is_at(&self, place: SocketAddr) -> bool {
         let only_six = options::is_on(&self.options, (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY));
@@ -364,9 +398,23 @@ pub(super) const fn levels(protocol: i32) -> [i32; 4] {
     [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6]
 }
 
+/// Shuts down what was; without another end it is done, though it is told that there is none.
+fn shut_down(socket: BorrowedFd<'_>, what: u8) -> Result<(), Errno> {
+    let how = match what {
+        1 => Shutdown::Read,
+        2 => Shutdown::Write,
+        3 => Shutdown::Both,
+        _ => return Ok(()),
+    };
+    match shutdown(socket.as_raw_fd(), how) {
+        Err(Errno::ENOTCONN) => Ok(()),
+        result => result,
+    }
+}
+
 fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<(), (&'static str, io::Error)> {
     let failed = |action| move |source| (action, source);
-    options::set(socket.as_fd(), &body.options).map_err(|error| ("set the options of", error.into()))?;
+    options::set_early(socket.as_fd(), &body.options).map_err(|error| ("set the options of", error.into()))?;
     if let Some(local) = body.local {
         let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(local));
         or_without_leftovers(local, context, bind).map_err(failed("bind (is its port taken?)"))?;
@@ -405,38 +453,6 @@ pub(super) fn or_without_leftovers(
             Err(error.into())
         }
     }
-}
-
-/// Addresses of sockets.
-pub(super) struct Address;
-
-impl Address {
-    /// Its own; `None` where it has neither an address nor a port.
-    pub(super) fn local(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
-        address(getsockname(socket.as_raw_fd())?)
-    }
-
-    /// That of the other end.
-    pub(super) fn remote(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
-        match getpeername(socket.as_raw_fd()) {
-            Err(Errno::ENOTCONN) => Ok(None),
-            found => address(found?),
-        }
-    }
-}
-
-fn address(found: SockaddrStorage) -> Result<Option<SocketAddr>, Errno> {
-    let address = match (found.as_sockaddr_in(), found.as_sockaddr_in6()) {
-        (Some(four), _) => SocketAddr::V4(SocketAddrV4::from(*four)),
-        (_, Some(six)) => SocketAddr::V6(SocketAddrV6::from(*six)),
-        _ if found.len() <= 2 => return Ok(None),
-        _ => return Err(Errno::EAFNOSUPPORT),
-    };
-    Ok(Some(address).filter(|address| address.port() != 0 || !address.ip().is_unspecified()))
-}
-
-pub(super) fn has_scope(address: SocketAddr) -> bool {
-    matches!(address, SocketAddr::V6(six) if six.scope_id() != 0)
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {

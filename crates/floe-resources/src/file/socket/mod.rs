@@ -1,21 +1,28 @@
-//! Sockets of the unix family and of the internet's that are not connected, that listen, or whose other end is in the tree
-//! or closed.
+//! Sockets: of the unix family and of the internet's, raw ones, packet and netlink sockets.
 
+mod address;
+mod datagram;
+mod devices;
 mod inet;
 mod keeper;
 mod options;
 mod queue;
+mod raw;
 mod supply;
 mod tcp;
+mod tcp_state;
 mod unix;
+mod unknown;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
 pub(super) use supply::Supply;
 pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
 pub(super) use unix::{FoundUnix, Known, MadeUnix, outside_peer, resolve as resolve_unix, shown};
+pub(super) use unknown::of_family;
 
 pub use inet::Inet;
+pub use raw::Raw;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, deliver};
 
@@ -53,17 +60,6 @@ fn family(file: &FoundFile) -> Option<i32> {
         return None;
     }
     number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
-}
-
-/// Whether floe has a kind for sockets of this family.
-pub(super) fn family_name(file: &FoundFile) -> String {
-    match family(file) {
-        Some(libc::AF_NETLINK) => "a netlink socket".to_owned(),
-        Some(libc::AF_PACKET) => "a packet socket".to_owned(),
-        Some(libc::AF_VSOCK) => "a vsock socket".to_owned(),
-        Some(other) => format!("a socket of family {other}"),
-        None => "a socket".to_owned(),
-    }
 }
 
 fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {

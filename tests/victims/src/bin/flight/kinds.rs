@@ -14,7 +14,7 @@ use std::{
     },
     path::Path,
 };
-use victims::{Findings, Seen, Stage, call, letter};
+use victims::{Findings, Seen, Stage, call, letter, socket};
 
 /// What finds a file as it was, and leaves it so.
 type Check = Box<dyn FnMut(&mut Findings, &OwnedFd)>;
@@ -41,6 +41,10 @@ pub fn all(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
         stream(),
         listener(stage),
         udp(),
+        member(),
+        raw(),
+        packets(),
+        netlink(),
         tcp_listener(),
         tcp(),
         locked(stage),
@@ -331,11 +335,70 @@ fn listener(stage: &Stage) -> Made {
 fn udp() -> Made {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let address = socket.local_addr().expect("an address");
+    socket.send_to(b"waits in flight", address).expect("send");
     let check = move |findings: &mut Findings, file: &OwnedFd| {
         let socket = UdpSocket::from(file.try_clone().expect("dup"));
         findings.same("address", &Some(address), &socket.local_addr().ok());
+        socket.set_nonblocking(true).expect("set");
+        let got = socket.recv_from(&mut [0; 100]);
+        findings.same("what waits", &Some((15, address)), &got.ok());
+        findings.take("send", socket.send_to(b"waits in flight", address));
+        socket.set_nonblocking(false).expect("set");
     };
     ("a UDP socket", socket.into(), Box::new(check))
+}
+
+/// Of a multicast group, with an option.
+fn member() -> Made {
+    let made = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    made.join_multicast_v4(&[239, 1, 1, 9].into(), &[127, 0, 0, 1].into())
+        .expect("join");
+    socket::set(made.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1);
+    let check = |findings: &mut Findings, file: &OwnedFd| {
+        let socket = UdpSocket::from(file.try_clone().expect("dup"));
+        let group = ([239, 1, 1, 9].into(), [127, 0, 0, 1].into());
+        findings.take("leave", socket.leave_multicast_v4(&group.0, &group.1));
+        findings.take("join", socket.join_multicast_v4(&group.0, &group.1));
+        let told = socket::get(file.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 4).ok();
+        findings.same("IP_RECVTTL", &Some(vec![1, 0, 0, 0]), &told);
+    };
+    ("a member of a group", made.into(), Box::new(check))
+}
+
+fn raw() -> Made {
+    let made = socket::new(libc::AF_INET, libc::SOCK_RAW, 99);
+    let check = |findings: &mut Findings, file: &OwnedFd| {
+        let to = socket::address(([127, 0, 0, 1], 0).into());
+        findings.take("send", socket::send(file.as_raw_fd(), b"raw", &to));
+        let got = socket::receive(file, 0).expect("receive");
+        findings.same("what comes back", &Some(23), &got.map(|one| one.bytes.len()));
+    };
+    ("a raw socket", made, Box::new(check))
+}
+
+/// Of lo.
+fn packets() -> Made {
+    let made = socket::new(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
+    let mut place = [libc::AF_PACKET as u8, 0, 0x88, 0xbb, 1, 0, 0, 0].to_vec();
+    place.resize(20, 0);
+    socket::bind(made.as_raw_fd(), &place).expect("bind");
+    let name = socket::name(made.as_raw_fd()).ok();
+    let check = move |findings: &mut Findings, file: &OwnedFd| {
+        findings.same("name", &name, &socket::name(file.as_raw_fd()).ok());
+    };
+    ("a packet socket", made, Box::new(check))
+}
+
+/// In a group.
+fn netlink() -> Made {
+    let made = socket::new(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
+    let place = [libc::AF_NETLINK as u8, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
+    socket::bind(made.as_raw_fd(), &place).expect("bind");
+    let name = socket::name(made.as_raw_fd()).ok();
+    let check = move |findings: &mut Findings, file: &OwnedFd| {
+        findings.same("name", &name, &socket::name(file.as_raw_fd()).ok());
+    };
+    ("a netlink socket", made, Box::new(check))
 }
 
 fn tcp_listener() -> Made {

@@ -136,8 +136,12 @@ pub fn bpf_map() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(made as RawFd) })
 }
 
-/// It leaves at once.
 fn bpf_program(_: &Stage) -> io::Result<Check> {
+    socket_program().map(|program| unchanged(program.into_raw_fd()))
+}
+
+/// It leaves at once.
+pub fn socket_program() -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: usize = 5;
     const BPF_PROG_TYPE_SOCKET_FILTER: u64 = 1;
     // r0 = 0; exit.
@@ -148,7 +152,9 @@ fn bpf_program(_: &Stage) -> io::Result<Check> {
         code.as_ptr() as u64,
         license,
     ];
-    made(libc::SYS_bpf, &[BPF_PROG_LOAD, attributes.as_ptr() as usize, 24])
+    let program = raw(libc::SYS_bpf, &[BPF_PROG_LOAD, attributes.as_ptr() as usize, 24])?;
+    // SAFETY: just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(program as RawFd) })
 }
 
 /// A type of four bytes without a name.

@@ -1,28 +1,44 @@
 //! Sockets that can't be carried.
 
-use super::{Check, Make, descriptors::bpf_map, unchanged};
+use super::{
+    Check, Make,
+    descriptors::{self, bpf_map},
+    unchanged,
+};
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     mem::forget,
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, IntoRawFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
 };
-use victims::{Stage, call, letter};
+use victims::{Stage, call, letter, socket};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
-    ("socket-raw", |_| {
-        socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)
+    ("socket-raw-waiting", raw_waiting),
+    ("socket-netlink-waiting", netlink_waiting),
+    ("socket-netlink-netfilter", |_| {
+        of(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)
     }),
-    ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
-    ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
+    ("socket-packet-waiting", packet_waiting),
+    ("socket-packet-ring", packet_ring),
+    ("socket-mptcp", |_| {
+        of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)
+    }),
+    ("socket-vsock", |_| of(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
+    ("socket-xdp", |_| of(libc::AF_XDP, libc::SOCK_RAW, 0)),
+    ("socket-alg", |_| of(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
     ("socket-tcp-urgent", tcp_urgent),
     ("socket-udp-waiting", udp_waiting),
-    ("socket-options", options),
+    ("socket-gathering", gathering),
+    ("socket-bpf-filter", |_| bpf_filter(BPF)),
+    ("socket-bpf-choice", |_| bpf_filter(REUSEPORT_EBPF)),
+    ("socket-unix-filter", unix_filter),
+    ("socket-tcp-signature", tcp_signature),
     ("socket-unix-waiting", unix_waiting),
     ("socket-unix-flight", unix_flight),
     ("socket-unix-urgent", unix_urgent),
@@ -31,7 +47,7 @@ pub const KINDS: &[(&str, Make)] = &[
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
+fn of(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
     // SAFETY: plain numbers.
     let made = unsafe { call::raw(libc::SYS_socket, &[family as usize, kind as usize, protocol as usize]) };
     made.map(|fd| unchanged(fd as i32))
@@ -40,6 +56,49 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Check> {
 /// A descriptor that stays open and must look as it did.
 fn kept(socket: impl IntoRawFd) -> Check {
     unchanged(socket.into_raw_fd())
+}
+
+fn raw_waiting(_: &Stage) -> io::Result<Check> {
+    let raw = socket::new(libc::AF_INET, libc::SOCK_RAW, 99);
+    socket::send(raw.as_raw_fd(), b"unread", &socket::address(([127, 0, 0, 1], 0).into()))?;
+    Ok(kept(raw))
+}
+
+/// With an answer about a device.
+fn netlink_waiting(_: &Stage) -> io::Result<Check> {
+    let netlink = socket::new(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
+    // struct nlmsghdr: RTM_GETLINK; struct ifinfomsg: of device 1.
+    let mut request = vec![32, 0, 0, 0, 18, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    request.resize(32, 0);
+    let kernel = [libc::AF_NETLINK as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    socket::send(netlink.as_raw_fd(), &request, &kernel)?;
+    Ok(kept(netlink))
+}
+
+/// struct sockaddr_ll of lo.
+fn of_lo(protocol: u16) -> Vec<u8> {
+    let mut place = vec![libc::AF_PACKET as u8, 0];
+    place.extend(protocol.to_be_bytes());
+    place.extend([1, 0, 0, 0, 0, 0, 0, 6]);
+    place.resize(20, 0);
+    place
+}
+
+fn packet_waiting(_: &Stage) -> io::Result<Check> {
+    let [receiver, sender] = [0, 1].map(|_| socket::new(libc::AF_PACKET, libc::SOCK_DGRAM, 0));
+    socket::bind(receiver.as_raw_fd(), &of_lo(0x88b5))?;
+    socket::send(sender.as_raw_fd(), b"unread", &of_lo(0x88b5))?;
+    Ok(kept(receiver))
+}
+
+fn packet_ring(_: &Stage) -> io::Result<Check> {
+    const SOL_PACKET: i32 = 263;
+    const PACKET_RX_RING: i32 = 5;
+    let packets = socket::new(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
+    // struct tpacket_req: bytes of a block, blocks, bytes of a frame, frames.
+    let request = [4096_u32, 1, 2048, 2].map(u32::to_ne_bytes).concat();
+    socket::try_set(packets.as_raw_fd(), SOL_PACKET, PACKET_RX_RING, &request)?;
+    Ok(kept(packets))
 }
 
 fn tcp_urgent(_: &Stage) -> io::Result<Check> {
@@ -58,31 +117,83 @@ fn send_urgent(socket: i32) -> io::Result<()> {
     unsafe { call::raw(libc::SYS_sendto, &[socket as usize, address, 1, flags, 0, 0]) }.map(drop)
 }
 
-/// Both sides have closed it, and one of them has it open still.
+/// What came from an address that only one network device has.
 fn udp_waiting(_: &Stage) -> io::Result<Check> {
-    let server = UdpSocket::bind(ANY)?;
-    UdpSocket::bind(ANY)?.send_to(b"unread", server.local_addr()?)?;
+    let server = UdpSocket::bind("[::]:0")?;
+    let own = fs::read_to_string("/proc/net/if_inet6")?;
+    let own = own
+        .lines()
+        .find(|line| line.starts_with("fe80"))
+        .ok_or_else(|| io::Error::other("no device has one"))?;
+    let bits = u128::from_str_radix(&own[..32], 16).map_err(io::Error::other)?;
+    let device = own.split_whitespace().nth(1).unwrap_or_default();
+    let device = u32::from_str_radix(device, 16).map_err(io::Error::other)?;
+    let to = SocketAddrV6::new(bits.into(), server.local_addr()?.port(), 0, device);
+    UdpSocket::bind("[::]:0")?.send_to(b"unread", to)?;
     Ok(kept(server))
 }
 
-fn options(_: &Stage) -> io::Result<Check> {
+fn gathering(_: &Stage) -> io::Result<Check> {
     let server = UdpSocket::bind(ANY)?;
-    let device = *b"lo\0";
-    // SAFETY: three bytes are read.
-    unsafe {
-        call::raw(
-            libc::SYS_setsockopt,
-            &[
-                server.as_raw_fd() as usize,
-                libc::SOL_SOCKET as usize,
-                libc::SO_BINDTODEVICE as usize,
-                device.as_ptr() as usize,
-                device.len(),
-            ],
-        )
-    }?;
+    server.connect(server.local_addr()?)?;
+    let (text, flags) = (*b"half", libc::MSG_MORE as usize);
+    let arguments = [
+        server.as_raw_fd() as usize,
+        text.as_ptr() as usize,
+        text.len(),
+        flags,
+        0,
+        0,
+    ];
+    // SAFETY: the bytes are there.
+    unsafe { call::raw(libc::SYS_sendto, &arguments) }?;
     Ok(kept(server))
 }
+
+/// SO_ATTACH_BPF, or SO_ATTACH_REUSEPORT_EBPF.
+fn bpf_filter(name: i32) -> io::Result<Check> {
+    let server = UdpSocket::bind(ANY)?;
+    let program = descriptors::socket_program()?;
+    let set = |name, value: i32| socket::try_set(server.as_raw_fd(), libc::SOL_SOCKET, name, &value.to_ne_bytes());
+    if name == REUSEPORT_EBPF {
+        drop(set(libc::SO_REUSEPORT, 1));
+        let shared = socket::new(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        let value = 1_i32.to_ne_bytes();
+        socket::try_set(shared.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, &value)?;
+        let value = program.as_raw_fd().to_ne_bytes();
+        socket::try_set(shared.as_raw_fd(), libc::SOL_SOCKET, name, &value)?;
+        return Ok(kept(shared));
+    }
+    set(name, program.as_raw_fd())?;
+    Ok(kept(server))
+}
+
+const BPF: i32 = 50;
+const REUSEPORT_EBPF: i32 = 52;
+
+/// Lets all pass.
+fn unix_filter(_: &Stage) -> io::Result<Check> {
+    let (near, far) = UnixStream::pair()?;
+    let all: [u8; 8] = [6, 0, 0, 0, 255, 255, 255, 255];
+    let whole = [1_u64.to_ne_bytes(), (all.as_ptr() as u64).to_ne_bytes()].concat();
+    socket::try_set(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &whole)?;
+    forget(near);
+    Ok(kept(far))
+}
+
+fn tcp_signature(_: &Stage) -> io::Result<Check> {
+    let listener = TcpListener::bind(ANY)?;
+    // struct tcp_md5sig: address, flags, prefix, length of the key, device, key.
+    let mut request = socket::address(([127, 0, 0, 1], 0).into());
+    request.resize(128, 0);
+    request.extend([0, 0, 3, 0, 0, 0, 0, 0]);
+    request.extend(b"key");
+    request.resize(216, 0);
+    socket::try_set(listener.as_raw_fd(), libc::IPPROTO_TCP, TCP_MD5SIG, &request)?;
+    Ok(kept(listener))
+}
+
+const TCP_MD5SIG: i32 = 14;
 
 /// A file comes with what was sent, and nobody has it.
 fn unix_waiting(stage: &Stage) -> io::Result<Check> {

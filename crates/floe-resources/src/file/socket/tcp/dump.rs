@@ -16,10 +16,8 @@ use crate::{
         DumpContext, FileError, FoundFile,
         memory::Memory,
         socket::{
-            has_error, has_events,
-            inet::{self, TcpState},
-            keeper::Keeper,
-            number_option, options, refuse,
+            address::has_scope, has_error, has_events, inet, keeper::Keeper, number_option, options, refuse,
+            tcp_state::TcpState,
         },
     },
     ns,
@@ -102,7 +100,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     let Some((local, remote)) = ends else {
         return refuse(file, context, "a TCP connection without addresses can't be carried");
     };
-    if [local, remote].into_iter().any(inet::has_scope) {
+    if [local, remote].into_iter().any(has_scope) {
         return refuse(
             file,
             context,
@@ -115,6 +113,16 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
+    }
+    if !matches!(
+        options::filter(file.as_fd()).map_err(wrap("read the filter of"))?,
+        options::Filter::None
+    ) {
+        return refuse(
+            file,
+            context,
+            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
+        );
     }
     let body = Body {
         family,

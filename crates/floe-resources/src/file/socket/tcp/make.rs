@@ -4,7 +4,9 @@
 use super::{Body, Ends, NAME, OtherEnd, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
-    socket::{duplicate, has_events, inet, options, supply::new_in_tree, system},
+    socket::{
+        address::Address, duplicate, has_events, inet, options, supply::new_in_tree, system, tcp_state::TcpState,
+    },
 };
 use floe_sys::{
     descriptor::adopt,
@@ -195,7 +197,7 @@ pub(super) fn await_connected(socket: BorrowedFd<'_>, patience: Duration) -> Res
 fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno> {
     while has_events(listening.as_fd(), libc::POLLIN)? {
         let accepted = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?);
-        if inet::Address::remote(accepted.as_fd())?.map(canonical) == Some(client) {
+        if Address::remote(accepted.as_fd())?.map(canonical) == Some(client) {
             return Ok(accepted);
         }
     }
@@ -232,7 +234,7 @@ pub(in crate::file::socket) fn ended(
     drop(other);
     shutdown(end.as_raw_fd(), Shutdown::Write).map_err(wrap("shut down"))?;
     let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
-    while inet::TcpState::read(end.as_fd())
+    while TcpState::read(end.as_fd())
         .map_err(wrap("read the state of"))?
         .is_connection()
     {
@@ -259,7 +261,7 @@ fn with_nobody(
     let listening = new_in_tree(id, kind(of_listener), context)?;
     bind(listening.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
     listen(listening.as_fd(), 1).map_err(wrap("listen for"))?;
-    let address = inet::Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
+    let address = Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
     let address = address.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
     let end = new_in_tree(id, kind(family), context)?;
     if let Some(local) = local {

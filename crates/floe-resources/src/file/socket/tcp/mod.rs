@@ -21,11 +21,11 @@ pub(in crate::file) use hold::MadeOutside;
 pub use hold::{Ending, Held, Newcomers, OutsideEnds};
 
 use super::{
-    duplicate, family,
-    inet::{self, Address, TcpState},
-    number_option,
+    address::Address,
+    duplicate, family, inet, number_option,
     options::{self, SocketOption},
     system,
+    tcp_state::TcpState,
 };
 use crate::file::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,

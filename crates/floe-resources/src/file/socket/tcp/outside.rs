@@ -11,13 +11,7 @@ use super::{
 };
 use crate::file::{
     FileError, OpenContext,
-    socket::{
-        inet::{self, TcpState},
-        keeper::Keeper,
-        number_option, options,
-        supply::new_in_tree,
-        system,
-    },
+    socket::{inet, keeper::Keeper, number_option, options, supply::new_in_tree, system, tcp_state::TcpState},
 };
 use floe_sys::{
     packet::{self, Segment},

@@ -6,12 +6,7 @@ use crate::{
     file::{
         FileError, FoundFile, Holders,
         memory::Memory,
-        socket::{
-            inet::{self, TcpState},
-            number_option,
-            supply::new_by,
-            system,
-        },
+        socket::{address::Address, inet, number_option, supply::new_by, system, tcp_state::TcpState},
     },
     ns,
     refusal::{Passing, Refusals, Subject},
@@ -77,7 +72,7 @@ impl FoundListener {
         } else {
             Ok(Vec::new())
         };
-        let place = inet::Address::local(file.as_fd());
+        let place = Address::local(file.as_fd());
         let place = place.map_err(FileError::system("read the address of", file.title()))?;
         match seen {
             Ok(seen) => Ok(Some(Self {

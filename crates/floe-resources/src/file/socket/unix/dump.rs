@@ -29,7 +29,7 @@ use nix::{
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -43,6 +43,8 @@ const RCV_SHUTDOWN: u8 = 1;
 /// Unix sockets found so far.
 #[derive(Default)]
 pub(in crate::file) struct FoundUnix {
+    /// Inode numbers of those that were refused.
+    pub(super) refused: HashSet<u32>,
     /// All of the tree's network namespace; asked for once.
     pub(super) listed: Option<Listed>,
     /// Those that are saved, in the order of their records.
@@ -148,6 +150,14 @@ impl FoundSocket {
 }
 
 pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+    let body = dump_end(file, context)?;
+    if body.is_none() {
+        context.unix.refused.insert(file.metadata.ino() as u32);
+    }
+    Ok(body)
+}
+
+fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
     let inode = file.metadata.ino() as u32;
     let wrap = |action| FileError::system(action, file.title());
     let listed = context.unix.listed(file)?;
@@ -187,6 +197,16 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
+    }
+    if !matches!(
+        options::filter(file.as_fd()).map_err(wrap("read the filter of"))?,
+        options::Filter::None
+    ) {
+        return refuse(
+            file,
+            context,
+            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
+        );
     }
     let groups = match maker {
         Some(_) => groups(file).map_err(wrap("read the maker's groups of"))?,

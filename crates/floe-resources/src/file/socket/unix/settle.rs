@@ -23,7 +23,9 @@ impl FoundUnix {
         let own: HashSet<u32> = self.found.iter().map(|one| one.body.socket).collect();
         let peers = self.found.iter().zip(&self.queues);
         let peers = peers.filter_map(|(one, queue)| Some((one, queue, one.peer?)));
-        let missing: Vec<_> = peers.filter(|(_, _, peer)| !own.contains(peer)).collect();
+        let missing: Vec<_> = peers
+            .filter(|(_, _, peer)| !own.contains(peer) && !self.refused.contains(peer))
+            .collect();
         if missing.is_empty() {
             return;
         }

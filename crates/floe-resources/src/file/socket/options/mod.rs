@@ -1,7 +1,15 @@
 //! Socket options: those that differ from a new socket's are carried.
 
+mod filter;
+mod hidden;
+mod levels;
+
+pub(super) use filter::{EXTENDED, Filter, filter};
+pub(super) use hidden::{devices, has_groups, hidden, of_packets, unreadable_groups};
+
 use super::{has_error, number_option};
-use floe_sys::socket::{has_filter, option, set_option};
+use floe_sys::socket::{option, set_option};
+use levels::LEVELS;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv},
@@ -9,7 +17,6 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     io,
-    ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -38,88 +45,29 @@ pub(super) struct SocketOption {
     value: Vec<u8>,
 }
 
-/// The options of a level. Those that are neither carried nor no settings, and differ, are refused.
-struct Level {
-    level: i32,
-    /// All there are so far.
-    names: Range<i32>,
-    carried: &'static [i32],
-    /// What tells of the other end, of the kind of socket, or of what happened to it; or does something when it is asked
-    /// for (SO_ERROR is taken away by that, SO_PEERPIDFD makes a descriptor).
-    no_settings: &'static [i32],
-}
-
-const LEVELS: [Level; 6] = [
-    // asm-generic/socket.h: REUSEADDR, DONTROUTE, BROADCAST, SNDBUF, RCVBUF, KEEPALIVE, OOBINLINE, PRIORITY, LINGER,
-    // REUSEPORT, PASSCRED, RCVLOWAT, RCVTIMEO, SNDTIMEO, TIMESTAMP, PASSSEC, TIMESTAMPNS, MARK, PEEK_OFF, SELECT_ERR_QUEUE,
-    // MAX_PACING_RATE, ZEROCOPY, TIMESTAMP_NEW, TIMESTAMPNS_NEW, BUF_LOCK, TXREHASH, RCVMARK, PASSPIDFD, PASSRIGHTS.
-    Level {
-        level: libc::SOL_SOCKET,
-        names: 1..90,
-        carried: &[
-            2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 20, 21, 29, 34, 35, 36, 42, 45, 47, 60, 63, 64, 72, 74, 75, 76,
-            83,
-        ],
-        // TYPE, ERROR, PEERCRED, GET_FILTER (asked for apart), BINDTODEVICE (a string, and refused by SO_BINDTOIFINDEX), PEERNAME, ACCEPTCONN, PEERSEC,
-        // PROTOCOL, DOMAIN, INCOMING_CPU, MEMINFO, INCOMING_NAPI_ID, COOKIE, PEERGROUPS, RCVTIMEO_NEW and
-        // SNDTIMEO_NEW (other names), NETNS_COOKIE, PEERPIDFD.
-        no_settings: &[3, 4, 17, 25, 26, 28, 30, 31, 38, 39, 49, 55, 56, 57, 59, 66, 67, 71, 77],
-    },
-    // netinet/tcp.h: NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP,
-    // CONGESTION, THIN_*, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ, TX_DELAY.
-    Level {
-        level: libc::IPPROTO_TCP,
-        names: 1..45,
-        carried: &[
-            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 17, 18, 23, 25, 27, 30, 34, 36, 37,
-        ],
-        // INFO, QUICKACK (the kernel changes it as it goes), REPAIR*, QUEUE_SEQ, TIMESTAMP, CC_INFO, SAVED_SYN, ZEROCOPY_RECEIVE.
-        no_settings: &[11, 12, 19, 20, 21, 22, 24, 26, 28, 29, 35],
-    },
-    // linux/in.h: TOS, TTL, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, FREEBIND, PASSSEC,
-    // TRANSPARENT, ORIGDSTADDR, MINTTL, NODEFRAG, BIND_ADDRESS_NO_PORT, MULTICAST_TTL, _LOOP, _ALL, LOCAL_PORT_RANGE.
-    Level {
-        level: libc::IPPROTO_IP,
-        names: 1..53,
-        carried: &[
-            1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 18, 19, 20, 21, 22, 24, 33, 34, 49, 51,
-        ],
-        // PKTOPTIONS, MTU, PROTOCOL (of others than raw sockets the port).
-        no_settings: &[9, 14, 52],
-    },
-    // linux/in6.h: UNICAST_HOPS, MULTICAST_HOPS, MULTICAST_LOOP, MTU_DISCOVER, RECVERR, V6ONLY, RECVPKTINFO, RECVHOPLIMIT,
-    // RECVTCLASS, TCLASS, AUTOFLOWLABEL, FREEBIND.
-    Level {
-        level: libc::IPPROTO_IPV6,
-        names: 1..81,
-        carried: &[16, 18, 19, 23, 25, 26, 49, 51, 66, 67, 70, 78],
-        // ADDRFORM, 2292PKTOPTIONS, MTU, PATHMTU.
-        no_settings: &[1, 6, 24, 61],
-    },
-    Level {
-        level: libc::IPPROTO_UDP,
-        names: 1..105,
-        carried: &OF_UDP,
-        no_settings: &[],
-    },
-    // The same, and SEND_CSCOV and RECV_CSCOV.
-    Level {
-        level: libc::IPPROTO_UDPLITE,
-        names: 1..105,
-        carried: &[10, 11, 101, 102, 103, 104],
-        no_settings: &[],
-    },
-];
-
-/// linux/udp.h: NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO. CORK and ENCAP are refused.
-const OF_UDP: [i32; 4] = [101, 102, 103, 104];
-
 /// Those whose value the kernel doubles when it is set, and the name by which it sets more than its limit.
 const BUFFERS: [(i32, i32); 2] = [
     (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE),
     (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE),
 ];
-const LONGEST: usize = 64;
+/// Bytes of the longest value: a filter of 4096 instructions.
+const LONGEST: usize = 32 << 10;
+
+/// asm-generic/socket.h.
+const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
+const SO_LOCK_FILTER: i32 = 44;
+/// linux/if_packet.h.
+const SOL_PACKET: i32 = 263;
+const PACKET_FANOUT: i32 = 18;
+
+/// Those that are set when the socket has its address and all that waits in it, in this order: what chooses among those that
+/// share a port, what looks at what comes in, and what forbids to change that.
+const LATE: [(i32, i32); 4] = [
+    (SOL_PACKET, PACKET_FANOUT),
+    (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF),
+    (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER),
+    (libc::SOL_SOCKET, SO_LOCK_FILTER),
+];
 
 /// What in a connection tells how it goes or how it was made: the size of segments and the window; device and hops of
 /// multicast, which TCP has no use for; V6ONLY, which bind(2) changes too.
@@ -137,6 +85,16 @@ const OF_A_CONNECTION: [(i32, i32); 7] = [
 pub(super) const SO_BUF_LOCK: i32 = 72;
 
 impl SocketOption {
+    /// One that is a number.
+    pub(super) fn number(level: i32, name: i32, value: i32) -> Self {
+        let value = value.to_ne_bytes().to_vec();
+        Self { level, name, value }
+    }
+
+    fn is_late(&self) -> bool {
+        LATE.contains(&self.which())
+    }
+
     /// Level and name.
     pub(super) fn which(&self) -> (i32, i32) {
         (self.level, self.name)
@@ -149,16 +107,13 @@ type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
 /// Options of `socket` on these levels that are not as those of `fresh`.
 pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &[i32]) -> Result<Differing, Errno> {
     let (mut carried, mut others) = (Vec::new(), Vec::new());
-    if has_filter(socket)? {
-        others.push((libc::SOL_SOCKET, libc::SO_ATTACH_FILTER));
-    }
     // Before Linux 5.14 nobody can tell.
     let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
     let is_connected = levels.contains(&libc::IPPROTO_TCP) && has_been_connected(socket);
     let is_chosen = |level, name| {
         let is = |buffer, bit| (level, name) == (libc::SOL_SOCKET, buffer) && fixed & bit == 0;
         let of_a_connection = is_connected && OF_A_CONNECTION.contains(&(level, name));
-        is(libc::SO_SNDBUF, 1) || is(libc::SO_RCVBUF, 2) || of_a_connection
+        is_connected && (is(libc::SO_SNDBUF, 1) || is(libc::SO_RCVBUF, 2)) || of_a_connection
     };
     for table in LEVELS.iter().filter(|table| levels.contains(&table.level)) {
         let level = table.level;
@@ -250,6 +205,8 @@ pub(super) fn are_possible(options: &[SocketOption]) -> bool {
     let known = |option: &SocketOption| {
         let mut tables = LEVELS.iter().filter(|table| table.level == option.level);
         tables.any(|table| table.carried.contains(&option.name))
+            || hidden::is_hidden(option.which())
+            || option.is_late()
     };
     options
         .iter()
@@ -277,27 +234,49 @@ pub(super) fn set_all(
     Ok(())
 }
 
-/// Sets them, where they are not so already.
-pub(super) fn set(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
-    for SocketOption { level, name, value } in options {
-        if option(socket, *level, *name).is_ok_and(|is| is == *value) {
-            continue;
-        }
-        let forced = BUFFERS
-            .iter()
-            .find(|(buffer, _)| *level == libc::SOL_SOCKET && buffer == name);
-        let done = match (forced, <[u8; 4]>::try_from(value.as_slice())) {
-            (Some((_, force)), Ok(bytes)) => {
-                let half = i32::from_ne_bytes(bytes) / 2;
-                set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())
-            }
-            _ => set_option(socket, *level, *name, value),
-        };
-        done.map_err(|source| OptionError {
-            level: *level,
-            name: *name,
-            source,
-        })?;
+/// Sets those that come early.
+pub(super) fn set_early(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
+    let early = options.iter().filter(|option| !option.is_late());
+    early.into_iter().try_for_each(|option| set_one(socket, option))
+}
+
+/// Sets those that come when the socket has its address and what waits in it.
+pub(super) fn set_late(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
+    for which in LATE {
+        let late = options.iter().filter(|option| option.which() == which);
+        late.into_iter().try_for_each(|option| set_one(socket, option))?;
     }
     Ok(())
+}
+
+/// Sets them, where they are not so already.
+pub(super) fn set(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
+    set_early(socket, options)?;
+    set_late(socket, options)
+}
+
+fn set_one(socket: BorrowedFd<'_>, SocketOption { level, name, value }: &SocketOption) -> Result<(), OptionError> {
+    let failed = |source| OptionError {
+        level: *level,
+        name: *name,
+        source,
+    };
+    if [libc::SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF].contains(name) && *level == libc::SOL_SOCKET {
+        return filter::attach(socket, *name, value).map_err(failed);
+    }
+    // What is asked for by its name is not told by it.
+    if !hidden::is_hidden((*level, *name)) && read(socket, *level, *name).is_ok_and(|is| is.as_ref() == Some(value)) {
+        return Ok(());
+    }
+    let forced = BUFFERS
+        .iter()
+        .find(|(buffer, _)| *level == libc::SOL_SOCKET && buffer == name);
+    match (forced, <[u8; 4]>::try_from(value.as_slice())) {
+        (Some((_, force)), Ok(bytes)) => {
+            let half = i32::from_ne_bytes(bytes) / 2;
+            set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())
+        }
+        _ => set_option(socket, *level, *name, value),
+    }
+    .map_err(failed)
 }

@@ -1,0 +1,388 @@
+//! Datagrams that wait in sockets of UDP: read whole from the kernel's memory, and sent once more as they came, by whoever
+//! sent them first, to the one socket that had them (`floe_sys::steering`).
+
+use super::{number_option, options, system};
+use crate::{
+    file::{FileError, OpenContext, memory::Memory},
+    ns,
+};
+use floe_sys::{
+    kernel::WaitingPacket,
+    packet::{self, Came, Packet},
+    socket::{option, set_option},
+    steering::Steering,
+};
+use floe_tracee::Puppet;
+use nix::{errno::Errno, sched::CloneFlags};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+/// A datagram as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Datagram {
+    /// All headers of IP.
+    header: ByteBuf,
+    /// Whose port, and to which.
+    ports: [u16; 2],
+    content: ByteBuf,
+    /// SO_RCVMARK.
+    mark: u32,
+    /// When, in nanoseconds of CLOCK_REALTIME; 0 where nobody asked.
+    time: u64,
+}
+
+/// Bytes of UDP's header.
+const UDP: usize = 8;
+/// Nothing is longer that comes in one packet of IP.
+const LONGEST: usize = 65_535;
+/// How long one may be on its way to its socket.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What waits in a socket of UDP; or why that can't be told.
+pub(super) fn waiting(socket: BorrowedFd<'_>, memory: &Memory) -> Result<Vec<Datagram>, String> {
+    let unreadable = |error: io::Error| {
+        format!("datagrams that wait in a socket are told by the kernel's memory alone, which can't be read ({error})")
+    };
+    let packets = memory.waiting_packets(socket, true).map_err(unreadable)?;
+    let mut found = Vec::new();
+    for packet in packets {
+        found.extend(Datagram::all_of(&packet).ok_or("a datagram that waits in a socket is none that floe knows")?);
+    }
+    if found.iter().any(Datagram::is_of_a_link) {
+        return Err("datagrams of one network device (scope) that wait in a socket can't be carried yet".to_owned());
+    }
+    Ok(found)
+}
+
+impl Datagram {
+    /// The kernel may have put several together (UDP_GRO), which it is free not to do.
+    fn all_of(packet: &WaitingPacket) -> Option<Vec<Self>> {
+        let (header, udp) = packet.header.split_at_checked(packet.header.len().checked_sub(UDP)?)?;
+        let port = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
+        let one = |content: &[u8]| Self {
+            header: ByteBuf::from(header),
+            ports: [port(0), port(2)],
+            content: ByteBuf::from(content),
+            mark: packet.mark,
+            time: packet.time,
+        };
+        if packet.segment == 0 || packet.content.is_empty() {
+            return Some(vec![one(&packet.content)]);
+        }
+        Some(packet.content.chunks(packet.segment.into()).map(one).collect())
+    }
+
+    /// One that is put back as it is, with all that it has.
+    pub(super) fn whole(packet: WaitingPacket) -> Self {
+        Self {
+            header: ByteBuf::from(packet.header),
+            ports: [0; 2],
+            content: ByteBuf::from(packet.content),
+            mark: packet.mark,
+            time: packet.time,
+        }
+    }
+
+    /// 4 or 6.
+    pub(super) fn version(&self) -> Option<u8> {
+        self.header.first().map(|byte| byte >> 4)
+    }
+
+    /// What a program receives.
+    pub(super) fn content(&self) -> &[u8] {
+        &self.content
+    }
+
+    /// Source and destination.
+    fn addresses(&self) -> Option<[IpAddr; 2]> {
+        let four = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(self.header.get(at..at + 4)?).ok()?).into());
+        let six = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(self.header.get(at..at + 16)?).ok()?).into());
+        match self.header.first()? >> 4 {
+            4 => Some([four(12)?, four(16)?]),
+            6 => Some([six(8)?, six(24)?]),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_of_a_link(&self) -> bool {
+        let is_local = |ip: IpAddr| matches!(ip, IpAddr::V6(six) if six.is_unicast_link_local());
+        self.addresses()
+            .is_some_and(|addresses| addresses.into_iter().any(is_local))
+    }
+
+    fn packet(&self, protocol: i32) -> Option<Packet> {
+        packet::again(&Came {
+            header: &self.header,
+            ports: self.ports,
+            protocol: protocol as u8,
+            content: &self.content,
+        })
+    }
+
+    /// Whether there can be such a datagram.
+    pub(super) fn is_possible(&self, protocol: i32) -> bool {
+        self.content.len() <= LONGEST && self.packet(protocol).is_some()
+    }
+}
+
+/// Puts them back into the socket, which has its address and all options but its filter.
+pub(super) fn put_back(
+    id: u32,
+    socket: BorrowedFd<'_>,
+    (protocol, datagrams): (i32, &[Datagram]),
+    context: &OpenContext<'_>,
+) -> Result<(), FileError> {
+    if datagrams.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| system("put back what waited in", id, source);
+    let inside = context.puppets.values().next().map(Puppet::tid);
+    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
+    let fill = || with_room(socket, datagrams, || Filling::new(socket, protocol)?.all(datagrams));
+    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, fill).map_err(|error| failed(io::Error::other(error)))
+}
+
+/// No protocol: packets are whole as they are.
+const WHOLE: i32 = -1;
+
+/// Sends whole packets once more that come to a socket by what they say. From within its network namespace.
+pub(super) fn send_again(socket: BorrowedFd<'_>, packets: &[Datagram]) -> io::Result<()> {
+    with_room(socket, packets, || Filling::new(socket, WHOLE)?.all(packets))
+}
+
+/// Has the socket take all of them meanwhile, and be chosen for itself alone.
+fn with_room(socket: BorrowedFd<'_>, datagrams: &[Datagram], fill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // What the kernel counts beside the bytes.
+    const BESIDE: usize = 4096;
+    let get = |name| number_option(socket, libc::SOL_SOCKET, name);
+    let set = |name, value: i32| set_option(socket, libc::SOL_SOCKET, name, &value.to_ne_bytes());
+    let (room, fixed) = (get(libc::SO_RCVBUF)?, get(options::SO_BUF_LOCK)?);
+    let shares = get(libc::SO_REUSEPORT)?;
+    let wanted: usize = datagrams.iter().map(|one| 2 * one.content.len() + BESIDE).sum();
+    let wanted = i32::try_from(wanted).unwrap_or(i32::MAX / 4);
+    set(libc::SO_RCVBUFFORCE, wanted.saturating_add(room / 2).min(i32::MAX / 2))?;
+    set(libc::SO_REUSEPORT, 0)?;
+    let filled = fill();
+    set(libc::SO_REUSEPORT, shares)?;
+    set(libc::SO_RCVBUFFORCE, room / 2)?;
+    set(options::SO_BUF_LOCK, fixed)?;
+    filled
+}
+
+/// Number of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Sends what is to come to a socket, from within its network namespace.
+struct Filling<'a> {
+    socket: BorrowedFd<'a>,
+    protocol: i32,
+    /// `None` for others than UDP: their sockets can't be told apart by a program. Nobody else may have the port then.
+    steering: Option<Steering>,
+    /// By family, and whether to all.
+    raw: BTreeMap<(i32, bool), OwnedFd>,
+    /// Loopback takes what is sent to a group only if it is a member: by address of loopback.
+    members: BTreeMap<IpAddr, UdpSocket>,
+    joined: BTreeSet<IpAddr>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(socket: BorrowedFd<'a>, protocol: i32) -> io::Result<Self> {
+        let mark = std::process::id().rotate_left(12) ^ 0xf10e_f10e;
+        let steering = match protocol {
+            libc::IPPROTO_UDP => Some(Steering::to(socket, mark)?),
+            _ => None,
+        };
+        Ok(Self {
+            socket,
+            protocol,
+            steering,
+            raw: BTreeMap::new(),
+            members: BTreeMap::new(),
+            joined: BTreeSet::new(),
+        })
+    }
+
+    fn all(mut self, datagrams: &[Datagram]) -> io::Result<()> {
+        if self.protocol == libc::IPPROTO_UDPLITE
+            && let Some(port) = datagrams.iter().map(|one| one.ports[1]).find(|port| is_shared(*port))
+        {
+            return Err(io::Error::other(format!("another UDP-Lite socket has port {port} too")));
+        }
+        datagrams.iter().try_for_each(|datagram| self.one(datagram))
+    }
+
+    fn one(&mut self, datagram: &Datagram) -> io::Result<()> {
+        let packet = match self.protocol {
+            WHOLE => packet::whole([&datagram.header[..], &datagram.content].concat()),
+            protocol => datagram.packet(protocol),
+        };
+        let packet = packet.ok_or(Errno::EINVAL)?;
+        let [_, to] = datagram.addresses().ok_or(Errno::EINVAL)?;
+        if let Some(steering) = &self.steering {
+            steering.next_are(datagram.mark, datagram.time)?;
+        }
+        let way = Way::to(to);
+        if way == Way::Group {
+            self.join(to)?;
+        }
+        let before = self.taken()?;
+        let packet = packet.by(way.by(to));
+        packet.send(self.raw((packet.family(), way == Way::All))?)?;
+        let end = Instant::now() + PATIENCE;
+        while self.taken()? == before {
+            if Instant::now() > end {
+                return Err(io::Error::other(
+                    "a datagram did not come in (does a firewall drop it?)",
+                ));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// How much memory of the kernel's what waits in the socket takes.
+    fn taken(&self) -> Result<u32, Errno> {
+        let counts = option(self.socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+        let first = counts.first_chunk::<4>().ok_or(Errno::EPROTO)?;
+        Ok(u32::from_ne_bytes(*first))
+    }
+
+    fn join(&mut self, group: IpAddr) -> io::Result<()> {
+        if !self.joined.insert(group) {
+            return Ok(());
+        }
+        let own = loopback(group);
+        let member = match self.members.entry(own) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(free) => free.insert(UdpSocket::bind((own, 0))?),
+        };
+        match group {
+            IpAddr::V4(four) => member.join_multicast_v4(&four, &Ipv4Addr::LOCALHOST),
+            IpAddr::V6(six) => member.join_multicast_v6(&six, LOOPBACK),
+        }
+    }
+
+    fn raw(&mut self, (family, to_all): (i32, bool)) -> Result<BorrowedFd<'_>, Errno> {
+        if !self.raw.contains_key(&(family, to_all)) {
+            let socket = floe_sys::socket::new(family, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+            let set = |level, name, value: &[u8]| set_option(socket.as_fd(), level, name, value);
+            if let Some(steering) = &self.steering {
+                set(libc::SOL_SOCKET, libc::SO_MARK, &steering.mark().to_ne_bytes())?;
+            }
+            if to_all {
+                set(libc::SOL_SOCKET, libc::SO_BROADCAST, &1_i32.to_ne_bytes())?;
+                set(libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"lo")?;
+            }
+            if family == libc::AF_INET {
+                // struct ip_mreqn: no group, no address, the device.
+                let by = [0, 0, LOOPBACK].map(u32::to_ne_bytes).concat();
+                set(libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &by)?;
+            }
+            self.raw.insert((family, to_all), socket);
+        }
+        Ok(self.raw[&(family, to_all)].as_fd())
+    }
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// How this host takes what says that it is for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It alone has that.
+    Own,
+    /// By loopback, as a member of the group.
+    Group,
+    /// By loopback, to all.
+    All,
+    /// It does not have that. Loopback takes it.
+    Foreign,
+}
+
+impl Way {
+    fn to(to: IpAddr) -> Self {
+        match to {
+            _ if to.is_multicast() => return Self::Group,
+            IpAddr::V4(Ipv4Addr::BROADCAST) => return Self::All,
+            _ => {}
+        }
+        match UdpSocket::bind((to, 0)).map(|socket| socket.connect((to, 9))) {
+            Ok(Ok(())) => Self::Own,
+            // It wants SO_BROADCAST.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Self::All,
+            _ => Self::Foreign,
+        }
+    }
+
+    /// The address to which it is sent.
+    fn by(self, to: IpAddr) -> IpAddr {
+        match (self, to) {
+            (Self::Own, _) | (Self::Group, IpAddr::V4(_)) => to,
+            (Self::All, IpAddr::V4(_)) => Ipv4Addr::BROADCAST.into(),
+            // Loopback has no route to groups of IPv6.
+            _ => loopback(to),
+        }
+    }
+}
+
+/// Whether more than one socket of UDP-Lite has a port, in the network namespace of the calling thread.
+fn is_shared(port: u16) -> bool {
+    let own = format!(":{port:04X}");
+    let lists = ["udplite", "udplite6"].map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")));
+    let lines = lists.iter().flatten().flat_map(|text| text.lines());
+    let has_port = |line: &&str| {
+        line.split_whitespace()
+            .nth(1)
+            .is_some_and(|local| local.ends_with(&own))
+    };
+    lines.filter(has_port).count() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Datagram;
+    use floe_sys::kernel::WaitingPacket;
+    use serde_bytes::ByteBuf;
+
+    #[test]
+    fn what_was_put_together_is_taken_apart() {
+        let mut header = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 2];
+        let ip = header.clone();
+        header.extend([0, 53, 0x14, 0xe9, 0, 0, 0, 0]);
+        let packet = |segment, content: &[u8]| WaitingPacket {
+            header: header.clone(),
+            content: content.to_vec(),
+            segment,
+            mark: 3,
+            time: 9,
+        };
+        let contents = |packet| {
+            let all = Datagram::all_of(&packet).expect("a datagram");
+            assert!(
+                all.iter()
+                    .all(|one| one.ports == [53, 5353] && one.header == ip && one.is_possible(17))
+            );
+            all.into_iter().map(|one| one.content).collect::<Vec<ByteBuf>>()
+        };
+        assert_eq!(contents(packet(2, b"aabbc")), ["aa", "bb", "c"].map(ByteBuf::from));
+        assert_eq!(contents(packet(0, b"whole")), ["whole"].map(ByteBuf::from));
+        assert_eq!(contents(packet(4, b"")), [""].map(ByteBuf::from));
+        let headless = WaitingPacket {
+            header: vec![0; 5],
+            ..packet(0, b"")
+        };
+        assert_eq!(Datagram::all_of(&headless), None);
+    }
+}
