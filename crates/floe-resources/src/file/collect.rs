@@ -105,6 +105,7 @@ pub fn collect(
         unix: super::socket::FoundUnix::default(),
         connections: super::socket::FoundConnections::new(options.tcp),
         keeper: Rc::default(),
+        usual: super::socket::UsualOptions::default(),
         memory,
         queues,
         processes: Rc::new(processes),

@@ -179,6 +179,8 @@ pub struct DumpContext<'a> {
     connections: socket::FoundConnections,
     /// Who puts right what is changed in a socket for a look, should floe die.
     keeper: Rc<socket::Keeper>,
+    /// What options are in new sockets.
+    usual: socket::UsualOptions,
     /// What only the kernel's memory tells of files.
     memory: memory::Memory,
     /// POSIX message queues found so far.
@@ -233,6 +235,7 @@ pub struct OpenContext<'a> {
     unix: socket::MadeUnix,
     inet: socket::MadeInet,
     supply: socket::Supply,
+    usual: socket::UsualOptions,
     connections: socket::MadeConnections,
     queues: queue::MadeQueues,
     terminals: Option<terminal::MadeTerminals>,
@@ -284,6 +287,7 @@ impl<'a> OpenContext<'a> {
             unix: socket::MadeUnix::default(),
             inet: socket::MadeInet::default(),
             supply: socket::Supply::default(),
+            usual: socket::UsualOptions::default(),
             connections: socket::MadeConnections::default(),
             queues: queue::MadeQueues::default(),
             outside,

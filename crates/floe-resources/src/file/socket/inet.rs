@@ -237,8 +237,8 @@ fn all_options(
     context: &DumpContext<'_>,
 ) -> Result<Result<Vec<SocketOption>, String>, FileError> {
     let (socket, wrap) = (file.as_fd(), |action| FileError::system(action, file.title()));
-    let fresh = floe_sys::socket::new(family, kind, protocol).map_err(wrap("make a socket like"))?;
-    let differing = options::differing(socket, fresh.as_fd(), &levels(protocol));
+    let usual = context.usual.of((family, kind, protocol), &levels(protocol));
+    let differing = options::differing(socket, &*usual.map_err(wrap("make a socket like"))?);
     let (mut options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return Ok(Err(options::refusal(&others)));

@@ -16,6 +16,7 @@ mod unknown;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
+pub(super) use options::UsualOptions;
 pub(super) use supply::Supply;
 pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as resolve_tcp};
 pub(super) use unix::{FoundUnix, Known, MadeUnix, outside_peer, resolve as resolve_unix, shown};

@@ -3,9 +3,12 @@
 mod filter;
 mod hidden;
 mod levels;
+mod usual;
 
 pub(super) use filter::{EXTENDED, Filter, filter};
 pub(super) use hidden::{devices, has_groups, hidden, of_packets, unreadable_groups};
+pub(super) use usual::Usual;
+pub(in crate::file) use usual::UsualOptions;
 
 use super::{has_error, number_option};
 use floe_sys::socket::{option, set_option};
@@ -104,30 +107,29 @@ impl SocketOption {
 /// Those that are carried, and level and name of those that can't be.
 type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
 
-/// Options of `socket` on these levels that are not as those of `fresh`.
-pub(super) fn differing(socket: BorrowedFd<'_>, fresh: BorrowedFd<'_>, levels: &[i32]) -> Result<Differing, Errno> {
+/// Options of `socket` that are not as usual.
+pub(super) fn differing(socket: BorrowedFd<'_>, usual: &Usual) -> Result<Differing, Errno> {
     let (mut carried, mut others) = (Vec::new(), Vec::new());
     // Before Linux 5.14 nobody can tell.
     let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
-    let is_connected = levels.contains(&libc::IPPROTO_TCP) && has_been_connected(socket);
+    let is_tcp = usual.all().iter().any(|option| option.level == libc::IPPROTO_TCP);
+    let is_connected = is_tcp && has_been_connected(socket);
     let is_chosen = |level, name| {
         let is = |buffer, bit| (level, name) == (libc::SOL_SOCKET, buffer) && fixed & bit == 0;
         let of_a_connection = is_connected && OF_A_CONNECTION.contains(&(level, name));
         is_connected && (is(libc::SO_SNDBUF, 1) || is(libc::SO_RCVBUF, 2)) || of_a_connection
     };
-    for table in LEVELS.iter().filter(|table| levels.contains(&table.level)) {
-        let level = table.level;
-        for name in table.names.clone().filter(|name| !table.no_settings.contains(name)) {
-            let (is, usual) = (read(socket, level, name)?, read(fresh, level, name)?);
-            let differs = is.filter(|is| Some(is) != usual.as_ref() && !is_chosen(level, name));
-            let Some(value) = differs else {
-                continue;
-            };
-            if table.carried.contains(&name) {
-                carried.push(SocketOption { level, name, value });
-            } else {
-                others.push((level, name));
-            }
+    for option in usual.all() {
+        let (level, name) = (option.level, option.name);
+        let is = read(socket, level, name)?;
+        let differs = is.filter(|is| Some(is) != option.value.as_ref() && !is_chosen(level, name));
+        let Some(value) = differs else {
+            continue;
+        };
+        if option.carried {
+            carried.push(SocketOption { level, name, value });
+        } else {
+            others.push((level, name));
         }
     }
     Ok((carried, others))
@@ -213,21 +215,17 @@ pub(super) fn are_possible(options: &[SocketOption]) -> bool {
         .all(|option| known(option) && option.value.len() <= LONGEST)
 }
 
-/// Has a socket's options on these levels be `options`, and else those of `fresh`: what was accepted has got some from
-/// the socket that listens.
-pub(super) fn set_all(
-    socket: BorrowedFd<'_>,
-    fresh: BorrowedFd<'_>,
-    options: &[SocketOption],
-    levels: &[i32],
-) -> Result<(), io::Error> {
+/// Has a socket's options be `options`, and else as usual: what was accepted has got some from the socket that listens.
+pub(super) fn set_all(socket: BorrowedFd<'_>, usual: &Usual, options: &[SocketOption]) -> Result<(), io::Error> {
     set(socket, options)?;
-    let (differing, _) = differing(socket, fresh, levels)?;
+    let (differing, _) = differing(socket, usual)?;
     for mut option in differing {
+        let mut all = usual.all().iter();
+        let one = all.find(|usual| (usual.level, usual.name) == option.which());
         if options.iter().all(|wanted| wanted.which() != option.which())
-            && let Some(usual) = read(fresh, option.level, option.name)?
+            && let Some(value) = one.and_then(|usual| usual.value.clone())
         {
-            option.value = usual;
+            option.value = value;
             set(socket, &[option])?;
         }
     }

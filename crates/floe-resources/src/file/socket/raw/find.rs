@@ -193,7 +193,6 @@ fn all_options(file: &FoundFile, body: &Body, context: &DumpContext<'_>) -> Foun
         false if body.family == libc::AF_PACKET => (body.kind, 0),
         false => (body.kind, body.protocol),
     };
-    let fresh = floe_sys::socket::new(body.family, kind, protocol).map_err(wrap("make a socket like"))?;
     let levels: &[i32] = match body.family {
         libc::AF_PACKET => &[libc::SOL_SOCKET, SOL_PACKET],
         libc::AF_NETLINK => &[libc::SOL_SOCKET, SOL_NETLINK],
@@ -206,8 +205,9 @@ fn all_options(file: &FoundFile, body: &Body, context: &DumpContext<'_>) -> Foun
         ],
         _ => &[libc::SOL_SOCKET, libc::IPPROTO_IP, libc::IPPROTO_IPV6, SOL_RAW],
     };
-    let (mut options, others) =
-        options::differing(socket, fresh.as_fd(), levels).map_err(wrap("read the options of"))?;
+    let usual = context.usual.of((body.family, kind, protocol), levels);
+    let usual = usual.map_err(wrap("make a socket like"))?;
+    let (mut options, others) = options::differing(socket, &usual).map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return Ok(Err((options::refusal(&others), ADVICE)));
     }

@@ -108,8 +108,10 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         );
     }
     let family = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
-    let fresh = floe_sys::socket::new(family, libc::SOCK_STREAM, libc::IPPROTO_TCP).map_err(wrap("make one like"))?;
-    let differing = options::differing(file.as_fd(), fresh.as_fd(), &OPTIONS);
+    let usual = context
+        .usual
+        .of((family, libc::SOCK_STREAM, libc::IPPROTO_TCP), &OPTIONS);
+    let differing = options::differing(file.as_fd(), &*usual.map_err(wrap("make one like"))?);
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));

@@ -165,9 +165,9 @@ impl FileKind for TcpConnection {
             }
         };
         let wrap = |source| system("set the options of", record.id, source);
-        let fresh = floe_sys::socket::new(body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
-            .map_err(|error| wrap(error.into()))?;
-        options::set_all(socket.as_fd(), fresh.as_fd(), &body.options, &OPTIONS).map_err(wrap)?;
+        let kind = (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        let usual = context.usual.of(kind, &OPTIONS).map_err(|error| wrap(error.into()))?;
+        options::set_all(socket.as_fd(), &usual, &body.options).map_err(wrap)?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }

@@ -9,7 +9,7 @@ use crate::{
     file::{
         DumpContext, FileError, FoundFile,
         socket::{
-            Maker, ROOT, has_error, options, peer,
+            Maker, ROOT, has_error, number_option, options, peer,
             queue::{self, Manner, Message},
             refuse,
         },
@@ -24,9 +24,7 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, SockFlag, SockType, UnixAddr, getpeername, getsockopt, socket, sockopt::SockType as OfKind,
-    },
+    sys::socket::{UnixAddr, getpeername},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -192,8 +190,9 @@ fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Ve
         let reason = "it sent to a socket that is closed, and another one has that one's name now";
         return refuse(file, context, reason);
     }
-    let fresh = fresh(file).map_err(wrap("make a socket like"))?;
-    let differing = options::differing(file.as_fd(), fresh.as_fd(), &[libc::SOL_SOCKET]);
+    let kind = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE).map_err(wrap("read the kind of"))?;
+    let usual = context.usual.of((libc::AF_UNIX, kind, 0), &[libc::SOL_SOCKET]);
+    let differing = options::differing(file.as_fd(), &*usual.map_err(wrap("make a socket like"))?);
     let (options, others) = differing.map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
@@ -301,9 +300,4 @@ fn abandoned_by(file: &FoundFile) -> Option<Vec<u8>> {
     }
     let path = peer.path()?;
     Some(path.as_os_str().as_encoded_bytes().to_vec())
-}
-
-fn fresh(like: &FoundFile) -> Result<OwnedFd, Errno> {
-    let kind: SockType = getsockopt(like, OfKind)?;
-    socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
 }

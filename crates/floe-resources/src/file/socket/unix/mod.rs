@@ -175,9 +175,10 @@ impl FileKind for Unix {
         let body = possible(record)?;
         let socket = make::make(record.id, &body, context)?;
         let wrap = |source| system("set the options of", record.id, source);
-        let fresh = floe_sys::socket::new(libc::AF_UNIX, body.kind, 0).map_err(|error| wrap(error.into()))?;
+        let usual = context.usual.of((libc::AF_UNIX, body.kind, 0), &[libc::SOL_SOCKET]);
+        let usual = usual.map_err(|error| wrap(error.into()))?;
         let (_, early) = body.options();
-        options::set_all(socket.as_fd(), fresh.as_fd(), &early, &[libc::SOL_SOCKET]).map_err(wrap)?;
+        options::set_all(socket.as_fd(), &usual, &early).map_err(wrap)?;
         body.own.set(socket.as_fd()).map_err(|error| wrap(error.into()))?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
