@@ -103,6 +103,7 @@ while True:
     print('ready' if front and not echo else 'not in front, or it echoes', flush=True)
     line = sys.stdin.readline().strip()
     if line == 'end': break
+    if not line: continue
     n += 1
     tty.write(b'%d %s\\n' % (n, line.encode()))";
 
@@ -110,7 +111,9 @@ fn answers(terminal: &mut Terminal, number: u32) {
     terminal.types("hello\n");
     terminal.shows(&format!("{number} hello"));
     terminal.shows("ready");
+    // python heeds a signal that comes just before it reads when it has read.
     terminal.types("\x03");
+    terminal.types("\n");
     terminal.shows("interrupted");
 }
 
@@ -158,6 +161,13 @@ fn a_job_of_a_shell_gets_a_terminal_again() {
         let mut restored = brought_back(&host, pid.trim(), &mut shell);
         shell.shows("shell goes on");
         answers(&mut restored, 3);
+        // From now on it is a sandbox like any other.
+        let (name, image) = (host.name("job"), host.path("job.floe").display().to_string());
+        host.done(&["checkpoint", &name, "-o", &image]);
+        restored.shows("was checkpointed");
+        let mut restored = Terminal::start(&mut host.command(&["restore", &image]));
+        until("the sandbox", || host.sandboxes().contains(&name));
+        answers(&mut restored, 4);
         restored.types("end\n");
         assert_eq!(restored.status(), Some(0));
     }
