@@ -295,7 +295,7 @@ OPEN_FILE_BODIES = {
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
         waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=raw)),
         ended=optional(raw),
-        datagrams=several(datagram), shut=u8,
+        datagrams=several(datagram), shut=u8, error=i32,
         options=options, devices=several(fields(number=u32, name=text)),
     ),
     "raw-socket": fields(

@@ -72,10 +72,6 @@ pub fn datagram(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) 
 /// With the header of IP and, at its place, the checksum.
 fn packet((from, to): (SocketAddr, SocketAddr), protocol: u8, checksum: usize, mut content: Vec<u8>) -> Packet {
     let (from, to) = (from.ip().to_canonical(), to.ip().to_canonical());
-    let octets = |address| match address {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(six) => six.octets().to_vec(),
-    };
     let pseudo = [
         octets(from),
         octets(to),
@@ -89,7 +85,21 @@ fn packet((from, to): (SocketAddr, SocketAddr), protocol: u8, checksum: usize, m
         sum => sum,
     };
     content[checksum..checksum + 2].copy_from_slice(&sum.to_be_bytes());
-    let length = content.len() as u16;
+    let mut bytes = header((from, to), protocol, content.len());
+    bytes.extend(content);
+    Packet { to, bytes }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().to_vec(),
+    }
+}
+
+/// The header of IP of what carries so many bytes.
+fn header((from, to): (IpAddr, IpAddr), protocol: u8, length: usize) -> Vec<u8> {
+    let length = length as u16;
     let mut bytes = match to {
         IpAddr::V4(_) => {
             // The kernel fills in the checksum of this one.
@@ -107,8 +117,41 @@ fn packet((from, to): (SocketAddr, SocketAddr), protocol: u8, checksum: usize, m
     };
     bytes.extend(octets(from));
     bytes.extend(octets(to));
+    bytes
+}
+
+/// What tells a socket of UDP or UDP-Lite that what it sent from `local` to `remote` did not get there, as an error (errno);
+/// `None` for one that is told by no such packet: RFC 792, 4443.
+#[must_use]
+pub fn unreachable(error: i32, (local, remote): (SocketAddr, SocketAddr), protocol: u8) -> Option<Packet> {
+    let is_four = local.ip().to_canonical().is_ipv4();
+    let code = match (error, is_four) {
+        (libc::ENOPROTOOPT, true) => 2,
+        (libc::ECONNREFUSED, true) => 3,
+        (libc::ENETUNREACH, true) => 6,
+        (libc::EHOSTDOWN, true) => 7,
+        (libc::EHOSTUNREACH, true) => 10,
+        (libc::EACCES, false) => 1,
+        (libc::ECONNREFUSED, false) => 4,
+        _ => return None,
+    };
+    let sent = datagram(local, remote, protocol, &[]).bytes;
+    let (kind, icmp) = if is_four {
+        (3, libc::IPPROTO_ICMP)
+    } else {
+        (1, libc::IPPROTO_ICMPV6)
+    };
+    let mut content = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    content.extend(sent);
+    if !is_four {
+        return Some(packet((remote, local), icmp as u8, 2, content));
+    }
+    let checksum = sum(&[&content]);
+    content[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let (from, to) = (remote.ip().to_canonical(), local.ip().to_canonical());
+    let mut bytes = header((from, to), icmp as u8, content.len());
     bytes.extend(content);
-    Packet { to, bytes }
+    Some(Packet { to, bytes })
 }
 
 /// RFC 1071. All parts but the last have an even number of bytes.

@@ -67,6 +67,14 @@ pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
     count(socket, SIOCOUTQNSD)
 }
 
+/// Bytes that wait to be read, SIOCINQ of tcp(7).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unread(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    count(socket, libc::FIONREAD)
+}
+
 fn count(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Result<usize, Errno> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes a number, which outlives the call.

@@ -42,7 +42,7 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 20] = [
+const SOCKETS: [Case; 21] = [
     (
         "socket-raw-waiting",
         &["(socket:["],
@@ -70,6 +70,7 @@ const SOCKETS: [Case; 20] = [
     ("socket-alg", &["(socket:["], "AF_ALG"),
     ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
     ("socket-udp-waiting", &["(socket:["], "datagrams of one network device"),
+    ("socket-error-queue", &["(socket:["], "with what they are about"),
     ("socket-gathering", &["(socket:["], "a datagram that is being gathered"),
     ("socket-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
     ("socket-bpf-choice", &["(socket:["], "chooses among sockets"),

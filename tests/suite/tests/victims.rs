@@ -28,9 +28,10 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 12] = [
+const WITH_PORTS: [&str; 13] = [
     "epoll-targets",
     "sockets-ended",
+    "sockets-errors",
     "sockets-flight",
     "sockets-inet",
     "sockets-multicast",
@@ -172,6 +173,7 @@ victims! {
     sockets_packet "sockets-packet",
     sockets_raw "sockets-raw",
     sockets_ended "sockets-ended",
+    sockets_errors "sockets-errors",
     sockets_tcp "sockets-tcp",
     sockets_udp "sockets-udp",
     sockets_unaccepted "sockets-unaccepted",

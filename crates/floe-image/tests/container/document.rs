@@ -142,10 +142,10 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "listens": 128, "waiting": [{
                 "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 40_000}},
                 "client": null, "shut": 0, "queue": bytes("hello"),
-             }], "ended": null, "datagrams": [], "shut": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
+             }], "ended": null, "datagrams": [], "shut": 0, "error": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
              "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "datagrams": [{"header": header, "source": 5353, "destination": 53, "content": bytes("query"), "mark": 3, "time": 0}],
-             "shut": 1, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
+             "shut": 1, "error": 111, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}},
              "other": {"Outside": {

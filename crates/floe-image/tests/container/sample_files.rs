@@ -201,6 +201,7 @@ fn inet_socket(
         ),
         datagrams,
         u8::from(is_udp),
+        if is_udp { 111_i32 } else { 0 },
         options.to_vec(),
         [(1_u32, "lo")].to_vec(),
     ))

@@ -37,6 +37,8 @@ pub struct SocketState {
     pub shutdown: u8,
     /// The error that the next call tells.
     pub error: i32,
+    /// Whether more about errors waits (MSG_ERRQUEUE).
+    pub queued_errors: bool,
     /// Whether what was written is gathered to be sent as one (UDP_CORK, MSG_MORE).
     pub gathers: bool,
 }
@@ -52,6 +54,7 @@ impl FileMemory {
         Ok(SocketState {
             shutdown: number("sk_shutdown")? as u8,
             error: number("sk_err")? as i32,
+            queued_errors: number("sk_error_queue.qlen")? != 0,
             gathers: is_udp && self.0.number("udp_sock", sock, "pending")? != 0,
         })
     }

@@ -157,6 +157,35 @@ pub(super) fn send_again(socket: BorrowedFd<'_>, packets: &[Datagram]) -> io::Re
     with_room(socket, packets, || Filling::new(socket, WHOLE)?.all(packets))
 }
 
+/// Sends a packet to this host, and waits until it has had its effect. From within the tree's network namespace.
+pub(super) fn inject(
+    id: u32,
+    packet: &Packet,
+    has_come: impl Fn() -> Result<bool, Errno> + Send + Sync,
+    context: &OpenContext<'_>,
+) -> Result<(), FileError> {
+    let failed = |source| system("send a packet to", id, source);
+    let inside = context.puppets.values().next().map(Puppet::tid);
+    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
+    let send = || {
+        let raw = floe_sys::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        packet.send(raw.as_fd())?;
+        await_effect(|| has_come().map_err(io::Error::from))
+    };
+    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, send).map_err(|error| failed(io::Error::other(error)))
+}
+
+fn await_effect(has_come: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !has_come()? {
+        if Instant::now() > end {
+            return Err(io::Error::other("a packet did not come in (does a firewall drop it?)"));
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// Has the socket take all of them meanwhile, and be chosen for itself alone.
 fn with_room(socket: BorrowedFd<'_>, datagrams: &[Datagram], fill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     // What the kernel counts beside the bytes.
@@ -235,16 +264,7 @@ impl<'a> Filling<'a> {
         let before = self.taken()?;
         let packet = packet.by(way.by(to));
         packet.send(self.raw((packet.family(), way == Way::All))?)?;
-        let end = Instant::now() + PATIENCE;
-        while self.taken()? == before {
-            if Instant::now() > end {
-                return Err(io::Error::other(
-                    "a datagram did not come in (does a firewall drop it?)",
-                ));
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
+        await_effect(|| Ok(self.taken()? != before))
     }
 
     /// How much memory of the kernel's what waits in the socket takes.

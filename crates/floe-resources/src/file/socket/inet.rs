@@ -4,8 +4,9 @@ use super::{
     address::{Address, has_scope},
     datagram::{self, Datagram},
     devices::{check_devices, devices_of},
-    duplicate, family, has_error, number_option,
+    duplicate, family, number_option,
     options::{self, Filter, SocketOption},
+    pending,
     raw::is_raw,
     refuse,
     supply::new_in_tree,
@@ -65,6 +66,8 @@ struct Body {
     datagrams: Vec<Datagram>,
     /// What of a UDP socket was shut down: 1 for reading, 2 for writing.
     shut: u8,
+    /// The error that nobody has read (errno), or 0.
+    error: i32,
     options: Vec<SocketOption>,
     /// Network devices that options name by their numbers: number and name.
     devices: Vec<(u32, String)>,
@@ -80,6 +83,8 @@ impl Body {
             && (self.waiting.is_empty() || self.listens.is_some())
             && (self.ended.is_none() || is_tcp && self.listens.is_none())
             && (self.datagrams.is_empty() || is_udp && self.local.is_some())
+            && (self.error == 0 || pending::is_possible(self.error, (self.kind, self.protocol)))
+            && (self.error == 0 || self.ended.is_some() || is_udp && self.remote.is_some())
             && (self.shut == 0 || is_udp && self.shut < 4)
             && self.datagrams.iter().all(|one| one.is_possible(self.protocol))
             && options::are_possible(&self.options)
@@ -119,6 +124,7 @@ impl FileKind for Inet {
             ended: None,
             datagrams: Vec::new(),
             shut: 0,
+            error: 0,
             options: Vec::new(),
             devices: Vec::new(),
         };
@@ -128,12 +134,9 @@ impl FileKind for Inet {
             return Ok(None);
         }
         // First: looking into it would take the error away.
-        if has_error(socket.as_fd()).map_err(wrap("poll"))? {
-            return refuse(
-                file,
-                context,
-                "a socket with an error that nobody has read can't be carried yet",
-            );
+        match pending::error(file, (kind, protocol), context)? {
+            Ok(error) => body.error = error,
+            Err(reason) => return refuse(file, context, reason),
         }
         let mut listener = None;
         if kind == libc::SOCK_STREAM {
@@ -146,6 +149,10 @@ impl FileKind for Inet {
                         return Ok(None);
                     }
                 },
+                None if body.error != 0 => {
+                    let queue = pending::queue(socket).map_err(wrap("look at what waits in"))?;
+                    body.ended = Some(ByteBuf::from(queue));
+                }
                 None if options::has_been_connected(socket) => {
                     let queue = to_be_read(socket, &context.keeper).map_err(wrap("look at what waits in"))?;
                     body.ended = Some(ByteBuf::from(queue));
@@ -154,6 +161,13 @@ impl FileKind for Inet {
             }
         } else {
             body.remote = Address::remote(socket).map_err(wrap("read the other address of"))?;
+            if body.error != 0 && body.remote.is_none() {
+                return refuse(
+                    file,
+                    context,
+                    "an error in a socket without another end can't be carried",
+                );
+            }
             if let Err(reason) = body.look_at_datagrams(file, context)? {
                 return refuse(file, context, &reason);
             }
@@ -181,7 +195,11 @@ impl FileKind for Inet {
             listening(record.id, &body, context)?;
             duplicate(record.id, &context.inet.listening[&record.id].1)?
         } else if let Some(queue) = &body.ended {
-            let socket = ended(record.id, (body.family, body.local), queue, context)?;
+            let place = (body.family, body.local);
+            let socket = match body.error {
+                0 => ended(record.id, place, queue, context)?,
+                error => pending::make_tcp(record.id, place, (queue, error), context)?,
+            };
             let failed = |source| system("set the options of", record.id, source);
             options::set(socket.as_fd(), &body.options).map_err(|error| failed(error.into()))?;
             socket
@@ -190,6 +208,9 @@ impl FileKind for Inet {
             set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
             datagram::put_back(record.id, socket.as_fd(), (body.protocol, &body.datagrams), context)?;
             shut_down(socket.as_fd(), body.shut).map_err(|source| system("shut down", record.id, source.into()))?;
+            if body.error != 0 {
+                pending::tell_udp(record.id, socket.as_fd(), (body.protocol, body.error), context)?;
+            }
             options::set_late(socket.as_fd(), &body.options)
                 .map_err(|error| system("set the options of", record.id, error.into()))?;
             socket

@@ -6,6 +6,7 @@ mod devices;
 mod inet;
 mod keeper;
 mod options;
+mod pending;
 mod queue;
 mod raw;
 mod supply;

@@ -34,6 +34,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-alg", |_| of(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
     ("socket-tcp-urgent", tcp_urgent),
     ("socket-udp-waiting", udp_waiting),
+    ("socket-error-queue", error_queue),
     ("socket-gathering", gathering),
     ("socket-bpf-filter", |_| bpf_filter(BPF)),
     ("socket-bpf-choice", |_| bpf_filter(REUSEPORT_EBPF)),
@@ -131,6 +132,15 @@ fn udp_waiting(_: &Stage) -> io::Result<Check> {
     let to = SocketAddrV6::new(bits.into(), server.local_addr()?.port(), 0, device);
     UdpSocket::bind("[::]:0")?.send_to(b"unread", to)?;
     Ok(kept(server))
+}
+
+fn error_queue(_: &Stage) -> io::Result<Check> {
+    let sender = UdpSocket::bind(ANY)?;
+    socket::set(sender.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1);
+    let gone = UdpSocket::bind(ANY)?.local_addr()?;
+    sender.connect(gone)?;
+    sender.send(b"to nobody")?;
+    Ok(kept(sender))
 }
 
 fn gathering(_: &Stage) -> io::Result<Check> {

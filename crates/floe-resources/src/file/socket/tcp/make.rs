@@ -14,6 +14,7 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{
@@ -207,12 +208,7 @@ fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno
 /// An end whose connection was reset: what a program finds that is told so by the other end.
 pub(super) fn reset(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
     let [end, other] = with_nobody(id, body.family, None, context)?;
-    // Closed like this it sends a reset.
-    let at_once = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&other, Linger, &at_once).map_err(|source| system("reset", id, source.into()))?;
+    close_hard(other).map_err(|source| system("reset", id, source.into()))?;
     Ok(end)
 }
 
@@ -244,6 +240,74 @@ pub(in crate::file::socket) fn ended(
         std::thread::yield_now();
     }
     Ok(end)
+}
+
+/// An end whose connection the other end has reset, with what still waits to be read and, behind that, the error.
+pub(in crate::file::socket) fn reset_with(
+    id: u32,
+    (family, local): (i32, Option<SocketAddr>),
+    queue: &[u8],
+    context: &OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let [end, other] = with_nobody(id, family, local, context)?;
+    fill(other.as_fd(), queue).map_err(wrap("put back what waited in"))?;
+    close_hard(other).map_err(wrap("reset"))?;
+    await_error(end.as_fd()).map_err(wrap("wait for the error of"))?;
+    Ok(end)
+}
+
+/// One that was refused when it connected, and was not told so yet.
+pub(in crate::file::socket) fn refused(
+    id: u32,
+    (family, local): (i32, Option<SocketAddr>),
+    context: &OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let socket = new_in_tree(id, (family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    if let Some(local) = local {
+        repair::bind_forced(socket.as_fd(), local).map_err(wrap("bind"))?;
+    }
+    // It has a port and does not listen.
+    let ip = local.map_or(Ipv4Addr::LOCALHOST.into(), |local| canonical(local).ip());
+    let here = SocketAddr::new(ip, 0);
+    let of_nobody = if here.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let nobody = new_in_tree(id, (of_nobody, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    bind(nobody.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
+    let place = Address::local(nobody.as_fd()).map_err(wrap("read the address of the other end of"))?;
+    let place = place.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
+    // So that connect(2) leaves the error to others.
+    let set = |flags| fcntl(&socket, FcntlArg::F_SETFL(flags)).map_err(wrap("set the flags of"));
+    set(OFlag::O_NONBLOCK)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(in_family(place, family))) {
+        Err(Errno::EINPROGRESS) => {}
+        result => return Err(wrap("connect")(result.err().unwrap_or(Errno::EISCONN))),
+    }
+    await_error(socket.as_fd()).map_err(wrap("wait for the error of"))?;
+    set(OFlag::empty())?;
+    Ok(socket)
+}
+
+/// Closes an end with a reset.
+fn close_hard(end: OwnedFd) -> Result<(), Errno> {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&end, Linger, &at_once)?;
+    drop(end);
+    Ok(())
+}
+
+fn await_error(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
+    while !has_events(socket, libc::POLLERR)? {
+        if Instant::now() > until {
+            return Err(Errno::ETIMEDOUT);
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// A connection within the host, with an end at an address, if any, and its other end, which is nobody's.

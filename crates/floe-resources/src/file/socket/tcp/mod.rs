@@ -12,7 +12,7 @@ mod waiting;
 
 pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
-pub(super) use make::ended;
+pub(super) use make::{ended, refused, reset_with};
 pub(super) use repair::to_be_read;
 pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
