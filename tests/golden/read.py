@@ -232,6 +232,7 @@ descriptor_table = fields(
     locks=several(fields(
         number=i32, kind=choice(("Flock", None), ("Process", None), ("OpenFile", None), ("Lease", None)), write=boolean, start=u64, length=u64,
     )),
+    notices=several(fields(number=i32, events=u32)),
 )
 owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32))
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
@@ -270,7 +271,8 @@ other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("Giv
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
-    "namespace": fields(name=text),
+    "namespace": fields(name=text, left=optional(fields(inode=u64, host=raw, domain=raw))),
+    "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
     "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
@@ -279,6 +281,15 @@ OPEN_FILE_BODIES = {
         watches=several(fields(number=i32, mask=u32, path=raw)), next=i32,
         events=several(fields(watch=i32, mask=u32, name=raw)),
     ),
+    "fanotify": fields(
+        flags=u32, event_flags=u32,
+        marks=several(fields(
+            of=choice(("File", None), ("Mount", None), ("Filesystem", None)), path=raw,
+            masks=fields(told=u32, ignored=u32, flags=u32),
+        )),
+    ),
+    "bpf-map": fields(map=u32),
+    "tun": fields(path=raw, device=optional(fields(number=u32, detached=boolean))),
     "message-queue": fields(queue=u32),
     "external": fields(name=text, shape=shape, identity=times(u64, 2), waits=boolean),
     "pidfd": fields(task=optional(i32), status=i32),
@@ -309,6 +320,14 @@ OPEN_FILE_BODIES = {
 }
 OBJECT_BODIES = {
     "pipe": fields(capacity=u32, bytes=raw, buffers=several(fields(length=u32, packet=boolean))),
+    "bpf-map": fields(
+        kind=u32, key_bytes=u32, value_bytes=u32, most=u32, flags=u32, node=u32, name=raw, frozen=boolean, keys=raw, values=raw,
+    ),
+    "tun": fields(
+        name=raw, kind=u16, persist=boolean, owner=optional(u32), group=optional(u32), send_buffer=u32, header_bytes=u32,
+        endian=times(boolean, 2), offload=u32, flags=u32, mtu=u32, queue=u32, address=raw, carrier=boolean,
+        addresses=several(raw), routes=several(raw),
+    ),
     "terminal": fields(terminal=terminal, master=optional(fields(
         multiplexer=u8, exclusive=boolean, stopped=boolean, locked=boolean, opened=boolean, packet=optional(u8),
         input=terminal_input,

@@ -43,10 +43,15 @@ fn every_kind_reads_what_version_1_wrote() {
         "proc /proc/1/limits",
         "proc /proc/12/task/13/comm (the task has ended)",
         "namespace the tree's net namespace",
+        "namespace another uts namespace",
+        "cgroup /sys/fs/cgroup/floe/job/cgroup.procs (of the tree's own cgroup)",
         "terminal-master master of terminal 0",
         "terminal-slave slave of terminal 0",
         "external a pipe that is given as \"log\"",
         "raw-socket echoes, 1 packets wait",
+        "fanotify watches /srv, the filesystem at /home",
+        "bpf-map map 0",
+        "tun /dev/net/tun, network device 0",
     ];
     assert_eq!(described.collect::<Vec<_>>(), wanted, "{RULE}");
 }

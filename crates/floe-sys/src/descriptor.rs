@@ -26,6 +26,7 @@ const RESOLVE_IN_ROOT: u64 = 0x10;
 
 /// include/uapi/asm-generic/fcntl.h.
 const F_GETSIG: i32 = 11;
+const F_NOTIFY: i32 = 1026;
 const F_GETOWN_EX: i32 = 16;
 /// The same; CONFIG_CHECKPOINT_RESTORE.
 const F_GETOWNER_UIDS: i32 = 17;
@@ -299,6 +300,15 @@ pub fn signals(file: BorrowedFd<'_>) -> Result<Signals, Errno> {
         users,
         signal,
     })
+}
+
+/// Has a directory tell of `events` (DN_*) by a signal, of none where that is 0 (F_NOTIFY).
+///
+/// # Errors
+/// ENOTDIR; EINVAL where the kernel tells of nothing.
+pub fn directory_notice(directory: BorrowedFd<'_>, events: u32) -> Result<(), Errno> {
+    // SAFETY: numbers.
+    Errno::result(unsafe { libc::fcntl(directory.as_raw_fd(), F_NOTIFY, events) }).map(drop)
 }
 
 /// Lets a descriptor survive exec under its number.

@@ -3,12 +3,15 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 mod arch;
+pub mod bpf_map;
 pub mod capability;
 pub mod descriptor;
 pub mod detached;
 pub mod elf;
+pub mod ethtool;
 pub mod event;
 pub mod exec;
+pub mod fanotify;
 pub mod fork;
 pub mod interrupt;
 pub mod kcmp;
@@ -19,6 +22,7 @@ pub mod memory;
 pub mod message;
 pub mod mount;
 pub mod mqueue;
+pub mod namespace;
 pub mod netfilter;
 pub mod network;
 pub mod packet;
@@ -27,6 +31,7 @@ pub mod pid;
 pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
+pub mod route;
 pub mod sched;
 pub mod socket;
 pub mod steering;
@@ -34,5 +39,6 @@ pub mod sysv;
 pub mod terminal;
 pub mod time_namespace;
 pub mod timer;
+pub mod tun;
 
 pub use pid::Pid;

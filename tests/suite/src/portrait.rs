@@ -14,9 +14,10 @@
 //! | neighbours in maps that are alike | the kernel joins them or not, as they came to be |
 //! | whether anonymous memory that can't be written is accounted for (`ac`) | if it never held anything, mprotect(2) ends that |
 //! | soft-dirty marks (`sd`), pages that are shared with others (`sh` of anonymous memory) | what the kernel notes of accesses |
-//! | cgroup | each sandbox has its own |
+//! | cgroup, and its name in paths of its files | each sandbox has its own |
 //! | signals of timers, whether they are pending | timers go off between the looks |
 //! | what a thread that has ended blocked, and how it was scheduled | it is of no use to anybody |
+//! | the position of a file of /dev/net/tun | it has none; the kernel notes there how much was read last |
 //! | queued signals (SigQ) | counted for the user on the whole host |
 
 use crate::Host;
@@ -45,6 +46,11 @@ const FILES: [&str; 9] = [
 ];
 /// Files of a thread that are.
 const THREAD_FILES: [&str; 3] = ["comm", "timerslack_ns", "cpuset"];
+/// Lines about a descriptor.
+const TOLD: &[&str] = &["pos:", "flags:", "lock:"];
+const TOLD_WITHOUT_POSITION: &[&str] = &["flags:", "lock:", "iff:"];
+/// A file without positions, of which the kernel notes how much was read last.
+const COUNTS: &str = "/dev/net/tun";
 const DELETED: &str = "(deleted)";
 const LINKS: [&str; 3] = ["exe", "cwd", "root"];
 /// Lines of a thread's status that are compared as they stand.
@@ -276,6 +282,14 @@ fn stable(path: &str) -> String {
     if let Some((_, thread)) = path.strip_prefix("/proc/").and_then(|rest| rest.split_once("/task/")) {
         return format!("/proc/thread/{thread}");
     }
+    // A file of the sandbox's own cgroup is one of the new one's afterwards.
+    if let Some((folder, rest)) = path
+        .split_once("/floe/")
+        .filter(|_| path.starts_with("/sys/fs/cgroup/"))
+    {
+        let name = rest.split_once('/').map_or("", |(_, name)| name);
+        return format!("{folder}/floe/*/{name}");
+    }
     path.to_owned()
 }
 
@@ -319,9 +333,14 @@ impl Sitter<'_> {
         for number in list(&format!("{}/fd", self.folder)) {
             let link = fs::read_link(format!("{}/fd/{number}", self.folder)).unwrap_or_default();
             let info = self.text(&format!("fdinfo/{number}"));
+            let told = if link == Path::new(COUNTS) {
+                TOLD_WITHOUT_POSITION
+            } else {
+                TOLD
+            };
             let lines = info
                 .lines()
-                .filter(|line| ["pos:", "flags:", "lock:"].iter().any(|start| line.starts_with(start)));
+                .filter(|line| told.iter().any(|start| line.starts_with(start)));
             let lines: Vec<String> = lines.map(without_numbers_of_a_lock).collect();
             let info: Vec<&str> = lines.iter().map(String::as_str).collect();
             let name = names.of(&link.to_string_lossy());

@@ -31,6 +31,20 @@ fn a_pipeline() {
     bash(&Host::new(), "pipeline", script);
 }
 
+/// Bytes that go through it: more than sort keeps in memory.
+const SORTED_BYTES: u64 = 64 << 20;
+
+#[test]
+fn a_large_input_that_is_sorted() {
+    // Lines of 64 bytes, of which many are alike.
+    let script = format!(
+        "export LC_ALL=C; set -o pipefail; seq {} | awk '{{ n = (n * 48271 + 11) % 2147483647; \
+         printf \"%08d%055d\\n\", n % 300007, 0 }}' | sort -S 16M -T . | uniq -c | sha256sum",
+        SORTED_BYTES / 64
+    );
+    bash(&Host::new(), "sort", &script);
+}
+
 #[test]
 fn compression_of_a_stream() {
     let host = Host::new();

@@ -90,17 +90,31 @@ const SOCKETS: [Case; 21] = [
     ),
 ];
 
-const DESCRIPTORS: [Case; 29] = [
+const DESCRIPTORS: [Case; 31] = [
     ("epoll-of-nobody", &["[eventpoll]"], "that no task of the tree has open"),
     ("inotify", &["inotify"], "IN_CREATE made of watch 1"),
-    ("fanotify", &["[fanotify]"], "a fanotify group"),
+    (
+        "fanotify-event",
+        &["[fanotify]"],
+        "events of fanotify that nobody has read",
+    ),
+    ("fanotify-question", &["[fanotify]"], "is asked for permission"),
     ("userfaultfd-descriptor", &["[userfaultfd]"], "which memory it serves"),
     ("io-uring-descriptor", &["[io_uring]"], "which requests are under way"),
-    ("bpf", &["bpf-map"], "a map of bpf(2)"),
+    ("bpf-map-of-programs", &["bpf-map"], "a map of bpf(2) of kind 3"),
+    (
+        "bpf-map-of-a-program",
+        &["bpf-map"],
+        "a map of bpf(2) that 1 others have",
+    ),
     ("bpf-program", &["bpf-prog"], "a program of bpf(2)"),
     ("types", &["btf"], "types for bpf(2)"),
     ("ruleset", &["[landlock-ruleset]"], "a ruleset of Landlock"),
-    ("tun", &["(/dev/net/tun)"], "a network device of its own"),
+    (
+        "tun-elsewhere",
+        &["(/dev/net/tun)"],
+        "of a network namespace that no task of the tree is in",
+    ),
     ("fuse", &["(/dev/fuse)"], "a file system that its process serves"),
     ("kvm", &["(/dev/kvm)"], "virtual machines"),
     ("perf", &["[perf_event]"], "how far it has counted"),
@@ -117,15 +131,19 @@ const DESCRIPTORS: [Case; 29] = [
         "what it was told to watch",
     ),
     ("proc-device", &["(/proc/bus)"], "it stands for a device"),
-    ("namespace", &["(uts:["], "a namespace that no task of the tree is in"),
-    ("cgroup-file", &["/cgroup.procs)"], "a cgroup file system"),
+    ("namespace", &["(ipc:["], "a namespace that no task of the tree is in"),
+    (
+        "cgroup-file",
+        &["/cpu.pressure)"],
+        "what it was told can't be read back",
+    ),
+    ("debugfs", &["(/"], "a file of debugfs"),
     (
         "message-queue",
         &["(/floe-victim"],
         "it belongs to the host's IPC namespace",
     ),
     ("path-of-a-pipe", &["(pipe:["], "O_PATH descriptor of what has no path"),
-    ("directory-notice", &["/watched)"], "F_NOTIFY"),
     ("ending-lease", &["/ending lease)"], "a lease that is about to end"),
     ("mapped-lease", &["/mapped lease)"], "a lease for writing"),
 ];
@@ -286,6 +304,16 @@ fn what_a_sandbox_holds_is_refused() {
             .any(|finding| finding.starts_with(object) && finding.contains(reason) && finding.contains("; "));
         assert!(found || skipped.contains(kind), "{kind}: {findings:#?}");
     }
+}
+
+#[test]
+fn packets_that_wait_in_a_tun_are_refused() {
+    let host = Host::new();
+    let mut refused = Refused::start(&host, "refused", &["--net", "none"], &["tun-waiting"]);
+    assert_eq!(refused.skipped(), "");
+    let findings = refused.findings();
+    let is_told = findings[0].contains("packets that wait in a tun");
+    assert!(findings.len() == 1 && is_told, "{findings:#?}");
 }
 
 /// A tree that floe did not start and that has no IPC namespace of its own.

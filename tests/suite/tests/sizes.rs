@@ -1,5 +1,5 @@
-//! Large trees keep every PID: wide ones, deep ones, and a process with many threads; and a process with many mappings keeps
-//! each of them.
+//! Large trees keep every PID: wide ones, deep ones, and a process with many threads; and a process with many mappings, or with
+//! many descriptors, keeps each of them.
 
 use floe_suite::{Host, PID_METHODS, Victim, skip};
 use std::{collections::BTreeMap, fs};
@@ -76,4 +76,20 @@ fn a_hundred_thousand_mappings() {
         victim.round_trip("many-mappings", method);
         victim.check(method);
     }
+}
+
+/// The hard limit of whoever runs this decides how many those are.
+#[test]
+fn as_many_descriptors_as_may_be_had() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "descriptors-limit", &[], &[]);
+    victim.round_trip("descriptors-limit", PID_METHODS[0]);
+    victim.check("after a round trip");
+}
+
+#[test]
+fn one_of_too_few_descriptors_notices() {
+    let host = Host::new();
+    let verdict = Victim::start(&host, "descriptors-limit", &[], &["--sabotage"]).verdict();
+    assert!(verdict.starts_with("FAIL"), "{verdict}");
 }

@@ -2,7 +2,7 @@
 //! ways of choosing PIDs, and a checkpoint that lets it run on. Afterwards it must find itself as it was; and it must be
 //! one that would notice.
 
-use floe_suite::{Host, PID_METHODS, Portrait, Victim, run};
+use floe_suite::{Host, PID_METHODS, Portrait, Victim, enter_own_network, run};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -27,9 +27,10 @@ fn survives_on(host: &Host, name: &str) {
     survives_with(host, name, &[]);
 }
 
-/// They have ports that the kernel chose, which it may give to others of the host while they are away.
-const WITH_PORTS: [&str; 13] = [
+/// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
+const WITH_PORTS: [&str; 15] = [
     "epoll-targets",
+    "files-kinds",
     "sockets-ended",
     "sockets-errors",
     "sockets-flight",
@@ -42,6 +43,7 @@ const WITH_PORTS: [&str; 13] = [
     "sockets-tcp",
     "sockets-udp",
     "sockets-unaccepted",
+    "tun",
 ];
 
 /// The options by which a victim gets the network that it needs.
@@ -54,7 +56,11 @@ fn network(name: &str) -> &'static [&'static str] {
 }
 
 fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
-    let mut victim = Victim::start(host, name, network(name), arguments);
+    survives_as(host, name, (network(name), arguments));
+}
+
+fn survives_as(host: &Host, name: &str, (options, arguments): (&[&str], &[&str])) {
+    let mut victim = Victim::start(host, name, options, arguments);
     round_trip(&mut victim, name, name, PID_METHODS[0]);
     round_trip(&mut victim, name, "another", PID_METHODS[1]);
     victim.check("after two round trips without a check between");
@@ -98,6 +104,7 @@ macro_rules! victims {
 
 victims! {
     call_dispatch "call-dispatch",
+    bpf_maps "bpf-maps",
     clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
     credentials "credentials",
@@ -112,12 +119,16 @@ victims! {
     files_directories "files-directories",
     files_events "files-events",
     files_inherited "files-inherited",
+    files_cgroups "files-cgroups",
+    files_fanotify "files-fanotify",
     files_inotify "files-inotify",
     files_inotify_unread "files-inotify-unread",
+    files_kinds "files-kinds",
     files_leases "files-leases",
     files_linked "files-linked",
     files_locks "files-locks",
     files_namespaces "files-namespaces",
+    files_notices "files-notices",
     files_paths "files-paths",
     files_proc "files-proc",
     files_regular "files-regular",
@@ -191,6 +202,7 @@ victims! {
     terminal_sessions "terminal-sessions",
     threads "threads",
     tree_relations "tree-relations",
+    tun "tun",
     vdso "vdso",
     zombies "zombies",
 }
@@ -328,6 +340,13 @@ fn files_on_an_overlay_survive() {
         "{error}"
     );
     linked.check("after a checkpoint that was refused");
+}
+
+/// One of the devices stays there while the tree is away, the others are made anew.
+#[test]
+fn network_devices_survive_in_a_network_that_is_not_the_trees_own() {
+    enter_own_network();
+    survives_as(&Host::new(), "tun", (&["--net", "host"], &[]));
 }
 
 /// floe's own limit on open files is that of every program, and need not be as high as a workload's.

@@ -24,6 +24,7 @@ pub mod stage;
 pub mod sysv;
 pub mod team;
 pub mod timer;
+pub mod tun;
 pub mod waiting;
 
 pub use descriptor::Seen;

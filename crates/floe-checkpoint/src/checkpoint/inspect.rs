@@ -176,7 +176,7 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let mut sandbox = sandbox(held, target, (&streams, &files.input), refusals)?;
+        let mut sandbox = sandbox(held, target, (&streams, &files), refusals)?;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
             sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
@@ -318,7 +318,7 @@ fn foreground(tree: &FoundTree, found: &FoundProcess) -> NsPid {
 fn sandbox(
     held: &HeldTree,
     target: &Target,
-    (streams, in_pipe): (&Streams, &[u8]),
+    (streams, files): (&Streams, &Collected),
     refusals: &mut Refusals,
 ) -> Result<SandboxRecord, InspectError> {
     let (name, command) = match target {
@@ -326,7 +326,7 @@ fn sandbox(
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find(&held.tree, refusals)?;
+    let found = ns::find(&held.tree, &files.devices, refusals)?;
     let (uts, ipc, net, cgroup, mount, devpts) = match found {
         Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts),
         None => (
@@ -353,7 +353,7 @@ fn sandbox(
         mount,
         devpts,
         has_init,
-        console: streams.record(in_pipe),
+        console: streams.record(&files.input),
         log: streams.log,
         command,
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,

@@ -7,8 +7,9 @@ use floe_image::{
     record::{IN_FLIGHT, OpenFileRecord, TerminalLink},
 };
 use floe_resources::file::{
-    Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, deliver, ended_tasks, is_late, is_view, kind_of,
-    place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks, terminal::MadeTerminals,
+    Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, ask_directories, deliver, ended_tasks, is_late,
+    is_view, kind_of, place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks,
+    terminal::MadeTerminals,
 };
 use floe_sys::{
     Pid,
@@ -139,6 +140,7 @@ pub fn connect_all(
     // A process loses its locks on a file, and is not told of a queue any more, with the first descriptor that it closes.
     stash.close(|pid| world.puppets.get(&pid.0))?;
     take_locks(stash.own(), &holders)?;
+    ask_directories(stash.own(), &holders)?;
     set_signals(own, &holders)?;
     set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
     Ok(())

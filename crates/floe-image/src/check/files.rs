@@ -7,6 +7,9 @@ use crate::{
 };
 use std::collections::HashSet;
 
+/// All that a directory can tell of, DN_* of linux/fcntl.h.
+const DN_ALL: u32 = 0x3f;
+
 /// Descriptors that can't have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileFault {
@@ -37,6 +40,14 @@ pub enum FileFault {
     /// Through no descriptor, or none that the kernel gives.
     #[error("a lock through descriptor {number} of process {pid} is impossible")]
     Lock {
+        /// Whose.
+        pid: i32,
+        /// The descriptor's number.
+        number: i32,
+    },
+    /// The same of a directory's signals.
+    #[error("a notice through descriptor {number} of process {pid} is impossible")]
+    Notice {
         /// Whose.
         pid: i32,
         /// The descriptor's number.
@@ -77,15 +88,22 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFaul
             })?;
             last = number;
         }
+        let has = |number: i32| {
+            let place = table.descriptors.binary_search_by_key(&number, |one| one.number);
+            place.is_ok()
+        };
+        for notice in &table.notices {
+            let number = notice.number;
+            // What is nobody's tells nobody.
+            let fits = has(number) && notice.events & DN_ALL != 0 && pid != IN_FLIGHT.0;
+            ensure(fits, || FileFault::Notice { pid, number })?;
+        }
         for lock in &table.locks {
             let (pid, number) = (table.pid.0, lock.number);
-            let place = table
-                .descriptors
-                .binary_search_by_key(&number, |descriptor| descriptor.number);
             let end = lock.start.checked_add(lock.length);
             let inside = end.is_some_and(|end| end <= i64::MAX as u64);
             let whole = !matches!(lock.kind, LockKind::Flock | LockKind::Lease) || (lock.start, lock.length) == (0, 0);
-            ensure(place.is_ok() && inside && whole, || FileFault::Lock { pid, number })?;
+            ensure(has(number) && inside && whole, || FileFault::Lock { pid, number })?;
         }
     }
     match owners.iter().find(|pid| !seen.contains(pid)) {

@@ -80,6 +80,17 @@ pub struct DescriptorTableRecord {
     pub descriptors: Vec<DescriptorRecord>,
     /// Locks on files that are taken through them.
     pub locks: Vec<FileLock>,
+    /// Directories that tell the process of what happens in them.
+    pub notices: Vec<DirectoryNotice>,
+}
+
+/// That a directory tells of something by a signal: F_NOTIFY of fcntl(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryNotice {
+    /// The number of the descriptor that the signal names.
+    pub number: i32,
+    /// DN_*.
+    pub events: u32,
 }
 
 /// A lock on a file.

@@ -16,8 +16,8 @@ mod time;
 mod vma_details;
 
 pub use file::{
-    DescriptorRecord, DescriptorTableRecord, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord, OpenFileRecord,
-    SignalOwner, SignalTarget,
+    DescriptorRecord, DescriptorTableRecord, DirectoryNotice, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord,
+    OpenFileRecord, SignalOwner, SignalTarget,
 };
 pub use huge::{HUGE_PAGE, HugeRun};
 pub use index::{Chunk, IndexRecord, RecordEntry};

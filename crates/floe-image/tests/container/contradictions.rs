@@ -434,6 +434,13 @@ fn descriptors_that_are_none_are_refused() {
         &format!("descriptor 1 of process 1 refers to open file {missing}, which is missing"),
         &|d| d.file = missing,
     );
+    let notice = |number: i32, change: &dyn Fn(&mut DirectoryNotice)| {
+        let text = format!("a notice through descriptor {number} of process 1 is impossible");
+        contradiction(&text, |s| change(&mut s.descriptor_tables[0].notices[0]));
+    };
+    notice(99, &|n| n.number = 99);
+    let number = sample::whole().descriptor_tables[0].notices[0].number;
+    notice(number, &|n| n.events = 1 << 31);
 }
 
 #[test]

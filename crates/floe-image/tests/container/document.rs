@@ -159,7 +159,9 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"path": bytes("/srv/link"), "file_type": 0o120_000, "device": 0},
             {"path": bytes("/proc/1/limits"), "ended": null},
             {"path": bytes("/proc/12/task/13/comm"), "ended": 13},
-            {"name": "net"},
+            {"name": "net", "left": null},
+            {"name": "uts", "left": {"inode": 4711, "host": bytes("elsewhere"), "domain": bytes("(none)")}},
+            {"path": bytes("/sys/fs/cgroup/floe/job/cgroup.procs"), "own": {"hierarchy": [], "name": bytes("cgroup.procs")}},
             {"pair": 0},
             {"pair": 0},
             {"name": "log", "shape": {"file_type": 0o010_000, "socket": null, "terminal": false, "device": 0},
@@ -167,6 +169,12 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"family": 2, "kind": 2, "protocol": 1, "local": [2, 0, 0, 7, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], "remote": null,
              "packets": [{"header": echoed, "source": 0, "destination": 0, "content": [0, 0, 255, 247, 0, 7, 0, 1], "mark": 0, "time": 0}],
              "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": []},
+            {"flags": 2, "event_flags": 0o100_000, "marks": [
+                {"of": "File", "path": bytes("/srv"), "masks": {"told": 0x4800_0020, "ignored": 2, "flags": 0x40}},
+                {"of": "Filesystem", "path": bytes("/home"), "masks": {"told": 0x38, "ignored": 0, "flags": 0}},
+            ]},
+            {"map": 0},
+            {"path": bytes("/dev/net/tun"), "device": {"number": 0, "detached": true}},
         ])
     );
     assert_eq!(
@@ -178,6 +186,12 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"terminal": terminal_in_json(),
              "master": {"multiplexer": 0, "exclusive": false, "stopped": false, "locked": false, "opened": true, "packet": 8,
                         "input": {"bytes": bytes("said"), "ends": [], "pushed": false, "quoting": false, "beyond": []}}},
+            {"kind": 1, "key_bytes": 2, "value_bytes": 3, "most": 10, "flags": 1, "node": 0, "frozen": true,
+             "name": bytes("counts\0\0\0\0\0\0\0\0\0\0"), "keys": bytes("ke"), "values": bytes("val")},
+            {"name": bytes("tap7"), "kind": 0x1102, "persist": false, "owner": 1000, "group": null, "send_buffer": 100_000,
+             "header_bytes": 12, "endian": [true, false], "offload": 3, "flags": 0x1043, "mtu": 1500, "queue": 1000,
+             "address": [2, 0, 0, 0, 0, 1], "carrier": true, "routes": [],
+             "addresses": [[2, 24, 128, 0, 5, 0, 0, 0, 8, 0, 2, 0, 10, 9, 8, 7]]},
         ])
     );
 }

@@ -2,6 +2,8 @@
 //! error, in bounded memory.
 
 #![allow(missing_docs, reason = "nobody but these tests sees it")]
+// For lists in JSON of all kinds of files.
+#![recursion_limit = "256"]
 
 mod contradictions;
 mod damage;

@@ -6,7 +6,7 @@ use floe_image::{
     chunk::{CHUNK_PAGES, PAGE_BYTES},
     record::*,
 };
-use sample_files::{open_files, pipe, table, terminal_object};
+use sample_files::{bpf_map_object, open_files, pipe, table, terminal_object, tun_object};
 use std::io::Write;
 
 #[path = "sample_files.rs"]
@@ -222,6 +222,8 @@ pub fn whole() -> Sample {
             pipe(0, 65_536, b"not read yet", &[(8, true), (4, false)]),
             pipe(1, 4096, b"", &[]),
             terminal_object(),
+            bpf_map_object(),
+            tun_object(),
         ],
         descriptor_tables: vec![
             table(

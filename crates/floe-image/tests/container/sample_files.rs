@@ -82,11 +82,29 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ),
         ("proc", 0o100_000, 12, body(&(path("/proc/1/limits"), None::<i32>))),
         ("proc", 0o100_000, 3, body(&(path("/proc/12/task/13/comm"), Some(13)))),
-        ("namespace", 0o100_000, 0, body(&"net")),
+        ("namespace", 0o100_000, 0, body(&("net", NO_LEFT))),
+        (
+            "namespace",
+            0o100_000,
+            0,
+            body(&("uts", Some((4711_u64, path("elsewhere"), path("(none)"))))),
+        ),
+        (
+            "cgroup",
+            0o100_000,
+            7,
+            body(&(
+                path("/sys/fs/cgroup/floe/job/cgroup.procs"),
+                Some((path(""), path("cgroup.procs"))),
+            )),
+        ),
         ("terminal-master", 0o2, 0, body(&0_u32)),
         ("terminal-slave", 0o4_001, 0, body(&0_u32)),
         ("external", 0o1, 0, external_pipe()),
         ("raw-socket", 0o2, 0, echo_socket()),
+        ("fanotify", 0o4_002, 0, body(&(2_u32, 0o100_000_u32, fanotify_marks()))),
+        ("bpf-map", 0o2, 0, body(&0_u32)),
+        ("tun", 0o4_002, 0, body(&(path("/dev/net/tun"), Some((0_u32, true))))),
     ]
     .into_iter()
     .enumerate()
@@ -108,6 +126,9 @@ pub fn open_files() -> Vec<OpenFileRecord> {
     })
     .collect()
 }
+
+/// A namespace that tasks are in.
+const NO_LEFT: Option<(u64, Vec<u8>, Vec<u8>)> = None;
 
 type Maker = (i32, u32, u32);
 type Name = (Vec<u8>, i32, Option<(u32, u32, u32)>);
@@ -253,6 +274,48 @@ fn tcp_connection() -> Vec<u8> {
     ))
 }
 
+/// Of a file and of a filesystem.
+fn fanotify_marks() -> Vec<(u32, Vec<u8>, [u32; 3])> {
+    vec![
+        (0, path_of("/srv"), [0x4800_0020, 2, 0x40]),
+        (2, path_of("/home"), [0x38, 0, 0]),
+    ]
+}
+
+/// A hash with one entry.
+pub fn bpf_map_object() -> ObjectRecord {
+    let shape = (1_u32, 2_u32, 3_u32, 10_u32, 1_u32, 0_u32);
+    let mut name = path_of("counts");
+    name.resize(16, 0);
+    ObjectRecord {
+        kind: "bpf-map".to_owned(),
+        id: 0,
+        version: 1,
+        body: body(&(shape, name, true, path_of("ke"), path_of("val"))),
+    }
+}
+
+/// A tap with an address.
+pub fn tun_object() -> ObjectRecord {
+    let who = (Some(1000_u32), None::<u32>);
+    let settings = (100_000_u32, 12_u32, [true, false], 3_u32);
+    let link = (0x1043_u32, 1500_u32, 1000_u32, vec![2_u8, 0, 0, 0, 0, 1], true);
+    let address = vec![2_u8, 24, 128, 0, 5, 0, 0, 0, 8, 0, 2, 0, 10, 9, 8, 7];
+    ObjectRecord {
+        kind: "tun".to_owned(),
+        id: 0,
+        version: 1,
+        body: body(&(
+            (path_of("tap7"), 0x1102_u16, false),
+            who,
+            settings,
+            link,
+            vec![address],
+            Vec::<Vec<u8>>::new(),
+        )),
+    }
+}
+
 fn body(value: &impl Serialize) -> Vec<u8> {
     codec::encode(value).expect("a short body")
 }
@@ -297,9 +360,15 @@ pub fn table(pid: i32, descriptors: &[(i32, u32, bool)]) -> DescriptorTableRecor
         start: 10,
         length: 5,
     });
+    let own = descriptors.last().filter(|_| pid != IN_FLIGHT.0);
+    let notice = own.map(|descriptor| DirectoryNotice {
+        number: descriptor.number,
+        events: 1 << 31 | 5,
+    });
     DescriptorTableRecord {
         pid: NsPid(pid),
         descriptors,
         locks: lock.into_iter().collect(),
+        notices: notice.into_iter().collect(),
     }
 }

@@ -5,6 +5,7 @@ use super::{
     DumpContext, Externals, FileError, FoundFile, KINDS, PATH_KINDS, external,
     found::Finder,
     locks::{self, FoundLocks},
+    notices,
     queue::FoundQueues,
     signals,
     socket::{Ending, Held, Keeper, TcpMode},
@@ -48,6 +49,8 @@ pub struct Collected {
     keeper: Rc<Keeper>,
     /// Duplicates of files that are only on their way through sockets: contents are read from them.
     _flying: Vec<FoundFile>,
+    /// Names of network devices that go with the tree's files.
+    pub devices: HashSet<Vec<u8>>,
     /// Leaders of sessions, and which of the tree's terminals controls each.
     pub sessions: HashMap<Pid, u32>,
 }
@@ -108,6 +111,8 @@ pub fn collect(
         usual: super::socket::UsualOptions::default(),
         memory,
         queues,
+        maps: super::bpf_map::FoundMaps::default(),
+        tuns: super::tun::FoundTuns::default(),
         processes: Rc::new(processes),
         tasks: tasks(tree),
         groups: tree
@@ -123,7 +128,7 @@ pub fn collect(
     for process in tree.living().filter(own_table) {
         let subject = process.subject();
         let task = process.task();
-        let mut descriptors = Vec::new();
+        let (mut descriptors, mut notices) = (Vec::new(), Vec::new());
         let mut finder = Finder::new(task)?;
         for number in procfs::descriptors(task)? {
             let found = finder.own(&subject, number)?;
@@ -131,6 +136,7 @@ pub fn collect(
             let held = locks::held(&found, context.contents, context.refusals);
             if let Some(file) = known.number_of(&found, &mut context)?.0 {
                 found_locks.add((tables.len(), process.pid, number), (&found, file), held);
+                notices.extend(notices::asked_by(process.pid, &found, &context.memory)?);
                 descriptors.push(DescriptorRecord {
                     number,
                     file,
@@ -142,6 +148,7 @@ pub fn collect(
             pid: NsPid(process.ns_pid),
             descriptors,
             locks: Vec::new(),
+            notices,
         });
     }
     let flying = on_their_way(&mut known, &mut context, (&mut tables, &mut found_locks))?;
@@ -157,6 +164,8 @@ pub fn collect(
         .pipes
         .refuse_outside_ends(&inside, options.search_outside, context.refusals)?;
     context.unix.settle_outside(&inside, options.external, context.refusals);
+    context.maps.refuse_shared(context.refusals);
+    context.tuns.refuse_shared(context.refusals);
     let super::terminal::ResolvedTerminals { objects, sessions } =
         context.terminals.resolve(&inside, context.refusals)?;
     context.objects.extend(objects);
@@ -182,6 +191,7 @@ pub fn collect(
         held,
         keeper: context.keeper,
         _flying: flying,
+        devices: context.tuns.names().map(<[u8]>::to_vec).collect(),
         sessions,
     })
 }
@@ -240,6 +250,7 @@ fn on_their_way(
             pid: IN_FLIGHT,
             descriptors,
             locks: Vec::new(),
+            notices: Vec::new(),
         });
     }
     Ok(held_files)
@@ -293,7 +304,7 @@ impl KnownFiles {
                         self.external.insert(found.link.clone());
                     }
                     let id = self.records.len() as u32;
-                    let (flags, position) = (found.flags(), found.info.position);
+                    let (flags, position) = (found.flags(), found.position());
                     self.records.push(OpenFileRecord {
                         id,
                         kind,

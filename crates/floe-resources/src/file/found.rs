@@ -6,7 +6,11 @@ use floe_sys::{
     Pid, descriptor,
     procfs::{Descriptors, FdInfo},
 };
-use nix::{errno::Errno, sys::statfs::fstatfs};
+use nix::{
+    errno::Errno,
+    sys::statfs::fstatfs,
+    unistd::{Whence, lseek},
+};
 use std::{
     collections::HashMap,
     fs::{File, Metadata},
@@ -186,6 +190,17 @@ impl FoundFile {
     #[must_use]
     pub fn file_type(&self) -> u32 {
         self.metadata.mode() & libc::S_IFMT
+    }
+
+    /// Its position; 0 of devices where it can't be moved, and some count what was read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        match self.info.position {
+            // Elsewhere to ask is not without effect: views of /proc may be read anew.
+            position if self.file_type() != libc::S_IFCHR => position,
+            _ if lseek(self.as_fd(), 0, Whence::SeekCur) == Err(Errno::ESPIPE) => 0,
+            position => position,
+        }
     }
 
     /// Flags but O_CLOEXEC, which belongs to the descriptor.

@@ -1,8 +1,11 @@
 //! The kernel's own memory, which is opened once for all files, when the first of them asks for it.
 
-use floe_sys::kernel::{
-    FileMemory, HiddenOption, InotifyQueue, MessageQueue, SocketState, UnacceptedConnection, WaitingConnection,
-    WaitingPacket,
+use floe_sys::{
+    Pid,
+    kernel::{
+        DirectoryNotice, FanotifyGroup, FileMemory, HiddenOption, InotifyQueue, MapUse, MessageQueue, SocketState,
+        UnacceptedConnection, WaitingConnection, WaitingPacket,
+    },
 };
 use std::{cell::OnceCell, io, net::IpAddr, os::fd::BorrowedFd};
 
@@ -21,6 +24,30 @@ impl Memory {
     /// What an inotify instance holds.
     pub(super) fn inotify(&self, instance: BorrowedFd<'_>) -> io::Result<InotifyQueue> {
         self.get()?.inotify(instance)
+    }
+
+    /// What was asked for through an open directory, by one of `processes`.
+    pub(super) fn directory_notices(
+        &self,
+        directory: BorrowedFd<'_>,
+        processes: &[Pid],
+    ) -> io::Result<Vec<DirectoryNotice>> {
+        self.get()?.directory_notices(directory, processes)
+    }
+
+    /// What is told nowhere of a fanotify group.
+    pub(super) fn fanotify(&self, group: BorrowedFd<'_>) -> io::Result<FanotifyGroup> {
+        self.get()?.fanotify(group)
+    }
+
+    /// Who has a map of bpf(2).
+    pub(super) fn bpf_map(&self, map: BorrowedFd<'_>) -> io::Result<MapUse> {
+        self.get()?.bpf_map(map)
+    }
+
+    /// What a queue or stack of bpf(2) holds, of as many bytes each.
+    pub(super) fn bpf_queue(&self, map: BorrowedFd<'_>, value_bytes: u32, most: u32) -> io::Result<Vec<u8>> {
+        self.get()?.bpf_queue(map, value_bytes, most)
     }
 
     /// What a message queue holds.

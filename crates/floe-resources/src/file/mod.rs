@@ -1,6 +1,8 @@
 //! Descriptors. Each kind of file is one folder that owns how it is recognised, its record, dump and restore; all that
 //! several kinds need is here. Adding a kind is one folder and one line in [`KINDS`].
 
+mod bpf_map;
+mod cgroup;
 mod collect;
 mod console;
 mod device;
@@ -13,6 +15,7 @@ mod holders;
 mod locks;
 mod memory;
 mod namespace;
+mod notices;
 mod outside;
 mod path_only;
 mod pipe;
@@ -25,6 +28,7 @@ mod signals;
 mod socket;
 mod stash;
 pub mod terminal;
+mod tun;
 mod unsupported;
 
 pub use collect::{CollectOptions, Collected, collect};
@@ -34,6 +38,7 @@ pub use external::{Externals, GrantError, Grants, Rule, RuleError, is_external};
 pub use found::FoundFile;
 pub use holders::Holders;
 pub use locks::take_all as take_locks;
+pub use notices::ask_all as ask_directories;
 pub use place::{PlaceError, TablePlan, place_wave};
 pub use proc::{ended_tasks, is_view, say_anew};
 pub use queue::set_notices;
@@ -71,6 +76,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &directory::Directory,
     &path_only::PathOnly,
     &proc::Proc,
+    &cgroup::Cgroup,
     &namespace::Namespace,
     &device::Device,
     &device::ControllingTerminal,
@@ -85,6 +91,7 @@ pub const KINDS: &[&dyn FileKind] = &[
     &event::TimerFd,
     &event::PidFd,
     &event::Inotify,
+    &event::Fanotify,
     &epoll::Epoll,
     &socket::Unix,
     &socket::Inet,
@@ -92,6 +99,8 @@ pub const KINDS: &[&dyn FileKind] = &[
     &socket::Raw,
     &queue::Queue,
     &external::External,
+    &bpf_map::BpfMap,
+    &tun::Tun,
 ];
 
 /// A file that could not be saved or opened again.
@@ -185,6 +194,10 @@ pub struct DumpContext<'a> {
     memory: memory::Memory,
     /// POSIX message queues found so far.
     queues: queue::FoundQueues,
+    /// Maps of bpf(2) found so far.
+    maps: bpf_map::FoundMaps,
+    /// Devices of tun found so far.
+    tuns: tun::FoundTuns,
     /// Terminals found so far.
     terminals: terminal::FoundTerminals,
     /// The tree's processes: their ids in floe's namespace and in their own.
@@ -238,6 +251,10 @@ pub struct OpenContext<'a> {
     usual: socket::UsualOptions,
     connections: socket::MadeConnections,
     queues: queue::MadeQueues,
+    maps: bpf_map::MadeMaps,
+    tuns: tun::MadeTuns,
+    /// UTS namespaces that no task is in.
+    namespaces: HashMap<u64, OwnedFd>,
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
     outside: Outside<'a>,
@@ -292,6 +309,9 @@ impl<'a> OpenContext<'a> {
             queues: queue::MadeQueues::default(),
             outside,
             repaired: Vec::new(),
+            maps: bpf_map::MadeMaps::default(),
+            tuns: tun::MadeTuns::default(),
+            namespaces: HashMap::new(),
             terminals: None,
         })
     }
@@ -400,6 +420,7 @@ const PATH_KINDS: &[&dyn FileKind] = &[
     &directory::Directory,
     &path_only::PathOnly,
     &proc::Proc,
+    &cgroup::Cgroup,
     &namespace::Namespace,
 ];
 

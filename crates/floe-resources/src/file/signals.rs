@@ -3,7 +3,7 @@
 //! They are set again by a task that has the file: with a signal goes the number by which O_ASYNC was set, and whom the
 //! owner may signal depends on who made it one.
 
-use super::{DumpContext, FileError, FoundFile, Holders};
+use super::{DumpContext, FileError, FoundFile, Holders, notices};
 use floe_image::record::{FileSignals, NsPid, OpenFileRecord, SignalOwner, SignalTarget};
 use floe_sys::{
     Pid,
@@ -22,6 +22,11 @@ pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<O
         return Ok(Some(None));
     }
     let seen = descriptor::signals(found.as_fd()).map_err(FileError::system("read the owner of", found.title()))?;
+    if let Some(reason) = notices::obstacle(found, &context.memory) {
+        let object = found.title();
+        context.refusals.add(Some(&found.subject), object, reason, "reset it");
+        return Ok(None);
+    }
     let Some((kind, id)) = seen.owner else {
         let some = seen.signal != 0;
         return Ok(Some(some.then_some(FileSignals {
@@ -29,15 +34,6 @@ pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<O
             signal: seen.signal,
         })));
     };
-    let mut refuse = |reason: &str, advice| {
-        context
-            .refusals
-            .add(Some(&found.subject), found.title(), reason, advice);
-        Ok(None)
-    };
-    if found.metadata.is_dir() {
-        return refuse("what F_NOTIFY was told to watch can't be read back", "reset it");
-    }
     let host = Pid::new(id);
     let (target, inside) = match kind {
         OwnerKind::Thread => (SignalTarget::Thread, context.tasks.get(&host)),
@@ -45,7 +41,11 @@ pub(super) fn read(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<O
         OwnerKind::Group => (SignalTarget::Group, context.groups.get(&host)),
     };
     let Some(inside) = inside.copied() else {
-        return refuse("its owner (F_SETOWN) is not in the tree", "reset it");
+        let reason = "its owner (F_SETOWN) is not in the tree";
+        context
+            .refusals
+            .add(Some(&found.subject), found.title(), reason, "reset it");
+        return Ok(None);
     };
     Ok(Some(Some(FileSignals {
         owner: Some(SignalOwner {

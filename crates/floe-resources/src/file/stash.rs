@@ -108,6 +108,7 @@ mod tests {
             pid,
             descriptors: descriptors.collect(),
             locks: Vec::new(),
+            notices: Vec::new(),
         }
     }
 

@@ -8,11 +8,6 @@ const GIVE: &str = "close it, or give it anew when the tree is restored (--exter
 /// Anonymous inodes: how their names begin; what they are, and why not; what to do.
 const ANONYMOUS: &[(&str, &str, &str)] = &[
     (
-        "[fanotify]",
-        "a fanotify group can't be carried yet",
-        "use inotify, or run the program without it",
-    ),
-    (
         "[userfaultfd]",
         "a userfaultfd: threads may wait for it, and which memory it serves is told nowhere",
         CLOSE,
@@ -26,11 +21,6 @@ const ANONYMOUS: &[(&str, &str, &str)] = &[
         "[perf_event]",
         "an event of perf_event_open(2): how far it has counted can't be set",
         "end profiling first",
-    ),
-    (
-        "bpf-map",
-        "a map of bpf(2): programs in the kernel may use it",
-        "close it, and have a process outside of the tree hold it",
     ),
     (
         "bpf-prog",
@@ -67,11 +57,6 @@ const ANONYMOUS: &[(&str, &str, &str)] = &[
 
 /// Devices with something behind them: path; what; what to do.
 const DEVICES: &[(&str, &str, &str)] = &[
-    (
-        "/dev/net/tun",
-        "a network device of its own (tun, tap)",
-        "close it, or have a process outside of the tree make the device",
-    ),
     (
         "/dev/fuse",
         "a file system that its process serves (FUSE)",

@@ -10,6 +10,7 @@ use crate::{refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
+use std::collections::HashSet;
 
 /// The namespaces of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +29,16 @@ pub struct FoundNamespaces {
     pub devpts: NamespaceOrigin,
 }
 
-/// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before).
+/// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before). Network devices with
+/// the names `carried` go with files of the tree.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Option<FoundNamespaces>, NsError> {
+pub fn find(
+    tree: &FoundTree,
+    carried: &HashSet<Vec<u8>>,
+    refusals: &mut Refusals,
+) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
     let pid = root.task();
     let mut found = FoundNamespaces {
@@ -52,7 +58,7 @@ pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Option<FoundNam
         );
     }
     if found.net == NamespaceOrigin::Own {
-        refuse_devices(pid, refusals)?;
+        refuse_devices(pid, carried, refusals)?;
     }
     if found.mount == NamespaceOrigin::Own && mounts::look(pid, refusals)? {
         found.devpts = NamespaceOrigin::Own;
@@ -85,7 +91,7 @@ fn uts(pid: Pid) -> Result<(NamespaceOrigin, String, String), NsError> {
     Ok((origin(pid, "uts")?, host, domain))
 }
 
-fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
+fn refuse_devices(pid: Pid, carried: &HashSet<Vec<u8>>, refusals: &mut Refusals) -> Result<(), NsError> {
     let path = format!("/proc/{pid}/net/dev");
     let text = std::fs::read_to_string(&path).map_err(|source| NsError::Read { path, source })?;
     for name in text
@@ -93,7 +99,7 @@ fn refuse_devices(pid: Pid, refusals: &mut Refusals) -> Result<(), NsError> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, _)| name.trim())
     {
-        if name != "lo" {
+        if name != "lo" && !carried.contains(name.as_bytes()) {
             refusals.add(
                 None,
                 format!("network device {name}"),

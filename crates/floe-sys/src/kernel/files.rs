@@ -1,6 +1,6 @@
 //! What open files hold.
 
-use super::{KernelMemory, connections, datagrams, hidden, inotify, mqueue, tasks, unaccepted};
+use super::{KernelMemory, bpf_map, connections, datagrams, dnotify, hidden, inotify, mqueue, tasks, unaccepted};
 use std::io;
 
 /// The kernel's memory, to be read for what open files hold.
@@ -17,6 +17,8 @@ impl FileMemory {
             &mqueue::STRUCTURES,
             &connections::STRUCTURES,
             &unaccepted::STRUCTURES,
+            &dnotify::STRUCTURES,
+            &bpf_map::STRUCTURES,
             &tasks::STRUCTURES,
             &datagrams::STRUCTURES,
             &hidden::STRUCTURES,

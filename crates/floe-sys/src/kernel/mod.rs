@@ -3,9 +3,12 @@
 
 mod aio;
 pub(crate) mod bpf;
+mod bpf_map;
 mod btf;
 mod connections;
 mod datagrams;
+mod dnotify;
+mod fanotify;
 mod files;
 mod hidden;
 mod inotify;
@@ -16,8 +19,11 @@ mod terminals;
 mod unaccepted;
 
 pub use aio::{AioContext, aio_contexts};
+pub use bpf_map::MapUse;
 pub use connections::WaitingConnection;
 pub use datagrams::{SocketState, WaitingPacket};
+pub use dnotify::DirectoryNotice;
+pub use fanotify::FanotifyGroup;
 pub use files::FileMemory;
 pub use hidden::HiddenOption;
 pub use inotify::{InotifyEvent, InotifyQueue};

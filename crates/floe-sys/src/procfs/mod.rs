@@ -2,6 +2,7 @@
 //! files are its tests, with a thin `read` beside it.
 
 mod autogroup;
+mod cgroups;
 mod descriptor;
 mod limits;
 mod locks;
@@ -13,6 +14,7 @@ mod status;
 mod timers;
 
 pub use autogroup::autogroup_nice;
+pub use cgroups::{OwnCgroup, own_cgroups};
 pub use descriptor::{Descriptors, FdInfo, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use locks::leased_for_writing;

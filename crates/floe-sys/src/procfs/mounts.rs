@@ -5,6 +5,8 @@ use super::{ProcError, read};
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
+    /// Its number, as long as it is there.
+    pub id: u32,
     /// Device number of its filesystem, 20 bits for the minor part.
     pub device: u32,
     /// Where it is, as its process has it.
@@ -22,16 +24,18 @@ pub fn mount_points(folder: &str) -> Result<Vec<MountPoint>, ProcError> {
 
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut words = line.split(|byte| *byte == b' ');
-    let device = std::str::from_utf8(words.nth(2)?).ok()?;
+    let id = std::str::from_utf8(words.next()?).ok()?;
+    let device = std::str::from_utf8(words.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     Some(MountPoint {
+        id: id.parse().ok()?,
         device: major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?,
         path: unescaped(words.nth(1)?),
     })
 }
 
 /// Of `\040` and its like, as mountinfo writes blanks.
-fn unescaped(word: &[u8]) -> Vec<u8> {
+pub(super) fn unescaped(word: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((first, behind)) = rest.split_first() {
@@ -61,6 +65,7 @@ mod tests {
     fn lines_are_read() {
         let line = b"36 35 254:3 / /srv/a\\040b rw,noatime master:1 - ext4 /dev/root rw";
         let wanted = MountPoint {
+            id: 36,
             device: 254 << 20 | 3,
             path: b"/srv/a b".to_vec(),
         };

@@ -1,5 +1,5 @@
 //! Descriptors of the victim's namespaces: by /proc, by a pidfd, by O_PATH; shared with another process. Each is the one that
-//! the victim is in, and can be entered.
+//! the victim is in, and can be entered; but one, which nobody is in.
 
 use std::{
     fs,
@@ -51,6 +51,7 @@ fn main() {
             }
         });
         let uts = held[7].fd;
+        let left = Left::new();
         move |findings: &mut Findings| {
             if findings.sabotage() {
                 place(held[0].fd, held[1].fd, 0);
@@ -58,6 +59,7 @@ fn main() {
             for held in &held {
                 held.check(findings);
             }
+            left.check(findings);
             let told = findings.take("ask the other process", peer.ask(uts.into()));
             findings.same("whether it can enter", &Some(1), &told);
         }
@@ -100,5 +102,35 @@ impl Held {
             &Some(self.flags),
             &call::fcntl(self.fd, libc::F_GETFL, 0).ok(),
         );
+    }
+}
+
+/// Two descriptors of a UTS namespace that nobody is in.
+struct Left([RawFd; 2]);
+
+impl Left {
+    /// Entered by the thread that makes it, which ends.
+    fn new() -> Self {
+        let make = || {
+            // SAFETY: a number.
+            call::checked(unsafe { libc::unshare(libc::CLONE_NEWUTS) }.into()).expect("unshare");
+            nix::unistd::sethostname("left").expect("a name");
+            [0; 2].map(|flags| open(Path::new("/proc/thread-self/ns/uts"), libc::O_RDONLY | flags))
+        };
+        Self(std::thread::scope(|scope| scope.spawn(make).join()).expect("a namespace"))
+    }
+
+    fn check(&self, findings: &mut Findings) {
+        let [one, other] = self.0.map(|fd| borrowed(fd).metadata().map(|found| found.ino()).ok());
+        findings.that(one.is_some() && one == other, "they are two namespaces");
+        findings.that(!is_the_one("uts", self.0[0]), "it is the victim's own");
+        let entered = self.0[0];
+        let look = move || {
+            // SAFETY: numbers.
+            call::checked(unsafe { libc::setns(entered, libc::CLONE_NEWUTS) }.into())?;
+            Ok::<_, std::io::Error>(nix::unistd::gethostname()?)
+        };
+        let name = std::thread::scope(|scope| scope.spawn(look).join()).expect("it ends");
+        findings.same("its name", &Some("left".into()), &name.ok());
     }
 }

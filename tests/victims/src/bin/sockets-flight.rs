@@ -1,10 +1,16 @@
 //! Descriptors on their way through unix sockets: one of each kind that nobody else has open, in messages that keep their
 //! order and borders, in sockets that are on their way themselves.
 
+#[path = "flight/kernel.rs"]
+mod kernel;
 #[path = "flight/kinds.rs"]
 mod kinds;
+#[path = "flight/one_each.rs"]
+mod one_each;
 #[path = "flight/shapes.rs"]
 mod shapes;
+#[path = "flight/views.rs"]
+mod views;
 
 use victims::{Findings, play};
 
@@ -13,7 +19,7 @@ type Check = Box<dyn FnMut(&mut Findings)>;
 fn main() {
     play(|stage| {
         let mut checks: Vec<Check> = vec![
-            Box::new(kinds::all(stage)),
+            Box::new(one_each::all(stage)),
             Box::new(shapes::borders()),
             Box::new(shapes::many_at_once(stage)),
             Box::new(shapes::shared(stage)),

@@ -1,12 +1,15 @@
 //! Files of events but epoll: counters, signals, timers, ends of processes, changes of files.
 
 mod eventfd;
+mod fanotify;
 mod inotify;
 pub(super) mod pidfd;
 mod signalfd;
 mod timerfd;
+mod watched;
 
 pub use eventfd::EventFd;
+pub use fanotify::Fanotify;
 pub use inotify::Inotify;
 pub use pidfd::PidFd;
 pub use signalfd::SignalFd;

@@ -1,10 +1,13 @@
 //! Descriptors of namespaces, namespaces(7): by /proc/PID/ns, a bind mount of that, or ioctl(2) on a pidfd. Those that the
-//! tree is in are carried; one that nobody of it is in would have to be kept alive by the descriptor alone.
+//! tree is in are carried; of others, which the descriptor alone keeps alive, those whose names are all that is in them.
+
+mod left;
 
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, was_opened};
 use crate::mm::FileIdentity;
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::{NamespaceOf, namespace_of, pidfd_open};
+use left::Left;
 use nix::{fcntl::OFlag, sys::stat::Mode};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +22,8 @@ pub struct Namespace;
 struct Body {
     /// Its name in /proc/PID/ns.
     name: String,
+    /// Where no task is in it.
+    left: Option<Left>,
 }
 
 /// All namespaces of a task, and what gives one by a pidfd. Those for children come last: most are the task's own.
@@ -53,19 +58,29 @@ impl FileKind for Namespace {
         match NAMES.iter().find(|(name, _)| is_it(name)) {
             Some((name, _)) => Ok(Some(codec::encode(&Body {
                 name: (*name).to_owned(),
+                left: None,
             })?)),
-            None => {
-                let reason = "a namespace that no task of the tree is in can't be carried";
-                context
-                    .refusals
-                    .add(Some(&file.subject), file.title(), reason, "close it");
-                Ok(None)
-            }
+            None => match left::look(file)? {
+                Some(left) => Ok(Some(codec::encode(&Body {
+                    name: "uts".to_owned(),
+                    left: Some(left),
+                })?)),
+                None => {
+                    let reason = "a namespace that no task of the tree is in can't be carried";
+                    context
+                        .refusals
+                        .add(Some(&file.subject), file.title(), reason, "close it");
+                    Ok(None)
+                }
+            },
         }
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let (name, kind) = possible(record)?;
+        let (name, kind, left) = possible(record)?;
+        if let Some(left) = left {
+            return left.open(record, context);
+        }
         let puppet = context.puppets.values().next().ok_or_else(|| FileError::Unknown {
             id: record.id,
             what: "there is no task whose namespace it could be".to_owned(),
@@ -81,21 +96,27 @@ impl FileKind for Namespace {
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
-        Ok(format!("the tree's {} namespace", possible(record)?.0))
+        let (name, _, left) = possible(record)?;
+        Ok(match left {
+            None => format!("the tree's {name} namespace"),
+            Some(_) => format!("another {name} namespace"),
+        })
     }
 
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-        let (name, _) = possible(record)?;
+        let (name, ..) = possible(record)?;
         let exists = std::fs::symlink_metadata(format!("/proc/self/ns/{name}")).is_ok();
         Ok((!exists).then(|| format!("this kernel has no {name} namespaces")))
     }
 }
 
-fn possible(record: &OpenFileRecord) -> Result<(&'static str, NamespaceOf), FileError> {
+fn possible(record: &OpenFileRecord) -> Result<(&'static str, NamespaceOf, Option<Left>), FileError> {
     let body: Body = decode(record)?;
-    let found = NAMES.iter().find(|(name, _)| *name == body.name);
-    found.copied().ok_or_else(|| FileError::Unknown {
+    let mut known = NAMES.iter();
+    let found = known.find(|(name, _)| *name == body.name && (body.left.is_none() || body.name == "uts"));
+    let (name, kind) = found.ok_or_else(|| FileError::Unknown {
         id: record.id,
         what: "there is no namespace of its kind".to_owned(),
-    })
+    })?;
+    Ok((name, *kind, body.left))
 }

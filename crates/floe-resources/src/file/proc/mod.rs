@@ -5,7 +5,11 @@
 
 mod find;
 
-use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, seek};
+use super::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext,
+    cgroup::{self, Cgroup},
+    decode, open_flags, seek,
+};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
 use nix::{
@@ -120,6 +124,9 @@ impl FileKind for Proc {
 /// # Errors
 /// [`FileError`].
 pub fn say_anew(record: &OpenFileRecord, file: &File) -> Result<(), FileError> {
+    if record.kind == Cgroup.name() {
+        return cgroup::say_anew(record, file);
+    }
     let body = possible(record)?;
     let wrap = |action| FileError::system(action, String::from_utf8_lossy(&body.path).into_owned());
     if body.ended.is_some() {
@@ -136,7 +143,9 @@ pub fn say_anew(record: &OpenFileRecord, file: &File) -> Result<(), FileError> {
 /// Whether [`say_anew`] is about this one.
 #[must_use]
 pub fn is_view(record: &OpenFileRecord) -> bool {
-    record.kind == Proc.name() && record.position != 0 && record.flags & libc::O_PATH as u32 == 0
+    [Proc.name(), Cgroup.name()].contains(&record.kind.as_str())
+        && record.position != 0
+        && record.flags & libc::O_PATH as u32 == 0
 }
 
 /// The tasks that have ended, and that files of /proc are about.

@@ -1,5 +1,6 @@
-//! A message for each kind of file.
+//! One file of each kind, each with what tells whether it is as it was.
 
+use super::{kernel, views};
 use std::{
     ffi::CString,
     fs::{self, File},
@@ -14,16 +15,16 @@ use std::{
     },
     path::Path,
 };
-use victims::{Findings, Seen, Stage, call, letter, socket};
+use victims::{Findings, Stage, call, letter, socket};
 
 /// What finds a file as it was, and leaves it so.
-type Check = Box<dyn FnMut(&mut Findings, &OwnedFd)>;
-type Made = (&'static str, OwnedFd, Check);
+pub type Check = Box<dyn FnMut(&mut Findings, &OwnedFd)>;
+/// Its name, the file, and its check.
+pub type Made = (&'static str, OwnedFd, Check);
 
-/// All of them wait in one socket, each in a message of its own; nobody else has them.
-pub fn all(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
-    let (near, far) = UnixDatagram::pair().expect("a pair");
-    let made: Vec<Made> = vec![
+/// One of each kind.
+pub fn each(stage: &Stage) -> Vec<Made> {
+    let mut made = vec![
         regular(stage),
         appended(stage),
         deleted(stage),
@@ -50,40 +51,9 @@ pub fn all(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
         locked(stage),
         owned(),
     ];
-    let mut checks = Vec::new();
-    for (name, file, mut check) in made {
-        let mut findings = Findings::new(false);
-        check(&mut findings, &file);
-        assert_eq!(findings.verdict(), "ok", "{name} before it is sent");
-        let seen = Seen::of(file.as_raw_fd());
-        letter::send(near.as_raw_fd(), name.as_bytes(), &[file.as_fd()]).expect("send");
-        checks.push((name, seen, check));
-    }
-    move |findings| {
-        for (name, seen, check) in &mut checks {
-            let got = letter::receive(far.as_raw_fd(), 100, 0).expect("receive");
-            let Some(got) = got else {
-                return findings.add(format!("the message with {name} is gone"));
-            };
-            findings.same("message", &name.as_bytes(), &&got.bytes[..]);
-            let Some(file) = got.files.first() else {
-                return findings.add(format!("{name} is not with its message"));
-            };
-            if findings.sabotage() && *name == "regular" {
-                File::from(file.try_clone().expect("dup"))
-                    .read_exact(&mut [0; 3])
-                    .expect("read");
-            }
-            let now = Seen::of(file.as_raw_fd());
-            let same =
-                (seen.flags, seen.position, seen.mode, seen.size) == (now.flags, now.position, now.mode, now.size);
-            findings.that(same, format!("{name} was {seen:?}, is {now:?}"));
-            let mut own = Findings::new(false);
-            check(&mut own, file);
-            findings.that(own.verdict() == "ok", format!("{name}: {}", own.verdict()));
-            letter::send(near.as_raw_fd(), name.as_bytes(), &[file.as_fd()]).expect("send");
-        }
-    }
+    made.extend(views::each(stage));
+    made.extend(kernel::each(stage));
+    made
 }
 
 fn plain(file: &OwnedFd) -> File {
@@ -245,9 +215,10 @@ fn timerfd() -> Made {
 fn pidfd() -> Made {
     // SAFETY: plain numbers.
     let file = made(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) } as i32);
-    let check = |findings: &mut Findings, file: &OwnedFd| {
+    let own = std::process::id();
+    let check = move |findings: &mut Findings, file: &OwnedFd| {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
-        findings.that(text.contains(&format!("Pid:\t{}\n", std::process::id())), text);
+        findings.that(text.contains(&format!("Pid:\t{own}\n")), text);
     };
     ("a pidfd", file, Box::new(check))
 }

@@ -13,21 +13,25 @@ use victims::{
     memory::Mapping,
     pty::{self, Pty},
     stage::fork,
+    tun::{self, Tun},
 };
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
     ("epoll-of-nobody", epoll_of_nobody),
     ("inotify", inotify),
-    ("fanotify", |_| made(libc::SYS_fanotify_init, &[0, 0])),
+    ("fanotify-event", fanotify_event),
+    ("fanotify-question", fanotify_question),
     ("pidfd-of-a-parent", pidfd_of_a_parent),
     ("userfaultfd-descriptor", |_| memory::fault_descriptor().map(unchanged)),
     ("io-uring-descriptor", io_uring),
-    ("bpf", bpf),
+    ("bpf-map-of-programs", bpf_map_of_programs),
+    ("bpf-map-of-a-program", bpf_map_of_a_program),
     ("bpf-program", bpf_program),
     ("types", types),
     ("ruleset", ruleset),
-    ("tun", |_| opened("/dev/net/tun", libc::O_RDWR)),
+    ("tun-elsewhere", tun_elsewhere),
+    ("tun-waiting", tun_waiting),
     ("fuse", |_| opened("/dev/fuse", libc::O_RDWR)),
     ("kvm", |_| opened("/dev/kvm", libc::O_RDWR)),
     ("perf", |_| memory::perf_event().map(unchanged)),
@@ -43,9 +47,9 @@ pub const KINDS: &[(&str, Make)] = &[
     ("proc-device", |_| opened("/proc/bus", libc::O_RDONLY)),
     ("namespace", left_namespace),
     ("cgroup-file", cgroup_file),
+    ("debugfs", debugfs),
     ("message-queue", message_queue),
     ("path-of-a-pipe", path_of_a_pipe),
-    ("directory-notice", directory_notice),
     ("ending-lease", ending_lease),
     ("mapped-lease", mapped_lease),
 ];
@@ -63,6 +67,31 @@ fn inotify(stage: &Stage) -> io::Result<Check> {
     raw(libc::SYS_inotify_add_watch, &arguments)?;
     fs::write(stage.path("made"), "")?;
     Ok(unchanged(instance))
+}
+
+fn fanotify(stage: &Stage, name: &str, class: u32, mask: u64) -> io::Result<RawFd> {
+    let folder = stage.path(name);
+    fs::create_dir(&folder)?;
+    // SAFETY: numbers.
+    let group = call::checked(i64::from(unsafe { libc::fanotify_init(class, 0) }))? as RawFd;
+    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes())?;
+    let mask = mask | libc::FAN_EVENT_ON_CHILD;
+    // SAFETY: the path ends with a NUL.
+    let marked = unsafe { libc::fanotify_mark(group, libc::FAN_MARK_ADD, mask, libc::AT_FDCWD, path.as_ptr()) };
+    call::checked(marked.into())?;
+    Ok(group)
+}
+
+/// With an event that nobody reads.
+fn fanotify_event(stage: &Stage) -> io::Result<Check> {
+    let group = fanotify(stage, "told", libc::FAN_CLASS_NOTIF, libc::FAN_CLOSE_WRITE)?;
+    fs::write(stage.path("told/file"), "")?;
+    Ok(unchanged(group))
+}
+
+/// Files there can be opened when it says so.
+fn fanotify_question(stage: &Stage) -> io::Result<Check> {
+    fanotify(stage, "asked", libc::FAN_CLASS_CONTENT, libc::FAN_OPEN_PERM).map(unchanged)
 }
 
 /// Of a process that is not in the tree: who started it.
@@ -123,14 +152,14 @@ fn io_uring(_: &Stage) -> io::Result<Check> {
     made(libc::SYS_io_uring_setup, &[4, parameters.as_mut_ptr() as usize])
 }
 
-fn bpf(_: &Stage) -> io::Result<Check> {
-    Ok(unchanged(bpf_map()?.into_raw_fd()))
+fn bpf_map_of_programs(_: &Stage) -> io::Result<Check> {
+    Ok(unchanged(bpf_map(3)?.into_raw_fd()))
 }
 
-/// An array of one.
-pub fn bpf_map() -> io::Result<OwnedFd> {
-    // BPF_MAP_CREATE of an array: type, bytes of a key, of a value, entries.
-    let attributes = [2u32, 4, 4, 1, 0, 0, 0, 0];
+/// Of one entry.
+pub fn bpf_map(kind: u32) -> io::Result<OwnedFd> {
+    // BPF_MAP_CREATE: type, bytes of a key, of a value, entries.
+    let attributes = [kind, 4, 4, 1, 0, 0, 0, 0];
     let made = raw(libc::SYS_bpf, &[0, attributes.as_ptr() as usize, 32])?;
     // SAFETY: just made.
     Ok(unsafe { OwnedFd::from_raw_fd(made as RawFd) })
@@ -140,12 +169,33 @@ fn bpf_program(_: &Stage) -> io::Result<Check> {
     socket_program().map(|program| unchanged(program.into_raw_fd()))
 }
 
-/// It leaves at once.
+/// It leaves at once: r0 = 0; exit.
 pub fn socket_program() -> io::Result<OwnedFd> {
+    load(&[0xb7, 0x95])
+}
+
+/// An array that a program on its way through a socket uses.
+fn bpf_map_of_a_program(_: &Stage) -> io::Result<Check> {
+    let map = bpf_map(2)?.into_raw_fd();
+    // r1 = the map (BPF_PSEUDO_MAP_FD), in two halves; r0 = 0; exit.
+    let code = [0x1118_u64 | (map as u64) << 32, 0, 0xb7, 0x95];
+    let program = load(&code)?;
+    let number = program.as_raw_fd();
+    let socket = std::os::unix::net::UnixStream::pair()?.0;
+    // SAFETY: a number, and a length that is that of the number.
+    let attached = unsafe {
+        let (place, length) = ((&raw const number).cast(), size_of::<i32>() as u32);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, place, length)
+    };
+    call::checked(attached.into())?;
+    drop(program);
+    std::mem::forget(socket);
+    Ok(unchanged(map))
+}
+
+fn load(code: &[u64]) -> io::Result<OwnedFd> {
     const BPF_PROG_LOAD: usize = 5;
     const BPF_PROG_TYPE_SOCKET_FILTER: u64 = 1;
-    // r0 = 0; exit.
-    let code = [0xb7_u64, 0x95];
     let license = c"GPL".as_ptr() as u64;
     let attributes = [
         BPF_PROG_TYPE_SOCKET_FILTER | (code.len() as u64) << 32,
@@ -232,12 +282,46 @@ fn terminal_echo(_: &Stage) -> io::Result<Check> {
     Ok(unchanged(pty.slave))
 }
 
+/// Of a network namespace that nobody is in any more.
+fn tun_elsewhere(_: &Stage) -> io::Result<Check> {
+    let own = fs::File::open("/proc/self/ns/net")?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    let check = opened("/dev/net/tun", libc::O_RDWR);
+    nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    check
+}
+
+/// With a packet that nobody reads.
+fn tun_waiting(_: &Stage) -> io::Result<Check> {
+    let device = Tun::new(0, "waits", tun::TUN | tun::NO_INFORMATION);
+    device.set_size(1200);
+    device.set_address([10, 66, 0, 1], [255, 255, 255, 0]);
+    device.raise();
+    let socket = std::net::UdpSocket::bind("10.66.0.1:0")?;
+    socket.send_to(b"packet", "10.66.0.2:9")?;
+    Ok(unchanged(device.file))
+}
+
+/// To be told what to watch.
 fn cgroup_file(_: &Stage) -> io::Result<Check> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let line = mounts.lines().find(|line| line.contains(" - cgroup"));
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
     let folder = line.and_then(|line| line.split(' ').nth(4));
-    let folder = folder.ok_or_else(|| io::Error::other("no cgroup file system is mounted"))?;
-    opened(Path::new(folder).join("cgroup.procs"), libc::O_RDONLY)
+    let folder = folder.ok_or_else(|| io::Error::other("no cgroup file system of version 2 is mounted"))?;
+    opened(Path::new(folder).join("cpu.pressure"), libc::O_RDWR)
+}
+
+/// The root directory of a file system that is mounted nowhere.
+fn debugfs(_: &Stage) -> io::Result<Check> {
+    const CREATE: usize = 6;
+    let context = raw(libc::SYS_fsopen, &[c"debugfs".as_ptr() as usize, 0])? as usize;
+    raw(libc::SYS_fsconfig, &[context, CREATE, 0, 0, 0])?;
+    let root = raw(libc::SYS_fsmount, &[context, 0, 0])? as usize;
+    call::close(context as RawFd);
+    let flags = (libc::O_RDONLY | libc::O_DIRECTORY) as usize;
+    let check = made(libc::SYS_openat, &[root, c".".as_ptr() as usize, flags]);
+    call::close(root as RawFd);
+    check
 }
 
 /// Of another IPC namespace, from a child that was there.
@@ -263,19 +347,6 @@ fn message_queue(_: &Stage) -> io::Result<Check> {
     call::wait(child, 0)?;
     [told, tell, process].into_iter().for_each(call::close);
     check
-}
-
-fn directory_notice(stage: &Stage) -> io::Result<Check> {
-    const F_NOTIFY: i32 = 1026;
-    const DN_CREATE: i32 = 4;
-    const DN_MULTISHOT: u32 = 0x8000_0000;
-    let path = stage.path("watched");
-    fs::create_dir(&path)?;
-    // SAFETY: the notice is a signal that is ignored.
-    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let fd = open(&path, libc::O_RDONLY);
-    call::fcntl(fd, F_NOTIFY, DN_CREATE | DN_MULTISHOT as i32)?;
-    Ok(unchanged(fd))
 }
 
 fn plain(stage: &Stage, name: &str) -> RawFd {
@@ -326,7 +397,7 @@ fn mapped_lease(stage: &Stage) -> io::Result<Check> {
 
 /// One that nobody is in any more.
 fn left_namespace(_: &Stage) -> io::Result<Check> {
-    let check = opened("/proc/self/ns/uts", libc::O_RDONLY)?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS)?;
+    let check = opened("/proc/self/ns/ipc", libc::O_RDONLY)?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     Ok(check)
 }

@@ -219,7 +219,7 @@ fn unix_waiting(stage: &Stage) -> io::Result<Check> {
 /// What is on its way is refused as it would be in a table.
 fn unix_flight(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
-    let map = bpf_map()?;
+    let map = bpf_map(3)?;
     letter::send(near.as_raw_fd(), b"map", &[map.as_fd()])?;
     forget(near);
     Ok(kept(far))

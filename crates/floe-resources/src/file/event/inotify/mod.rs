@@ -7,7 +7,10 @@ mod cause;
 mod find;
 mod waiting;
 
-use super::Lines;
+use super::{
+    Lines,
+    watched::{Mounts, path_of},
+};
 use crate::{
     file::{
         ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, open_flags,
@@ -15,7 +18,7 @@ use crate::{
     },
     refusal::Passing,
 };
-use find::{FoundWatch, Mounts, path_of};
+use find::FoundWatch;
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
     descriptor::{bytes_to_read, open_in_root},
@@ -191,7 +194,7 @@ fn watches(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec
     let mounts = Mounts::read(file.viewer)?;
     for line in lines.all_words("inotify") {
         let found = FoundWatch::parse(line).ok_or_else(|| lines.malformed("inotify"))?;
-        let Some(path) = path_of(&found, &mounts, context) else {
+        let Some(path) = path_of(&found.file, &mounts, context) else {
             let reason = format!(
                 "the file of its watch {} can't be found by a path any more",
                 found.number

@@ -1,0 +1,125 @@
+//! Messages of netlink(7).
+
+use crate::descriptor::adopt;
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send},
+};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Bytes of `struct nlmsghdr` and of `struct nlattr`.
+const HEAD: usize = 16;
+const ATTRIBUTE_HEAD: usize = 4;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// Kinds of attributes without their two flags.
+const KIND: u16 = 0x3fff;
+
+/// Attributes, one behind the other: kind and value.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let head = bytes.get(..ATTRIBUTE_HEAD)?;
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let value = bytes.get(ATTRIBUTE_HEAD..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([head[2], head[3]]) & KIND, value))
+    })
+}
+
+/// Adds one.
+pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    bytes.extend(((value.len() + ATTRIBUTE_HEAD) as u16).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// A message to the kernel.
+pub(super) struct Request(Vec<u8>);
+
+impl Request {
+    pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+        let mut bytes = ((HEAD + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
+        // Sequence number and port.
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        Self(bytes)
+    }
+
+    fn send(&self) -> Result<OwnedFd, Errno> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: numbers.
+        let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        let socket = Errno::result(socket).map(adopt)?;
+        send(socket.as_raw_fd(), &self.0, MsgFlags::empty())?;
+        Ok(socket)
+    }
+
+    /// Has it done.
+    pub(super) fn perform(&self) -> Result<(), Errno> {
+        self.answers().map(drop)
+    }
+
+    /// What it is answered with: bodies.
+    pub(super) fn answers(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let socket = self.send()?;
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let got = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+            let mut rest = buffer.get(..got).ok_or(Errno::EMSGSIZE)?;
+            while let Some((kind, body, behind)) = split(rest) {
+                match kind {
+                    NLMSG_DONE => return Ok(all),
+                    NLMSG_ERROR => {
+                        let code = body
+                            .get(..4)
+                            .and_then(|code| code.try_into().ok())
+                            .map(i32::from_ne_bytes);
+                        return match code {
+                            Some(0) => Ok(all),
+                            Some(error) => Err(Errno::from_raw(-error)),
+                            None => Err(Errno::EPROTO),
+                        };
+                    }
+                    _ => all.push(body.to_vec()),
+                }
+                rest = behind;
+            }
+        }
+    }
+}
+
+/// Kind and body of the first message, and what follows.
+fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let head = bytes.get(..HEAD)?;
+    let length = u32::from_ne_bytes(head[..4].try_into().ok()?) as usize;
+    let body = bytes.get(HEAD..length)?;
+    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((u16::from_ne_bytes([head[4], head[5]]), body, behind))
+}
+
+/// All that the kernel has of a kind.
+pub(super) fn dump(kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    Request::new(kind, libc::NLM_F_DUMP as u16, body).answers()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{attribute, attributes};
+
+    #[test]
+    fn attributes_are_read_as_they_are_written() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, 3, b"lo\0");
+        attribute(&mut bytes, 4 | 0x8000, &[]);
+        assert_eq!(bytes.len(), 12);
+        let read: Vec<_> = attributes(&bytes).collect();
+        assert_eq!(read, [(3, &b"lo\0"[..]), (4, &[])]);
+        assert_eq!(attributes(&bytes[..5]).count(), 0);
+    }
+}
