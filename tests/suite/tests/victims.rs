@@ -28,9 +28,10 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 15] = [
+const WITH_PORTS: [&str; 16] = [
     "epoll-targets",
     "files-kinds",
+    "sockets-connecting",
     "sockets-ended",
     "sockets-errors",
     "sockets-flight",
@@ -183,6 +184,7 @@ victims! {
     sockets_options "sockets-options",
     sockets_packet "sockets-packet",
     sockets_raw "sockets-raw",
+    sockets_connecting "sockets-connecting",
     sockets_ended "sockets-ended",
     sockets_errors "sockets-errors",
     sockets_tcp "sockets-tcp",

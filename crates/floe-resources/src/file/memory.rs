@@ -7,7 +7,7 @@ use floe_sys::{
         UnacceptedConnection, WaitingConnection, WaitingPacket,
     },
 };
-use std::{cell::OnceCell, io, net::IpAddr, os::fd::BorrowedFd};
+use std::{cell::OnceCell, io, net::SocketAddr, os::fd::BorrowedFd};
 
 /// It, or why it can't be read.
 #[derive(Default)]
@@ -95,8 +95,8 @@ impl Memory {
         self.get()?.packet_memberships(socket)
     }
 
-    /// The address that a socket of the internet's is connected with, which is no connection.
-    pub(super) fn connected_with(&self, socket: BorrowedFd<'_>) -> io::Result<Option<IpAddr>> {
+    /// The address that a socket of the internet's is connected with, or connects with.
+    pub(super) fn connected_with(&self, socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
         self.get()?.connected_with(socket)
     }
 }

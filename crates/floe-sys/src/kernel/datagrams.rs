@@ -4,7 +4,7 @@
 use super::FileMemory;
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::BorrowedFd,
 };
 
@@ -86,24 +86,27 @@ impl FileMemory {
         Ok(found)
     }
 
-    /// The address that a socket of the caller's, of the internet's and no connection, is connected with: one without a port
-    /// is told by no call.
+    /// The address that a socket of the caller's, of the internet's, is connected with, or connects with: one without a port,
+    /// and one that has not answered yet, is told by no call.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn connected_with(&self, socket: BorrowedFd<'_>) -> io::Result<Option<IpAddr>> {
-        const TCP_ESTABLISHED: u8 = 1;
+    pub fn connected_with(&self, socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+        /// include/net/tcp_states.h: TCP_ESTABLISHED, TCP_SYN_SENT.
+        const CONNECTED: [u8; 2] = [1, 2];
         let (memory, sock) = (&self.0, self.sock(socket)?);
         let number = |member: &str| memory.number("sock_common", sock, member);
-        if number("skc_state")? as u8 != TCP_ESTABLISHED {
+        if !CONNECTED.contains(&(number("skc_state")? as u8)) {
             return Ok(None);
         }
+        let port = u16::from_be(number("skc_dport")? as u16);
         if i32::from(number("skc_family")? as u16) == libc::AF_INET {
-            return Ok(Some(Ipv4Addr::from(number("skc_daddr")?.to_ne_bytes()).into()));
+            let four = Ipv4Addr::from(number("skc_daddr")?.to_ne_bytes());
+            return Ok(Some((four, port).into()));
         }
         let place = sock + memory.types.offset("sock_common", "skc_v6_daddr")?;
         let bytes: [u8; 16] = memory.bytes(place, 16)?.try_into().expect("16 bytes");
-        Ok(Some(Ipv6Addr::from(bytes).into()))
+        Ok(Some((Ipv6Addr::from(bytes), port).into()))
     }
 
     fn packet(&self, buffer: u64) -> io::Result<WaitingPacket> {

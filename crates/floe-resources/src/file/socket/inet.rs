@@ -26,6 +26,7 @@ use floe_sys::socket::{end_leftovers, events, set_option};
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sched::CloneFlags,
     sys::socket::{Shutdown, SockaddrStorage, bind, connect, shutdown},
 };
@@ -54,7 +55,7 @@ struct Body {
     protocol: i32,
     /// Its own address, where it is bound.
     local: Option<SocketAddr>,
-    /// That of a UDP socket's other end.
+    /// That of a UDP socket's other end, or of where a TCP one is connecting to.
     remote: Option<SocketAddr>,
     /// How many connections may wait, where it listens.
     listens: Option<u32>,
@@ -79,7 +80,8 @@ impl Body {
         let is_udp =
             self.kind == libc::SOCK_DGRAM && [libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE].contains(&self.protocol);
         [libc::AF_INET, libc::AF_INET6].contains(&self.family)
-            && (is_tcp && self.remote.is_none() || is_udp && self.listens.is_none())
+            && (is_tcp || is_udp && self.listens.is_none())
+            && (is_udp || self.remote.is_none() || self.listens.is_none() && self.ended.is_none())
             && (self.waiting.is_empty() || self.listens.is_some())
             && (self.ended.is_none() || is_tcp && self.listens.is_none())
             && (self.datagrams.is_empty() || is_udp && self.local.is_some())
@@ -147,6 +149,16 @@ impl FileKind for Inet {
                     None => {
                         context.connections.hidden.extend(body.local);
                         return Ok(None);
+                    }
+                },
+                None if tcp.is_connecting() => match context.memory.connected_with(socket) {
+                    Ok(remote) if body.error == 0 => body.remote = remote,
+                    _ => {
+                        return refuse(
+                            file,
+                            context,
+                            "a TCP connection that is only being made can't be carried yet",
+                        );
                     }
                 },
                 None if body.error != 0 => {
@@ -224,6 +236,24 @@ impl FileKind for Inet {
         connect_all(record.id, &possible(record)?.waiting, holders)
     }
 
+    /// What was connecting asks once more, when all who listen are there.
+    fn complete(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        let body = possible(record)?;
+        let (Some(remote), Some(place)) = (body.remote, holders.first(record.id)) else {
+            return Ok(());
+        };
+        if body.kind != libc::SOCK_STREAM {
+            return Ok(());
+        }
+        let socket = holders.fetch(place)?;
+        let failed = |source: Errno| system("connect", record.id, source.into());
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(remote)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => set_status(socket.as_fd(), record),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
         let body = possible(record)?;
         let protocol = match body.protocol {
@@ -235,6 +265,7 @@ impl FileKind for Inet {
         let state = match (body.listens, body.remote) {
             (Some(_), _) if body.waiting.is_empty() => ", listens".to_owned(),
             (Some(_), _) => format!(", listens, {} connections wait", body.waiting.len()),
+            (None, Some(remote)) if body.kind == libc::SOCK_STREAM => format!(", connects to {remote}"),
             (None, Some(remote)) => format!(", sends to {remote}"),
             (None, None) if body.ended.is_some() => ", ended".to_owned(),
             (None, None) => String::new(),
@@ -440,7 +471,7 @@ fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<()
         let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(local));
         or_without_leftovers(local, context, bind).map_err(failed("bind (is its port taken?)"))?;
     }
-    if let Some(remote) = body.remote {
+    if let Some(remote) = body.remote.filter(|_| body.kind == libc::SOCK_DGRAM) {
         let connected = connect(socket.as_raw_fd(), &SockaddrStorage::from(remote));
         connected.map_err(|error| ("connect", error.into()))?;
     }

@@ -13,6 +13,7 @@ pub(super) struct TcpState {
 }
 
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_SYN_SENT: u8 = 2;
 const TCP_FIN_WAIT1: u8 = 4;
 const TCP_FIN_WAIT2: u8 = 5;
 const TCP_CLOSE: u8 = 7;
@@ -35,9 +36,14 @@ impl TcpState {
         })
     }
 
-    /// Whether there is a connection, or is to be one.
+    /// Whether there is a connection, or the other end has asked for one.
     pub(super) fn is_connection(&self) -> bool {
-        ![TCP_CLOSE, TCP_LISTEN].contains(&self.state)
+        ![TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT].contains(&self.state)
+    }
+
+    /// Whether this end has asked for one, and has no answer yet.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.state == TCP_SYN_SENT
     }
 
     pub(super) fn is_carried(&self) -> bool {

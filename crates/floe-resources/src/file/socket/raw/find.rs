@@ -130,7 +130,7 @@ fn addresses(file: &FoundFile, body: &mut Body, context: &DumpContext<'_>) -> Fo
                 port.fill(0);
             }
             let other = match context.memory.connected_with(file.as_fd()) {
-                Ok(connected) => other.or_else(|| connected.map(without_port)),
+                Ok(connected) => other.or_else(|| connected.map(|other| without_port(other.ip()))),
                 Err(error) => {
                     let reason = format!(
                         "whom a raw socket is connected with is told by the kernel's memory alone, which can't be read \
