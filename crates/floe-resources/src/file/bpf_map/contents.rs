@@ -39,6 +39,14 @@ const NUMA_NODE: u32 = 1 << 2;
 /// Flags that are carried: BPF_F_NO_PREALLOC, _NUMA_NODE, _ZERO_SEED, _RDONLY_PROG, _WRONLY_PROG, _MMAPABLE.
 pub(super) const FLAGS: u32 = 1 | NUMA_NODE | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
 
+/// Bytes of keys and values that a map may have room for: the kernel may take memory for all of them at once.
+pub(super) const MOST_ROOM: u64 = 1 << 30;
+
+/// Bytes of them that one with such sizes has room for.
+pub(super) fn room(key_bytes: u32, value_bytes: u32, most: u32) -> u64 {
+    (u64::from(key_bytes) + u64::from(value_bytes)).saturating_mul(most.into())
+}
+
 /// Whether a map of this kind has no keys.
 pub(super) fn is_queue(kind: u32) -> bool {
     [QUEUE, STACK].contains(&kind)
@@ -50,6 +58,9 @@ impl MapContents {
         let impossible = |what: &str| io::Error::other(what.to_owned());
         if !KINDS.contains(&self.kind) || self.flags & !FLAGS != 0 {
             return Err(impossible("it is of a kind that floe does not know"));
+        }
+        if room(self.key_bytes, self.value_bytes, self.most) > MOST_ROOM {
+            return Err(impossible("it has room for more than a map may"));
         }
         let mut like = MapInfo {
             kind: self.kind,

@@ -3,7 +3,7 @@
 use super::{
     super::{DumpContext, FileError, FoundFile, event::Lines},
     OBJECT_KIND,
-    contents::{FLAGS, KINDS, MapContents, is_queue},
+    contents::{FLAGS, KINDS, MOST_ROOM, MapContents, is_queue, room},
 };
 use crate::refusal::{Refusals, Subject};
 use floe_image::{codec, record::ObjectRecord};
@@ -153,9 +153,14 @@ fn obstacle(info: &MapInfo) -> Option<String> {
     if typed || info.ifindex != 0 || info.map_extra != 0 {
         return Some("a map of bpf(2) with types (BTF), or on a network device".to_owned());
     }
-    let each = u64::from(info.key_size) + u64::from(info.value_size);
-    let queue = is_queue(kind) && each * u64::from(info.max_entries) > MOST_BYTES;
-    queue.then(|| format!("a queue of bpf(2) that may hold more than {} MiB", MOST_BYTES >> 20))
+    let room = room(info.key_size, info.value_size, info.max_entries);
+    if is_queue(kind) && room > MOST_BYTES {
+        return Some(format!(
+            "a queue of bpf(2) that may hold more than {} MiB",
+            MOST_BYTES >> 20
+        ));
+    }
+    (room > MOST_ROOM).then(|| format!("a map of bpf(2) with room for more than {} MiB", MOST_ROOM >> 20))
 }
 
 /// Keys and values.

@@ -5,6 +5,11 @@
 //!   attributes. It is opened, closed, or its times are set to what they are;
 //! - of a watch that was removed, or whose file was deleted: all but moves. It is made again for a directory or a file of
 //!   floe's own, and removed or deleted again.
+//!
+//! Tried for what happened in a directory that is watched still: to cause it in a directory of floe's own whose watch has the
+//! number, and to give that to the real one then. Whatever ends the first watch (inotify_rm_watch(2), IN_ONESHOT, deletion)
+//! queues IN_IGNORED with that number, behind all else, where no read takes it without the events before it; and it is only
+//! lost where the queue has overflown, which is an event too (Linux 6.18).
 
 use super::Watch;
 use floe_sys::kernel::InotifyQueue;
