@@ -5,7 +5,7 @@ use super::{
     datagram::{self, Datagram},
     devices::{check_devices, devices_of},
     duplicate, family, number_option,
-    options::{self, Filter, SocketOption},
+    options::{self, Filter, SocketOption, Suspects},
     pending,
     raw::is_raw,
     refuse,
@@ -366,14 +366,27 @@ pub(super) fn listener<'c>(
         context.inet.records = Some(Rc::new(found.collect::<Result<_, FileError>>()?));
     }
     let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
-    let found = records
-        .iter()
-        .find(|(_, body)| body.listens.is_some() && body.is_at(place));
-    let Some((id, body)) = found else {
+    let Some((id, body)) = listener_among(&records, place) else {
         return Ok(None);
     };
     listening(*id, body, context)?;
     Ok(context.inet.listening.get(id).map(|(_, socket)| socket))
+}
+
+fn listener_among(records: &[(u32, Body)], place: SocketAddr) -> Option<&(u32, Body)> {
+    records
+        .iter()
+        .find(|(_, body)| body.listens.is_some() && body.is_at(place))
+}
+
+/// The options that what is accepted at an address may have got from the socket that listens: the tree's own, or one of
+/// floe's.
+pub(super) fn suspects_of(place: SocketAddr, context: &OpenContext<'_>) -> Suspects {
+    let records = context.inet.records.as_ref();
+    let listener = records.and_then(|records| listener_among(records, place));
+    let options = listener.into_iter().flat_map(|(_, body)| &body.options);
+    let reused = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    Suspects::These(options.map(SocketOption::which).chain([reused]).collect())
 }
 
 impl Body {

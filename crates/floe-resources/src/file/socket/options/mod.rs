@@ -8,6 +8,7 @@ mod usual;
 pub(super) use filter::{EXTENDED, Filter, filter};
 pub(super) use hidden::{devices, has_groups, hidden, of_packets, unreadable_groups};
 pub(super) use usual::Usual;
+use usual::UsualOption;
 pub(in crate::file) use usual::UsualOptions;
 
 use super::{has_error, number_option};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    rc::Rc,
 };
 
 /// An option that could not be set.
@@ -107,8 +109,30 @@ impl SocketOption {
 /// Those that are carried, and level and name of those that can't be.
 type Differing = (Vec<SocketOption>, Vec<(i32, i32)>);
 
+/// Which options may differ.
+#[derive(Debug, Clone)]
+pub(super) enum Suspects {
+    /// Any.
+    All,
+    /// Those that an accepted socket has got from the one that listens, or that were changed on the way: level and name.
+    These(Rc<[(i32, i32)]>),
+}
+
+impl Suspects {
+    fn has(&self, option: &UsualOption) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(these) => these.contains(&(option.level, option.name)),
+        }
+    }
+}
+
 /// Options of `socket` that are not as usual.
 pub(super) fn differing(socket: BorrowedFd<'_>, usual: &Usual) -> Result<Differing, Errno> {
+    differing_among(&Suspects::All, socket, usual)
+}
+
+fn differing_among(suspects: &Suspects, socket: BorrowedFd<'_>, usual: &Usual) -> Result<Differing, Errno> {
     let (mut carried, mut others) = (Vec::new(), Vec::new());
     // Before Linux 5.14 nobody can tell.
     let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(3);
@@ -119,7 +143,7 @@ pub(super) fn differing(socket: BorrowedFd<'_>, usual: &Usual) -> Result<Differi
         let of_a_connection = is_connected && OF_A_CONNECTION.contains(&(level, name));
         is_connected && (is(libc::SO_SNDBUF, 1) || is(libc::SO_RCVBUF, 2)) || of_a_connection
     };
-    for option in usual.all() {
+    for option in usual.all().iter().filter(|option| suspects.has(option)) {
         let (level, name) = (option.level, option.name);
         let is = read(socket, level, name)?;
         let differs = is.filter(|is| Some(is) != option.value.as_ref() && !is_chosen(level, name));
@@ -215,10 +239,15 @@ pub(super) fn are_possible(options: &[SocketOption]) -> bool {
         .all(|option| known(option) && option.value.len() <= LONGEST)
 }
 
-/// Has a socket's options be `options`, and else as usual: what was accepted has got some from the socket that listens.
-pub(super) fn set_all(socket: BorrowedFd<'_>, usual: &Usual, options: &[SocketOption]) -> Result<(), io::Error> {
+/// Has a socket's options be `options`, and else as usual, which those that are suspected may not be.
+pub(super) fn set_all(
+    socket: BorrowedFd<'_>,
+    usual: &Usual,
+    options: &[SocketOption],
+    suspects: &Suspects,
+) -> Result<(), io::Error> {
     set(socket, options)?;
-    let (differing, _) = differing(socket, usual)?;
+    let (differing, _) = differing_among(suspects, socket, usual)?;
     for mut option in differing {
         let mut all = usual.all().iter();
         let one = all.find(|usual| (usual.level, usual.name) == option.which());
@@ -232,10 +261,13 @@ pub(super) fn set_all(socket: BorrowedFd<'_>, usual: &Usual, options: &[SocketOp
     Ok(())
 }
 
-/// Sets those that come early.
+/// Sets those that come early. Some change others (IP_TOS the priority), hence twice.
 pub(super) fn set_early(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
-    let early = options.iter().filter(|option| !option.is_late());
-    early.into_iter().try_for_each(|option| set_one(socket, option))
+    for _ in 0..2 {
+        let mut early = options.iter().filter(|option| !option.is_late());
+        early.try_for_each(|option| set_one(socket, option))?;
+    }
+    Ok(())
 }
 
 /// Sets those that come when the socket has its address and what waits in it.

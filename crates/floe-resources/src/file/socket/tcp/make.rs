@@ -5,7 +5,12 @@ use super::{Body, Ends, NAME, OtherEnd, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
-        address::Address, duplicate, has_events, inet, options, supply::new_in_tree, system, tcp_state::TcpState,
+        address::Address,
+        duplicate, has_events, inet,
+        options::{self, Suspects},
+        supply::new_in_tree,
+        system,
+        tcp_state::TcpState,
     },
 };
 use floe_sys::{
@@ -42,7 +47,14 @@ pub(in crate::file) struct MadeConnections {
     /// Sockets that listen for floe alone, by address.
     listening: HashMap<SocketAddr, OwnedFd>,
     /// Other ends of those that were asked for.
-    others: HashMap<Ends, OwnedFd>,
+    others: HashMap<Ends, MadeEnd>,
+}
+
+/// An end that was made, but for its options.
+pub(super) struct MadeEnd {
+    pub socket: OwnedFd,
+    /// Which may be other ones than a new socket has.
+    pub suspects: Suspects,
 }
 
 fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
@@ -60,7 +72,7 @@ fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
 }
 
 /// The end that `body` tells of, but for its options.
-pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<MadeEnd, FileError> {
     if let Some(made) = context.connections.others.remove(&body.ends()) {
         return Ok(made);
     }
@@ -91,9 +103,9 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
         connected(id, &here, &there, context)?
     };
     let wrap = |source: Errno| system("put back what waited in", id, source.into());
-    fill(far.as_fd(), &body.queue).map_err(wrap)?;
+    fill(far.socket.as_fd(), &body.queue).map_err(wrap)?;
     if let Some(other) = other {
-        fill(own.as_fd(), &other.queue).map_err(wrap)?;
+        fill(own.socket.as_fd(), &other.queue).map_err(wrap)?;
         context.connections.others.insert((remote, local), far);
     }
     Ok(own)
@@ -109,7 +121,7 @@ struct End {
 }
 
 /// The client's end, and the server's.
-fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>) -> Result<[OwnedFd; 2], FileError> {
+fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>) -> Result<[MadeEnd; 2], FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let taken = |source| system("bind (is its port taken?)", id, source);
     let place = canonical(server.address);
@@ -140,7 +152,15 @@ fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>)
     defer
         .put_back(listening.as_fd())
         .map_err(wrap("put back the options of the socket that accepts"))?;
-    Ok([end, accepted])
+    let client = MadeEnd {
+        socket: end,
+        suspects: Suspects::These(Rc::new([])),
+    };
+    let server = MadeEnd {
+        socket: accepted,
+        suspects: inet::suspects_of(place, context),
+    };
+    Ok([client, server])
 }
 
 /// An address as a socket of the family takes it.

@@ -23,7 +23,7 @@ pub use hold::{Ending, Held, Newcomers, OutsideEnds};
 use super::{
     address::Address,
     duplicate, family, inet, number_option,
-    options::{self, SocketOption},
+    options::{self, SocketOption, Suspects},
     system,
     tcp_state::TcpState,
 };
@@ -149,6 +149,7 @@ impl FileKind for TcpConnection {
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
+        let mut suspects = Suspects::All;
         let socket = match &body.other {
             OtherEnd::Outside(outside) if context.outside.tcp == TcpMode::Established => {
                 let socket = outside::make(record.id, (&body, outside), context)?;
@@ -157,7 +158,11 @@ impl FileKind for TcpConnection {
                 socket
             }
             OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,
-            OtherEnd::Tree | OtherEnd::Closed => make::make(record.id, &body, context)?,
+            OtherEnd::Tree | OtherEnd::Closed => {
+                let made = make::make(record.id, &body, context)?;
+                suspects = made.suspects;
+                made.socket
+            }
             OtherEnd::Unaccepted => {
                 let socket = make::unconnected(record.id, &body, context)?;
                 set_status(socket.as_fd(), record)?;
@@ -167,7 +172,7 @@ impl FileKind for TcpConnection {
         let wrap = |source| system("set the options of", record.id, source);
         let kind = (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
         let usual = context.usual.of(kind, &OPTIONS).map_err(|error| wrap(error.into()))?;
-        options::set_all(socket.as_fd(), &usual, &body.options).map_err(wrap)?;
+        options::set_all(socket.as_fd(), &usual, &body.options, &suspects).map_err(wrap)?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }

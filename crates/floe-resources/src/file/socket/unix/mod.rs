@@ -178,7 +178,7 @@ impl FileKind for Unix {
         let usual = context.usual.of((libc::AF_UNIX, body.kind, 0), &[libc::SOL_SOCKET]);
         let usual = usual.map_err(|error| wrap(error.into()))?;
         let (_, early) = body.options();
-        options::set_all(socket.as_fd(), &usual, &early).map_err(wrap)?;
+        options::set_all(socket.as_fd(), &usual, &early, &options::Suspects::All).map_err(wrap)?;
         body.own.set(socket.as_fd()).map_err(|error| wrap(error.into()))?;
         set_status(socket.as_fd(), record)?;
         Ok(socket)
