@@ -20,6 +20,7 @@ fn main() {
         let mut checks: Vec<Check> = vec![
             Box::new(filtered()),
             Box::new(locked()),
+            Box::new(prioritised()),
             Box::new(chosen()),
             Box::new(of_two_processes()),
         ];
@@ -231,6 +232,22 @@ fn locked() -> impl FnMut(&mut Findings) {
         let mut byte = [0];
         findings.take("receive", socket.recv(&mut byte));
         findings.same("what a locked filter lets pass", b"y", &byte);
+    }
+}
+
+/// The type of service chooses a priority, and then another one was set.
+fn prioritised() -> impl FnMut(&mut Findings) {
+    let service = (libc::IPPROTO_IP, libc::IP_TOS, 0x10);
+    let priority = (libc::SOL_SOCKET, libc::SO_PRIORITY, 3);
+    let one = udp();
+    for (level, name, value) in [service, priority] {
+        socket::set(one.as_raw_fd(), level, name, value);
+    }
+    move |findings| {
+        for (level, name, value) in [service, priority] {
+            let now = socket::get(one.as_raw_fd(), level, name, 4).ok();
+            findings.same("service or priority", &Some(i32::to_ne_bytes(value).to_vec()), &now);
+        }
     }
 }
 
