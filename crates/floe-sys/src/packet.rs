@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn a_connected_socket_is_told_an_error() {
+        for place in ["127.0.0.1:0", "[::1]:0"] {
+            let [one, other] = [0, 1].map(|_| UdpSocket::bind(place).expect("bind"));
+            let ends = [&one, &other].map(|socket| socket.local_addr().expect("an address"));
+            one.connect(ends[1]).expect("connect");
+            let packet = super::unreachable(libc::ECONNREFUSED, (ends[0], ends[1]), libc::IPPROTO_UDP as u8);
+            let packet = packet.expect("it is told by one");
+            let raw = crate::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW).expect("a raw socket");
+            packet.send(raw.as_fd()).expect("send");
+            one.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+            let error = one.recv(&mut [0]).expect_err("it comes");
+            assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+        }
+        let place = "127.0.0.1:1".parse().expect("an address");
+        assert_eq!(super::unreachable(libc::ENOMEM, (place, place), libc::IPPROTO_UDP as u8), None);
+    }
+
+    #[test]
     fn a_datagram_arrives_from_an_address_that_this_host_does_not_have() {
         arrives("127.0.0.1:0", "198.51.100.7:4711");
         arrives("[::1]:0", "[2001:db8::7]:4711");
