@@ -308,7 +308,10 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
         }
         let place = "127.0.0.1:1".parse().expect("an address");
-        assert_eq!(super::unreachable(libc::ENOMEM, (place, place), libc::IPPROTO_UDP as u8), None);
+        assert_eq!(
+            super::unreachable(libc::ENOMEM, (place, place), libc::IPPROTO_UDP as u8),
+            None
+        );
     }
 
     #[test]

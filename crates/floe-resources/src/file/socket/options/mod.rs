@@ -261,13 +261,15 @@ pub(super) fn set_all(
     Ok(())
 }
 
-/// Sets those that come early. Some change others (IP_TOS the priority), hence twice.
+/// Sets those that come early. Some change others (IP_TOS the priority), hence twice; but who joins a group twice is a
+/// member twice.
 pub(super) fn set_early(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
-    for _ in 0..2 {
-        let mut early = options.iter().filter(|option| !option.is_late());
-        early.try_for_each(|option| set_one(socket, option))?;
-    }
-    Ok(())
+    let (hidden, told): (Vec<_>, Vec<_>) = options
+        .iter()
+        .filter(|option| !option.is_late())
+        .partition(|option| hidden::is_hidden(option.which()));
+    let mut all = told.iter().chain(&told).chain(&hidden);
+    all.try_for_each(|option| set_one(socket, option))
 }
 
 /// Sets those that come when the socket has its address and what waits in it.
