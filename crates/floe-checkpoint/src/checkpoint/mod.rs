@@ -27,6 +27,7 @@ use floe_image::Summary;
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
     refusal::{Refusal, Refusals},
+    task::Sleepers,
     tree::FoundTree,
 };
 use floe_sys::{
@@ -223,9 +224,10 @@ fn has_confined(tree: &FoundTree) -> bool {
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
 pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
     let mut patience = Patience::new(request.patience);
+    let mut sleepers = Sleepers::default();
     let (held, inspected, started) = loop {
         let started = Instant::now();
-        let held = HeldTree::hold(&request.target, control).map_err(|error| match error {
+        let mut held = HeldTree::hold(&request.target, sleepers, control).map_err(|error| match error {
             SeizeError::Refused(list) => CheckpointError::Refused(list),
             other => other.into(),
         })?;
@@ -233,6 +235,7 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
             Ok(inspected) => break (held, inspected, started),
             Err(findings) => {
                 let runs_on = !held.was_frozen();
+                sleepers = std::mem::take(&mut held.sleepers);
                 held.release()?;
                 if !runs_on || !patience.waits_for(&findings, request.target.root()) {
                     return Err(CheckpointError::Refused(findings));

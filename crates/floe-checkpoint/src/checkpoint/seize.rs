@@ -102,19 +102,23 @@ pub struct HeldTree {
 }
 
 impl HeldTree {
-    /// Stops the target.
-    pub fn hold(target: &Target, control: &Control<'_>) -> Result<Self, SeizeError> {
+    /// Stops the target. `earlier` is what was known of its sleeps when it was last looked at.
+    pub fn hold(target: &Target, earlier: Sleepers, control: &Control<'_>) -> Result<Self, SeizeError> {
         match target.cgroup() {
-            Some(cgroup) => Self::hold_frozen(target.root(), cgroup, control),
-            None => Self::hold_by_ptrace(target.root(), control),
+            Some(cgroup) => Self::hold_frozen((target.root(), cgroup), earlier, control),
+            None => Self::hold_by_ptrace(target.root(), earlier, control),
         }
     }
 
-    fn hold_frozen(root: Pid, cgroup: &Cgroup, control: &Control<'_>) -> Result<Self, SeizeError> {
+    fn hold_frozen(
+        (root, cgroup): (Pid, &Cgroup),
+        earlier: Sleepers,
+        control: &Control<'_>,
+    ) -> Result<Self, SeizeError> {
         let processes = cgroup.processes()?;
         refuse_itself(processes.iter().copied())?;
         // A version 2 freezer wakes every thread, and then ptrace does; the other leaves most of them asleep.
-        let mut sleepers = Sleepers::new(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
+        let mut sleepers = earlier.again(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
         look_at_threads(&processes, &mut sleepers)?;
         sleepers.look_at_timers(&processes);
         control.enter("freeze")?;
@@ -137,51 +141,22 @@ impl HeldTree {
         Self::wait_for_all(tree, seized, lifted, sleepers)
     }
 
-    fn hold_by_ptrace(root: Pid, control: &Control<'_>) -> Result<Self, SeizeError> {
-        const ROUNDS: usize = 100;
+    fn hold_by_ptrace(root: Pid, earlier: Sleepers, control: &Control<'_>) -> Result<Self, SeizeError> {
         control.enter("freeze")?;
         control.enter("collect")?;
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
-        let mut sleepers = Sleepers::new(1);
-        for round in 1..=ROUNDS {
-            let tree = FoundTree::read(root)?;
-            refuse_itself(tree.processes.iter().map(|process| process.pid))?;
-            if threads.is_empty() && round < ROUNDS && has_vfork_in_flight(&tree) {
-                std::thread::sleep(VFORK_PAUSE);
-                continue;
-            }
-            let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
-            if threads.is_empty() {
-                refuse_unstoppable(&tree)?;
-                sleepers.look_at_timers(&tree.living().map(|process| process.pid).collect::<Vec<_>>());
-            }
-            if new.is_empty() {
-                let all: HashSet<Pid> = tree.threads().collect();
-                threads.retain(|tid, _| all.contains(tid));
-                return Self::complete(tree, threads, None, sleepers);
-            }
-            new.iter().for_each(|tid| sleepers.look(*tid));
-            for tid in new {
-                match Seized::new(tid, Options::Observe) {
-                    Ok(seized) => match seized.stop() {
-                        Ok(stopped) => {
-                            sleepers.stopped(&stopped)?;
-                            stopped.undo_interruption()?;
-                            stopped.abort_critical_section()?;
-                            threads.insert(tid, stopped);
-                        }
-                        Err(TraceError::Ended { .. }) => {}
-                        Err(error) => return Err(error.into()),
-                    },
-                    Err(error) if error.source == Errno::ESRCH => {}
-                    // What ptrace says of a task that is a zombie by now; the next round sees it as one.
-                    Err(error) if error.source == Errno::EPERM && has_ended(tid) => {}
-                    Err(error) => return Err(error.into()),
+        let mut sleepers = earlier.again(1);
+        match stop_by_ptrace(root, &mut threads, &mut sleepers) {
+            Ok(tree) => Self::complete(tree, threads, None, sleepers),
+            Err(error) => {
+                match FoundTree::read(root) {
+                    Ok(tree) => give_back_what_may(&tree, &threads),
+                    Err(error) => tracing::debug!(%error, "the tree is let go as it is"),
                 }
+                Err(error)
             }
         }
-        Err(SeizeError::Restless)
     }
 
     fn wait_for_all(
@@ -194,12 +169,19 @@ impl HeldTree {
         let mut seized = seized.into_iter();
         // Dropped before the threads, so that where something fails a frozen cgroup is frozen again when they go on.
         let lifted = lifted;
-        for seized in seized.by_ref() {
-            let stopped = seized.stop()?;
-            sleepers.stopped(&stopped)?;
-            stopped.undo_interruption()?;
-            stopped.abort_critical_section()?;
-            threads.insert(stopped.tid(), stopped);
+        let mut stop = || -> Result<(), SeizeError> {
+            for seized in seized.by_ref() {
+                let stopped = seized.stop()?;
+                sleepers.stopped(&stopped)?;
+                stopped.undo_interruption()?;
+                stopped.abort_critical_section()?;
+                threads.insert(stopped.tid(), stopped);
+            }
+            Ok(())
+        };
+        if let Err(error) = stop() {
+            give_back_what_may(&tree, &threads);
+            return Err(error);
         }
         Self::complete(tree, threads, lifted, sleepers)
     }
@@ -280,6 +262,65 @@ impl HeldTree {
             }
         }
         Ok(())
+    }
+}
+
+/// Stops all threads of a tree by ptrace alone, those that it makes meanwhile too.
+fn stop_by_ptrace(
+    root: Pid,
+    threads: &mut BTreeMap<Pid, Stopped>,
+    sleepers: &mut Sleepers,
+) -> Result<FoundTree, SeizeError> {
+    const ROUNDS: usize = 100;
+    for round in 1..=ROUNDS {
+        let tree = FoundTree::read(root)?;
+        refuse_itself(tree.processes.iter().map(|process| process.pid))?;
+        if threads.is_empty() && round < ROUNDS && has_vfork_in_flight(&tree) {
+            std::thread::sleep(VFORK_PAUSE);
+            continue;
+        }
+        let new: Vec<Pid> = tree.threads().filter(|tid| !threads.contains_key(tid)).collect();
+        if threads.is_empty() {
+            refuse_unstoppable(&tree)?;
+            sleepers.look_at_timers(&tree.living().map(|process| process.pid).collect::<Vec<_>>());
+        }
+        if new.is_empty() {
+            let all: HashSet<Pid> = tree.threads().collect();
+            threads.retain(|tid, _| all.contains(tid));
+            return Ok(tree);
+        }
+        new.iter().for_each(|tid| sleepers.look(*tid));
+        for tid in new {
+            match Seized::new(tid, Options::Observe) {
+                Ok(seized) => match seized.stop() {
+                    Ok(stopped) => {
+                        sleepers.stopped(&stopped)?;
+                        stopped.undo_interruption()?;
+                        stopped.abort_critical_section()?;
+                        threads.insert(tid, stopped);
+                    }
+                    Err(TraceError::Ended { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                },
+                Err(error) if error.source == Errno::ESRCH => {}
+                // What ptrace says of a task that is a zombie by now; the next round sees it as one.
+                Err(error) if error.source == Errno::EPERM && has_ended(tid) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Err(SeizeError::Restless)
+}
+
+/// Gives events back where all threads of a process stand still, before they are let go because something failed.
+fn give_back_what_may(tree: &FoundTree, threads: &BTreeMap<Pid, Stopped>) {
+    for process in tree.living() {
+        let held = process.threads.iter().map(|thread| threads.get(&thread.tid));
+        if let Some(held) = held.collect::<Option<Vec<_>>>()
+            && let Err(error) = give_events_back(held)
+        {
+            tracing::debug!(%error, "calls in flight may answer short");
+        }
     }
 }
 
@@ -412,6 +453,8 @@ pub fn freeze_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
 pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
     let mut seized = Vec::new();
     for pid in cgroup.processes()? {
+        let mut is_whole = true;
+        let mut threads = Vec::new();
         let tids = match floe_sys::procfs::threads(pid) {
             Ok(tids) => tids,
             Err(error) if error.is_gone() => continue,
@@ -421,27 +464,34 @@ pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
             // It can't stop before its child has gone on, which may be stopped first; and the freezing does not show in
             // a call that nothing interrupts.
             if is_in_vfork(pid, tid) {
+                is_whole = false;
                 continue;
             }
             match Seized::new(tid, Options::Observe) {
-                Ok(task) => seized.push(task),
-                // Gone, or traced by a debugger, whose stops are its own business.
-                Err(error) if [Errno::ESRCH, Errno::EPERM].contains(&error.source) => {}
+                Ok(task) => threads.push(task),
+                Err(error) if error.source == Errno::ESRCH => {}
+                // Traced by a debugger, whose stops are its own business.
+                Err(error) if error.source == Errno::EPERM => is_whole = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        seized.push((is_whole, threads));
+    }
+    cgroup.thaw()?;
+    // All stand still before events go back: memory may be shared by processes.
+    let mut stopped = Vec::new();
+    for (is_whole, threads) in seized {
+        for thread in threads {
+            match thread.stop() {
+                Ok(thread) => stopped.push((is_whole, thread)),
+                Err(TraceError::Ended { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
-    cgroup.thaw()?;
-    let mut threads = Vec::new();
-    for task in seized {
-        match task.stop() {
-            Ok(stopped) => threads.push(stopped),
-            Err(TraceError::Ended { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    give_events_back(&threads)?;
-    for thread in threads {
+    let whole = stopped.iter().filter(|(is_whole, _)| *is_whole);
+    give_events_back(whole.map(|(_, thread)| thread))?;
+    for (_, thread) in stopped {
         thread.detach()?;
     }
     Ok(())

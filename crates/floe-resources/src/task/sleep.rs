@@ -32,15 +32,29 @@ pub struct Sleepers {
     /// How often stopping makes a sleeping thread give its processor up.
     stops: u64,
     clock: OnceCell<u64>,
-    slept: HashMap<Pid, u64>,
+    slept: HashMap<Pid, Slept>,
+    /// The same of an earlier look, behind which the tree ran on.
+    earlier: HashMap<Pid, Slept>,
+}
+
+/// How long a thread had slept when it was stopped.
+#[derive(Debug, Clone, Copy)]
+struct Slept {
+    nanoseconds: u64,
+    /// How often it had given up its processor by then.
+    voluntary: u64,
 }
 
 impl Sleepers {
-    /// For a tree that is stopped in such a way that each thread gives its processor up `stops` times.
+    /// For a tree that is stopped, perhaps once more after it was looked at and ran on, so that sleeps which were stopped
+    /// then went on. `stops` is how often each thread gives its processor up by that.
     #[must_use]
-    pub fn new(stops: u64) -> Self {
+    pub fn again(self, stops: u64) -> Self {
+        let mut earlier = self.earlier;
+        earlier.extend(self.slept);
         Self {
             stops,
+            earlier,
             ..Self::default()
         }
     }
@@ -77,9 +91,21 @@ impl Sleepers {
         let tid = thread.tid();
         let runs = self.before.get(&tid).zip(Runs::read(&format!("/proc/{tid}")));
         // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
-        if let Some((before, _)) = runs.filter(|(before, now)| now.voluntary == before.voluntary + self.stops) {
+        if let Some((before, now)) = runs.filter(|(before, now)| now.voluntary == before.voluntary + self.stops) {
             let slept = self.clock.get_or_init(slowest_clock).saturating_sub(before.last);
-            self.slept.insert(tid, slept);
+            // It went to sleep once since then: in the call that was stopped.
+            let earlier = self
+                .earlier
+                .get(&tid)
+                .filter(|then| before.voluntary == then.voluntary + 1);
+            let earlier = earlier.map_or(0, |then| then.nanoseconds);
+            self.slept.insert(
+                tid,
+                Slept {
+                    nanoseconds: slept + earlier,
+                    voluntary: now.voluntary,
+                },
+            );
         }
         Ok(())
     }
@@ -87,7 +113,7 @@ impl Sleepers {
     /// Nanoseconds that a stopped thread had slept; too few rather than too many, and 0 where that is not known.
     #[must_use]
     pub fn slept(&self, tid: Pid) -> u64 {
-        self.slept.get(&tid).copied().unwrap_or(0)
+        self.slept.get(&tid).map_or(0, |slept| slept.nanoseconds)
     }
 }
 

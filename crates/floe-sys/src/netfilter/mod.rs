@@ -276,7 +276,8 @@ fn drop_newcomers(list: &mut Message<'_>, place: SocketAddr) {
     let ip = place.ip().to_canonical();
     let set = &SETS[usize::from(ip.is_ipv6())];
     let any = ip.is_unspecified();
-    only_tcp(list, (!any).then_some(set.protocol));
+    // What listens at :: gets those of both versions.
+    only_tcp(list, (!any || ip.is_ipv4()).then_some(set.protocol));
     if !any {
         list.payload(
             NFT_REG_1,

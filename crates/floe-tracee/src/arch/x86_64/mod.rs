@@ -6,7 +6,7 @@ mod stub;
 mod vdso;
 
 pub use registers::{AUDIT_ARCH, CALL_ENTRY, GENERAL_BYTES, Registers, is_native, xfeatures};
-pub use store::store_and_call;
+pub use store::StoreAndCall;
 pub use stub::{EXIT_ENTRY, SINGLE_ENTRY, STUB_BYTES, batch_entry, exit_state, exit_state_offset, stub_code};
 pub use vdso::{call_instruction, vdso_tail};
 
