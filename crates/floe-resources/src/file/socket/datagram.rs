@@ -1,7 +1,10 @@
 //! Datagrams that wait in sockets of UDP: read whole from the kernel's memory, and sent once more as they came, by whoever
 //! sent them first, to the one socket that had them (`floe_sys::steering`).
 
-use super::{number_option, options, system};
+use super::{
+    number_option, options, system,
+    way::{Way, loopback},
+};
 use crate::{
     file::{FileError, OpenContext, memory::Memory},
     ns,
@@ -169,7 +172,8 @@ pub(super) fn inject(
     let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let send = || {
         let raw = floe_sys::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW)?;
-        packet.send(raw.as_fd())?;
+        let to = packet.to();
+        packet.clone().by(Way::to(to).by(to)).send(raw.as_fd())?;
         await_effect(|| has_come().map_err(io::Error::from))
     };
     ns::inside::run(inside, CloneFlags::CLONE_NEWNET, send).map_err(|error| failed(io::Error::other(error)))
@@ -308,52 +312,6 @@ impl<'a> Filling<'a> {
             self.raw.insert((family, to_all), socket);
         }
         Ok(self.raw[&(family, to_all)].as_fd())
-    }
-}
-
-fn loopback(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
-}
-
-/// How this host takes what says that it is for an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// It alone has that.
-    Own,
-    /// By loopback, as a member of the group.
-    Group,
-    /// By loopback, to all.
-    All,
-    /// It does not have that. Loopback takes it.
-    Foreign,
-}
-
-impl Way {
-    fn to(to: IpAddr) -> Self {
-        match to {
-            _ if to.is_multicast() => return Self::Group,
-            IpAddr::V4(Ipv4Addr::BROADCAST) => return Self::All,
-            _ => {}
-        }
-        match UdpSocket::bind((to, 0)).map(|socket| socket.connect((to, 9))) {
-            Ok(Ok(())) => Self::Own,
-            // It wants SO_BROADCAST.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Self::All,
-            _ => Self::Foreign,
-        }
-    }
-
-    /// The address to which it is sent.
-    fn by(self, to: IpAddr) -> IpAddr {
-        match (self, to) {
-            (Self::Own, _) | (Self::Group, IpAddr::V4(_)) => to,
-            (Self::All, IpAddr::V4(_)) => Ipv4Addr::BROADCAST.into(),
-            // Loopback has no route to groups of IPv6.
-            _ => loopback(to),
-        }
     }
 }
 

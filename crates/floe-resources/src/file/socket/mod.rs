@@ -14,6 +14,7 @@ mod tcp;
 mod tcp_state;
 mod unix;
 mod unknown;
+mod way;
 
 pub(super) use inet::MadeInet;
 pub(super) use keeper::Keeper;
