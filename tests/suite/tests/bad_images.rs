@@ -4,7 +4,7 @@
 use floe_suite::{Counting, Host, Traces, run, until};
 use std::{
     fs::File,
-    os::unix::net::UnixDatagram,
+    os::unix::net::{UnixDatagram, UnixListener},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -327,4 +327,59 @@ fn a_forged_socket_connects_with_nothing_of_the_hosts() {
     assert_eq!(forged, 2);
     std::fs::write(&path, image).expect("write");
     host.done(&["restore", "-d", &place]);
+}
+
+/// Two sockets that listen have one number: the second would not be bound, and its clients connect by its name.
+#[test]
+fn a_forged_listener_has_nobody_connect_with_the_hosts() {
+    let host = Host::new();
+    let (path, place) = (host.path("job.floe"), host.path("job.floe").display().to_string());
+    let folder = host.path("names");
+    std::fs::create_dir(&folder).expect("a folder");
+    let at = folder.display().to_string();
+    let job = host.name("job");
+    let script = "import os, socket, sys, time\nkept = []\nfor name in ['one', 'two']:\n    \
+                  one, client = [socket.socket(socket.AF_UNIX) for _ in 'ab']\n    one.bind(f'{sys.argv[1]}/{name}')\n    \
+                  one.listen(5)\n    client.connect(f'{sys.argv[1]}/{name}')\n    client.send(b'sent to ' + name.encode())\n    \
+                  kept += [one, client]\nos.unlink(f'{sys.argv[1]}/two')\n\
+                  open(f'{sys.argv[1]}/new', 'w').write(' '.join(str(os.fstat(one.fileno()).st_ino) for one in kept[::2]))\n\
+                  os.rename(f'{sys.argv[1]}/new', f'{sys.argv[1]}/ready')\ntime.sleep(1000)";
+    host.done(&["run", "-d", "--name", &job, "--", "python3", "-c", script, &at]);
+    until("the sockets", || folder.join("ready").exists());
+    let text = std::fs::read_to_string(folder.join("ready")).expect("read");
+    let numbers: Vec<[u8; 4]> = text
+        .split(' ')
+        .map(|number| number.parse::<u32>().expect("a number").to_le_bytes())
+        .collect();
+    host.done(&["checkpoint", &job, "-o", &place]);
+    let services = UnixListener::bind(folder.join("two")).expect("bind");
+    services.set_nonblocking(true).expect("O_NONBLOCK");
+    let image = std::fs::read(&path).expect("read the image");
+    let find = |part: &Part, bytes: &[u8]| {
+        image[part.at..part.end]
+            .windows(bytes.len())
+            .position(|found| found == bytes)
+    };
+    let second = parts(&image)
+        .into_iter()
+        .find(|part| part.kind == 8 && find(part, b"sent to two").is_some())
+        .expect("the second socket");
+    let number = second.at + find(&second, &numbers[1]).expect("its number");
+    let mut forged = image.clone();
+    forged[number..number + 4].copy_from_slice(&numbers[0]);
+    seal(&mut forged, &second);
+    std::fs::write(&path, forged).expect("write");
+    for verb in [&["restore", "--dry-run"][..], &["restore", "-d"]] {
+        let error = host.floe(&[verb, &[&place]].concat()).expect_failed();
+        assert!(
+            error.contains("it is unix socket") && error.contains("is already"),
+            "{error}"
+        );
+    }
+    let nobody = services.accept().expect_err("nobody connects");
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    std::fs::write(&path, image).expect("write");
+    host.done(&["restore", "-d", &place]);
+    let nobody = services.accept().expect_err("nobody connects");
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }

@@ -10,7 +10,7 @@ use floe_image::{
     Image,
     record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, ProcessRecord},
 };
-use floe_resources::file::{Outside, OutsideEnds, kind_of};
+use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -58,6 +58,7 @@ pub fn obstacles(
         .map_err(RestoreError::system("open the root directory"))?;
     let look = Look::new(image, root.as_fd(), files)?;
     found.extend(look.obstacles()?);
+    check_sockets(image.open_files())?;
     for record in image.open_files() {
         let kind = kind_of(record)?;
         let (is_there, obstacle) = look.open_file(record)?;

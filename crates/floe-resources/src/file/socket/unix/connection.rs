@@ -93,8 +93,7 @@ fn through(
 ) -> Result<[OwnedFd; 2], FileError> {
     listening(id, listener, context)?;
     let place = context.unix.unsent.places.remove(&listener.socket);
-    let to = place.as_ref().map_or(To::Name(listener), To::Place);
-    let client = connect(id, to, (server, client), context);
+    let client = To::reach((id, listener), place.as_ref()).and_then(|to| connect(id, to, (server, client), context));
     if let Some(place) = place {
         context.unix.unsent.places.insert(listener.socket, place);
     }
@@ -118,7 +117,7 @@ fn through_another(
     let numbers = context.channel.give(&mut Script::new(puppet), &[listening.as_fd()])?;
     listen((puppet, numbers[0]), 1, (maker, groups), &context.groups)?;
     drop(fetch(id, puppet, &numbers)?);
-    let to = place.as_ref().map_or(To::Name(server), To::Place);
+    let to = place.as_ref().map_or(To::Name(name), To::Place);
     let client = connect(id, to, (server, client), context)?;
     accept(id, &listening, client)
 }
@@ -126,9 +125,28 @@ fn through_another(
 /// How a socket that listens is reached.
 #[derive(Clone, Copy)]
 pub(super) enum To<'a> {
-    /// By the name of this one.
-    Name(&'a Body),
+    /// By a name: an abstract one, or one of the host's that the user permits.
+    Name(&'a [u8]),
     Place(&'a Place),
+}
+
+impl<'a> To<'a> {
+    /// How one of the image's is reached, that has its `place` if its name is a path. A path alone can mean another socket
+    /// to who connects.
+    pub(super) fn reach((id, body): (u32, &'a Body), place: Option<&'a Place>) -> Result<Self, FileError> {
+        let name = body.name.as_ref().map_or(&[][..], |name| &name.bytes);
+        match place {
+            Some(place) => Ok(Self::Place(place)),
+            None if !name.is_empty() && !name::is_path(name) => Ok(Self::Name(name)),
+            None => Err(FileError::Unknown {
+                id,
+                what: format!(
+                    "it is not bound to {}, so nothing can connect with it",
+                    name::shown(name)
+                ),
+            }),
+        }
+    }
 }
 
 /// The client's end, and the task that connected.
@@ -171,10 +189,7 @@ pub(super) fn connect_as(
     });
     let bytes = match to {
         To::Place(place) => name::address(place.name.as_bytes()),
-        To::Name(body) => {
-            let name = body.name.as_ref();
-            name.map_or_else(|| name::address(&[]), |name| name::address_for(maker.pid, name))
-        }
+        To::Name(name) => name::address(name),
     };
     let place = batch.data(&bytes);
     let arguments = [number as u64, place, bytes.len() as u64];

@@ -110,8 +110,8 @@ fn letters(
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let to = match (unsent.places.get(&body.socket), &body.name) {
         (Some(place), _) => UnixAddr::new(&place.path()),
-        (None, Some(name)) => UnixAddr::new_abstract(name.bytes.strip_prefix(&[0]).unwrap_or_default()),
-        (None, None) => Err(Errno::EDESTADDRREQ),
+        (None, Some(name)) if !name::is_path(&name.bytes) => UnixAddr::new_abstract(&name.bytes[1..]),
+        (None, _) => Err(Errno::EDESTADDRREQ),
     };
     let to = to.map_err(wrap("find the name of"))?;
     for message in &body.queue {
@@ -158,7 +158,15 @@ pub(super) fn send_to(
         let to = UnixAddr::new(&place.path()).map_err(wrap)?;
         return connect(holders.fetch((pid, number))?.as_raw_fd(), &to).map_err(wrap);
     }
-    // What a path means is known to who has the socket.
+    if name::is_path(name) {
+        return Err(FileError::Unknown {
+            id,
+            what: format!(
+                "socket {} of the image, to which it sends, is not bound",
+                name::shown(name)
+            ),
+        });
+    }
     let puppet = holders.puppet(pid)?;
     let mut batch = puppet.batch();
     let bytes = name::address(name);

@@ -43,12 +43,26 @@ pub(super) fn records(context: &mut OpenContext<'_>) -> Result<Records, FileErro
     Ok(records)
 }
 
+/// Whether an image tells of each unix socket once: it is by this that they refer to each other.
+///
+/// # Errors
+/// [`FileError::Unknown`] where it does not.
+pub fn check(files: &[OpenFileRecord]) -> Result<(), FileError> {
+    read(files).map(drop)
+}
+
 /// The records of unix sockets, by socket, and the numbers of their files.
 pub(super) fn read(files: &[OpenFileRecord]) -> Result<HashMap<u32, (u32, Body)>, FileError> {
     let mut found = HashMap::new();
     for record in files.iter().filter(|record| record.kind == NAME) {
         let body: Body = decode(record)?;
-        found.insert(body.socket, (record.id, body));
+        let socket = body.socket;
+        if let Some((other, _)) = found.insert(socket, (record.id, body)) {
+            return Err(FileError::Unknown {
+                id: record.id,
+                what: format!("it is unix socket {socket}, as open file {other} is already"),
+            });
+        }
     }
     Ok(found)
 }

@@ -16,6 +16,7 @@ mod unaccepted;
 pub use deliver::{Unsent, deliver};
 pub(in crate::file) use dump::FoundUnix;
 pub(in crate::file) use make::MadeUnix;
+pub use make::check;
 pub use name::BoundNames;
 pub(in crate::file) use name::shown;
 pub(in crate::file) use peer::outside_peer;
@@ -125,6 +126,11 @@ impl Body {
     /// Whether any socket may send to it, by its name.
     fn takes_letters(&self) -> bool {
         self.is_of_letters() && !self.is_end() && self.name.is_some()
+    }
+
+    /// Whether others reach it: by what was bound here, never by a name that leads to something else elsewhere.
+    fn is_reached(&self) -> bool {
+        self.takes_letters() || matches!(self.state, State::Listening { .. })
     }
 
     fn is_stream(&self) -> bool {

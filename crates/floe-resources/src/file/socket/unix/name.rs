@@ -104,15 +104,6 @@ pub(super) fn is_relative(name: &[u8]) -> bool {
     is_path(name) && !name.starts_with(b"/")
 }
 
-/// The address by which the process `from` connects with a socket.
-pub(super) fn address_for(from: NsPid, name: &Name) -> Vec<u8> {
-    if !is_relative(&name.bytes) || [from, NsPid(0)].contains(&name.holder) {
-        return address(&name.bytes);
-    }
-    // By a path through the working directory of the one that knows what it means.
-    address(&[format!("/proc/{}/cwd/", name.holder.0).as_bytes(), &name.bytes].concat())
-}
-
 pub(super) fn is_path(name: &[u8]) -> bool {
     name.first() != Some(&0)
 }
@@ -291,7 +282,7 @@ pub(super) fn bind(
     puppet.run(&mut batch)?;
     let numbers = [opened, found].map(|call| batch.result(call) as i32);
     if let Ok([folder, found]) = <[OwnedFd; 2]>::try_from(fetch(id, puppet, &numbers)?) {
-        if body.takes_letters() && (!body.queue.is_empty() || is_relative(&name.bytes)) {
+        if body.is_reached() {
             let folder = folder.try_clone().map_err(|source| system("duplicate", id, source))?;
             context
                 .unix

@@ -3,8 +3,7 @@
 use super::{
     Body, State,
     connection::{To, connect_as},
-    name::{self, Name},
-    possible, unaccepted,
+    name, possible, unaccepted,
 };
 use crate::file::{
     FileError, Holders, own_groups,
@@ -56,15 +55,6 @@ pub(super) fn connect_anew((id, body): (u32, &Body), to: &[u8], holders: &Holder
         uid,
         gid,
     };
-    let there = Name {
-        bytes: to.to_vec(),
-        holder: NsPid(pid),
-        file: None,
-    };
-    let there = Body {
-        name: Some(there),
-        ..body.clone()
-    };
     let socket = holders.fetch((pid, number))?;
     let failed = |source: Errno| system("prepare", id, source.into());
     let before = unaccepted::without_waiting(socket.as_fd()).map_err(failed)?;
@@ -72,7 +62,7 @@ pub(super) fn connect_anew((id, body): (u32, &Body), to: &[u8], holders: &Holder
     connect_as(
         (holders.puppet(pid)?, number),
         (maker, &[]),
-        To::Name(&there),
+        To::Name(to),
         (holders.channel, &own),
     )?;
     unaccepted::set_flags(socket.as_fd(), before).map_err(failed)

@@ -5,20 +5,30 @@ use super::{
     Body, State,
     connection::{To, connect_as},
     deliver::{Room, Unsent, send},
+    elsewhere::Place,
     make::{listen, only, socket_in},
     name,
 };
-use crate::file::{
-    FileError, Holders, own_groups,
-    socket::{Maker, fetch, queue::Message, system},
+use crate::{
+    file::{
+        FileError, Holders, own_groups,
+        socket::{Maker, fetch, queue::Message, system},
+    },
+    ns,
 };
+use floe_sys::socket::unix_sockets;
 use floe_tracee::{Puppet, Script};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
+    sched::CloneFlags,
+    sys::stat::fstat,
 };
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// A connection that nobody has accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +70,12 @@ pub(super) fn connect_all((id, body): (u32, &Body), holders: &Holders<'_>, unsen
     if is_more {
         listen_again(id, count, by, (holders, &own))?;
     }
-    let to = unsent.places.get(&body.socket).map_or(To::Name(body), To::Place);
-    for one in waiting {
-        connect((id, body), one, to, (holders, &own))?;
+    let to = To::reach((id, body), unsent.places.get(&body.socket))?;
+    let clients = waiting.iter().map(|one| connect((id, body), one, to, (holders, &own)));
+    let clients = clients.collect::<Result<Vec<_>, _>>()?;
+    see_waiting(id, &clients, holders)?;
+    for (one, (client, _place)) in waiting.iter().zip(&clients) {
+        fill((id, body), one, client.as_fd(), holders)?;
     }
     if is_more {
         listen_again(id, *most, by, (holders, &own))?;
@@ -83,14 +96,17 @@ fn listen_again(
     take_back(puppet, number)
 }
 
+/// A client's end, and where it has its name while it is needed.
+type Client = (OwnedFd, Option<Place>);
+
 fn connect(
     (id, body): (u32, &Body),
     one: &Unaccepted,
     to: To<'_>,
     (holders, own): (&Holders<'_>, &[u32]),
-) -> Result<(), FileError> {
+) -> Result<Client, FileError> {
     let puppet = one.maker.among(id, holders.puppets)?;
-    let (client, _place) = match one.client {
+    let (client, place) = match one.client {
         Some(file) => (holders.fetch(place_of(id, file, holders)?)?, None),
         None => {
             let client = only(id, fetch(id, puppet, &[socket_in(puppet, body.kind)?])?)?;
@@ -108,11 +124,41 @@ fn connect(
     connect_as((puppet, number), (one.maker, &one.groups), to, (holders.channel, own))?;
     set_flags(client.as_fd(), patient).map_err(wrap("set the flags of a client of"))?;
     take_back(puppet, number)?;
-    let _room = Room::make(client.as_fd(), &one.queue).map_err(wrap("make room to send to"))?;
-    for message in &one.queue {
-        send((id, client.as_fd()), None, (body, message), holders)?;
+    Ok((client, place))
+}
+
+/// Sees that the connections of these clients wait at the socket that listens, before anything is sent to whom they are
+/// connected with.
+fn see_waiting(id: u32, clients: &[Client], holders: &Holders<'_>) -> Result<(), FileError> {
+    let wrap = |action| move |source: Errno| system(action, id, source.into());
+    let number = |socket: BorrowedFd<'_>| fstat(socket).map(|found| found.st_ino as u32);
+    let listening = holders.fetch(place_of(id, id, holders)?)?;
+    let own = number(listening.as_fd()).map_err(wrap("stat"))?;
+    let inside = Maker::of(0).among(id, holders.puppets)?.tid();
+    let listed = ns::inside::run(inside, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?))
+        .map_err(|error| system("list the sockets like", id, io::Error::other(error)))?;
+    let waiting = listed.get(&own).map_or(&[][..], |socket| &socket.waiting);
+    for (client, _) in clients {
+        if !waiting.contains(&number(client.as_fd()).map_err(wrap("stat a client of"))?) {
+            return Err(FileError::Unknown {
+                id,
+                what: "a connection that should wait there waits somewhere else".to_owned(),
+            });
+        }
     }
     Ok(())
+}
+
+fn fill(
+    (id, body): (u32, &Body),
+    one: &Unaccepted,
+    client: BorrowedFd<'_>,
+    holders: &Holders<'_>,
+) -> Result<(), FileError> {
+    let wrap = |source: Errno| system("make room to send to", id, source.into());
+    let _room = Room::make(client, &one.queue).map_err(wrap)?;
+    let mut messages = one.queue.iter();
+    messages.try_for_each(|message| send((id, client), None, (body, message), holders))
 }
 
 fn place_of(id: u32, file: u32, holders: &Holders<'_>) -> Result<(i32, i32), FileError> {
