@@ -25,7 +25,9 @@ const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 /// include/uapi/asm-generic/fcntl.h.
+const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;
+const F_SETOWN_EX: i32 = 15;
 const F_NOTIFY: i32 = 1026;
 const F_GETOWN_EX: i32 = 16;
 /// The same; CONFIG_CHECKPOINT_RESTORE.
@@ -300,6 +302,19 @@ pub fn signals(file: BorrowedFd<'_>) -> Result<Signals, Errno> {
         users,
         signal,
     })
+}
+
+/// Sets who gets signals about a file, and which; the users are the caller's.
+///
+/// # Errors
+/// EBADF; ESRCH where the owner has ended.
+pub fn set_signals(file: BorrowedFd<'_>, signals: Signals) -> Result<(), Errno> {
+    let (kind, id) = signals.owner.unwrap_or((OwnerKind::Process, 0));
+    let owner = [kind as i32, id];
+    // SAFETY: the kernel reads a struct f_owner_ex, which is two numbers.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_SETOWN_EX, owner.as_ptr()) })?;
+    // SAFETY: numbers.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, signals.signal) }).map(drop)
 }
 
 /// Has a directory tell of `events` (DN_*) by a signal, of none where that is 0 (F_NOTIFY).

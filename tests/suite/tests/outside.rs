@@ -361,3 +361,57 @@ fn a_socket_that_listens_is_given_anew() {
     assert_eq!(ask(&mut connect(), "c"), "3 c");
     host.done(&["rm", "-f", &name]);
 }
+
+/// Writes to what it was started with until there is a file `go`.
+const WRITES: &str = "import os, sys, time
+open(sys.argv[1] + '/ready', 'w')
+while not os.path.exists(sys.argv[1] + '/go'):
+    time.sleep(0.005)
+os.write(1, b'of the tree\\n')
+open(sys.argv[1] + '/done', 'w')
+time.sleep(1000)";
+
+fn flags_of(file: &File) -> i32 {
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL).expect("F_GETFL")
+}
+
+/// The open file is the user's too: what it appends to is not overwritten, and a restore that fails changes nothing.
+#[test]
+fn what_is_given_stays_the_users() {
+    let host = Host::new();
+    let folder = text(&host.path("work"));
+    fs::create_dir(&folder).expect("a folder");
+    let log = host.path("log");
+    let plain = File::create(host.path("plain")).expect("a file");
+    let stray = Stray::start(WRITES, &[&folder], [Stdio::null(), plain.into()]);
+    until("python", || Path::new(&format!("{folder}/ready")).exists());
+    let (pid, image) = (stray.pid(), text(&host.path("stray.floe")));
+    let rule = format!("{}=log", host.path("plain").display());
+    host.done(&["checkpoint", "--pid", &pid, "-o", &image, "--external", &rule]);
+    stray.gone();
+    fs::write(&log, "precious\n").expect("write");
+    let mut own = File::options().append(true).open(&log).expect("open");
+    let before = flags_of(&own) | libc::O_NONBLOCK;
+    let set = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::from_bits_retain(before));
+    nix::fcntl::fcntl(&own, set).expect("F_SETFL");
+    let name = host.name("stray");
+    let restore = ["restore", "-d", "--name", &name, "--inherit-fd", "log=9", &image];
+    for stage in ["state", "freeze", "thaw:panic"] {
+        let mut command = host.command(&restore);
+        give(&mut command, &[&own]);
+        let outcome = run(command.env("FLOE_FAIL_AT", stage));
+        assert_ne!(outcome.status, 0, "{stage}: {}", outcome.err);
+        assert_eq!(flags_of(&own), before, "after a failure at {stage}");
+    }
+    own.write_all(b"more\n").expect("write");
+    assert_eq!(given(&host, &[&own], &restore).expect_done().trim(), name);
+    assert_eq!(flags_of(&own), before & !libc::O_NONBLOCK);
+    fs::write(format!("{folder}/go"), "").expect("write");
+    until("its line", || Path::new(&format!("{folder}/done")).exists());
+    own.write_all(b"the end\n").expect("write");
+    assert_eq!(
+        fs::read_to_string(&log).expect("read"),
+        "precious\nmore\nof the tree\nthe end\n"
+    );
+    host.done(&["rm", "-f", &name]);
+}

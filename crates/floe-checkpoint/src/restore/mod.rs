@@ -393,6 +393,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     connections.go_on(held, &opened.outside, launch.pid1())?;
     launch.commit_frozen()?;
     opened.names.keep();
+    outside.grants.keep();
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

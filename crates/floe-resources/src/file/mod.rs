@@ -498,13 +498,13 @@ fn open_flags(record: &OpenFileRecord) -> i32 {
 
 /// Flags of fcntl(F_SETFL) that `record` has.
 fn set_status(file: BorrowedFd<'_>, record: &OpenFileRecord) -> Result<(), FileError> {
-    let flags = OFlag::from_bits_retain(open_flags(record));
-    fcntl(file, FcntlArg::F_SETFL(flags))
+    set_flags(file, open_flags(record), record.id)
+}
+
+fn set_flags(file: BorrowedFd<'_>, flags: i32, id: u32) -> Result<(), FileError> {
+    fcntl(file, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags)))
         .map(drop)
-        .map_err(FileError::system(
-            "set the flags of",
-            format!("open file {}", record.id),
-        ))
+        .map_err(FileError::system("set the flags of", format!("open file {id}")))
 }
 
 /// Moves a file that was opened again to its position.

@@ -10,6 +10,7 @@ use floe_sys::{
     descriptor::{self, OwnerKind},
 };
 use floe_tracee::{Batch, Script};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::os::fd::AsFd;
 
 /// include/uapi/asm-generic/fcntl.h.
@@ -79,7 +80,9 @@ pub fn set_all<'a>(
             set(batch, number as u64, signals);
         }
         if is_async(record) {
-            let flags = super::open_flags(record) | libc::O_ASYNC;
+            let file = holders.fetch((pid, number))?;
+            let read = FileError::system("read the flags of", format!("open file {}", record.id));
+            let flags = fcntl(&file, FcntlArg::F_GETFL).map_err(read)? | libc::O_ASYNC;
             let arguments = [number as u64, libc::F_SETFL as u64, flags as u64];
             batch.call("have signals sent about a file", libc::SYS_fcntl, &arguments);
         }

@@ -1,6 +1,6 @@
 //! What of the host's a restored tree gets because the user says so: `--external` and `--inherit-fd` of a restore.
 
-use super::{Body, Externals, NAME, Rule, RuleError, Shape, rules};
+use super::{Body, Externals, NAME, Rule, RuleError, Shape, given::Given, rules};
 use crate::file::{
     FileError, decode,
     socket::{outside_peer, shown},
@@ -14,14 +14,14 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
 };
 
 /// It. Names, and descriptors of floe's own.
 #[derive(Debug, Default)]
 pub struct Grants {
     peers: Externals,
-    descriptors: BTreeMap<String, OwnedFd>,
+    descriptors: BTreeMap<String, Given>,
 }
 
 /// What can't be granted.
@@ -60,7 +60,7 @@ impl Grants {
                 name: name.clone(),
                 source,
             };
-            let own = take_inherited(*number).map_err(failed)?;
+            let own = take_inherited(*number).and_then(Given::new).map_err(failed)?;
             if descriptors.insert(rules::name_of(name)?, own).is_some() {
                 return Err(GrantError::Twice(name.clone()));
             }
@@ -72,7 +72,12 @@ impl Grants {
     }
 
     pub(super) fn descriptor(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.descriptors.get(name).map(AsFd::as_fd)
+        self.descriptors.get(name).map(Given::as_fd)
+    }
+
+    /// Leaves the descriptors as the tree has them. Else their flags, and who gets signals about them, are put back.
+    pub fn keep(&self) {
+        self.descriptors.values().for_each(Given::keep);
     }
 
     /// What an image wants and is not given, or gets in vain: object and reason.

@@ -1,6 +1,7 @@
 //! Files that stay outside: the user names them when the tree is saved, and gives others in their place when it is
 //! restored. An image alone gets nothing of the host's by this: what is not given stands in the way.
 
+mod given;
 mod grants;
 mod rules;
 mod shape;
@@ -10,10 +11,14 @@ pub use rules::{Externals, Rule, RuleError};
 
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, has_events, open_flags, reopen,
-    set_status,
+    set_flags,
 };
 use floe_image::{codec, record::OpenFileRecord};
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    unistd::{Whence, lseek},
+};
 use serde::{Deserialize, Serialize};
 use shape::Shape;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -83,17 +88,25 @@ impl FileKind for External {
         };
         let given = context.outside.grants.descriptor(&body.name).ok_or_else(lacking)?;
         let wrap = |action| FileError::system(action, format!("what is given for {}", body.name));
-        let mode = fcntl(given, FcntlArg::F_GETFL).map_err(wrap("read the flags of"))? & libc::O_ACCMODE;
-        let file = if mode == record.flags as i32 & libc::O_ACCMODE {
+        let own = fcntl(given, FcntlArg::F_GETFL).map_err(wrap("read the flags of"))?;
+        // What others write there, too, is not overwritten.
+        let flags = open_flags(record) | own & libc::O_APPEND;
+        let file = if own & libc::O_ACCMODE == flags & libc::O_ACCMODE {
             given.try_clone_to_owned().map_err(|source| FileError::System {
                 action: "duplicate",
                 object: format!("what is given for {}", body.name),
                 source,
             })?
         } else {
-            reopen(given, open_flags(record))?
+            let file = reopen(given, flags)?;
+            match lseek(given, 0, Whence::SeekCur) {
+                Ok(position) => lseek(&file, position, Whence::SeekSet).map_err(wrap("seek in"))?,
+                Err(Errno::ESPIPE) => 0,
+                Err(error) => return Err(wrap("find the position of")(error)),
+            };
+            file
         };
-        set_status(file.as_fd(), record)?;
+        set_flags(file.as_fd(), flags, record.id)?;
         Ok(file)
     }
 
