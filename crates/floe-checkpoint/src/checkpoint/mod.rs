@@ -236,6 +236,7 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
             Err(findings) => {
                 let runs_on = !held.was_frozen();
                 sleepers = std::mem::take(&mut held.sleepers);
+                sleepers.ran_on();
                 held.release()?;
                 if !runs_on || !patience.waits_for(&findings, request.target.root()) {
                     return Err(CheckpointError::Refused(findings));

@@ -15,7 +15,7 @@ use floe_sys::{
     sched,
 };
 use floe_tracee::{Puppet, Registers, RestartCode, Stopped, TraceError, restart_code};
-use std::{cell::OnceCell, collections::HashMap};
+use std::{cell::OnceCell, collections::HashMap, time::Instant};
 
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
@@ -41,7 +41,8 @@ pub struct Sleepers {
 #[derive(Debug, Clone, Copy)]
 struct Slept {
     nanoseconds: u64,
-    /// How often it had given up its processor by then.
+    at: Instant,
+    /// How often it had given up its processor when it was let go.
     voluntary: u64,
 }
 
@@ -57,6 +58,18 @@ impl Sleepers {
             earlier,
             ..Self::default()
         }
+    }
+
+    /// Notes that the threads, which stand still, are about to be let go.
+    pub fn ran_on(&mut self) {
+        self.slept
+            .retain(|tid, slept| match Runs::read(&format!("/proc/{tid}")) {
+                Some(now) => {
+                    slept.voluntary = now.voluntary;
+                    true
+                }
+                None => false,
+            });
     }
 
     /// Notes when a thread last ran, if it sleeps.
@@ -93,17 +106,17 @@ impl Sleepers {
         // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
         if let Some((before, now)) = runs.filter(|(before, now)| now.voluntary == before.voluntary + self.stops) {
             let slept = self.clock.get_or_init(slowest_clock).saturating_sub(before.last);
-            // It went to sleep once since then: in the call that was stopped.
-            let earlier = self
-                .earlier
-                .get(&tid)
-                .filter(|then| before.voluntary == then.voluntary + 1);
-            let earlier = earlier.map_or(0, |then| then.nanoseconds);
+            // It went to sleep once since then: in the call that was stopped, which ends when it would have ended.
+            let is_the_same = |then: &&Slept| before.voluntary == then.voluntary + 1;
+            let earlier = self.earlier.get(&tid).filter(is_the_same);
+            let nanoseconds = earlier.map_or(slept, |then| then.nanoseconds + then.at.elapsed().as_nanos() as u64);
+            let (at, voluntary) = (Instant::now(), now.voluntary);
             self.slept.insert(
                 tid,
                 Slept {
-                    nanoseconds: slept + earlier,
-                    voluntary: now.voluntary,
+                    nanoseconds,
+                    at,
+                    voluntary,
                 },
             );
         }

@@ -80,13 +80,14 @@ mod tests {
             answer: 3,
         };
         const RET: u8 = 0xc3;
-        for (place, bytes) in [
+        // SAFETY: the whole new mapping, which nobody else has.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(page, 4096) };
+        for (place, part) in [
             (0, &store.code()[..]),
             (CALL, &[RET, 0, RET]),
             (WORD, &now.to_le_bytes()),
         ] {
-            // SAFETY: within the page, which nobody else has.
-            unsafe { page.add(place).copy_from(bytes.as_ptr(), bytes.len()) };
+            bytes[place..place + part.len()].copy_from_slice(part);
         }
         // SAFETY: the code changes rax, rcx, r11 and the flags, which a function may, and comes to a return.
         let code = unsafe { std::mem::transmute::<*mut u8, extern "C" fn() -> u32>(page) };
