@@ -24,6 +24,7 @@ use victims::{
     Findings, Peer, Stage,
     letter::{receive, send},
     play,
+    socket::get,
 };
 
 type Check = Box<dyn FnMut(&mut Findings)>;
@@ -201,6 +202,8 @@ fn check_queue(findings: &mut Findings, queue: Queue) {
     }
     let told = [0, 3].map(|at| getpeername::<UnixAddr>(found[at].as_raw_fd()).ok());
     findings.same("names of clients", &queue.names.map(Some), &told);
+    let ends = [&queue.quiet, &queue.sent, &queue.shut, &queue.accepted[0], &found[1]];
+    findings.same("buffers of a fixed size", &[0; 5], &ends.map(fixed));
     say(findings, "now", &queue.quiet, &found[0]);
     say(findings, "yes", &found[0], &queue.quiet);
     let is_stream = getsockopt(&queue.sent, nix::sys::socket::sockopt::SockType) == Ok(SockType::Stream);
@@ -224,6 +227,13 @@ fn check_queue(findings: &mut Findings, queue: Queue) {
     );
     findings.same("what follows", &Some(Vec::new()), &bytes_in(&found[3]));
     say(findings, "old", &queue.accepted[0], &queue.accepted[1]);
+}
+
+/// SO_BUF_LOCK: whether the sizes of its buffers are fixed.
+fn fixed(socket: &OwnedFd) -> i32 {
+    const SO_BUF_LOCK: i32 = 72;
+    let bytes = get(socket.as_raw_fd(), libc::SOL_SOCKET, SO_BUF_LOCK, 4).expect("SO_BUF_LOCK");
+    bytes.try_into().map_or(-1, i32::from_ne_bytes)
 }
 
 /// A file that this process has too comes with what was sent.
@@ -257,6 +267,7 @@ fn with_a_file(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
         let mut rest = String::new();
         findings.take("read", File::from(file).read_to_string(&mut rest));
         findings.same("what is read from it", "bytes", &rest);
+        findings.same("buffers of a fixed size", &[0; 2], &[&client, &end].map(fixed));
         say(findings, "after", &client, &end);
     })
 }

@@ -194,7 +194,7 @@ fn read(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Option<Vec<u8>>
 }
 
 /// Bytes that may wait in what a socket has sent, as the kernel counts them.
-pub(super) fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
     Ok(number_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF)?.max(0) as usize)
 }
 
@@ -207,16 +207,46 @@ pub(super) fn with_room(
     if bytes == 0 {
         return send();
     }
-    let (before, fixed) = (room(socket)?, number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK)?);
-    set_room(socket, (before / 2).max(4 * bytes))?;
-    send()?;
-    set_room(socket, before / 2)?;
-    // The kernel may choose its size again, if it might before.
-    set_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK, &fixed.to_ne_bytes())
+    let _room = Room::make(socket, 4 * bytes)?;
+    send()
+}
+
+/// More room than usual in what a socket sends, until this is dropped.
+pub(super) struct Room<'a> {
+    socket: BorrowedFd<'a>,
+    before: usize,
+    /// SO_BUF_LOCK, which nobody can tell before Linux 5.14.
+    fixed: Option<i32>,
+}
+
+impl<'a> Room<'a> {
+    pub(super) fn make(socket: BorrowedFd<'a>, bytes: usize) -> Result<Self, Errno> {
+        let before = room(socket)?;
+        let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).ok();
+        set_room(socket, (before / 2).max(bytes))?;
+        Ok(Self { socket, before, fixed })
+    }
+
+    fn put_back(&self) -> Result<(), Errno> {
+        set_room(self.socket, self.before / 2)?;
+        // The kernel may choose its size again, if it might before.
+        let fixed = self.fixed.map(i32::to_ne_bytes);
+        fixed.map_or(Ok(()), |fixed| {
+            set_option(self.socket, libc::SOL_SOCKET, SO_BUF_LOCK, &fixed)
+        })
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.put_back() {
+            tracing::error!(%error, "the buffer of a socket is not what it was");
+        }
+    }
 }
 
 /// Makes room for as many bytes; the kernel counts twice as many.
-pub(super) fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
+fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
     set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes.to_ne_bytes())
 }

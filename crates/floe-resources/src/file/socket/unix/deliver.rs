@@ -50,7 +50,7 @@ pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<
             letters((*id, body), unsent, &records, holders)?;
         } else if let Some(other) = unsent.senders.remove(id) {
             let wrap = |source: Errno| system("put back what waited in", *id, source.into());
-            let _room = Room::make(other.as_fd(), &body.queue).map_err(wrap)?;
+            let _room = room_for(other.as_fd(), &body.queue).map_err(wrap)?;
             for message in &body.queue {
                 send((*id, other.as_fd()), None, (body, message), holders)?;
             }
@@ -59,25 +59,10 @@ pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<
     Ok(())
 }
 
-/// More room than usual in what a socket sends, until this is dropped.
-pub(super) struct Room<'a>(BorrowedFd<'a>, usize);
-
-impl<'a> Room<'a> {
-    pub(super) fn make(socket: BorrowedFd<'a>, queue: &[queue::Message]) -> Result<Self, Errno> {
-        let before = options::room(socket)?;
-        // Each piece takes a buffer of its own, so there must be more room than there are bytes.
-        let wanted = 4 * queue::bytes(queue) + queue.len() * 1024;
-        options::set_room(socket, (before / 2).max(wanted))?;
-        Ok(Self(socket, before))
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = options::set_room(self.0, self.1 / 2) {
-            tracing::error!(%error, "the buffer of a socket is not what it was");
-        }
-    }
+/// Room for all of a queue in what a socket sends.
+pub(super) fn room_for<'a>(socket: BorrowedFd<'a>, queue: &[queue::Message]) -> Result<options::Room<'a>, Errno> {
+    // Each piece takes a buffer of its own, so there must be more room than there are bytes.
+    options::Room::make(socket, 4 * queue::bytes(queue) + queue.len() * 1024)
 }
 
 pub(super) fn send(
@@ -116,7 +101,7 @@ fn letters(
     let to = to.map_err(wrap("find the name of"))?;
     for message in &body.queue {
         let (sender, _place) = sender((id, &message.from), records, holders)?;
-        let _room = Room::make(sender.as_fd(), &body.queue).map_err(wrap("make room to send to"))?;
+        let _room = room_for(sender.as_fd(), &body.queue).map_err(wrap("make room to send to"))?;
         send((id, sender.as_fd()), Some(&to), (body, message), holders)?;
     }
     Ok(())

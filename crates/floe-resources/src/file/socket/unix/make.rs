@@ -2,7 +2,7 @@
 
 use super::{
     Body, NAME, State, connection,
-    deliver::{Room, Unsent},
+    deliver::{Unsent, room_for},
     name::{self, BoundNames},
 };
 use crate::file::{
@@ -202,7 +202,7 @@ fn fill((id, body): (u32, &Body), other: &OwnedFd, context: &mut OpenContext<'_>
         context.unix.unsent.senders.insert(id, duplicate(id, other)?);
         return Ok(());
     }
-    let _room = Room::make(other.as_fd(), &body.queue).map_err(wrap)?;
+    let _room = room_for(other.as_fd(), &body.queue).map_err(wrap)?;
     let outside = |pid: i32| context.puppets.get(&pid).map_or(0, |puppet| puppet.tid().raw());
     for message in &body.queue {
         let how = (body.is_stream(), &outside as &dyn Fn(i32) -> i32);

@@ -4,7 +4,7 @@
 use super::{
     Body, State,
     connection::{To, connect_as},
-    deliver::{Room, Unsent, send},
+    deliver::{Unsent, room_for, send},
     elsewhere::Place,
     make::{listen, only, socket_in},
     name,
@@ -156,7 +156,7 @@ fn fill(
     holders: &Holders<'_>,
 ) -> Result<(), FileError> {
     let wrap = |source: Errno| system("make room to send to", id, source.into());
-    let _room = Room::make(client, &one.queue).map_err(wrap)?;
+    let _room = room_for(client, &one.queue).map_err(wrap)?;
     let mut messages = one.queue.iter();
     messages.try_for_each(|message| send((id, client), None, (body, message), holders))
 }
