@@ -188,3 +188,23 @@ fn a_unix_connection_from_outside_that_waits_is_refused() {
     drop(outside);
     host.done(&["checkpoint", &job, "-o", &image]);
 }
+
+/// A daemon that binds, and shuts itself up then: nobody in the tree could bind there again.
+#[test]
+fn a_path_outside_of_all_roots_is_refused() {
+    let host = Host::new();
+    let folder = host.path("work");
+    fs::create_dir_all(folder.join("jail")).expect("a folder");
+    let job = host.name("job");
+    let script = "import os, socket, time\ns = socket.socket(socket.AF_UNIX)\ns.bind(os.getcwd() + '/s')\ns.listen(5)\n\
+                  os.chroot('jail')\nos.chdir('/')\nopen('ready', 'w')\ntime.sleep(1000)";
+    let place = folder.display().to_string();
+    host.done(&["run", "-d", "--name", &job, "-w", &place, "--", "python3", "-c", script]);
+    until("python", || folder.join("jail/ready").exists());
+    let image = host.path("job.floe").display().to_string();
+    let found = host.floe(&["checkpoint", &job, "-o", &image]).expect_failed();
+    assert!(
+        found.contains("from a root directory alone that no process of the tree has"),
+        "{found}"
+    );
+}

@@ -179,6 +179,7 @@ victims! {
     sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
     sockets_multicast "sockets-multicast",
+    sockets_chroot "sockets-chroot",
     sockets_names "sockets-names",
     sockets_netlink "sockets-netlink",
     sockets_options "sockets-options",

@@ -8,9 +8,9 @@ use super::{
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, ProcessRecord},
+    record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord},
 };
-use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of};
+use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of, looked_up_by};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -22,7 +22,10 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fmt,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -66,7 +69,11 @@ pub fn obstacles(
         if is_there {
             continue;
         }
-        if let Some(reason) = kind.obstacle(record, root.as_fd())? {
+        let Some(own) = root_of(looked_up_by(record)?, image, root.as_fd()) else {
+            continue;
+        };
+        let own = own.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        if let Some(reason) = kind.obstacle(record, own)? {
             found.insert(Obstacle {
                 object: format!("open file {}", record.id),
                 reason,
@@ -112,6 +119,22 @@ pub fn obstacles(
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// The root directory of a process where it is another one than `root`; the outer `None` where it is not there, or is to be
+/// made anew.
+fn root_of(process: Option<NsPid>, image: &Image, root: BorrowedFd<'_>) -> Option<Option<OwnedFd>> {
+    let record = image.processes().iter().find(|record| Some(record.pid) == process);
+    let own = record.map(|record| &record.root).filter(|own| own.path != b"/");
+    match own {
+        None => Some(None),
+        Some(own) if own.ghost.is_some() => None,
+        Some(own) => {
+            let path = Path::new(OsStr::from_bytes(&own.path));
+            let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+            open_in_root(root, path, flags, 0).ok().map(Some)
+        }
+    }
 }
 
 fn clocks(image: &Image, found: &mut BTreeSet<Obstacle>) {

@@ -45,7 +45,9 @@ pub use queue::set_notices;
 pub use regular::{OnDisk, on_disk};
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
-pub use socket::{BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver};
+pub use socket::{
+    BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver, looked_up_by,
+};
 pub use stash::Stash;
 
 use crate::{

@@ -27,7 +27,7 @@ pub(super) use unknown::of_family;
 pub use inet::Inet;
 pub use raw::Raw;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
-pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver};
+pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext, has_events};
 use floe_image::record::NsPid;

@@ -211,10 +211,17 @@ fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Ve
         Some(_) => groups(file).map_err(wrap("read the maker's groups of"))?,
         None => Vec::new(),
     };
+    let name = named(file, &unix, context)?;
+    if let (Some(name), Some(identity)) = (name.as_ref().filter(|name| name.is_elsewhere()), unix.file)
+        && name::file_outside_of_root(file.viewer, &name.bytes, identity)?.is_some()
+    {
+        let reason = "its path leads to it from a root directory alone that no process of the tree has (chroot)";
+        return refuse(file, context, reason);
+    }
     let body = Body {
         socket: inode,
         kind: unix.kind,
-        name: named(file, &unix, context)?,
+        name,
         own: SocketFile::of(&file.metadata),
         state,
         groups,
@@ -241,15 +248,37 @@ fn named(file: &FoundFile, unix: &UnixSocket, context: &DumpContext<'_>) -> Resu
     let Some(bytes) = &unix.name else {
         return Ok(None);
     };
-    let found = match unix.file {
-        Some(identity) => name::file_of(file.viewer, bytes, identity)?,
-        None => None,
-    };
+    let mut holder = file.viewer;
+    let mut found = None;
+    if let Some(identity) = unix.file {
+        for viewer in viewers(file.viewer, bytes, context) {
+            found = name::file_of(viewer, bytes, identity)?;
+            if found.is_some() {
+                holder = viewer;
+                break;
+            }
+        }
+    }
     Ok(Some(Name {
         bytes: bytes.clone(),
-        holder: NsPid(context.processes.get(&file.viewer).copied().unwrap_or(0)),
+        holder: NsPid(context.processes.get(&holder).copied().unwrap_or(0)),
         file: found,
     }))
+}
+
+/// Who may know what a path means: who has the socket, and after that those with other root directories.
+fn viewers(first: Pid, name: &[u8], context: &DumpContext<'_>) -> Vec<Pid> {
+    let mut all = vec![first];
+    if name.starts_with(b"/") {
+        let root = |pid: &Pid| std::fs::metadata(format!("/proc/{pid}/root")).map(|found| (found.dev(), found.ino()));
+        let mut roots: HashSet<_> = root(&first).into_iter().collect();
+        let others = context
+            .processes
+            .keys()
+            .filter(|pid| root(pid).is_ok_and(|root| roots.insert(root)));
+        all.extend(others);
+    }
+    all
 }
 
 /// SO_PEERGROUPS: supplementary groups of who made, connected or bound it.

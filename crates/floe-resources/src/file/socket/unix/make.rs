@@ -135,11 +135,7 @@ pub(super) fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> 
     if context.unix.listening.contains_key(&body.socket) {
         return Ok(());
     }
-    let binder = match &body.name {
-        Some(name) if name::is_relative(&name.bytes) => Maker::of(name.holder.0),
-        _ => maker,
-    };
-    let puppet = binder.puppet(id, context)?;
+    let puppet = maker.puppet(id, context)?;
     let number = socket_in(puppet, body.kind)?;
     if let Some(name) = &body.name {
         name::bind((id, body), (puppet, number), name, context)?;

@@ -31,7 +31,7 @@ use super::{
 use crate::file::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, decode, set_status,
 };
-use floe_image::record::OpenFileRecord;
+use floe_image::record::{NsPid, OpenFileRecord};
 use name::{Name, SocketFile};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
@@ -162,6 +162,19 @@ impl Body {
             && self.name.as_ref().is_some_and(|own| own.bytes == name)
             && maker.is_none_or(|maker| Some(maker) == self.maker())
     }
+}
+
+/// Who looks up the path by which an image has a socket, or has it connect anew: its root directory may be another one than
+/// others'. `None` where there is none to be looked up.
+///
+/// # Errors
+/// [`FileError`].
+pub fn looked_up_by(record: &OpenFileRecord) -> Result<Option<NsPid>, FileError> {
+    if record.kind != NAME {
+        return Ok(None);
+    }
+    let name = possible(record)?.name.filter(|name| name::is_path(&name.bytes));
+    Ok(name.map(|name| name.holder))
 }
 
 impl FileKind for Unix {

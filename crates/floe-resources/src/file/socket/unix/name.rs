@@ -5,9 +5,12 @@ use super::{
     elsewhere::{self, Place},
     leftover,
 };
-use crate::file::{
-    FileError, OpenContext,
-    socket::{fetch, system},
+use crate::{
+    file::{
+        FileError, OpenContext,
+        socket::{Maker, fetch, system},
+    },
+    ns::inside::root_directory,
 };
 use floe_image::record::NsPid;
 use floe_sys::{
@@ -15,7 +18,7 @@ use floe_sys::{
     procfs::{self, Descriptors},
     socket::unix_sockets,
 };
-use floe_tracee::Puppet;
+use floe_tracee::{Puppet, Script};
 use nix::{
     errno::Errno,
     sys::stat::{FileStat, Mode, fchmod, fstat, major, minor},
@@ -41,7 +44,7 @@ pub(super) struct Name {
     /// As in `sun_path`; a path without its NUL.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
-    /// Whose root or working directory a path is looked up from, as far as it is not an absolute one.
+    /// From whose root or working directory a path is looked up.
     pub holder: NsPid,
     /// Permissions and owner of the file; none of an abstract name, or of a path that does not stand for it any more.
     pub file: Option<SocketFile>,
@@ -99,11 +102,6 @@ pub(super) fn address(name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Whether only its holder knows what a name means.
-pub(super) fn is_relative(name: &[u8]) -> bool {
-    is_path(name) && !name.starts_with(b"/")
-}
-
 pub(super) fn is_path(name: &[u8]) -> bool {
     name.first() != Some(&0)
 }
@@ -130,9 +128,44 @@ pub(super) fn file_of(
         object: from,
         source,
     })?;
+    file_below(folder.as_fd(), viewer, name, (device, inode))
+}
+
+/// The same of a path from the root directory of a task's mount namespace, where the task has another one.
+pub(super) fn file_outside_of_root(
+    viewer: floe_sys::Pid,
+    name: &[u8],
+    identity: (u32, u32),
+) -> Result<Option<SocketFile>, FileError> {
+    match outer_root(viewer)? {
+        Some(root) if name.starts_with(b"/") => file_below(root.as_fd(), viewer, name, identity),
+        _ => Ok(None),
+    }
+}
+
+/// The root directory of a task's mount namespace, where the task has another one.
+pub(super) fn outer_root(task: floe_sys::Pid) -> Result<Option<OwnedFd>, FileError> {
+    let place = format!("/proc/{task}/root");
+    let wrap = |source| FileError::System {
+        action: "look at",
+        object: place.clone(),
+        source,
+    };
+    let root = root_directory(task).map_err(|error| wrap(std::io::Error::other(error)))?;
+    let found = fstat(&root).map_err(|error| wrap(error.into()))?;
+    let own = std::fs::metadata(&place).map_err(wrap)?;
+    Ok(((found.st_dev, found.st_ino) != (own.dev(), own.ino())).then_some(root))
+}
+
+fn file_below(
+    folder: BorrowedFd<'_>,
+    viewer: floe_sys::Pid,
+    name: &[u8],
+    (device, inode): (u32, u32),
+) -> Result<Option<SocketFile>, FileError> {
     let path = Path::new(OsStr::from_bytes(name));
     let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    let Ok(file) = open_in_root(folder.as_fd(), path, flags, 0) else {
+    let Ok(file) = open_in_root(folder, path, flags, 0) else {
         return Ok(None);
     };
     let found = fstat(&file).map_err(FileError::system("stat the socket", shown(name)))?;
@@ -177,7 +210,7 @@ impl Name {
         is_path(&self.bytes) && self.file.is_none()
     }
 
-    /// What is in the way of a path in `root`.
+    /// What is in the way of a path in `root`, the root directory of its holder.
     pub(super) fn obstacle(&self, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         if !self.bytes.starts_with(b"/") || self.is_elsewhere() {
             return Ok(None);
@@ -227,22 +260,41 @@ impl Drop for BoundNames {
     }
 }
 
-/// Binds the socket that is `number` in a task. What is left there of the socket that had the name before is removed. All
-/// of it the task does itself: a path means to others what its own root and links make of it.
+/// Binds the socket that is `number` in a task; to a path the task does so that knows what it means.
 pub(super) fn bind(
     (id, body): (u32, &Body),
     (puppet, number): (&Puppet, i32),
     name: &Name,
     context: &mut OpenContext<'_>,
 ) -> Result<(), FileError> {
-    if name.is_elsewhere() {
-        let wrap = |action| FileError::system(action, format!("open file {id}"));
+    let wrap = |action| FileError::system(action, format!("open file {id}"));
+    let own = || {
         let pidfd = pidfd_open(puppet.tid()).map_err(wrap("open a pidfd to fetch"))?;
-        let own = pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))?;
+        pidfd_getfd(pidfd.as_fd(), number).map_err(wrap("fetch"))
+    };
+    if name.is_elsewhere() {
+        let own = own()?;
         let place = elsewhere::bind(own.as_fd(), &name.bytes).map_err(wrap("bind"))?;
         context.unix.unsent.places.insert(body.socket, place);
         return Ok(());
     }
+    let holder = Maker::of(name.holder.0).puppet(id, context)?;
+    if !is_path(&name.bytes) || holder.tid() == puppet.tid() {
+        return bind_here((id, body), (puppet, number), name, context);
+    }
+    let numbers = context.channel.give(&mut Script::new(holder), &[own()?.as_fd()])?;
+    bind_here((id, body), (holder, numbers[0]), name, context)?;
+    fetch(id, holder, &numbers).map(drop)
+}
+
+/// Has a task bind a socket. What is left there of the socket that had the name before is removed. All of it the task does
+/// itself: a path means to others what its own root and links make of it.
+fn bind_here(
+    (id, body): (u32, &Body),
+    (puppet, number): (&Puppet, i32),
+    name: &Name,
+    context: &mut OpenContext<'_>,
+) -> Result<(), FileError> {
     let path = is_path(&name.bytes).then(|| with_nul(&name.bytes));
     let is_left = match &path {
         Some(path) => leftover::is_there(id, puppet, path)?,

@@ -60,6 +60,11 @@ impl FoundUnix {
         if !peer::is_lasting(to) {
             return Err("the name of its other end is a path from a directory of a process outside");
         }
+        if name::is_path(to) && !name::outer_root(one.viewer).is_ok_and(|root| root.is_none()) {
+            return Err(
+                "the process that has it has a root directory of its own (chroot), where the name of its other end means something else",
+            );
+        }
         if !name::is_path(to) && !listed.is_some_and(|listed| listed.is_floes) {
             return Err("its other end is in a network that ends with the tree");
         }
