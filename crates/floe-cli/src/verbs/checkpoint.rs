@@ -54,8 +54,8 @@ pub struct Checkpoint {
     tty: Option<Tty>,
     /// What stays outside of the tree; may be given several times. unix:PATH or unix:@NAME: unix sockets that are connected
     /// with one of this name connect with it anew when the tree is restored. LINK=NAME: a pipe, socket, terminal, device or
-    /// file, by its link in /proc/PID/fd (pipe:[12345], socket:[678], /dev/ttyS0): restore --inherit-fd NAME=FD gives
-    /// another one in its place.
+    /// file, by its link in /proc/PID/fd as findings tell it (for a device e.g. /dev/ttyS0): restore --inherit-fd NAME=FD
+    /// gives another one in its place.
     #[arg(long, value_name = "RULE")]
     external: Vec<Rule>,
     /// Only tell what stands in the way.
