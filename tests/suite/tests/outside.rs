@@ -415,3 +415,26 @@ fn what_is_given_stays_the_users() {
     );
     host.done(&["rm", "-f", &name]);
 }
+
+#[test]
+fn one_name_stands_for_one_open_file() {
+    let host = Host::new();
+    let folder = text(&host.path("work"));
+    fs::create_dir(&folder).expect("a folder");
+    let plain = text(&host.path("plain"));
+    let open = || File::options().create(true).append(true).open(&plain).expect("a file");
+    let script = format!("open('{plain}', 'r')\n{WRITES}").replacen("open(", "kept = open(", 1);
+    let stray = Stray::start(&script, &[&folder], [Stdio::null(), open().into()]);
+    until("python", || Path::new(&format!("{folder}/ready")).exists());
+    let (pid, image) = (stray.pid(), text(&host.path("stray.floe")));
+    let line = ["checkpoint", "--pid", &pid, "-o", &image, "--external"];
+    let rules = [format!("{plain}=log"), format!("{folder}=log")];
+    let found = host
+        .floe(&[&line[..], &[&rules[0], "--external", &rules[1]]].concat())
+        .expect_failed();
+    assert!(found.contains("\"log\" is in two rules"), "{found}");
+    let found = host.floe(&[&line[..], &[&rules[0]]].concat()).expect_failed();
+    assert!(found.contains("it is open more than once by the link"), "{found}");
+    fs::write(format!("{folder}/go"), "").expect("write");
+    until("its line", || Path::new(&format!("{folder}/done")).exists());
+}

@@ -107,7 +107,7 @@ impl Checkpoint {
             leave_running: self.leave_running,
             tcp: self.tcp.into(),
             patience: self.patience,
-            external: Externals::new(self.external.clone()),
+            external: Externals::new(self.external.clone())?,
             behind_front,
             before_end: &mut before_end,
         };

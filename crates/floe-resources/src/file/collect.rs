@@ -300,8 +300,12 @@ impl KnownFiles {
             Err(index) => {
                 let dumped = dump_one(found, context)?;
                 let id = dumped.map(|(signals, kind, body)| {
-                    if kind == external::NAME {
-                        self.external.insert(found.link.clone());
+                    if kind == external::NAME && !self.external.insert(found.link.clone()) {
+                        let reason = "it is open more than once by the link that stays outside (--external), and one descriptor \
+                                      that is given for it can't be all of them";
+                        let advice = "close the others, or open it once and duplicate that (dup(2))";
+                        let subject = Some(&found.subject);
+                        context.refusals.add(subject, found.title(), reason, advice);
                     }
                     let id = self.records.len() as u32;
                     let (flags, position) = (found.flags(), found.position());

@@ -66,7 +66,7 @@ impl Grants {
             }
         }
         Ok(Self {
-            peers: Externals::new(rules),
+            peers: Externals::new(rules)?,
             descriptors,
         })
     }
@@ -85,7 +85,7 @@ impl Grants {
     /// # Errors
     /// [`FileError`].
     pub fn obstacles(&self, image: &Image) -> Result<Vec<(String, String)>, FileError> {
-        let mut found = Vec::new();
+        let (mut found, mut names) = (Vec::new(), BTreeSet::new());
         let mut unused: BTreeSet<&str> = self.descriptors.keys().map(String::as_str).collect();
         for record in image.open_files() {
             if let Some((name, kind)) = outside_peer(record)?
@@ -100,6 +100,10 @@ impl Grants {
                 let reason = self.lacks(&body, record)?;
                 found.extend(reason.map(|reason| (format!("{} {:?}", body.shape, body.name), reason)));
                 unused.remove(body.name.as_str());
+                if !names.insert(body.name.clone()) {
+                    let reason = "two open files of the image have this name, and one descriptor can't be both";
+                    found.push((format!("{} {:?}", body.shape, body.name), reason.to_owned()));
+                }
             }
         }
         let in_vain = unused.into_iter().map(|name| {

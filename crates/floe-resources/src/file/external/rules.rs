@@ -29,6 +29,9 @@ pub enum RuleError {
     /// A name that would be hard to give.
     #[error("{0:?} is no name: letters, digits, dots, - and _ are")]
     Name(String),
+    /// A link or a name that two rules have.
+    #[error("{0:?} is in two rules: each file has one link and is given by a name of its own")]
+    Twice(String),
 }
 
 impl FromStr for Rule {
@@ -77,16 +80,26 @@ pub struct Externals {
 
 impl Externals {
     /// From the user's rules.
-    #[must_use]
-    pub fn new(rules: Vec<Rule>) -> Self {
+    ///
+    /// # Errors
+    /// [`RuleError::Twice`].
+    pub fn new(rules: Vec<Rule>) -> Result<Self, RuleError> {
         let mut all = Self::default();
         for rule in rules {
             match rule {
                 Rule::Peer(name) => all.peers.push(name),
-                Rule::Named { link, name } => all.named.push((link.into_bytes(), name)),
+                Rule::Named { link, name } => {
+                    if all.name_of(link.as_bytes()).is_some() {
+                        return Err(RuleError::Twice(link));
+                    }
+                    if all.named.iter().any(|(_, other)| *other == name) {
+                        return Err(RuleError::Twice(name));
+                    }
+                    all.named.push((link.into_bytes(), name));
+                }
             }
         }
-        all
+        Ok(all)
     }
 
     /// What the user calls the file behind a link of /proc/PID/fd.
@@ -130,8 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn links_and_names_are_in_one_rule_each() {
+        let rules =
+            |texts: [&str; 2]| Externals::new(texts.map(|text| text.parse().expect("a rule")).to_vec()).map(drop);
+        assert_eq!(rules(["/a=one", "/b=two"]), Ok(()));
+        assert_eq!(rules(["/a=one", "/b=one"]), Err(RuleError::Twice("one".to_owned())));
+        assert_eq!(rules(["/a=one", "/a=two"]), Err(RuleError::Twice("/a".to_owned())));
+    }
+
+    #[test]
     fn the_systems_log_needs_no_rule() {
-        let rules = Externals::new(vec![Rule::Peer(b"/run/bus".to_vec())]);
+        let rules = Externals::new(vec![Rule::Peer(b"/run/bus".to_vec())]).expect("a rule");
         assert!(rules.permits_peer(b"/dev/log", libc::SOCK_DGRAM));
         assert!(!rules.permits_peer(b"/dev/log", libc::SOCK_STREAM));
         assert!(rules.permits_peer(b"/run/bus", libc::SOCK_STREAM));
