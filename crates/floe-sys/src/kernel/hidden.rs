@@ -91,20 +91,32 @@ impl FileMemory {
         }
         let mut found = Vec::new();
         let mut one = memory.member("packet_sock", sock, "mclist")?;
-        while one != 0 && found.len() < MOST {
+        while one != 0 {
+            see_an_end(found.len())?;
             // struct packet_mreq: device, type, length of the address, address.
             let mut value = memory.number("packet_mclist", one, "ifindex")?.to_ne_bytes().to_vec();
             value.extend((memory.number("packet_mclist", one, "type")? as u16).to_ne_bytes());
             value.extend((memory.number("packet_mclist", one, "alen")? as u16).to_ne_bytes());
             value.extend(memory.bytes(one + memory.types.offset("packet_mclist", "addr")?, 8)?);
             // Each time that it was asked for.
-            let times = memory.number("packet_mclist", one, "count")?.min(MOST as u32);
+            let times = memory.number("packet_mclist", one, "count")?;
+            see_an_end(found.len().saturating_add(times as usize))?;
             found.extend((0..times).map(|_| HiddenOption::new(SOL_PACKET, PACKET_ADD_MEMBERSHIP, value.clone())));
             one = memory.member("packet_mclist", one, "next")?;
         }
         found.reverse();
         Ok(Some(found))
     }
+}
+
+/// Whether a list of so many can be read on; else it would be taken for all of it.
+fn see_an_end(read: usize) -> io::Result<()> {
+    if read <= MOST {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "a list of a socket's has more than {MOST} elements"
+    )))
 }
 
 /// What IPv4 has, also in sockets of IPv6.
@@ -122,7 +134,8 @@ fn four(memory: &KernelMemory, sock: u64) -> io::Result<Vec<HiddenOption>> {
     }
     let mut groups = Vec::new();
     let mut one = memory.member("inet_sock", sock, "mc_list")?;
-    while one != 0 && groups.len() < MOST {
+    while one != 0 {
+        see_an_end(groups.len())?;
         let place = one + memory.types.offset("ip_mc_socklist", "multi")?;
         let value = memory.bytes(place, 12)?;
         let (group, device) = (&value[..4], &value[8..]);
@@ -177,7 +190,8 @@ fn six(memory: &KernelMemory, sock: u64) -> io::Result<Vec<HiddenOption>> {
     }
     let mut groups = Vec::new();
     let mut one = memory.member("ipv6_pinfo", own, "ipv6_mc_list")?;
-    while one != 0 && groups.len() < MOST {
+    while one != 0 {
+        see_an_end(groups.len())?;
         let group = memory.bytes(one + memory.types.offset("ipv6_mc_socklist", "addr")?, 16)?;
         let device = memory.number("ipv6_mc_socklist", one, "ifindex")?.to_ne_bytes();
         let sources = match memory.member("ipv6_mc_socklist", one, "sflist")? {
@@ -203,7 +217,8 @@ fn six(memory: &KernelMemory, sock: u64) -> io::Result<Vec<HiddenOption>> {
     found.extend(in_order(groups));
     let mut one = memory.member("ipv6_pinfo", own, "ipv6_ac_list")?;
     let mut joined = Vec::new();
-    while one != 0 && joined.len() < MOST {
+    while one != 0 {
+        see_an_end(joined.len())?;
         let mut value = memory.bytes(one + memory.types.offset("ipv6_ac_socklist", "acl_addr")?, 16)?;
         value.extend(memory.number("ipv6_ac_socklist", one, "acl_ifindex")?.to_ne_bytes());
         joined.push((HiddenOption::new(libc::IPPROTO_IPV6, IPV6_JOIN_ANYCAST, value), None));
@@ -278,12 +293,39 @@ fn chooser(memory: &KernelMemory, sock: u64) -> io::Result<Option<HiddenOption>>
 
 #[cfg(test)]
 mod tests {
-    use super::{HiddenOption, MCAST_MSFILTER, SO_ATTACH_REUSEPORT_CBPF};
+    use super::{HiddenOption, MCAST_MSFILTER, PACKET_ADD_MEMBERSHIP, SO_ATTACH_REUSEPORT_CBPF, SOL_PACKET};
     use crate::{
         kernel::FileMemory,
         socket::{set_option, set_program},
     };
     use std::{net::UdpSocket, os::fd::AsFd};
+
+    /// In a network namespace of its own, whose first device is `lo`.
+    #[test]
+    fn a_list_is_read_to_its_end_or_not_at_all() {
+        let read = |joins: &[u32]| {
+            let memory = FileMemory::open().expect("as root");
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
+            let socket = crate::socket::new(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("a socket");
+            for number in joins {
+                // struct packet_mreq.
+                let mut request = 1_i32.to_ne_bytes().to_vec();
+                request.extend((libc::PACKET_MR_MULTICAST as u16).to_ne_bytes());
+                request.extend(6_u16.to_ne_bytes());
+                request.extend([1, 0]);
+                request.extend(number.to_be_bytes());
+                request.extend([0; 2]);
+                set_option(socket.as_fd(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request).expect("join");
+            }
+            let found = memory.packet_memberships(socket.as_fd());
+            found.map(|found| found.expect("no rings").len()).ok()
+        };
+        let read = |joins: Vec<u32>| std::thread::spawn(move || read(&joins)).join().expect("no panic");
+        assert_eq!(read((0..100).collect()), Some(100));
+        assert_eq!(read(vec![7; 4096]), Some(4096));
+        assert_eq!(read(vec![7; 4097]), None);
+        assert_eq!(read((0..4098).collect()), None);
+    }
 
     #[test]
     fn groups_and_programs_are_told() {

@@ -1,7 +1,7 @@
 //! What was set by an option, and is told by none: multicast groups, the device of what is sent to groups, fixed source
 //! addresses, and what chooses among sockets that share a port. The kernel's memory has it.
 
-use super::SocketOption;
+use super::{LONGEST, SocketOption};
 use crate::file::memory::Memory;
 use floe_sys::{Pid, kernel::HiddenOption};
 use std::{collections::BTreeSet, io, os::fd::BorrowedFd};
@@ -61,6 +61,9 @@ pub(in crate::file::socket) fn unreadable_groups(error: &io::Error) -> String {
 
 fn carried(found: Vec<HiddenOption>) -> Result<Vec<SocketOption>, &'static str> {
     let told = found.into_iter().map(|HiddenOption { level, name, value }| match (value, level) {
+        (Some(value), _) if value.len() > LONGEST => {
+            Err("a multicast group of so many sources can't be carried: they take more than 32 KiB")
+        }
         (Some(value), _) => Ok(SocketOption { level, name, value }),
         (None, libc::SOL_SOCKET) => Err(
             "a program of bpf(2) that chooses among sockets which share a port (SO_ATTACH_REUSEPORT_EBPF) can't be carried: \
@@ -109,5 +112,25 @@ impl SocketOption {
             (IP, libc::IP_UNICAST_IF) | (IPV6, libc::IPV6_UNICAST_IF) => word(0).map(u32::from_be),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IP, MCAST_MSFILTER, carried};
+    use crate::file::socket::options::are_possible;
+    use floe_sys::kernel::HiddenOption;
+
+    #[test]
+    fn what_is_saved_can_be_restored() {
+        // struct group_filter, with so many sources.
+        let of = |sources: usize| HiddenOption {
+            level: IP,
+            name: MCAST_MSFILTER,
+            value: Some(vec![1; 144 + 128 * sources]),
+        };
+        let found = carried(vec![of(254)]).expect("254 sources");
+        assert!(are_possible(&found));
+        carried(vec![of(255)]).expect_err("255 sources");
     }
 }

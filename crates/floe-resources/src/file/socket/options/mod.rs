@@ -150,7 +150,7 @@ fn differing_among(suspects: &Suspects, socket: BorrowedFd<'_>, usual: &Usual) -
         let Some(value) = differs else {
             continue;
         };
-        if option.carried {
+        if option.carried && value.len() <= LONGEST {
             carried.push(SocketOption { level, name, value });
         } else {
             others.push((level, name));
