@@ -187,6 +187,10 @@ impl Inspected {
         {
             refuse_relation(&held.tree, &error, refusals);
         }
+        // Where something was refused nobody needs them.
+        if refusals.is_empty() {
+            contents.read_heads()?;
+        }
         let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held)?;
         Ok(Self {

@@ -6,17 +6,17 @@
 use super::build_id;
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, DirectoryRecord, GhostRecord, MappedFileRecord, ShmemRecord};
-use floe_sys::{memfd, memory::HUGETLBFS, procfs, sysv::Attachment};
+use floe_sys::{memfd, memory::HUGETLBFS, sysv::Attachment};
 use nix::sys::{stat::makedev, statfs::statfs};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs::{File, Metadata},
+    collections::{BTreeMap, HashMap},
+    fs::{File, Metadata, OpenOptions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
             ffi::OsStrExt,
-            fs::{FileExt, MetadataExt},
+            fs::{FileExt, MetadataExt, OpenOptionsExt},
         },
     },
     path::{Path, PathBuf},
@@ -91,8 +91,8 @@ pub struct Contents {
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
     shmem_by: HashMap<FileIdentity, u32>,
     pub(super) ghost_by: HashMap<FileIdentity, u32>,
-    /// Inode numbers of files with a lease for writing, once they were needed.
-    leased: Option<HashSet<u64>>,
+    /// Mapped files by number, and links to those whose first bytes are still to be read.
+    unread: Vec<(usize, String)>,
     /// Device number of the filesystem that memfds lie on, once it was needed.
     kernel_tmpfs: Option<u64>,
 }
@@ -133,7 +133,7 @@ impl Contents {
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
             ghost_by: HashMap::new(),
-            leased: None,
+            unread: Vec::new(),
             kernel_tmpfs: None,
         }
     }
@@ -236,21 +236,6 @@ impl Contents {
         Ok(if huge { found.block_size() as u64 } else { 0 })
     }
 
-    fn is_leased(&mut self, metadata: &Metadata) -> Result<bool, ContentError> {
-        let leased = match &mut self.leased {
-            Some(leased) => leased,
-            None => {
-                let found = procfs::leased_for_writing().map_err(|error| ContentError {
-                    action: "look for leases in",
-                    path: "/proc/locks".to_owned(),
-                    source: io::Error::other(error),
-                })?;
-                self.leased.insert(found)
-            }
-        };
-        Ok(leased.contains(&metadata.ino()))
-    }
-
     /// Whether restoring needs the file open besides where the tree has it: because it is mapped, or has no name.
     #[must_use]
     pub(crate) fn keeps_open(&self, file: FileIdentity) -> bool {
@@ -299,15 +284,10 @@ impl Contents {
         let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
         let id = match found {
             Some(Located { path, ghost }) => {
-                let (head_checksum, build_id) = match ghost {
-                    Some(_) => (0, Vec::new()),
-                    // To open it would ask for the lease's end. It is refused with the descriptor that has the lease.
-                    None if self.is_leased(&metadata)? => (0, Vec::new()),
-                    None => File::open(magic)
-                        .and_then(|file| Ok((head_checksum(&file)?, build_id(&file)?)))
-                        .map_err(wrap("read"))?,
-                };
                 let id = self.mapped.len() as u32;
+                if ghost.is_none() {
+                    self.unread.push((self.mapped.len(), magic.to_owned()));
+                }
                 self.mapped.push(MappedFileRecord {
                     id,
                     path,
@@ -315,9 +295,9 @@ impl Contents {
                     writable,
                     size: metadata.size(),
                     mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-                    head_checksum,
+                    head_checksum: 0,
                     identity: [metadata.dev(), metadata.ino()],
-                    build_id,
+                    build_id: Vec::new(),
                 });
                 Some(id)
             }
@@ -325,6 +305,27 @@ impl Contents {
         };
         self.mapped_by.insert(key, id);
         Ok(id)
+    }
+
+    /// Reads by what mapped files are known again: how they begin, and their build-ids. To open one would ask for the end of
+    /// a lease for writing; such of the tree's were refused with the descriptors that have them, before this.
+    ///
+    /// # Errors
+    /// [`ContentError`]; EWOULDBLOCK for a lease that no descriptor of the tree has.
+    pub fn read_heads(&mut self) -> Result<(), ContentError> {
+        for (index, magic) in std::mem::take(&mut self.unread) {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(&magic);
+            let read = file.and_then(|file| Ok((head_checksum(&file)?, build_id(&file)?)));
+            let (head, id) = read.map_err(|source| ContentError {
+                action: "read",
+                path: magic,
+                source,
+            })?;
+            let record = &mut self.mapped[index];
+            (record.head_checksum, record.build_id) = (head, id);
+        }
+        Ok(())
     }
 
     /// The device number of the kernel's own tmpfs.
