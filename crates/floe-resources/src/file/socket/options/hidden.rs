@@ -48,7 +48,7 @@ pub(in crate::file::socket) fn of_packets(
     memory: &Memory,
 ) -> io::Result<Option<Vec<SocketOption>>> {
     let found = memory.packet_memberships(socket)?;
-    Ok(found.map(|found| carried(found).unwrap_or_default()))
+    found.map(|found| carried(found).map_err(io::Error::other)).transpose()
 }
 
 /// What a finding says where they can't be told.
@@ -78,16 +78,22 @@ fn carried(found: Vec<HiddenOption>) -> Result<Vec<SocketOption>, &'static str> 
 /// Whether sockets of a task's network namespace are members of groups that the kernel does not join by itself; whose they
 /// are these lists don't tell.
 pub(in crate::file::socket) fn has_groups(task: Pid) -> bool {
-    let list = |name: &str| std::fs::read_to_string(format!("/proc/{task}/net/{name}")).unwrap_or_default();
+    let lists = ["igmp", "igmp6"].map(
+        |name| match std::fs::read_to_string(format!("/proc/{task}/net/{name}")) {
+            // A kernel without this version, or without groups.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            list => list,
+        },
+    );
+    // What can't be looked at may hold some.
+    let [Ok(four), Ok(six)] = lists else { return true };
     // A line for a device, and for each of its groups one that begins with a tab: 224.0.0.1.
-    let four = list("igmp");
     let mut fours = four
         .lines()
         .skip(1)
         .filter_map(|line| line.strip_prefix('\t')?.split_whitespace().next());
     // Number, device, group: those of all nodes, and of a node's own address.
     let own = ["ff010000000000000000000000000001", "ff020000000000000000000000000001"];
-    let six = list("igmp6");
     let mut sixes = six.lines().filter_map(|line| line.split_whitespace().nth(2));
     fours.any(|group| group != "010000E0")
         || sixes.any(|group| !own.contains(&group) && !group.starts_with("ff0200000000000000000001ff"))
