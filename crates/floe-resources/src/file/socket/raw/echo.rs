@@ -11,15 +11,13 @@ use crate::{
     },
     ns,
 };
+use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use floe_tracee::Puppet;
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     fs, io,
-    os::{
-        fd::{BorrowedFd, OwnedFd},
-        linux::fs::MetadataExt,
-    },
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 /// Which groups may.
@@ -51,9 +49,8 @@ pub(super) fn allowed(
     make: impl FnOnce() -> Result<OwnedFd, FileError>,
 ) -> Result<OwnedFd, FileError> {
     let failed = |source| system("allow (net.ipv4.ping_group_range)", id, source);
-    let namespace = |path: String| fs::metadata(path).map(|found| found.st_ino());
-    let theirs = namespace(format!("/proc/{inside}/ns/net")).map_err(failed)?;
-    if theirs == namespace("/proc/self/ns/net".to_owned()).map_err(failed)? {
+    let origin = ns::origin(inside, "net").map_err(|error| failed(io::Error::other(error)))?;
+    if origin == NamespaceOrigin::Host {
         return make();
     }
     let set = |range: String| {

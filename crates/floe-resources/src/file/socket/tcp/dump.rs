@@ -23,7 +23,10 @@ use crate::{
     ns,
     refusal::{Passing, Refusals, Subject},
 };
-use floe_image::{codec, record::OpenFileRecord};
+use floe_image::{
+    codec,
+    record::{NamespaceOrigin, OpenFileRecord},
+};
 use floe_sys::{
     Pid,
     descriptor::pidfd_getfd,
@@ -33,10 +36,7 @@ use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    os::{
-        fd::{AsFd, OwnedFd},
-        linux::fs::MetadataExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
 
@@ -281,15 +281,12 @@ impl FoundConnection {
 
     /// Whether it is in the network namespace in which floe is.
     fn is_in_floes_network(&self) -> Result<bool, FileError> {
-        let namespace = |path: String| {
-            let found = std::fs::metadata(&path).map(|found| found.st_ino());
-            found.map_err(|source| FileError::System {
-                action: "look at",
-                object: path,
-                source,
-            })
-        };
-        Ok(namespace(format!("/proc/{}/ns/net", self.viewer))? == namespace("/proc/self/ns/net".to_owned())?)
+        let origin = ns::origin(self.viewer, "net").map_err(|error| FileError::System {
+            action: "look at the network of",
+            object: self.title.clone(),
+            source: std::io::Error::other(error),
+        })?;
+        Ok(origin == NamespaceOrigin::Host)
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.

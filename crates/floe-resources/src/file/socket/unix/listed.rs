@@ -5,15 +5,10 @@ use crate::{
     file::{FileError, FoundFile},
     ns,
 };
-use floe_sys::{
-    Pid,
-    socket::{UnixSocket, unix_sockets},
-};
+use floe_image::record::NamespaceOrigin;
+use floe_sys::socket::{UnixSocket, unix_sockets};
 use nix::sched::CloneFlags;
-use std::{
-    collections::{HashMap, HashSet},
-    os::unix::fs::MetadataExt,
-};
+use std::collections::{HashMap, HashSet};
 
 /// All of them; asked for once.
 pub(super) struct Listed {
@@ -26,11 +21,6 @@ pub(super) struct Listed {
     pub is_floes: bool,
 }
 
-fn is_in_floes_network(task: Pid) -> bool {
-    let namespace = |path: String| std::fs::metadata(path).map(|found| found.ino()).ok();
-    namespace(format!("/proc/{task}/ns/net")) == namespace("/proc/self/ns/net".to_owned())
-}
-
 impl Listed {
     /// Those that a file of the tree is among.
     pub(super) fn read(file: &FoundFile) -> Result<Self, FileError> {
@@ -41,7 +31,12 @@ impl Listed {
             source: std::io::Error::other(error),
         })?;
         let waiting = sockets.values().flat_map(|socket| &socket.waiting).copied().collect();
-        let is_floes = is_in_floes_network(file.viewer);
+        let origin = ns::origin(file.viewer, "net").map_err(|error| FileError::System {
+            action: "look at the network of",
+            object: file.title(),
+            source: std::io::Error::other(error),
+        })?;
+        let is_floes = origin == NamespaceOrigin::Host;
         let beside = if is_floes { Ok(HashMap::new()) } else { unix_sockets() };
         Ok(Self {
             sockets,
