@@ -38,12 +38,14 @@ use floe_sys::{
 };
 use floe_tracee::{Batch, Puppet};
 use nix::errno::Errno;
+use options::{Filter, SocketOption};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
+use supply::SocketKind;
 
 /// What a finding about a socket advises.
 const ADVICE: &str = "close it, or run the program without it";
@@ -74,6 +76,29 @@ fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, E
 /// Whether an error waits in it that nobody has read. getsockopt(SO_ERROR) would take it away.
 fn has_error(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     has_events(socket, libc::POLLERR)
+}
+
+/// Options that are not as in a new socket of a kind, which has them on these levels, where none of them is refused and it
+/// has no filter.
+fn plain_options(
+    file: &FoundFile,
+    (kind, levels): (SocketKind, &[i32]),
+    context: &mut DumpContext<'_>,
+) -> Result<Option<Vec<SocketOption>>, FileError> {
+    let wrap = |action| FileError::system(action, file.title());
+    let usual = context.usual.of(kind, levels).map_err(wrap("make a socket like"))?;
+    let (options, others) = options::differing(file.as_fd(), &usual).map_err(wrap("read the options of"))?;
+    if !others.is_empty() {
+        return refuse(file, context, &options::refusal(&others));
+    }
+    match options::filter(file.as_fd()).map_err(wrap("read the filter of"))? {
+        Filter::None => Ok(Some(options)),
+        _ => refuse(
+            file,
+            context,
+            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
+        ),
+    }
 }
 
 fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {

@@ -16,7 +16,7 @@ use crate::{
         DumpContext, FileError, FoundFile,
         memory::Memory,
         socket::{
-            address::has_scope, has_error, has_events, inet, keeper::Keeper, number_option, options, refuse,
+            address::has_scope, has_error, has_events, inet, keeper::Keeper, number_option, plain_options, refuse,
             tcp_state::TcpState,
         },
     },
@@ -108,24 +108,10 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         );
     }
     let family = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
-    let usual = context
-        .usual
-        .of((family, libc::SOCK_STREAM, libc::IPPROTO_TCP), &OPTIONS);
-    let differing = options::differing(file.as_fd(), &*usual.map_err(wrap("make one like"))?);
-    let (options, others) = differing.map_err(wrap("read the options of"))?;
-    if !others.is_empty() {
-        return refuse(file, context, &options::refusal(&others));
-    }
-    if !matches!(
-        options::filter(file.as_fd()).map_err(wrap("read the filter of"))?,
-        options::Filter::None
-    ) {
-        return refuse(
-            file,
-            context,
-            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
-        );
-    }
+    let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+    let Some(options) = plain_options(file, (kind, &OPTIONS), context)? else {
+        return Ok(None);
+    };
     let body = Body {
         family,
         local,

@@ -9,7 +9,7 @@ use crate::{
     file::{
         DumpContext, FileError, FoundFile,
         socket::{
-            Maker, ROOT, has_error, number_option, options, peer,
+            Maker, ROOT, has_error, number_option, peer, plain_options,
             queue::{self, Manner, Message},
             refuse,
         },
@@ -191,22 +191,9 @@ fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Ve
         return refuse(file, context, reason);
     }
     let kind = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE).map_err(wrap("read the kind of"))?;
-    let usual = context.usual.of((libc::AF_UNIX, kind, 0), &[libc::SOL_SOCKET]);
-    let differing = options::differing(file.as_fd(), &*usual.map_err(wrap("make a socket like"))?);
-    let (options, others) = differing.map_err(wrap("read the options of"))?;
-    if !others.is_empty() {
-        return refuse(file, context, &options::refusal(&others));
-    }
-    if !matches!(
-        options::filter(file.as_fd()).map_err(wrap("read the filter of"))?,
-        options::Filter::None
-    ) {
-        return refuse(
-            file,
-            context,
-            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
-        );
-    }
+    let Some(options) = plain_options(file, ((libc::AF_UNIX, kind, 0), &[libc::SOL_SOCKET]), context)? else {
+        return Ok(None);
+    };
     let groups = match maker {
         Some(_) => groups(file).map_err(wrap("read the maker's groups of"))?,
         None => Vec::new(),
