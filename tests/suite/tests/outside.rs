@@ -1,6 +1,6 @@
 //! Files and ends outside of a tree that the user names: they stay there, and others are given in their place.
 
-use floe_suite::{Host, run, spawn, until, wait};
+use floe_suite::{Host, ask, run, spawn, until, wait};
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, PipeReader, Read, Write, pipe},
@@ -14,7 +14,6 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 /// The number that given descriptors have in floe.
@@ -269,16 +268,6 @@ while True:
     s.sendall(b'%d %s' % (n, got))
 s.close()
 time.sleep(1000)";
-
-fn ask(socket: &mut UnixStream, question: &str) -> String {
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("SO_RCVTIMEO");
-    socket.write_all(question.as_bytes()).expect("write");
-    let mut answer = [0; 100];
-    let count = socket.read(&mut answer).expect("an answer");
-    String::from_utf8_lossy(&answer[..count]).into_owned()
-}
 
 #[test]
 fn an_end_of_a_pair_of_sockets_is_given_anew() {

@@ -1,12 +1,12 @@
 //! Unix sockets that are connected with somebody outside of their tree, and connect anew when it is restored.
 
-use floe_suite::{Host, enter_own_mounts};
+use floe_suite::{Host, ask, enter_own_mounts};
 use std::{
     fs,
     io::{Read, Write},
     os::{
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
+        unix::net::{SocketAddr, UnixDatagram, UnixListener},
     },
     path::Path,
     time::Duration,
@@ -14,16 +14,6 @@ use std::{
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn ask(socket: &mut UnixStream, question: &str) -> String {
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("SO_RCVTIMEO");
-    socket.write_all(question.as_bytes()).expect("write");
-    let mut answer = [0; 100];
-    let count = socket.read(&mut answer).expect("an answer");
-    String::from_utf8_lossy(&answer[..count]).into_owned()
 }
 
 /// Connects with argument 1 and answers there.
