@@ -142,7 +142,8 @@ ipc = fields(
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
-    has_init=boolean, console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
+    has_init=boolean, pid_namespaces=several(fields(parent=u32)),
+    ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc,
 )
 state = choice(
@@ -156,7 +157,7 @@ scheduling = fields(
     policy=u32, flags=u64, nice=i32, priority=u32, deadline=times(u64, 3), affinity=several(u32), io_priority=u32
 )
 thread = fields(
-    tid=i32, comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
+    tid=i32, inner=several(i32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
@@ -173,7 +174,8 @@ timer = fields(
 )
 directory = fields(path=raw, ghost=optional(u32))
 process = fields(
-    pid=i32, ppid=i32, pgid=i32, sid=i32, state=state, threads=several(thread),
+    pid=i32, ppid=i32, pgid=i32, sid=i32, pid_namespace=u32,
+    pids_of_children=choice(("Known", u32), ("New", None), ("Ended", None)), state=state, threads=several(thread),
     actions=several(fields(handler=u64, flags=u64, restorer=u64, mask=u64)), pending=several(raw),
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=directory, root=directory,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,

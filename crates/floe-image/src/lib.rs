@@ -16,10 +16,12 @@ pub mod record;
 
 mod envelope;
 mod frame;
+mod numbering;
 mod reader;
 mod writer;
 
 pub use envelope::EnvelopeError;
 pub use frame::{FORMAT_VERSION, FrameError};
+pub use numbering::Numbering;
 pub use reader::{ChunkScratch, Fault, Image, Place, ReadError, VerifyReport, spool};
 pub use writer::{FillError, ImageWriter, Summary, WriteError, WriteOptions};

@@ -5,17 +5,44 @@ use floe_sys::{
     Pid,
     procfs::{self, ProcError, Stat, Status},
 };
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    fs::{File, Metadata},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+};
 
 /// A thread as found.
 #[derive(Debug, Clone)]
 pub struct FoundThread {
     /// Id in floe's namespace.
     pub tid: Pid,
-    /// Id in its own namespace.
+    /// Id in the PID namespace of the tree's root.
     pub ns_tid: i32,
+    /// Ids in the namespaces below that, outermost first; none where it is in that one.
+    pub inner: Vec<i32>,
     /// /proc/PID/task/TID/status, read before the thread was seized.
     pub status: Status,
+}
+
+impl FoundThread {
+    /// Its id in its own PID namespace, by which it knows itself.
+    #[must_use]
+    pub fn own_tid(&self) -> i32 {
+        self.inner.last().copied().unwrap_or(self.ns_tid)
+    }
+}
+
+/// A PID namespace that processes of the tree are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundPidNamespace {
+    /// Inode number of its file in /proc/PID/ns.
+    pub inode: u64,
+    /// The one above it, by its position; the first, which is that of the tree's root, tells itself.
+    pub parent: usize,
 }
 
 /// A process as found.
@@ -23,18 +50,24 @@ pub struct FoundThread {
 pub struct FoundProcess {
     /// Id in floe's namespace.
     pub pid: Pid,
-    /// Id in its own namespace.
+    /// Id in the PID namespace of the tree's root.
     pub ns_pid: i32,
-    /// Parent's id in its own namespace; 0 for the root.
+    /// Ids in the namespaces below that, outermost first; none where it is in that one.
+    pub inner: Vec<i32>,
+    /// Parent's id there; 0 for the root.
     pub ns_ppid: i32,
-    /// Process group in its own namespace; 0 where that is outside.
+    /// Process group there; 0 where that is outside.
     pub ns_pgid: i32,
-    /// Session in its own namespace; 0 where that is outside.
+    /// Session there; 0 where that is outside.
     pub ns_sid: i32,
+    /// Process group in the namespaces below, down to its own, outermost first; 0 where it is outside of one.
+    pub inner_pgid: Vec<i32>,
+    /// Session in the namespaces below.
+    pub inner_sid: Vec<i32>,
     /// /proc/PID/stat, read before the process was seized.
     pub stat: Stat,
-    /// Depth of its PID namespace, seen from floe's.
-    pub depth: usize,
+    /// Its PID namespace, by its position among the tree's.
+    pub pid_namespace: usize,
     /// Threads, the leader first. Without it where it has ended and others live.
     pub threads: Vec<FoundThread>,
     /// Wait status of the leader where it has ended and others live.
@@ -42,9 +75,8 @@ pub struct FoundProcess {
 }
 
 impl FoundProcess {
-    fn read(pid: Pid, parent: i32) -> Result<Self, ProcError> {
+    fn read(pid: Pid, parent: i32, levels: &mut Levels) -> Result<Self, ProcError> {
         let stat = Stat::of(pid)?;
-        let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
         let mut threads = Vec::new();
         let mut leader = None;
         for tid in procfs::threads(pid)? {
@@ -54,29 +86,45 @@ impl FoundProcess {
                 Err(error) if error.is_gone() && tid != pid => continue,
                 Err(error) => return Err(error),
             };
-            let ns_tid = last(&status.ns_pid);
+            let (ns_tid, inner) = levels.split(&status.ns_pid);
             if tid == pid {
-                leader = Some(status.clone());
+                leader = Some((status.clone(), ns_tid, inner.clone()));
             }
-            threads.push(FoundThread { tid, ns_tid, status });
+            threads.push(FoundThread {
+                tid,
+                ns_tid,
+                inner,
+                status,
+            });
         }
-        let status = leader.ok_or_else(|| gone(pid))?;
+        let (status, ns_pid, inner) = leader.ok_or_else(|| gone(pid))?;
         let has_ended = |state| matches!(state, b'Z' | b'X');
         let leader_ended = (has_ended(status.state) && threads.len() > 1).then_some(stat.exit_code);
         if leader_ended.is_some() {
             threads.retain(|thread| !has_ended(thread.status.state));
         }
+        let (ns_pgid, inner_pgid) = levels.split(&status.ns_pgid);
+        let (ns_sid, inner_sid) = levels.split(&status.ns_sid);
         Ok(Self {
             pid,
-            ns_pid: last(&status.ns_pid),
+            ns_pid,
+            inner,
             ns_ppid: parent,
-            ns_pgid: last(&status.ns_pgid),
-            ns_sid: last(&status.ns_sid),
+            ns_pgid,
+            ns_sid,
+            pid_namespace: levels.namespace(pid, inner_sid.len())?,
+            inner_pgid,
+            inner_sid,
             stat,
-            depth: status.ns_pid.len(),
             threads,
             leader_ended,
         })
+    }
+
+    /// Its id in its own PID namespace, by which it knows itself.
+    #[must_use]
+    pub fn own_pid(&self) -> i32 {
+        self.inner.last().copied().unwrap_or(self.ns_pid)
     }
 
     /// Whether it has ended and waits to be reaped.
@@ -112,11 +160,81 @@ fn gone(pid: Pid) -> ProcError {
     }
 }
 
+/// PID namespaces on the way down the tree.
+#[derive(Debug, Default)]
+struct Levels {
+    /// How many levels above that of the tree's root floe sees.
+    above: usize,
+    namespaces: Vec<FoundPidNamespace>,
+}
+
+impl Levels {
+    /// With the namespace of the tree's root.
+    fn at(root: Pid) -> Result<Self, ProcError> {
+        let path = format!("/proc/{root}");
+        let ids = Status::read(&path)?.ns_pid.len();
+        let inode = inode(root, std::fs::metadata(format!("{path}/ns/pid")))?;
+        Ok(Self {
+            above: ids.saturating_sub(1),
+            namespaces: vec![FoundPidNamespace { inode, parent: 0 }],
+        })
+    }
+
+    /// An id in the root's namespace, and in those below.
+    fn split(&self, ids: &[i32]) -> (i32, Vec<i32>) {
+        let own = ids.get(self.above..).unwrap_or_default();
+        match own.split_first() {
+            Some((first, inner)) => (*first, inner.to_vec()),
+            None => (0, Vec::new()),
+        }
+    }
+
+    /// The position of the namespace of a process that is so many levels below the root's.
+    fn namespace(&mut self, pid: Pid, below: usize) -> Result<usize, ProcError> {
+        if below == 0 {
+            return Ok(0);
+        }
+        let file = File::open(format!("/proc/{pid}/ns/pid")).map_err(|source| unreadable(pid, source))?;
+        self.number(pid, file.into(), below)
+    }
+
+    fn number(&mut self, pid: Pid, namespace: OwnedFd, below: usize) -> Result<usize, ProcError> {
+        let file = File::from(namespace);
+        let inode = inode(pid, file.metadata())?;
+        if let Some(known) = self.namespaces.iter().position(|known| known.inode == inode) {
+            return Ok(known);
+        }
+        // A descendant's namespace is the root's or one below it.
+        let parent = match below {
+            0 | 1 => 0,
+            _ => {
+                let above = floe_sys::namespace::parent(file.as_fd()).map_err(|e| unreadable(pid, e.into()))?;
+                self.number(pid, above, below - 1)?
+            }
+        };
+        self.namespaces.push(FoundPidNamespace { inode, parent });
+        Ok(self.namespaces.len() - 1)
+    }
+}
+
+fn inode(pid: Pid, found: io::Result<Metadata>) -> Result<u64, ProcError> {
+    found.map(|found| found.ino()).map_err(|source| unreadable(pid, source))
+}
+
+fn unreadable(pid: Pid, source: io::Error) -> ProcError {
+    ProcError::Read {
+        path: format!("/proc/{pid}/ns/pid"),
+        source,
+    }
+}
+
 /// A tree: parents before their children.
 #[derive(Debug, Clone, Default)]
 pub struct FoundTree {
     /// The processes.
     pub processes: Vec<FoundProcess>,
+    /// Their PID namespaces, that of the root first, each behind the one above it.
+    pub pid_namespaces: Vec<FoundPidNamespace>,
 }
 
 impl FoundTree {
@@ -126,9 +244,10 @@ impl FoundTree {
     /// [`ProcError`].
     pub fn read(root: Pid) -> Result<Self, ProcError> {
         let mut processes = Vec::new();
+        let mut levels = Levels::at(root)?;
         let mut queue = VecDeque::from([(root, 0)]);
         while let Some((pid, parent)) = queue.pop_front() {
-            let process = match FoundProcess::read(pid, parent) {
+            let process = match FoundProcess::read(pid, parent, &mut levels) {
                 Ok(process) => process,
                 // A child that ended and was reaped since its parent's list was read.
                 Err(error) if error.is_gone() && pid != root => continue,
@@ -145,7 +264,24 @@ impl FoundTree {
             }
             processes.push(process);
         }
-        Ok(Self { processes })
+        Ok(Self {
+            processes,
+            pid_namespaces: levels.namespaces,
+        })
+    }
+
+    /// What a process is called in a PID namespace of the tree, by its position; none where it is not seen from there.
+    #[must_use]
+    pub fn seen_from(&self, namespace: usize, process: &FoundProcess) -> Option<i32> {
+        let (mut at, mut level) = (process.pid_namespace, process.inner.len());
+        while at != namespace {
+            level = level.checked_sub(1)?;
+            at = self.pid_namespaces.get(at)?.parent;
+        }
+        match level.checked_sub(1) {
+            Some(below) => process.inner.get(below).copied(),
+            None => Some(process.ns_pid),
+        }
     }
 
     /// The root.

@@ -1,8 +1,10 @@
 //! Namespaces that are held by descriptors: ioctl_nsfs(2), linux/nsfs.h.
 
+use crate::descriptor;
 use nix::errno::Errno;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+const NS_GET_PARENT: libc::Ioctl = nix::request_code_none!(0xb7, 2);
 const NS_GET_NSTYPE: libc::Ioctl = nix::request_code_none!(0xb7, 3);
 
 /// Its kind: CLONE_NEW*.
@@ -12,6 +14,16 @@ const NS_GET_NSTYPE: libc::Ioctl = nix::request_code_none!(0xb7, 3);
 pub fn kind(namespace: BorrowedFd<'_>) -> Result<i32, Errno> {
     // SAFETY: no argument is read.
     Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) })
+}
+
+/// The one above it, of PID and user namespaces.
+///
+/// # Errors
+/// EINVAL for other kinds, EPERM where that is not the caller's own or below it.
+pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: no argument is read.
+    let number = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) })?;
+    Ok(descriptor::adopt(number))
 }
 
 /// Sets the NIS domain name of the caller's UTS namespace.

@@ -20,6 +20,6 @@ pub use batch::{Batch, CallError, CallId};
 pub use events::give_events_back;
 pub use host::{CallHost, HostError, Running};
 pub use interrupted::{InterruptionError, RestartCode, has_handled_signal_pending, is_restarted, restart_code};
-pub use puppet::{ARENA_BYTES, Puppet, PuppetError};
+pub use puppet::{ARENA_BYTES, Puppet, PuppetError, PuppetIds};
 pub use script::Script;
 pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};

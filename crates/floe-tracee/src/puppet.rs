@@ -53,9 +53,31 @@ pub enum PuppetError {
 #[derive(Debug)]
 pub struct Puppet {
     task: Stopped,
-    process: i32,
-    thread: i32,
+    ids: PuppetIds,
     arena: Arena,
+}
+
+/// Ids of a puppet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PuppetIds {
+    /// Process, in the PID namespace of the tree.
+    pub process: i32,
+    /// Thread, there.
+    pub thread: i32,
+    /// Process, in the puppet's own PID namespace, which may be one below.
+    pub own_process: i32,
+    /// Thread, there.
+    pub own_thread: i32,
+}
+
+impl PuppetIds {
+    /// Of the first process of all.
+    const SEED: Self = Self {
+        process: 1,
+        thread: 1,
+        own_process: 1,
+        own_thread: 1,
+    };
 }
 
 /// Bytes of the arena that puppets share.
@@ -108,8 +130,7 @@ impl Puppet {
         };
         let puppet = Self {
             task,
-            process: 1,
-            thread: 1,
+            ids: PuppetIds::SEED,
             arena,
         };
         puppet.unmap_all_but_kernel(&before)?;
@@ -152,16 +173,27 @@ impl Puppet {
         self.task.tid()
     }
 
-    /// Its thread id in its own namespace.
+    /// Its thread id in the tree's PID namespace.
     #[must_use]
     pub fn thread(&self) -> i32 {
-        self.thread
+        self.ids.thread
     }
 
-    /// Its process id in its own namespace.
+    /// Its process id in the tree's PID namespace.
     #[must_use]
     pub fn process(&self) -> i32 {
-        self.process
+        self.ids.process
+    }
+
+    /// All its ids.
+    #[must_use]
+    pub fn ids(&self) -> PuppetIds {
+        self.ids
+    }
+
+    /// How a batch ends: the task sends itself a signal.
+    fn end_of_batch(&self, signal: i32) -> (i32, i32, i32) {
+        (self.ids.own_process, self.ids.own_thread, signal)
     }
 
     /// Where the stub and its tables stand.
@@ -181,7 +213,7 @@ impl Puppet {
     /// # Errors
     /// [`PuppetError::Call`].
     pub fn run(&self, batch: &mut Batch) -> Result<(), PuppetError> {
-        Ok(batch.run(&self.task, (self.process, self.thread, QUIET))?)
+        Ok(batch.run(&self.task, self.end_of_batch(QUIET))?)
     }
 
     /// Runs a batch that ends with another signal than usual, because SIGURG is among those it makes pending.
@@ -190,26 +222,24 @@ impl Puppet {
     /// [`PuppetError`].
     pub fn run_ending_with(&self, batch: &mut Batch, signal: i32) -> Result<(), PuppetError> {
         self.task.set_signal_mask(!(1 << (signal - 1)))?;
-        Ok(batch.run(&self.task, (self.process, self.thread, signal))?)
+        Ok(batch.run(&self.task, self.end_of_batch(signal))?)
     }
 
-    /// Runs a batch in which the call `clone` makes a task that must get the id `wanted`, a thread of this process or a
-    /// process of its own, and returns that task.
+    /// Runs a batch in which the call `clone` makes a task, which must be called `wanted` in this puppet's PID namespace and
+    /// has `ids`; returns that task.
     ///
     /// # Errors
     /// [`PuppetError`].
-    pub fn spawn(&self, mut batch: Batch, clone: CallId, wanted: i32, is_thread: bool) -> Result<Self, PuppetError> {
-        let born = batch.run_with_birth(&self.task, (self.process, self.thread, QUIET))?;
+    pub fn spawn(&self, mut batch: Batch, clone: CallId, wanted: i32, ids: PuppetIds) -> Result<Self, PuppetError> {
+        let born = batch.run_with_birth(&self.task, self.end_of_batch(QUIET))?;
         let got = batch.result(clone);
         let (Some(born), true) = (born, got == i64::from(wanted)) else {
             return Err(PuppetError::WrongId { wanted, got });
         };
         let task = Seized::born(born).stop()?;
-        let process = if is_thread { self.process } else { wanted };
         Ok(Self {
             task,
-            process,
-            thread: wanted,
+            ids,
             arena: self.arena,
         })
     }

@@ -162,6 +162,7 @@ victims! {
     memory_untouched "memory-untouched",
     mqueues "mqueues",
     pidfds "pidfds",
+    pids_nested "pids-nested",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
     pipes_packets "pipes-packets",

@@ -5,9 +5,12 @@ use crate::{
     restore::{PlanError, plan},
     stage::{Control, StageError},
 };
-use floe_image::record::{
-    AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin, NsPid,
-    ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+use floe_image::{
+    Numbering,
+    record::{
+        AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin,
+        NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+    },
 };
 use floe_resources::{
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
@@ -120,7 +123,7 @@ impl Inspected {
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
-        let mut decoys = Decoys::new(first);
+        let mut decoys = Decoys::none_yet();
         let usual = Usual::find().map_err(InspectError::Usual)?;
         let mut pages = 0;
         for found in &held.tree.processes {
@@ -142,6 +145,7 @@ impl Inspected {
                 directory("root", found, &mut contents, refusals)?,
             );
             record.shared = sharing.with_parent(found);
+            record.pids_of_children = ns::pids::look(&held.tree, found)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
                 pages += mm::look_at_pages(&process, &mut space)?;
@@ -177,13 +181,14 @@ impl Inspected {
             tty::move_session(&mut processes, session, &link);
         }
         let mut sandbox = sandbox(held, target, (&streams, &files), refusals)?;
+        sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
             sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
         }
         // What was refused is missing, and then nothing can be said of the rest.
         if refusals.is_empty()
-            && let Err(error) = plan(&processes, sandbox.has_init, &BTreeSet::new())
+            && let Err(error) = can_be_made(&processes, &sandbox)
         {
             refuse_relation(&held.tree, &error, refusals);
         }
@@ -206,6 +211,11 @@ impl Inspected {
     }
 }
 
+fn can_be_made(processes: &[ProcessRecord], sandbox: &SandboxRecord) -> Result<(), PlanError> {
+    let numbering = Numbering::new(&sandbox.pid_namespaces, &sandbox.ended_leaders, processes);
+    plan(processes, (sandbox.has_init, &numbering), &BTreeSet::new()).map(drop)
+}
+
 /// Relations of processes that no order of forks brings about.
 fn refuse_relation(tree: &FoundTree, error: &PlanError, refusals: &mut Refusals) {
     let subject = |pid: i32| {
@@ -224,6 +234,18 @@ fn refuse_relation(tree: &FoundTree, error: &PlanError, refusals: &mut Refusals)
             format!("state shared with process {parent}, which adopted it in session {session}"),
             "the parent can't fork it there",
             "use threads, or end it",
+        ),
+        PlanError::Group { pid, group, .. } => refusals.add(
+            subject(pid).as_ref(),
+            format!("process group {group} of another PID namespace"),
+            "its parent could not have put it there",
+            "give it a group of its own (setpgid)",
+        ),
+        PlanError::Namespace { pid, by } => refusals.add(
+            subject(pid).as_ref(),
+            "PID namespace of its own",
+            format!("process {by}, which is to fork it, can't fork it there"),
+            "end it, or start it from the namespace above",
         ),
         PlanError::NoRoot | PlanError::Unreachable(_) => {
             refusals.add(
@@ -357,6 +379,8 @@ fn sandbox(
         mount,
         devpts,
         has_init,
+        pid_namespaces: ns::pids::records(&held.tree),
+        ended_leaders: Vec::new(),
         console: streams.record(&files.input),
         log: streams.log,
         command,

@@ -124,7 +124,12 @@ pub fn connect_all(
     (unsent, stash): (&mut Unsent, &Stash),
 ) -> Result<(), RestoreError> {
     let channel = (&world.channel, root);
-    let holders = Holders::new(stash.tables(), &world.puppets, channel, world.own_numbers());
+    let holders = Holders::new(
+        stash.tables(),
+        (&world.puppets, &world.numbering),
+        channel,
+        world.own_numbers(),
+    );
     let known = world.host_pids();
     place_pidfds(image.open_files(), &holders, (|pid| known.contains_key(&pid), threads))?;
     deliver(unsent, image.open_files(), &holders)?;
@@ -198,7 +203,8 @@ fn set_foreground(
     let terminal = [terminals.slave(link.pair)?];
     let number = world.channel.give(&mut Script::new(leader), &terminal)?[0] as u64;
     let mut batch = leader.batch();
-    let group = batch.data(&link.foreground.0.to_ne_bytes());
+    let group = world.called(leader.process(), link.foreground.0)?;
+    let group = batch.data(&group.to_ne_bytes());
     let arguments = [number, libc::TIOCSPGRP, group];
     batch.call("set the foreground group", libc::SYS_ioctl, &arguments);
     batch.call("close the terminal", libc::SYS_close, &[number]);

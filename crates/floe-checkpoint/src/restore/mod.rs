@@ -7,6 +7,7 @@
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
 
 mod abilities;
+mod births;
 mod clocks;
 mod console;
 mod contents;
@@ -31,7 +32,7 @@ use crate::{
 };
 use contents::MadeContents;
 use floe_image::{
-    Image, ReadError,
+    Image, Numbering, ReadError,
     record::{ConsoleRecord, NamespaceOrigin},
 };
 use floe_resources::{
@@ -271,8 +272,9 @@ fn make_room_for_files(image: &Image, any: BorrowedFd<'_>) {
 /// The steps, and what processes hold for others while they fork.
 fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanError> {
     let processes = image.processes();
-    let has_init = image.sandbox().has_init;
-    let steps = plan(processes, has_init, &BTreeSet::new())?;
+    let numbering = Numbering::of(image);
+    let known = (image.sandbox().has_init, &numbering);
+    let steps = plan(processes, known, &BTreeSet::new())?;
     // A change of memory that one lends would be seen by all that have the same.
     if processes
         .iter()
@@ -286,7 +288,7 @@ fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanErr
     if early.is_empty() {
         return Ok((steps, HashMap::new()));
     }
-    let steps = plan(processes, has_init, &early)?;
+    let steps = plan(processes, known, &early)?;
     let lendings = wants.lendings(&memory, &steps);
     Ok((steps, lendings))
 }
@@ -338,7 +340,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     // Before this thread stays on one processor, as do those that it makes.
     let held = connections.hold(launch.pid1())?;
     let opened = std::thread::scope(|scope| {
-        let original = Original::new(&image, &made, root.as_fd());
+        let original = Original::new(&image, &made, root.as_fd())?;
         let (sender, finished) = mpsc::channel();
         let comparison = scope.spawn(move || original.compare(&finished));
         let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
@@ -364,6 +366,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         control.enter("state")?;
         let crowd = state::make_threads(&image, &world)?;
+        world.settle_pids_of_children(image.processes())?;
         files::open_late(all, &world, &made, &console, (root.as_fd(), outside))?;
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids(), unsent)?;

@@ -49,6 +49,7 @@ fn lendings(processes: &[(i32, Vec<VmaRecord>, Vec<PageRun>)], forks: &[(i32, i3
     let fork = |(by, pid): &(i32, i32)| Step::Fork {
         by: *by,
         pid: *pid,
+        namespace: 0,
         helper: false,
     };
     let steps: Vec<Step> = forks.iter().map(fork).collect();

@@ -219,13 +219,7 @@ fn prepare_leader(world: &World<'_>, record: &ProcessRecord) -> Result<usize, Re
 }
 
 fn threads_of(world: &World<'_>, record: &ProcessRecord) -> Result<Vec<Puppet>, RestoreError> {
-    let lacking = || RestoreError::Inconsistent(format!("process {} is not there", record.pid));
-    let leader = world.puppets.get(&record.pid.0).ok_or_else(lacking)?;
-    let make = |thread: &ThreadRecord| {
-        let mut batch = leader.batch();
-        let call = world.clone_call(&mut batch, thread.tid.0, THREAD_FLAGS as u64, 0);
-        Ok(leader.spawn(batch, call, thread.tid.0, true)?)
-    };
+    let make = |thread: &ThreadRecord| world.spawn(record.pid.0, thread.tid.0, (THREAD_FLAGS as u64, 0));
     record.threads.iter().skip(1).map(make).collect()
 }
 

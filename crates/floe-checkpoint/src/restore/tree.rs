@@ -9,7 +9,7 @@ use super::{
 };
 use crate::stage::Control;
 use floe_image::{
-    Image,
+    Image, Numbering,
     record::{DirectoryRecord, NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
@@ -19,9 +19,9 @@ use floe_resources::{
     task::restore_login,
 };
 use floe_sys::{Pid, procfs::Status};
-use floe_tracee::{ARENA_BYTES, Batch, CallId, Puppet, Script, Stopped};
+use floe_tracee::{ARENA_BYTES, Puppet, Script, Stopped};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
@@ -34,7 +34,7 @@ type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord);
 
 /// An address space that a task has.
 #[derive(Clone)]
-enum Heritage<'a> {
+pub(super) enum Heritage<'a> {
     /// One of the image.
     Own(Filled<'a>),
     /// One for others.
@@ -57,19 +57,23 @@ impl Heritage<'_> {
 /// All tasks made so far, and what making them needs.
 pub struct World<'a> {
     records: HashMap<i32, &'a ProcessRecord>,
+    /// Ids in all PID namespaces, helpers' too.
+    pub numbering: Numbering,
+    /// Where children of those are born who were told otherwise than into their own PID namespace.
+    pub(super) pids_of_children: HashMap<i32, u32>,
     memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
     /// The address space a task was given or inherited.
-    heritage: HashMap<i32, Heritage<'a>>,
+    pub(super) heritage: HashMap<i32, Heritage<'a>>,
     /// What processes hold while they fork.
-    lendings: HashMap<i32, Rc<Lending>>,
+    pub(super) lendings: HashMap<i32, Rc<Lending>>,
     /// What a task has.
-    directories: HashMap<i32, Directories<'a>>,
+    pub(super) directories: HashMap<i32, Directories<'a>>,
     pub channel: Channel,
     /// Number of the ns_last_pid file in every task.
-    last_pid: RawFd,
-    method: PidMethod,
+    pub(super) last_pid: RawFd,
+    pub(super) method: PidMethod,
     /// Zombies and their host ids.
     ended: BTreeMap<i32, Pid>,
     filler: Filler<'a>,
@@ -92,6 +96,8 @@ impl<'a> World<'a> {
         let (number, last_pid) = free_numbers(image);
         let mut world = Self {
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
+            numbering: Numbering::of(image),
+            pids_of_children: HashMap::new(),
             memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),
@@ -241,7 +247,12 @@ impl<'a> World<'a> {
         self.records.get(&pid).copied()
     }
 
-    fn puppet(&self, pid: i32) -> Result<&Puppet, RestoreError> {
+    /// The records of all processes.
+    pub fn records(&self) -> impl Iterator<Item = &'a ProcessRecord> {
+        self.records.values().copied()
+    }
+
+    pub(super) fn puppet(&self, pid: i32) -> Result<&Puppet, RestoreError> {
         self.puppets
             .get(&pid)
             .ok_or_else(|| RestoreError::Inconsistent(format!("process {pid} is needed but not there")))
@@ -264,7 +275,12 @@ impl<'a> World<'a> {
         for step in steps {
             control.check("tree")?;
             match *step {
-                Step::Fork { by, pid, helper } => self.fork(by, pid, helper, made)?,
+                Step::Fork {
+                    by,
+                    pid,
+                    namespace,
+                    helper,
+                } => self.fork(by, (pid, namespace, helper), made)?,
                 Step::Build(pid) => {
                     self.build(pid, made, root)?;
                     control.observer.pages(self.written().min(total), total);
@@ -273,8 +289,9 @@ impl<'a> World<'a> {
                     self.simple(pid, "make a session", libc::SYS_setsid, &[])?;
                     self.take_terminal(pid, terminals)?;
                 }
-                Step::Join { pid, group } => {
-                    self.simple(pid, "join a process group", libc::SYS_setpgid, &[0, group as u64])?;
+                Step::Join { by, pid, group } => {
+                    let arguments = [self.called(by, pid)?, self.called(by, group)?].map(|id| id as u64);
+                    self.simple(by, "join a process group", libc::SYS_setpgid, &arguments)?;
                 }
                 Step::Subreaper(pid) => {
                     let arguments = [libc::PR_SET_CHILD_SUBREAPER as u64, 1];
@@ -302,64 +319,17 @@ impl<'a> World<'a> {
         Ok(puppet.run(&mut batch)?)
     }
 
-    fn simple(&self, pid: i32, what: &'static str, number: i64, arguments: &[u64]) -> Result<(), RestoreError> {
+    pub(super) fn simple(
+        &self,
+        pid: i32,
+        what: &'static str,
+        number: i64,
+        arguments: &[u64],
+    ) -> Result<(), RestoreError> {
         let puppet = self.puppet(pid)?;
         let mut batch = puppet.batch();
         batch.call(what, number, arguments);
         Ok(puppet.run(&mut batch)?)
-    }
-
-    /// Adds to a batch what makes a task with the id `wanted`.
-    pub fn clone_call(&self, batch: &mut Batch, wanted: i32, flags: u64, exit_signal: u64) -> CallId {
-        match self.method {
-            PidMethod::NsLastPid => {
-                let text = (wanted - 1).to_string();
-                let place = batch.data(text.as_bytes());
-                let file = self.last_pid as u64;
-                batch.call(
-                    "choose the next PID",
-                    libc::SYS_pwrite64,
-                    &[file, place, text.len() as u64, 0],
-                );
-                batch.call("make a task", libc::SYS_clone, &[flags | exit_signal])
-            }
-            PidMethod::SetTid => {
-                let ids = batch.data(&wanted.to_ne_bytes());
-                // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-                // set_tid_size, cgroup.
-                let words = [flags, 0, 0, 0, exit_signal, 0, 0, 0, ids, 1, 0];
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-                let place = batch.data(&bytes);
-                batch.call("make a task", libc::SYS_clone3, &[place, bytes.len() as u64])
-            }
-        }
-    }
-
-    fn fork(&mut self, by: i32, pid: i32, helper: bool, made: &MadeContents) -> Result<(), RestoreError> {
-        let lending = self.lendings.get(&by).cloned();
-        if let Some(held) = lending.as_ref().and_then(|lending| lending.before.get(&pid)) {
-            self.hold(by, Heritage::Lent(Rc::new(held.clone())), made, None)?;
-        }
-        let parent = self.puppet(by)?;
-        let mut batch = parent.batch();
-        // An exit signal of 0 keeps a helper's end from its parent.
-        let (shared, exit_signal) = match self.record(pid) {
-            Some(record) if !helper => (record.shared, record.exit_signal),
-            Some(_) | None => (0, if helper { 0 } else { libc::SIGCHLD }),
-        };
-        let call = self.clone_call(&mut batch, pid, u64::from(shared), exit_signal.max(0) as u64);
-        let child = parent.spawn(batch, call, pid, false)?;
-        self.puppets.insert(pid, child);
-        if let Some(heritage) = self.heritage.get(&by).cloned() {
-            self.heritage.insert(pid, heritage);
-        }
-        if let Some(directories) = self.directories.get(&by).copied() {
-            self.directories.insert(pid, directories);
-        }
-        match lending {
-            Some(lending) if lending.last == pid => self.hold(by, self.own(by)?, made, None),
-            _ => Ok(()),
-        }
     }
 
     /// Gives a process its address space, and its root and working directory.
@@ -372,7 +342,7 @@ impl<'a> World<'a> {
     }
 
     /// The address space that the image holds for a process.
-    fn own(&self, pid: i32) -> Result<Heritage<'a>, RestoreError> {
+    pub(super) fn own(&self, pid: i32) -> Result<Heritage<'a>, RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {pid} has no address space"));
         let space = *self.memory.spaces.get(&pid).ok_or_else(lacking)?;
         Ok(Heritage::Own(Filled {
@@ -383,7 +353,7 @@ impl<'a> World<'a> {
     }
 
     /// Turns what a process has into `wanted`; with the sandbox's root given, also sets its directories.
-    fn hold(
+    pub(super) fn hold(
         &mut self,
         pid: i32,
         wanted: Heritage<'a>,
@@ -452,47 +422,11 @@ impl<'a> World<'a> {
         Ok(Some(wanted))
     }
 
-    fn end_helper(&mut self, pid: i32, parent: i32) -> Result<(), RestoreError> {
+    pub(super) fn end_helper(&mut self, pid: i32, parent: i32) -> Result<(), RestoreError> {
         self.take(pid)?.end(0)?;
         self.heritage.remove(&pid);
-        let arguments = [pid as u64, 0, libc::__WALL as u64, 0];
+        let arguments = [self.called(parent, pid)? as u64, 0, libc::__WALL as u64, 0];
         self.simple(parent, "reap a helper", libc::SYS_wait4, &arguments)
-    }
-
-    /// Processes that stand for tasks which have ended: with their ids, where nobody has those now.
-    pub fn make_ended(&self, tasks: &BTreeSet<i32>) -> Result<BTreeMap<i32, Puppet>, RestoreError> {
-        // An id that names a group or a session is not free either.
-        let mut taken = BTreeSet::from([1]);
-        for record in self.records.values() {
-            taken.extend([record.pid.0, record.pgid.0, record.sid.0]);
-            taken.extend(record.threads.iter().map(|thread| thread.tid.0));
-        }
-        let mut free = (2..).filter(|id| !taken.contains(id) && !tasks.contains(id));
-        let seed = self.seed()?;
-        tasks
-            .iter()
-            .map(|task| {
-                let id = if taken.contains(task) {
-                    free.next().unwrap_or(*task)
-                } else {
-                    *task
-                };
-                let mut batch = seed.batch();
-                let call = self.clone_call(&mut batch, id, 0, 0);
-                Ok((*task, seed.spawn(batch, call, id, false)?))
-            })
-            .collect()
-    }
-
-    /// Ends what [`make_ended`](Self::make_ended) made.
-    pub fn end_all(&self, helpers: impl Iterator<Item = Puppet>) -> Result<(), RestoreError> {
-        for helper in helpers {
-            let pid = helper.process();
-            helper.end(0)?;
-            let arguments = [pid as u64, 0, libc::__WALL as u64, 0];
-            self.simple(1, "reap a helper", libc::SYS_wait4, &arguments)?;
-        }
-        Ok(())
     }
 
     fn take(&mut self, pid: i32) -> Result<Puppet, RestoreError> {
@@ -567,7 +501,7 @@ impl<'a> World<'a> {
                 record.ppid.0,
                 "note the stop",
                 libc::SYS_waitid,
-                &[P_PID, pid as u64, 0, flags, 0],
+                &[P_PID, self.called(record.ppid.0, pid)? as u64, 0, flags, 0],
             )?;
         }
         self.forget_child_signal(record.ppid, libc::SIGCHLD)

@@ -5,6 +5,7 @@ mod content;
 mod files;
 mod ipc;
 mod memory;
+mod pids;
 mod task;
 mod time;
 mod tree;
@@ -13,6 +14,7 @@ pub use content::ContentFault;
 pub use files::FileFault;
 pub use ipc::IpcFault;
 pub use memory::MemoryFault;
+pub use pids::PidFault;
 pub use task::TaskFault;
 pub use time::TimeFault;
 pub use tree::TreeFault;
@@ -56,6 +58,9 @@ pub enum Contradiction {
     /// Processes.
     #[error(transparent)]
     Tree(#[from] TreeFault),
+    /// PID namespaces.
+    #[error(transparent)]
+    Pid(#[from] PidFault),
     /// Switches of tasks.
     #[error(transparent)]
     Task(#[from] TaskFault),
@@ -85,6 +90,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    pids::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
     time::check(image)?;

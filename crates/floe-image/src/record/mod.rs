@@ -7,6 +7,7 @@ mod huge;
 mod index;
 mod ipc;
 mod memory;
+mod pids;
 mod process;
 mod sandbox;
 mod seccomp;
@@ -29,6 +30,7 @@ pub use memory::{
     AddressSpaceRecord, AioEvent, AioRing, ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MappedFileRecord,
     MemfdRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
 };
+pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{
     AlternateStack, Credentials, DirectoryRecord, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit,
     RobustList, RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
@@ -42,8 +44,8 @@ pub use vma_details::{RangePolicy, VmaDetails};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// A PID or TID as the innermost PID namespace of the saved tree numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A PID or TID in the PID namespace of the saved tree's root. Tasks in namespaces below it have others there, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct NsPid(pub i32);
 
 impl std::fmt::Display for NsPid {

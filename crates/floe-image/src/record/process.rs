@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::{NsPid, PosixTimerRecord, ProcessSwitches, SeccompRecord, ThreadSwitches};
+use super::{NsPid, PidsOfChildren, PosixTimerRecord, ProcessSwitches, SeccompRecord, ThreadSwitches};
 use serde::{Deserialize, Serialize};
 
 /// A directory that a process is in.
@@ -24,6 +24,10 @@ pub struct ProcessRecord {
     pub pgid: NsPid,
     /// Session; as for the group.
     pub sid: NsPid,
+    /// Its PID namespace: the number of a [`PidNamespaceRecord`](super::PidNamespaceRecord), 0 for the tree's own.
+    pub pid_namespace: u32,
+    /// The one that its children are born into; of a zombie its own.
+    pub pids_of_children: PidsOfChildren,
     /// Running, stopped or waiting to be reaped.
     pub state: ProcessState,
     /// Threads, the leader first; for a zombie the leader alone. Of one that has ended name and credentials only.
@@ -74,6 +78,15 @@ pub struct ProcessRecord {
     pub switches: ProcessSwitches,
 }
 
+impl ProcessRecord {
+    /// What one of its threads is called in its own PID namespace; one that it has not, what it is called in the tree's.
+    #[must_use]
+    pub fn own_tid(&self, thread: NsPid) -> i32 {
+        let found = self.threads.iter().find(|known| known.tid == thread);
+        found.and_then(|known| known.inner.last()).map_or(thread.0, |own| own.0)
+    }
+}
+
 /// What a process was doing as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessState {
@@ -103,10 +116,12 @@ pub struct TerminalLink {
 }
 
 /// A thread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ThreadRecord {
     /// Thread id.
     pub tid: NsPid,
+    /// Its ids in the PID namespaces below the tree's, outermost first, its own last.
+    pub inner: Vec<NsPid>,
     /// Name, at most 15 bytes.
     #[serde(with = "serde_bytes")]
     pub comm: Vec<u8>,
@@ -142,7 +157,7 @@ pub struct ThreadRecord {
 
 /// Processor state of a thread. Calls that floe interrupted are already set to be issued again, but for those of which
 /// the kernel knew what was left (-516, ERESTART_RESTARTBLOCK).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Registers {
     /// NT_PRSTATUS: `struct user_regs_struct` as the kernel gives it.
     #[serde(with = "serde_bytes")]
@@ -166,7 +181,7 @@ pub struct SignalAction {
 }
 
 /// An alternate signal stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AlternateStack {
     /// Lowest address.
     pub base: u64,
@@ -177,7 +192,7 @@ pub struct AlternateStack {
 }
 
 /// A robust futex list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RobustList {
     /// Address of the head; 0 for none.
     pub head: u64,
@@ -197,7 +212,7 @@ pub struct RseqRegistration {
 }
 
 /// Who a thread is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Credentials {
     /// Real, effective, saved, filesystem user.
     pub uids: [u32; 4],
@@ -222,7 +237,7 @@ pub struct Credentials {
 }
 
 /// How a thread is scheduled: sched_getattr(2), sched_getaffinity(2), ioprio_get(2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Scheduling {
     /// SCHED_* policy.
     pub policy: u32,

@@ -1,6 +1,6 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
-use super::{ClocksRecord, IpcRecord, TerminalRecord};
+use super::{ClocksRecord, EndedLeaderRecord, IpcRecord, PidNamespaceRecord, TerminalRecord};
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -87,6 +87,10 @@ pub struct SandboxRecord {
     pub devpts: NamespaceOrigin,
     /// Whether PID 1 of the namespace is part of the tree. If not, restore puts a small reaping init there.
     pub has_init: bool,
+    /// PID namespaces below the tree's own.
+    pub pid_namespaces: Vec<PidNamespaceRecord>,
+    /// Processes of these that have ended, but whose ids are in use.
+    pub ended_leaders: Vec<EndedLeaderRecord>,
     /// The standard streams.
     pub console: ConsoleRecord,
     /// Bytes of its log, which is in the page store; `None` for a tree that floe did not start.

@@ -16,6 +16,39 @@ fn contradiction(text: &str, change: impl FnOnce(&mut Sample)) {
 }
 
 #[test]
+fn pid_namespaces_that_are_none_are_refused() {
+    let no_level = "PID namespace 1 is not below an earlier one, or is on a level that does not exist";
+    contradiction(no_level, |s| s.sandbox.pid_namespaces[0].parent = 1);
+    contradiction(
+        "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
+        |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent }).collect(),
+    );
+    contradiction("task 7 is in PID namespace 2, which the image lacks", |s| {
+        s.processes[1].pid_namespace = 2;
+    });
+    contradiction("task 9 has ids in 2 PID namespaces below the tree's, not 1", |s| {
+        s.processes[1].threads[1].inner.push(NsPid(3));
+    });
+    contradiction("1 can't be the id of task 9 in PID namespace 1", |s| {
+        s.processes[1].threads[1].inner[0] = NsPid(1);
+    });
+    contradiction("0 can't be the id of task 30 in PID namespace 1", |s| {
+        s.sandbox.ended_leaders[0].inner[0] = NsPid(0);
+    });
+    contradiction("PID namespace 1 has no process that is its PID 1", |s| {
+        s.processes[1].threads[0].inner[0] = NsPid(77);
+    });
+    contradiction("process 8 is in a PID namespace that is not below its parent's", |s| {
+        s.processes[2].pid_namespace = 0;
+        s.processes[2].threads[0].inner.clear();
+    });
+    contradiction(
+        "children of process 7 would be in a PID namespace that is not below its own",
+        |s| s.processes[1].pids_of_children = PidsOfChildren::Known(0),
+    );
+}
+
+#[test]
 fn trees_that_are_none_are_refused() {
     contradiction("process 7 is its own ancestor", |s| {
         s.processes[1].ppid = NsPid(7);

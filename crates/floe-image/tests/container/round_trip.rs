@@ -137,6 +137,8 @@ proptest! {
             chunks,
             sandbox: SandboxRecord {
                 has_init: true,
+                pid_namespaces: Vec::new(),
+                ended_leaders: Vec::new(),
                 log: None,
                 clocks: possible(sandbox.clocks),
                 ipc_objects: IpcRecord::default(),

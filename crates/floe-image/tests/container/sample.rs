@@ -123,6 +123,12 @@ pub fn whole() -> Sample {
             mount: NamespaceOrigin::Own,
             devpts: NamespaceOrigin::Own,
             has_init: true,
+            pid_namespaces: vec![PidNamespaceRecord { parent: 0 }],
+            ended_leaders: vec![EndedLeaderRecord {
+                pid: NsPid(30),
+                pid_namespace: 1,
+                inner: vec![NsPid(5)],
+            }],
             console: ConsoleRecord::Terminal(terminal()),
             log: Some(5000),
             command: vec!["sh".to_owned(), "-c".to_owned(), "sleep 1 | caf\u{e9}".to_owned()],
@@ -134,17 +140,26 @@ pub fn whole() -> Sample {
             ipc_objects: ipc_objects(),
         },
         processes: vec![
-            process(1, 0, &[1, 4], ProcessState::Alive),
-            process(
-                7,
-                1,
-                &[7, 9],
-                ProcessState::Stopped {
-                    signal: 20,
-                    reported: true,
-                },
-            ),
-            zombie(8, 7, 0x0300),
+            ProcessRecord {
+                pids_of_children: PidsOfChildren::Known(1),
+                ..process(1, 0, &[1, 4], ProcessState::Alive)
+            },
+            ProcessRecord {
+                pids_of_children: PidsOfChildren::New,
+                ..below(
+                    process(
+                        7,
+                        1,
+                        &[7, 9],
+                        ProcessState::Stopped {
+                            signal: 20,
+                            reported: true,
+                        },
+                    ),
+                    &[1, 3],
+                )
+            },
+            below(zombie(8, 7, 0x0300), &[2]),
         ],
         address_spaces: vec![space(1), space(7)],
         mapped_files: vec![
@@ -305,6 +320,8 @@ pub fn tiny() -> Sample {
             mount: NamespaceOrigin::Host,
             devpts: NamespaceOrigin::Host,
             has_init: true,
+            pid_namespaces: Vec::new(),
+            ended_leaders: Vec::new(),
             console: ConsoleRecord::None,
             log: None,
             command: Vec::new(),
@@ -370,6 +387,8 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         ppid: NsPid(ppid),
         pgid: NsPid(pid),
         sid: NsPid(1),
+        pid_namespace: 0,
+        pids_of_children: PidsOfChildren::Known(0),
         state,
         threads: tids.iter().map(|tid| thread(*tid)).collect(),
         actions: (1..=64).map(|signal| action(number, signal)).collect(),
@@ -456,6 +475,16 @@ fn timers() -> Vec<PosixTimerRecord> {
     ]
 }
 
+/// Puts a process and its threads, by their ids there, into the PID namespace below the tree's.
+fn below(mut process: ProcessRecord, ids: &[i32]) -> ProcessRecord {
+    process.pid_namespace = 1;
+    process.pids_of_children = PidsOfChildren::Known(1);
+    for (thread, id) in process.threads.iter_mut().zip(ids) {
+        thread.inner = vec![NsPid(*id)];
+    }
+    process
+}
+
 fn zombie(pid: i32, ppid: i32, status: i32) -> ProcessRecord {
     ProcessRecord {
         actions: Vec::new(),
@@ -494,6 +523,7 @@ fn thread(tid: i32) -> ThreadRecord {
     let number = tid as u64;
     ThreadRecord {
         tid: NsPid(tid),
+        inner: Vec::new(),
         comm: format!("task {tid}").into_bytes(),
         registers: Registers {
             general: noise(number, 27 * 8),

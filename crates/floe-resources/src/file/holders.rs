@@ -2,7 +2,7 @@
 
 use super::FileError;
 use crate::channel::Channel;
-use floe_image::record::DescriptorTableRecord;
+use floe_image::{Numbering, record::DescriptorTableRecord};
 use floe_sys::descriptor::{pidfd_getfd, pidfd_open};
 use floe_tracee::Puppet;
 use std::{
@@ -20,6 +20,8 @@ pub struct Holders<'a> {
     pub puppets: &'a BTreeMap<i32, Puppet>,
     /// To hand over files.
     pub channel: &'a Channel,
+    /// Their ids in all PID namespaces.
+    pub numbering: &'a Numbering,
     /// The root directory of the new sandbox's mount namespace.
     pub root: BorrowedFd<'a>,
     own: [i32; 2],
@@ -32,7 +34,7 @@ impl<'a> Holders<'a> {
     #[must_use]
     pub fn new<'t>(
         tables: impl Iterator<Item = &'t DescriptorTableRecord>,
-        puppets: &'a BTreeMap<i32, Puppet>,
+        (puppets, numbering): (&'a BTreeMap<i32, Puppet>, &'a Numbering),
         (channel, root): (&'a Channel, BorrowedFd<'a>),
         own: [i32; 2],
     ) -> Self {
@@ -47,6 +49,7 @@ impl<'a> Holders<'a> {
         }
         Self {
             puppets,
+            numbering,
             channel,
             root,
             own,
@@ -98,6 +101,17 @@ impl<'a> Holders<'a> {
             id: 0,
             what: format!("process {pid} has it open but is not there"),
         })
+    }
+
+    /// One of those who have a file, and what a task is called in its PID namespace; none where nobody sees it.
+    #[must_use]
+    pub fn who_sees(&self, file: u32, task: i32) -> Option<(Place, i32)> {
+        let seen = |(pid, number): Place| {
+            let namespace = self.numbering.namespace(pid);
+            Some(((pid, number), self.numbering.seen_from(namespace, task)?))
+        };
+        let first = self.first(file).and_then(seen);
+        first.or_else(|| self.all(file).find_map(|(place, _)| seen(place)))
     }
 
     /// A duplicate of the file at a place.

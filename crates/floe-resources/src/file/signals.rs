@@ -71,13 +71,23 @@ pub fn set_all<'a>(
         .into_iter()
         .filter(|record| record.signals.is_some() || is_async(record))
     {
-        let Some((pid, number)) = holders.first(record.id) else {
+        let Some(first) = holders.first(record.id) else {
             continue;
+        };
+        let owner = record.signals.as_ref().and_then(|signals| signals.owner.as_ref());
+        let ((pid, number), called) = match owner {
+            Some(owner) => holders
+                .who_sees(record.id, owner.id.0)
+                .ok_or_else(|| FileError::Unknown {
+                    id: record.id,
+                    what: format!("nobody who has it sees its owner, {}", owner.id),
+                })?,
+            None => (first, 0),
         };
         let mut script = Script::new(holders.puppet(pid)?);
         let batch = script.reserve(6, 64)?;
         if let Some(signals) = &record.signals {
-            set(batch, number as u64, signals);
+            set(batch, number as u64, (signals, called));
         }
         if is_async(record) {
             let file = holders.fetch((pid, number))?;
@@ -91,7 +101,7 @@ pub fn set_all<'a>(
     Ok(())
 }
 
-fn set(batch: &mut Batch, number: u64, signals: &FileSignals) {
+fn set(batch: &mut Batch, number: u64, (signals, called): (&FileSignals, i32)) {
     if signals.signal != 0 {
         let arguments = [number, F_SETSIG, signals.signal as u64];
         batch.call("choose the signal about a file", libc::SYS_fcntl, &arguments);
@@ -104,7 +114,7 @@ fn set(batch: &mut Batch, number: u64, signals: &FileSignals) {
     };
     // struct f_owner_ex.
     let mut bytes = (kind as i32).to_ne_bytes().to_vec();
-    bytes.extend(owner.id.0.to_ne_bytes());
+    bytes.extend(called.to_ne_bytes());
     let place = batch.data(&bytes);
     const KEEP: u64 = u32::MAX as u64;
     let become_user = |batch: &mut Batch, [real, effective]: [u32; 2]| {

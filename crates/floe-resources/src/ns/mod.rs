@@ -2,6 +2,7 @@
 
 pub(crate) mod inside;
 mod mounts;
+pub mod pids;
 
 pub(crate) use inside::run as run_inside;
 pub use inside::{NsError, root_directory};

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
-    AlternateStack, Credentials, DirectoryRecord, IntervalTimer, NsPid, ProcessRecord, ProcessState, ProcessSwitches,
-    Registers, ResourceLimit, RobustList, RseqRegistration, Scheduling, SeccompRecord, ThreadRecord, ThreadSwitches,
+    Credentials, DirectoryRecord, IntervalTimer, NsPid, PidsOfChildren, ProcessRecord, ProcessState, ProcessSwitches,
+    Registers, ResourceLimit, RobustList, RseqRegistration, SeccompRecord, ThreadRecord, ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -95,37 +95,15 @@ fn ended_leader(found: &FoundProcess) -> Result<ThreadRecord, DumpError> {
     let status = Status::read(&format!("/proc/{}", found.pid))?;
     Ok(ThreadRecord {
         tid: NsPid(found.ns_pid),
+        inner: ids(&found.inner),
         comm: found.stat.comm.clone(),
-        registers: Registers {
-            general: Vec::new(),
-            extended: Vec::new(),
-        },
-        signal_mask: 0,
-        alternate_stack: AlternateStack {
-            base: 0,
-            flags: 0,
-            size: 0,
-        },
-        pending: Vec::new(),
-        robust_list: RobustList { head: 0, size: 0 },
-        rseq: None,
-        tid_address: 0,
         credentials: credentials(&status, 0),
-        scheduling: Scheduling {
-            policy: 0,
-            flags: 0,
-            nice: 0,
-            priority: 0,
-            deadline: [0; 3],
-            affinity: Vec::new(),
-            io_priority: 0,
-        },
-        parent_death_signal: 0,
-        timer_slack: 0,
-        slept: 0,
-        seccomp: SeccompRecord::default(),
-        switches: ThreadSwitches::default(),
+        ..ThreadRecord::default()
     })
+}
+
+fn ids(inner: &[i32]) -> Vec<NsPid> {
+    inner.iter().copied().map(NsPid).collect()
 }
 
 fn empty_process(found: &FoundProcess) -> ProcessRecord {
@@ -134,6 +112,8 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         ppid: NsPid(found.ns_ppid),
         pgid: NsPid(found.ns_pgid),
         sid: NsPid(found.ns_sid),
+        pid_namespace: found.pid_namespace as u32,
+        pids_of_children: PidsOfChildren::Known(found.pid_namespace as u32),
         state: ProcessState::Alive,
         threads: Vec::new(),
         actions: Vec::new(),
@@ -176,7 +156,7 @@ pub fn dump_process(
     for thread in &held.threads {
         name_restarted_call(thread)?;
     }
-    let host = CallHost::new(leader, found.ns_pid, held.mappings)?;
+    let host = CallHost::new(leader, found.own_pid(), held.mappings)?;
     let pending = leader.pending(Queue::Process)?;
     let mut record = empty_process(found);
     if found.leader_ended.is_some() {
@@ -187,7 +167,11 @@ pub fn dump_process(
     let mut interview = Interview::new(&host, second.as_ref(), held);
     while let Some(mut answered) = interview.next(decoys, refusals)? {
         of_process = of_process.or(answered.process.take());
-        let seccomp = seccomp::dump((answered.thread, answered.ns_tid, &answered.status), found, refusals)?;
+        let seccomp = seccomp::dump(
+            (answered.thread, answered.ids.ns_tid, &answered.status),
+            found,
+            refusals,
+        )?;
         record.threads.push(dump_thread(held, answered, (seccomp, usual))?);
     }
     drop(interview);
@@ -284,7 +268,7 @@ fn dump_thread(
 ) -> Result<ThreadRecord, DumpError> {
     let Answered {
         thread,
-        ns_tid,
+        ids,
         status,
         answers,
         ..
@@ -298,7 +282,8 @@ fn dump_thread(
     let comm = procfs::read(&format!("{directory}/comm"))?;
     let scheduling = scheduling::dump(tid, usual).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
-        tid: NsPid(ns_tid),
+        tid: NsPid(ids.ns_tid),
+        inner: self::ids(&ids.inner),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
             general: registers.to_bytes(),

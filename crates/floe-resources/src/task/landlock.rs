@@ -1,6 +1,6 @@
 //! Landlock domains, which nothing tells of: no file of /proc, no call. But a task in one may look into no process
 //! outside of it, whatever the domain's rules are (landlock(7), "Ptrace restrictions"). So each thread is asked to
-//! compare a *decoy* with itself, by kcmp(2): a process of floe's in the tree's PID namespace, which has the thread's
+//! compare a *decoy* with itself, by kcmp(2): a process of floe's in its PID namespace, which has the thread's
 //! user and group and nothing to protect. Only a domain can forbid that.
 //!
 //! A decoy ends with floe: it waits for the end of a pipe that floe alone holds. The number that it takes in a PID namespace
@@ -28,7 +28,7 @@ use nix::{
     unistd::{pipe2, read, write},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
 };
@@ -58,14 +58,13 @@ pub enum DecoyError {
     },
 }
 
-/// The decoys for a tree, made when they are needed: one for each user and group.
+/// The decoys for a tree, made when they are needed: one for each user and group in each PID namespace.
 #[derive(Debug)]
 pub struct Decoys {
-    root: Pid,
     needed: bool,
-    /// What `ns_last_pid` of a namespace of the tree's own was before the first of them.
-    last: Last,
-    made: HashMap<(u32, u32), Decoy>,
+    /// By PID namespace, by its position among the tree's, what its `ns_last_pid` was before the first of them.
+    last: HashMap<usize, Last>,
+    made: HashMap<(usize, u32, u32), Decoy>,
 }
 
 /// What a decoy writes to `ns_last_pid` of its namespace.
@@ -79,27 +78,33 @@ enum Last {
     Known(i32),
 }
 
+impl Last {
+    /// In the PID namespace of a task, when no decoy has been made there.
+    fn of_namespace(task: Pid) -> Self {
+        if namespace("self") == namespace(&task.to_string()) {
+            Self::Untouched
+        } else {
+            Self::BeforeMine
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Decoy {
     process: nix::unistd::Pid,
-    /// Its id in the tree's namespace.
+    /// Its id in its own namespace.
     inside: i32,
     /// It lives as long as this end is open.
     _life: OwnedFd,
 }
 
 impl Decoys {
-    /// None yet; `root` is a living task of the tree's root.
+    /// None so far.
     #[must_use]
-    pub fn new(root: Pid) -> Self {
+    pub fn none_yet() -> Self {
         Self {
-            root,
             needed: landlock::is_there(),
-            last: if namespace("self") == namespace(&root.to_string()) {
-                Last::Untouched
-            } else {
-                Last::BeforeMine
-            },
+            last: HashMap::new(),
             made: HashMap::new(),
         }
     }
@@ -108,19 +113,28 @@ impl Decoys {
     ///
     /// # Errors
     /// [`DecoyError`].
-    pub(super) fn ask(&mut self, batch: &mut Batch, status: &Status) -> Result<Option<CallId>, DecoyError> {
+    pub(super) fn ask(
+        &mut self,
+        batch: &mut Batch,
+        status: &Status,
+        process: &FoundProcess,
+    ) -> Result<Option<CallId>, DecoyError> {
         if !self.needed {
             return Ok(None);
         }
-        let who = (status.uids[0], status.gids[0]);
-        if !self.made.contains_key(&who) {
-            let decoy = Decoy::make(self.root, who, self.last)?;
-            if matches!(self.last, Last::BeforeMine) {
-                self.last = Last::Known(decoy.inside - 1);
+        let (user, group) = (status.uids[0], status.gids[0]);
+        let inside = match self.made.entry((process.pid_namespace, user, group)) {
+            Entry::Occupied(made) => made.get().inside,
+            Entry::Vacant(place) => {
+                let last = self.last.entry(process.pid_namespace);
+                let last = last.or_insert_with(|| Last::of_namespace(process.task()));
+                let decoy = place.insert(Decoy::make(process.task(), (user, group), *last)?);
+                if matches!(last, Last::BeforeMine) {
+                    *last = Last::Known(decoy.inside - 1);
+                }
+                decoy.inside
             }
-            self.made.insert(who, decoy);
-        }
-        let inside = self.made[&who].inside as u64;
+        } as u64;
         Ok(Some(batch.attempt(
             "look at a decoy",
             libc::SYS_kcmp,
@@ -153,11 +167,11 @@ pub(super) fn refuse(
 }
 
 impl Decoy {
-    fn make(root: Pid, (user, group): (u32, u32), last: Last) -> Result<Self, DecoyError> {
+    fn make(task: Pid, (user, group): (u32, u32), last: Last) -> Result<Self, DecoyError> {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-        let process = ns::run_inside(root, CloneFlags::CLONE_NEWPID, || {
+        let process = ns::run_inside(task, CloneFlags::CLONE_NEWPID, || {
             Ok(fork::child(|| act(&end, &ready, (user, group), last))?)
         })?;
         // Closed here, so that a decoy that fails shows as the end of the answer.

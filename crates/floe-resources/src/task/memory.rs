@@ -124,5 +124,5 @@ fn ask(
 fn run(host: &CallHost<'_>, held: &HeldProcess<'_>, batch: &mut Batch) -> Result<(), DumpError> {
     let leader = held.threads[0];
     let status = Status::read(&format!("/proc/{}/task/{}", held.found.pid, leader.tid()))?;
-    Ok(host.run(leader, held.found.threads[0].ns_tid, &status, batch)?)
+    Ok(host.run(leader, held.found.threads[0].own_tid(), &status, batch)?)
 }

@@ -6,7 +6,10 @@ use super::{
     settings::{ProcessSettings, ThreadSettings},
     switches::Switches,
 };
-use crate::{refusal::Refusals, tree::FoundProcess};
+use crate::{
+    refusal::Refusals,
+    tree::{FoundProcess, FoundThread},
+};
 use floe_image::record::{AlternateStack, IntervalTimer, ProcessSwitches, SignalAction, ThreadSwitches};
 use floe_sys::procfs::Status;
 use floe_tracee::{Batch, CallHost, CallId, Running, Stopped};
@@ -57,7 +60,7 @@ impl<'a> Interview<'a> {
 /// A thread on its way through the calls.
 struct Asked<'a> {
     thread: &'a Stopped,
-    ns_tid: i32,
+    ids: &'a FoundThread,
     status: Status,
     running: Running<'a>,
     own: ThreadQuestions,
@@ -68,7 +71,7 @@ struct Asked<'a> {
 /// A thread that has answered.
 pub(super) struct Answered<'a> {
     pub(super) thread: &'a Stopped,
-    pub(super) ns_tid: i32,
+    pub(super) ids: &'a FoundThread,
     pub(super) status: Status,
     pub(super) answers: ThreadAnswers,
     /// The first thread's.
@@ -82,16 +85,16 @@ impl<'a> Asked<'a> {
         index: usize,
         decoys: &mut Decoys,
     ) -> Result<Self, DumpError> {
-        let (thread, ns_tid) = (held.threads[index], held.found.threads[index].ns_tid);
+        let (thread, ids) = (held.threads[index], &held.found.threads[index]);
         let mut batch = host.batch();
         let own = ThreadQuestions::ask(&mut batch);
         let process = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
         let status = Status::read(&format!("/proc/{}/task/{}", held.found.pid, thread.tid()))?;
-        let domain = decoys.ask(&mut batch, &status)?;
-        let running = host.start(thread, ns_tid, &status, batch)?;
+        let domain = decoys.ask(&mut batch, &status, held.found)?;
+        let running = host.start(thread, ids.own_tid(), &status, batch)?;
         Ok(Self {
             thread,
-            ns_tid,
+            ids,
             status,
             running,
             own,
@@ -103,14 +106,14 @@ impl<'a> Asked<'a> {
     fn answer(self, found: &FoundProcess, refusals: &mut Refusals) -> Result<Answered<'a>, DumpError> {
         let batch = self.running.finish()?;
         self.own.switches.refuse(&batch, found, refusals);
-        landlock::refuse(&batch, self.domain, (found, self.ns_tid), refusals);
+        landlock::refuse(&batch, self.domain, (found, self.ids.ns_tid), refusals);
         let process = self.process.map(|questions| {
             questions.switches.refuse(&batch, found, refusals);
             questions.answers(&batch)
         });
         Ok(Answered {
             thread: self.thread,
-            ns_tid: self.ns_tid,
+            ids: self.ids,
             status: self.status,
             answers: self.own.answers(&batch),
             process,

@@ -6,6 +6,7 @@ use super::{
     scheduling, seccomp, timers,
 };
 use crate::{
+    ns::pids,
     refusal::Refusals,
     tree::{FoundProcess, FoundThread, FoundTree},
 };
@@ -15,11 +16,11 @@ use floe_sys::{
 };
 use floe_tracee::{TraceError, is_native};
 
-const NAMESPACES: [&str; 8] = ["pid", "mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
+/// All but that of PIDs, of which a tree may have many.
+const NAMESPACES: [&str; 7] = ["mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
 /// Those that a thread can have other than its process: the rest the kernel changes only for a process of one thread, or
 /// for one that shares no directories (setns(2)), which is found otherwise.
 const OF_A_THREAD: [&str; 4] = ["uts", "ipc", "net", "cgroup"];
-const FOR_CHILDREN: [(&str, &str); 2] = [("pid_for_children", "pid"), ("time_for_children", "time")];
 
 /// Adds a finding for every piece of task state in the tree that can't be carried.
 ///
@@ -34,19 +35,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
         scheduling::refuse(process, refusals)?;
         refuse_namespaces(process, &namespaces, refusals)?;
     }
-    for process in tree.processes.iter().filter(|process| process.depth != root.depth) {
-        nested(process, refusals);
-    }
-    Ok(())
-}
-
-fn nested(process: &FoundProcess, refusals: &mut Refusals) {
-    refusals.add(
-        Some(&process.subject()),
-        "nested PID namespace",
-        "PIDs on more than one level below the tree's root are not carried yet",
-        "checkpoint the inner tree by its own PID 1 (--pid)",
-    );
+    pids::refuse(tree, refusals)
 }
 
 fn refuse_session_outside(process: &FoundProcess, refusals: &mut Refusals) {
@@ -197,8 +186,6 @@ fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
     let path = format!("/proc/{pid}/task/{tid}/ns/{name}");
     match std::fs::read_link(&path) {
         Ok(target) => Ok(target.to_string_lossy().into_owned()),
-        // pid_for_children does not exist before the first child after unshare.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(ProcError::Read { path, source }),
     }
 }
@@ -206,37 +193,28 @@ fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
 /// All threads of a process must be in the namespaces of the `root`, and their children too.
 fn refuse_namespaces(process: &FoundProcess, root: &Namespaces, refusals: &mut Refusals) -> Result<(), ProcError> {
     let own = Namespaces::of(process.pid, process.task(), &NAMESPACES)?;
-    refuse_others(process, process.task(), (&own, root), &own, refusals)?;
+    refuse_others(process, (&own, root), refusals);
+    if own.get("time") != Some(&link(process.pid, process.task(), "time_for_children")?) {
+        refuse_own(process, "time_for_children", refusals);
+    }
     for thread in process.threads.iter().skip(1) {
         let names = Namespaces::of(process.pid, thread.tid, &OF_A_THREAD)?;
-        refuse_others(process, thread.tid, (&names, &own), &own, refusals)?;
+        refuse_others(process, (&names, &own), refusals);
     }
     Ok(())
 }
 
-fn refuse_others(
-    process: &FoundProcess,
-    tid: Pid,
-    (found, wanted): (&Namespaces, &Namespaces),
-    for_children: &Namespaces,
-    refusals: &mut Refusals,
-) -> Result<(), ProcError> {
-    let mut differing: Vec<&str> = (found.0.iter())
-        .filter(|(name, link)| wanted.get(name) != Some(link))
-        .map(|(name, _)| *name)
-        .collect();
-    for (name, now) in FOR_CHILDREN {
-        if for_children.get(now) != Some(&link(process.pid, tid, name)?) {
-            differing.push(name);
-        }
+fn refuse_others(process: &FoundProcess, (found, wanted): (&Namespaces, &Namespaces), refusals: &mut Refusals) {
+    for (name, _) in found.0.iter().filter(|(name, link)| wanted.get(name) != Some(link)) {
+        refuse_own(process, name, refusals);
     }
-    for name in differing {
-        refusals.add(
-            Some(&process.subject()),
-            format!("{name} namespace of its own"),
-            "tasks of one tree in different namespaces are not carried yet",
-            "give the whole tree one set of namespaces",
-        );
-    }
-    Ok(())
+}
+
+fn refuse_own(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
+    refusals.add(
+        Some(&process.subject()),
+        format!("{name} namespace of its own"),
+        "tasks of one tree in different namespaces are not carried yet",
+        "give the whole tree one set of namespaces",
+    );
 }

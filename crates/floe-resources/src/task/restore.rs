@@ -375,7 +375,8 @@ pub fn queue_signals(puppet: &Puppet, process: &ProcessRecord, record: &ThreadRe
     // Those of all threads and the shared ones count for every thread, whoever was first; those of timers may come.
     let quiet = quiet_signal(&signals_of(process));
     let times = TreeTimes::read(puppet.tid())?;
-    let (pid, tid) = (process.pid.0 as u64, record.tid.0 as u64);
+    let own = puppet.ids();
+    let (pid, tid) = (own.own_process as u64, own.own_thread as u64);
     for (infos, is_shared) in [(shared, true), (&record.pending[..], false)] {
         for chunk in infos.chunks(512) {
             let mut batch = puppet.batch();

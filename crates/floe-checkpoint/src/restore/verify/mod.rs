@@ -9,7 +9,7 @@ mod task;
 
 use super::{RestoreError, contents::MadeContents, files::terminal_of_init};
 use floe_image::{
-    Image,
+    Image, Numbering,
     record::{NsPid, ProcessRecord, ProcessState},
 };
 use floe_sys::{
@@ -95,16 +95,46 @@ pub struct Original<'a> {
     root: BorrowedFd<'a>,
     spaces: HashMap<i32, usize>,
     tables: HashMap<i32, usize>,
+    levels: Levels,
+}
+
+/// What a task is called from the tree's PID namespace down to its own.
+#[derive(PartialEq)]
+struct Ids(Vec<i32>);
+
+impl std::fmt::Debug for Ids {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words: Vec<String> = self.0.iter().map(i32::to_string).collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+/// How many levels of PID namespaces are above the tree's.
+#[derive(Debug, Clone, Copy)]
+struct Levels(usize);
+
+impl Levels {
+    fn find() -> Result<Self, ProcError> {
+        Ok(Self(Status::read("/proc/self")?.ns_pid.len()))
+    }
+
+    /// Of ids on all levels those from the tree's on.
+    fn inside(self, ids: &[i32]) -> &[i32] {
+        ids.get(self.0..).unwrap_or_default()
+    }
 }
 
 impl<'a> Original<'a> {
     /// That of a restore.
-    pub fn new(image: &'a Image, made: &'a MadeContents, root: BorrowedFd<'a>) -> Self {
+    ///
+    /// # Errors
+    /// [`ProcError`] of floe's own files.
+    pub fn new(image: &'a Image, made: &'a MadeContents, root: BorrowedFd<'a>) -> Result<Self, ProcError> {
         let spaces = image.address_spaces().iter().map(|space| space.pid.0);
         let tables = image.descriptor_tables().iter().map(|table| table.pid.0);
         let by_owner: HashMap<i32, usize> = tables.zip(0..).collect();
         let owners = image.owners(libc::CLONE_FILES as u32).into_iter();
-        Self {
+        Ok(Self {
             image,
             made,
             root,
@@ -112,7 +142,8 @@ impl<'a> Original<'a> {
             tables: owners
                 .filter_map(|(pid, owner)| Some((pid, *by_owner.get(&owner)?)))
                 .collect(),
-        }
+            levels: Levels::find()?,
+        })
     }
 
     /// Compares threads as they come, until none is to come any more.
@@ -126,7 +157,7 @@ impl<'a> Original<'a> {
             let Finished {
                 process, thread, tid, ..
             } = next;
-            task::thread(process, thread, tid, &mut differences)?;
+            task::thread((process, thread), tid, self.levels, &mut differences)?;
             if thread > 0 {
                 continue;
             }
@@ -153,9 +184,10 @@ impl<'a> Original<'a> {
 /// [`ProcError`] where one can't be looked at.
 pub fn relations(image: &Image, hosts: &BTreeMap<i32, Pid>, differences: &mut Differences) -> Result<(), ProcError> {
     time_namespace(image, hosts, differences)?;
+    let known = (hosts, &Numbering::of(image), Levels::find()?);
     for record in image.processes() {
         match hosts.get(&record.pid.0) {
-            Some(host) => relation(image, record, *host, hosts, differences)?,
+            Some(host) => relation(image, (record, *host), known, differences)?,
             None => differences.add(format!("process {} was not made", record.pid)),
         }
     }
@@ -164,24 +196,32 @@ pub fn relations(image: &Image, hosts: &BTreeMap<i32, Pid>, differences: &mut Di
 
 fn relation(
     image: &Image,
-    record: &ProcessRecord,
-    host: Pid,
-    hosts: &BTreeMap<i32, Pid>,
+    (record, host): (&ProcessRecord, Pid),
+    (hosts, numbering, levels): (&BTreeMap<i32, Pid>, &Numbering, Levels),
     differences: &mut Differences,
 ) -> Result<(), ProcError> {
     let stat = procfs::Stat::of(host)?;
     let mut note = |what, is, should| differences.note(Process(record.pid), what, &is, &should);
     let groups = [record.pgid.0, record.sid.0].map(|id| hosts.get(&id));
-    if let [Some(group), Some(session)] = groups {
+    if let [Some(group), Some(session)] = groups
+        && record.pid_namespace == 0
+    {
         note("process group (host)", stat.pgrp, group.raw());
         note("session (host)", stat.session, session.raw());
     } else {
-        // Named after a process that is no more.
+        // Named after a process that is no more, or differently in each namespace.
         let status = Status::read(&format!("/proc/{host}"))?;
-        let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
-        note("process group", last(&status.ns_pgid), record.pgid.0);
-        note("session", last(&status.ns_sid), record.sid.0);
+        let path = numbering.path(record.pid_namespace).iter();
+        let called = |task: i32| -> Vec<i32> {
+            let seen = path.clone().map(|namespace| numbering.seen_from(*namespace, task));
+            seen.map(|id| id.unwrap_or(0)).collect()
+        };
+        let inside = |ids: &[i32]| levels.inside(ids).to_vec();
+        let mut note = |what, is, should| differences.note(Process(record.pid), what, &Ids(is), &Ids(should));
+        note("process group", inside(&status.ns_pgid), called(record.pgid.0));
+        note("session", inside(&status.ns_sid), called(record.sid.0));
     }
+    let mut note = |what, is, should| differences.note(Process(record.pid), what, &is, &should);
     note("signal at its end", stat.exit_signal, record.exit_signal);
     let parent = if image.sandbox().has_init || record.ppid.0 != 0 {
         record.ppid.0

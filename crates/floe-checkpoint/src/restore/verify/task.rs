@@ -1,6 +1,6 @@
 //! What a thread has of its own, and what all threads of a process share but memory and descriptors.
 
-use super::{Differences, Process, Thread};
+use super::{Differences, Ids, Levels, Process, Thread};
 use floe_image::record::{PosixTimerRecord, ProcessRecord, ThreadRecord};
 use floe_sys::{
     Pid,
@@ -78,7 +78,12 @@ fn acted_on(process: &ProcessRecord, of_kind: fn(u64) -> bool) -> u64 {
 }
 
 /// Compares a thread.
-pub fn thread(process: &ProcessRecord, index: usize, tid: Pid, differences: &mut Differences) -> Result<(), ProcError> {
+pub fn thread(
+    (process, index): (&ProcessRecord, usize),
+    tid: Pid,
+    levels: Levels,
+    differences: &mut Differences,
+) -> Result<(), ProcError> {
     let record = &process.threads[index];
     if index == 0 && process.leader_ended.is_some() {
         // It ends as soon as it may.
@@ -90,8 +95,9 @@ pub fn thread(process: &ProcessRecord, index: usize, tid: Pid, differences: &mut
         differences.note(whose(), what, &Set(is(&status)), &Set(should(process, record)));
     }
     let credentials = &record.credentials;
-    let id = status.ns_pid.last().copied().unwrap_or(0);
-    differences.note(whose(), "TID", &id, &record.tid.0);
+    let wanted = std::iter::once(&record.tid).chain(&record.inner).map(|id| id.0);
+    let is = levels.inside(&status.ns_pid).to_vec();
+    differences.note(whose(), "TID", &Ids(is), &Ids(wanted.collect()));
     differences.note(whose(), "users", &status.uids, &credentials.uids);
     differences.note(whose(), "groups", &status.gids, &credentials.gids);
     differences.note(whose(), "supplementary groups", &status.groups, &credentials.groups);
@@ -195,7 +201,9 @@ pub fn process(record: &ProcessRecord, host: Pid, differences: &mut Differences)
         differences.note(whose(), name, is, &(limit.soft, limit.hard));
     }
     if !record.posix_timers.is_empty() {
-        let wanted: Vec<Timer> = record.posix_timers.iter().map(wanted_timer).collect();
+        let wanted: Vec<Timer> = (record.posix_timers.iter())
+            .map(|timer| wanted_timer(record, timer))
+            .collect();
         differences.note(whose(), "POSIX timers", &timers(host)?, &wanted);
     }
     Ok(())
@@ -217,7 +225,7 @@ fn timers(host: Pid) -> Result<Vec<Timer>, ProcError> {
     PosixTimer::all(host)?.into_iter().map(look).collect()
 }
 
-fn wanted_timer(timer: &PosixTimerRecord) -> Timer {
+fn wanted_timer(process: &ProcessRecord, timer: &PosixTimerRecord) -> Timer {
     let PosixTimerRecord {
         id,
         clock,
@@ -227,5 +235,5 @@ fn wanted_timer(timer: &PosixTimerRecord) -> Timer {
         target,
         ..
     } = *timer;
-    (id, clock, notify, signal, value, target.0)
+    (id, clock, notify, signal, value, process.own_tid(target))
 }

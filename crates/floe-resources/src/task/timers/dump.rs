@@ -125,7 +125,7 @@ pub(super) fn run(
 ) -> Result<(), DumpError> {
     let (task, found) = (held.threads[thread], held.found);
     let status = Status::read(&format!("/proc/{}/task/{}", found.pid, task.tid()))?;
-    Ok(host.run(task, found.threads[thread].ns_tid, &status, batch)?)
+    Ok(host.run(task, found.threads[thread].own_tid(), &status, batch)?)
 }
 
 /// Nanoseconds of a `struct timespec` that a call wrote.

@@ -32,8 +32,10 @@ fn obstacle(timer: &PosixTimer, process: &FoundProcess, tree: &FoundTree) -> Opt
     }
     let known = match Clock::of(timer.clock) {
         None => return Some(("floe does not know its clock", DELETE)),
-        Some(Clock::OfThread(tid)) => process.threads.iter().any(|thread| thread.ns_tid == tid),
-        Some(Clock::OfOther(pid)) => tree.living().any(|other| other.ns_pid == pid),
+        Some(Clock::OfThread(tid)) => process.threads.iter().any(|thread| thread.own_tid() == tid),
+        Some(Clock::OfOther(pid)) => tree
+            .living()
+            .any(|other| tree.seen_from(process.pid_namespace, other) == Some(pid)),
         Some(Clock::World(_) | Clock::OfMaker | Clock::OfProcess) => true,
     };
     if !known {

@@ -48,7 +48,7 @@ pub fn make_timers(puppets: &[&Puppet], process: &ProcessRecord) -> Result<(), R
         let is_asked = own.iter().any(|timer| timer.id - next > NEAR) && takes_ids(puppet)?;
         let mut script = Script::new(puppet);
         for timer in own {
-            make(&mut script, timer, next, is_asked)?;
+            make(&mut script, (process, timer), next, is_asked)?;
             next = timer.id.saturating_add(1);
         }
         script.run()?;
@@ -69,7 +69,12 @@ fn takes_ids(puppet: &Puppet) -> Result<bool, PuppetError> {
     Ok(batch.result(call) >= 0)
 }
 
-fn make(script: &mut Script<'_>, timer: &PosixTimerRecord, next: i32, is_asked: bool) -> Result<(), RestoreError> {
+fn make(
+    script: &mut Script<'_>,
+    (process, timer): (&ProcessRecord, &PosixTimerRecord),
+    next: i32,
+    is_asked: bool,
+) -> Result<(), RestoreError> {
     let gap = timer.id - next;
     if is_asked && gap > NEAR {
         script.call(
@@ -77,7 +82,7 @@ fn make(script: &mut Script<'_>, timer: &PosixTimerRecord, next: i32, is_asked: 
             libc::SYS_prctl,
             &[PR_TIMER_CREATE_RESTORE_IDS, ON],
         )?;
-        create(script, timer, timer.id)?;
+        create(script, (process, timer), timer.id)?;
         script.call("ask for no ids", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, OFF])?;
         return Ok(());
     }
@@ -85,17 +90,21 @@ fn make(script: &mut Script<'_>, timer: &PosixTimerRecord, next: i32, is_asked: 
         return Err(RestoreError::TimerId(timer.id));
     }
     for id in next..timer.id {
-        create(script, timer, id)?;
+        create(script, (process, timer), id)?;
         script.call("delete a timer", libc::SYS_timer_delete, &[id as u64])?;
     }
-    create(script, timer, timer.id)
+    create(script, (process, timer), timer.id)
 }
 
-fn create(script: &mut Script<'_>, timer: &PosixTimerRecord, id: i32) -> Result<(), RestoreError> {
+fn create(
+    script: &mut Script<'_>,
+    (process, timer): (&ProcessRecord, &PosixTimerRecord),
+    id: i32,
+) -> Result<(), RestoreError> {
     let batch = script.reserve(1, 96)?;
     // struct sigevent: value, signal, notify, thread; 64 bytes.
     let mut event = timer.value.to_ne_bytes().to_vec();
-    for number in [timer.signal, timer.notify, timer.target.0] {
+    for number in [timer.signal, timer.notify, process.own_tid(timer.target)] {
         event.extend(number.to_ne_bytes());
     }
     event.resize(64, 0);
@@ -280,15 +289,15 @@ fn tell(batch: &mut Batch, process: &ProcessRecord, timer: &PosixTimerRecord, ov
     info.extend(timer.value.to_ne_bytes());
     info.resize(128, 0);
     let place = batch.data(&info);
-    let (pid, signal) = (process.pid.0 as u64, timer.signal as u64);
+    let (pid, signal) = (process.own_tid(process.pid) as u64, timer.signal as u64);
     match timer.target {
         NsPid(0) => batch.call(
             "queue a timer's signal",
             libc::SYS_rt_sigqueueinfo,
             &[pid, signal, place],
         ),
-        NsPid(tid) => {
-            let arguments = [pid, tid as u64, signal, place];
+        target => {
+            let arguments = [pid, process.own_tid(target) as u64, signal, place];
             batch.call("queue a timer's signal", libc::SYS_rt_tgsigqueueinfo, &arguments)
         }
     };
