@@ -8,7 +8,7 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 16] = [
+const FINDINGS: [Finding; 17] = [
     (
         "timer-tells-ended",
         "POSIX timer 0 (timer_create)",
@@ -47,9 +47,15 @@ const FINDINGS: [Finding; 16] = [
     ),
     (
         "pid-namespace",
-        "nested PID namespace",
-        "not carried yet",
-        "checkpoint the inner tree",
+        "whose children are born in another PID namespace",
+        "that a thread has chosen alone",
+        "before it makes threads",
+    ),
+    (
+        "pid-namespace-adopted",
+        "PID 1 whose parent is in another PID namespace than the one above",
+        "CLONE_PARENT",
+        "start it without",
     ),
     (
         "time-namespace",

@@ -1,7 +1,14 @@
 //! Tasks with state that is not carried, one child for each argument; all of them go on as if nobody had looked.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use victims::{Findings, call, memory::Mapping, play, seccomp, stage::fork, timer::Timer, wait_until};
+use victims::{
+    Findings, call,
+    memory::Mapping,
+    play, seccomp,
+    stage::{first, fork},
+    timer::Timer,
+    wait_until,
+};
 
 /// SECCOMP_RET_USER_NOTIF.
 const USER_NOTIF: u32 = 0x7fc0_0000;
@@ -94,8 +101,22 @@ fn become_refused(kind: &str) {
         // From everywhere but nowhere.
         "dispatch" => drop(call::prctl(59, [1, 0x1000, 0x7fff_ffff_0000, 0]).expect("syscall user dispatch")),
         "pid-namespace" => {
-            unshare(libc::CLONE_NEWPID);
-            fork(|| rest());
+            let below = first(|| rest());
+            std::thread::spawn(move || {
+                lead_children_to(below);
+                rest()
+            });
+        }
+        "pid-namespace-adopted" => {
+            lead_children_to(first(|| rest()));
+            fork(|| {
+                let flags = libc::CLONE_NEWPID | libc::CLONE_PARENT | libc::SIGCHLD;
+                // SAFETY: without a stack of its own it goes on with a copy of this one.
+                match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+                    0 | 1.. => rest(),
+                    _ => panic!("clone: {}", std::io::Error::last_os_error()),
+                }
+            });
         }
         "time-namespace" => {
             unshare(libc::CLONE_NEWTIME);
@@ -156,6 +177,12 @@ fn rest() -> ! {
 fn unshare(flags: i32) {
     // SAFETY: a number.
     assert!(unsafe { libc::unshare(flags) } == 0, "unshare");
+}
+
+/// Has children be born into the PID namespace of a process.
+fn lead_children_to(pid: i32) {
+    let file = std::fs::File::open(format!("/proc/{pid}/ns/pid")).expect("the namespace");
+    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWPID).expect("setns");
 }
 
 extern "C" fn cloned(_: *mut libc::c_void) -> i32 {
