@@ -78,6 +78,12 @@ fn survives_as(host: &Host, name: &str, (options, arguments): (&[&str], &[&str])
     victim.check("after a round trip between two checks");
 }
 
+/// A victim that is PID 1 of a PID namespace below the sandbox's, and calls everybody by other numbers than the image.
+fn survives_below(name: &str) {
+    let below = ["--", "unshare", "--fork", "--pid", "setsid"];
+    survives_as(&Host::new(), name, (&[network(name), &below].concat(), &[]));
+}
+
 fn notices(name: &str) {
     let host = Host::new();
     let verdict = Victim::start(&host, name, network(name), &["--sabotage"]).verdict();
@@ -101,6 +107,21 @@ macro_rules! victims {
             }
         })+
     };
+}
+
+macro_rules! victims_below {
+    ($($test:ident $name:literal),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            survives_below($name);
+        })+
+    };
+}
+
+victims_below! {
+    files_signals_in_a_pid_namespace_below "files-signals",
+    mqueues_in_a_pid_namespace_below "mqueues",
+    signals_pending_in_a_pid_namespace_below "signals-pending",
 }
 
 victims! {
