@@ -2,9 +2,11 @@
 
 mod link;
 mod message;
+mod namespace;
 
 pub use link::{Link, TunLink, link, set_link};
 pub use message::attributes;
+pub use namespace::namespace_number;
 
 use message::{Request, dump};
 use nix::errno::Errno;

@@ -106,29 +106,38 @@ pub fn read_text(path: &str) -> Result<String, ProcError> {
     read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// All processes, lowest PID first.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn processes() -> Result<Vec<Pid>, ProcError> {
+    let mut found = numbers("/proc")?;
+    found.sort_unstable();
+    Ok(found)
+}
+
 /// The threads of a process, the leader first, then oldest first.
 ///
 /// # Errors
 /// [`ProcError::Read`].
 pub fn threads(pid: Pid) -> Result<Vec<Pid>, ProcError> {
-    let path = format!("/proc/{pid}/task");
+    let mut found = numbers(&format!("/proc/{pid}/task"))?;
+    // The kernel lists them in the order they were made, which their ids tell only until those begin anew.
+    found.sort_by_key(|tid| *tid != pid);
+    Ok(found)
+}
+
+/// Entries of a directory that are numbers.
+fn numbers(directory: &str) -> Result<Vec<Pid>, ProcError> {
     let wrap = |source| ProcError::Read {
-        path: path.clone(),
+        path: directory.to_owned(),
         source,
     };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&path).map_err(wrap)? {
-        if let Some(tid) = entry
-            .map_err(wrap)?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        {
-            found.push(Pid::new(tid));
-        }
+    for entry in std::fs::read_dir(directory).map_err(wrap)? {
+        let name = entry.map_err(wrap)?.file_name();
+        found.extend(name.to_str().and_then(|name| name.parse().ok()).map(Pid::new));
     }
-    // The kernel lists them in the order they were made, which their ids tell only until those begin anew.
-    found.sort_by_key(|tid| *tid != pid);
     Ok(found)
 }
 

@@ -9,6 +9,8 @@ pub struct MountPoint {
     pub id: u32,
     /// Device number of its filesystem, 20 bits for the minor part.
     pub device: u32,
+    /// What of the filesystem is mounted: a path in it, or for nsfs the text of a namespace's link.
+    pub root: Vec<u8>,
     /// Where it is, as its process has it.
     pub path: Vec<u8>,
 }
@@ -30,7 +32,8 @@ fn parse(line: &[u8]) -> Option<MountPoint> {
     Some(MountPoint {
         id: id.parse().ok()?,
         device: major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?,
-        path: unescaped(words.nth(1)?),
+        root: unescaped(words.next()?),
+        path: unescaped(words.next()?),
     })
 }
 
@@ -67,6 +70,7 @@ mod tests {
         let wanted = MountPoint {
             id: 36,
             device: 254 << 20 | 3,
+            root: b"/".to_vec(),
             path: b"/srv/a b".to_vec(),
         };
         assert_eq!(parse(line), Some(wanted));

@@ -23,6 +23,8 @@ pub struct Status {
     pub groups: Vec<u32>,
     /// The thread's id in each PID namespace, outermost (the reader's) first.
     pub ns_pid: Vec<i32>,
+    /// Its process's likewise.
+    pub ns_tgid: Vec<i32>,
     /// Process group ids likewise.
     pub ns_pgid: Vec<i32>,
     /// Session ids likewise.
@@ -87,6 +89,7 @@ impl Status {
             "Gid" => self.gids = four(value).ok_or("Gid")?,
             "Groups" => self.groups = numbers(value).ok_or("Groups")?,
             "NSpid" => self.ns_pid = numbers(value).ok_or("NSpid")?,
+            "NStgid" => self.ns_tgid = numbers(value).ok_or("NStgid")?,
             "NSpgid" => self.ns_pgid = numbers(value).ok_or("NSpgid")?,
             "NSsid" => self.ns_sid = numbers(value).ok_or("NSsid")?,
             "SigPnd" => self.pending = set(value).ok_or("SigPnd")?,
