@@ -40,6 +40,8 @@ enum LogFormat {
 enum Verb {
     Run(verbs::run::Run),
     Ps(verbs::ps::Ps),
+    Ns(verbs::ns::Ns),
+    Pid(verbs::pid::Translate),
     Exec(verbs::exec::Exec),
     Attach(verbs::attach::Attach),
     Freeze(verbs::freeze::Freeze),
@@ -85,6 +87,8 @@ fn main() -> ExitCode {
     let result = match arguments.verb {
         Verb::Run(verb) => verb.run(&context),
         Verb::Ps(verb) => verb.run(&context),
+        Verb::Ns(verb) => verb.run(),
+        Verb::Pid(verb) => verb.run(&context),
         Verb::Exec(verb) => verb.run(&context),
         Verb::Attach(verb) => verb.run(&context),
         Verb::Freeze(verb) => verb.run(&context),

@@ -37,11 +37,12 @@ fn write(out: &mut impl Write, text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Rows with columns of equal width.
+/// Rows with columns of equal width; without a line above where `header` is empty.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
     let shown = |row: &Vec<String>| row.iter().map(|cell| plain(cell, &[])).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    widths.resize(rows.first().map_or(0, Vec::len).max(header.len()), 0);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -54,7 +55,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
             .collect();
         line(padded.join("  ").trim_end());
     };
-    render(&mut header.iter().copied());
+    if !header.is_empty() {
+        render(&mut header.iter().copied());
+    }
     for row in rows {
         render(&mut row.iter().map(String::as_str));
     }

@@ -5,6 +5,8 @@
 #![deny(unsafe_code)]
 
 pub mod init;
+pub mod namespaces;
+pub mod pids;
 pub mod tasks;
 
 mod arch;

@@ -10,14 +10,19 @@ use serde::Serialize;
 /// A process of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TaskInfo {
-    /// Its ids, the host's first, the innermost last.
+    /// Its id in the sandbox's PID namespace; 0 where it is outside.
+    pub pid: i32,
+    /// Its ids on every level, the host's first, the innermost last. That may be a namespace that was made inside.
     pub nspid: Vec<i32>,
-    /// Parent, in the innermost namespace; 0 where that is outside.
+    /// Parent, in the sandbox's PID namespace; 0 where that is outside.
     pub ppid: i32,
     /// Process group, likewise.
     pub pgid: i32,
     /// Session, likewise.
     pub sid: i32,
+    /// Parent, on the host.
+    #[serde(skip)]
+    pub host_ppid: i32,
     /// Name.
     pub comm: String,
     /// State letter of proc(5).
@@ -31,28 +36,33 @@ pub struct TaskInfo {
 /// # Errors
 /// [`SandboxError`].
 pub fn list(sandbox: &Sandbox) -> Result<Vec<TaskInfo>, SandboxError> {
-    let mut all: Vec<TaskInfo> = sandbox.cgroup()?.processes()?.into_iter().filter_map(read).collect();
+    let pid1 = Status::read(&format!("/proc/{}", sandbox.pid1()?));
+    let level = pid1.map_or(0, |status| status.ns_pid.len().saturating_sub(1));
+    let members = sandbox.cgroup()?.processes()?;
+    let mut all: Vec<TaskInfo> = members.into_iter().filter_map(|pid| read(pid, level)).collect();
     // /proc knows parents by their host id alone.
-    let inner: std::collections::HashMap<i32, i32> = all
+    let inside: std::collections::HashMap<i32, i32> = all
         .iter()
-        .filter_map(|task| Some((*task.nspid.first()?, *task.nspid.last()?)))
+        .filter_map(|task| Some((*task.nspid.first()?, task.pid)))
         .collect();
     for task in &mut all {
-        task.ppid = inner.get(&task.ppid).copied().unwrap_or(0);
+        task.ppid = inside.get(&task.host_ppid).copied().unwrap_or(0);
     }
-    all.sort_by_key(|task| task.nspid.last().copied());
+    all.sort_by_key(|task| (task.pid, task.nspid.first().copied()));
     Ok(all)
 }
 
 /// `None` where the process has ended meanwhile.
-fn read(pid: Pid) -> Option<TaskInfo> {
+fn read(pid: Pid, level: usize) -> Option<TaskInfo> {
     let stat = Stat::of(pid).ok()?;
     let status = Status::read(&format!("/proc/{pid}")).ok()?;
-    let last = |ids: &[i32]| ids.last().copied().unwrap_or(0);
+    let inside = |ids: &[i32]| ids.get(level).copied().unwrap_or(0);
     Some(TaskInfo {
-        ppid: stat.ppid,
-        pgid: last(&status.ns_pgid),
-        sid: last(&status.ns_sid),
+        pid: inside(&status.ns_pid),
+        ppid: 0,
+        host_ppid: stat.ppid,
+        pgid: inside(&status.ns_pgid),
+        sid: inside(&status.ns_sid),
         nspid: status.ns_pid,
         comm: String::from_utf8_lossy(&stat.comm).into_owned(),
         state: char::from(stat.state),

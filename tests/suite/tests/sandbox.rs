@@ -98,6 +98,8 @@ fn every_verb_has_help_with_an_example() {
     for verb in [
         "run",
         "ps",
+        "ns",
+        "pid",
         "exec",
         "attach",
         "freeze",

@@ -8,6 +8,8 @@ pub mod freeze;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
+pub mod ns;
+pub mod pid;
 pub mod ps;
 pub mod restore;
 pub mod rm;

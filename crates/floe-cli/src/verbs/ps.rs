@@ -85,10 +85,9 @@ fn print_tasks(sandbox: &Sandbox, json: bool) -> Outcome {
     let rows: Vec<(i32, i32, Vec<String>)> = tasks
         .iter()
         .map(|task| {
-            let pid = task.nspid.last().copied().unwrap_or(0);
             let levels: Vec<String> = task.nspid.iter().map(ToString::to_string).collect();
             let cells = vec![
-                pid.to_string(),
+                task.pid.to_string(),
                 levels.join(" → "),
                 task.ppid.to_string(),
                 task.pgid.to_string(),
@@ -97,7 +96,8 @@ fn print_tasks(sandbox: &Sandbox, json: bool) -> Outcome {
                 task.threads.to_string(),
                 task.comm.clone(),
             ];
-            (pid, task.ppid, cells)
+            // Of what was put into the cgroup from outside, the sandbox knows no number.
+            (task.nspid.first().copied().unwrap_or(0), task.host_ppid, cells)
         })
         .collect();
     let cells: Vec<Vec<String>> = as_tree(rows);
