@@ -214,16 +214,37 @@ impl Cgroup {
     /// [`CgroupError::File`].
     pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
         let mut found = Vec::new();
+        self.visit(|_, members| found.extend(members))?;
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The cgroup that a process is in, where that is this one or one below it.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn holding(&self, process: Pid) -> Result<Option<Self>, CgroupError> {
+        let mut found = None;
+        self.visit(|directory, members| {
+            if members.contains(&process) {
+                found = Some(Self {
+                    path: directory.to_owned(),
+                    kind: self.kind,
+                });
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Tells `see` of it and of each cgroup below it, with the processes that are in just that.
+    fn visit(&self, mut see: impl FnMut(&Path, Vec<Pid>)) -> Result<(), CgroupError> {
         let mut rest = vec![self.path.clone()];
         while let Some(directory) = rest.pop() {
             let path = directory.join("cgroup.procs");
             let text = fs::read_to_string(&path).map_err(wrap("read", &path))?;
-            found.extend(
-                text.lines()
-                    .filter_map(|line| line.parse().ok())
-                    .filter(|pid| *pid != 0)
-                    .map(Pid::new),
-            );
+            let members = text.lines().filter_map(|line| line.parse().ok());
+            see(&directory, members.filter(|pid| *pid != 0).map(Pid::new).collect());
             for entry in fs::read_dir(&directory).map_err(wrap("list", &directory))? {
                 let entry = entry.map_err(wrap("list", &directory))?;
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -231,9 +252,7 @@ impl Cgroup {
                 }
             }
         }
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
+        Ok(())
     }
 
     /// Ends every task in it, also frozen ones.

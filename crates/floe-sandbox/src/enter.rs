@@ -1,30 +1,39 @@
-//! Runs a command in a sandbox that exists: in all its namespaces and its cgroup.
+//! Runs a command where tasks are that exist: in all namespaces and the cgroup of a sandbox, or of any process.
 
 use crate::{
     message::{self, kind},
     sandbox::{Sandbox, SandboxError},
+    state::StateDir,
+    tasks::living_thread,
 };
-use floe_cgroup::Entrance;
-use floe_sys::{exec, fork, time_namespace::CLONE_NEWTIME};
+use floe_cgroup::{CgroupError, Entrance};
+use floe_sys::{capability, descriptor, exec, fork, namespace::Kind};
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     sched::{CloneFlags, setns},
-    sys::wait::{WaitStatus, waitpid},
-    unistd::{Pid, chdir},
+    sys::{
+        stat::Mode,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{Pid, chdir, chroot, fchdir},
 };
 use std::{
     ffi::{CString, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
 };
 
-/// A command to be run in a sandbox.
+/// A command to be run.
 #[derive(Debug)]
 pub struct EnterRequest {
     /// Program and arguments.
     pub command: Vec<OsString>,
     /// The whole environment, `NAME=VALUE`.
     pub env: Vec<OsString>,
-    /// Working directory; the root where `None`.
+    /// Working directory; where `None` that of the process, in a sandbox the root.
     pub workdir: Option<OsString>,
 }
 
@@ -34,24 +43,30 @@ pub enum EnterError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// A cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The tasks there are frozen, and so would the command be.
+    #[error("sandbox {0} is frozen; thaw it first (floe thaw {0})")]
+    Frozen(String),
     /// The command could not be started.
-    #[error("{action} in sandbox {name}")]
+    #[error("{action} in {place}")]
     Command {
         /// What was attempted.
         action: String,
-        /// In which sandbox.
-        name: String,
+        /// Where.
+        place: String,
         /// Why it failed.
         #[source]
         source: Errno,
     },
     /// A system call.
-    #[error("{action} of sandbox {name}")]
+    #[error("{action} of {place}")]
     System {
         /// What was attempted.
         action: &'static str,
-        /// On which sandbox.
-        name: String,
+        /// On what.
+        place: String,
         /// Why it failed.
         #[source]
         source: Errno,
@@ -77,39 +92,124 @@ impl EnterError {
 
 const EXECUTE: &str = "execute ";
 
+/// Where a command is to run.
+#[derive(Debug)]
+pub struct Place {
+    /// In words.
+    name: String,
+    /// A task that is there, and stands for it.
+    thread: floe_sys::Pid,
+    pidfd: OwnedFd,
+    /// Its cgroup, where the command is to be in that.
+    entrance: Option<Entrance>,
+    /// Its root and working directory, where these are to be the command's.
+    directories: Option<[OwnedFd; 2]>,
+}
+
+impl Place {
+    /// That of a sandbox's PID 1.
+    ///
+    /// # Errors
+    /// [`EnterError`].
+    pub fn of_sandbox(sandbox: &Sandbox) -> Result<Self, EnterError> {
+        let (thread, pidfd) = sandbox.thread()?;
+        let cgroup = sandbox.cgroup()?;
+        if cgroup.is_frozen()? {
+            return Err(EnterError::Frozen(sandbox.name().to_owned()));
+        }
+        Ok(Self {
+            name: format!("sandbox {}", sandbox.name()),
+            thread,
+            pidfd,
+            entrance: Some(cgroup.entrance()?),
+            directories: None,
+        })
+    }
+
+    /// That of a process or thread: its root and working directory too, but its cgroup only where that is a sandbox's.
+    ///
+    /// # Errors
+    /// [`EnterError`].
+    pub fn of_process(pid: floe_sys::Pid, state_dir: &StateDir) -> Result<Self, EnterError> {
+        let name = format!("process {pid}");
+        let failed = |action| {
+            let place = name.clone();
+            move |source| EnterError::System { action, place, source }
+        };
+        let thread = living_thread(pid);
+        // First of all: where the number is another task's by now, entering its namespaces says so.
+        let pidfd = descriptor::pidfd_of_task(thread).map_err(failed("open a handle"))?;
+        let directory = |name: &str, action| {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            open(format!("/proc/{thread}/{name}").as_str(), flags, Mode::empty()).map_err(failed(action))
+        };
+        let directories = [
+            directory("root", "open the root directory")?,
+            directory("cwd", "open the working directory")?,
+        ];
+        Ok(Self {
+            thread,
+            pidfd,
+            entrance: entrance_of_sandbox(thread, state_dir)?,
+            directories: Some(directories),
+            name,
+        })
+    }
+
+    /// The namespaces that it has and the caller is not in.
+    fn namespaces(&self) -> CloneFlags {
+        let link = |whose: &str, kind: Kind| std::fs::read_link(format!("/proc/{whose}/ns/{kind}")).ok();
+        let other = Kind::ALL
+            .into_iter()
+            .filter(|kind| link(&self.thread.to_string(), *kind) != link("self", *kind));
+        other.fold(CloneFlags::empty(), |all, kind| {
+            all | CloneFlags::from_bits_retain(kind.flag())
+        })
+    }
+}
+
+/// The way into the cgroup of a task of a sandbox; `None` where it is of none.
+fn entrance_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Option<Entrance>, EnterError> {
+    let process = floe_sys::procfs::Status::read(&format!("/proc/{task}"));
+    let process = process.map_or(task, |status| floe_sys::Pid::new(status.tgid));
+    for sandbox in Sandbox::list(state_dir)? {
+        let Ok(cgroup) = sandbox.cgroup() else { continue };
+        if let Some(own) = cgroup.holding(process)? {
+            if own.is_frozen()? {
+                return Err(EnterError::Frozen(sandbox.name().to_owned()));
+            }
+            return Ok(Some(own.entrance()?));
+        }
+    }
+    Ok(None)
+}
+
 /// Runs the command with the caller's streams; returns its exit status (128 + N for signal N). `started` is told its PID.
-/// The caller must have one thread, and is in the sandbox's namespaces afterwards, so that it should do nothing but end.
+/// The caller must have one thread, and is in the namespaces afterwards, so that it should do nothing but end.
 ///
 /// # Errors
 /// [`EnterError`].
-pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid)) -> Result<i32, EnterError> {
+pub fn enter(place: &Place, request: &EnterRequest, started: impl FnOnce(Pid)) -> Result<i32, EnterError> {
     let failed = |payload: &[u8]| {
         let (source, action) = message::parse_failure(payload);
-        let name = sandbox.name().to_owned();
-        EnterError::Command { action, name, source }
+        let place = place.name.clone();
+        EnterError::Command { action, place, source }
     };
     let system = |action| {
         move |source| EnterError::System {
             action,
-            name: sandbox.name().to_owned(),
+            place: place.name.clone(),
             source,
         }
     };
-    let (thread, pidfd) = sandbox.thread()?;
-    // Only the command goes into the cgroup: what waits for it here must run on when the sandbox is frozen.
-    let entrance = sandbox.cgroup()?.entrance().map_err(SandboxError::from)?;
-    let all = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWCGROUP
-        | time_namespace(thread);
-    setns(&pidfd, all).map_err(system("enter the namespaces"))?;
+    let namespaces = place.namespaces();
+    if !namespaces.is_empty() {
+        setns(&place.pidfd, namespaces).map_err(system("enter the namespaces"))?;
+    }
     // setns changes the namespace that children are in, so the command must be a child.
     let (hear, say) = message::pair().map_err(system("make a socket for the command"))?;
     let child = fork::child(|| {
-        let (error, action) = execute(request, &entrance);
+        let (error, action) = execute(request, place, namespaces.contains(CloneFlags::CLONE_NEWUSER));
         message::put(&say, kind::FAILED, &message::failure(error, &action)).map_or(125, |()| 0)
     });
     let child = child.map_err(system("fork into the PID namespace"))?;
@@ -127,22 +227,35 @@ pub fn enter(sandbox: &Sandbox, request: &EnterRequest, started: impl FnOnce(Pid
     }
 }
 
-/// The flag of a restored sandbox's time namespace; none where it is the caller's, as it is where the kernel knows no
-/// others.
-fn time_namespace(thread: floe_sys::Pid) -> CloneFlags {
-    let link = |whose: &str| std::fs::read_link(format!("/proc/{whose}/ns/time")).ok();
-    if link(&thread.to_string()) == link("self") {
-        CloneFlags::empty()
-    } else {
-        CloneFlags::from_bits_retain(CLONE_NEWTIME)
+/// Goes where the task is: root directory, working directory.
+fn enter_directories([root, working]: &[OwnedFd; 2]) -> Result<(), Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let own = open("/", flags, Mode::empty())?;
+    // It takes CAP_SYS_CHROOT, which who stays where they are need not have.
+    if !descriptor::is_same_place(own.as_fd(), root.as_fd())? {
+        fchdir(root)?;
+        chroot(".")?;
     }
+    fchdir(working)
 }
 
 /// Returns only where something failed: why, and what was attempted.
-fn execute(request: &EnterRequest, entrance: &Entrance) -> (Errno, String) {
-    if let Err(error) = entrance.enter() {
+fn execute(request: &EnterRequest, place: &Place, new_user: bool) -> (Errno, String) {
+    // Only the command goes into the cgroup: what waits for it must run on when that is frozen.
+    if let Some(entrance) = &place.entrance
+        && let Err(error) = entrance.enter()
+    {
         let number = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         return (number, "enter the cgroup".to_owned());
+    }
+    if let Some(directories) = &place.directories
+        && let Err(error) = enter_directories(directories)
+    {
+        return (error, "enter the root and working directory".to_owned());
+    }
+    // Whoever comes from outside is nobody in a user namespace that does not know their number.
+    if new_user && let Err(error) = capability::become_root() {
+        return (error, "become root of the user namespace".to_owned());
     }
     let strings = |words: &[OsString]| -> Vec<CString> {
         words

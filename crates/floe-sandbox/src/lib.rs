@@ -23,7 +23,7 @@ mod survey;
 mod terminal;
 
 pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
-pub use enter::{EnterError, EnterRequest, enter};
+pub use enter::{EnterError, EnterRequest, Place, enter};
 pub use launch::{First, Launch, LaunchError};
 pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};

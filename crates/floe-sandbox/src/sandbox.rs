@@ -3,12 +3,10 @@
 use crate::{
     attach::{AttachError, Client},
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
+    tasks::living_thread,
 };
 use floe_cgroup::{Cgroup, CgroupError, Kind};
-use floe_sys::{
-    Pid, descriptor,
-    procfs::{self, Stat},
-};
+use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -201,12 +199,7 @@ impl Sandbox {
     /// [`SandboxError::NotRunning`], [`SandboxError::Handle`].
     pub fn thread(&self) -> Result<(Pid, OwnedFd), SandboxError> {
         let pid1 = Pid::new(self.state.pid1);
-        let lives = |tid: &Pid| {
-            let stat = Stat::read(&format!("/proc/{pid1}/task/{tid}"));
-            stat.is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
-        };
-        let threads = procfs::threads(pid1).unwrap_or_default();
-        let thread = threads.into_iter().find(lives).unwrap_or(pid1);
+        let thread = living_thread(pid1);
         let opened = descriptor::pidfd_of_task(thread);
         // In this order, as above.
         self.pid1()?;

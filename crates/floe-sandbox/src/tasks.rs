@@ -69,3 +69,14 @@ fn read(pid: Pid, level: usize) -> Option<TaskInfo> {
         threads: i64::try_from(procfs::threads(pid).ok()?.len()).unwrap_or(i64::MAX),
     })
 }
+
+/// A thread of a process that lives, as its first one may do no longer; the first one where none does. Of a thread that is
+/// not the first, itself.
+pub(crate) fn living_thread(pid: Pid) -> Pid {
+    let lives = |tid: &Pid| {
+        let stat = Stat::read(&format!("/proc/{pid}/task/{tid}"));
+        stat.is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+    };
+    let threads = procfs::threads(pid).unwrap_or_default();
+    threads.into_iter().find(lives).unwrap_or(pid)
+}

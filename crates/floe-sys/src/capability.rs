@@ -1,4 +1,4 @@
-//! Giving up privileges, credentials(7), capabilities(7).
+//! Who a process is, credentials(7), capabilities(7).
 
 use nix::errno::Errno;
 
@@ -20,6 +20,26 @@ pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
     let header = [VERSION, 0];
     let sets = [0_u32; 6];
     call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])
+}
+
+/// Makes the calling thread, and it alone, root of its user namespace, without other groups, as far as that knows these
+/// numbers. For children as above, that have just entered it and have all its capabilities.
+///
+/// # Errors
+/// Those of setresgid(2) and setresuid(2), but for numbers that are not known.
+pub fn become_root() -> Result<(), Errno> {
+    match call(libc::SYS_setgroups, [0, 0, 0]) {
+        // Nobody may change groups in there (/proc/PID/setgroups in user_namespaces(7)), or it knows none.
+        Ok(()) | Err(Errno::EPERM) => {}
+        Err(error) => return Err(error),
+    }
+    for number in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        match call(number, [0; 3]) {
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn call(number: i64, [a, b, c]: [usize; 3]) -> Result<(), Errno> {

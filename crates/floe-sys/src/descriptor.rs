@@ -188,6 +188,26 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) ->
     owned(result)
 }
 
+/// Whether two directories are one, reached by the same mount (statx(2), Linux 5.8).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn is_same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let place = |directory: BorrowedFd<'_>| {
+        // SAFETY: an all-zero statx is valid: numbers alone.
+        let mut found: libc::statx = unsafe { std::mem::zeroed() };
+        let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+        // SAFETY: the empty path ends with a NUL, and `found` is room for the answer.
+        let result = unsafe {
+            let number = directory.as_raw_fd();
+            libc::statx(number, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &raw mut found)
+        };
+        let device = (found.stx_dev_major, found.stx_dev_minor);
+        Errno::result(result).map(|_| (device, found.stx_ino, found.stx_mnt_id))
+    };
+    Ok(place(one)? == place(other)?)
+}
+
 /// Copies up to `bytes` from one pipe to another without taking them out.
 ///
 /// # Errors
