@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod host;
 pub mod restore;
 pub mod stage;
 

@@ -1,7 +1,7 @@
 //! How a verb fails: the chain of what went wrong, a list of findings, and the exit status.
 
 use crate::{LogFormat, output};
-use floe_checkpoint::{checkpoint::CheckpointError, restore::RestoreError};
+use floe_checkpoint::{checkpoint::CheckpointError, host::Hindrances, restore::RestoreError};
 use serde_json::json;
 
 /// A verb that failed.
@@ -51,6 +51,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             list.iter().map(ToString::to_string).collect()
         } else if let Some(RestoreError::Obstacles(list)) = error.downcast_ref() {
             list.iter().map(ToString::to_string).collect()
+        } else if let Some(Hindrances { list, .. }) = error.downcast_ref() {
+            list.clone()
         } else if let Some(RestoreError::Differs(list)) = error.downcast_ref() {
             list.clone()
         } else {

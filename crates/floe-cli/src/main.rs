@@ -54,6 +54,7 @@ enum Verb {
     Restore(verbs::restore::Restore),
     Inspect(verbs::inspect::Inspect),
     Verify(verbs::verify::Verify),
+    Check(verbs::check::Check),
     Demo(verbs::demo::Demo),
     #[command(hide = true)]
     DemoWorker(verbs::demo::DemoWorker),
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         Verb::Restore(verb) => verb.run(&context),
         Verb::Inspect(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::DemoWorker(verb) => verb.run(),
     };

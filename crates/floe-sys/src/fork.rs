@@ -57,13 +57,32 @@ pub fn child_with_files(life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
 /// # Errors
 /// EAGAIN, ENOMEM, EPERM, ENOSPC (nested too deep), EBUSY (a cgroup with controllers for its children).
 pub fn child_in(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
-    let mut arguments = CloneArguments {
+    let arguments = CloneArguments {
         flags: namespaces | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
-        exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.map_or(0, |directory| directory.as_raw_fd() as u64),
         ..CloneArguments::default()
     };
-    // SAFETY: without CLONE_VM this is a fork: the child has a copy of everything. The structure has the stated size.
+    fork_with(arguments, life)
+}
+
+/// Runs `life` in a child process that has this PID in the caller's PID namespace (Linux 5.5).
+///
+/// # Errors
+/// EEXIST where it is taken; EPERM without CAP_CHECKPOINT_RESTORE there; EAGAIN, ENOMEM.
+pub fn child_with_pid(pid: i32, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    let wanted = [pid];
+    let arguments = CloneArguments {
+        set_tid: wanted.as_ptr() as u64,
+        set_tid_size: wanted.len() as u64,
+        ..CloneArguments::default()
+    };
+    fork_with(arguments, life)
+}
+
+fn fork_with(mut arguments: CloneArguments, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM this is a fork: the child has a copy of everything. The structure has the stated size, and
+    // what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArguments>()) };
     match Errno::result(result)? {
         0 => {

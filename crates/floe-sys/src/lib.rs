@@ -40,5 +40,6 @@ pub mod terminal;
 pub mod time_namespace;
 pub mod timer;
 pub mod tun;
+pub mod userfault;
 
 pub use pid::Pid;

@@ -133,6 +133,21 @@ impl MemoryFile {
     }
 }
 
+/// How many bytes describe the layout of an address space to the kernel (PR_SET_MM_MAP_SIZE), where it takes such a
+/// description.
+///
+/// # Errors
+/// EINVAL where it was built without CONFIG_CHECKPOINT_RESTORE.
+pub fn layout_bytes() -> Result<u32, Errno> {
+    let mut bytes = 0_u32;
+    // SAFETY: the kernel writes a number to `bytes`.
+    let result = unsafe {
+        let room = &raw mut bytes;
+        libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP_SIZE, room, 0, 0)
+    };
+    Errno::result(result).map(|_| bytes)
+}
+
 /// include/uapi/linux/magic.h, of statfs(2).
 pub const HUGETLBFS: i64 = 0x9584_58f6;
 

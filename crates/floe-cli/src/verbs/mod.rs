@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub mod attach;
+pub mod check;
 pub mod checkpoint;
 pub mod demo;
 pub mod exec;

@@ -51,6 +51,15 @@ struct KernelMemory {
     direct_map: OnceCell<(u64, u64)>,
 }
 
+/// Reads a word of the kernel's memory: whether that is possible here.
+///
+/// # Errors
+/// EPERM without CAP_BPF and CAP_PERFMON, or where the kernel is locked down; ENOENT where it does not tell its types.
+pub fn try_reading() -> io::Result<()> {
+    let memory = KernelMemory::open(&[])?;
+    memory.member("task_struct", memory.current_task()?, "files").map(drop)
+}
+
 /// How many words a block has: programs have a frame of 512 bytes.
 const BLOCK: usize = 32;
 

@@ -334,8 +334,16 @@ fn open() -> Result<OwnedFd, Errno> {
 
 /// Has a transaction done, and waits for the answer.
 fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
-    use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt::SndBufForce};
-    setsockopt(socket, SndBufForce, &(2 * request.len().max(64 << 10)))?;
+    use nix::sys::socket::{
+        MsgFlags, recv, send, setsockopt,
+        sockopt::{SndBuf, SndBufForce},
+    };
+    let room = 2 * request.len().max(64 << 10);
+    match setsockopt(socket, SndBufForce, &room) {
+        // In a user namespace of one's own, up to a limit (net.core.wmem_max).
+        Err(Errno::EPERM) => setsockopt(socket, SndBuf, &room)?,
+        done => done?,
+    }
     send(socket.as_raw_fd(), request, MsgFlags::empty())?;
     let mut buffer = vec![0; 64 << 10];
     // The first answer is an error, or that of the last message.

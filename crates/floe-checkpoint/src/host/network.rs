@@ -1,0 +1,75 @@
+//! Sockets and connections.
+
+use super::{
+    Finding, NONE, Probe, TREES,
+    attempt::{Caller, words},
+};
+use floe_sys::{netfilter::Hold, socket};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
+};
+
+pub(super) const PROBES: &[Probe] = &[
+    Probe {
+        name: "socket diagnostics",
+        used_for: "sockets: who is connected with whom",
+        advice: "a kernel with CONFIG_UNIX_DIAG and CONFIG_INET_DIAG",
+        used_by: TREES,
+        needed_by: NONE,
+        ask: diagnostics,
+    },
+    Probe {
+        name: "TCP_REPAIR",
+        used_for: "TCP connections, with what is on its way in them",
+        advice: "run floe as root (CAP_NET_ADMIN), or the tree in a network namespace of its own",
+        used_by: TREES,
+        needed_by: NONE,
+        ask: repair,
+    },
+    Probe {
+        name: "nf_tables",
+        used_for: "--tcp established: holding back packets while a tree is away",
+        advice: "a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET; CAP_NET_ADMIN",
+        used_by: TREES,
+        needed_by: NONE,
+        ask: tables,
+    },
+];
+
+fn diagnostics(_: &Caller) -> Finding {
+    match socket::unix_sockets() {
+        Ok(_) => Finding::Yes("unix sockets are listed".to_owned()),
+        Err(error) => Finding::No(words(&error)),
+    }
+}
+
+fn repair(caller: &Caller) -> Finding {
+    let switch = || -> io::Result<i32> {
+        let made = socket::new(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        socket::set_option(made.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32.to_ne_bytes())?;
+        Ok(0)
+    };
+    match (switch(), caller.attempt(libc::CLONE_NEWNET, switch)) {
+        (Ok(_), _) => Finding::Yes("in this network".to_owned()),
+        (Err(error), Ok(_)) => Finding::Partly(format!(
+            "only in a network namespace of one's own; in this one: {}",
+            words(&error)
+        )),
+        (Err(error), Err(_)) => Finding::No(words(&error)),
+    }
+}
+
+fn tables(caller: &Caller) -> Finding {
+    let result = caller.attempt(libc::CLONE_NEWNET, || {
+        let end = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        // In this namespace there is nobody else.
+        Ok(Hold::take("floe-check", &[(end(1), end(2))]).map(|_| 0)?)
+    });
+    match result {
+        Ok(_) if caller.is_privileged() => Finding::Yes("a table was made in a network namespace".to_owned()),
+        Ok(_) => Finding::Partly("only in a network namespace of one's own".to_owned()),
+        Err(error) => Finding::No(words(&error)),
+    }
+}
