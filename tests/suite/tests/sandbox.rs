@@ -112,6 +112,7 @@ fn every_verb_has_help_with_an_example() {
         "restore",
         "inspect",
         "verify",
+        "check",
         "demo",
     ] {
         let help = host.done(&[verb, "--help"]);
