@@ -394,6 +394,30 @@ fn threads_are_tasks_too(host: &Host, name: &str, process: i64) {
 }
 
 #[test]
+fn what_is_above_has_no_number_below() {
+    let host = Host::new();
+    let name = host.sleeper("above");
+    // Its own PID 1, by the number that it has here; the test itself.
+    for pid in [host.pid1(&name), std::process::id() as i32] {
+        let line = format!("kill -0 {pid}");
+        let outcome = host.floe(&["exec", &name, "--", "sh", "-c", &line]);
+        assert!(
+            outcome.status != 0 && outcome.err.contains("No such process"),
+            "{outcome:?}"
+        );
+        let said = host.floe(&["pid", "--in", &name, &pid.to_string()]).expect_failed();
+        assert_eq!(
+            said,
+            format!("floe: there is no process or thread {pid} in sandbox {name}\n")
+        );
+    }
+    assert_eq!(
+        host.done(&["exec", &name, "--", "sh", "-c", "kill -0 1 && echo there"]),
+        "there\n"
+    );
+}
+
+#[test]
 fn what_is_not_there_is_said() {
     let host = Host::new();
     let name = host.sleeper("missing");
@@ -488,7 +512,7 @@ fn a_process_that_ends_while_it_is_looked_at_is_no_error() {
     let _forks = Running(forks.stdin(Stdio::null()).process_group(0).spawn().expect("start it"));
     let own = inode("/proc/self/ns/pid").to_string();
     let mut seen = BTreeSet::new();
-    for _ in 0..100 {
+    for _ in 0..30 {
         for namespace in listed(&host.done(&["ns", "--json"])) {
             seen.insert(namespace["ns"].as_u64());
         }
