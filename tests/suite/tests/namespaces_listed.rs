@@ -1,6 +1,6 @@
 //! Namespaces and the PIDs in them, as `floe ns`, `floe pid` and `floe ps` tell of them.
 
-use floe_suite::{Host, Outcome, has, json, program, run, skip, until};
+use floe_suite::{Host, Outcome, enter_own_network, has, json, program, run, skip, until};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::{
@@ -89,8 +89,12 @@ fn what_is_listed_is_what_lsns_lists() {
         return;
     }
     let host = Host::new();
+    // Devices that lead from one network into another give it a number there.
+    enter_own_network();
     let (_unshare, sleeper) = in_all_kinds();
     let pid = sleeper.to_string();
+    let pair = "link add near type veth peer name far netns";
+    let linked = has("ip") && run(Command::new("ip").args(pair.split(' ')).arg(&pid)).status == 0;
     let theirs = run(Command::new("lsns").args(["--list", "--json", "--output", ALL, "--task", &pid])).expect_done();
     let ours = host.done(&["ns", "--json", "-o", ALL, "-p", &pid]);
     // Who is in the namespaces that others are in too changes all the time.
@@ -106,6 +110,13 @@ fn what_is_listed_is_what_lsns_lists() {
     let (theirs, ours) = (own(listed(&theirs)), own(listed(&ours)));
     assert_eq!(ours.len(), NAMES.len(), "{ours:#?}");
     assert_eq!(ours, theirs);
+    let number = &find(&ours, inode(format!("/proc/{pid}/ns/net")))["netnsid"];
+    if linked {
+        assert_eq!(number, "0");
+    } else {
+        skip("there is no ip(8), or no veth: numbers of networks are not compared");
+        assert_eq!(number, "unassigned");
+    }
     let each = host.done(&["ns", "--json", "-p", &pid]);
     assert_eq!(own(listed(&each)), ours, "all columns");
 }
