@@ -27,11 +27,8 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
-    /// None is mounted.
-    #[error("neither a cgroup v2 hierarchy nor the v1 freezer is mounted")]
-    NoHierarchy,
     /// Somebody else has it locked.
-    #[error("another floe is freezing, thawing or saving the tasks of cgroup {}; try again when it is done", .0.display())]
+    #[error("another floe is freezing, thawing or saving the tasks of {}; try again when it is done", .0.display())]
     Busy(PathBuf),
     /// The path is in none.
     #[error("{0} is in no cgroup hierarchy that can freeze")]
@@ -89,11 +86,26 @@ impl Entrance {
     }
 }
 
-/// Keeps other floes from freezing, thawing and saving the tasks of a cgroup.
+/// Keeps other floes from freezing, thawing and saving tasks.
 #[derive(Debug)]
 #[must_use = "dropped, it lets others go on"]
 pub struct Lock {
     _directory: fs::File,
+}
+
+impl Lock {
+    /// Locks a directory that stands for tasks, by flock(2).
+    ///
+    /// # Errors
+    /// [`CgroupError::Busy`] where another floe has it.
+    pub fn of(path: &Path) -> Result<Self, CgroupError> {
+        let directory = fs::File::open(path).map_err(wrap("open", path))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(Self { _directory: directory }),
+            Err(fs::TryLockError::WouldBlock) => Err(CgroupError::Busy(path.to_owned())),
+            Err(fs::TryLockError::Error(error)) => Err(wrap("lock", path)(error)),
+        }
+    }
 }
 
 fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
@@ -101,19 +113,45 @@ fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupEr
     move |source| CgroupError::File { action, path, source }
 }
 
+/// Whether an error says that the caller has no right to make a cgroup there.
+fn may_not(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+}
+
 impl Cgroup {
-    /// Makes one for the sandbox `name`.
+    /// Makes one for the sandbox `name`; `None` where the caller may make none that freezes: below floe's own part of the
+    /// hierarchy, or, as an ordinary user, below the cgroup that the caller is in, where that was delegated to them.
     ///
     /// # Errors
     /// [`CgroupError`]; the name being taken is one.
-    pub fn create(hierarchies: &Hierarchies, name: &str) -> Result<Self, CgroupError> {
-        let (kind, root) = hierarchies.preferred().ok_or(CgroupError::NoHierarchy)?;
-        let parent = root.join(PARENT);
+    pub fn create(hierarchies: &Hierarchies, name: &str) -> Result<Option<Self>, CgroupError> {
+        let Some((kind, root)) = hierarchies.preferred() else {
+            return Ok(None);
+        };
+        let mut parents = vec![root.join(PARENT)];
+        if kind == Kind::V2 {
+            parents.extend(
+                hierarchies
+                    .own_v2()
+                    .map_err(wrap("find the cgroup of this process in", root))?,
+            );
+        }
+        for parent in parents {
+            match Self::create_below(&parent, (kind, name)) {
+                Ok(made) => return Ok(Some(made)),
+                Err(CgroupError::File { source, .. }) if may_not(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn create_below(parent: &Path, (kind, name): (Kind, &str)) -> Result<Self, CgroupError> {
         loop {
-            match fs::create_dir(&parent) {
+            match fs::create_dir(parent) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(wrap("make cgroup", &parent)(error)),
+                Err(error) => return Err(wrap("make cgroup", parent)(error)),
             }
             let path = parent.join(name);
             match fs::create_dir(&path) {
@@ -144,17 +182,12 @@ impl Cgroup {
         })
     }
 
-    /// Locks it against other floes, by flock(2) on its directory.
+    /// Locks it against other floes.
     ///
     /// # Errors
     /// [`CgroupError::Busy`] where another one has it.
     pub fn lock(&self) -> Result<Lock, CgroupError> {
-        let directory = fs::File::open(&self.path).map_err(wrap("open cgroup", &self.path))?;
-        match directory.try_lock() {
-            Ok(()) => Ok(Lock { _directory: directory }),
-            Err(fs::TryLockError::WouldBlock) => Err(CgroupError::Busy(self.path.clone())),
-            Err(fs::TryLockError::Error(error)) => Err(wrap("lock cgroup", &self.path)(error)),
-        }
+        Lock::of(&self.path)
     }
 
     /// Its path.

@@ -54,6 +54,16 @@ impl Hierarchies {
         found
     }
 
+    /// The directory of the version 2 cgroup that the calling process is in.
+    ///
+    /// # Errors
+    /// Those of reading /proc/self/cgroup.
+    pub fn own_v2(&self) -> io::Result<Option<PathBuf>> {
+        let text = std::fs::read_to_string("/proc/self/cgroup")?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        Ok(self.v2.as_ref().zip(own).map(|(root, own)| root.join(own)))
+    }
+
     /// The one to use: version 2 where it is mounted.
     #[must_use]
     pub fn preferred(&self) -> Option<(Kind, &Path)> {

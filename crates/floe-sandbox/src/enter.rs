@@ -114,14 +114,15 @@ impl Place {
     pub fn of_sandbox(sandbox: &Sandbox) -> Result<Self, EnterError> {
         let (thread, pidfd) = sandbox.thread()?;
         let cgroup = sandbox.cgroup()?;
-        if cgroup.is_frozen()? {
+        let frozen = cgroup.as_ref().map(floe_cgroup::Cgroup::is_frozen).transpose()?;
+        if frozen == Some(true) {
             return Err(EnterError::Frozen(sandbox.name().to_owned()));
         }
         Ok(Self {
             name: format!("sandbox {}", sandbox.name()),
             thread,
             pidfd,
-            entrance: Some(cgroup.entrance()?),
+            entrance: cgroup.map(|cgroup| cgroup.entrance()).transpose()?,
             directories: None,
         })
     }
@@ -173,7 +174,7 @@ fn entrance_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Opti
     let process = floe_sys::procfs::Status::read(&format!("/proc/{task}"));
     let process = process.map_or(task, |status| floe_sys::Pid::new(status.tgid));
     for sandbox in Sandbox::list(state_dir)? {
-        let Ok(cgroup) = sandbox.cgroup() else { continue };
+        let Ok(Some(cgroup)) = sandbox.cgroup() else { continue };
         if let Some(own) = cgroup.holding(process)? {
             if own.is_frozen()? {
                 return Err(EnterError::Frozen(sandbox.name().to_owned()));

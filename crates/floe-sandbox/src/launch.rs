@@ -107,7 +107,7 @@ pub struct Launch {
     monitor: nix::unistd::Pid,
     state: SandboxState,
     folder: PathBuf,
-    cgroup: Cgroup,
+    cgroup: Option<Cgroup>,
     committed: bool,
 }
 
@@ -139,7 +139,7 @@ impl Launch {
                 return Err(error);
             }
         };
-        let cgroup = Cgroup::open(&state.cgroup)?;
+        let cgroup = state.cgroup.as_deref().map(Cgroup::open).transpose()?;
         Ok(Self {
             socket: Some(near),
             monitor,
@@ -156,10 +156,10 @@ impl Launch {
         Pid::new(self.state.pid1)
     }
 
-    /// The sandbox's cgroup.
+    /// The sandbox's cgroup, where it has one.
     #[must_use]
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// The sandbox's name.

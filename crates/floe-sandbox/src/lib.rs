@@ -21,6 +21,7 @@ mod spec;
 mod state;
 mod survey;
 mod terminal;
+mod user;
 
 pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, Place, enter};
@@ -30,6 +31,7 @@ pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
+pub use user::{UserError, become_root, join as join_user};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

@@ -4,8 +4,9 @@ use crate::{
     attach::{AttachError, Client},
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
     tasks::living_thread,
+    user::{self, UserError},
 };
-use floe_cgroup::{Cgroup, CgroupError, Kind};
+use floe_cgroup::{Cgroup, CgroupError, Kind, Lock};
 use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::{
     errno::Errno,
@@ -22,6 +23,15 @@ pub enum SandboxError {
     /// Its state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// It has none.
+    #[error("sandbox {0} has no cgroup, which it takes to freeze it: its user may make none (floe check tells more)")]
+    NoCgroup(String),
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] floe_sys::procfs::ProcError),
+    /// The user namespace that it is in.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// Its cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -215,13 +225,43 @@ impl Sandbox {
             .is_ok_and(|stat| stat.starttime == self.state.monitor_start && stat.state != b'Z')
     }
 
-    /// Its cgroup.
+    /// Its cgroup; `None` where it was started by somebody who may make none.
     ///
     /// # Errors
     /// [`SandboxError`].
-    pub fn cgroup(&self) -> Result<Cgroup, SandboxError> {
+    pub fn cgroup(&self) -> Result<Option<Cgroup>, SandboxError> {
         self.pid1()?;
-        Ok(Cgroup::open(&self.state.cgroup)?)
+        Ok(self.state.cgroup.as_deref().map(Cgroup::open).transpose()?)
+    }
+
+    /// Its cgroup, for what can't be done without.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn freezer(&self) -> Result<Cgroup, SandboxError> {
+        self.cgroup()?
+            .ok_or_else(|| SandboxError::NoCgroup(self.state.name.clone()))
+    }
+
+    /// Keeps other floes from freezing, thawing and saving it.
+    ///
+    /// # Errors
+    /// [`SandboxError`] where another one does.
+    pub fn lock(&self) -> Result<Lock, SandboxError> {
+        Ok(Lock::of(self.state.cgroup.as_ref().unwrap_or(&self.folder))?)
+    }
+
+    /// Enters the user namespace that it was made in, as its monitor did: what its root may do the caller may do then.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn join_user(&self) -> Result<(), SandboxError> {
+        let maker = if self.has_monitor() {
+            Pid::new(self.state.monitor)
+        } else {
+            self.pid1()?
+        };
+        Ok(user::join(maker)?)
     }
 
     /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, or `lost` where its monitor has died.
@@ -232,8 +272,13 @@ impl Sandbox {
             _ if !self.is_running() || !self.has_monitor() => "lost",
             Status::Created => "created",
             Status::Running => {
-                let frozen = Cgroup::open(&self.state.cgroup).and_then(|cgroup| cgroup.is_frozen());
-                if frozen.unwrap_or(false) { "frozen" } else { "running" }
+                let cgroup = self.state.cgroup.as_deref().map(Cgroup::open);
+                let frozen = cgroup.map(|cgroup| cgroup.and_then(|cgroup| cgroup.is_frozen()));
+                if matches!(frozen, Some(Ok(true))) {
+                    "frozen"
+                } else {
+                    "running"
+                }
             }
         }
     }
@@ -251,7 +296,9 @@ impl Sandbox {
         let pidfd = self.handle()?;
         let cgroup = self.cgroup()?;
         descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)?;
-        if signal == libc::SIGKILL && cgroup.kind() == Kind::V1Freezer {
+        if signal == libc::SIGKILL
+            && let Some(cgroup) = cgroup.filter(|cgroup| cgroup.kind() == Kind::V1Freezer)
+        {
             // Tasks frozen by version 1 notice a signal only when thawed. They may have ended already, and the cgroup
             // with them.
             if let Err(error) = cgroup.thaw() {
@@ -336,7 +383,7 @@ impl Sandbox {
         }
         self.wait_for_last_state()?;
         // What the monitor did not clear up because it died itself.
-        if let Ok(cgroup) = Cgroup::open(&self.state.cgroup) {
+        if let Some(Ok(cgroup)) = self.state.cgroup.as_deref().map(Cgroup::open) {
             cgroup.kill_all()?;
             cgroup.remove()?;
         }

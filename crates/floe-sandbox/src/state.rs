@@ -87,8 +87,8 @@ pub struct SandboxState {
     pub monitor: i32,
     /// When it started, likewise.
     pub monitor_start: u64,
-    /// Its cgroup.
-    pub cgroup: PathBuf,
+    /// Its cgroup, where it has one of its own.
+    pub cgroup: Option<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
     /// Its command line.
@@ -225,7 +225,7 @@ impl SandboxState {
     }
 
     /// That of a sandbox whose monitor calls this.
-    pub(crate) fn new(name: &str, spec: &SandboxSpec, cgroup: &Path) -> Self {
+    pub(crate) fn new(name: &str, spec: &SandboxSpec, cgroup: Option<&Path>) -> Self {
         let monitor = std::process::id() as i32;
         Self {
             name: name.to_owned(),
@@ -234,7 +234,7 @@ impl SandboxState {
             pid1_start: 0,
             monitor,
             monitor_start: Stat::of(Pid::new(monitor)).map_or(0, |stat| stat.starttime),
-            cgroup: cgroup.to_owned(),
+            cgroup: cgroup.map(Path::to_owned),
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),

@@ -6,6 +6,13 @@ use floe_sys::{
     procfs::{self, Stat, Status},
 };
 use serde::Serialize;
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+};
 
 /// A process of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +45,10 @@ pub struct TaskInfo {
 pub fn list(sandbox: &Sandbox) -> Result<Vec<TaskInfo>, SandboxError> {
     let pid1 = Status::read(&format!("/proc/{}", sandbox.pid1()?));
     let level = pid1.map_or(0, |status| status.ns_pid.len().saturating_sub(1));
-    let members = sandbox.cgroup()?.processes()?;
+    let members = match sandbox.cgroup()? {
+        Some(cgroup) => cgroup.processes()?,
+        None => in_namespace_of(sandbox.pid1()?)?,
+    };
     let mut all: Vec<TaskInfo> = members.into_iter().filter_map(|pid| read(pid, level)).collect();
     // /proc knows parents by their host id alone.
     let inside: std::collections::HashMap<i32, i32> = all
@@ -50,6 +60,25 @@ pub fn list(sandbox: &Sandbox) -> Result<Vec<TaskInfo>, SandboxError> {
     }
     all.sort_by_key(|task| (task.pid, task.nspid.first().copied()));
     Ok(all)
+}
+
+/// The processes of a PID namespace whose PID 1 is told, and of those below it.
+fn in_namespace_of(pid1: Pid) -> Result<Vec<Pid>, SandboxError> {
+    let levels = |pid: Pid| Status::read(&format!("/proc/{pid}")).map(|status| status.ns_pid.len());
+    let above = levels(pid1)?;
+    let namespace = |pid: Pid, up: usize| {
+        let mut file = OwnedFd::from(File::open(format!("/proc/{pid}/ns/pid")).ok()?);
+        for _ in 0..up {
+            file = floe_sys::namespace::parent(file.as_fd()).ok()?;
+        }
+        File::from(file).metadata().ok().map(|found| found.ino())
+    };
+    let own = namespace(pid1, 0);
+    let belongs = |pid: &Pid| {
+        let below = levels(*pid).ok().and_then(|levels| levels.checked_sub(above));
+        below.is_some_and(|up| own.is_some() && namespace(*pid, up) == own)
+    };
+    Ok(procfs::processes()?.into_iter().filter(belongs).collect())
 }
 
 /// `None` where the process has ended meanwhile.

@@ -573,6 +573,14 @@ impl Stopped {
         })
     }
 
+    /// Has it go on by itself, and no more die, should floe end before it lets it go.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn outlive_tracer(&self) -> Result<(), TraceError> {
+        ptrace::set_options(self.tid, Options::Observe.bits()).map_err(|e| self.failed("give up", e))
+    }
+
     /// Lets it go on by itself.
     ///
     /// # Errors

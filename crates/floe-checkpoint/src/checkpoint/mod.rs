@@ -61,8 +61,8 @@ pub enum Target {
     Sandbox {
         /// PID 1.
         root: Pid,
-        /// Its cgroup.
-        cgroup: Cgroup,
+        /// Its cgroup, where it has one.
+        cgroup: Option<Cgroup>,
         /// Its name.
         name: String,
         /// How its streams lead to the monitor.
@@ -101,8 +101,7 @@ impl Target {
     #[must_use]
     pub fn cgroup(&self) -> Option<&Cgroup> {
         match self {
-            Self::Sandbox { cgroup, .. } => Some(cgroup),
-            Self::Tree { cgroup, .. } => cgroup.as_ref(),
+            Self::Sandbox { cgroup, .. } | Self::Tree { cgroup, .. } => cgroup.as_ref(),
         }
     }
 }

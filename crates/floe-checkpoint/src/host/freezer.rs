@@ -1,7 +1,7 @@
 //! Cgroups that can be made and frozen.
 
 use super::{
-    Finding, MAKING, Probe,
+    Finding, NONE, Probe,
     attempt::{Caller, Subject, words},
 };
 use floe_cgroup::{Cgroup, Hierarchies, Kind};
@@ -9,10 +9,10 @@ use std::error::Error;
 
 pub(super) const PROBES: &[Probe] = &[Probe {
     name: "cgroup freezer",
-    used_for: "sandboxes: each has its cgroup, which freeze, checkpoint and restore stop at one instant",
+    used_for: "floe freeze; checkpoint and restore stop a sandbox by its cgroup, without one task after task by ptrace",
     advice: "mount cgroup2; as an ordinary user, have a cgroup delegated (systemd-run --user --scope -p Delegate=yes)",
     used_by: super::ALL,
-    needed_by: MAKING,
+    needed_by: NONE,
     ask: freezer,
 }];
 
@@ -47,7 +47,9 @@ fn freezer(_: &Caller) -> Finding {
 }
 
 fn try_freezing(hierarchies: &Hierarchies) -> Result<(), Box<dyn Error>> {
-    let cgroup = Passing(Cgroup::create(hierarchies, &format!("check-{}", std::process::id()))?);
+    let cgroup = Passing(
+        Cgroup::create(hierarchies, &format!("check-{}", std::process::id()))?.ok_or("this user may make no cgroup")?,
+    );
     let subject = Subject::start()?;
     cgroup.0.add(subject.0)?;
     let frozen = cgroup.0.freeze()?;

@@ -339,7 +339,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     make_room_for_files(&image, root.as_fd());
     // Before this thread stays on one processor, as do those that it makes.
     let held = connections.hold(launch.pid1())?;
-    let opened = std::thread::scope(|scope| {
+    let complete = std::thread::scope(|scope| {
         let original = Original::new(&image, &made, root.as_fd())?;
         let (sender, finished) = mpsc::channel();
         let comparison = scope.spawn(move || original.compare(&finished));
@@ -374,10 +374,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         drop(sender);
         drop(one);
         control.enter("freeze")?;
-        // Whatever fails from here on, the tasks are frozen until they are ended.
-        launch.cgroup().freeze()?.keep();
-        for thread in threads {
-            thread.detach()?;
+        // Whatever fails from here on, the tasks are frozen, or stopped without a cgroup, until they are ended.
+        let mut stopped = threads;
+        if let Some(cgroup) = launch.cgroup() {
+            cgroup.freeze()?.keep();
+            for thread in stopped.drain(..) {
+                thread.detach()?;
+            }
         }
         control.enter("verify")?;
         let compared = comparison
@@ -388,13 +391,21 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         verify::relations(&image, &hosts, &mut differences)?;
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
-        Ok::<_, RestoreError>(opened)
+        Ok::<_, RestoreError>((opened, stopped))
     })?;
+    let (opened, stopped) = complete;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
     connections.go_on(held, &opened.outside, launch.pid1())?;
+    // From now on the end of floe is not theirs.
+    for thread in &stopped {
+        thread.outlive_tracer()?;
+    }
     launch.commit_frozen()?;
+    for thread in stopped {
+        thread.detach()?;
+    }
     opened.names.keep();
     outside.grants.keep();
     let (processes, memory) = (image.processes().len(), world.written());

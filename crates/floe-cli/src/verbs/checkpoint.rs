@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls, terminal_of};
 use floe_resources::file::{ConsoleLinks, Externals, Rule};
-use floe_sandbox::{Announcement, ConsoleState, Sandbox};
+use floe_sandbox::{Announcement, ConsoleState, Sandbox, join_user};
 use floe_sys::Pid;
 use std::{
     fs::File,
@@ -81,6 +81,10 @@ impl Checkpoint {
             .as_deref()
             .map(|name| Sandbox::open(&context.state_dir, name))
             .transpose()?;
+        match &sandbox {
+            Some(sandbox) => sandbox.join_user()?,
+            None => self.pid.map_or(Ok(()), |pid| join_user(Pid::new(pid)))?,
+        }
         let target = self.target(sandbox.as_ref())?;
         if confines_calls(&target)? {
             front::stand(context.log_format, || {
@@ -99,7 +103,10 @@ impl Checkpoint {
             }
             Ok(())
         };
-        let _lock = target.cgroup().map(Cgroup::lock).transpose()?;
+        let _lock = match sandbox {
+            Some(sandbox) => Some(sandbox.lock()?),
+            None => target.cgroup().map(Cgroup::lock).transpose()?,
+        };
         let request = Request {
             target,
             output: if self.dry_run { None } else { Some(self.output()?) },

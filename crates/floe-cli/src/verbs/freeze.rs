@@ -26,7 +26,7 @@ pub struct Thaw {
 impl Freeze {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.cgroup()?;
+        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.freezer()?;
         let _lock = cgroup.lock()?;
         freeze_without_traces(&cgroup)?;
         Ok(0)
@@ -36,7 +36,7 @@ impl Freeze {
 impl Thaw {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.cgroup()?;
+        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.freezer()?;
         let _lock = cgroup.lock()?;
         thaw_without_traces(&cgroup)?;
         Ok(0)

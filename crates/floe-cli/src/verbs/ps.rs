@@ -24,7 +24,7 @@ struct Row {
     state: &'static str,
     pid: i32,
     status: Option<i32>,
-    cgroup: String,
+    cgroup: Option<String>,
     created: u64,
     command: Vec<String>,
 }
@@ -53,7 +53,7 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
                 } else {
                     None
                 },
-                cgroup: state.cgroup.display().to_string(),
+                cgroup: state.cgroup.as_deref().map(|path| path.display().to_string()),
                 created: state.created,
                 command: state.command.clone(),
             }

@@ -9,7 +9,7 @@ use crate::{
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
 use floe_resources::file::{Grants, Outside, Rule, RuleError};
-use floe_sandbox::{Client, Launch, Signals};
+use floe_sandbox::{Client, Launch, Signals, become_root};
 use floe_sys::descriptor;
 use std::{
     fs::File,
@@ -103,6 +103,7 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
+        become_root()?;
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let outside = Outside {

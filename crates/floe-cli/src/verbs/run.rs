@@ -10,7 +10,7 @@ use clap::{
     Args, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, Signals, WindowSize};
+use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, Signals, WindowSize, become_root};
 use floe_sys::descriptor;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
@@ -129,6 +129,7 @@ impl Run {
             let status = error.exit_status();
             Failure::with_status(error, status)
         };
+        become_root()?;
         let launch = Launch::begin(&context.state_dir, &self.spec(), First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
         if self.detach {

@@ -79,7 +79,7 @@ struct End {
 struct Monitor {
     state: SandboxState,
     folder: PathBuf,
-    cgroup: Cgroup,
+    cgroup: Option<Cgroup>,
     /// PID 1.
     pidfd: OwnedFd,
     /// PID 1's socket, until its exec.
@@ -196,7 +196,8 @@ impl Monitor {
             }
             Ok(Some((kind::COMMIT, payload))) => {
                 if payload == message::THAW
-                    && let Err(error) = self.cgroup.thaw()
+                    && let Some(cgroup) = &self.cgroup
+                    && let Err(error) = cgroup.thaw()
                 {
                     let failure = message::failure(Errno::EIO, &error.to_string());
                     if let Err(error) = message::put(socket, kind::FAILED, &failure) {
@@ -302,7 +303,8 @@ impl Monitor {
         if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
             tracing::debug!(%error, "PID 1 is gone already");
         }
-        if let Err(error) = self.cgroup.kill_all() {
+        // Without one, its tasks end with PID 1.
+        if let Some(Err(error)) = self.cgroup.as_ref().map(Cgroup::kill_all) {
             tracing::error!(%error, "end the tasks of the sandbox");
         }
         // Already reaped, or reaped now; either way it is gone.
@@ -313,7 +315,7 @@ impl Monitor {
     }
 
     fn remove_cgroup(&self) {
-        if let Err(error) = self.cgroup.remove() {
+        if let Some(Err(error)) = self.cgroup.as_ref().map(Cgroup::remove) {
             tracing::error!(%error, "remove the sandbox's cgroup");
         }
     }

@@ -27,7 +27,7 @@ use std::{
 pub struct Setup {
     pub state: SandboxState,
     pub folder: PathBuf,
-    pub cgroup: Cgroup,
+    pub cgroup: Option<Cgroup>,
     pub pidfd: OwnedFd,
     pub first: OwnedFd,
     pub console: ConsoleEnds,
@@ -108,12 +108,15 @@ impl Setup {
         })?;
         let unique = format!("{name}-{}", std::process::id());
         let cgroup = Cgroup::create(&hierarchies, &unique).map_err(|error| cgroup_failed(&error))?;
-        undo.cgroup = Some(cgroup.clone());
+        undo.cgroup.clone_from(&cgroup);
         let clients = Clients::listen(&folder).map_err(failed("listen for clients"))?;
-        let mut state = SandboxState::new(name, spec, cgroup.path());
+        let mut state = SandboxState::new(name, spec, cgroup.as_ref().map(Cgroup::path));
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
         let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
-        let birthplace = cgroup.birthplace().map_err(|error| cgroup_failed(&error))?;
+        let birthplace = match &cgroup {
+            Some(cgroup) => cgroup.birthplace().map_err(|error| cgroup_failed(&error))?,
+            None => None,
+        };
         let child = fork::child_in(spec.namespaces(), birthplace.as_ref().map(AsFd::as_fd), || {
             let keep = keep_list(program, &far, &streams);
             fork::close_all_but(&keep);
@@ -126,7 +129,7 @@ impl Setup {
         drop(far);
         let pid = Pid::new(child.as_raw());
         let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
-        if birthplace.is_none() {
+        if let Some(cgroup) = cgroup.as_ref().filter(|_| birthplace.is_none()) {
             cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
         }
         message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
