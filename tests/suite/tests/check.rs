@@ -1,7 +1,11 @@
 //! `floe check`: what a host offers, and what stands in the way.
 
 use floe_suite::{Host, Outcome, json, run};
-use serde_json::Value;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use serde_json::{Value, json as value};
 use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
 
 fn features(printed: &str) -> Vec<Value> {
@@ -104,7 +108,11 @@ fn each_feature_has_its_line() {
 #[test]
 fn nothing_is_left_behind() {
     let host = Host::new();
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    // Others mount what they like elsewhere.
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let nothing: Option<&str> = None;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("mounts of one's own");
+    let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
     let before = mounts();
     let cgroups = |mounts: &str| -> Vec<String> {
         let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
@@ -153,6 +161,21 @@ fn what_is_missing_is_found_by_trying() {
     assert_eq!(namespaces["here"], "partly", "{namespaces}");
     let found = namespaces["found"].as_str().expect("words");
     assert_eq!(found, "mnt ipc pid uts cgroup; net: ENOSPC: No space left on device");
+    let capabilities = feature(&all, "capabilities");
+    assert_eq!(capabilities["here"], "partly", "{capabilities}");
+    // It is not the probes before that have reached the limit.
+    let users = feature(&all, "user namespaces");
+    assert_eq!(users["here"], "yes", "{users}");
+    // A /proc that is not all there is not to be had anew.
+    let masked = "mount --make-rprivate / && mount --bind /dev/null /proc/meminfo && exec unshare -U -r \"$@\"";
+    let host = Host::behind(&["unshare", "-m", "sh", "-c", masked, "sh"]);
+    let all = features(&host.done(&["check", "--json"]));
+    let proc = feature(&all, "private /proc");
+    assert_eq!(
+        (&proc["here"], &proc["found"]),
+        (&value!("no"), &value!("EPERM: Operation not permitted"))
+    );
+    assert_eq!(here(&all, "namespaces"), "yes");
     // Two levels further down there are two less.
     let levels = |host: &Host| {
         let found = feature(&features(&host.done(&["check", "--json"])), "nested PID namespaces");

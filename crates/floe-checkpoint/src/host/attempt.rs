@@ -2,7 +2,7 @@
 
 use floe_sys::{
     Pid, fork,
-    procfs::{ProcError, Status},
+    procfs::{self, ProcError, Status},
 };
 use nix::{
     errno::Errno,
@@ -17,9 +17,12 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    time::{Duration, Instant},
 };
 
 const CAP_SYS_ADMIN: u64 = 21;
+/// How long namespaces that nobody is in any more may count.
+const COUNTED: Duration = Duration::from_millis(200);
 
 /// Who asks.
 pub(super) struct Caller {
@@ -29,6 +32,8 @@ pub(super) struct Caller {
     pub group: u32,
     /// Effective capabilities.
     pub capabilities: u64,
+    /// Whether these count for the user namespace of the host itself.
+    pub is_of_host: bool,
 }
 
 impl Caller {
@@ -39,6 +44,7 @@ impl Caller {
             user: status.uids[1],
             group: status.gids[1],
             capabilities,
+            is_of_host: maps_all(&procfs::read_text("/proc/self/uid_map")?),
         })
     }
 
@@ -62,7 +68,7 @@ impl Caller {
 
     /// Runs `what` in a child in new namespaces (CLONE_NEW* flags); for who may not make them, in a user namespace too, as
     /// its root.
-    pub fn attempt<T>(&self, namespaces: i32, what: impl FnOnce() -> io::Result<T>) -> io::Result<T>
+    pub fn attempt<T>(&self, namespaces: i32, what: impl Fn() -> io::Result<T>) -> io::Result<T>
     where
         T: ToString + std::str::FromStr,
     {
@@ -72,7 +78,7 @@ impl Caller {
         } else {
             namespaces
         };
-        let (mut near, mut far) = UnixStream::pair()?;
+        let (mut near, far) = UnixStream::pair()?;
         let life = || {
             let done = if own_user {
                 self.become_root().and_then(|()| what())
@@ -83,9 +89,9 @@ impl Caller {
                 Ok(value) => format!("0 {}", value.to_string()),
                 Err(error) => format!("{} {error}", error.raw_os_error().unwrap_or(libc::EIO)),
             };
-            far.write_all(told.as_bytes()).map_or(1, |()| 0)
+            (&far).write_all(told.as_bytes()).map_or(1, |()| 0)
         };
-        let child = fork::child_in(flags as u64, None, life)?;
+        let child = born(flags, &life)?;
         drop(far);
         let mut told = String::new();
         near.read_to_string(&mut told)?;
@@ -104,6 +110,23 @@ impl Caller {
         fs::write("/proc/self/gid_map", format!("0 {} 1", self.group))?;
         fs::write("/proc/self/uid_map", format!("0 {} 1", self.user))
     }
+}
+
+/// Runs `life` in a child in new namespaces. The kernel counts those of a child that has ended for some milliseconds more,
+/// and where the limit is low (/proc/sys/user), the children before this one could have reached it.
+fn born(namespaces: i32, life: &dyn Fn() -> i32) -> Result<nix::unistd::Pid, Errno> {
+    let begun = Instant::now();
+    loop {
+        match fork::child_in(namespaces as u64, None, life) {
+            Err(Errno::ENOSPC) if begun.elapsed() < COUNTED => std::thread::sleep(COUNTED / 100),
+            born => return born,
+        }
+    }
+}
+
+/// Whether each user is known by their own number, as in the first user namespace alone.
+fn maps_all(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// A child that only waits, to be looked at.

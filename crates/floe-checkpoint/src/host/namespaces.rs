@@ -203,28 +203,31 @@ fn dive(level: i32) -> i32 {
 fn users(caller: &Caller) -> Finding {
     // The number is nobody's in particular: no files and no processes.
     const NOBODY: u32 = 65_534;
-    let ordinary = Caller {
-        user: if caller.user == 0 { NOBODY } else { caller.user },
-        group: if caller.user == 0 { NOBODY } else { caller.group },
-        capabilities: 0,
+    // In a user namespace there may be no second user.
+    let is_root = caller.user == 0 && caller.is_of_host;
+    let (user, group) = if is_root {
+        (NOBODY, NOBODY)
+    } else {
+        (caller.user, caller.group)
     };
-    let result = caller_as(caller, &ordinary);
-    match result {
-        Ok(_) => Finding::Yes(format!("allowed{}", limits())),
-        Err(error) => Finding::No(format!("{}{}", words(&error), limits())),
-    }
-}
-
-/// Has `ordinary` make the namespaces of a sandbox.
-fn caller_as(caller: &Caller, ordinary: &Caller) -> io::Result<i32> {
-    caller.attempt(0, || {
-        if caller.user == 0 {
-            capability::become_powerless(ordinary.user, ordinary.group)?;
+    let ordinary = Caller {
+        user,
+        group,
+        capabilities: 0,
+        is_of_host: caller.is_of_host,
+    };
+    let result = caller.attempt(0, || {
+        if is_root {
+            capability::become_powerless(user, group)?;
             // Who changes users loses the right to their own files in /proc, where the namespace's users are written.
             nix::sys::prctl::set_dumpable(true)?;
         }
         ordinary.attempt(libc::CLONE_NEWNS | libc::CLONE_NEWPID, || Ok(0))
-    })
+    });
+    match result {
+        Ok(_) => Finding::Yes(format!("allowed{}", limits())),
+        Err(error) => Finding::No(format!("{}{}", words(&error), limits())),
+    }
 }
 
 /// What is set against, or limits, namespaces of ordinary users.

@@ -122,7 +122,9 @@ const CAPABILITIES: [(u64, &str); 14] = [
 fn capabilities(caller: &Caller) -> Finding {
     let lacking = CAPABILITIES.iter().filter(|(number, _)| !caller.has(*number));
     let lacking: Vec<String> = lacking.map(|(_, name)| format!("CAP_{name}")).collect();
-    if lacking.is_empty() {
+    if !caller.is_of_host {
+        Finding::Partly("those of a user namespace, which count for what belongs to that".to_owned())
+    } else if lacking.is_empty() {
         Finding::Yes("all that floe uses".to_owned())
     } else if lacking.len() == CAPABILITIES.len() {
         Finding::No(format!("none (user {}): what is yours alone can be done", caller.user))
