@@ -173,6 +173,17 @@ fn only_a_sandboxs_cgroup_is_entered() {
     let inner = inner.expect("it is there");
     let cgroups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroups");
     let outside = shell("exec unshare --uts sleep 1000");
+    // In one below the sandbox's own, which a workload may make.
+    let list = json(&host.done(&["ps", "--json"]));
+    let own = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|entry| entry["name"] == *name);
+    let own = Path::new(own.expect("it is there")["cgroup"].as_str().expect("a path")).to_owned();
+    let below = own.join("below");
+    fs::create_dir(&below).expect("a cgroup");
+    fs::write(below.join("cgroup.procs"), inner.to_string()).expect("move there");
     // The command shows both its namespace and its place among the sandbox's tasks.
     let mut command = host.command(&["exec", "--pid", &inner.to_string(), "--", "sleep", "999"]);
     let inside = Running::start(&mut command);
@@ -190,8 +201,7 @@ fn only_a_sandboxs_cgroup_is_entered() {
     assert!(known, "{tasks}");
     let mut command = host.command(&["exec", "--pid", &outside.sleeper().to_string(), "--", "sleep", "999"]);
     let beside = Running::start(&mut command);
-    let own = std::process::id() as i32;
-    assert_eq!(cgroups(beside.sleeper()), cgroups(own));
+    assert_eq!(cgroups(beside.sleeper()), cgroups(std::process::id() as i32));
     // It would be frozen as soon as it came.
     host.done(&["freeze", &name]);
     let outcome = exec(&host, inner, &["true"]);
@@ -199,6 +209,9 @@ fn only_a_sandboxs_cgroup_is_entered() {
     assert_eq!((outcome.status, outcome.err), (125, said));
     host.done(&["thaw", &name]);
     assert_eq!(exec(&host, inner, &["true"]).status, 0);
+    drop(inside);
+    fs::write(own.join("cgroup.procs"), inner.to_string()).expect("move back");
+    until("the end of the cgroup", || fs::remove_dir(&below).is_ok());
 }
 
 #[test]

@@ -11,8 +11,9 @@ use std::collections::{BTreeSet, HashMap};
 /// List the namespaces of this machine, as lsns does: who is in them, what else keeps them alive, how they belong together.
 ///
 /// Namespaces that no process is in are shown too: those that are mounted (ip netns add, unshare --net=FILE), those that a
-/// descriptor, a thread or the next child of a process holds, and those that others were made in or belong to. Of processes
-/// that you may not trace the kernel tells no namespaces: an ordinary user sees their own.
+/// descriptor, a thread or the next child of a process holds, and those that others were made in or belong to; but not a
+/// network that only a socket keeps. Of processes that you may not trace the kernel tells no namespaces: an ordinary user
+/// sees their own.
 ///
 /// Example: floe ns -t pid -t user --tree
 #[derive(Debug, Args)]

@@ -1,5 +1,8 @@
 //! What keeps namespaces alive: processes and threads in them, what their children will be in, mounts of nsfs, open
 //! descriptors.
+//!
+//! Sockets keep their network alive too, but are not asked for it (SIOCGSKNS): they would have to be fetched
+//! (pidfd_getfd(2)), and then count as sockets of the fetcher's cgroup (net_cls, net_prio of version 1).
 
 use super::NamespacesError;
 use floe_sys::{
