@@ -83,9 +83,7 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
         let host = spec.hostname.as_deref().unwrap_or(name);
         sethostname(host).map_err(failed(format!("set the host name {host}")))?;
         if let Some(domain) = &spec.domainname {
-            // It is that of the writer's UTS namespace.
-            std::fs::write("/proc/sys/kernel/domainname", domain)
-                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+            floe_sys::namespace::set_domain_name(domain.as_bytes())
                 .map_err(failed(format!("set the NIS domain name {domain}")))?;
         }
     }

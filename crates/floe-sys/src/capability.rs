@@ -5,14 +5,15 @@ use nix::errno::Errno;
 /// _LINUX_CAPABILITY_VERSION_3, include/uapi/linux/capability.h.
 const VERSION: u32 = 0x2008_0522;
 
-/// Makes the calling thread, and it alone, this user of this group, without other groups and without capabilities. For
+/// Makes the calling thread, and it alone, this user of this group, without capabilities, and without other groups where its
+/// user namespace lets groups be given up. For
 /// processes that [`fork::child`](crate::fork::child) made: libc's functions would look for threads that are not there.
 ///
 /// # Errors
 /// EPERM, EINVAL for ids that its user namespace does not know.
 pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
     let (user, group) = (user as usize, group as usize);
-    call(libc::SYS_setgroups, [0, 0, 0])?;
+    drop_groups()?;
     call(libc::SYS_setresgid, [group; 3])?;
     call(libc::SYS_setresuid, [user; 3])?;
     // `struct __user_cap_header_struct`: version, pid. Two of `struct __user_cap_data_struct`: effective, permitted,
@@ -22,17 +23,21 @@ pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
     call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])
 }
 
+fn drop_groups() -> Result<(), Errno> {
+    match call(libc::SYS_setgroups, [0, 0, 0]) {
+        // Nobody may change groups in there (/proc/PID/setgroups in user_namespaces(7)), or it knows none.
+        Ok(()) | Err(Errno::EPERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes the calling thread, and it alone, root of its user namespace, without other groups, as far as that knows these
 /// numbers. For children as above, that have just entered it and have all its capabilities.
 ///
 /// # Errors
 /// Those of setresgid(2) and setresuid(2), but for numbers that are not known.
 pub fn become_root() -> Result<(), Errno> {
-    match call(libc::SYS_setgroups, [0, 0, 0]) {
-        // Nobody may change groups in there (/proc/PID/setgroups in user_namespaces(7)), or it knows none.
-        Ok(()) | Err(Errno::EPERM) => {}
-        Err(error) => return Err(error),
-    }
+    drop_groups()?;
     for number in [libc::SYS_setresgid, libc::SYS_setresuid] {
         match call(number, [0; 3]) {
             Ok(()) | Err(Errno::EINVAL) => {}

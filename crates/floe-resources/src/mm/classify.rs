@@ -85,7 +85,10 @@ pub fn address_space(
     for mapping in held.mappings.iter().filter(|m| m.path != b"[vsyscall]") {
         if let Some(source) = classifier.source(mapping)? {
             let huge_page = if mapping.has(b"ht") && !mapping.shared {
-                classifier.contents.huge_page(&classifier.magic(mapping))?
+                let Some(magic) = classifier.magic(mapping)? else {
+                    continue;
+                };
+                classifier.contents.huge_page(&magic)?
             } else {
                 0
             };
@@ -173,9 +176,17 @@ impl Classifier<'_> {
         );
     }
 
-    /// The link in /proc that opens what is mapped.
-    fn magic(&self, mapping: &Mapping) -> String {
-        format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end)
+    /// The link in /proc that opens what is mapped; `None` where it was refused, as there is none for floe.
+    fn magic(&mut self, mapping: &Mapping) -> Result<Option<String>, ContentError> {
+        let found = self.contents.links.of(self.pid, mapping, &self.contents.root)?;
+        if found.is_none() {
+            self.refuse(
+                mapping,
+                "without a name",
+                "only the host's root may look at mapped files that have no name and that no descriptor of the process leads to",
+            );
+        }
+        Ok(found)
     }
 
     fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
@@ -193,7 +204,13 @@ impl Classifier<'_> {
             self.refuse(mapping, what, reason);
             return Ok(None);
         }
-        let magic = self.magic(mapping);
+        let has_file = mapping.inode != 0 || path.starts_with(SYSV);
+        let magic = if has_file {
+            self.magic(mapping)?
+        } else {
+            Some(String::new())
+        };
+        let Some(magic) = magic else { return Ok(None) };
         let segment = self.segment_of(mapping, &magic)?;
         let bad: Vec<_> = REFUSED_FLAGS
             .into_iter()

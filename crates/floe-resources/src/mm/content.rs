@@ -3,7 +3,7 @@
 //! Each is found by device and inode number, gets a number in the image, and where its content goes into the image the
 //! link of /proc to read that from.
 
-use super::build_id;
+use super::{build_id, links::MappedLinks};
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, DirectoryRecord, GhostRecord, MappedFileRecord, ShmemRecord};
 use floe_sys::{memfd, memory::HUGETLBFS, sysv::Attachment};
@@ -93,6 +93,8 @@ pub struct Contents {
     pub(super) ghost_by: HashMap<FileIdentity, u32>,
     /// Mapped files by number, and links to those whose first bytes are still to be read.
     unread: Vec<(usize, String)>,
+    /// Links to what is mapped.
+    pub(super) links: MappedLinks,
     /// Device number of the filesystem that memfds lie on, once it was needed.
     kernel_tmpfs: Option<u64>,
 }
@@ -134,6 +136,7 @@ impl Contents {
             shmem_by: HashMap::new(),
             ghost_by: HashMap::new(),
             unread: Vec::new(),
+            links: MappedLinks::default(),
             kernel_tmpfs: None,
         }
     }

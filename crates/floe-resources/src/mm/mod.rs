@@ -15,6 +15,7 @@ mod compare;
 mod content;
 mod fill;
 mod ghost;
+mod links;
 mod pages;
 mod runs;
 mod settle;
