@@ -8,6 +8,7 @@ use floe_checkpoint::{
     restore::{self, FilesMode, Obstacle},
 };
 use floe_resources::file::{Grants, Outside, TcpMode};
+use floe_sandbox::become_root;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -67,6 +68,8 @@ impl Check {
             .collect();
         let obstacles = match image {
             Some(image) => {
+                // As restore does.
+                become_root()?;
                 let grants = Grants::take(Vec::new(), &[])?;
                 let outside = Outside {
                     tcp: TcpMode::Established,
