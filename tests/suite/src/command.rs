@@ -19,7 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Host {
     folder: TempDir,
     prefix: Vec<String>,
+    /// Whether it is an ordinary user's, who may not come where programs are built.
+    is_ordinary: bool,
 }
+
+/// An ordinary user whom nobody knows by name.
+pub const ORDINARY: u32 = 54_321;
 
 /// What a command left.
 #[derive(Debug)]
@@ -97,7 +102,44 @@ impl Host {
             .expect("a folder");
         std::fs::create_dir(folder.path().join("state")).expect("a folder");
         let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
-        Self { folder, prefix }
+        Self {
+            folder,
+            prefix,
+            is_ordinary: false,
+        }
+    }
+
+    /// One of an ordinary user, who has no rights of root's and no groups.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn of_ordinary_user() -> Self {
+        let user = ORDINARY.to_string();
+        let prefix = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"];
+        let mut host = Self::make(std::env::temp_dir(), &prefix);
+        host.is_ordinary = true;
+        for folder in [host.folder.path(), &host.path("state")] {
+            std::os::unix::fs::chown(folder, Some(ORDINARY), Some(ORDINARY)).expect("give it away");
+        }
+        host
+    }
+
+    /// A program of this workspace, where whoever uses this host finds it.
+    ///
+    /// # Panics
+    /// Where it is not built.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        let program = if name == "floe" { binary() } else { built(name) };
+        if !self.is_ordinary {
+            return program;
+        }
+        let copy = self.path(name);
+        if !copy.exists() {
+            std::fs::copy(program, &copy).expect("copy a program");
+        }
+        copy
     }
 
     /// A name for a sandbox that no other test has: cgroups are named after sandboxes, and all tests share those.
@@ -116,7 +158,11 @@ impl Host {
     /// A `floe` command line, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut words = self.prefix.iter().map(OsString::from).chain([binary().into()]);
+        let mut words = self
+            .prefix
+            .iter()
+            .map(OsString::from)
+            .chain([self.program("floe").into()]);
         let mut command = Command::new(words.next().expect("floe at least"));
         command
             .args(words)

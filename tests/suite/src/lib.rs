@@ -12,7 +12,7 @@ mod traces;
 mod tree;
 mod victim;
 
-pub use command::{Host, Outcome, json, run, signal, spawn, until, wait};
+pub use command::{Host, ORDINARY, Outcome, json, run, signal, spawn, until, wait};
 pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;
 pub use portrait::Portrait;

@@ -45,7 +45,7 @@ impl<'a> Victim<'a> {
         let folder = host.path(&format!("stage-{name}"));
         std::fs::create_dir_all(&folder).expect("the victim's folder");
         std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("for victims that are other users");
-        let (program, place) = (program(name), folder.display().to_string());
+        let (program, place) = (host.program(name), folder.display().to_string());
         let sabotage = arguments.contains(&"--sabotage");
         let arguments: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--sabotage").collect();
         let mut line = vec!["run", "-d", "--name", sandbox];

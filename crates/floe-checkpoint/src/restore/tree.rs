@@ -28,6 +28,19 @@ use std::{
 
 const PAGE: u64 = 4096;
 const PR_SET_THP_DISABLE: u64 = 41;
+/// Those whose default action is to dump core, signal(7).
+const CORE_SIGNALS: [i32; 10] = [
+    libc::SIGQUIT,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGSYS,
+];
 
 /// Working and root directory.
 type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord);
@@ -452,12 +465,15 @@ impl<'a> World<'a> {
             let ids = thread.credentials.uids.map(u64::from);
             batch.call("set the users", libc::SYS_setresuid, &ids[..3]);
         }
-        // It must leave no core file, wherever the limits and the host's core_pattern would have put one.
-        batch.call(
-            "end without a core",
-            libc::SYS_prctl,
-            &[libc::PR_SET_DUMPABLE as u64, 0],
-        );
+        // It must leave no core file, wherever the limits and the host's core_pattern would have put one. How such a process
+        // ended only root is told (proc_pid_stat(5)), so the others stay as they are.
+        if CORE_SIGNALS.contains(&libc::WTERMSIG(status)) {
+            batch.call(
+                "end without a core",
+                libc::SYS_prctl,
+                &[libc::PR_SET_DUMPABLE as u64, 0],
+            );
+        }
         puppet.run(&mut batch)?;
         puppet.end(status)?;
         self.forget_child_signal(record.ppid, record.exit_signal)

@@ -1,6 +1,6 @@
 //! Runs a closure in another process's namespace, on a thread of its own that ends with it.
 
-use floe_sys::{Pid, descriptor};
+use floe_sys::{Pid, descriptor, namespace::Kind};
 use nix::{
     fcntl::OFlag,
     sched::{CloneFlags, setns, unshare},
@@ -49,8 +49,22 @@ pub fn root_directory(pid: Pid) -> Result<OwnedFd, NsError> {
     })
 }
 
+/// Those of the namespaces that are not the caller's, too.
+fn others(pid: Pid, flags: CloneFlags) -> io::Result<CloneFlags> {
+    let link = |whose: &str, kind: Kind| std::fs::read_link(format!("/proc/{whose}/ns/{kind}"));
+    let asked = Kind::ALL.into_iter().filter(|kind| flags.bits() & kind.flag() != 0);
+    let mut differing = CloneFlags::empty();
+    for kind in asked {
+        if link(&pid.to_string(), kind)? != link("thread-self", kind)? {
+            differing |= CloneFlags::from_bits_retain(kind.flag());
+        }
+    }
+    Ok(differing)
+}
+
 /// Runs `look` on a thread that has entered the namespaces `flags` of `pid` (mount, UTS, IPC, network: those a single
-/// thread may enter; and that of PIDs, for its children).
+/// thread may enter; and that of PIDs, for its children). What is floe's own it need not enter, and as the root of a user
+/// namespace could not.
 ///
 /// # Errors
 /// [`NsError::Enter`].
@@ -61,11 +75,14 @@ pub fn run<T: Send>(
 ) -> Result<T, NsError> {
     let enter = || -> Result<T, io::Error> {
         let pidfd = descriptor::pidfd_of_task(pid)?;
+        let flags = others(pid, flags)?;
         if flags.contains(CloneFlags::CLONE_NEWNS) {
             // Entering a mount namespace moves root and working directory, so they must be the thread's own.
             unshare(CloneFlags::CLONE_FS)?;
         }
-        setns(pidfd, flags)?;
+        if !flags.is_empty() {
+            setns(pidfd, flags)?;
+        }
         look()
     };
     let result = std::thread::scope(|scope| scope.spawn(enter).join());
