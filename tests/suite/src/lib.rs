@@ -8,6 +8,7 @@ mod network;
 mod portrait;
 mod program;
 mod talk;
+pub mod talker;
 mod traces;
 mod tree;
 mod victim;

@@ -1,179 +1,20 @@
 //! TCP connections with ends outside of the tree, which are this test's own: nothing is lost, doubled or reset while the tree
 //! is away, however it ended.
 
-use floe_suite::{Host, PID_METHODS, enter_own_network, run, spawn, until};
+use floe_suite::{
+    Host, run, spawn,
+    talker::{Talker, WAYS, Way, expect_alive, expect_end, pattern, receive},
+    until,
+};
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    net::{Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 /// Kills of a checkpoint.
 const KILLS: u32 = 24;
-
-/// The program in the sandbox, which does what it is told.
-struct Talker<'a> {
-    host: &'a Host,
-    sandbox: String,
-    folder: PathBuf,
-    answers: usize,
-}
-
-impl<'a> Talker<'a> {
-    fn start(host: &'a Host) -> Self {
-        enter_own_network();
-        let sandbox = host.name("talker");
-        let folder = host.path("talker");
-        fs::create_dir(&folder).expect("a folder");
-        fs::write(folder.join("commands"), "").expect("write");
-        fs::write(folder.join("answers"), "").expect("write");
-        let place = folder.display().to_string();
-        let line = [
-            "run", "-d", "--name", &sandbox, "-w", &place, "--", "python3", "-c", TALKER,
-        ];
-        host.done(&line);
-        Self {
-            host,
-            sandbox,
-            folder,
-            answers: 0,
-        }
-    }
-
-    /// What comes of a command.
-    fn ask(&mut self, command: &str) -> String {
-        let question = self.begin(command);
-        self.end(question)
-    }
-
-    /// Says a command; the number of the answer to come.
-    fn begin(&mut self, command: &str) -> usize {
-        let path = self.folder.join("commands");
-        let mut file = fs::OpenOptions::new().append(true).open(path).expect("open");
-        writeln!(file, "{command}").expect("write");
-        self.answers += 1;
-        self.answers - 1
-    }
-
-    fn answer(&self, question: usize) -> Option<String> {
-        let all = fs::read_to_string(self.folder.join("answers")).expect("read");
-        let complete = all.ends_with('\n') || all.is_empty();
-        all.lines().nth(question).filter(|_| complete).map(str::to_owned)
-    }
-
-    fn end(&self, question: usize) -> String {
-        let mut answer = None;
-        until(&format!("answer {question}"), || {
-            answer = self.answer(question);
-            answer.is_some()
-        });
-        answer.expect("it came")
-    }
-
-    fn done(&mut self, command: &str) {
-        assert_eq!(self.ask(command), "done", "{command}");
-    }
-
-    fn image(&self) -> String {
-        self.host.path("talker.floe").display().to_string()
-    }
-
-    fn checkpoint(&self, options: &[&str]) {
-        let image = self.image();
-        self.host
-            .done(&[&["checkpoint", &self.sandbox, "-o", &image], options].concat());
-    }
-
-    fn restore(&self, options: &[&str]) {
-        self.host.done(&[&["restore", "-d", &self.image()], options].concat());
-    }
-
-    fn round_trips(&self) {
-        for method in PID_METHODS {
-            self.checkpoint(&["--tcp", "established"]);
-            self.restore(&["--pid-method", method]);
-        }
-    }
-
-    /// One of each way, by name.
-    fn one_each(&mut self) -> Vec<(String, TcpStream)> {
-        let names = (0..WAYS.len()).map(|number| format!("c{number}"));
-        names
-            .zip(WAYS)
-            .map(|(name, way)| (name.clone(), self.connection(&name, way)))
-            .collect()
-    }
-
-    /// A connection with one end there, by the name, and one here.
-    fn connection(&mut self, name: &str, way: Way) -> TcpStream {
-        let here = match way {
-            Way::In(address) => {
-                let port: u16 = self
-                    .ask(&format!("listen {name}-listener {address}"))
-                    .parse()
-                    .expect("a port");
-                let end = TcpStream::connect((address, port)).expect("connect");
-                self.done(&format!("accept {name} {name}-listener"));
-                end
-            }
-            Way::Out(address) => {
-                let listener = TcpListener::bind((address, 0)).expect("bind");
-                let port = listener.local_addr().expect("an address").port();
-                self.done(&format!("connect {name} {address} {port}"));
-                listener.accept().expect("accept").0
-            }
-        };
-        here.set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("a time-out");
-        here
-    }
-}
-
-const TALKER: &str = include_str!("../../programs/talker.py");
-
-/// Who connects, and to which address.
-#[derive(Debug, Clone, Copy)]
-enum Way {
-    In(&'static str),
-    Out(&'static str),
-}
-
-const WAYS: [Way; 4] = [
-    Way::In("127.0.0.1"),
-    Way::Out("127.0.0.1"),
-    Way::In("::1"),
-    Way::Out("::1"),
-];
-
-/// As the talker's.
-fn pattern(count: usize, seed: usize) -> Vec<u8> {
-    (0..count).map(|i| (seed + i * 7 + (i >> 8)) as u8).collect()
-}
-
-fn receive(end: &mut TcpStream, count: usize, seed: usize, when: &str) {
-    let mut got = vec![0; count];
-    end.read_exact(&mut got)
-        .unwrap_or_else(|error| panic!("{when}: {error}"));
-    assert!(got == pattern(count, seed), "{when}: other bytes came");
-}
-
-fn expect_end(end: &mut TcpStream, when: &str) {
-    assert_eq!(
-        end.read(&mut [0]).unwrap_or_else(|error| panic!("{when}: {error}")),
-        0,
-        "{when}"
-    );
-}
-
-/// Both ways still work, whatever was said before.
-fn expect_alive(talker: &mut Talker<'_>, name: &str, end: &mut TcpStream) {
-    end.write_all(&pattern(3000, 5)).expect("write");
-    assert_eq!(talker.ask(&format!("receive {name} 3000 5")), "3000 True", "{name}");
-    talker.done(&format!("send {name} 4000 6"));
-    receive(end, 4000, 6, name);
-}
 
 #[test]
 fn quiet_ones_and_their_options_come_back() {
