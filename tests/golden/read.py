@@ -266,9 +266,10 @@ unix_state = choice(
 shape = fields(file_type=u32, socket=optional(times(i32, 3)), terminal=boolean, device=u64)
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 outside = fields(
-    send_from=u32, sent=raw, unsent=raw, receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
+    send_from=u32, sent=raw, unsent=raw, urgent=optional(u32), receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
     scale=optional(times(u8, 2)), selective=boolean, timestamp=optional(u32), room=u32,
 )
+stream = fields(bytes=raw, marks=several(fields(at=u32, byte=choice(("Coming", None), ("Waiting", None), ("Read", None)))))
 other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None), ("Unaccepted", None))
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
@@ -306,8 +307,8 @@ OPEN_FILE_BODIES = {
     ),
     "inet-socket": fields(
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
-        waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=raw)),
-        ended=optional(raw),
+        waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=stream)),
+        ended=optional(stream),
         datagrams=several(datagram), shut=u8, error=i32,
         options=options, devices=several(fields(number=u32, name=text)),
     ),
@@ -316,7 +317,7 @@ OPEN_FILE_BODIES = {
         options=options, devices=several(fields(number=u32, name=text)),
     ),
     "tcp-connection": fields(
-        family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=raw,
+        family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=stream,
         options=options,
     ),
 }

@@ -1,11 +1,20 @@
 """Does with sockets what lines of the file "commands" in its working directory say, and appends what came of it to "answers"."""
 
+import fcntl
 import os
+import select
+import signal
 import socket
+import struct
+import termios
 import threading
 import time
 
 ends = {}
+signals = 0
+
+SIOCATMARK = 0x8905
+SO_SNDBUFFORCE = 32
 
 
 # It repeats.
@@ -26,7 +35,33 @@ def receive(end, count):
     return got
 
 
-def act(verb, name, *rest):
+def count(*_):
+    global signals
+    signals += 1
+
+
+signal.signal(signal.SIGURG, count)
+
+
+def number(end, request):
+    return struct.unpack("i", fcntl.ioctl(end, request, bytes(4)))[0]
+
+
+def step(end):
+    """What a reader sees next: whether urgent data is, its readiness, how much there is, bytes, the urgent one."""
+    poll = select.poll()
+    poll.register(end, select.POLLIN | select.POLLPRI | select.POLLRDHUP)
+    seen = [number(end, SIOCATMARK), [events for _, events in poll.poll(0)], number(end, termios.FIONREAD)]
+    for flags in (0, socket.MSG_OOB):
+        try:
+            got = end.recv(100, flags | socket.MSG_DONTWAIT)
+        except OSError as error:
+            got = error.errno
+        seen.append(got)
+    return seen
+
+
+def act(verb, name="", *rest):
     if verb == "connect":
         ends[name] = socket.create_connection((rest[0], int(rest[1])))
     elif verb == "listen":
@@ -78,6 +113,28 @@ def act(verb, name, *rest):
         return f"{len(got)} {got == pattern(int(rest[0]), int(rest[1]))}"
     elif verb == "end":
         return f"{ends[name].recv(1)}"
+    elif verb == "urgent":
+        ends[name].send(rest[0].encode(), socket.MSG_OOB)
+    elif verb == "urgent-read":
+        return f"{ends[name].recv(1, socket.MSG_OOB)}"
+    elif verb == "inline":
+        ends[name].setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, int(rest[0]))
+    elif verb == "own":
+        fcntl.fcntl(ends[name], fcntl.F_SETOWN, os.getpid())
+    elif verb == "signals":
+        return signals
+    elif verb == "room":
+        ends[name].setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, int(rest[0]))
+    elif verb == "steps":
+        return f"{[step(ends[name]) for _ in range(int(rest[0]))]}"
+    elif verb == "to-mark":
+        end, got = ends[name], b""
+        while not number(end, SIOCATMARK):
+            part = end.recv(1 << 20)
+            if not part:
+                break
+            got += part
+        return f"{len(got)} {got == pattern(len(got), int(rest[0]))}"
     elif verb == "shut":
         ends[name].shutdown(socket.SHUT_WR)
     elif verb == "close":

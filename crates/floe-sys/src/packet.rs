@@ -13,6 +13,8 @@ use std::{
 pub const FIN: u8 = 1;
 /// Flags of a segment.
 pub const ACK: u8 = 16;
+/// Flags of a segment.
+pub const URG: u8 = 32;
 
 /// A segment of TCP.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +31,8 @@ pub struct Segment<'a> {
     pub flags: u8,
     /// As it is on the wire.
     pub window: u16,
+    /// With [`URG`] how many bytes from its first there are up to and with the urgent one.
+    pub urgent: u16,
     /// What it carries.
     pub bytes: &'a [u8],
 }
@@ -51,7 +55,8 @@ pub fn tcp(segment: &Segment<'_>) -> Packet {
     // Five words of header.
     bytes.extend([5 << 4, segment.flags]);
     bytes.extend(segment.window.to_be_bytes());
-    bytes.extend([0; 4]);
+    bytes.extend([0; 2]);
+    bytes.extend(segment.urgent.to_be_bytes());
     bytes.extend(segment.bytes);
     packet((segment.from, segment.to), libc::IPPROTO_TCP as u8, 16, bytes)
 }

@@ -68,7 +68,7 @@ const SOCKETS: [Case; 21] = [
     ("socket-vsock", &["(socket:["], "vsock"),
     ("socket-xdp", &["(socket:["], "AF_XDP"),
     ("socket-alg", &["(socket:["], "AF_ALG"),
-    ("socket-tcp-urgent", &["(socket:["], "urgent data of a TCP connection"),
+    ("socket-tcp-urgent", &["(socket:["], "which gets SIGURG was not told of"),
     ("socket-udp-waiting", &["(socket:["], "datagrams of one network device"),
     ("socket-error-queue", &["(socket:["], "with what they are about"),
     ("socket-gathering", &["(socket:["], "a datagram that is being gathered"),

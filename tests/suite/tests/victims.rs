@@ -28,7 +28,7 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 16] = [
+const WITH_PORTS: [&str; 17] = [
     "epoll-targets",
     "files-kinds",
     "sockets-connecting",
@@ -44,6 +44,7 @@ const WITH_PORTS: [&str; 16] = [
     "sockets-tcp",
     "sockets-udp",
     "sockets-unaccepted",
+    "sockets-urgent",
     "tun",
 ];
 
@@ -216,6 +217,7 @@ victims! {
     sockets_unix_unaccepted "sockets-unix-unaccepted",
     aio_rings "aio-rings",
     sockets_unix "sockets-unix",
+    sockets_urgent "sockets-urgent",
     stack_grows "stack-grows",
     stopped "stopped",
     switches "switches",

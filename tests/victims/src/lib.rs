@@ -25,6 +25,7 @@ pub mod sysv;
 pub mod team;
 pub mod timer;
 pub mod tun;
+pub mod urgent;
 pub mod waiting;
 
 pub use descriptor::Seen;

@@ -141,7 +141,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"family": 2, "kind": 1, "protocol": 6, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": null,
              "listens": 128, "waiting": [{
                 "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 40_000}},
-                "client": null, "shut": 0, "queue": bytes("hello"),
+                "client": null, "shut": 0, "queue": {"bytes": bytes("hello"), "marks": []},
              }], "ended": null, "datagrams": [], "shut": 0, "error": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
              "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "datagrams": [{"header": header, "source": 5353, "destination": 53, "content": bytes("query"), "mark": 3, "time": 0}],
@@ -149,12 +149,12 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}},
              "other": {"Outside": {
-                "send_from": 1000, "sent": bytes("HTTP/1.1 200 OK"), "unsent": bytes("bye"), "receive_next": 2000, "got_end": false,
+                "send_from": 1000, "sent": bytes("HTTP/1.1 200 OK"), "unsent": bytes("bye"), "urgent": 17, "receive_next": 2000, "got_end": false,
                 "window": [1, 65_536, 65_536, 32_768, 1], "largest": 1460, "scale": [7, 7], "selective": true,
                 "timestamp": 12_345, "room": 131_072,
              }},
              "shut_write": true, "shut_read": false,
-             "queue": bytes("GET /"), "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
+             "queue": {"bytes": bytes("GET /"), "marks": [{"at": 1, "byte": "Read"}]}, "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
             {"queue": 0},
             {"path": bytes("/srv/link"), "file_type": 0o120_000, "device": 0},
             {"path": bytes("/proc/1/limits"), "ended": null},

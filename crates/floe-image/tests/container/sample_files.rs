@@ -186,6 +186,7 @@ fn connected_socket() -> Vec<u8> {
 type Message = (Vec<u8>, Option<Maker>, Vec<u8>, Vec<u32>, bool);
 
 const NO_MESSAGES: Vec<Message> = Vec::new();
+const NO_MARKS: Vec<(u32, u32)> = Vec::new();
 const NO_OPTIONS: Vec<(i32, i32, Vec<u8>)> = Vec::new();
 
 fn path_of(text: &str) -> Vec<u8> {
@@ -200,10 +201,10 @@ fn inet_socket(
     let options = [(1_i32, 9_i32, vec![1_u8, 0, 0, 0])];
     let [here, there] = [80_u16, 40_000].map(|port| (0_u32, [127_u8, 0, 0, 1], port));
     let waiting: Vec<_> = listens
-        .map(|_| (here, there, None::<u32>, 0_u8, path_of("hello")))
+        .map(|_| (here, there, None::<u32>, 0_u8, (path_of("hello"), NO_MARKS)))
         .into_iter()
         .collect();
-    let ended = None::<Vec<u8>>;
+    let ended = None::<(Vec<u8>, Vec<(u32, u32)>)>;
     let mut header = vec![0x60_u8, 0, 0, 0, 0, 0, 17, 64];
     header.extend([9; 32]);
     let datagram = (header, [5353_u16, 53], path_of("query"), 3_u32, 0_u64);
@@ -258,7 +259,7 @@ fn tcp_connection() -> Vec<u8> {
     let options = [(6_i32, 1_i32, vec![1_u8, 0, 0, 0])];
     let (shut_write, shut_read) = (true, false);
     let (window, scale) = ([1_u32, 65_536, 65_536, 32_768, 1], Some([7_u8, 7]));
-    let sent = (1_000_u32, path_of("HTTP/1.1 200 OK"), path_of("bye"));
+    let sent = (1_000_u32, path_of("HTTP/1.1 200 OK"), path_of("bye"), Some(17_u32));
     let negotiated = (1_460_u32, scale, true, Some(12_345_u32));
     // The third of four: outside.
     let other = (2_u32, sent, 2_000_u32, false, window, negotiated, 131_072_u32);
@@ -269,7 +270,8 @@ fn tcp_connection() -> Vec<u8> {
         other,
         shut_write,
         shut_read,
-        path_of("GET /"),
+        // Urgent: the second byte, which was read.
+        (path_of("GET /"), vec![(1_u32, 2_u32)]),
         options.to_vec(),
     ))
 }

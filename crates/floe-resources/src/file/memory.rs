@@ -3,8 +3,8 @@
 use floe_sys::{
     Pid,
     kernel::{
-        DirectoryNotice, FanotifyGroup, FileMemory, HiddenOption, InotifyQueue, MapUse, MessageQueue, SocketState,
-        UnacceptedConnection, WaitingConnection, WaitingPacket,
+        DirectoryNotice, FanotifyGroup, FileMemory, HiddenOption, InotifyQueue, MapUse, MarkedQueue, MessageQueue,
+        SocketState, UnacceptedConnection, WaitingConnection, WaitingPacket,
     },
 };
 use std::{cell::OnceCell, io, net::SocketAddr, os::fd::BorrowedFd};
@@ -19,6 +19,11 @@ impl Memory {
             .0
             .get_or_init(|| FileMemory::open().map_err(|error| error.to_string()));
         opened.as_ref().map_err(|why| io::Error::other(why.clone()))
+    }
+
+    /// Whether it can be read.
+    pub(super) fn readable(&self) -> io::Result<()> {
+        self.get().map(drop)
     }
 
     /// What an inotify instance holds.
@@ -60,7 +65,17 @@ impl Memory {
         self.get()?.waiting_connections(listener)
     }
 
-    /// The same of a unix socket.
+    /// What waits in a TCP socket that has been told of urgent data.
+    pub(super) fn marked_queue(&self, socket: BorrowedFd<'_>) -> io::Result<Option<MarkedQueue>> {
+        self.get()?.marked_queue(socket)
+    }
+
+    /// The sequence number behind the urgent byte that a TCP socket has sent, and that was not acknowledged.
+    pub(super) fn urgent_sent(&self, socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+        self.get()?.urgent_sent(socket)
+    }
+
+    /// Connections that wait at a unix socket.
     pub(super) fn unaccepted_connections(&self, listener: BorrowedFd<'_>) -> io::Result<Vec<UnacceptedConnection>> {
         self.get()?.unaccepted_connections(listener)
     }

@@ -1,7 +1,7 @@
 //! TCP connections that wait to be accepted, and what was sent to them: net/ipv4/inet_connection_sock.c, tcp_input.c,
 //! include/linux/skbuff.h. Nobody has a descriptor of them yet, so no call tells what they hold.
 
-use super::FileMemory;
+use super::{FileMemory, UrgentMark};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -46,6 +46,8 @@ pub struct WaitingConnection {
     pub remote: SocketAddr,
     /// What came from there.
     pub queue: Vec<u8>,
+    /// The urgent byte that it was told of.
+    pub mark: Option<UrgentMark>,
     /// Sequence number of what comes next.
     pub next: u32,
     /// Whether the other end has said that it sends no more.
@@ -123,13 +125,14 @@ impl FileMemory {
             local: (local, number("skc_num")? as u16).into(),
             remote: (remote, remote_port).into(),
             queue: self.received(sock, first, behind)?,
+            mark: self.mark(sock)?,
             next,
             got_end,
         })
     }
 
     /// What is in a receive queue between two sequence numbers.
-    fn received(&self, sock: u64, first: u32, behind: u32) -> io::Result<Vec<u8>> {
+    pub(super) fn received(&self, sock: u64, first: u32, behind: u32) -> io::Result<Vec<u8>> {
         let memory = &self.0;
         let length = behind.wrapping_sub(first) as usize;
         if length > MOST_BYTES {

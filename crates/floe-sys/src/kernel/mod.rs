@@ -17,6 +17,7 @@ mod semaphores;
 mod tasks;
 mod terminals;
 mod unaccepted;
+mod urgent;
 
 pub use aio::{AioContext, aio_contexts};
 pub use bpf_map::MapUse;
@@ -31,6 +32,7 @@ pub use mqueue::{MessageQueue, PriorityMessage};
 pub use semaphores::{Adjustments, semaphore_adjustments};
 pub use terminals::{StoppedOutput, TerminalEnd, TerminalLook, Terminals, WaitingInput};
 pub use unaccepted::{SentMessage, UnacceptedConnection};
+pub use urgent::{MarkedQueue, UrgentByte, UrgentMark};
 
 use bpf::Program;
 use btf::Btf;

@@ -64,6 +64,7 @@ pub(super) const NFTA_LOOKUP_SET_ID: u16 = 4;
 pub(super) const NFTA_IMMEDIATE_DREG: u16 = 1;
 pub(super) const NFTA_IMMEDIATE_DATA: u16 = 2;
 
+pub(super) const NFT_META_MARK: u32 = 3;
 pub(super) const NFT_META_NFPROTO: u32 = 15;
 pub(super) const NFT_META_L4PROTO: u32 = 16;
 pub(super) const NFT_CMP_EQ: u32 = 0;
@@ -74,6 +75,7 @@ pub(super) const NFT_REG_1: u32 = 1;
 /// The first of sixteen registers of four bytes.
 pub(super) const NFT_REG32_00: u32 = 8;
 pub(super) const NF_DROP: u32 = 0;
+pub(super) const NF_ACCEPT: u32 = 1;
 
 /// What must not be there yet.
 pub(super) const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
@@ -167,11 +169,28 @@ impl Message<'_> {
         });
     }
 
+    /// Loads what is known of a packet, NFT_META_*, and goes on only where it is this.
+    pub(super) fn compare_known(&mut self, key: u32, value: &[u8]) {
+        self.expression("meta", |data| {
+            data.number(NFTA_META_DREG, NFT_REG_1);
+            data.number(NFTA_META_KEY, key);
+        });
+        self.compare(value);
+    }
+
     pub(super) fn drop(&mut self) {
+        self.decide(NF_DROP);
+    }
+
+    pub(super) fn accept(&mut self) {
+        self.decide(NF_ACCEPT);
+    }
+
+    fn decide(&mut self, code: u32) {
         self.expression("immediate", |data| {
             data.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
             data.nest(NFTA_IMMEDIATE_DATA, |nested| {
-                nested.nest(NFTA_DATA_VERDICT, |verdict| verdict.number(NFTA_VERDICT_CODE, NF_DROP));
+                nested.nest(NFTA_DATA_VERDICT, |verdict| verdict.number(NFTA_VERDICT_CODE, code));
             });
         });
     }

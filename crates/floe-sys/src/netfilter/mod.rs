@@ -2,8 +2,9 @@
 //! nfnetlink.h.
 //!
 //! A table of the family `inet` has a set of address pairs for each IP version, and at the hooks where packets come in
-//! and leave, before all others, a rule that drops what is in it:
+//! and leave, before all others, a rule that drops what is in it, but for what floe itself sends with a mark ([`PASS`]):
 //! ```text
+//! meta mark PASS accept
 //! ip saddr . ip daddr . tcp sport . tcp dport @held4 drop
 //! ip6 saddr . ip6 daddr . tcp sport . tcp dport @held6 drop
 //! ```
@@ -108,6 +109,9 @@ pub fn hold_for(name: &str, connections: &[Connection], milliseconds: u64) -> Re
     perform(&open()?, &table(name, 0, connections, Some(milliseconds)))
 }
 
+/// The mark (SO_MARK) of packets that are not held back.
+pub const PASS: u32 = u32::from_be_bytes(*b"floe");
+
 /// Chains: name and hook (NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT).
 const CHAINS: [(&str, u32); 2] = [("in", 1), ("out", 3)];
 /// As NF_IP_PRI_RAW, so that connection tracking sees none of it.
@@ -182,6 +186,12 @@ const ELEMENTS: usize = 500;
 fn table(name: &str, flags: u32, connections: &[Connection], milliseconds: Option<u64>) -> Vec<u8> {
     let mut batch = Batch::default();
     add_table(&mut batch, name, flags, &CHAINS);
+    for (chain, _) in CHAINS {
+        add_rule(&mut batch, name, chain, |list| {
+            list.compare_known(NFT_META_MARK, &PASS.to_ne_bytes());
+            list.accept();
+        });
+    }
     for set in &SETS {
         add_set(&mut batch, name, set, connections, milliseconds);
         for (chain, _) in CHAINS {
@@ -311,12 +321,9 @@ fn only_tcp(list: &mut Message<'_>, version: Option<u8>) {
         (NFT_META_L4PROTO, Some(libc::IPPROTO_TCP as u8)),
     ];
     for (key, value) in keys {
-        let Some(value) = value else { continue };
-        list.expression("meta", |data| {
-            data.number(NFTA_META_DREG, NFT_REG_1);
-            data.number(NFTA_META_KEY, key);
-        });
-        list.compare(&[value]);
+        if let Some(value) = value {
+            list.compare_known(key, &[value]);
+        }
     }
 }
 
@@ -358,7 +365,8 @@ fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hold, Release, hold_for};
+    use super::{Hold, PASS, Release, hold_for};
+    use crate::socket::set_option;
     use nix::{
         errno::Errno,
         sched::{CloneFlags, unshare},
@@ -366,6 +374,7 @@ mod tests {
     use std::{
         io::{ErrorKind, Read, Write},
         net::{TcpListener, TcpStream},
+        os::fd::AsFd,
         time::Duration,
     };
 
@@ -414,6 +423,18 @@ mod tests {
             let mut held = [0; 1];
             other.read_exact(&mut held).expect("what was held is sent again");
             assert!(comes(one, other), "released");
+        }
+    }
+
+    #[test]
+    fn what_is_marked_passes() {
+        let mut connections = connected();
+        let _hold = Hold::take("floe-test", &ends(&connections)).expect("hold");
+        for (one, other) in &mut connections {
+            for (mark, passes) in [(PASS, true), (PASS + 1, false)] {
+                set_option(one.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes()).expect("SO_MARK");
+                assert_eq!(comes(one, other), passes);
+            }
         }
     }
 

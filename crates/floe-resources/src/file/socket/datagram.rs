@@ -160,18 +160,22 @@ pub(super) fn send_again(socket: BorrowedFd<'_>, packets: &[Datagram]) -> io::Re
     with_room(socket, packets, || Filling::new(socket, WHOLE)?.all(packets))
 }
 
-/// Sends a packet to this host, and waits until it has had its effect. From within the tree's network namespace.
+/// Sends a packet to this host, with a mark if there is one, and waits until it has had its effect. From within the tree's
+/// network namespace.
 pub(super) fn inject(
     id: u32,
     packet: &Packet,
     has_come: impl Fn() -> Result<bool, Errno> + Send + Sync,
-    context: &OpenContext<'_>,
+    (context, mark): (&OpenContext<'_>, Option<u32>),
 ) -> Result<(), FileError> {
     let failed = |source| system("send a packet to", id, source);
     let inside = context.puppets.values().next().map(Puppet::tid);
     let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let send = || {
         let raw = floe_sys::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        if let Some(mark) = mark {
+            set_option(raw.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes())?;
+        }
         let to = packet.to();
         packet.clone().by(Way::to(to).by(to)).send(raw.as_fd())?;
         await_effect(|| has_come().map_err(io::Error::from))

@@ -11,7 +11,7 @@ use super::{
     refuse,
     supply::new_in_tree,
     system,
-    tcp::{FoundListener, Waiting, connect_all, ended, is_connection, to_be_read},
+    tcp::{FoundListener, Stream, Waiting, connect_all, ended, is_connection, untold},
     tcp_state::TcpState,
     unknown,
 };
@@ -31,7 +31,6 @@ use nix::{
     sys::socket::{Shutdown, SockaddrStorage, bind, connect, shutdown},
 };
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 use std::{
     collections::HashMap,
     io,
@@ -62,7 +61,7 @@ struct Body {
     /// Those that do, the one that is accepted first at first.
     waiting: Vec<Waiting>,
     /// Of one whose connection has ended: what still waits to be read.
-    ended: Option<ByteBuf>,
+    ended: Option<Stream>,
     /// What waits in a UDP socket.
     datagrams: Vec<Datagram>,
     /// What of a UDP socket was shut down: 1 for reading, 2 for writing.
@@ -83,7 +82,12 @@ impl Body {
             && (is_tcp || is_udp && self.listens.is_none())
             && (is_udp || self.remote.is_none() || self.listens.is_none() && self.ended.is_none())
             && (self.waiting.is_empty() || self.listens.is_some())
+            && self.waiting.iter().all(Waiting::is_possible)
             && (self.ended.is_none() || is_tcp && self.listens.is_none())
+            && self
+                .ended
+                .as_ref()
+                .is_none_or(|ended| ended.is_possible() && ended.has_all())
             && (self.datagrams.is_empty() || is_udp && self.local.is_some())
             && (self.error == 0 || pending::is_possible(self.error, (self.kind, self.protocol)))
             && (self.error == 0 || self.ended.is_some() || is_udp && self.remote.is_some())
@@ -104,6 +108,13 @@ impl FileKind for Inet {
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let wrap = |action| FileError::system(action, file.title());
+        let failed = |action| {
+            move |source| FileError::System {
+                action,
+                object: file.title(),
+                source,
+            }
+        };
         let socket = file.as_fd();
         let number = |name| number_option(socket.as_fd(), libc::SOL_SOCKET, name);
         let read = wrap("read the kind of");
@@ -161,13 +172,18 @@ impl FileKind for Inet {
                         );
                     }
                 },
-                None if body.error != 0 => {
-                    let queue = pending::queue(socket).map_err(wrap("look at what waits in"))?;
-                    body.ended = Some(ByteBuf::from(queue));
-                }
                 None if options::has_been_connected(socket) => {
-                    let queue = to_be_read(socket, &context.keeper).map_err(wrap("look at what waits in"))?;
-                    body.ended = Some(ByteBuf::from(queue));
+                    if let Some(reason) = untold(socket, &context.memory).map_err(wrap("poll"))? {
+                        return refuse(file, context, &reason);
+                    }
+                    let queue = match body.error {
+                        0 => Stream::read(socket, (&context.keeper, &context.memory)),
+                        _ => pending::queue(socket, &context.memory),
+                    };
+                    let mut queue = queue.map_err(failed("look at what waits in"))?;
+                    // Nobody sends it any more.
+                    queue.forget_missing();
+                    body.ended = Some(queue);
                 }
                 None => {}
             }

@@ -5,15 +5,16 @@ use super::{
     address::Address,
     datagram::inject,
     has_error, system,
-    tcp::{refused, reset_with},
+    tcp::{Stream, refused, reset_with},
 };
-use crate::file::{DumpContext, FileError, FoundFile, OpenContext};
+use crate::file::{DumpContext, FileError, FoundFile, OpenContext, memory::Memory};
 use floe_sys::{packet, socket::unread};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
 };
 use std::{
+    io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -56,7 +57,10 @@ pub(super) fn is_possible(error: i32, (kind, protocol): (i32, i32)) -> bool {
 }
 
 /// What waits to be read in a TCP socket in which an error waits behind it: a look for more would take that away.
-pub(super) fn queue(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+pub(super) fn queue(socket: BorrowedFd<'_>, memory: &Memory) -> io::Result<Stream> {
+    if let Some(marked) = Stream::marked(socket, memory)? {
+        return Ok(marked);
+    }
     let mut bytes = vec![0; unread(socket)?];
     if !bytes.is_empty() {
         let got = recv(
@@ -65,17 +69,17 @@ pub(super) fn queue(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
             MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
         )?;
         if got != bytes.len() {
-            return Err(Errno::EPROTO);
+            return Err(Errno::EPROTO.into());
         }
     }
-    Ok(bytes)
+    Ok(Stream::plain(bytes))
 }
 
 /// A TCP socket in which an error waits, behind what waits to be read.
 pub(super) fn make_tcp(
     id: u32,
     (family, local): (i32, Option<SocketAddr>),
-    (queue, error): (&[u8], i32),
+    (queue, error): (&Stream, i32),
     context: &OpenContext<'_>,
 ) -> Result<OwnedFd, FileError> {
     match error {
@@ -97,5 +101,5 @@ pub(super) fn tell_udp(
         return Err(failed(Errno::ENOTCONN));
     };
     let packet = packet::unreachable(error, (local, remote), protocol as u8).ok_or_else(|| failed(Errno::EINVAL))?;
-    inject(id, &packet, || has_error(socket), context)
+    inject(id, &packet, || has_error(socket), (context, None))
 }

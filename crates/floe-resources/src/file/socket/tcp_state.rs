@@ -36,6 +36,15 @@ impl TcpState {
         })
     }
 
+    /// How many segments have come to a socket.
+    pub(super) fn segments(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+        /// tcpi_segs_in of struct tcp_info, linux/tcp.h.
+        const SEGMENTS: usize = 140;
+        let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+        let four = info.get(SEGMENTS..SEGMENTS + 4).and_then(|four| four.try_into().ok());
+        four.map(u32::from_ne_bytes).ok_or(Errno::EPROTO)
+    }
+
     /// Whether there is a connection, or the other end has asked for one.
     pub(super) fn is_connection(&self) -> bool {
         ![TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT].contains(&self.state)

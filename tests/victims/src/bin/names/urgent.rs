@@ -4,28 +4,17 @@ use std::{
     io::{Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
 };
-use victims::Findings;
+use victims::{
+    Findings,
+    urgent::{self, at_mark},
+};
 
 fn send_urgent(socket: &UnixStream) {
-    let byte = *b"!";
-    // SAFETY: one byte is read.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), byte.as_ptr().cast(), 1, libc::MSG_OOB) };
-    assert_eq!(sent, 1, "send an urgent byte");
+    urgent::send(socket, b'!');
 }
 
 fn urgent(socket: &UnixStream) -> Option<u8> {
-    let mut byte = [0_u8];
-    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT;
-    // SAFETY: room for one byte.
-    let got = unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
-    (got == 1).then_some(byte[0])
-}
-
-fn at_mark(socket: &UnixStream) -> bool {
-    let mut answer = 0;
-    // SAFETY: room for the number.
-    unsafe { libc::ioctl(socket.as_raw_fd(), 0x8905, &raw mut answer) };
-    answer != 0
+    urgent::receive(socket).ok().flatten()
 }
 
 fn next(socket: &mut UnixStream) -> Vec<u8> {

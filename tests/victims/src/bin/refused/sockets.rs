@@ -7,7 +7,7 @@ use super::{
 };
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     mem::forget,
     net::{Ipv4Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::{
@@ -15,7 +15,7 @@ use std::{
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
 };
-use victims::{Stage, call, letter, socket};
+use victims::{Stage, call, letter, socket, urgent};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
@@ -102,20 +102,21 @@ fn packet_ring(_: &Stage) -> io::Result<Check> {
     Ok(kept(packets))
 }
 
+/// One that has no room, further away than the other end can be told, which is to be sent SIGURG.
 fn tcp_urgent(_: &Stage) -> io::Result<Check> {
     let listener = TcpListener::bind(ANY)?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
-    send_urgent(client.as_raw_fd())?;
+    // SAFETY: plain numbers.
+    unsafe { libc::fcntl(server.as_raw_fd(), libc::F_SETOWN, std::process::id()) };
+    client.set_nonblocking(true)?;
+    while client.write(&[7; 65_536]).is_ok() {}
+    let room = (1_i32 << 24).to_ne_bytes();
+    socket::try_set(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &room)?;
+    while client.write(&[7; 65_536])? < 65_536 {}
+    urgent::try_send(&client, b'!')?;
     forget(client);
     Ok(kept(server))
-}
-
-fn send_urgent(socket: i32) -> io::Result<()> {
-    let byte = *b"!";
-    let (address, flags) = (byte.as_ptr() as usize, libc::MSG_OOB as usize);
-    // SAFETY: one byte is read.
-    unsafe { call::raw(libc::SYS_sendto, &[socket as usize, address, 1, flags, 0, 0]) }.map(drop)
 }
 
 /// What came from an address that only one network device has.
@@ -228,7 +229,7 @@ fn unix_flight(_: &Stage) -> io::Result<Check> {
 fn unix_urgent(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
     letter::send(near.as_raw_fd(), b"beside", &[far.as_fd()])?;
-    send_urgent(near.as_raw_fd())?;
+    urgent::try_send(&near, b'!')?;
     forget(near);
     Ok(kept(far))
 }

@@ -193,11 +193,6 @@ fn read(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<Option<Vec<u8>>
     }
 }
 
-/// Bytes that may wait in what a socket has sent, as the kernel counts them.
-fn room(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
-    Ok(number_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF)?.max(0) as usize)
-}
-
 /// Sends so many bytes by `send`, for which room is made meanwhile.
 pub(super) fn with_room(
     socket: BorrowedFd<'_>,
@@ -207,28 +202,44 @@ pub(super) fn with_room(
     if bytes == 0 {
         return send();
     }
-    let _room = Room::make(socket, 4 * bytes)?;
+    let _room = Room::make(socket, Buffer::Send, 4 * bytes)?;
     send()
 }
 
-/// More room than usual in what a socket sends, until this is dropped.
+/// A buffer of a socket's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Buffer {
+    /// Of what it sends.
+    Send,
+    /// Of what it receives.
+    Receive,
+}
+
+/// More room than usual in a buffer of a socket's, until this is dropped.
 pub(super) struct Room<'a> {
     socket: BorrowedFd<'a>,
+    buffer: Buffer,
+    /// Bytes that might wait, as the kernel counts them.
     before: usize,
     /// SO_BUF_LOCK, which nobody can tell before Linux 5.14.
     fixed: Option<i32>,
 }
 
 impl<'a> Room<'a> {
-    pub(super) fn make(socket: BorrowedFd<'a>, bytes: usize) -> Result<Self, Errno> {
-        let before = room(socket)?;
+    pub(super) fn make(socket: BorrowedFd<'a>, buffer: Buffer, bytes: usize) -> Result<Self, Errno> {
+        let before = number_option(socket, libc::SOL_SOCKET, buffer.names().0)?.max(0) as usize;
         let fixed = number_option(socket, libc::SOL_SOCKET, SO_BUF_LOCK).ok();
-        set_room(socket, (before / 2).max(bytes))?;
-        Ok(Self { socket, before, fixed })
+        buffer.set(socket, (before / 2).max(bytes))?;
+        Ok(Self {
+            socket,
+            buffer,
+            before,
+            fixed,
+        })
     }
 
     fn put_back(&self) -> Result<(), Errno> {
-        set_room(self.socket, self.before / 2)?;
+        self.buffer.set(self.socket, self.before / 2)?;
         // The kernel may choose its size again, if it might before.
         let fixed = self.fixed.map(i32::to_ne_bytes);
         fixed.map_or(Ok(()), |fixed| {
@@ -245,10 +256,17 @@ impl Drop for Room<'_> {
     }
 }
 
-/// Makes room for as many bytes; the kernel counts twice as many.
-fn set_room(socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
-    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes.to_ne_bytes())
+impl Buffer {
+    /// By which it is told, and set.
+    fn names(self) -> (i32, i32) {
+        BUFFERS[self as usize]
+    }
+
+    /// Makes room for as many bytes; the kernel counts twice as many.
+    fn set(self, socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
+        set_option(socket, libc::SOL_SOCKET, self.names().1, &bytes.to_ne_bytes())
+    }
 }
 
 /// Whether an option of level and name is among them, and not 0.

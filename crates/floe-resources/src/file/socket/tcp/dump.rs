@@ -5,10 +5,12 @@
 //! as nearly always.
 
 use super::{
-    Body, Ends, NAME, OPTIONS, OtherEnd, TcpMode, addresses, canonical,
+    Body, Ends, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
     hold::Held,
     outside,
-    repair::{Queue, Repair, send_queue, to_be_read},
+    repair::{Queue, Repair, send_queue},
+    stream::urgent_sent,
+    untold,
     waiting::{Clients, FoundListener},
 };
 use crate::{
@@ -29,12 +31,13 @@ use floe_image::{
 };
 use floe_sys::{
     Pid,
-    descriptor::pidfd_getfd,
+    descriptor::{self, pidfd_getfd},
     socket::{is_somebodys, option, unacknowledged},
 };
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     collections::{HashMap, HashSet},
+    io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
@@ -91,8 +94,8 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
             "a socket with an error that nobody has read can't be carried yet",
         );
     }
-    if has_events(file.as_fd(), libc::POLLPRI).map_err(wrap("poll"))? {
-        return refuse(file, context, "urgent data of a TCP connection can't be carried yet");
+    if let Some(reason) = untold(file.as_fd(), &context.memory).map_err(wrap("poll"))? {
+        return refuse(file, context, &reason);
     }
     if option(file.as_fd(), libc::IPPROTO_TCP, libc::TCP_ULP).is_ok_and(|name| !name.is_empty()) {
         return refuse(file, context, "TLS in the kernel (TCP_ULP) can't be carried");
@@ -119,7 +122,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         other: OtherEnd::Tree,
         shut_write: tcp.has_sent_end(),
         shut_read: false,
-        queue: Vec::new(),
+        queue: Stream::default(),
         options,
     };
     let record = codec::encode(&body)?;
@@ -143,7 +146,7 @@ pub(in crate::file) fn resolve(
     records: &mut [OpenFileRecord],
     refusals: &mut Refusals,
 ) -> Result<Option<Held>, FileError> {
-    let found = &all.carried;
+    let (found, look) = (&all.carried, (keeper, memory));
     let mut ends: Vec<_> = found.iter().map(|one| one.body.ends()).collect();
     ends.sort_unstable();
     let in_tree = |(local, remote): Ends| ends.binary_search(&(remote, local)).is_ok();
@@ -154,7 +157,7 @@ pub(in crate::file) fn resolve(
     let held = Held::take(outside.iter().map(|one| one.body.ends()).collect())?;
     let mut sent = HashMap::with_capacity(found.len());
     for one in found.iter().filter(|one| is_known(one.body.ends())) {
-        sent.insert(one.body.ends(), (one.unreceived(keeper)?, one.body.shut_write));
+        sent.insert(one.body.ends(), (one.unreceived(look)?, one.body.shut_write));
     }
     let outside: HashSet<Ends> = outside.iter().map(|one| one.body.ends()).collect();
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
@@ -163,17 +166,31 @@ pub(in crate::file) fn resolve(
         let (local, remote) = one.body.ends();
         let mut body = one.body.clone();
         if outside.contains(&(local, remote)) {
-            one.look_outside(keeper, &mut body)?;
+            one.look_outside(look, &mut body)?;
+            if !body.queue.is_possible() {
+                one.refuse_urgent("an urgent byte that was read before it had come in order", refusals);
+            }
         } else if in_tree((local, remote)) {
-            one.receive(keeper, &mut body, sent.get(&(remote, local)))?;
+            let news = one.receive(look, &mut body, sent.get(&(remote, local)))?;
+            // The kernel would tell of it while the tree is restored, when nobody can be sent SIGURG.
+            if news && one.has_owner()? {
+                one.refuse_urgent(
+                    "an urgent byte that the end which gets SIGURG was not told of yet",
+                    refusals,
+                );
+            } else if !body.queue.has_all() {
+                one.refuse_urgent("an urgent byte that was told of and not sent yet", refusals);
+            }
         } else if let Some((sent, _)) = sent.get(&(local, remote)) {
             body.other = OtherEnd::Unaccepted;
-            one.receive(keeper, &mut body, None)?;
+            one.receive(look, &mut body, None)?;
             let shut = u8::from(body.shut_read) | u8::from(body.shut_write) << 1;
             clients.insert((local, remote), (record.id, shut, sent));
         } else if one.is_alone()? {
             body.other = OtherEnd::Closed;
-            one.receive(keeper, &mut body, None)?;
+            one.receive(look, &mut body, None)?;
+            // Nobody sends it any more.
+            body.queue.forget_missing();
         } else {
             body.other = OtherEnd::GivenUp;
         }
@@ -231,11 +248,32 @@ impl FoundConnections {
     }
 }
 
-/// What is in a send queue, with the sequence number behind it.
-pub(super) type Sent = Option<(Vec<u8>, u32)>;
+/// How connections are looked at.
+type Look<'a> = (&'a Keeper, &'a Memory);
+
+/// What is in a send queue.
+pub(super) struct Sent {
+    bytes: Vec<u8>,
+    /// The sequence number behind it.
+    behind: u32,
+    /// Which byte is urgent.
+    urgent: Option<usize>,
+}
+
+impl Sent {
+    /// Adds to a stream what it lacks, of which the next byte that comes has this number; whether the end has not been told of
+    /// an urgent byte in that. `None` where it does not fit.
+    pub(super) fn append_behind(&self, next: u32, stream: &mut Stream) -> Option<bool> {
+        // What came since the send queue was looked at makes the difference negative.
+        let missing = usize::try_from(self.behind.wrapping_sub(next) as i32).unwrap_or(0);
+        let from = self.bytes.len().checked_sub(missing)?;
+        let urgent = self.urgent.and_then(|urgent| urgent.checked_sub(from));
+        Some(stream.append(&self.bytes[from..], urgent))
+    }
+}
 
 /// What is in a receive queue, whether the other end's last is known to have come, and whether nothing more can be read.
-type Come = (Vec<u8>, bool, bool);
+type Come = (Stream, bool, bool);
 
 impl FoundConnection {
     fn wrap(&self, action: &'static str) -> impl FnOnce(Errno) -> FileError {
@@ -246,15 +284,37 @@ impl FoundConnection {
         pidfd_getfd(self.pidfd.as_fd(), self.number).map_err(self.wrap("fetch"))
     }
 
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> FileError {
+        let object = self.title.clone();
+        move |source| FileError::System { action, object, source }
+    }
+
+    fn refuse_urgent(&self, what: &str, refusals: &mut Refusals) {
+        let reason = format!("{what} can't be carried");
+        refusals.add(Some(&self.subject), self.title.clone(), reason, "have it received");
+        refusals.last_passes(Passing::OfItself);
+    }
+
+    /// Whether somebody is sent signals about it.
+    fn has_owner(&self) -> Result<bool, FileError> {
+        let signals = descriptor::signals(self.socket()?.as_fd()).map_err(self.wrap("read the owner of"))?;
+        Ok(signals.owner.is_some())
+    }
+
     /// What this end has sent and the other has not acknowledged.
-    fn unreceived(&self, keeper: &Keeper) -> Result<Sent, FileError> {
+    fn unreceived(&self, (keeper, memory): Look<'_>) -> Result<Option<Sent>, FileError> {
         let socket = self.socket()?;
-        match unacknowledged(socket.as_fd()).map_err(self.wrap("read the send queue of"))? {
-            0 => Ok(None),
-            _ => send_queue(socket.as_fd(), keeper)
-                .map(Some)
-                .map_err(self.wrap("read the send queue of")),
+        let action = "read the send queue of";
+        if unacknowledged(socket.as_fd()).map_err(self.wrap(action))? == 0 {
+            return Ok(None);
         }
+        // First: what is acknowledged meanwhile has come.
+        let urgent = urgent_sent(socket.as_fd(), memory).map_err(self.failed(action))?;
+        let (bytes, behind) = send_queue(socket.as_fd(), keeper).map_err(self.wrap(action))?;
+        let last = behind.wrapping_sub(self.body.shut_write.into());
+        let from_end = urgent.map(|urgent| last.wrapping_sub(urgent) as usize + 1);
+        let urgent = from_end.and_then(|from_end| bytes.len().checked_sub(from_end));
+        Ok(Some(Sent { bytes, behind, urgent }))
     }
 
     /// Whether nobody has the other end any more, which was on this host.
@@ -270,15 +330,15 @@ impl FoundConnection {
         let origin = ns::origin(self.viewer, "net").map_err(|error| FileError::System {
             action: "look at the network of",
             object: self.title.clone(),
-            source: std::io::Error::other(error),
+            source: io::Error::other(error),
         })?;
         Ok(origin == NamespaceOrigin::Host)
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.
-    fn look_outside(&self, keeper: &Keeper, body: &mut Body) -> Result<(), FileError> {
+    fn look_outside(&self, look: Look<'_>, body: &mut Body) -> Result<(), FileError> {
         let socket = self.socket()?;
-        let (outside, queue) = outside::read(socket.as_fd(), keeper).map_err(self.wrap("read the state of"))?;
+        let (outside, queue) = outside::read(socket.as_fd(), look).map_err(self.failed("read the state of"))?;
         let ended = has_events(socket.as_fd(), libc::POLLRDHUP).map_err(self.wrap("poll"))?;
         body.shut_read = ended && !outside.has_got_end();
         body.queue = queue;
@@ -293,25 +353,32 @@ impl FoundConnection {
         found.map_err(|error| FileError::System {
             action: "look for the other end of",
             object: self.title.clone(),
-            source: std::io::Error::other(error),
+            source: io::Error::other(error),
         })
     }
 
-    /// Notes what has come to this end and what is on its way from the other.
-    fn receive(&self, keeper: &Keeper, body: &mut Body, other: Option<&(Sent, bool)>) -> Result<(), FileError> {
+    /// Notes what has come to this end and what is on its way from the other; whether that has an urgent byte which this end
+    /// was not told of.
+    fn receive(
+        &self,
+        (keeper, memory): Look<'_>,
+        body: &mut Body,
+        other: Option<&(Option<Sent>, bool)>,
+    ) -> Result<bool, FileError> {
         let socket = self.socket()?;
-        let look = || -> Result<Come, Errno> {
-            let queue = to_be_read(socket.as_fd(), keeper)?;
+        let look = || -> io::Result<Come> {
+            let queue = Stream::read(socket.as_fd(), (keeper, memory))?;
             let got_end = TcpState::read(socket.as_fd())?.has_got_end();
             Ok((queue, got_end, has_events(socket.as_fd(), libc::POLLRDHUP)?))
         };
-        let Some((Some((sent, behind)), shut_write)) = other else {
-            let (queue, got_end, ended) = look().map_err(self.wrap("look at what waits in"))?;
+        let action = "look at what waits in";
+        let Some((Some(sent), shut_write)) = other else {
+            let (queue, got_end, ended) = look().map_err(self.failed(action))?;
             (body.queue, body.shut_read) = (queue, ended && !got_end);
-            return Ok(());
+            return Ok(false);
         };
         let number = || Repair::of(socket.as_fd(), keeper).and_then(|repair| repair.queue(Queue::Receive));
-        let stands = || -> Result<(u32, Come), Errno> {
+        let stands = || -> io::Result<(u32, Come)> {
             loop {
                 let before = number()?;
                 let seen = look()?;
@@ -320,15 +387,12 @@ impl FoundConnection {
                 }
             }
         };
-        let (got, (queue, got_end, ended)) = stands().map_err(self.wrap("look at what waits in"))?;
+        let (got, (queue, got_end, ended)) = stands().map_err(self.failed(action))?;
         (body.queue, body.shut_read) = (queue, ended && !got_end);
-        // The end itself counts as one. What came since the send queue was looked at makes the difference negative.
+        // The end itself counts as one.
         let end = u32::from(*shut_write && !got_end);
-        let missing = behind.wrapping_sub(got).wrapping_sub(end) as i32;
-        let missing = usize::try_from(missing).unwrap_or(0);
-        let from = sent.len().checked_sub(missing).ok_or(Errno::EPROTO);
-        let from = from.map_err(self.wrap("make out what is on its way to"))?;
-        body.queue.extend(&sent[from..]);
-        Ok(())
+        let news = sent.append_behind(got.wrapping_add(end), &mut body.queue);
+        news.ok_or(Errno::EPROTO)
+            .map_err(self.wrap("make out what is on its way to"))
     }
 }

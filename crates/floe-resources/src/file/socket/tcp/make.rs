@@ -1,7 +1,7 @@
 //! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
 //! listens, or one that floe makes for the purpose.
 
-use super::{Body, Ends, NAME, OtherEnd, canonical, repair};
+use super::{Body, Ends, NAME, OtherEnd, Stream, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
@@ -23,7 +23,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{
-            MsgFlags, Shutdown, SockFlag, SockaddrStorage, accept4, bind, connect, send, setsockopt, shutdown,
+            Shutdown, SockFlag, SockaddrStorage, accept4, bind, connect, setsockopt, shutdown,
             sockopt::{Linger, SendTimeout},
         },
         time::{TimeVal, TimeValLike},
@@ -103,9 +103,10 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
         connected(id, &here, &there, context)?
     };
     let wrap = |source: Errno| system("put back what waited in", id, source.into());
-    fill(far.socket.as_fd(), &body.queue).map_err(wrap)?;
+    let (here, there) = (own.socket.as_fd(), far.socket.as_fd());
+    body.queue.send(there, Some(here)).map_err(wrap)?;
     if let Some(other) = other {
-        fill(own.socket.as_fd(), &other.queue).map_err(wrap)?;
+        other.queue.send(here, Some(there)).map_err(wrap)?;
         context.connections.others.insert((remote, local), far);
     }
     Ok(own)
@@ -236,7 +237,7 @@ pub(super) fn reset(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<O
 pub(in crate::file::socket) fn ended(
     id: u32,
     (family, local): (i32, Option<SocketAddr>),
-    queue: &[u8],
+    queue: &Stream,
     context: &OpenContext<'_>,
 ) -> Result<OwnedFd, FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
@@ -246,7 +247,9 @@ pub(in crate::file::socket) fn ended(
         Some(_) => with_nobody(id, family, None, context),
         None => Err(error),
     })?;
-    fill(other.as_fd(), queue).map_err(wrap("put back what waited in"))?;
+    queue
+        .send(other.as_fd(), Some(end.as_fd()))
+        .map_err(wrap("put back what waited in"))?;
     drop(other);
     shutdown(end.as_raw_fd(), Shutdown::Write).map_err(wrap("shut down"))?;
     let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
@@ -266,12 +269,14 @@ pub(in crate::file::socket) fn ended(
 pub(in crate::file::socket) fn reset_with(
     id: u32,
     (family, local): (i32, Option<SocketAddr>),
-    queue: &[u8],
+    queue: &Stream,
     context: &OpenContext<'_>,
 ) -> Result<OwnedFd, FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let [end, other] = with_nobody(id, family, local, context)?;
-    fill(other.as_fd(), queue).map_err(wrap("put back what waited in"))?;
+    queue
+        .send(other.as_fd(), Some(end.as_fd()))
+        .map_err(wrap("put back what waited in"))?;
     close_hard(other).map_err(wrap("reset"))?;
     await_error(end.as_fd()).map_err(wrap("wait for the error of"))?;
     Ok(end)
@@ -354,19 +359,4 @@ fn with_nobody(
     connect(end.as_raw_fd(), &SockaddrStorage::from(in_family(address, family))).map_err(wrap("connect"))?;
     let accepted = accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(wrap("accept"))?;
     Ok([end, adopt(accepted)])
-}
-
-/// Sends what is to wait at the other end.
-pub(super) fn fill(socket: BorrowedFd<'_>, queue: &[u8]) -> Result<(), Errno> {
-    options::with_room(socket, queue.len(), || send_all(socket, queue))
-}
-
-/// Sends without waiting: there must be room.
-pub(super) fn send_all(socket: BorrowedFd<'_>, mut rest: &[u8]) -> Result<(), Errno> {
-    while !rest.is_empty() {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = send(socket.as_raw_fd(), rest, flags)?;
-        rest = &rest[sent..];
-    }
-    Ok(())
 }

@@ -8,12 +8,13 @@ mod hold;
 mod make;
 mod outside;
 mod repair;
+mod stream;
 mod waiting;
 
 pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
 pub(super) use make::{ended, refused, reset_with};
-pub(super) use repair::to_be_read;
+pub(super) use stream::{Stream, untold};
 pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
 pub(in crate::file) use hold::MadeOutside;
@@ -63,8 +64,7 @@ struct Body {
     /// Whether it wants to read no more, though the other end might send.
     shut_read: bool,
     /// What waits to be read, with what is on its way here.
-    #[serde(with = "serde_bytes")]
-    queue: Vec<u8>,
+    queue: Stream,
     options: Vec<SocketOption>,
 }
 
@@ -121,6 +121,11 @@ impl Body {
         [libc::AF_INET, libc::AF_INET6].contains(&self.family)
             && self.local.is_ipv6() == (self.family == libc::AF_INET6)
             && self.remote.is_ipv6() == self.local.is_ipv6()
+            && self.queue.is_possible()
+            && match &self.other {
+                OtherEnd::Outside(outside) => self.queue.marks.len() < 2 && outside.is_possible(),
+                _ => self.queue.has_all(),
+            }
             && options::are_possible(&self.options)
     }
 }
@@ -199,7 +204,7 @@ impl FileKind for TcpConnection {
             OtherEnd::GivenUp => ", given up",
             OtherEnd::Unaccepted => ", not accepted yet",
         };
-        let waiting = body.queue.len();
+        let waiting = body.queue.bytes.len();
         Ok(format!(
             "{} to {}{other}, {waiting} bytes wait",
             body.local, body.remote

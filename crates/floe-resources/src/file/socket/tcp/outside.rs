@@ -5,15 +5,20 @@
 //! what was lost on the way the kernel sends again. What was not sent yet is sent when packets may pass again.
 
 use super::{
-    Body,
-    make::send_all,
-    repair::{Queue, Repair, choose, peek, to_be_read},
+    Body, Stream,
+    repair::{Queue, Repair, choose, peek},
+    stream::{Mark, send_all, send_marked, urgent_sent},
 };
 use crate::file::{
     FileError, OpenContext,
-    socket::{inet, keeper::Keeper, number_option, options, supply::new_in_tree, system, tcp_state::TcpState},
+    memory::Memory,
+    socket::{
+        datagram::inject, inet, keeper::Keeper, number_option, options, supply::new_in_tree, system,
+        tcp_state::TcpState,
+    },
 };
 use floe_sys::{
+    netfilter,
     packet::{self, Segment},
     socket::{option, set_option, sized_option, unacknowledged, unsent},
 };
@@ -22,7 +27,10 @@ use nix::{
     sys::socket::{SockaddrStorage, bind, connect, shutdown},
 };
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
 
 /// linux/tcp.h, include/net/tcp.h.
 const TCP_REPAIR_WINDOW: i32 = 29;
@@ -49,6 +57,8 @@ pub(super) struct Outside {
     /// What was to be sent behind that.
     #[serde(with = "serde_bytes")]
     unsent: Vec<u8>,
+    /// How many bytes there are from the first of these to one that is urgent.
+    urgent: Option<u32>,
     /// Sequence number behind the last byte that has come.
     receive_next: u32,
     /// Whether the other end has said that it sends no more.
@@ -96,9 +106,18 @@ impl Window {
         })
     }
 
-    fn bytes(self) -> Vec<u8> {
+    fn set(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         let words = [self.snd_wl1, self.snd_wnd, self.max_window, self.rcv_wnd, self.rcv_wup];
-        words.into_iter().flat_map(u32::to_ne_bytes).collect()
+        let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &bytes)
+    }
+
+    /// The same when less has come: what comes then has room.
+    fn before(mut self, next: u32) -> Self {
+        let behind = self.rcv_wup.wrapping_add(self.rcv_wnd);
+        self.rcv_wup = next;
+        self.rcv_wnd = behind.wrapping_sub(next);
+        self
     }
 
     /// The same before the other end's last was seen.
@@ -115,21 +134,49 @@ impl Outside {
     pub(super) fn has_got_end(&self) -> bool {
         self.got_end
     }
+
+    pub(super) fn is_possible(&self) -> bool {
+        let bytes = self.sent.len() + self.unsent.len();
+        self.urgent.is_none_or(|urgent| (urgent as usize) < bytes)
+    }
+
+    /// Which byte is urgent: of what was sent, and of what was not.
+    fn urgent_bytes(&self) -> (Option<usize>, Option<usize>) {
+        let urgent = self.urgent.map(|urgent| urgent as usize);
+        let (of_sent, sent) = (urgent.filter(|urgent| *urgent < self.sent.len()), self.sent.len());
+        (of_sent, urgent.and_then(|urgent| urgent.checked_sub(sent)))
+    }
+
+    /// A segment from the other end, to this one, with nothing in it yet.
+    fn segment(&self, body: &Body, sequence: u32) -> Segment<'static> {
+        Segment {
+            from: body.remote,
+            to: body.local,
+            sequence,
+            acknowledged: self.send_from,
+            flags: packet::ACK,
+            // It is taken for news only if it is no older than what is known.
+            window: (self.window.snd_wnd >> self.scale.map_or(0, |[theirs, _]| theirs)).min(65535) as u16,
+            urgent: 0,
+            bytes: &[],
+        }
+    }
 }
 
 /// Reads an end, and what waits in it to be read. Nothing may come or be acknowledged meanwhile.
-pub(super) fn read(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Outside, Vec<u8>), Errno> {
+pub(super) fn read(socket: BorrowedFd<'_>, (keeper, memory): (&Keeper, &Memory)) -> io::Result<(Outside, Stream)> {
     let state = TcpState::read(socket)?;
     let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
     let [_, _, _, _, _, kinds, scales, ..] = info[..] else {
-        return Err(Errno::EPROTO);
+        return Err(Errno::EPROTO.into());
     };
     let end = u32::from(state.has_sent_end()) as usize;
     // The end counts, as long as it is not acknowledged or sent.
     let bytes = unacknowledged(socket)?.saturating_sub(end);
     let unsent = unsent(socket)?.saturating_sub(end);
     let room = number_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
-    let queue = to_be_read(socket, keeper)?;
+    let queue = Stream::read(socket, (keeper, memory))?;
+    let urgent = urgent_sent(socket, memory)?;
     let repair = Repair::of(socket, keeper)?;
     let number = |name| number_option(socket, libc::IPPROTO_TCP, name).map(|number| number as u32);
     let behind = repair.queue(Queue::Send)?.wrapping_sub(end as u32);
@@ -138,13 +185,15 @@ pub(super) fn read(socket: BorrowedFd<'_>, keeper: &Keeper) -> Result<(Outside, 
     let from = sent.len().checked_sub(bytes).ok_or(Errno::EPROTO)?;
     sent.drain(..from);
     let unsent = sent.split_off(bytes.checked_sub(unsent).ok_or(Errno::EPROTO)?);
+    let send_from = behind.wrapping_sub(bytes as u32);
     let receive_next = repair.queue(Queue::Receive)?.wrapping_sub(state.has_got_end().into());
     let window = Window::read(socket)?;
     Ok((
         Outside {
-            send_from: behind.wrapping_sub(bytes as u32),
+            send_from,
             sent,
             unsent,
+            urgent: urgent.map(|urgent| urgent.wrapping_sub(send_from).wrapping_sub(1)),
             receive_next,
             got_end: state.has_got_end(),
             window: if state.has_got_end() {
@@ -180,7 +229,7 @@ pub(super) fn make(
         choose(socket.as_fd(), Queue::Send)?;
         set(libc::TCP_QUEUE_SEQ, outside.send_from)?;
         choose(socket.as_fd(), Queue::Receive)?;
-        let first = outside.receive_next.wrapping_sub(body.queue.len() as u32);
+        let first = outside.receive_next.wrapping_sub(body.queue.bytes.len() as u32);
         set(libc::TCP_QUEUE_SEQ, first)?;
         // How large segments are is chosen in connect(2), before it is known what was negotiated.
         set(libc::TCP_MAXSEG, outside.largest.clamp(SEGMENT.0, SEGMENT.1))
@@ -202,11 +251,11 @@ pub(super) fn make(
     choose(socket.as_fd(), Queue::Send)
         .and_then(|()| {
             options::with_room(socket.as_fd(), outside.sent.len(), || {
-                send_all(socket.as_fd(), &outside.sent)
+                send_marked(socket.as_fd(), &outside.sent, outside.urgent_bytes().0)
             })
         })
         .map_err(wrap("put back what was sent by"))?;
-    receive(socket.as_fd(), &body.queue, outside).map_err(wrap("put back what waited in"))?;
+    receive(id, socket.as_fd(), (body, outside), context)?;
     Ok(socket)
 }
 
@@ -233,23 +282,69 @@ fn negotiated(socket: BorrowedFd<'_>, outside: &Outside) -> Result<(), Errno> {
 /// As much as fits into one buffer of the kernel's.
 const PIECE: usize = 16 << 10;
 
-/// In repair mode what is sent goes into the queue that is chosen.
-fn receive(socket: BorrowedFd<'_>, queue: &[u8], outside: &Outside) -> Result<(), Errno> {
+/// Puts back what waited.
+fn receive(
+    id: u32,
+    socket: BorrowedFd<'_>,
+    (body, outside): (&Body, &Outside),
+    context: &OpenContext<'_>,
+) -> Result<(), FileError> {
+    let wrap = |source: Errno| system("put back what waited in", id, source.into());
+    let bytes = &body.queue.bytes;
     // A buffer's book-keeping counts too.
-    let most = (4 * queue.len()).max(outside.room as usize) / 2;
+    let most = (4 * bytes.len()).max(outside.room as usize) / 2;
     let force = |bytes: usize| {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes.to_ne_bytes())
     };
-    force(most)?;
-    choose(socket, Queue::Receive)?;
-    for piece in queue.chunks(PIECE) {
-        send_all(socket, piece)?;
+    force(most)
+        .and_then(|()| choose(socket, Queue::Receive))
+        .map_err(wrap)?;
+    let mut rest = &bytes[..];
+    if let Some(mark) = body.queue.marks.first() {
+        let (before, behind) = bytes.split_at((mark.at as usize).min(bytes.len()));
+        put(socket, before).map_err(wrap)?;
+        tell_urgent(id, socket, ((body, outside), mark), context)?;
+        rest = behind.get(1..).unwrap_or_default();
     }
-    set_option(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &outside.window.bytes())?;
-    force(outside.room as usize / 2)?;
+    put(socket, rest)
+        .and_then(|()| outside.window.set(socket))
+        .map_err(wrap)?;
+    force(outside.room as usize / 2).map_err(wrap)?;
     // The kernel may choose its size again.
-    set_option(socket, libc::SOL_SOCKET, options::SO_BUF_LOCK, &0_i32.to_ne_bytes())
+    set_option(socket, libc::SOL_SOCKET, options::SO_BUF_LOCK, &0_i32.to_ne_bytes()).map_err(wrap)
+}
+
+/// In repair mode what is sent goes into the queue that is chosen.
+fn put(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    bytes.chunks(PIECE).try_for_each(|piece| send_all(socket, piece))
+}
+
+/// Tells of an urgent byte, before which all has been put back, by a segment as the other end sent it: with the byte in it, if
+/// that has come. It passes though packets are held back, and what is answered does not.
+fn tell_urgent(
+    id: u32,
+    socket: BorrowedFd<'_>,
+    ((body, outside), mark): ((&Body, &Outside), &Mark),
+    context: &OpenContext<'_>,
+) -> Result<(), FileError> {
+    let wrap = |source: Errno| system("tell of an urgent byte to", id, source.into());
+    let (bytes, at) = (&body.queue.bytes, mark.at as usize);
+    let next = outside.receive_next.wrapping_sub(bytes.len().saturating_sub(at) as u32);
+    outside.window.before(next).set(socket).map_err(wrap)?;
+    let packet = packet::tcp(&Segment {
+        flags: packet::ACK | packet::URG,
+        urgent: 1 + at.saturating_sub(bytes.len()) as u16,
+        bytes: bytes.get(at..=at).unwrap_or_default(),
+        ..outside.segment(body, next)
+    });
+    let before = TcpState::segments(socket).map_err(wrap)?;
+    let has_come = || Ok(TcpState::segments(socket)? != before);
+    inject(id, &packet, has_come, (context, Some(netfilter::PASS)))?;
+    if at < bytes.len() {
+        mark.arrive(socket).map_err(wrap)?;
+    }
+    Ok(())
 }
 
 /// Ends repair mode and sends what is to be sent. Packets must pass by now.
@@ -264,18 +359,13 @@ pub(super) fn go_on(
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &reuse.to_ne_bytes())?;
     // There must be room for what was sent as well.
     let room = outside.sent.len() + outside.unsent.len();
-    options::with_room(socket, room, || send_all(socket, &outside.unsent))?;
+    let urgent = outside.urgent_bytes().1;
+    options::with_room(socket, room, || send_marked(socket, &outside.unsent, urgent))?;
     if outside.got_end {
         // The other end has sent its last long ago, and says nothing more.
         raw(&packet::tcp(&Segment {
-            from: body.remote,
-            to: body.local,
-            sequence: outside.receive_next,
-            acknowledged: outside.send_from,
             flags: packet::FIN | packet::ACK,
-            // It is taken for news only if it is no older than what is known.
-            window: (outside.window.snd_wnd >> outside.scale.map_or(0, |[theirs, _]| theirs)).min(65535) as u16,
-            bytes: &[],
+            ..outside.segment(body, outside.receive_next)
         }))?;
     }
     match body.shut().map(|how| shutdown(socket.as_raw_fd(), how)) {

@@ -1,7 +1,7 @@
 //! Connections of the tree's that wait to be accepted at a socket of the tree's. They are made again when all others are:
 //! the client connects, and sends once more what it had sent.
 
-use super::{Ends, TcpMode, canonical, dump::Sent, make};
+use super::{Ends, Stream, TcpMode, canonical, dump::Sent, make};
 use crate::{
     file::{
         FileError, FoundFile, Holders,
@@ -39,8 +39,13 @@ pub(in crate::file::socket) struct Waiting {
     /// What the client shut down: 1 for reading, 2 for writing.
     shut: u8,
     /// What came from there, and what is on its way.
-    #[serde(with = "serde_bytes")]
-    queue: Vec<u8>,
+    queue: Stream,
+}
+
+impl Waiting {
+    pub(in crate::file::socket) fn is_possible(&self) -> bool {
+        self.queue.is_possible() && self.queue.has_all()
+    }
 }
 
 /// A socket that listens.
@@ -57,7 +62,7 @@ pub(in crate::file::socket) struct FoundListener {
 }
 
 /// What is known of the ends that are carried, by their addresses: file, what was shut down, what is on its way.
-pub(super) type Clients<'a> = HashMap<Ends, (u32, u8, &'a Sent)>;
+pub(super) type Clients<'a> = HashMap<Ends, (u32, u8, &'a Option<Sent>)>;
 
 impl FoundListener {
     /// With all connections that wait there; `None` where they can't be told, which is refused.
@@ -126,19 +131,21 @@ impl FoundListener {
                 remote,
                 client: None,
                 shut: 0,
-                queue: Vec::new(),
+                queue: Stream::default(),
             };
             match clients.get(&(canonical(remote), canonical(local))) {
                 Some((file, shut, sent)) => {
                     (waiting.client, waiting.shut) = (Some(*file), *shut);
-                    waiting.queue = whole(one, *shut & 2 != 0, sent)
+                    waiting.queue = whole(one, *shut & 2 != 0, sent.as_ref())
                         .ok_or_else(|| failed(io::Error::other("what is on its way there does not fit")))?;
                 }
                 None if one.got_end
                     && remote.ip().to_canonical().is_loopback()
                     && !self.is_others(remote, local)? =>
                 {
-                    waiting.queue = one.queue;
+                    waiting.queue = come(one);
+                    // Nobody sends it any more.
+                    waiting.queue.forget_missing();
                 }
                 None if mode == TcpMode::Close => continue,
                 None => {
@@ -151,6 +158,11 @@ impl FoundListener {
                     refusals.last_passes(passing(self.place));
                     continue;
                 }
+            }
+            if !waiting.queue.has_all() {
+                let reason = "an urgent byte that was told of and not sent yet can't be carried";
+                refusals.add(Some(&self.subject), self.title.clone(), reason, "try again");
+                refusals.last_passes(passing(self.place));
             }
             resolved.push(waiting);
         }
@@ -173,15 +185,21 @@ fn passing(place: Option<SocketAddr>) -> Passing {
     place.map_or(Passing::OfItself, Passing::Accepted)
 }
 
+/// What came.
+fn come(one: WaitingConnection) -> Stream {
+    Stream {
+        bytes: one.queue,
+        marks: one.mark.into_iter().map(Into::into).collect(),
+    }
+}
+
 /// What came, and behind it what is on its way.
-fn whole(one: WaitingConnection, has_shut: bool, sent: &Sent) -> Option<Vec<u8>> {
-    let mut queue = one.queue;
-    if let Some((sent, behind)) = sent {
-        // The end counts as one.
-        let end = u32::from(has_shut && !one.got_end);
-        let missing = behind.wrapping_sub(one.next).wrapping_sub(end) as i32;
-        let missing = usize::try_from(missing).unwrap_or(0);
-        queue.extend(&sent[sent.len().checked_sub(missing)?..]);
+fn whole(one: WaitingConnection, has_shut: bool, sent: Option<&Sent>) -> Option<Stream> {
+    // The end counts as one.
+    let end = u32::from(has_shut && !one.got_end);
+    let (next, mut queue) = (one.next, come(one));
+    if let Some(sent) = sent {
+        sent.append_behind(next.wrapping_add(end), &mut queue)?;
     }
     Some(queue)
 }
@@ -237,7 +255,7 @@ fn connect_one(client: BorrowedFd<'_>, waiting: &Waiting) -> Result<(), Errno> {
         Err(error) => return Err(error),
     }
     make::await_connected(client, PATIENCE)?;
-    make::fill(client, &waiting.queue)?;
+    waiting.queue.send(client, None)?;
     let how = match waiting.shut {
         1 => Shutdown::Read,
         2 => Shutdown::Write,

@@ -62,7 +62,11 @@ pub fn deliver(unsent: &mut Unsent, files: &[OpenFileRecord], holders: &Holders<
 /// Room for all of a queue in what a socket sends.
 pub(super) fn room_for<'a>(socket: BorrowedFd<'a>, queue: &[queue::Message]) -> Result<options::Room<'a>, Errno> {
     // Each piece takes a buffer of its own, so there must be more room than there are bytes.
-    options::Room::make(socket, 4 * queue::bytes(queue) + queue.len() * 1024)
+    options::Room::make(
+        socket,
+        options::Buffer::Send,
+        4 * queue::bytes(queue) + queue.len() * 1024,
+    )
 }
 
 pub(super) fn send(
