@@ -75,12 +75,12 @@ impl Translation {
             },
             error => error.into(),
         })?;
-        let mut chain = chain(&folder)?;
+        let mut namespaces: Vec<Option<u64>> = pid_namespaces(&folder)?.into_iter().map(Some).collect();
         // The kernel hides what is above the reader's own namespace, which /proc may show.
-        chain.resize(status.ns_pid.len(), None);
-        chain.reverse();
+        namespaces.resize(status.ns_pid.len(), None);
+        namespaces.reverse();
         let sandboxes = by_namespace(state_dir)?;
-        let numbers = status.ns_pid.iter().zip(&status.ns_tgid).zip(chain);
+        let numbers = status.ns_pid.iter().zip(&status.ns_tgid).zip(namespaces);
         let levels = numbers.map(|((pid, process), namespace)| Level {
             pid: *pid,
             process: *process,
@@ -101,9 +101,9 @@ impl Translation {
 pub fn in_namespace(namespace: u64, number: i32) -> Result<Pid, PidError> {
     let mut exists = false;
     for process in procfs::processes()? {
-        let Some(level) = chain(&format!("/proc/{process}"))?
+        let Some(level) = pid_namespaces(&format!("/proc/{process}"))?
             .into_iter()
-            .position(|inode| inode == Some(namespace))
+            .position(|inode| inode == namespace)
         else {
             continue;
         };
@@ -144,7 +144,7 @@ pub fn in_sandbox(sandbox: &Sandbox, number: i32) -> Result<Pid, PidError> {
 
 /// Inode numbers of the PID namespaces that a task is in, the innermost first; none where the caller may not know them, or
 /// it has ended.
-fn chain(folder: &str) -> Result<Vec<Option<u64>>, NamespacesError> {
+pub(crate) fn pid_namespaces(folder: &str) -> Result<Vec<u64>, NamespacesError> {
     let path = format!("{folder}/ns/pid");
     let failed = |source: io::Error| NamespacesError::Read {
         path: path.clone().into(),
@@ -163,7 +163,7 @@ fn chain(folder: &str) -> Result<Vec<Option<u64>>, NamespacesError> {
     };
     let mut found = Vec::new();
     loop {
-        found.push(Some(fstat(&next).map_err(|error| failed(error.into()))?.st_ino));
+        found.push(fstat(&next).map_err(|error| failed(error.into()))?.st_ino);
         next = match parent(std::os::fd::AsFd::as_fd(&next)) {
             Ok(above) => above,
             Err(Errno::EPERM) => return Ok(found),
@@ -177,7 +177,7 @@ fn by_namespace(state_dir: &StateDir) -> Result<HashMap<u64, String>, PidError> 
     let mut found = HashMap::new();
     for sandbox in Sandbox::list(state_dir)? {
         let Ok(pid1) = sandbox.pid1() else { continue };
-        if let Some(Some(innermost)) = chain(&format!("/proc/{pid1}"))?.first() {
+        if let Some(innermost) = pid_namespaces(&format!("/proc/{pid1}"))?.first() {
             found.insert(*innermost, sandbox.name().to_owned());
         }
     }

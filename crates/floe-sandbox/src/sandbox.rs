@@ -2,6 +2,7 @@
 
 use crate::{
     attach::{AttachError, Client},
+    namespaces::NamespacesError,
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
     tasks::living_thread,
     user::{self, UserError},
@@ -29,6 +30,9 @@ pub enum SandboxError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] floe_sys::procfs::ProcError),
+    /// Its namespaces.
+    #[error(transparent)]
+    Namespaces(#[from] NamespacesError),
     /// The user namespace that it is in.
     #[error(transparent)]
     User(#[from] UserError),

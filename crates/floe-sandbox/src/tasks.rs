@@ -1,18 +1,14 @@
 //! The tasks of a sandbox, with their ids on every level of PID namespaces.
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    pids::pid_namespaces,
+    sandbox::{Sandbox, SandboxError},
+};
 use floe_sys::{
     Pid,
     procfs::{self, Stat, Status},
 };
 use serde::Serialize;
-use std::{
-    fs::File,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
-};
 
 /// A process of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,21 +60,16 @@ pub fn list(sandbox: &Sandbox) -> Result<Vec<TaskInfo>, SandboxError> {
 
 /// The processes of a PID namespace whose PID 1 is told, and of those below it.
 fn in_namespace_of(pid1: Pid) -> Result<Vec<Pid>, SandboxError> {
-    let levels = |pid: Pid| Status::read(&format!("/proc/{pid}")).map(|status| status.ns_pid.len());
-    let above = levels(pid1)?;
-    let namespace = |pid: Pid, up: usize| {
-        let mut file = OwnedFd::from(File::open(format!("/proc/{pid}/ns/pid")).ok()?);
-        for _ in 0..up {
-            file = floe_sys::namespace::parent(file.as_fd()).ok()?;
+    let Some(own) = pid_namespaces(&format!("/proc/{pid1}"))?.first().copied() else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for pid in procfs::processes()? {
+        if pid_namespaces(&format!("/proc/{pid}"))?.contains(&own) {
+            found.push(pid);
         }
-        File::from(file).metadata().ok().map(|found| found.ino())
-    };
-    let own = namespace(pid1, 0);
-    let belongs = |pid: &Pid| {
-        let below = levels(*pid).ok().and_then(|levels| levels.checked_sub(above));
-        below.is_some_and(|up| own.is_some() && namespace(*pid, up) == own)
-    };
-    Ok(procfs::processes()?.into_iter().filter(belongs).collect())
+    }
+    Ok(found)
 }
 
 /// `None` where the process has ended meanwhile.
