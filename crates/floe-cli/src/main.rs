@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     let result = match arguments.verb {
         Verb::Run(verb) => verb.run(&context),
         Verb::Ps(verb) => verb.run(&context),
-        Verb::Ns(verb) => verb.run(),
+        Verb::Ns(verb) => verb.run(&context),
         Verb::Pid(verb) => verb.run(&context),
         Verb::Exec(verb) => verb.run(&context),
         Verb::Attach(verb) => verb.run(&context),

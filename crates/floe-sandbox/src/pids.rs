@@ -1,7 +1,7 @@
 //! The IDs of a task on every level of PID namespaces, from the reader's down: pid_namespaces(7).
 
 use crate::{
-    namespaces::NamespacesError,
+    namespaces::{NamespacesError, of_sandboxes},
     sandbox::{Sandbox, SandboxError},
     state::StateDir,
 };
@@ -12,7 +12,7 @@ use floe_sys::{
 };
 use nix::{errno::Errno, sys::stat::fstat};
 use serde::Serialize;
-use std::{collections::HashMap, fs::File, io, os::fd::OwnedFd};
+use std::{fs::File, io, os::fd::OwnedFd};
 
 /// A number that can't be translated.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ impl Translation {
         // The kernel hides what is above the reader's own namespace, which /proc may show.
         namespaces.resize(status.ns_pid.len(), None);
         namespaces.reverse();
-        let sandboxes = by_namespace(state_dir)?;
+        let sandboxes = of_sandboxes(state_dir)?;
         let numbers = status.ns_pid.iter().zip(&status.ns_tgid).zip(namespaces);
         let levels = numbers.map(|((pid, process), namespace)| Level {
             pid: *pid,
@@ -170,16 +170,4 @@ pub(crate) fn pid_namespaces(folder: &str) -> Result<Vec<u64>, NamespacesError> 
             Err(error) => return Err(failed(error.into())),
         };
     }
-}
-
-/// The sandboxes that run, by their PID namespaces.
-fn by_namespace(state_dir: &StateDir) -> Result<HashMap<u64, String>, PidError> {
-    let mut found = HashMap::new();
-    for sandbox in Sandbox::list(state_dir)? {
-        let Ok(pid1) = sandbox.pid1() else { continue };
-        if let Some(innermost) = pid_namespaces(&format!("/proc/{pid1}"))?.first() {
-            found.insert(*innermost, sandbox.name().to_owned());
-        }
-    }
-    Ok(found)
 }

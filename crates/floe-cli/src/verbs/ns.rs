@@ -1,6 +1,6 @@
 //! `floe ns`.
 
-use crate::{failure::Outcome, output};
+use crate::{Context, failure::Outcome, output};
 use clap::{Args, ValueEnum};
 use floe_sandbox::namespaces::{self, Namespace, Node, Relation, forest};
 use floe_sys::{Pid, namespace::Kind};
@@ -21,7 +21,7 @@ pub struct Ns {
     /// Columns, separated by commas; with a + in front besides the usual ones. NS: inode number. TYPE. PATH: a file that
     /// opens it. NPROCS: number of processes. PID: the lowest. PPID, COMMAND, UID, USER: of that process. NETNSID: the number
     /// that this network namespace has for it. NSFS: where it is mounted. PNS: the one that it was made in. ONS: the user
-    /// namespace that it belongs to.
+    /// namespace that it belongs to. And SANDBOX, which lsns does not have: whose it is.
     #[arg(short, long, value_name = "COLUMNS", value_parser = columns)]
     output: Option<Columns>,
     /// Only of this kind: mnt, net, ipc, user, pid, uts, cgroup, time. May be given several times.
@@ -76,12 +76,13 @@ enum Column {
     Nsfs,
     Pns,
     Ons,
+    Sandbox,
 }
 
 use Column as C;
 
-/// With their names, which are those of lsns.
-const COLUMNS: [(Column, &str); 13] = [
+/// With their names, which but for the last are those of lsns.
+const COLUMNS: [(Column, &str); 14] = [
     (C::Ns, "NS"),
     (C::Type, "TYPE"),
     (C::Path, "PATH"),
@@ -95,6 +96,7 @@ const COLUMNS: [(Column, &str); 13] = [
     (C::Nsfs, "NSFS"),
     (C::Pns, "PNS"),
     (C::Ons, "ONS"),
+    (C::Sandbox, "SANDBOX"),
 ];
 
 const USUAL: [Column; 6] = [C::Ns, C::Type, C::Nprocs, C::Pid, C::User, C::Command];
@@ -142,7 +144,7 @@ impl Column {
     }
 
     /// What it says of a namespace, in the shape that lsns gives it.
-    fn value(self, namespace: &Namespace, users: &mut Users) -> Value {
+    fn value(self, namespace: &Namespace, names: &mut Names) -> Value {
         let first = namespace.first.as_ref();
         match self {
             C::Ns => json!(namespace.inode),
@@ -153,7 +155,7 @@ impl Column {
             C::Ppid => json!(first.map(|process| process.ppid)),
             C::Command => json!(first.map(|process| &process.command)),
             C::Uid => json!(first.map(|process| process.uid)),
-            C::User => json!(first.map(|process| users.name(process.uid))),
+            C::User => json!(first.map(|process| names.user(process.uid))),
             C::Netnsid if namespace.kind != Kind::Network => Value::Null,
             C::Netnsid => json!(
                 namespace
@@ -167,28 +169,32 @@ impl Column {
             }
             C::Pns => json!(namespace.parent.unwrap_or(0)),
             C::Ons => json!(namespace.owner.unwrap_or(0)),
+            C::Sandbox => json!(names.sandboxes.get(&namespace.inode)),
         }
     }
 }
 
-/// Names of users, each looked up once.
-#[derive(Debug, Default)]
-struct Users(HashMap<u32, String>);
+/// Names of users, each looked up once, and of sandboxes, by their namespaces.
+#[derive(Debug)]
+struct Names {
+    users: HashMap<u32, String>,
+    sandboxes: HashMap<u64, String>,
+}
 
-impl Users {
-    fn name(&mut self, uid: u32) -> String {
+impl Names {
+    fn user(&mut self, uid: u32) -> String {
         let look_up = || match User::from_uid(Uid::from_raw(uid)) {
             Ok(Some(user)) => user.name,
             // As ls(1) does.
             Ok(None) | Err(_) => uid.to_string(),
         };
-        self.0.entry(uid).or_insert_with(look_up).clone()
+        self.users.entry(uid).or_insert_with(look_up).clone()
     }
 }
 
 impl Ns {
     /// Runs the verb.
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let of_process: Option<BTreeSet<u64>> = match self.pid {
             Some(pid) => Some(namespaces::of(Pid::new(pid))?.into_values().collect()),
             None => None,
@@ -212,16 +218,19 @@ impl Ns {
                 all.iter().map(alone).collect()
             }
         };
-        let mut users = Users::default();
+        let mut names = Names {
+            users: HashMap::new(),
+            sandboxes: namespaces::of_sandboxes(&context.state_dir)?,
+        };
         if self.json {
-            let objects: Vec<Value> = trees.iter().map(|node| object(node, &columns, &mut users)).collect();
+            let objects: Vec<Value> = trees.iter().map(|node| object(node, &columns, &mut names)).collect();
             output::json(&json!({ "namespaces": objects }))?;
             return Ok(0);
         }
         let mut rows = Vec::new();
         draw(&trees, None, &mut |namespace, art| {
             let cells = columns.iter().map(|column| {
-                let text = cell(&column.value(namespace, &mut users));
+                let text = cell(&column.value(namespace, &mut names));
                 if *column == C::Ns { format!("{art}{text}") } else { text }
             });
             rows.push(cells.collect());
@@ -257,16 +266,16 @@ impl Ns {
     }
 }
 
-fn object(node: &Node<'_>, columns: &[Column], users: &mut Users) -> Value {
+fn object(node: &Node<'_>, columns: &[Column], names: &mut Names) -> Value {
     let mut fields = Map::new();
     for column in columns {
-        fields.insert(column.name().to_lowercase(), column.value(node.namespace, users));
+        fields.insert(column.name().to_lowercase(), column.value(node.namespace, names));
     }
     if !node.children.is_empty() {
         let children: Vec<Value> = node
             .children
             .iter()
-            .map(|child| object(child, columns, users))
+            .map(|child| object(child, columns, names))
             .collect();
         fields.insert("children".to_owned(), Value::Array(children));
     }

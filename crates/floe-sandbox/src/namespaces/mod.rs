@@ -9,13 +9,21 @@ mod tree;
 
 pub use tree::{Node, Relation, forest};
 
+use crate::{
+    sandbox::{Sandbox, SandboxError},
+    state::StateDir,
+};
 use floe_sys::{
     Pid,
     namespace::Kind,
     procfs::{self, ProcError, Stat, Status},
 };
 use holders::Holders;
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
+};
 
 /// Namespaces that can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +124,25 @@ pub fn of(task: Pid) -> Result<BTreeMap<Kind, u64>, NamespacesError> {
         Err(error) if error.is_gone() => Err(NamespacesError::NoProcess(task)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The names of the sandboxes that run, by the inode numbers of the namespaces that are theirs and not the caller's.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn of_sandboxes(state_dir: &StateDir) -> Result<HashMap<u64, String>, SandboxError> {
+    let own = holders::of_task("/proc/self")?;
+    let mut found = HashMap::new();
+    for sandbox in Sandbox::list(state_dir)? {
+        // It may end meanwhile.
+        let Ok(pid1) = sandbox.pid1() else { continue };
+        for (kind, inode) in holders::of_task(&format!("/proc/{pid1}"))? {
+            if own.get(&kind) != Some(&inode) {
+                found.insert(inode, sandbox.name().to_owned());
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// `None` where it has ended meanwhile.
