@@ -2,10 +2,18 @@
 
 use floe_suite::{Host, PID_METHODS, Victim};
 
+/// Victims that are root of their network, too.
+const WITH_NETWORK: &str = "sockets-";
+
 fn survives(name: &str) {
     let host = Host::of_ordinary_user();
     let sandbox = host.name(name);
-    let mut victim = Victim::start_as(&sandbox, &host, name, &[], &[]);
+    let options: &[&str] = if name.starts_with(WITH_NETWORK) {
+        &["--net", "none"]
+    } else {
+        &[]
+    };
+    let mut victim = Victim::start_as(&sandbox, &host, name, options, &[]);
     for (into, method) in [("first", PID_METHODS[0]), ("second", PID_METHODS[1])] {
         victim.round_trip_unseen(&host.name(into), method);
     }

@@ -18,7 +18,7 @@ use floe_resources::{
     mm::{self, ContentError, Contents},
     ns::{self, NsError},
     refusal::Refusals,
-    task::{self, Decoys, DumpError, HeldProcess, ShareError, Sharing},
+    task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::AttachError;
@@ -126,10 +126,11 @@ impl Inspected {
         let mut decoys = Decoys::none_yet();
         let usual = Usual::find().map_err(InspectError::Usual)?;
         let mut pages = 0;
+        let mut ends = Ends::none_yet()?;
         for found in &held.tree.processes {
             control.check("inspect")?;
             if found.is_zombie() {
-                processes.push(task::dump_zombie(found, refusals).map_err(|e| task_error(found, e))?);
+                processes.push(task::dump_zombie(found, &ends, refusals).map_err(|e| task_error(found, e))?);
                 continue;
             }
             let process = held.process(found);
@@ -138,6 +139,7 @@ impl Inspected {
             if foreign || filtered {
                 continue;
             }
+            ends.ask(&process, &held.tree).map_err(|e| task_error(found, e))?;
             let (mut record, memory) =
                 task::dump_process(&process, &mut decoys, &usual, refusals).map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (

@@ -3,6 +3,7 @@
 
 use super::{
     dispatch,
+    ends::Ends,
     landlock::{DecoyError, Decoys},
     memory::MemoryAnswers,
     questions::{Answered, Interview, ProcessAnswers},
@@ -73,8 +74,8 @@ pub struct HeldProcess<'a> {
 ///
 /// # Errors
 /// [`DumpError`].
-pub fn dump_zombie(found: &FoundProcess, refusals: &mut Refusals) -> Result<ProcessRecord, DumpError> {
-    let wait_status = found.stat.exit_code;
+pub fn dump_zombie(found: &FoundProcess, ends: &Ends, refusals: &mut Refusals) -> Result<ProcessRecord, DumpError> {
+    let wait_status = ends.of(found);
     if wait_status & 0x80 != 0 {
         refusals.add(
             Some(&found.subject()),

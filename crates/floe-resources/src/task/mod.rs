@@ -2,6 +2,7 @@
 
 mod dispatch;
 mod dump;
+mod ends;
 mod labels;
 mod landlock;
 mod memory;
@@ -18,6 +19,7 @@ mod switches;
 mod timers;
 
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
+pub use ends::Ends;
 pub use labels::{login, login_of, refuse_labels, restore_login};
 pub use landlock::{DecoyError, Decoys};
 pub use memory::MemoryAnswers;

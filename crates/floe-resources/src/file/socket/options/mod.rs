@@ -265,7 +265,16 @@ impl Buffer {
     /// Makes room for as many bytes; the kernel counts twice as many.
     fn set(self, socket: BorrowedFd<'_>, bytes: usize) -> Result<(), Errno> {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX / 2);
-        set_option(socket, libc::SOL_SOCKET, self.names().1, &bytes.to_ne_bytes())
+        set_buffer(socket, self.names(), bytes)
+    }
+}
+
+/// Sets the size of a buffer, whatever the host's limit (net.core.wmem_max, rmem_max) is; where only the host's root may go
+/// beyond that, as far as the limit allows.
+fn set_buffer(socket: BorrowedFd<'_>, (name, force): (i32, i32), bytes: i32) -> Result<(), Errno> {
+    match set_option(socket, libc::SOL_SOCKET, force, &bytes.to_ne_bytes()) {
+        Err(Errno::EPERM) => set_option(socket, libc::SOL_SOCKET, name, &bytes.to_ne_bytes()),
+        result => result,
     }
 }
 
@@ -352,9 +361,12 @@ fn set_one(socket: BorrowedFd<'_>, SocketOption { level, name, value }: &SocketO
         .iter()
         .find(|(buffer, _)| *level == libc::SOL_SOCKET && buffer == name);
     match (forced, <[u8; 4]>::try_from(value.as_slice())) {
-        (Some((_, force)), Ok(bytes)) => {
+        (Some(names), Ok(bytes)) => {
             let half = i32::from_ne_bytes(bytes) / 2;
-            set_option(socket, libc::SOL_SOCKET, *force, &half.to_ne_bytes())
+            set_buffer(socket, *names, half).and_then(|()| {
+                let is = number_option(socket, *level, *name)?;
+                if is / 2 < half { Err(Errno::EPERM) } else { Ok(()) }
+            })
         }
         _ => set_option(socket, *level, *name, value),
     }

@@ -8,7 +8,7 @@ use super::{
     Body, Ends, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
     hold::Held,
     outside,
-    repair::{Queue, Repair, send_queue},
+    repair::{Queue, Repair, may_repair, send_queue},
     stream::urgent_sent,
     untold,
     waiting::{Clients, FoundListener},
@@ -99,6 +99,13 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     }
     if option(file.as_fd(), libc::IPPROTO_TCP, libc::TCP_ULP).is_ok_and(|name| !name.is_empty()) {
         return refuse(file, context, "TLS in the kernel (TCP_ULP) can't be carried");
+    }
+    if !may_repair(file.as_fd()) {
+        return refuse(
+            file,
+            context,
+            "only the root of its network (CAP_NET_ADMIN) may look into a TCP connection; run floe as root, or the workload with --net none",
+        );
     }
     let Some((local, remote)) = ends else {
         return refuse(file, context, "a TCP connection without addresses can't be carried");

@@ -28,6 +28,13 @@ pub(super) enum Queue {
     Send = TCP_SEND_QUEUE as isize,
 }
 
+/// Whether the kernel would let floe set repair mode, which is asked by a value that means nothing.
+pub(super) fn may_repair(socket: BorrowedFd<'_>) -> bool {
+    const NOTHING: i32 = 77;
+    let asked = set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &NOTHING.to_ne_bytes());
+    asked != Err(Errno::EPERM)
+}
+
 /// A socket in repair mode for a look. Dropping it ends that.
 pub(super) struct Repair<'a>(Changed<'a>);
 
