@@ -1,12 +1,12 @@
 //! `floe check`: what a host offers, and what stands in the way.
 
-use floe_suite::{Host, Outcome, json, run};
+use floe_suite::{Host, Outcome, json};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 use serde_json::{Value, json as value};
-use std::{fs, os::unix::process::CommandExt, path::Path, process::Command};
+use std::{fs, path::Path};
 
 fn features(printed: &str) -> Vec<Value> {
     json(printed)["features"].as_array().expect("a list").clone()
@@ -200,14 +200,8 @@ fn what_is_missing_is_found_by_trying() {
 
 #[test]
 fn an_ordinary_user_is_told_what_differs() {
-    let host = Host::new();
-    let (binary, own) = (host.path("floe"), host.command(&[]).get_program().to_owned());
-    fs::copy(own, &binary).expect("copy floe");
-    let floe = |arguments: &[&str]| {
-        let mut command = Command::new(&binary);
-        run(command.args(arguments).uid(65_534).gid(65_534).current_dir("/"))
-    };
-    let all = features(&floe(&["check", "--json"]).expect_done());
+    let host = Host::of_ordinary_user();
+    let all = features(&host.done(&["check", "--json"]));
     for (name, wanted) in [
         ("capabilities", "no"),
         ("seccomp filters", "no"),
@@ -232,6 +226,9 @@ fn an_ordinary_user_is_told_what_differs() {
     } else {
         assert_eq!(here(&all, "namespaces"), "no");
     }
+    // That is what they meet.
+    let (told, met) = (host.floe(&["check", "run"]), host.floe(&["run", "--", "true"]));
+    assert_eq!((told.status == 0), (met.status == 0), "{}{}", told.err, met.err);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `floe exec --pid`: a command where any process is.
 
-use floe_suite::{Host, Outcome, json, run, skip, until};
+use floe_suite::{Host, ORDINARY, Outcome, json, run, skip, until};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::{gettid, sethostname},
@@ -235,15 +235,13 @@ fn a_thread_may_be_elsewhere_than_its_process() {
 
 #[test]
 fn an_ordinary_user_enters_what_is_theirs() {
-    let host = Host::new();
-    let (binary, own) = (host.path("floe"), host.command(&[]).get_program().to_owned());
-    fs::copy(own, &binary).expect("copy floe");
-    let as_nobody = |program: &Path, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).uid(65_534).gid(65_534).current_dir("/");
+    let host = Host::of_ordinary_user();
+    let theirs = |line: &[&str]| {
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).uid(ORDINARY).gid(ORDINARY).current_dir("/");
         command
     };
-    let may = run(&mut as_nobody(Path::new("unshare"), &["-U", "true"]));
+    let may = run(&mut theirs(&["unshare", "-U", "true"]));
     if may.status != 0 {
         skip(&format!(
             "ordinary users may not make user namespaces here: {}",
@@ -251,30 +249,32 @@ fn an_ordinary_user_enters_what_is_theirs() {
         ));
         return;
     }
-    let floe = |pid: i32, line: &[&str]| {
-        run(&mut as_nobody(
-            &binary,
-            &[&["exec", "--pid", &pid.to_string(), "--"], line].concat(),
-        ))
-    };
-    let mapped = Running::start(&mut as_nobody(
-        Path::new("unshare"),
-        &["-U", "-r", "--mount-proc", "-fp", "sleep", "1000"],
-    ));
+    let mapped = Running::start(&mut theirs(&[
+        "unshare",
+        "-U",
+        "-r",
+        "--mount-proc",
+        "-fp",
+        "sleep",
+        "1000",
+    ]));
     let pid = mapped.sleeper();
-    let told = floe(pid, &["sh", "-c", "id -u; readlink /proc/self/ns/pid"]).expect_done();
+    let told = exec(&host, pid, &["sh", "-c", "id -u; readlink /proc/self/ns/pid"]).expect_done();
     assert_eq!(told, format!("0\n{}\n", link(pid, "pid")));
     // Where 0 is nobody's number, they stay who they are: unknown too.
-    let unmapped = Running::start(&mut as_nobody(Path::new("unshare"), &["-U", "sleep", "1000"]));
+    let unmapped = Running::start(&mut theirs(&["unshare", "-U", "sleep", "1000"]));
     let pid = unmapped.sleeper();
-    let told = floe(pid, &["sh", "-c", "id -u; readlink /proc/self/ns/user"]).expect_done();
+    let told = exec(&host, pid, &["sh", "-c", "id -u; readlink /proc/self/ns/user"]).expect_done();
     assert_eq!(told, format!("65534\n{}\n", link(pid, "user")));
     // With a process of theirs that is nowhere else they are where they were.
-    let plain = Running::start(&mut as_nobody(Path::new("sleep"), &["1000"]));
-    assert_eq!(floe(plain.sleeper(), &["id", "-u"]).expect_done(), "65534\n");
+    let plain = Running::start(&mut theirs(&["sleep", "1000"]));
+    assert_eq!(
+        exec(&host, plain.sleeper(), &["id", "-u"]).expect_done(),
+        format!("{ORDINARY}\n")
+    );
     let others = shell("exec unshare --uts sleep 1000");
     let pid = others.sleeper();
-    let outcome = floe(pid, &["true"]);
+    let outcome = exec(&host, pid, &["true"]);
     let said = format!("floe: open the root directory of process {pid}: EACCES: Permission denied\n");
     assert_eq!((outcome.status, outcome.err), (125, said));
 }

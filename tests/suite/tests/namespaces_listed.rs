@@ -1,6 +1,6 @@
 //! Namespaces and the PIDs in them, as `floe ns`, `floe pid` and `floe ps` tell of them.
 
-use floe_suite::{Host, Outcome, enter_own_network, has, json, program, run, skip, until};
+use floe_suite::{Host, ORDINARY, enter_own_network, has, json, program, run, skip, until};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::{
@@ -484,17 +484,13 @@ fn what_is_not_there_is_said() {
 
 #[test]
 fn an_ordinary_user_sees_their_own() {
-    let host = Host::new();
-    // Where the one under test lies, they might not come.
-    let (binary, own) = (host.path("floe"), host.command(&[]).get_program().to_owned());
-    fs::copy(own, &binary).expect("copy floe");
-    let as_nobody = |program: &Path, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).uid(65_534).gid(65_534).current_dir("/");
-        command
-    };
-    let mut unshare = as_nobody(Path::new("unshare"), &["-U", "-r", "-fp", "sleep", "1000"]);
-    let unshare = Running(unshare.stdin(Stdio::null()).process_group(0).spawn().expect("start it"));
+    let host = Host::of_ordinary_user();
+    let mut command = Command::new("unshare");
+    command
+        .args(["-U", "-r", "-fp", "sleep", "1000"])
+        .uid(ORDINARY)
+        .gid(ORDINARY);
+    let unshare = Running(command.stdin(Stdio::null()).process_group(0).spawn().expect("start it"));
     let mut sleeper = 0;
     until("the sleeper, if they may have namespaces", || {
         sleeper = child_of(unshare.pid())
@@ -502,31 +498,39 @@ fn an_ordinary_user_sees_their_own() {
             .unwrap_or(0);
         sleeper != 0 || name_of(unshare.pid()).is_empty()
     });
-    let floe = |arguments: &[&str]| -> Outcome { run(&mut as_nobody(&binary, arguments)) };
-    let all = listed(&floe(&["ns", "--json"]).expect_done());
-    assert!(all.iter().all(|namespace| namespace["uid"] == 65_534), "{all:#?}");
+    let all = listed(&host.done(&["ns", "--json"]));
+    assert!(all.iter().all(|namespace| namespace["uid"] == ORDINARY), "{all:#?}");
     let user = inode(format!("/proc/{sleeper}/ns/user"));
     let found = find(&all, inode(format!("/proc/{sleeper}/ns/pid")));
     assert_eq!((&found["ons"], &found["command"]), (&json!(user), &json!("sleep 1000")));
-    let levels = json(&floe(&["pid", "--json", &sleeper.to_string()]).expect_done());
+    let levels = json(&host.done(&["pid", "--json", &sleeper.to_string()]));
     assert_eq!(
         (&levels["levels"][0]["pid"], &levels["levels"][1]["pid"]),
         (&json!(sleeper), &json!(1))
     );
     let space = found["ns"].to_string();
-    let back = floe(&["pid", "--ns", &space, "1"]).expect_done();
+    let back = host.done(&["pid", "--ns", &space, "1"]);
     assert_eq!(back.trim(), sleeper.to_string());
     // Of others they learn the numbers, but not the namespaces.
-    let name = host.sleeper("other");
-    let pid1 = host.pid1(&name);
-    let levels = json(&floe(&["pid", "--json", &pid1.to_string()]).expect_done());
+    let others = Host::new();
+    let pid1 = others.pid1(&others.sleeper("other"));
+    let levels = json(&host.done(&["pid", "--json", &pid1.to_string()]));
     let last = &levels["levels"][1];
     assert_eq!((&last["pid"], &last["namespace"]), (&json!(1), &Value::Null));
-    let said = floe(&["ns", "-p", &pid1.to_string()]).expect_failed();
+    let said = host.floe(&["ns", "-p", &pid1.to_string()]).expect_failed();
     assert_eq!(
         said,
         format!("floe: the namespaces of process {pid1} are told only to who may trace it (ptrace(2))\n")
     );
+    // A sandbox of theirs is one as any other.
+    let name = host.sleeper("theirs");
+    let (own, pid1) = (host.done(&["pid", "--in", &name, "1"]), host.pid1(&name));
+    assert_eq!(own.trim(), pid1.to_string());
+    let all = listed(&host.done(&["ns", "--json"]));
+    for kind in ["pid", "user", "mnt"] {
+        let found = find(&all, inode(format!("/proc/{pid1}/ns/{kind}")));
+        assert_eq!(found["sandbox"], json!(name), "{found}");
+    }
 }
 
 #[test]
