@@ -1,7 +1,7 @@
 //! The three ways in which a host may have its cgroups: version 2 beside version 1, version 1 alone, version 2 alone. Each
 //! is made in a mount namespace of its own, which every `floe` of the test enters anew.
 
-use floe_suite::{Counting, Host, PID_METHODS, Traces, Victim, run, wait};
+use floe_suite::{Counting, Host, PID_METHODS, Traces, Victim, wait};
 use std::{process::Stdio, time::Duration};
 
 /// Takes away what this host has, then starts `floe`.
@@ -112,17 +112,25 @@ fn state(host: &Host) -> String {
 }
 
 #[test]
-fn none_at_all_is_said() {
+fn without_any_all_works_but_freezing() {
     let script = format!("{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done");
     let host = host(&script);
-    let outcome = run(&mut host.command(&["run", "--", "true"]));
-    assert_eq!(outcome.status, 125, "{}", outcome.err);
-    assert!(
-        outcome
-            .err
-            .contains("neither a cgroup v2 hierarchy nor the v1 freezer is mounted"),
-        "{}",
-        outcome.err
-    );
+    let job = host.name("job");
+    let tree = Counting::start(&host, &job, &[]);
+    let image = host.path("job.floe");
+    let image = image.to_str().expect("a plain path");
+    host.done(&["checkpoint", &job, "--leave-running", "-o", image]);
+    tree.expect_alive("after a checkpoint that let it run on");
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &job, "-o", image]);
+        host.done(&["restore", "-d", "--pid-method", method, image]);
+        tree.expect_alive("after a round trip");
+    }
+    let tasks: serde_json::Value = serde_json::from_str(&host.done(&["ps", &job, "--json"])).expect("JSON");
+    assert!(tasks.as_array().expect("a list").len() > 3, "{tasks}");
+    let said = host.floe(&["freeze", &job]).expect_failed();
+    assert!(said.contains("has no cgroup, which it takes to freeze it"), "{said}");
+    host.done(&["exec", &job, "--", "true"]);
+    host.done(&["rm", "-f", &job]);
     assert!(host.sandboxes().is_empty());
 }

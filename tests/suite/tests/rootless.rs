@@ -1,6 +1,11 @@
 //! As an ordinary user, with no right of root's: all that a sandbox does, in a user namespace that floe makes by itself.
 
-use floe_suite::{Host, PID_METHODS, Victim};
+use floe_suite::{Host, ORDINARY, PID_METHODS, Victim, enter_own_network, run, until};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+};
 
 /// Victims that are root of their network, too.
 const WITH_NETWORK: &str = "sockets-";
@@ -30,111 +35,160 @@ macro_rules! victims {
 }
 
 victims! {
-    aio_rings "aio-rings",
-    bpf_maps "bpf-maps",
     call_dispatch "call-dispatch",
     clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
-    credentials "credentials",
     descriptors_many "descriptors-many",
-    epoll_targets "epoll-targets",
     fifos "fifos",
-    files_cgroups "files-cgroups",
     files_chroot "files-chroot",
-    files_deleted_directories "files-deleted-directories",
-    files_deleted_program "files-deleted-program",
-    files_deleted "files-deleted",
     files_devices "files-devices",
     files_directories "files-directories",
-    files_events "files-events",
-    files_fanotify "files-fanotify",
     files_inherited "files-inherited",
-    files_inotify_unread "files-inotify-unread",
-    files_inotify "files-inotify",
-    files_kinds "files-kinds",
     files_leases "files-leases",
-    files_linked "files-linked",
     files_locks "files-locks",
     files_namespaces "files-namespaces",
-    files_notices "files-notices",
     files_paths "files-paths",
     files_proc "files-proc",
     files_regular "files-regular",
     files_shared "files-shared",
-    files_signals "files-signals",
     heap "heap",
-    interrupted_by_signal "interrupted-by-signal",
     interrupted_calls "interrupted-calls",
     interval_timers "interval-timers",
     leader_ended "leader-ended",
     many_mappings "many-mappings",
-    many_tasks "many-tasks",
     memory_advice "memory-advice",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
-    memory_guards "memory-guards",
-    memory_huge "memory-huge",
-    memory_hugetlb "memory-hugetlb",
-    memory_hugetlbfs "memory-hugetlbfs",
     memory_locked_future "memory-locked-future",
-    memory_locked "memory-locked",
-    memory_memfd_program "memory-memfd-program",
-    memory_memfd_shared "memory-memfd-shared",
-    memory_memfd "memory-memfd",
-    memory_policy "memory-policy",
     memory_private "memory-private",
-    memory_relatives "memory-relatives",
     memory_sealed "memory-sealed",
-    memory_shared_anonymous "memory-shared-anonymous",
-    memory_siblings "memory-siblings",
-    memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
-    mqueues "mqueues",
     pidfds "pidfds",
     pids_nested "pids-nested",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",
     pipes_packets "pipes-packets",
-    posix_timers "posix-timers",
     registers "registers",
     robust_futexes "robust-futexes",
     rseq_sequence "rseq-sequence",
-    seccomp_filters "seccomp-filters",
-    seccomp_strict "seccomp-strict",
     signals_actions "signals-actions",
     signals_all_caught "signals-all-caught",
     signals_masks "signals-masks",
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
-    sockets_chroot "sockets-chroot",
-    sockets_connecting "sockets-connecting",
     sockets_ended "sockets-ended",
-    sockets_errors "sockets-errors",
-    sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
-    sockets_multicast "sockets-multicast",
-    sockets_names "sockets-names",
     sockets_netlink "sockets-netlink",
-    sockets_options "sockets-options",
-    sockets_packet "sockets-packet",
-    sockets_raw "sockets-raw",
     sockets_tcp "sockets-tcp",
-    sockets_udp "sockets-udp",
-    sockets_unaccepted "sockets-unaccepted",
-    sockets_unix_unaccepted "sockets-unix-unaccepted",
-    sockets_unix "sockets-unix",
     stack_grows "stack-grows",
-    stopped "stopped",
-    switches "switches",
-    sysv_queues "sysv-queues",
-    sysv_semaphores "sysv-semaphores",
-    sysv_undo "sysv-undo",
-    task_settings "task-settings",
-    terminal_pairs "terminal-pairs",
-    terminal_sessions "terminal-sessions",
     threads "threads",
     tree_relations "tree-relations",
-    tun "tun",
     vdso "vdso",
     zombies "zombies",
+}
+
+const SERVER: &str = r#"
+import http.server, os, threading
+count, lock = 0, threading.Lock()
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        global count
+        with lock:
+            count += 1
+            text = f"{count} {os.getpid()} {os.getuid()}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *words): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8765), Handler).serve_forever()
+"#;
+
+/// The body of an answer; `None` where nobody listens.
+fn get() -> Option<String> {
+    let mut socket = TcpStream::connect("127.0.0.1:8765").ok()?;
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        .expect("ask");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer");
+    text.rsplit_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+#[test]
+fn a_python_server() {
+    enter_own_network();
+    let host = Host::of_ordinary_user();
+    let (name, image) = (host.name("server"), host.path("server.floe"));
+    let image = image.to_str().expect("a plain path");
+    host.done(&["run", "-d", "--name", &name, "--", "python3", "-c", SERVER]);
+    until("the server", || TcpStream::connect("127.0.0.1:8765").is_ok());
+    let mut count = 0;
+    for method in PID_METHODS.iter().cycle().take(5) {
+        for _ in 0..20 {
+            count += 1;
+            assert_eq!(get(), Some(format!("{count} 1 0")));
+        }
+        // Threads of it may be about to end, and what they talked with.
+        host.done(&["checkpoint", &name, "--tcp", "close", "-o", image]);
+        assert_eq!(get(), None, "it is away");
+        host.done(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
+    }
+    assert_eq!(get(), Some(format!("{} 1 0", count + 1)));
+}
+
+#[test]
+fn it_is_root_in_there_and_nobody_outside() {
+    let host = Host::of_ordinary_user();
+    let name = host.sleeper("job");
+    let inside = host.done(&[
+        "exec",
+        &name,
+        "--",
+        "sh",
+        "-c",
+        "id -u; cat /proc/self/uid_map; hostname",
+    ]);
+    let words: Vec<&str> = inside.split_ascii_whitespace().collect();
+    assert_eq!(words, ["0", "0", &ORDINARY.to_string(), "1", &name]);
+    let tasks = floe_suite::json(&host.done(&["ps", &name, "--json"]));
+    assert_eq!(
+        (tasks[0]["pid"].as_i64(), tasks[0]["comm"].as_str()),
+        (Some(1), Some("sleep"))
+    );
+    let host_pid = host.pid1(&name);
+    let status = std::fs::read_to_string(format!("/proc/{host_pid}/status")).expect("its status");
+    assert!(status.contains(&format!("Uid:\t{ORDINARY}\t")), "{status}");
+    // Whoever is not that user has no right to it.
+    let other =
+        run(Command::new("setpriv").args(["--reuid", "54322", "--clear-groups", "kill", &host_pid.to_string()]));
+    assert_ne!(other.status, 0);
+    let outcome = host.floe(&["freeze", &name]);
+    assert!(
+        outcome
+            .expect_failed()
+            .contains("has no cgroup, which it takes to freeze it")
+    );
+    host.done(&["kill", "-s", "KILL", &name]);
+    assert_eq!(host.done(&["wait", &name]).trim(), "137");
+}
+
+#[test]
+fn what_the_hosts_root_alone_may_look_at_is_refused_by_name() {
+    let host = Host::of_ordinary_user();
+    let name = host.name("sharer");
+    let script = "import mmap, time; shared = mmap.mmap(-1, 8192); print('there', flush=True); time.sleep(1000)";
+    host.done(&["run", "-d", "--name", &name, "--", "python3", "-c", script]);
+    until("the program", || host.done(&["logs", &name]).contains("there"));
+    let image = host.path("none.floe");
+    let error = host
+        .floe(&["checkpoint", &name, "-o", image.to_str().expect("a plain path")])
+        .expect_failed();
+    assert!(
+        error.contains("only the host's root may look at mapped files that have no name"),
+        "{error}"
+    );
+    assert!(!image.exists());
+    assert_eq!(host.state(&name), "running");
 }
