@@ -254,6 +254,7 @@ device = fields(path=raw, major=u64, minor=u64)
 maker = fields(pid=i32, uid=u32, gid=u32)
 options = several(fields(level=i32, name=i32, value=raw))
 datagram = fields(header=raw, source=u16, destination=u16, content=raw, mark=u32, time=u64)
+ip = choice(("V4", times(u8, 4)), ("V6", times(u8, 16)))
 socket_file = fields(mode=u32, uid=u32, gid=u32)
 unix_name = fields(bytes=raw, holder=i32, file=optional(socket_file))
 message = fields(**{"bytes": raw, "sender": optional(maker), "from": raw, "files": several(u32), "urgent": boolean})
@@ -265,6 +266,11 @@ unix_state = choice(
 )
 shape = fields(file_type=u32, socket=optional(times(i32, 3)), terminal=boolean, device=u64)
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
+gathered = fields(**{
+    "to": address, "from": ip, "content": raw, "hops": optional(u8), "class": optional(u8), "undivided": boolean,
+    "mark": u32, "priority": u32, "segment": u16, "headers": several(fields(kind=i32, bytes=raw)),
+})
+queued_error = fields(error=u32, origin=u8, kind=times(u8, 2), more=times(u32, 2), to=ip, port=u16, packet=datagram)
 outside = fields(
     send_from=u32, sent=raw, unsent=raw, urgent=optional(u32), receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
     scale=optional(times(u8, 2)), selective=boolean, timestamp=optional(u32), room=u32,
@@ -309,7 +315,8 @@ OPEN_FILE_BODIES = {
         family=i32, kind=i32, protocol=i32, local=optional(address), remote=optional(address), listens=optional(u32),
         waiting=several(fields(local=address, remote=address, client=optional(u32), shut=u8, queue=stream)),
         ended=optional(stream),
-        datagrams=several(datagram), shut=u8, error=i32,
+        datagrams=several(datagram), gathered=optional(gathered), shut=u8,
+        errors=several(queued_error), error=i32,
         options=options, devices=several(fields(number=u32, name=text)),
     ),
     "raw-socket": fields(

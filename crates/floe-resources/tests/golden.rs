@@ -36,7 +36,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "unix-socket 71 /run/job, listens, 1 connections wait",
         "unix-socket 72, connected with 73, 11 bytes wait",
         "inet-socket tcp 127.0.0.1:80, listens, 1 connections wait",
-        "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353, 1 datagrams wait",
+        "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353, 1 datagrams wait, one is being gathered, 1 errors wait",
         "tcp-connection 127.0.0.1:80 to 127.0.0.1:45678, outside of the tree, 5 bytes wait",
         "message-queue queue 0",
         "path-only /srv/link (symbolic link, by O_PATH)",

@@ -1,12 +1,16 @@
-//! A look at what waits in a unix socket, unix(7), with all that comes beside the bytes.
+//! A look at what waits in a unix socket, unix(7), with all that comes beside the bytes; addresses of sockets by their bytes.
 
 use crate::descriptor::adopt;
 use nix::{
     errno::Errno,
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap},
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap},
+        socket::{MsgFlags, SockaddrLike, SockaddrStorage, recv},
+    },
 };
 use std::{
     mem::offset_of,
+    net::SocketAddr,
     num::NonZeroUsize,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
@@ -168,6 +172,64 @@ pub fn other_address(socket: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
 
 /// struct sockaddr_storage.
 const ADDRESS_BYTES: usize = 128;
+
+/// What comes beside a message: level, kind, bytes.
+pub type Beside = (i32, i32, Vec<u8>);
+
+/// Sends a message to an address with what comes beside it, sendmsg(2). `flags` are MSG_*.
+///
+/// # Errors
+/// Those of sendmsg(2); EMSGSIZE where not all of it was taken.
+pub fn send_beside(
+    socket: BorrowedFd<'_>,
+    to: SocketAddr,
+    bytes: &[u8],
+    beside: &[Beside],
+    flags: i32,
+) -> Result<(), Errno> {
+    let to = SockaddrStorage::from(to);
+    // By words, which is how struct cmsghdr has to lie.
+    let mut control: Vec<u64> = Vec::new();
+    for (level, kind, value) in beside {
+        control.push((HEADER + value.len()) as u64);
+        let head = [level.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        let words = [&head, value].into_iter().flat_map(|bytes| bytes.chunks(8));
+        control.extend(words.map(|bytes| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_ne_bytes(word)
+        }));
+    }
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a struct of numbers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = to.as_ptr().cast_mut().cast();
+    header.msg_namelen = to.len();
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = 8 * control.len();
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the header names places of the stated sizes, which outlive the call, and which sending only reads.
+    let sent = Errno::result(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) })?;
+    if sent as usize == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::EMSGSIZE)
+    }
+}
+
+/// Throws away the first error that waits with what it is about (MSG_ERRQUEUE).
+///
+/// # Errors
+/// EAGAIN where none does, and others of recvmsg(2).
+pub fn drop_error(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    recv(socket.as_raw_fd(), &mut [0; 1], flags).map(drop)
+}
 
 /// Whether urgent data is what would be read next (SIOCATMARK).
 ///

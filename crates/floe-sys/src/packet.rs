@@ -159,6 +159,44 @@ pub fn unreachable(error: i32, (local, remote): (SocketAddr, SocketAddr), protoc
     Some(Packet { to, bytes })
 }
 
+/// What a packet of ICMP tells of that did not get there: a datagram of this host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// IPPROTO_UDP or another one that has ports.
+    pub protocol: u8,
+    /// Who sent it.
+    pub from: SocketAddr,
+}
+
+/// What such a packet is about; `None` for one that tells no error, or where other headers of IPv6 lie between.
+#[must_use]
+pub fn about(packet: &[u8]) -> Option<About> {
+    /// RFC 792, 4443: those that tell errors; protocols.
+    const FOUR: [u8; 3] = [3, 11, 12];
+    const SIX: [u8; 4] = [1, 2, 3, 4];
+    let four = |bytes: &[u8]| Some((*bytes.get(9)?, bytes.get(usize::from(bytes[0] & 15) * 4..)?.to_vec()));
+    let six = |bytes: &[u8]| Some((*bytes.get(6)?, bytes.get(40..)?.to_vec()));
+    let is_four = match packet.first()? >> 4 {
+        4 => true,
+        6 => false,
+        _ => return None,
+    };
+    let (protocol, icmp) = if is_four { four(packet)? } else { six(packet)? };
+    let is_error = match is_four {
+        true => i32::from(protocol) == libc::IPPROTO_ICMP && FOUR.contains(icmp.first()?),
+        false => i32::from(protocol) == libc::IPPROTO_ICMPV6 && SIX.contains(icmp.first()?),
+    };
+    let sent = icmp.get(8..).filter(|_| is_error)?;
+    let (ip, (protocol, rest)) = match (is_four, sent.first()? >> 4) {
+        (true, 4) => (IpAddr::from(<[u8; 4]>::try_from(sent.get(12..16)?).ok()?), four(sent)?),
+        (false, 6) => (IpAddr::from(<[u8; 16]>::try_from(sent.get(8..24)?).ok()?), six(sent)?),
+        _ => return None,
+    };
+    let port = u16::from_be_bytes([*rest.first()?, *rest.get(1)?]);
+    let from = (ip, port).into();
+    Some(About { protocol, from })
+}
+
 /// RFC 1071. All parts but the last have an even number of bytes.
 fn sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
@@ -311,6 +349,17 @@ mod tests {
             one.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
             let error = one.recv(&mut [0]).expect_err("it comes");
             assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+        }
+        for (one, other) in [("127.0.0.1:7", "127.0.0.2:9"), ("[::1]:7", "[::2]:9")] {
+            let ends = [one, other].map(|end| end.parse().expect("an address"));
+            let told = super::unreachable(libc::ECONNREFUSED, (ends[0], ends[1]), 17).expect("it is told by one");
+            let about = super::About {
+                protocol: 17,
+                from: ends[0],
+            };
+            assert_eq!(super::about(&told.bytes), Some(about));
+            assert_eq!(super::about(&told.bytes[..50]), None);
+            assert_eq!(super::about(&datagram(ends[0], ends[1], 17, b"no error").bytes), None);
         }
         let place = "127.0.0.1:1".parse().expect("an address");
         assert_eq!(

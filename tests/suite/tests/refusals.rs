@@ -42,7 +42,7 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 21] = [
+const SOCKETS: [Case; 23] = [
     (
         "socket-raw-waiting",
         &["(socket:["],
@@ -70,8 +70,14 @@ const SOCKETS: [Case; 21] = [
     ("socket-alg", &["(socket:["], "AF_ALG"),
     ("socket-tcp-urgent", &["(socket:["], "which gets SIGURG was not told of"),
     ("socket-udp-waiting", &["(socket:["], "datagrams of one network device"),
-    ("socket-error-queue", &["(socket:["], "with what they are about"),
-    ("socket-gathering", &["(socket:["], "a datagram that is being gathered"),
+    ("socket-error-queue", &["(socket:["], "a time stamp of what was sent"),
+    (
+        "socket-error-shared",
+        &["(socket:["],
+        "others have the socket's address too",
+    ),
+    ("socket-gathering", &["(socket:["], "it is to be told when it is sent"),
+    ("socket-raw-gathering", &["(socket:["], "gathered in a raw socket"),
     ("socket-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
     ("socket-bpf-choice", &["(socket:["], "chooses among sockets"),
     ("socket-unix-filter", &["(socket:["], "of a unix socket or a connection"),

@@ -28,11 +28,12 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 17] = [
+const WITH_PORTS: [&str; 19] = [
     "epoll-targets",
     "files-kinds",
     "sockets-connecting",
     "sockets-ended",
+    "sockets-error-queue",
     "sockets-errors",
     "sockets-flight",
     "sockets-inet",
@@ -43,6 +44,7 @@ const WITH_PORTS: [&str; 17] = [
     "sockets-raw",
     "sockets-tcp",
     "sockets-udp",
+    "sockets-udp-cork",
     "sockets-unaccepted",
     "sockets-urgent",
     "tun",
@@ -210,9 +212,11 @@ victims! {
     sockets_raw "sockets-raw",
     sockets_connecting "sockets-connecting",
     sockets_ended "sockets-ended",
+    sockets_error_queue "sockets-error-queue",
     sockets_errors "sockets-errors",
     sockets_tcp "sockets-tcp",
     sockets_udp "sockets-udp",
+    sockets_udp_cork "sockets-udp-cork",
     sockets_unaccepted "sockets-unaccepted",
     sockets_unix_unaccepted "sockets-unix-unaccepted",
     aio_rings "aio-rings",

@@ -159,6 +159,50 @@ pub fn send(socket: RawFd, bytes: &[u8], to: &[u8]) -> io::Result<()> {
     checked(result as i64).map(drop)
 }
 
+/// The same with what comes beside it: level, kind, bytes. `flags` are MSG_*.
+///
+/// # Errors
+/// errno.
+pub fn send_beside(
+    socket: RawFd,
+    bytes: &[u8],
+    to: &[u8],
+    beside: &[(i32, i32, Vec<u8>)],
+    flags: i32,
+) -> io::Result<()> {
+    let mut control: Vec<u64> = Vec::new();
+    for (level, kind, value) in beside {
+        // struct cmsghdr.
+        let mut one = (size_of::<libc::cmsghdr>() + value.len()).to_ne_bytes().to_vec();
+        one.extend([level.to_ne_bytes(), kind.to_ne_bytes()].concat());
+        one.extend(value);
+        one.resize(one.len().next_multiple_of(8), 0);
+        let words = one.chunks_exact(8).map(|word| word.try_into().expect("eight bytes"));
+        control.extend(words.map(u64::from_ne_bytes));
+    }
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a struct of numbers and pointers.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = to.as_ptr().cast_mut().cast();
+    header.msg_namelen = to.len() as libc::socklen_t;
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = 8 * control.len();
+    // SAFETY: the header names places of the stated sizes, which are read.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket,
+            &raw const header,
+            flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    checked(sent as i64).map(drop)
+}
+
 /// Receives what is there; `None` where nothing is. `flags` are MSG_*.
 ///
 /// # Errors

@@ -105,6 +105,15 @@ fn a_reader_written_from_the_document_reads_the_golden() {
         &[127, 0, 0, 1, 127, 0, 0, 1],
     ]
     .concat();
+    let told = [
+        &[0x60, 0, 0, 0, 0, 60, 58, 64][..],
+        &[9; 32],
+        &[1, 4, 0, 0, 0, 0, 0, 0],
+        &[0x60, 0, 0, 0, 0, 12, 17, 64],
+        &[9; 32],
+        &[0, 53, 20, 233, 0, 12, 0, 0],
+    ]
+    .concat();
     let header = [&[0x60, 0, 0, 0, 0, 0, 17, 64][..], &[9; 32]].concat();
     assert_eq!(
         files,
@@ -142,10 +151,14 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              "listens": 128, "waiting": [{
                 "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}}, "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 40_000}},
                 "client": null, "shut": 0, "queue": {"bytes": bytes("hello"), "marks": []},
-             }], "ended": null, "datagrams": [], "shut": 0, "error": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
+             }], "ended": null, "datagrams": [], "gathered": null, "shut": 0, "errors": [], "error": 0, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 10, "kind": 2, "protocol": 17, "local": {"V6": {"ip": zeros, "port": 53}},
              "remote": {"V6": {"ip": nines, "port": 5353}}, "listens": null, "waiting": [], "ended": null, "datagrams": [{"header": header, "source": 5353, "destination": 53, "content": bytes("query"), "mark": 3, "time": 0}],
-             "shut": 1, "error": 111, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
+             "gathered": {"to": {"V6": {"ip": nines, "port": 5353}}, "from": {"V6": zeros}, "content": bytes("ques"), "hops": 64, "class": 0, "undivided": true,
+                          "mark": 4, "priority": 5, "segment": 6, "headers": [{"kind": 59, "bytes": [0, 0, 1, 4, 0, 0, 0, 0]}]},
+             "shut": 1, "errors": [{"error": 111, "origin": 3, "kind": [1, 4], "more": [0, 0], "to": {"V6": nines}, "port": 5353,
+                                    "packet": {"header": told, "source": 0, "destination": 0, "content": bytes("ques"), "mark": 0, "time": 0}}],
+             "error": 111, "options": [{"level": 1, "name": 9, "value": [1, 0, 0, 0]}], "devices": lo},
             {"family": 2, "local": {"V4": {"ip": [127, 0, 0, 1], "port": 80}},
              "remote": {"V4": {"ip": [127, 0, 0, 1], "port": 45_678}},
              "other": {"Outside": {

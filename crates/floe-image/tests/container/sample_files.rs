@@ -210,6 +210,18 @@ fn inet_socket(
     let datagram = (header, [5353_u16, 53], path_of("query"), 3_u32, 0_u64);
     let is_udp = protocol == 17;
     let datagrams: Vec<_> = is_udp.then_some(datagram).into_iter().collect();
+    let (to, from) = ((1_u32, [9_u8; 16], 5353_u16), (1_u32, [0_u8; 16]));
+    let headers = vec![(59_i32, vec![0_u8, 0, 1, 4, 0, 0, 0, 0])];
+    let gathered = (
+        to,
+        from,
+        path_of("ques"),
+        Some(64_u8),
+        Some(0_u8),
+        true,
+        (4_u32, 5_u32, 6_u16),
+        headers,
+    );
     body(&(
         (
             family,
@@ -221,12 +233,31 @@ fn inet_socket(
             waiting,
             ended,
         ),
-        datagrams,
-        u8::from(is_udp),
+        (datagrams, is_udp.then_some(gathered)),
+        (
+            u8::from(is_udp),
+            is_udp.then(queued_error).into_iter().collect::<Vec<_>>(),
+        ),
         if is_udp { 111_i32 } else { 0 },
         options.to_vec(),
         [(1_u32, "lo")].to_vec(),
     ))
+}
+
+/// That nobody has the port to which it was sent, as ICMPv6 tells it.
+fn queued_error() -> impl Serialize {
+    let told = [
+        &[0x60_u8, 0, 0, 0, 0, 60, 58, 64][..],
+        &[9; 32],
+        &[1, 4, 0, 0, 0, 0, 0, 0],
+        &[0x60, 0, 0, 0, 0, 12, 17, 64],
+        &[9; 32],
+        &[0, 53, 20, 233, 0, 12, 0, 0],
+    ]
+    .concat();
+    let packet = (told, [0_u16; 2], path_of("ques"), 0_u32, 0_u64);
+    let to = (1_u32, [9_u8; 16]);
+    (111_u32, 3_u8, [1_u8, 4], [0_u32; 2], to, 5353_u16, packet)
 }
 
 /// With an answer that waits.

@@ -3,8 +3,8 @@
 use floe_sys::{
     Pid,
     kernel::{
-        DirectoryNotice, FanotifyGroup, FileMemory, HiddenOption, InotifyQueue, MapUse, MarkedQueue, MessageQueue,
-        SocketState, UnacceptedConnection, WaitingConnection, WaitingPacket,
+        DirectoryNotice, FanotifyGroup, FileMemory, GatheredPacket, HiddenOption, InotifyQueue, MapUse, MarkedQueue,
+        MessageQueue, QueuedError, SocketState, UnacceptedConnection, WaitingConnection, WaitingPacket,
     },
 };
 use std::{cell::OnceCell, io, net::SocketAddr, os::fd::BorrowedFd};
@@ -93,6 +93,16 @@ impl Memory {
     /// Packets that wait in a socket, of UDP or another one.
     pub(super) fn waiting_packets(&self, socket: BorrowedFd<'_>, is_udp: bool) -> io::Result<Vec<WaitingPacket>> {
         self.get()?.waiting_packets(socket, is_udp)
+    }
+
+    /// What a socket of UDP has put aside, to be sent with what is written next.
+    pub(super) fn gathered(&self, socket: BorrowedFd<'_>) -> io::Result<Option<GatheredPacket>> {
+        self.get()?.gathered(socket)
+    }
+
+    /// Errors that wait in a socket of the internet's with what they are about.
+    pub(super) fn queued_errors(&self, socket: BorrowedFd<'_>) -> io::Result<Vec<QueuedError>> {
+        self.get()?.queued_errors(socket)
     }
 
     /// What a socket, of UDP or another one, is like beside its options.

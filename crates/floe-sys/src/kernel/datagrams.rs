@@ -39,7 +39,8 @@ pub struct SocketState {
     pub error: i32,
     /// Whether more about errors waits (MSG_ERRQUEUE).
     pub queued_errors: bool,
-    /// Whether what was written is gathered to be sent as one (UDP_CORK, MSG_MORE).
+    /// Whether what was written is gathered to be sent as one (UDP_CORK, MSG_MORE); of a stream, whether some of it is not
+    /// sent, or not acknowledged.
     pub gathers: bool,
 }
 
@@ -55,7 +56,10 @@ impl FileMemory {
             shutdown: number("sk_shutdown")? as u8,
             error: number("sk_err")? as i32,
             queued_errors: number("sk_error_queue.qlen")? != 0,
-            gathers: is_udp && self.0.number("udp_sock", sock, "pending")? != 0,
+            gathers: match is_udp {
+                true => self.0.number("udp_sock", sock, "pending")? != 0,
+                false => number("sk_write_queue.qlen")? != 0,
+            },
         })
     }
 
@@ -109,7 +113,7 @@ impl FileMemory {
         Ok(Some((Ipv6Addr::from(bytes), port).into()))
     }
 
-    fn packet(&self, buffer: u64) -> io::Result<WaitingPacket> {
+    pub(super) fn packet(&self, buffer: u64) -> io::Result<WaitingPacket> {
         let memory = &self.0;
         let number = |member: &str| memory.number("sk_buff", buffer, member);
         let head = memory.member("sk_buff", buffer, "head")?;

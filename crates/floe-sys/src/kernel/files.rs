@@ -1,6 +1,9 @@
 //! What open files hold.
 
-use super::{KernelMemory, bpf_map, connections, datagrams, dnotify, hidden, inotify, mqueue, tasks, unaccepted};
+use super::{
+    KernelMemory, bpf_map, connections, datagrams, dnotify, errors, gathered, hidden, inotify, mqueue, tasks,
+    unaccepted,
+};
 use std::io;
 
 /// The kernel's memory, to be read for what open files hold.
@@ -22,6 +25,8 @@ impl FileMemory {
             &tasks::STRUCTURES,
             &datagrams::STRUCTURES,
             &hidden::STRUCTURES,
+            &gathered::STRUCTURES,
+            &errors::STRUCTURES,
         ];
         KernelMemory::open(&structures.concat()).map(Self)
     }

@@ -98,6 +98,15 @@ impl Datagram {
         self.header.first().map(|byte| byte >> 4)
     }
 
+    /// All of it, of one that is whole.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        [&self.header[..], &self.content].concat()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.header.is_empty() && self.content.is_empty()
+    }
+
     /// What a program receives.
     pub(super) fn content(&self) -> &[u8] {
         &self.content
@@ -195,7 +204,11 @@ fn await_effect(has_come: impl Fn() -> io::Result<bool>) -> io::Result<()> {
 }
 
 /// Has the socket take all of them meanwhile, and be chosen for itself alone.
-fn with_room(socket: BorrowedFd<'_>, datagrams: &[Datagram], fill: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub(super) fn with_room(
+    socket: BorrowedFd<'_>,
+    datagrams: &[Datagram],
+    fill: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     // What the kernel counts beside the bytes.
     const BESIDE: usize = 4096;
     let get = |name| number_option(socket, libc::SOL_SOCKET, name);
@@ -217,7 +230,7 @@ fn with_room(socket: BorrowedFd<'_>, datagrams: &[Datagram], fill: impl FnOnce()
 const LOOPBACK: u32 = 1;
 
 /// Sends what is to come to a socket, from within its network namespace.
-struct Filling<'a> {
+pub(super) struct Filling<'a> {
     socket: BorrowedFd<'a>,
     protocol: i32,
     /// `None` for others than UDP: their sockets can't be told apart by a program. Nobody else may have the port then.
@@ -246,6 +259,15 @@ impl<'a> Filling<'a> {
         })
     }
 
+    /// The same of whole packets, for a socket of a protocol.
+    pub(super) fn with_whole(socket: BorrowedFd<'a>, protocol: i32) -> io::Result<Self> {
+        let filling = Self::new(socket, protocol)?;
+        Ok(Self {
+            protocol: WHOLE,
+            ..filling
+        })
+    }
+
     fn all(mut self, datagrams: &[Datagram]) -> io::Result<()> {
         if self.protocol == libc::IPPROTO_UDPLITE
             && let Some(port) = datagrams.iter().map(|one| one.ports[1]).find(|port| is_shared(*port))
@@ -255,9 +277,10 @@ impl<'a> Filling<'a> {
         datagrams.iter().try_for_each(|datagram| self.one(datagram))
     }
 
-    fn one(&mut self, datagram: &Datagram) -> io::Result<()> {
+    /// Sends one, and waits until it has come.
+    pub(super) fn one(&mut self, datagram: &Datagram) -> io::Result<()> {
         let packet = match self.protocol {
-            WHOLE => packet::whole([&datagram.header[..], &datagram.content].concat()),
+            WHOLE => packet::whole(datagram.bytes()),
             protocol => datagram.packet(protocol),
         };
         let packet = packet.ok_or(Errno::EINVAL)?;

@@ -2,17 +2,18 @@
 
 use super::{
     address::{Address, has_scope},
-    datagram::{self, Datagram},
     devices::{check_devices, devices_of},
     duplicate, family, number_option,
     options::{self, Filter, SocketOption, Suspects},
     pending,
+    queued::Ends,
     raw::is_raw,
     refuse,
     supply::new_in_tree,
     system,
     tcp::{FoundListener, Stream, Waiting, connect_all, ended, is_connection, untold},
     tcp_state::TcpState,
+    udp::Held,
     unknown,
 };
 use crate::{
@@ -22,13 +23,13 @@ use crate::{
     ns,
 };
 use floe_image::{codec, record::OpenFileRecord};
-use floe_sys::socket::{end_leftovers, events, set_option};
+use floe_sys::socket::{end_leftovers, set_option};
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     sched::CloneFlags,
-    sys::socket::{Shutdown, SockaddrStorage, bind, connect, shutdown},
+    sys::socket::{SockaddrStorage, bind, connect},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -62,10 +63,8 @@ struct Body {
     waiting: Vec<Waiting>,
     /// Of one whose connection has ended: what still waits to be read.
     ended: Option<Stream>,
-    /// What waits in a UDP socket.
-    datagrams: Vec<Datagram>,
-    /// What of a UDP socket was shut down: 1 for reading, 2 for writing.
-    shut: u8,
+    /// Of a UDP socket.
+    held: Held,
     /// The error that nobody has read (errno), or 0.
     error: i32,
     options: Vec<SocketOption>,
@@ -88,11 +87,9 @@ impl Body {
                 .ended
                 .as_ref()
                 .is_none_or(|ended| ended.is_possible() && ended.has_all())
-            && (self.datagrams.is_empty() || is_udp && self.local.is_some())
-            && (self.error == 0 || pending::is_possible(self.error, (self.kind, self.protocol)))
-            && (self.error == 0 || self.ended.is_some() || is_udp && self.remote.is_some())
-            && (self.shut == 0 || is_udp && self.shut < 4)
-            && self.datagrams.iter().all(|one| one.is_possible(self.protocol))
+            && self.held.is_possible((self.family, self.ends()), self.error, is_udp)
+            && (self.error == 0 || is_udp || pending::is_possible(self.error, (self.kind, self.protocol)))
+            && (self.error == 0 || is_udp || self.ended.is_some())
             && options::are_possible(&self.options)
     }
 }
@@ -135,8 +132,7 @@ impl FileKind for Inet {
             listens: None,
             waiting: Vec::new(),
             ended: None,
-            datagrams: Vec::new(),
-            shut: 0,
+            held: Held::default(),
             error: 0,
             options: Vec::new(),
             devices: Vec::new(),
@@ -189,15 +185,10 @@ impl FileKind for Inet {
             }
         } else {
             body.remote = Address::remote(socket).map_err(wrap("read the other address of"))?;
-            if body.error != 0 && body.remote.is_none() {
-                return refuse(
-                    file,
-                    context,
-                    "an error in a socket without another end can't be carried",
-                );
-            }
-            if let Err(reason) = body.look_at_datagrams(file, context)? {
-                return refuse(file, context, &reason);
+            match Held::of(file, body.ends(), context)? {
+                Ok(held) if !held.can_tell(body.error, body.ends()) => return refuse(file, context, pending::CANT),
+                Ok(held) => body.held = held,
+                Err(reason) => return refuse(file, context, &reason),
             }
         }
         if [body.local, body.remote].into_iter().flatten().any(has_scope) {
@@ -234,10 +225,10 @@ impl FileKind for Inet {
         } else {
             let socket = new_in_tree(record.id, (body.family, body.kind, body.protocol), context)?;
             set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
-            datagram::put_back(record.id, socket.as_fd(), (body.protocol, &body.datagrams), context)?;
-            shut_down(socket.as_fd(), body.shut).map_err(|source| system("shut down", record.id, source.into()))?;
-            if body.error != 0 {
-                pending::tell_udp(record.id, socket.as_fd(), (body.protocol, body.error), context)?;
+            if body.kind == libc::SOCK_DGRAM {
+                let of = (body.family, body.ends());
+                body.held
+                    .put_back(record.id, socket.as_fd(), (of, body.error), context)?;
             }
             options::set_late(socket.as_fd(), &body.options)
                 .map_err(|error| system("set the options of", record.id, error.into()))?;
@@ -286,11 +277,7 @@ impl FileKind for Inet {
             (None, None) if body.ended.is_some() => ", ended".to_owned(),
             (None, None) => String::new(),
         };
-        let waiting = match body.datagrams.len() {
-            0 => String::new(),
-            count => format!(", {count} datagrams wait"),
-        };
-        Ok(format!("{protocol}{local}{state}{waiting}"))
+        Ok(format!("{protocol}{local}{state}{}", body.held.describe()))
     }
 
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
@@ -406,39 +393,9 @@ pub(super) fn suspects_of(place: SocketAddr, context: &OpenContext<'_>) -> Suspe
 }
 
 impl Body {
-    /// Notes what waits in a UDP socket, and what of it was shut down; or why that can't be carried.
-    fn look_at_datagrams(
-        &mut self,
-        file: &FoundFile,
-        context: &DumpContext<'_>,
-    ) -> Result<Result<(), String>, FileError> {
-        let events = events(file.as_fd(), libc::POLLIN | libc::POLLRDHUP);
-        let events = events.map_err(FileError::system("poll", file.title()))?;
-        self.shut = match context.memory.socket_state(file.as_fd(), true) {
-            Ok(state) if state.gathers => {
-                return Ok(Err(
-                    "a datagram that is being gathered (UDP_CORK, MSG_MORE) can't be carried".to_owned(),
-                ));
-            }
-            Ok(state) => state.shutdown & 3,
-            // Of one that only sends no more nothing tells then.
-            Err(_) if events & libc::POLLHUP != 0 => 3,
-            Err(_) if events & libc::POLLRDHUP != 0 => 1,
-            Err(_) => 0,
-        };
-        if events & libc::POLLIN == 0 {
-            return Ok(Ok(()));
-        }
-        match datagram::waiting(file.as_fd(), &context.memory) {
-            Ok(found) if !found.is_empty() && self.local.is_none() => Ok(Err(
-                "datagrams that wait in a socket which has lost its address can't be carried".to_owned(),
-            )),
-            Ok(found) => {
-                self.datagrams = found;
-                Ok(Ok(()))
-            }
-            Err(reason) => Ok(Err(reason)),
-        }
+    /// Its protocol and addresses.
+    fn ends(&self) -> Ends {
+        (self.protocol, self.local, self.remote)
     }
 
     /// Whether connections to an address come to this socket.
@@ -477,20 +434,6 @@ impl Deferring {
 /// The levels of options that a socket of a protocol has.
 pub(super) const fn levels(protocol: i32) -> [i32; 4] {
     [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6]
-}
-
-/// Shuts down what was; without another end it is done, though it is told that there is none.
-fn shut_down(socket: BorrowedFd<'_>, what: u8) -> Result<(), Errno> {
-    let how = match what {
-        1 => Shutdown::Read,
-        2 => Shutdown::Write,
-        3 => Shutdown::Both,
-        _ => return Ok(()),
-    };
-    match shutdown(socket.as_raw_fd(), how) {
-        Err(Errno::ENOTCONN) => Ok(()),
-        result => result,
-    }
 }
 
 fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<(), (&'static str, io::Error)> {

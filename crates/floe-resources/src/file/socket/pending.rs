@@ -19,22 +19,28 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
+/// What a finding says of an error that can't be caused again.
+pub(super) const CANT: &str = "a socket with an error that nobody has read can't be carried yet";
+
 /// The error that waits in a socket of a kind and protocol, 0 for none; or why it can't be carried.
 pub(super) fn error(
     file: &FoundFile,
     (kind, protocol): (i32, i32),
     context: &DumpContext<'_>,
 ) -> Result<Result<i32, &'static str>, FileError> {
-    const CANT: &str = "a socket with an error that nobody has read can't be carried yet";
     if !has_error(file.as_fd()).map_err(FileError::system("poll", file.title()))? {
         return Ok(Ok(0));
     }
     let Ok(state) = context.memory.socket_state(file.as_fd(), false) else {
         return Ok(Err(CANT));
     };
+    // Of a socket of UDP what the error is about says more.
+    if kind == libc::SOCK_DGRAM {
+        return Ok(Ok(state.error));
+    }
     if state.queued_errors {
         return Ok(Err(
-            "errors that wait with what they are about (MSG_ERRQUEUE) can't be carried",
+            "errors of TCP that wait with what they are about (MSG_ERRQUEUE) can't be carried",
         ));
     }
     if is_possible(state.error, (kind, protocol)) {

@@ -35,7 +35,9 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-tcp-urgent", tcp_urgent),
     ("socket-udp-waiting", udp_waiting),
     ("socket-error-queue", error_queue),
+    ("socket-error-shared", error_shared),
     ("socket-gathering", gathering),
+    ("socket-raw-gathering", raw_gathering),
     ("socket-bpf-filter", |_| bpf_filter(BPF)),
     ("socket-bpf-choice", |_| bpf_filter(REUSEPORT_EBPF)),
     ("socket-unix-filter", unix_filter),
@@ -135,30 +137,48 @@ fn udp_waiting(_: &Stage) -> io::Result<Check> {
     Ok(kept(server))
 }
 
+/// Something was sent, and when.
 fn error_queue(_: &Stage) -> io::Result<Check> {
+    const TX_SOFTWARE: i32 = 2;
     let sender = UdpSocket::bind(ANY)?;
-    socket::set(sender.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1);
-    let gone = UdpSocket::bind(ANY)?.local_addr()?;
-    sender.connect(gone)?;
-    sender.send(b"to nobody")?;
+    socket::set(sender.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TX_SOFTWARE);
+    sender.send_to(b"now", sender.local_addr()?)?;
+    sender.recv(&mut [0; 3])?;
     Ok(kept(sender))
 }
 
+/// Two have one address, and one is told that what it sent did not get there.
+fn error_shared(_: &Stage) -> io::Result<Check> {
+    let make = |port: u16| {
+        let made = socket::new(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        socket::set(made.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
+        socket::set(made.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1);
+        socket::bind(made.as_raw_fd(), &socket::address((Ipv4Addr::LOCALHOST, port).into()))?;
+        io::Result::Ok(UdpSocket::from(made))
+    };
+    let one = make(0)?;
+    let other = make(one.local_addr()?.port())?;
+    let gone = UdpSocket::bind(ANY)?.local_addr()?;
+    one.send_to(b"to nobody", gone)?;
+    forget(other);
+    Ok(kept(one))
+}
+
+/// It is to be told when the whole is sent.
 fn gathering(_: &Stage) -> io::Result<Check> {
+    const TX_SOFTWARE: i32 = 2;
     let server = UdpSocket::bind(ANY)?;
-    server.connect(server.local_addr()?)?;
-    let (text, flags) = (*b"half", libc::MSG_MORE as usize);
-    let arguments = [
-        server.as_raw_fd() as usize,
-        text.as_ptr() as usize,
-        text.len(),
-        flags,
-        0,
-        0,
-    ];
-    // SAFETY: the bytes are there.
-    unsafe { call::raw(libc::SYS_sendto, &arguments) }?;
+    socket::set(server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TX_SOFTWARE);
+    let to = socket::address(server.local_addr()?);
+    socket::send_beside(server.as_raw_fd(), b"half", &to, &[], libc::MSG_MORE)?;
     Ok(kept(server))
+}
+
+fn raw_gathering(_: &Stage) -> io::Result<Check> {
+    let raw = socket::new(libc::AF_INET, libc::SOCK_RAW, 99);
+    let to = socket::address(([127, 0, 0, 1], 0).into());
+    socket::send_beside(raw.as_raw_fd(), b"half", &to, &[], libc::MSG_MORE)?;
+    Ok(kept(raw))
 }
 
 /// SO_ATTACH_BPF, or SO_ATTACH_REUSEPORT_EBPF.

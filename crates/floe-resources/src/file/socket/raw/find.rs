@@ -66,6 +66,17 @@ pub(super) fn body(file: &FoundFile, context: &DumpContext<'_>) -> Found<Body> {
         let reason = "a socket with an error that nobody has read can't be carried yet";
         return Ok(Err((reason.to_owned(), "read it (SO_ERROR)")));
     }
+    // Where the kernel's memory can't be read they are refused anyway.
+    if context
+        .memory
+        .socket_state(socket, false)
+        .is_ok_and(|state| state.gathers)
+        && matches!(body.family, libc::AF_INET | libc::AF_INET6)
+    {
+        let reason =
+            "a packet that is being gathered in a raw socket (MSG_MORE) can't be carried: whom it goes to is not told";
+        return Ok(Err((reason.to_owned(), "have it sent first")));
+    }
     if let Err(refusal) = addresses(file, &mut body, context)? {
         return Ok(Err(refusal));
     }
