@@ -139,6 +139,30 @@ fn a_python_server() {
 }
 
 #[test]
+fn another_users_tree_is_in_the_way() {
+    let root = Host::new();
+    let name = root.name("other");
+    root.done(&[
+        "run", "-d", "--name", &name, "--", "setpriv", "--reuid", "33", "sleep", "1000",
+    ]);
+    until("the program", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", root.pid1(&name)));
+        status.is_ok_and(|text| text.contains("Uid:\t33\t"))
+    });
+    let host = Host::of_ordinary_user();
+    let image = host.path("other.floe");
+    let image = image.to_str().expect("a plain path");
+    root.done(&["checkpoint", &name, "-o", image]);
+    std::os::unix::fs::chown(image, Some(ORDINARY), None).expect("give it away");
+    let error = host.floe(&["restore", "-d", image]).expect_failed();
+    assert!(
+        error.contains("process 1: it is of user 33, whom this user namespace does not know"),
+        "{error}"
+    );
+    assert!(host.sandboxes().is_empty());
+}
+
+#[test]
 fn it_is_root_in_there_and_nobody_outside() {
     let host = Host::of_ordinary_user();
     let name = host.sleeper("job");

@@ -1,6 +1,6 @@
 //! What an image's tasks are set to that this host, or floe here, may not be able to set: found before anything is made.
 
-use super::RestoreError;
+use super::{RestoreError, users::KnownUsers};
 use floe_image::{
     Image,
     record::{MemoryPolicy, ProcessRecord, ThreadRecord},
@@ -19,6 +19,7 @@ const MPOL_F_RELATIVE_NODES: u32 = 1 << 14;
 pub(super) fn obstacles(image: &Image, own: &Status, add: &mut dyn FnMut(String, String)) -> Result<(), RestoreError> {
     login(image.sandbox().login, own, add)?;
     let nodes = online_nodes();
+    let users = KnownUsers::here(own)?;
     for process in image.processes() {
         let object = format!("process {}", process.pid);
         if process.switches.autogroup_nice.unwrap_or(0) != 0 && !has_autogroups() {
@@ -27,6 +28,14 @@ pub(super) fn obstacles(image: &Image, own: &Status, add: &mut dyn FnMut(String,
         }
         if let Some(reason) = seccomp(process, own) {
             add(object.clone(), reason.to_owned());
+        }
+        // What is wrong with one thread is so with the others, as a rule.
+        if let Some(reason) = process
+            .threads
+            .iter()
+            .find_map(|thread| users.obstacle(&thread.credentials))
+        {
+            add(object.clone(), reason);
         }
         for thread in &process.threads {
             if thread.switches.cpuid_forbidden && !can_forbid_cpuid() {

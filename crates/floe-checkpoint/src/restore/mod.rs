@@ -20,6 +20,7 @@ mod sharing;
 mod state;
 mod supply;
 mod tree;
+mod users;
 mod verify;
 
 pub use disk::FilesMode;

@@ -1,0 +1,104 @@
+//! Users and groups of an image's tasks that floe's user namespace may not know: user_namespaces(7).
+
+use floe_image::record::Credentials;
+use floe_sys::procfs::{ProcError, Status, read_text};
+use std::ops::Range;
+
+/// Who is known here.
+pub(super) struct KnownUsers {
+    users: Vec<Range<u64>>,
+    groups: Vec<Range<u64>>,
+    /// Whether supplementary groups can be changed.
+    changes_groups: bool,
+    /// Those that floe has, and all that it makes.
+    own: Vec<u32>,
+}
+
+impl KnownUsers {
+    pub(super) fn here(own: &Status) -> Result<Self, ProcError> {
+        let setgroups = read_text("/proc/self/setgroups")?;
+        Ok(Self {
+            users: ranges(&read_text("/proc/self/uid_map")?),
+            groups: ranges(&read_text("/proc/self/gid_map")?),
+            changes_groups: setgroups.trim() != "deny",
+            own: own.groups.clone(),
+        })
+    }
+
+    /// What of a task's users and groups can't be set here.
+    pub(super) fn obstacle(&self, wanted: &Credentials) -> Option<String> {
+        let unknown = |known: &[Range<u64>], id: &u32| !known.iter().any(|range| range.contains(&u64::from(*id)));
+        if let Some(user) = wanted.uids.iter().find(|user| unknown(&self.users, user)) {
+            return Some(format!("it is of user {user}, whom this user namespace does not know"));
+        }
+        let groups = if wanted.groups == self.own {
+            &[][..]
+        } else {
+            &wanted.groups
+        };
+        if let Some(group) = wanted
+            .gids
+            .iter()
+            .chain(groups)
+            .find(|group| unknown(&self.groups, group))
+        {
+            return Some(format!(
+                "it is of group {group}, which this user namespace does not know"
+            ));
+        }
+        let changes = !groups.is_empty() || wanted.groups.len() != self.own.len();
+        (changes && !self.changes_groups).then(|| {
+            "it has other supplementary groups than floe, which can't be changed in this user namespace".to_owned()
+        })
+    }
+}
+
+/// First numbers and counts of a map, as ranges of numbers inside.
+fn ranges(map: &str) -> Vec<Range<u64>> {
+    let range = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (first, count): (u64, u64) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
+        Some(first..first.saturating_add(count))
+    };
+    map.lines().filter_map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Credentials, KnownUsers, ranges};
+
+    fn somebody(user: u32, groups: &[u32]) -> Credentials {
+        Credentials {
+            uids: [user; 4],
+            groups: groups.to_vec(),
+            ..Credentials::default()
+        }
+    }
+
+    #[test]
+    fn roots_know_everybody() {
+        let all = "         0          0 4294967295\n";
+        let known = KnownUsers {
+            users: ranges(all),
+            groups: ranges(all),
+            changes_groups: true,
+            own: vec![0],
+        };
+        assert_eq!(known.obstacle(&somebody(1000, &[27, 100])), None);
+    }
+
+    #[test]
+    fn ordinary_users_know_themselves() {
+        let known = KnownUsers {
+            users: ranges("0 1000 1\n"),
+            groups: ranges("0 1000 1\n"),
+            changes_groups: false,
+            own: vec![65534],
+        };
+        assert_eq!(known.obstacle(&somebody(0, &[65534])), None);
+        let text = |wanted| known.obstacle(&wanted).unwrap_or_default();
+        assert!(text(somebody(33, &[65534])).starts_with("it is of user 33"));
+        assert!(text(somebody(0, &[27])).starts_with("it is of group 27"));
+        assert!(text(somebody(0, &[])).starts_with("it has other supplementary groups"));
+    }
+}
