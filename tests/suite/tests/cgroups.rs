@@ -121,6 +121,7 @@ fn without_any_all_works_but_freezing() {
     let image = image.to_str().expect("a plain path");
     host.done(&["checkpoint", &job, "--leave-running", "-o", image]);
     tree.expect_alive("after a checkpoint that let it run on");
+    killed_checkpoints_thaw(&host, &job, image, &tree);
     for method in PID_METHODS {
         host.done(&["checkpoint", &job, "-o", image]);
         host.done(&["restore", "-d", "--pid-method", method, image]);

@@ -81,9 +81,15 @@ impl Checkpoint {
             .as_deref()
             .map(|name| Sandbox::open(&context.state_dir, name))
             .transpose()?;
-        match &sandbox {
-            Some(sandbox) => sandbox.join_user()?,
-            None => self.pid.map_or(Ok(()), |pid| join_user(Pid::new(pid)))?,
+        match (&sandbox, self.pid) {
+            (Some(sandbox), _) => sandbox.join_user()?,
+            (None, Some(pid)) => {
+                if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                    return Err(anyhow::anyhow!("there is no process {pid}").into());
+                }
+                join_user(Pid::new(pid))?;
+            }
+            (None, None) => {}
         }
         let target = self.target(sandbox.as_ref())?;
         if confines_calls(&target)? {
@@ -153,10 +159,6 @@ impl Checkpoint {
             });
         }
         let root = Pid::new(self.pid.context("name a sandbox, --pid or --cgroup")?);
-        anyhow::ensure!(
-            std::path::Path::new(&format!("/proc/{root}")).exists(),
-            "there is no process {root}"
-        );
         Ok(Target::Tree {
             root,
             cgroup: None,
