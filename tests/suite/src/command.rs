@@ -155,6 +155,20 @@ impl Host {
         self.folder.path().join(name)
     }
 
+    /// A new folder among the test's files, in which whoever uses this host may write.
+    ///
+    /// # Panics
+    /// Where it is there already.
+    #[must_use]
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.path(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        if self.is_ordinary {
+            std::os::unix::fs::chown(&folder, Some(ORDINARY), Some(ORDINARY)).expect("give it away");
+        }
+        folder
+    }
+
     /// A `floe` command line, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -41,8 +41,7 @@ impl<'a> Counting<'a> {
     /// Where it does not.
     #[must_use]
     pub fn start(host: &'a Host, name: &str, options: &[&str]) -> Self {
-        let folder = host.path(&format!("counting-{name}"));
-        std::fs::create_dir(&folder).expect("a folder");
+        let folder = host.folder(&format!("counting-{name}"));
         let place = folder.display().to_string();
         let mut line = vec!["run", "-d", "--name", name, "-w", &place];
         line.extend(options);
