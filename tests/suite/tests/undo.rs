@@ -138,15 +138,15 @@ fn typical_micros(mut once: impl FnMut()) -> u64 {
 
 #[test]
 fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
-    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::new());
+    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::new(), KILLS);
 }
 
 #[test]
 fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_of_an_ordinary_user() {
-    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::of_ordinary_user());
+    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::of_ordinary_user(), KILLS / 8);
 }
 
-fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(host: &Host) {
+fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(host: &Host, kills: u32) {
     let folder = output_folder(host);
     let image = folder.join("job.floe");
     let job = host.name("job");
@@ -163,7 +163,7 @@ fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(host: &Host) 
     let usual = typical_micros(|| drop(host.done(&line)));
     let before = Traces::look(host, &[&job], &[&folder]);
     let mut state = 0x5eed_0001;
-    for round in 0..KILLS {
+    for round in 0..kills {
         let child = host
             .command(&line)
             .stdout(Stdio::null())
@@ -283,15 +283,15 @@ fn interrupted_checkpoints_leave_the_tree_unharmed() {
 
 #[test]
 fn restores_killed_at_random_moments_leave_nothing() {
-    restores_killed_at_random_moments_leave_nothing_on(&Host::new());
+    restores_killed_at_random_moments_leave_nothing_on(&Host::new(), KILLS);
 }
 
 #[test]
 fn restores_killed_at_random_moments_leave_nothing_of_an_ordinary_user() {
-    restores_killed_at_random_moments_leave_nothing_on(&Host::of_ordinary_user());
+    restores_killed_at_random_moments_leave_nothing_on(&Host::of_ordinary_user(), KILLS / 8);
 }
 
-fn restores_killed_at_random_moments_leave_nothing_on(host: &Host) {
+fn restores_killed_at_random_moments_leave_nothing_on(host: &Host, kills: u32) {
     let folder = output_folder(host);
     let image = folder.join("job.floe");
     let image = image.to_str().expect("a plain path");
@@ -305,7 +305,7 @@ fn restores_killed_at_random_moments_leave_nothing_on(host: &Host) {
         host.done(&["rm", "-f", &job]);
     });
     let (mut state, mut killed) = (0x5eed_0003, 0);
-    for round in 0..KILLS {
+    for round in 0..kills {
         let child = host
             .command(&line)
             .stdout(Stdio::null())
@@ -322,7 +322,7 @@ fn restores_killed_at_random_moments_leave_nothing_on(host: &Host) {
         }
         before.expect_again(host, &[&job], &[&folder], &when);
     }
-    assert!(killed > KILLS / 4, "only {killed} restores were killed");
+    assert!(killed > kills / 4, "only {killed} restores were killed");
     host.done(&line);
     tree.expect_alive("restored after all the kills");
 }
