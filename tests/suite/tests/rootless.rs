@@ -35,6 +35,12 @@ macro_rules! victims {
 }
 
 victims! {
+    memory_shared_anonymous "memory-shared-anonymous",
+    many_tasks "many-tasks",
+    stopped "stopped",
+    interrupted_by_signal "interrupted-by-signal",
+    memory_locked "memory-locked",
+    memory_policy "memory-policy",
     call_dispatch "call-dispatch",
     clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
@@ -201,10 +207,9 @@ fn it_is_root_in_there_and_nobody_outside() {
 #[test]
 fn what_the_hosts_root_alone_may_look_at_is_refused_by_name() {
     let host = Host::of_ordinary_user();
-    let name = host.name("sharer");
-    let script = "import mmap, time; shared = mmap.mmap(-1, 8192); print('there', flush=True); time.sleep(1000)";
-    host.done(&["run", "-d", "--name", &name, "--", "python3", "-c", script]);
-    until("the program", || host.done(&["logs", &name]).contains("there"));
+    let name = host.name("memfd");
+    // It maps what it has no descriptor of any more.
+    let _victim = Victim::start_as(&name, &host, "memory-memfd", &[], &[]);
     let image = host.path("none.floe");
     let error = host
         .floe(&["checkpoint", &name, "-o", image.to_str().expect("a plain path")])

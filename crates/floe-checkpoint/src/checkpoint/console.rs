@@ -8,7 +8,7 @@ use floe_resources::{
         ConsoleLinks,
         terminal::{self, Unreadable},
     },
-    mm::{ContentSource, Contents},
+    mm::{ContentPlace, ContentSource, Contents},
     refusal::Refusals,
 };
 use floe_sandbox::Survey;
@@ -66,7 +66,7 @@ impl Streams {
         };
         contents.sources.push(ContentSource {
             owner: ContentOwner::Log,
-            link: survey.log.display().to_string(),
+            place: ContentPlace::Link(survey.log.display().to_string()),
             size: survey.log_bytes,
         });
         Ok(Self {

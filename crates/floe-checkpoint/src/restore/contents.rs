@@ -20,12 +20,14 @@ use floe_tracee::Script;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
+    sys::memfd::{MFdFlags, memfd_create},
     sys::{statfs::fstatfs, time::TimeSpec},
 };
 use std::{
     collections::HashMap,
     ffi::{CString, OsStr},
     fs::{File, OpenOptions},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::PermissionsExt},
@@ -159,14 +161,22 @@ fn make_shmem(world: &mut World<'_>, record: &ShmemRecord) -> Result<File, Resto
     seed.run(&mut batch)?;
     let address = batch.result(call) as u64;
     let path = format!("/proc/{}/map_files/{:x}-{:x}", seed.tid(), address, address + bytes);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(system("open shared memory".to_owned()))?;
+    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && record.huge_page == 0 => substitute(bytes),
+        opened => opened,
+    };
+    let file = file.map_err(system("open shared memory".to_owned()))?;
     let mut batch = seed.batch();
     batch.call("unmap shared memory", libc::SYS_munmap, &[address, bytes]);
     seed.run(&mut batch)?;
+    Ok(file)
+}
+
+/// What an ordinary user has in the place of shared anonymous memory, of which only the host's root is given a descriptor. A
+/// checkpoint knows it by its name.
+fn substitute(bytes: u64) -> io::Result<File> {
+    let file = File::from(memfd_create(c"floe-shared", MFdFlags::MFD_CLOEXEC)?);
+    file.set_len(bytes)?;
     Ok(file)
 }
 

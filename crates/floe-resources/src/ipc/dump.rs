@@ -2,7 +2,7 @@
 
 use super::{IpcError, namespace};
 use crate::{
-    mm::{ContentSource, Contents},
+    mm::{ContentPlace, ContentSource, Contents},
     ns::run_inside,
     refusal::Refusals,
     tree::{FoundThread, FoundTree},
@@ -128,7 +128,7 @@ fn segment_content(pid: Pid, segment: &Segment, contents: &mut Contents) -> Resu
     let huge_page = contents.huge_page(&link)?;
     contents.sources.push(ContentSource {
         owner: ContentOwner::Segment(id),
-        link,
+        place: ContentPlace::Link(link),
         size: segment.size,
     });
     Ok(huge_page)

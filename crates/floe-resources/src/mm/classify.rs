@@ -62,6 +62,10 @@ const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 7] = [
     ),
 ];
 
+/// Shared anonymous memory, and what an ordinary user's restore makes instead (`restore/contents.rs`).
+const SHARED: &[u8] = b"/dev/zero (deleted)";
+const SUBSTITUTE: &[u8] = b"/memfd:floe-shared (deleted)";
+
 /// The address space of a held process, which has said `memory` of it. Guard regions are found by [`look_at_pages`].
 ///
 /// # Errors
@@ -176,9 +180,13 @@ impl Classifier<'_> {
         );
     }
 
-    /// The link in /proc that opens what is mapped; `None` where it was refused, as there is none for floe.
+    /// The link in /proc that opens what is mapped, an empty one for shared memory that is read where it is mapped; `None`
+    /// where it was refused, as there is none for floe.
     fn magic(&mut self, mapping: &Mapping) -> Result<Option<String>, ContentError> {
         let found = self.contents.links.of(self.pid, mapping, &self.contents.root)?;
+        if found.is_none() && mapping.shared && (mapping.path == SHARED || mapping.path == SUBSTITUTE) {
+            return Ok(Some(String::new()));
+        }
         if found.is_none() {
             self.refuse(
                 mapping,
@@ -238,8 +246,11 @@ impl Classifier<'_> {
         if mapping.inode == 0 {
             return Ok(self.anonymous(mapping));
         }
-        if mapping.shared && path == b"/dev/zero (deleted)" {
-            let object = self.contents.shmem(&magic)?;
+        if mapping.shared && (path == SHARED || magic.is_empty()) {
+            let object = match magic.as_str() {
+                "" => self.contents.shmem_in_memory(self.pid, mapping),
+                magic => self.contents.shmem(magic)?,
+            };
             return Ok(Some(VmaSource::Shmem {
                 object,
                 offset: mapping.offset,

@@ -6,12 +6,13 @@
 use super::{build_id, links::MappedLinks};
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, DirectoryRecord, GhostRecord, MappedFileRecord, ShmemRecord};
-use floe_sys::{memfd, memory::HUGETLBFS, sysv::Attachment};
+use floe_sys::{Pid, memfd, memory::HUGETLBFS, procfs::Mapping, sysv::Attachment};
 use nix::sys::{stat::makedev, statfs::statfs};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{File, Metadata, OpenOptions},
     io,
+    ops::Range,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
@@ -64,10 +65,30 @@ impl From<&Metadata> for FileIdentity {
 pub struct ContentSource {
     /// Whose pages they will be.
     pub owner: ContentOwner,
-    /// Where to read it: a link in /proc of a held task. There may be more of them than floe may have files open.
-    pub link: String,
+    /// Where to read it.
+    pub place: ContentPlace,
     /// Bytes.
     pub size: u64,
+}
+
+/// Where content is to be read.
+#[derive(Debug)]
+pub enum ContentPlace {
+    /// In the file behind a link in /proc of a held task. There may be more of them than floe may have files open.
+    Link(String),
+    /// In memory of held tasks that have it mapped.
+    Memory(Vec<MappedPart>),
+}
+
+/// A part of shared memory, as a task has it mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedPart {
+    /// Which bytes of the object.
+    pub range: Range<u64>,
+    /// Whose memory.
+    pub pid: Pid,
+    /// Where the first of them is there.
+    pub address: u64,
 }
 
 /// All that was found so far.
@@ -90,6 +111,8 @@ pub struct Contents {
     pub sources: Vec<ContentSource>,
     mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
     shmem_by: HashMap<FileIdentity, u32>,
+    /// The number and the position among sources of those that are read where they are mapped, by device and inode number.
+    mapped_shmem: HashMap<((u32, u32), u64), (u32, usize)>,
     pub(super) ghost_by: HashMap<FileIdentity, u32>,
     /// Mapped files by number, and links to those whose first bytes are still to be read.
     unread: Vec<(usize, String)>,
@@ -134,6 +157,7 @@ impl Contents {
             sources: Vec::new(),
             mapped_by: HashMap::new(),
             shmem_by: HashMap::new(),
+            mapped_shmem: HashMap::new(),
             ghost_by: HashMap::new(),
             unread: Vec::new(),
             links: MappedLinks::default(),
@@ -218,11 +242,51 @@ impl Contents {
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Shmem(id),
-            link: magic.to_owned(),
+            place: ContentPlace::Link(magic.to_owned()),
             size: metadata.size(),
         });
         self.shmem_by.insert(identity, id);
         Ok(id)
+    }
+
+    /// The number of the shared anonymous memory object of a mapping that floe has no link to: it is read where it is mapped,
+    /// and is as large as its mappings reach.
+    pub(super) fn shmem_in_memory(&mut self, pid: Pid, mapping: &Mapping) -> u32 {
+        let key = (mapping.device, mapping.inode);
+        let end = mapping.offset + mapping.len();
+        let (id, source) = match self.mapped_shmem.get(&key) {
+            Some(known) => *known,
+            None => {
+                let made = (self.shmems.len() as u32, self.sources.len());
+                self.shmems.push(ShmemRecord {
+                    id: made.0,
+                    size: 0,
+                    huge_page: 0,
+                });
+                self.sources.push(ContentSource {
+                    owner: ContentOwner::Shmem(made.0),
+                    place: ContentPlace::Memory(Vec::new()),
+                    size: 0,
+                });
+                self.mapped_shmem.insert(key, made);
+                made
+            }
+        };
+        let size = end.max(self.shmems[id as usize].size);
+        self.shmems[id as usize].size = size;
+        self.sources[source].size = size;
+        if let ContentPlace::Memory(parts) = &mut self.sources[source].place {
+            // What others have mapped, too, need not be read twice.
+            let known = |part: &MappedPart| part.range.start <= mapping.offset && end <= part.range.end;
+            if !parts.iter().any(known) {
+                parts.push(MappedPart {
+                    range: mapping.offset..end,
+                    pid,
+                    address: mapping.start,
+                });
+            }
+        }
+        id
     }
 
     /// Bytes of a page of the file behind `magic` where it lies on hugetlbfs, else 0.

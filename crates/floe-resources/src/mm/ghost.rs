@@ -3,7 +3,7 @@
 //! A regular file that has another name is found by its handle (name_to_handle_at(2)) or by that name; content and
 //! attributes of one that has none go into the image.
 
-use super::content::{ContentError, ContentSource, Contents, FileIdentity, Located, MEMFD, Place, under};
+use super::content::{ContentError, ContentPlace, ContentSource, Contents, FileIdentity, Located, MEMFD, Place, under};
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MemfdRecord};
 use floe_sys::{descriptor, procfs};
@@ -214,7 +214,7 @@ impl Contents {
         if has_content {
             self.sources.push(ContentSource {
                 owner: ContentOwner::Ghost(id),
-                link: magic.to_owned(),
+                place: ContentPlace::Link(magic.to_owned()),
                 size: metadata.size(),
             });
         }

@@ -26,7 +26,7 @@ pub use build::{BuildError, Builder, Filled, Sources, first_gap};
 pub use build_id::build_id;
 pub use classify::{address_space, look_at_pages};
 pub use compare::{has_flags, same_layout};
-pub use content::{ContentError, ContentSource, Contents, FileIdentity, head_checksum};
+pub use content::{ContentError, ContentPlace, ContentSource, Contents, FileIdentity, MappedPart, head_checksum};
 pub(crate) use content::{Located, Place, under};
 pub use fill::{FillError, Filler};
 pub(crate) use ghost::ELSEWHERE;

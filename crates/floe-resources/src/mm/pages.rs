@@ -2,7 +2,7 @@
 
 use super::{
     classify::CONTENT,
-    content::ContentSource,
+    content::{ContentPlace, ContentSource, MappedPart},
     runs::RunList,
     sharing::{Relatives, SharedPages},
 };
@@ -312,7 +312,11 @@ impl Chunk {
 pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<PageMapRecord, PagesError> {
     let owner = source.owner;
     let wrap = move |source| PagesError::Content { owner, source };
-    let file = Arc::new(File::open(&source.link).map_err(wrap)?);
+    let link = match &source.place {
+        ContentPlace::Link(link) => link,
+        ContentPlace::Memory(parts) => return dump_mapped(owner, parts, writer),
+    };
+    let file = Arc::new(File::open(link).map_err(wrap)?);
     let filesystem = fstatfs(&file).map_err(|error| wrap(error.into()))?;
     let hides_holes = filesystem.filesystem_type().0 == HUGETLBFS;
     let mut runs = RunList::default();
@@ -333,6 +337,44 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
             from += bytes as u64;
         }
         at = end;
+    }
+    Ok(PageMapRecord {
+        owner,
+        runs: runs.into_sorted(),
+        huge: Vec::new(),
+    })
+}
+
+/// Stores shared memory that is read where it is mapped; what is all zero is left out.
+fn dump_mapped(
+    owner: ContentOwner,
+    parts: &[MappedPart],
+    writer: &mut ImageWriter,
+) -> Result<PageMapRecord, PagesError> {
+    let wrap = move |source| PagesError::Content { owner, source };
+    let mut parts: Vec<&MappedPart> = parts.iter().collect();
+    parts.sort_by_key(|part| part.range.start);
+    let mut runs = RunList::default();
+    let mut stored = 0;
+    for part in parts {
+        let memory = Arc::new(MemoryFile::open(part.pid).map_err(wrap)?);
+        let mut from = part.range.start.max(stored);
+        while from < part.range.end {
+            let bytes = (part.range.end - from).min((CHUNK_PAGES as u64) * PAGE);
+            let address = part.address + (from - part.range.start);
+            let mut content = vec![0; bytes as usize];
+            memory.read(address, &mut content).map_err(wrap)?;
+            if content.iter().any(|byte| *byte != 0) {
+                let read = move |buffer: &mut [u8]| {
+                    buffer.copy_from_slice(&content);
+                    Ok(())
+                };
+                let first = writer.store((bytes / PAGE) as usize, read)?;
+                runs.push(from, bytes / PAGE, first);
+            }
+            from += bytes;
+        }
+        stored = stored.max(part.range.end);
     }
     Ok(PageMapRecord {
         owner,
