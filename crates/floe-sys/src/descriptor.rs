@@ -22,6 +22,9 @@ struct OpenHow {
 const _: () = assert!(size_of::<OpenHow>() == 24);
 
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_XDEV: u64 = 0x01;
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+const RESOLVE_BENEATH: u64 = 0x08;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 /// include/uapi/asm-generic/fcntl.h.
@@ -169,17 +172,36 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errn
 /// # Errors
 /// Those of openat2(2).
 pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    open_resolved(root, path, (flags, mode), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens what is below `directory`, by its path only (O_PATH), crossing neither symbolic links nor mounts. The empty path is
+/// that of the directory itself.
+///
+/// # Errors
+/// EXDEV where a mount is in the way; others of openat2(2).
+pub fn open_on_mount(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
+    open_resolved(directory, path, (libc::O_PATH | libc::O_NOFOLLOW, 0), resolve)
+}
+
+fn open_resolved(from: BorrowedFd<'_>, path: &Path, (flags, mode): (i32, u32), resolve: u64) -> Result<OwnedFd, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let how = OpenHow {
         flags: (flags | libc::O_CLOEXEC) as u64,
         mode: u64::from(mode),
-        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+        resolve,
     };
     // SAFETY: `path` ends with a NUL and `how` has the stated size; both outlive the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_openat2,
-            root.as_raw_fd(),
+            from.as_raw_fd(),
             path.as_ptr(),
             &raw const how,
             size_of::<OpenHow>(),
@@ -262,6 +284,51 @@ pub fn extended_attribute(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
     let result = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     value.truncate(Errno::result(result)? as usize);
     Ok(value)
+}
+
+/// As [`extended_attributes`], of a symbolic link that the path ends with itself.
+///
+/// # Errors
+/// Those of llistxattr(2) but ENOTSUP.
+pub fn attributes_of_link(path: &Path) -> Result<Vec<u8>, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let mut names = vec![0u8; 65_536];
+    // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
+    let result = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    match Errno::result(result) {
+        Ok(bytes) => {
+            names.truncate(bytes as usize);
+            Ok(names)
+        }
+        Err(Errno::ENOTSUP) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`extended_attribute`], of a symbolic link that the path ends with itself.
+///
+/// # Errors
+/// Those of lgetxattr(2).
+pub fn attribute_of_link(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let mut value = vec![0u8; 65_536];
+    // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
+    let result = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(Errno::result(result)? as usize);
+    Ok(value)
+}
+
+/// Sets an extended attribute of what is at a path, of a symbolic link itself.
+///
+/// # Errors
+/// Those of lsetxattr(2).
+pub fn set_attribute_of_link(path: &Path, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
+    let result = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop)
 }
 
 /// Sets an extended attribute of an open file.

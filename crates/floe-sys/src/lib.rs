@@ -6,7 +6,6 @@ mod arch;
 pub mod bpf_map;
 pub mod capability;
 pub mod descriptor;
-pub mod detached;
 pub mod elf;
 pub mod ethtool;
 pub mod event;

@@ -1,7 +1,7 @@
 //! What directories were told to tell of, F_NOTIFY of fcntl(2): fs/notify/dnotify/dnotify.c.
 
 use super::{FileMemory, tasks};
-use crate::{Pid, descriptor::directory_notice, detached};
+use crate::{Pid, descriptor::directory_notice, mount};
 use std::{
     fs::File,
     io,
@@ -125,7 +125,7 @@ impl FileMemory {
 
     /// Found by a directory that nobody else has.
     fn meaning(&self) -> io::Result<Meaning> {
-        let root = detached::file_system(c"tmpfs")?;
+        let root = mount::file_system(c"tmpfs")?;
         let root = File::open(format!("/proc/self/fd/{}", root.as_raw_fd()))?;
         let ask = |events| -> io::Result<(u64, u32)> {
             directory_notice(root.as_fd(), events)?;
@@ -153,7 +153,7 @@ impl FileMemory {
 #[cfg(test)]
 mod tests {
     use super::{DirectoryNotice, MULTISHOT};
-    use crate::{Pid, descriptor::directory_notice, detached, kernel::FileMemory};
+    use crate::{Pid, descriptor::directory_notice, kernel::FileMemory, mount};
     use std::{
         fs::File,
         os::fd::{AsFd, AsRawFd},
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_seen() {
-        let root = detached::file_system(c"tmpfs").expect("as root");
+        let root = mount::file_system(c"tmpfs").expect("as root");
         let open = || File::open(format!("/proc/self/fd/{}", root.as_raw_fd())).expect("open");
         let (one, other, silent) = (open(), open(), open());
         let memory = FileMemory::open().expect("as root");

@@ -86,14 +86,14 @@ impl FileMemory {
 mod tests {
     use crate::kernel::FileMemory;
     use crate::{
-        detached,
         event::{add_inotify_watch, inotify, remove_inotify_watch, set_next_inotify_watch},
+        mount,
     };
     use std::os::fd::{AsFd, AsRawFd};
 
     #[test]
     fn events_are_seen_and_left() {
-        let folder = detached::file_system(c"tmpfs").expect("as root");
+        let folder = mount::file_system(c"tmpfs").expect("as root");
         let path = format!("/proc/self/fd/{}/a name of some length", folder.as_raw_fd());
         let instance = inotify(libc::IN_NONBLOCK).expect("an instance");
         let memory = FileMemory::open().expect("as root");

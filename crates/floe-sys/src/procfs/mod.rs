@@ -17,7 +17,7 @@ pub use cgroups::{OwnCgroup, own_cgroups};
 pub use descriptor::{Descriptors, FdInfo, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};
-pub use mounts::{MountPoint, mount_points};
+pub use mounts::{MountInfo, mount_points, mounts_in};
 pub use runs::Runs;
 pub use stat::Stat;
 pub use status::Status;

@@ -8,7 +8,7 @@ use crate::{
 use floe_sys::{
     Pid,
     descriptor::open_by_handle,
-    procfs::{self, MountPoint},
+    procfs::{self, MountInfo},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -55,7 +55,7 @@ impl Handle {
 /// Where each filesystem is mounted for a process.
 pub(super) struct Mounts {
     holder: Pid,
-    all: Vec<MountPoint>,
+    all: Vec<MountInfo>,
 }
 
 impl Mounts {
@@ -64,7 +64,7 @@ impl Mounts {
         Ok(Self { holder, all })
     }
 
-    fn place(&self, point: &MountPoint) -> PathBuf {
+    fn place(&self, point: &MountInfo) -> PathBuf {
         let mut path = OsString::from(format!("/proc/{}/root", self.holder));
         path.push(OsStr::from_bytes(&point.path));
         path.into()
@@ -82,7 +82,7 @@ impl Mounts {
     }
 
     /// Where those mounts are that fit, unless something else is mounted over them.
-    pub(super) fn path_of(&self, fits: impl Fn(&MountPoint) -> bool, context: &DumpContext<'_>) -> Option<Vec<u8>> {
+    pub(super) fn path_of(&self, fits: impl Fn(&MountInfo) -> bool, context: &DumpContext<'_>) -> Option<Vec<u8>> {
         let points = self.all.iter().filter(|point| fits(point));
         points.into_iter().find_map(|point| {
             let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;

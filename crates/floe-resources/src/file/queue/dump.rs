@@ -7,7 +7,7 @@ use crate::{
     refusal::Refusals,
 };
 use floe_image::record::{NamespaceOrigin, NoticeRecord, NsPid, PosixMessageRecord, PosixQueueRecord};
-use floe_sys::{Pid, detached, mqueue};
+use floe_sys::{Pid, mount, mqueue};
 use nix::{
     dir::Dir,
     errno::Errno,
@@ -93,7 +93,7 @@ fn namespace(source: NsError) -> FileError {
 
 /// The queues of the calling thread's namespace; none where the kernel has no queues.
 fn list() -> io::Result<Option<(u64, Vec<Named>)>> {
-    let root = match detached::file_system(c"mqueue") {
+    let root = match mount::file_system(c"mqueue") {
         Ok(root) => File::from(root),
         Err(Errno::ENODEV) => return Ok(None),
         Err(error) => return Err(error.into()),

@@ -7,8 +7,8 @@ use super::{
 use crate::file::FileError;
 use floe_sys::{
     descriptor::bytes_to_read,
-    detached,
     event::{add_inotify_watch, remove_inotify_watch, set_next_inotify_watch},
+    mount,
 };
 use nix::sys::{
     stat::{UtimensatFlags, utimensat},
@@ -244,7 +244,7 @@ struct Stage {
 impl Stage {
     fn new() -> io::Result<Self> {
         Ok(Self {
-            root: detached::file_system(c"tmpfs")?,
+            root: mount::file_system(c"tmpfs")?,
             watched: HashMap::new(),
         })
     }

@@ -2,7 +2,7 @@
 //! mounted nowhere, so that what is at the path now is not touched, nor is anything left there.
 
 use super::name::{address, split};
-use floe_sys::{message::bind as bind_to, mount::detached_tmpfs};
+use floe_sys::{message::bind as bind_to, mount::file_system};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -48,7 +48,7 @@ pub(super) fn bind(socket: BorrowedFd<'_>, path: &[u8]) -> Result<Place, Errno> 
     // On a thread of its own, which has another root directory then.
     let own = || -> Result<Place, Errno> {
         unshare(CloneFlags::CLONE_FS)?;
-        fchdir(detached_tmpfs()?)?;
+        fchdir(file_system(c"tmpfs")?)?;
         chroot(".")?;
         let here = File::open(".").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
         for (end, _) in path.iter().enumerate().filter(|(at, byte)| **byte == b'/' && *at > 0) {
