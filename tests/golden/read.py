@@ -236,7 +236,30 @@ descriptor_table = fields(
     )),
     notices=several(fields(number=i32, events=u32)),
 )
-owner = choice(("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32))
+owner = choice(
+    ("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32), ("Node", fields(filesystem=u32, node=u32)),
+)
+mount = fields(
+    parent=u32, point=raw,
+    source=choice(
+        ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)),
+    ),
+    attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
+)
+mount_namespace = fields(unmounted=several(raw), mounts=several(mount))
+node = fields(
+    parent=u32, name=raw,
+    kind=choice(
+        ("Directory", None), ("File", fields(size=u64)), ("Symlink", fields(target=raw)), ("Fifo", None), ("Socket", None),
+        ("Device", fields(block=boolean, number=u64)), ("Link", fields(to=u32)),
+    ),
+    mode=u32, uid=u32, gid=u32, times=times(i64, 2), attributes=several(fields(name=raw, value=raw)),
+)
+filesystem = fields(
+    id=u32,
+    kind=choice(("Tmpfs", None), ("Proc", None), ("Sysfs", None), ("Mqueue", None), ("Devpts", None), ("Overlay", None)),
+    source=raw, options=several(fields(key=text, value=optional(raw))), read_only=boolean, nodes=several(node),
+)
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(
     records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
@@ -247,6 +270,7 @@ RECORDS = {
     1: ("header", header), 2: ("sandbox", sandbox), 3: ("processes", process), 4: ("address_spaces", address_space),
     5: ("mapped_files", mapped_file), 6: ("shmems", shmem), 7: ("ghosts", ghost), 8: ("open_files", open_file),
     9: ("objects", shared_object), 10: ("descriptor_tables", descriptor_table), 12: ("page_maps", page_map),
+    14: ("mount_namespaces", mount_namespace), 15: ("filesystems", filesystem),
 }
 PAGES, INDEX = 11, 13
 

@@ -59,7 +59,11 @@ impl<'a> Memory<'a> {
     pub fn of(image: &'a Image) -> Self {
         let owned = |map: &'a PageMapRecord| match map.owner {
             ContentOwner::Process(pid) => Some((pid.0, map)),
-            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
+            ContentOwner::Shmem(_)
+            | ContentOwner::Ghost(_)
+            | ContentOwner::Log
+            | ContentOwner::Segment(_)
+            | ContentOwner::Node { .. } => None,
         };
         let maps = || image.page_maps().iter().filter_map(owned);
         Self {

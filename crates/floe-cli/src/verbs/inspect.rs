@@ -151,7 +151,11 @@ fn tasks(image: &Image) -> Vec<Task> {
         .iter()
         .filter_map(|map| match map.owner {
             ContentOwner::Process(pid) => Some((pid.0, map.runs.iter().map(|run| run.pages).sum())),
-            ContentOwner::Shmem(_) | ContentOwner::Ghost(_) | ContentOwner::Log | ContentOwner::Segment(_) => None,
+            ContentOwner::Shmem(_)
+            | ContentOwner::Ghost(_)
+            | ContentOwner::Log
+            | ContentOwner::Segment(_)
+            | ContentOwner::Node { .. } => None,
         })
         .collect();
     let task = |process: &floe_image::record::ProcessRecord| Task {

@@ -3,7 +3,7 @@
 use super::{ADDRESS_LIMIT, PAGE, ensure};
 use crate::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, HUGE_PAGE, NsPid, PageMapRecord, PageRun, VmaSource},
+    record::{AddressSpaceRecord, ContentOwner, HUGE_PAGE, NodeKind, NsPid, PageMapRecord, PageRun, VmaSource},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -59,6 +59,7 @@ impl fmt::Display for Named {
             ContentOwner::Ghost(id) => write!(f, "deleted file {id}"),
             ContentOwner::Log => write!(f, "the log"),
             ContentOwner::Segment(id) => write!(f, "System V shared memory {id}"),
+            ContentOwner::Node { filesystem, node } => write!(f, "file {node} of filesystem {filesystem}"),
         }
     }
 }
@@ -80,7 +81,15 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
     let log = image.sandbox().log.map(|_| ContentOwner::Log);
     let segments = image.sandbox().ipc_objects.segments.iter();
     let segments = segments.map(|segment| ContentOwner::Segment(segment.permission.id));
-    for owner in processes.chain(shmems).chain(ghosts).chain(log).chain(segments) {
+    let nodes = image.filesystems().iter().flat_map(|record| record.contents());
+    let nodes = nodes.map(|(owner, _)| owner);
+    for owner in processes
+        .chain(shmems)
+        .chain(ghosts)
+        .chain(log)
+        .chain(segments)
+        .chain(nodes)
+    {
         ensure(seen.contains(&owner), || ContentFault::NoMap(Named(owner)))?;
     }
     Ok(())
@@ -103,6 +112,12 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
             .ipc_objects
             .segment(id)
             .map(|record| sized(record.whole())),
+        ContentOwner::Node { filesystem, node } => image.filesystems().get(filesystem as usize).and_then(|record| {
+            match record.nodes.get(node as usize)?.kind {
+                NodeKind::File { size } => Some(sized(size)),
+                _ => None,
+            }
+        }),
     }
 }
 

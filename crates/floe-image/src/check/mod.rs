@@ -5,6 +5,7 @@ mod content;
 mod files;
 mod ipc;
 mod memory;
+mod mounts;
 mod pids;
 mod task;
 mod time;
@@ -14,6 +15,7 @@ pub use content::ContentFault;
 pub use files::FileFault;
 pub use ipc::IpcFault;
 pub use memory::MemoryFault;
+pub use mounts::MountFault;
 pub use pids::PidFault;
 pub use task::TaskFault;
 pub use time::TimeFault;
@@ -73,6 +75,9 @@ pub enum Contradiction {
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
+    /// Mounts.
+    #[error(transparent)]
+    Mount(#[from] MountFault),
     /// Open files.
     #[error(transparent)]
     File(#[from] FileFault),
@@ -88,12 +93,14 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("mapped file", image.mapped_files().iter().map(|record| record.id))?;
     numbers("shared memory object", image.shmems().iter().map(|record| record.id))?;
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
+    numbers("filesystem", image.filesystems().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
     pids::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
     time::check(image)?;
+    mounts::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;
     files::check(image, &owners(image, CLONE_FILES))?;
     content::check(image, &owners(image, CLONE_VM))?;

@@ -14,9 +14,9 @@ pub use spool::spool;
 pub use verify::VerifyReport;
 
 use crate::record::{
-    AddressSpaceRecord, Chunk, DescriptorTableRecord, GhostRecord, HeaderRecord, IndexRecord, MappedFileRecord,
-    ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord,
-    ShmemRecord,
+    AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IndexRecord,
+    MappedFileRecord, MountNamespaceRecord, ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord,
+    ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
 use std::{collections::HashMap, fs::File};
 
@@ -42,6 +42,8 @@ struct Records {
     objects: Vec<ObjectRecord>,
     descriptor_tables: Vec<DescriptorTableRecord>,
     page_maps: Vec<PageMapRecord>,
+    mount_namespaces: Vec<MountNamespaceRecord>,
+    filesystems: Vec<FilesystemRecord>,
 }
 
 macro_rules! lists {
@@ -62,6 +64,10 @@ impl Image {
         shmems: ShmemRecord,
         /// Deleted files; a file's id is its position.
         ghosts: GhostRecord,
+        /// Mount namespaces, the tree's own first.
+        mount_namespaces: MountNamespaceRecord,
+        /// Filesystems that are made anew; a filesystem's id is its position.
+        filesystems: FilesystemRecord,
         /// Open file descriptions; a description's id is its position.
         open_files: OpenFileRecord,
         /// What open files share.

@@ -82,6 +82,8 @@ fn name(kind: RecordKind) -> &'static str {
         RecordKind::Pages => "pages",
         RecordKind::PageMap => "page map",
         RecordKind::Index => "index",
+        RecordKind::MountNamespace => "mount namespace",
+        RecordKind::Filesystem => "filesystem",
     }
 }
 

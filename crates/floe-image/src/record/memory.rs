@@ -249,6 +249,13 @@ pub enum ContentOwner {
     Log,
     /// The System V segment with this identifier, by byte offset.
     Segment(i32),
+    /// A file of a [`FilesystemRecord`](super::FilesystemRecord), by byte offset.
+    Node {
+        /// Id of the filesystem.
+        filesystem: u32,
+        /// Position in its list.
+        node: u32,
+    },
 }
 
 /// The pages of one owner.

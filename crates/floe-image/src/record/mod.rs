@@ -7,6 +7,7 @@ mod huge;
 mod index;
 mod ipc;
 mod memory;
+mod mounts;
 mod pids;
 mod process;
 mod sandbox;
@@ -29,6 +30,10 @@ pub use ipc::{
 pub use memory::{
     AddressSpaceRecord, AioEvent, AioRing, ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MappedFileRecord,
     MemfdRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
+};
+pub use mounts::{
+    FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+    NodeKind, NodeRecord,
 };
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{
@@ -88,13 +93,17 @@ pub enum RecordKind {
     PageMap = 12,
     /// The index at the end of the file.
     Index = 13,
+    /// [`MountNamespaceRecord`].
+    MountNamespace = 14,
+    /// [`FilesystemRecord`].
+    Filesystem = 15,
 }
 
 impl RecordKind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [RecordKind; 13] = [
+        const ALL: [RecordKind; 15] = [
             RecordKind::Header,
             RecordKind::Sandbox,
             RecordKind::Process,
@@ -108,6 +117,8 @@ impl RecordKind {
             RecordKind::Pages,
             RecordKind::PageMap,
             RecordKind::Index,
+            RecordKind::MountNamespace,
+            RecordKind::Filesystem,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -142,4 +153,6 @@ records! {
     ObjectRecord = Object v 1,
     DescriptorTableRecord = DescriptorTable v 1,
     PageMapRecord = PageMap v 1,
+    MountNamespaceRecord = MountNamespace v 1,
+    FilesystemRecord = Filesystem v 1,
 }

@@ -6,7 +6,7 @@ use crate::{
 };
 use floe_image::record::*;
 
-fn contradiction(text: &str, change: impl FnOnce(&mut Sample)) {
+pub fn contradiction(text: &str, change: impl FnOnce(&mut Sample)) {
     let mut sample = sample::whole();
     change(&mut sample);
     assert_eq!(

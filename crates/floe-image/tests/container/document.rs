@@ -43,6 +43,8 @@ fn read_here(image: &Image) -> Value {
         "mapped_files": image.mapped_files(),
         "shmems": image.shmems(),
         "ghosts": image.ghosts(),
+        "mount_namespaces": image.mount_namespaces(),
+        "filesystems": image.filesystems(),
         "open_files": image.open_files(),
         "objects": image.objects(),
         "descriptor_tables": image.descriptor_tables(),

@@ -13,6 +13,7 @@ mod forge;
 mod forged;
 mod golden;
 mod hoard;
+mod mounts;
 mod round_trip;
 mod sample;
 mod shared;

@@ -41,6 +41,8 @@ properties! {
     an_object_record_reads_back: ObjectRecord,
     a_descriptor_table_record_reads_back: DescriptorTableRecord,
     a_page_map_record_reads_back: PageMapRecord,
+    a_mount_namespace_record_reads_back: MountNamespaceRecord,
+    a_filesystem_record_reads_back: FilesystemRecord,
     an_index_record_reads_back: IndexRecord,
 }
 
@@ -60,6 +62,8 @@ fn an_image_of_everything_reads_back() {
         sample.objects.len(),
         sample.descriptor_tables.len(),
         sample.page_maps.len(),
+        sample.mount_namespaces.len(),
+        sample.filesystems.len(),
     ];
     // Header and sandbox besides.
     let records = 2 + several.iter().sum::<usize>();

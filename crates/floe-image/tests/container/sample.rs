@@ -11,6 +11,8 @@ use std::io::Write;
 
 #[path = "sample_files.rs"]
 mod sample_files;
+#[path = "sample_mounts.rs"]
+mod sample_mounts;
 
 /// Everything an image holds.
 pub struct Sample {
@@ -25,6 +27,8 @@ pub struct Sample {
     pub objects: Vec<ObjectRecord>,
     pub descriptor_tables: Vec<DescriptorTableRecord>,
     pub page_maps: Vec<PageMapRecord>,
+    pub mount_namespaces: Vec<MountNamespaceRecord>,
+    pub filesystems: Vec<FilesystemRecord>,
     /// Pages, chunk by chunk.
     pub chunks: Vec<Vec<u8>>,
 }
@@ -49,6 +53,8 @@ impl Sample {
         all(&mut writer, &self.objects)?;
         all(&mut writer, &self.descriptor_tables)?;
         all(&mut writer, &self.page_maps)?;
+        all(&mut writer, &self.mount_namespaces)?;
+        all(&mut writer, &self.filesystems)?;
         let (mut sink, summary) = writer.finish()?;
         sink.flush()?;
         Ok(summary)
@@ -283,9 +289,12 @@ pub fn whole() -> Sample {
             map(ContentOwner::Shmem(0), &[(0x1000, 2, 7)]),
             map(ContentOwner::Ghost(0), &[(0, 2, 9)]),
             map(ContentOwner::Ghost(1), &[]),
+            map(ContentOwner::Node { filesystem: 0, node: 2 }, &[(4096, 1, 3)]),
             map(ContentOwner::Log, &[(0, 2, 9)]),
             map(ContentOwner::Segment(32_769), &[(0x1000, 1, 0)]),
         ],
+        mount_namespaces: sample_mounts::mount_namespaces(),
+        filesystems: sample_mounts::filesystems(),
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
 }
@@ -359,6 +368,8 @@ pub fn tiny() -> Sample {
         objects: Vec::new(),
         descriptor_tables: vec![table(1, &[])],
         page_maps: vec![map(ContentOwner::Process(NsPid(1)), &[(0x40_0000, 1, 0)])],
+        mount_namespaces: Vec::new(),
+        filesystems: Vec::new(),
         chunks: vec![stripes(0, 1)],
     }
 }

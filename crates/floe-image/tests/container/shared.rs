@@ -91,6 +91,8 @@ pub fn compare(image: &Image, sample: &Sample, whose: &str) {
     assert_eq!(image.objects(), sample.objects, "{whose}");
     assert_eq!(image.descriptor_tables(), sample.descriptor_tables, "{whose}");
     assert_eq!(image.page_maps(), sample.page_maps, "{whose}");
+    assert_eq!(image.mount_namespaces(), sample.mount_namespaces, "{whose}");
+    assert_eq!(image.filesystems(), sample.filesystems, "{whose}");
     let pages: Vec<usize> = image.chunks().iter().map(|chunk| chunk.page_bytes()).collect();
     let wanted: Vec<usize> = sample.chunks.iter().map(Vec::len).collect();
     assert_eq!(pages, wanted, "{whose}: the sizes of the chunks");
