@@ -125,8 +125,16 @@ fn groups<'a>(
 /// The tree's root and its parent, which stays behind.
 fn refuse_shared_with_outside(root: &FoundProcess, refusals: &mut Refusals) -> Result<(), ShareError> {
     let parent = root.stat.ppid;
+    let is_same = |shareable| match compare(shareable, root.task(), Pid::new(parent)) {
+        // One that has more rights than floe, as the host's PID 1 may, where orphans come to: who shared anything with that
+        // would have them too, and could not be looked at either.
+        Err(ShareError {
+            source: Errno::EPERM, ..
+        }) => Ok(false),
+        compared => compared.map(|order| order == Ordering::Equal),
+    };
     for shareable in SHAREABLE {
-        if parent > 0 && compare(shareable, root.task(), Pid::new(parent))? == Ordering::Equal {
+        if parent > 0 && is_same(shareable)? {
             refusals.add(
                 Some(&root.subject()),
                 format!("{} shared with its parent {parent}", shareable.2),
