@@ -296,7 +296,7 @@ gathered = fields(**{
 })
 queued_error = fields(error=u32, origin=u8, kind=times(u8, 2), more=times(u32, 2), to=ip, port=u16, packet=datagram)
 outside = fields(
-    send_from=u32, sent=raw, unsent=raw, urgent=optional(u32), receive_next=u32, got_end=boolean, window=times(u32, 5), largest=u32,
+    send_from=u32, sent=raw, unsent=raw, urgent=optional(u32), receive_next=u32, window=times(u32, 5), largest=u32,
     scale=optional(times(u8, 2)), selective=boolean, timestamp=optional(u32), room=u32,
 )
 stream = fields(bytes=raw, marks=several(fields(at=u32, byte=choice(("Coming", None), ("Waiting", None), ("Read", None)))))
@@ -349,7 +349,7 @@ OPEN_FILE_BODIES = {
     ),
     "tcp-connection": fields(
         family=i32, local=address, remote=address, other=other_end, shut_write=boolean, shut_read=boolean, queue=stream,
-        options=options,
+        coming=u32, got_end=boolean, options=options,
     ),
 }
 OBJECT_BODIES = {

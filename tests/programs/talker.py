@@ -1,5 +1,6 @@
 """Does with sockets what lines of the file "commands" in its working directory say, and appends what came of it to "answers"."""
 
+import ctypes
 import fcntl
 import os
 import select
@@ -15,6 +16,17 @@ signals = 0
 
 SIOCATMARK = 0x8905
 SO_SNDBUFFORCE = 32
+SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
+
+# Instructions of classic filters: code, jumps, value. One lets nothing pass, one no segment that carries bytes.
+FILTERS = {
+    "nothing": [(6, 0, 0, 0)],
+    "bytes": [
+        (0x30, 0, 0, 12), (0x54, 0, 0, 0xF0), (0x74, 0, 0, 2), (7, 0, 0, 0),
+        (0x80, 0, 0, 0), (0x1D, 0, 1, 0), (6, 0, 0, 0xFFFFFFFF), (6, 0, 0, 0),
+    ],
+}
 
 
 # It repeats.
@@ -47,11 +59,15 @@ def number(end, request):
     return struct.unpack("i", fcntl.ioctl(end, request, bytes(4)))[0]
 
 
-def step(end):
-    """What a reader sees next: whether urgent data is, its readiness, how much there is, bytes, the urgent one."""
+def ready(end):
     poll = select.poll()
     poll.register(end, select.POLLIN | select.POLLPRI | select.POLLRDHUP)
-    seen = [number(end, SIOCATMARK), [events for _, events in poll.poll(0)], number(end, termios.FIONREAD)]
+    return sum(events for _, events in poll.poll(0))
+
+
+def step(end):
+    """What a reader sees next: whether urgent data is, its readiness, how much there is, bytes, the urgent one."""
+    seen = [number(end, SIOCATMARK), ready(end), number(end, termios.FIONREAD)]
     for flags in (0, socket.MSG_OOB):
         try:
             got = end.recv(100, flags | socket.MSG_DONTWAIT)
@@ -121,6 +137,15 @@ def act(verb, name="", *rest):
         ends[name].setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, int(rest[0]))
     elif verb == "own":
         fcntl.fcntl(ends[name], fcntl.F_SETOWN, os.getpid())
+    elif verb == "filter":
+        program = b"".join(struct.pack("HBBI", *one) for one in FILTERS[rest[0]])
+        place = ctypes.create_string_buffer(program)
+        whole = struct.pack("HL", len(program) // 8, ctypes.addressof(place))
+        ends[name].setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, whole)
+    elif verb == "unfilter":
+        ends[name].setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    elif verb == "ready":
+        return ready(ends[name])
     elif verb == "signals":
         return signals
     elif verb == "room":

@@ -42,7 +42,7 @@ const MEMORY: [Case; 8] = [
     ),
 ];
 
-const SOCKETS: [Case; 23] = [
+const SOCKETS: [Case; 25] = [
     (
         "socket-raw-waiting",
         &["(socket:["],
@@ -80,7 +80,13 @@ const SOCKETS: [Case; 23] = [
     ("socket-raw-gathering", &["(socket:["], "gathered in a raw socket"),
     ("socket-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
     ("socket-bpf-choice", &["(socket:["], "chooses among sockets"),
-    ("socket-unix-filter", &["(socket:["], "of a unix socket or a connection"),
+    ("socket-unix-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
+    ("socket-tcp-bpf-filter", &["(socket:["], "a socket filter of bpf(2)"),
+    (
+        "socket-tcp-filter-waiting",
+        &["(socket:["],
+        "a filter of the connection from",
+    ),
     ("socket-tcp-signature", &["(socket:["], "signatures of TCP segments"),
     ("socket-unix-waiting", &["(socket:["], "and no task has it"),
     (

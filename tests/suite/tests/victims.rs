@@ -28,13 +28,14 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 19] = [
+const WITH_PORTS: [&str; 20] = [
     "epoll-targets",
     "files-kinds",
     "sockets-connecting",
     "sockets-ended",
     "sockets-error-queue",
     "sockets-errors",
+    "sockets-filters",
     "sockets-flight",
     "sockets-inet",
     "sockets-multicast",
@@ -201,6 +202,7 @@ victims! {
     signals_masks "signals-masks",
     signals_pending "signals-pending",
     signals_stacks "signals-stacks",
+    sockets_filters "sockets-filters",
     sockets_flight "sockets-flight",
     sockets_inet "sockets-inet",
     sockets_multicast "sockets-multicast",

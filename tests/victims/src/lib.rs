@@ -10,6 +10,7 @@
 pub mod arch;
 pub mod call;
 pub mod descriptor;
+pub mod filter;
 pub mod findings;
 pub mod letter;
 pub mod memory;

@@ -293,7 +293,7 @@ fn tcp_connection() -> Vec<u8> {
     let sent = (1_000_u32, path_of("HTTP/1.1 200 OK"), path_of("bye"), Some(17_u32));
     let negotiated = (1_460_u32, scale, true, Some(12_345_u32));
     // The third of four: outside.
-    let other = (2_u32, sent, 2_000_u32, false, window, negotiated, 131_072_u32);
+    let other = (2_u32, sent, 2_000_u32, window, negotiated, 131_072_u32);
     body(&(
         2_i32,
         here,
@@ -303,6 +303,8 @@ fn tcp_connection() -> Vec<u8> {
         shut_read,
         // Urgent: the second byte, which was read.
         (path_of("GET /"), vec![(1_u32, 2_u32)]),
+        // How many of these are on their way, and whether the other end has ended.
+        (0_u32, true),
         options.to_vec(),
     ))
 }

@@ -48,6 +48,8 @@ pub struct WaitingConnection {
     pub queue: Vec<u8>,
     /// The urgent byte that it was told of.
     pub mark: Option<UrgentMark>,
+    /// Whether a filter (SO_ATTACH_FILTER) looks at what comes.
+    pub filtered: bool,
     /// Sequence number of what comes next.
     pub next: u32,
     /// Whether the other end has said that it sends no more.
@@ -126,6 +128,7 @@ impl FileMemory {
             remote: (remote, remote_port).into(),
             queue: self.received(sock, first, behind)?,
             mark: self.mark(sock)?,
+            filtered: memory.member("sock", sock, "sk_filter")? != 0,
             next,
             got_end,
         })

@@ -5,13 +5,16 @@ use std::{
     net::UdpSocket,
     os::fd::{AsRawFd, OwnedFd, RawFd},
 };
-use victims::{Findings, Peer, play, socket};
+use victims::{
+    Findings, Peer,
+    filter::{self, Instruction, instruction},
+    play, socket,
+};
 
 type Check = Box<dyn FnMut(&mut Findings)>;
 type Snapshot = Vec<(i32, i32, Vec<u8>)>;
 
 const REUSEPORT_CBPF: i32 = 51;
-const LOCK_FILTER: i32 = 44;
 const SOL_RAW: i32 = 255;
 const LITE: i32 = libc::IPPROTO_UDPLITE;
 
@@ -158,27 +161,9 @@ fn all_set(family: i32, kind: i32, protocol: i32, is_bound: bool) -> impl FnMut(
     }
 }
 
-/// struct sock_filter.
-fn instruction(code: u16, yes: u8, no: u8, value: u32) -> [u8; 8] {
-    let (code, value) = (code.to_ne_bytes(), value.to_ne_bytes());
-    [code[0], code[1], yes, no, value[0], value[1], value[2], value[3]]
-}
-
-fn attach(socket: RawFd, name: i32, program: &[[u8; 8]]) -> std::io::Result<()> {
-    let mut whole = (program.len() as u64).to_ne_bytes().to_vec();
-    whole.extend((program.as_ptr() as u64).to_ne_bytes());
-    socket::try_set(socket, libc::SOL_SOCKET, name, &whole)
-}
-
-/// Lets nothing pass that begins with an x.
-fn no_x() -> [[u8; 8]; 4] {
-    [
-        // The byte behind UDP's header; if it is an x, go on one further.
-        instruction(0x30, 0, 0, 8),
-        instruction(0x15, 1, 0, u32::from(b'x')),
-        instruction(6, 0, 0, u32::MAX),
-        instruction(6, 0, 0, 0),
-    ]
+/// Lets nothing pass that begins with an x, behind UDP's header.
+fn no_x() -> [Instruction; 4] {
+    filter::without(8, b'x')
 }
 
 fn udp() -> UdpSocket {
@@ -195,11 +180,11 @@ fn filtered() -> impl FnMut(&mut Findings) {
     let fill = {
         let socket = socket.try_clone().expect("dup");
         move || {
-            let _ = socket::try_set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &[0; 4]);
+            let _ = filter::detach(&socket);
             for text in [b"x0", b"y1", b"x2"] {
                 socket.send_to(text, to).expect("send");
             }
-            attach(socket.as_raw_fd(), libc::SO_ATTACH_FILTER, &program).expect("attach");
+            filter::attach(&socket, &program);
             for text in [b"x3", b"y4"] {
                 socket.send_to(text, to).expect("send");
             }
@@ -220,10 +205,10 @@ fn filtered() -> impl FnMut(&mut Findings) {
 
 fn locked() -> impl FnMut(&mut Findings) {
     let socket = udp();
-    attach(socket.as_raw_fd(), libc::SO_ATTACH_FILTER, &no_x()).expect("attach");
-    socket::set(socket.as_raw_fd(), libc::SOL_SOCKET, LOCK_FILTER, 1);
+    filter::attach(&socket, &no_x());
+    socket::set(socket.as_raw_fd(), libc::SOL_SOCKET, filter::LOCK, 1);
     move |findings| {
-        let again = attach(socket.as_raw_fd(), libc::SO_ATTACH_FILTER, &no_x());
+        let again = filter::try_set(&socket, libc::SO_ATTACH_FILTER, &no_x());
         let refused = again.map_err(|error| error.raw_os_error());
         findings.same("another filter where it is locked", &Err(Some(libc::EPERM)), &refused);
         let to = socket.local_addr().expect("an address");
@@ -268,7 +253,7 @@ fn chosen() -> impl FnMut(&mut Findings) {
         all.push(socket);
     }
     let program = [instruction(0x30, 0, 0, 0), instruction(0x16, 0, 0, 0)];
-    attach(all[1].as_raw_fd(), REUSEPORT_CBPF, &program).expect("attach");
+    filter::try_set(&all[1], REUSEPORT_CBPF, &program).expect("attach");
     let sender = udp();
     move |findings| {
         for number in [2, 0, 1, 1, 2, 0_u8] {

@@ -238,9 +238,19 @@ impl FileKind for Inet {
         Ok(socket)
     }
 
-    /// When all connections are made that come by this socket, those can be made that nobody has accepted.
+    /// When all connections are made that come by this socket, those can be made that nobody has accepted. New ones get its
+    /// filter, so it has none until then.
     fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
-        connect_all(record.id, &possible(record)?.waiting, holders)
+        let body = possible(record)?;
+        let (Some(_), Some(place)) = (body.listens, holders.first(record.id)) else {
+            return Ok(());
+        };
+        connect_all(record.id, &body.waiting, holders)?;
+        if !body.options.iter().any(SocketOption::is_of_filter) {
+            return Ok(());
+        }
+        options::set_filter(holders.fetch(place)?.as_fd(), &body.options)
+            .map_err(|error| system("set the options of", record.id, error.into()))
     }
 
     /// What was connecting asks once more, when all who listen are there.
@@ -350,7 +360,8 @@ fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), 
     }
     let socket = new_in_tree(id, (body.family, body.kind, body.protocol), context)?;
     set_up(&socket, body, context).map_err(|(action, source)| system(action, id, source))?;
-    options::set_late(socket.as_fd(), &body.options).map_err(|error| system("set the options of", id, error.into()))?;
+    options::set_choice(socket.as_fd(), &body.options)
+        .map_err(|error| system("set the options of", id, error.into()))?;
     // One that listens without an address has got one by that.
     let place = Address::local(socket.as_fd()).map_err(|source| system("read the address of", id, source.into()))?;
     let place = place.ok_or_else(|| system("find the address of", id, Errno::EADDRNOTAVAIL.into()))?;

@@ -81,8 +81,7 @@ fn has_error(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     has_events(socket, libc::POLLERR)
 }
 
-/// Options that are not as in a new socket of a kind, which has them on these levels, where none of them is refused and it
-/// has no filter.
+/// Options that are not as in a new socket of a kind, which has them on these levels, where none of them is refused.
 fn plain_options(
     file: &FoundFile,
     (kind, levels): (SocketKind, &[i32]),
@@ -90,18 +89,16 @@ fn plain_options(
 ) -> Result<Option<Vec<SocketOption>>, FileError> {
     let wrap = |action| FileError::system(action, file.title());
     let usual = context.usual.of(kind, levels).map_err(wrap("make a socket like"))?;
-    let (options, others) = options::differing(file.as_fd(), &usual).map_err(wrap("read the options of"))?;
+    let (mut options, others) = options::differing(file.as_fd(), &usual).map_err(wrap("read the options of"))?;
     if !others.is_empty() {
         return refuse(file, context, &options::refusal(&others));
     }
     match options::filter(file.as_fd()).map_err(wrap("read the filter of"))? {
-        Filter::None => Ok(Some(options)),
-        _ => refuse(
-            file,
-            context,
-            "a socket filter (SO_ATTACH_FILTER) of a unix socket or a connection can't be carried yet",
-        ),
+        Filter::None => {}
+        Filter::Classic(filter) => options.push(filter),
+        Filter::Extended => return refuse(file, context, options::EXTENDED),
     }
+    Ok(Some(options))
 }
 
 fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {

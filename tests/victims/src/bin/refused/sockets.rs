@@ -15,7 +15,7 @@ use std::{
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
 };
-use victims::{Stage, call, letter, socket, urgent};
+use victims::{Stage, call, filter, letter, socket, urgent};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
@@ -40,7 +40,9 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-raw-gathering", raw_gathering),
     ("socket-bpf-filter", |_| bpf_filter(BPF)),
     ("socket-bpf-choice", |_| bpf_filter(REUSEPORT_EBPF)),
-    ("socket-unix-filter", unix_filter),
+    ("socket-unix-bpf-filter", unix_filter),
+    ("socket-tcp-bpf-filter", tcp_filter),
+    ("socket-tcp-filter-waiting", tcp_filter_waiting),
     ("socket-tcp-signature", tcp_signature),
     ("socket-unix-waiting", unix_waiting),
     ("socket-unix-flight", unix_flight),
@@ -202,14 +204,33 @@ fn bpf_filter(name: i32) -> io::Result<Check> {
 const BPF: i32 = 50;
 const REUSEPORT_EBPF: i32 = 52;
 
-/// Lets all pass.
+fn attach_bpf(socket: &impl AsRawFd) -> io::Result<()> {
+    let program = descriptors::socket_program()?;
+    let value = program.as_raw_fd().to_ne_bytes();
+    socket::try_set(socket.as_raw_fd(), libc::SOL_SOCKET, BPF, &value)
+}
+
 fn unix_filter(_: &Stage) -> io::Result<Check> {
     let (near, far) = UnixStream::pair()?;
-    let all: [u8; 8] = [6, 0, 0, 0, 255, 255, 255, 255];
-    let whole = [1_u64.to_ne_bytes(), (all.as_ptr() as u64).to_ne_bytes()].concat();
-    socket::try_set(far.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &whole)?;
+    attach_bpf(&far)?;
     forget(near);
     Ok(kept(far))
+}
+
+fn tcp_filter(_: &Stage) -> io::Result<Check> {
+    let listener = TcpListener::bind(ANY)?;
+    forget(TcpStream::connect(listener.local_addr()?)?);
+    let (server, _) = listener.accept()?;
+    attach_bpf(&server)?;
+    Ok(kept(server))
+}
+
+/// It lets all pass. What waits to be accepted has got it.
+fn tcp_filter_waiting(_: &Stage) -> io::Result<Check> {
+    let listener = TcpListener::bind(ANY)?;
+    filter::attach(&listener, &filter::without(12, 0xff));
+    forget(TcpStream::connect(listener.local_addr()?)?);
+    Ok(kept(listener))
 }
 
 fn tcp_signature(_: &Stage) -> io::Result<Check> {

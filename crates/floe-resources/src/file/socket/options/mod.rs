@@ -65,11 +65,14 @@ const SO_LOCK_FILTER: i32 = 44;
 const SOL_PACKET: i32 = 263;
 const PACKET_FANOUT: i32 = 18;
 
-/// Those that are set when the socket has its address and all that waits in it, in this order: what chooses among those that
-/// share a port, what looks at what comes in, and what forbids to change that.
-const LATE: [(i32, i32); 4] = [
+/// What chooses among those that share a port, which is set when the socket has its address and what waits in it.
+const CHOICE: [(i32, i32); 2] = [
     (SOL_PACKET, PACKET_FANOUT),
     (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF),
+];
+/// What looks at what comes in, and what forbids to change that; set behind that, in this order, when nothing more comes that
+/// it did not look at.
+const FILTER: [(i32, i32); 2] = [
     (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER),
     (libc::SOL_SOCKET, SO_LOCK_FILTER),
 ];
@@ -97,7 +100,12 @@ impl SocketOption {
     }
 
     fn is_late(&self) -> bool {
-        LATE.contains(&self.which())
+        CHOICE.contains(&self.which()) || self.is_of_filter()
+    }
+
+    /// Whether it is a filter, or forbids to change that.
+    pub(super) fn is_of_filter(&self) -> bool {
+        FILTER.contains(&self.which())
     }
 
     /// Level and name.
@@ -331,9 +339,33 @@ pub(super) fn set_early(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Res
 
 /// Sets those that come when the socket has its address and what waits in it.
 pub(super) fn set_late(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
-    for which in LATE {
-        let late = options.iter().filter(|option| option.which() == which);
-        late.into_iter().try_for_each(|option| set_one(socket, option))?;
+    set_choice(socket, options)?;
+    set_filter(socket, options)
+}
+
+/// Sets what chooses among those that share a port.
+pub(super) fn set_choice(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
+    set_in_order(socket, options, &CHOICE)
+}
+
+/// Sets what looks at what comes in.
+pub(super) fn set_filter(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), OptionError> {
+    set_in_order(socket, options, &FILTER)
+}
+
+/// Those but the filter, and what is about that.
+pub(super) fn without_filter(options: &[SocketOption]) -> Vec<SocketOption> {
+    options
+        .iter()
+        .filter(|option| !option.is_of_filter())
+        .cloned()
+        .collect()
+}
+
+fn set_in_order(socket: BorrowedFd<'_>, options: &[SocketOption], which: &[(i32, i32)]) -> Result<(), OptionError> {
+    for which in which {
+        let mut meant = options.iter().filter(|option| option.which() == *which);
+        meant.try_for_each(|option| set_one(socket, option))?;
     }
     Ok(())
 }

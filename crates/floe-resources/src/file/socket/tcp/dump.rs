@@ -5,11 +5,11 @@
 //! as nearly always.
 
 use super::{
-    Body, Ends, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
+    Body, Ends, Look, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
     hold::Held,
     outside,
-    repair::{Queue, Repair, may_repair, send_queue},
-    stream::urgent_sent,
+    repair::{Queue, Repair, may_repair},
+    sent::Sent,
     untold,
     waiting::{Clients, FoundListener},
 };
@@ -32,7 +32,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     descriptor::{self, pidfd_getfd},
-    socket::{is_somebodys, option, unacknowledged},
+    socket::{is_somebodys, option},
 };
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
@@ -130,6 +130,8 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         shut_write: tcp.has_sent_end(),
         shut_read: false,
         queue: Stream::default(),
+        coming: 0,
+        got_end: false,
         options,
     };
     let record = codec::encode(&body)?;
@@ -185,6 +187,8 @@ pub(in crate::file) fn resolve(
                     "an urgent byte that the end which gets SIGURG was not told of yet",
                     refusals,
                 );
+            } else if body.is_filtered() && body.queue.marks.iter().any(|mark| mark.at as usize >= body.come()) {
+                one.refuse_urgent("an urgent byte on its way to a socket with a filter", refusals);
             } else if !body.queue.has_all() {
                 one.refuse_urgent("an urgent byte that was told of and not sent yet", refusals);
             }
@@ -255,30 +259,6 @@ impl FoundConnections {
     }
 }
 
-/// How connections are looked at.
-type Look<'a> = (&'a Keeper, &'a Memory);
-
-/// What is in a send queue.
-pub(super) struct Sent {
-    bytes: Vec<u8>,
-    /// The sequence number behind it.
-    behind: u32,
-    /// Which byte is urgent.
-    urgent: Option<usize>,
-}
-
-impl Sent {
-    /// Adds to a stream what it lacks, of which the next byte that comes has this number; whether the end has not been told of
-    /// an urgent byte in that. `None` where it does not fit.
-    pub(super) fn append_behind(&self, next: u32, stream: &mut Stream) -> Option<bool> {
-        // What came since the send queue was looked at makes the difference negative.
-        let missing = usize::try_from(self.behind.wrapping_sub(next) as i32).unwrap_or(0);
-        let from = self.bytes.len().checked_sub(missing)?;
-        let urgent = self.urgent.and_then(|urgent| urgent.checked_sub(from));
-        Some(stream.append(&self.bytes[from..], urgent))
-    }
-}
-
 /// What is in a receive queue, whether the other end's last is known to have come, and whether nothing more can be read.
 type Come = (Stream, bool, bool);
 
@@ -309,19 +289,9 @@ impl FoundConnection {
     }
 
     /// What this end has sent and the other has not acknowledged.
-    fn unreceived(&self, (keeper, memory): Look<'_>) -> Result<Option<Sent>, FileError> {
+    fn unreceived(&self, look: Look<'_>) -> Result<Option<Sent>, FileError> {
         let socket = self.socket()?;
-        let action = "read the send queue of";
-        if unacknowledged(socket.as_fd()).map_err(self.wrap(action))? == 0 {
-            return Ok(None);
-        }
-        // First: what is acknowledged meanwhile has come.
-        let urgent = urgent_sent(socket.as_fd(), memory).map_err(self.failed(action))?;
-        let (bytes, behind) = send_queue(socket.as_fd(), keeper).map_err(self.wrap(action))?;
-        let last = behind.wrapping_sub(self.body.shut_write.into());
-        let from_end = urgent.map(|urgent| last.wrapping_sub(urgent) as usize + 1);
-        let urgent = from_end.and_then(|from_end| bytes.len().checked_sub(from_end));
-        Ok(Some(Sent { bytes, behind, urgent }))
+        Sent::read(socket.as_fd(), self.body.shut_write, look).map_err(self.failed("read the send queue of"))
     }
 
     /// Whether nobody has the other end any more, which was on this host.
@@ -345,9 +315,11 @@ impl FoundConnection {
     /// Notes what the other end, which is outside, relies on, and what waits to be read.
     fn look_outside(&self, look: Look<'_>, body: &mut Body) -> Result<(), FileError> {
         let socket = self.socket()?;
-        let (outside, queue) = outside::read(socket.as_fd(), look).map_err(self.failed("read the state of"))?;
+        let (outside, queue, got_end) =
+            outside::read(socket.as_fd(), look).map_err(self.failed("read the state of"))?;
         let ended = has_events(socket.as_fd(), libc::POLLRDHUP).map_err(self.wrap("poll"))?;
-        body.shut_read = ended && !outside.has_got_end();
+        body.got_end = got_end;
+        body.shut_read = ended && !got_end;
         body.queue = queue;
         body.other = OtherEnd::Outside(Box::new(outside));
         Ok(())
@@ -381,7 +353,7 @@ impl FoundConnection {
         let action = "look at what waits in";
         let Some((Some(sent), shut_write)) = other else {
             let (queue, got_end, ended) = look().map_err(self.failed(action))?;
-            (body.queue, body.shut_read) = (queue, ended && !got_end);
+            (body.queue, body.got_end, body.shut_read) = (queue, got_end, ended && !got_end);
             return Ok(false);
         };
         let number = || Repair::of(socket.as_fd(), keeper).and_then(|repair| repair.queue(Queue::Receive));
@@ -395,10 +367,12 @@ impl FoundConnection {
             }
         };
         let (got, (queue, got_end, ended)) = stands().map_err(self.failed(action))?;
-        (body.queue, body.shut_read) = (queue, ended && !got_end);
+        let come = queue.bytes.len();
+        (body.queue, body.got_end, body.shut_read) = (queue, got_end, ended && !got_end);
         // The end itself counts as one.
         let end = u32::from(*shut_write && !got_end);
         let news = sent.append_behind(got.wrapping_add(end), &mut body.queue);
+        body.coming = (body.queue.bytes.len() - come) as u32;
         news.ok_or(Errno::EPROTO)
             .map_err(self.wrap("make out what is on its way to"))
     }

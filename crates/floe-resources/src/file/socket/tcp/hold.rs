@@ -12,7 +12,7 @@ use super::{Body, Ends, NAME, OtherEnd, TcpMode, outside};
 use crate::{
     file::{
         FileError,
-        socket::{Keeper, keeper::is_ending},
+        socket::{Keeper, keeper::is_ending, system},
     },
     ns,
 };
@@ -216,7 +216,7 @@ impl OutsideEnds {
             };
             let mut send = |packet: &Packet| inject(packet, inside, &mut raw);
             outside::go_on(socket.as_fd(), (body, end), &mut send)
-                .map_err(FileError::system("go on with", format!("open file {id}")))?;
+                .map_err(|source| system("go on with", *id, source))?;
         }
         Ok(())
     }

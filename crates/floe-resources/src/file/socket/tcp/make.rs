@@ -55,6 +55,28 @@ pub(super) struct MadeEnd {
     pub socket: OwnedFd,
     /// Which may be other ones than a new socket has.
     pub suspects: Suspects,
+    /// The other end, which sends what is on its way here when this one has its options.
+    pub sender: Option<OwnedFd>,
+}
+
+impl MadeEnd {
+    /// Has what came wait, sent by the other end.
+    fn receive(&mut self, id: u32, body: &Body, other: &OwnedFd) -> Result<(), FileError> {
+        let wrap = |source: Errno| system("put back what waited in", id, source.into());
+        let own = self.socket.as_fd();
+        body.queue
+            .send(0..body.come(), other.as_fd(), Some(own))
+            .map_err(wrap)?;
+        if body.got_end {
+            shutdown(other.as_raw_fd(), Shutdown::Write)
+                .and_then(|()| await_end(own))
+                .map_err(wrap)?;
+        }
+        if body.coming != 0 {
+            self.sender = Some(duplicate(id, other)?);
+        }
+        Ok(())
+    }
 }
 
 fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
@@ -96,17 +118,16 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
         address: body.local,
     };
     // Where the tree itself listens, that accepts.
-    let [own, far] = if inet::listener(local, context)?.is_some() || inet::listener(remote, context)?.is_none() {
+    let [mut own, mut far] = if inet::listener(local, context)?.is_some() || inet::listener(remote, context)?.is_none()
+    {
         let [client, server] = connected(id, &there, &here, context)?;
         [server, client]
     } else {
         connected(id, &here, &there, context)?
     };
-    let wrap = |source: Errno| system("put back what waited in", id, source.into());
-    let (here, there) = (own.socket.as_fd(), far.socket.as_fd());
-    body.queue.send(there, Some(here)).map_err(wrap)?;
+    own.receive(id, body, &far.socket)?;
     if let Some(other) = other {
-        other.queue.send(here, Some(there)).map_err(wrap)?;
+        far.receive(id, other, &own.socket)?;
         context.connections.others.insert((remote, local), far);
     }
     Ok(own)
@@ -156,10 +177,12 @@ fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>)
     let client = MadeEnd {
         socket: end,
         suspects: Suspects::These(Rc::new([])),
+        sender: None,
     };
     let server = MadeEnd {
         socket: accepted,
         suspects: inet::suspects_of(place, context),
+        sender: None,
     };
     Ok([client, server])
 }
@@ -178,7 +201,7 @@ fn bind_again(socket: BorrowedFd<'_>, end: &End, context: &OpenContext<'_>) -> R
     inet::or_without_leftovers(end.address, context, bind)
 }
 
-/// One that is to be connected when all others are, with its options.
+/// One that is to be connected when all others are, with its options but for those that come late.
 pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
     let wrap = |action| move |source| system(action, id, source);
     let socket = new_in_tree(id, (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
@@ -194,7 +217,7 @@ pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Re
         &0_i32.to_ne_bytes(),
     )
     .map_err(|error| wrap("set up")(error.into()))?;
-    options::set(socket.as_fd(), &body.options).map_err(|error| wrap("set the options of")(error.into()))?;
+    options::set_early(socket.as_fd(), &body.options).map_err(|error| wrap("set the options of")(error.into()))?;
     Ok(socket)
 }
 
@@ -248,20 +271,12 @@ pub(in crate::file::socket) fn ended(
         None => Err(error),
     })?;
     queue
-        .send(other.as_fd(), Some(end.as_fd()))
+        .send(queue.all(), other.as_fd(), Some(end.as_fd()))
         .map_err(wrap("put back what waited in"))?;
     drop(other);
     shutdown(end.as_raw_fd(), Shutdown::Write).map_err(wrap("shut down"))?;
-    let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
-    while TcpState::read(end.as_fd())
-        .map_err(wrap("read the state of"))?
-        .is_connection()
-    {
-        if Instant::now() > until {
-            return Err(wrap("end the connection of")(Errno::ETIMEDOUT));
-        }
-        std::thread::yield_now();
-    }
+    await_state(|| TcpState::read(end.as_fd()).map(|tcp| !tcp.is_connection()))
+        .map_err(wrap("end the connection of"))?;
     Ok(end)
 }
 
@@ -275,7 +290,7 @@ pub(in crate::file::socket) fn reset_with(
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let [end, other] = with_nobody(id, family, local, context)?;
     queue
-        .send(other.as_fd(), Some(end.as_fd()))
+        .send(queue.all(), other.as_fd(), Some(end.as_fd()))
         .map_err(wrap("put back what waited in"))?;
     close_hard(other).map_err(wrap("reset"))?;
     await_error(end.as_fd()).map_err(wrap("wait for the error of"))?;
@@ -325,8 +340,18 @@ fn close_hard(end: OwnedFd) -> Result<(), Errno> {
 }
 
 fn await_error(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    await_state(|| has_events(socket, libc::POLLERR))
+}
+
+/// Waits until an end has been told that the other says no more.
+pub(super) fn await_end(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    // Where this one has ended too the connection has.
+    await_state(|| TcpState::read(socket).map(|tcp| tcp.has_got_end() || !tcp.is_connection()))
+}
+
+fn await_state(is_reached: impl Fn() -> Result<bool, Errno>) -> Result<(), Errno> {
     let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
-    while !has_events(socket, libc::POLLERR)? {
+    while !is_reached()? {
         if Instant::now() > until {
             return Err(Errno::ETIMEDOUT);
         }

@@ -8,6 +8,7 @@ mod hold;
 mod make;
 mod outside;
 mod repair;
+mod sent;
 mod stream;
 mod waiting;
 
@@ -22,6 +23,7 @@ pub(in crate::file) use hold::MadeOutside;
 pub use hold::{Ending, Held, Newcomers, OutsideEnds};
 
 use super::{
+    Keeper,
     address::Address,
     duplicate, family, inet, number_option,
     options::{self, SocketOption, Suspects},
@@ -29,7 +31,8 @@ use super::{
     tcp_state::TcpState,
 };
 use crate::file::{
-    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, memory::Memory,
+    set_status,
 };
 use floe_image::record::OpenFileRecord;
 use nix::{
@@ -65,6 +68,10 @@ struct Body {
     shut_read: bool,
     /// What waits to be read, with what is on its way here.
     queue: Stream,
+    /// How many of these bytes are on their way.
+    coming: u32,
+    /// Whether this end knows that the other sends no more.
+    got_end: bool,
     options: Vec<SocketOption>,
 }
 
@@ -95,6 +102,9 @@ pub enum TcpMode {
     Close,
 }
 
+/// How connections are looked at.
+type Look<'a> = (&'a Keeper, &'a Memory);
+
 /// The two addresses of an end, its own first, in the form in which both ends agree (an IPv4 address may be mapped).
 type Ends = (SocketAddr, SocketAddr);
 
@@ -117,11 +127,22 @@ impl Body {
         }
     }
 
+    /// How many bytes have come.
+    fn come(&self) -> usize {
+        self.queue.bytes.len() - self.coming as usize
+    }
+
+    /// Whether something looks at what comes.
+    fn is_filtered(&self) -> bool {
+        self.options.iter().any(SocketOption::is_of_filter)
+    }
+
     fn is_possible(&self) -> bool {
         [libc::AF_INET, libc::AF_INET6].contains(&self.family)
             && self.local.is_ipv6() == (self.family == libc::AF_INET6)
             && self.remote.is_ipv6() == self.local.is_ipv6()
             && self.queue.is_possible()
+            && self.coming as usize <= self.queue.bytes.len()
             && match &self.other {
                 OtherEnd::Outside(outside) => self.queue.marks.len() < 2 && outside.is_possible(),
                 _ => self.queue.has_all(),
@@ -154,18 +175,23 @@ impl FileKind for TcpConnection {
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
-        let mut suspects = Suspects::All;
+        let (mut suspects, mut sender) = (Suspects::All, None);
+        let mut options = body.options.clone();
         let socket = match &body.other {
             OtherEnd::Outside(outside) if context.outside.tcp == TcpMode::Established => {
                 let socket = outside::make(record.id, (&body, outside), context)?;
                 let kept = duplicate(record.id, &socket)?;
                 context.repaired.push((record.id, kept));
+                if body.got_end {
+                    // The end comes once more, when packets pass again.
+                    options = options::without_filter(&options);
+                }
                 socket
             }
             OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,
             OtherEnd::Tree | OtherEnd::Closed => {
                 let made = make::make(record.id, &body, context)?;
-                suspects = made.suspects;
+                (suspects, sender) = (made.suspects, made.sender);
                 made.socket
             }
             OtherEnd::Unaccepted => {
@@ -177,7 +203,15 @@ impl FileKind for TcpConnection {
         let wrap = |source| system("set the options of", record.id, source);
         let kind = (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
         let usual = context.usual.of(kind, &OPTIONS).map_err(|error| wrap(error.into()))?;
-        options::set_all(socket.as_fd(), &usual, &body.options, &suspects).map_err(wrap)?;
+        options::set_all(socket.as_fd(), &usual, &options, &suspects).map_err(wrap)?;
+        if let Some(sender) = sender {
+            // A filter may hold it back for ever.
+            let reader = (!body.is_filtered()).then_some(socket.as_fd());
+            let sent = body
+                .queue
+                .send(body.come()..body.queue.bytes.len(), sender.as_fd(), reader);
+            sent.map_err(|source| system("send again to", record.id, source.into()))?;
+        }
         set_status(socket.as_fd(), record)?;
         Ok(socket)
     }
@@ -192,7 +226,21 @@ impl FileKind for TcpConnection {
             return Ok(());
         };
         let socket = holders.fetch(place)?;
-        shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", record.id, source.into()))
+        match shutdown(socket.as_raw_fd(), how) {
+            // Both ends have said their last by now.
+            Err(Errno::ENOTCONN) => Ok(()),
+            result => result.map_err(|source| system("shut down", record.id, source.into())),
+        }
+    }
+
+    /// One that waits to be accepted is connected by now.
+    fn complete(&self, record: &OpenFileRecord, holders: &Holders<'_>) -> Result<(), FileError> {
+        let body = possible(record)?;
+        let (OtherEnd::Unaccepted, Some(place)) = (&body.other, holders.first(record.id)) else {
+            return Ok(());
+        };
+        options::set_late(holders.fetch(place)?.as_fd(), &body.options)
+            .map_err(|error| system("set the options of", record.id, error.into()))
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {

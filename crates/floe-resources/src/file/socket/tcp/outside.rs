@@ -5,17 +5,15 @@
 //! what was lost on the way the kernel sends again. What was not sent yet is sent when packets may pass again.
 
 use super::{
-    Body, Stream,
+    Body, Look, Stream,
+    make::await_end,
     repair::{Queue, Repair, choose, peek},
-    stream::{Mark, send_all, send_marked, urgent_sent},
+    sent::urgent_sent,
+    stream::{Mark, send_all, send_marked},
 };
 use crate::file::{
     FileError, OpenContext,
-    memory::Memory,
-    socket::{
-        datagram::inject, inet, keeper::Keeper, number_option, options, supply::new_in_tree, system,
-        tcp_state::TcpState,
-    },
+    socket::{datagram::inject, inet, number_option, options, supply::new_in_tree, system, tcp_state::TcpState},
 };
 use floe_sys::{
     netfilter,
@@ -61,8 +59,6 @@ pub(super) struct Outside {
     urgent: Option<u32>,
     /// Sequence number behind the last byte that has come.
     receive_next: u32,
-    /// Whether the other end has said that it sends no more.
-    got_end: bool,
     /// struct tcp_repair_window.
     window: Window,
     /// Largest segment that the other end takes.
@@ -131,10 +127,6 @@ impl Window {
 }
 
 impl Outside {
-    pub(super) fn has_got_end(&self) -> bool {
-        self.got_end
-    }
-
     pub(super) fn is_possible(&self) -> bool {
         let bytes = self.sent.len() + self.unsent.len();
         self.urgent.is_none_or(|urgent| (urgent as usize) < bytes)
@@ -163,8 +155,8 @@ impl Outside {
     }
 }
 
-/// Reads an end, and what waits in it to be read. Nothing may come or be acknowledged meanwhile.
-pub(super) fn read(socket: BorrowedFd<'_>, (keeper, memory): (&Keeper, &Memory)) -> io::Result<(Outside, Stream)> {
+/// Reads an end, what waits in it to be read, and whether the other end has said that it sends no more. Nothing may come or be acknowledged meanwhile.
+pub(super) fn read(socket: BorrowedFd<'_>, (keeper, memory): Look<'_>) -> io::Result<(Outside, Stream, bool)> {
     let state = TcpState::read(socket)?;
     let info = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
     let [_, _, _, _, _, kinds, scales, ..] = info[..] else {
@@ -195,7 +187,6 @@ pub(super) fn read(socket: BorrowedFd<'_>, (keeper, memory): (&Keeper, &Memory))
             unsent,
             urgent: urgent.map(|urgent| urgent.wrapping_sub(send_from).wrapping_sub(1)),
             receive_next,
-            got_end: state.has_got_end(),
             window: if state.has_got_end() {
                 window.without_end(receive_next)
             } else {
@@ -212,6 +203,7 @@ pub(super) fn read(socket: BorrowedFd<'_>, (keeper, memory): (&Keeper, &Memory))
             room: room.max(0) as u32,
         },
         queue,
+        state.has_got_end(),
     ))
 }
 
@@ -352,7 +344,7 @@ pub(super) fn go_on(
     socket: BorrowedFd<'_>,
     (body, outside): (&Body, &Outside),
     raw: &mut dyn FnMut(&packet::Packet) -> Result<(), Errno>,
-) -> Result<(), Errno> {
+) -> io::Result<()> {
     let reuse = number_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
     let off = TCP_REPAIR_OFF.to_ne_bytes();
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &off)?;
@@ -361,16 +353,18 @@ pub(super) fn go_on(
     let room = outside.sent.len() + outside.unsent.len();
     let urgent = outside.urgent_bytes().1;
     options::with_room(socket, room, || send_marked(socket, &outside.unsent, urgent))?;
-    if outside.got_end {
+    if body.got_end {
         // The other end has sent its last long ago, and says nothing more.
         raw(&packet::tcp(&Segment {
             flags: packet::FIN | packet::ACK,
             ..outside.segment(body, outside.receive_next)
         }))?;
+        await_end(socket)?;
+        options::set_filter(socket, &body.options)?;
     }
     match body.shut().map(|how| shutdown(socket.as_raw_fd(), how)) {
         // The other end has ended it meanwhile.
         Some(Err(Errno::ENOTCONN)) | None => Ok(()),
-        Some(result) => result,
+        Some(result) => Ok(result?),
     }
 }

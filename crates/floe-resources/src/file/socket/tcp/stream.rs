@@ -24,6 +24,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     io,
+    ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -131,6 +132,11 @@ impl Stream {
         self.marks.retain(|mark| (mark.at as usize) < bytes);
     }
 
+    /// The range of all its bytes.
+    pub fn all(&self) -> Range<usize> {
+        0..self.bytes.len()
+    }
+
     /// Whether each urgent byte is one of the bytes.
     pub fn has_all(&self) -> bool {
         self.marks.iter().all(|mark| (mark.at as usize) < self.bytes.len())
@@ -147,19 +153,26 @@ impl Stream {
         self.marks.len() <= 2 && in_order && self.marks.iter().all(one_more)
     }
 
-    /// Sends it by an end, to wait at the other, `to` where somebody has that.
-    pub fn send(&self, from: BorrowedFd<'_>, to: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    /// Sends some of its bytes by an end, to wait at the other, `to` where that can be seen to.
+    pub fn send(&self, some: Range<usize>, from: BorrowedFd<'_>, to: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let is_meant = |mark: &&Mark| some.contains(&(mark.at as usize));
+        let marks: Vec<Mark> = self.marks.iter().filter(is_meant).copied().collect();
         let _room = match to {
             // All of it must come, also what is more than the other end usually takes.
-            Some(to) if !self.marks.is_empty() => Some(Room::make(to, Buffer::Receive, 4 * self.bytes.len())?),
+            Some(to) if !marks.is_empty() => Some(Room::make(to, Buffer::Receive, 4 * self.bytes.len())?),
             _ => None,
         };
-        options::with_room(from, self.bytes.len(), || self.send_parts(from, to))
+        options::with_room(from, some.len(), || self.send_parts(some.clone(), &marks, (from, to)))
     }
 
-    fn send_parts(&self, from: BorrowedFd<'_>, to: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        let mut sent = 0;
-        for mark in &self.marks {
+    fn send_parts(
+        &self,
+        some: Range<usize>,
+        marks: &[Mark],
+        (from, to): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
+    ) -> Result<(), Errno> {
+        let mut sent = some.start;
+        for mark in marks {
             let behind = mark.at as usize + 1;
             send_marked(from, &self.bytes[sent..behind], Some(mark.at as usize - sent))?;
             if let Some(to) = to {
@@ -167,17 +180,8 @@ impl Stream {
             }
             sent = behind;
         }
-        send_all(from, &self.bytes[sent..])
+        send_all(from, &self.bytes[sent..some.end])
     }
-}
-
-/// The sequence number behind an urgent byte that a socket has sent, or is to send, and that was not acknowledged; where the
-/// kernel's memory can't be read it is not known of.
-pub(super) fn urgent_sent(socket: BorrowedFd<'_>, memory: &Memory) -> io::Result<Option<u32>> {
-    if memory.readable().is_err() {
-        return Ok(None);
-    }
-    memory.urgent_sent(socket)
 }
 
 impl Mark {

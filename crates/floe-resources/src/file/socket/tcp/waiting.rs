@@ -1,7 +1,7 @@
 //! Connections of the tree's that wait to be accepted at a socket of the tree's. They are made again when all others are:
 //! the client connects, and sends once more what it had sent.
 
-use super::{Ends, Stream, TcpMode, canonical, dump::Sent, make};
+use super::{Ends, Stream, TcpMode, canonical, make, sent::Sent};
 use crate::{
     file::{
         FileError, FoundFile, Holders,
@@ -126,6 +126,13 @@ impl FoundListener {
         let mut resolved = Vec::new();
         for one in memory.waiting_connections(socket.as_fd()).map_err(failed)? {
             let (local, remote) = (one.local, one.remote);
+            if one.filtered {
+                let reason =
+                    format!("a filter of the connection from {remote}, which waits to be accepted, can't be set");
+                refusals.add(Some(&self.subject), self.title.clone(), reason, "try again");
+                refusals.last_passes(passing(self.place));
+                continue;
+            }
             let mut waiting = Waiting {
                 local,
                 remote,
@@ -255,7 +262,7 @@ fn connect_one(client: BorrowedFd<'_>, waiting: &Waiting) -> Result<(), Errno> {
         Err(error) => return Err(error),
     }
     make::await_connected(client, PATIENCE)?;
-    waiting.queue.send(client, None)?;
+    waiting.queue.send(waiting.queue.all(), client, None)?;
     let how = match waiting.shut {
         1 => Shutdown::Read,
         2 => Shutdown::Write,

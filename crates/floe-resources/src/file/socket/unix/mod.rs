@@ -141,7 +141,8 @@ impl Body {
     fn options(&self) -> (Vec<SocketOption>, Vec<SocketOption>) {
         /// SO_PASSRIGHTS, asm-generic/socket.h (Linux 6.16).
         const LATE: (i32, i32) = (libc::SOL_SOCKET, 83);
-        self.options.iter().cloned().partition(|option| option.which() == LATE)
+        let is_late = |option: &SocketOption| option.which() == LATE || option.is_of_filter();
+        self.options.iter().cloned().partition(is_late)
     }
 
     /// Who made it, where that is told.
