@@ -277,7 +277,7 @@ PAGES, INDEX = 11, 13
 device = fields(path=raw, major=u64, minor=u64)
 maker = fields(pid=i32, uid=u32, gid=u32)
 options = several(fields(level=i32, name=i32, value=raw))
-datagram = fields(header=raw, source=u16, destination=u16, content=raw, mark=u32, time=u64)
+datagram = fields(header=raw, source=u16, destination=u16, content=raw, mark=u32, time=u64, device=u32)
 ip = choice(("V4", times(u8, 4)), ("V6", times(u8, 16)))
 socket_file = fields(mode=u32, uid=u32, gid=u32)
 unix_name = fields(bytes=raw, holder=i32, file=optional(socket_file))
@@ -291,7 +291,7 @@ unix_state = choice(
 shape = fields(file_type=u32, socket=optional(times(i32, 3)), terminal=boolean, device=u64)
 address = choice(("V4", fields(ip=times(u8, 4), port=u16)), ("V6", fields(ip=times(u8, 16), port=u16)))
 gathered = fields(**{
-    "to": address, "from": ip, "content": raw, "hops": optional(u8), "class": optional(u8), "undivided": boolean,
+    "to": address, "device": u32, "from": ip, "content": raw, "hops": optional(u8), "class": optional(u8), "undivided": boolean,
     "mark": u32, "priority": u32, "segment": u16, "headers": several(fields(kind=i32, bytes=raw)),
 })
 queued_error = fields(error=u32, origin=u8, kind=times(u8, 2), more=times(u32, 2), to=ip, port=u16, packet=datagram)

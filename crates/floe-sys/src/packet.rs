@@ -5,7 +5,7 @@ use nix::{
     sys::socket::{MsgFlags, SockaddrStorage, sendto},
 };
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -41,6 +41,8 @@ pub struct Segment<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     to: IpAddr,
+    /// Of an address that means something only there.
+    device: u32,
     bytes: Vec<u8>,
 }
 
@@ -92,7 +94,8 @@ fn packet((from, to): (SocketAddr, SocketAddr), protocol: u8, checksum: usize, m
     content[checksum..checksum + 2].copy_from_slice(&sum.to_be_bytes());
     let mut bytes = header((from, to), protocol, content.len());
     bytes.extend(content);
-    Packet { to, bytes }
+    let device = 0;
+    Packet { to, device, bytes }
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -156,7 +159,7 @@ pub fn unreachable(error: i32, (local, remote): (SocketAddr, SocketAddr), protoc
     let (from, to) = (remote.ip().to_canonical(), local.ip().to_canonical());
     let mut bytes = header((from, to), icmp as u8, content.len());
     bytes.extend(content);
-    Some(Packet { to, bytes })
+    Some(Packet { to, device: 0, bytes })
 }
 
 /// What a packet of ICMP tells of that did not get there: a datagram of this host's.
@@ -260,7 +263,11 @@ pub fn again(came: &Came<'_>) -> Option<Packet> {
     };
     content[6..8].copy_from_slice(&checksum.to_be_bytes());
     header.extend(content);
-    Some(Packet { to, bytes: header })
+    Some(Packet {
+        to,
+        device: 0,
+        bytes: header,
+    })
 }
 
 /// A whole packet as it came; `None` where it is none of IP.
@@ -271,7 +278,7 @@ pub fn whole(bytes: Vec<u8>) -> Option<Packet> {
         6 => IpAddr::from(<[u8; 16]>::try_from(bytes.get(24..40)?).ok()?),
         _ => return None,
     };
-    Some(Packet { to, bytes })
+    Some(Packet { to, device: 0, bytes })
 }
 
 impl Packet {
@@ -279,6 +286,12 @@ impl Packet {
     #[must_use]
     pub fn by(self, to: IpAddr) -> Self {
         Self { to, ..self }
+    }
+
+    /// The same by a network device, where its address means something only together with one.
+    #[must_use]
+    pub fn on(self, device: u32) -> Self {
+        Self { device, ..self }
     }
 
     /// Whom it says it is for, unless that was changed.
@@ -302,7 +315,11 @@ impl Packet {
     /// # Errors
     /// Those of sendto(2).
     pub fn send(&self, raw: BorrowedFd<'_>) -> Result<(), Errno> {
-        let to = SockaddrStorage::from(SocketAddr::new(self.to, 0));
+        let to = match self.to {
+            IpAddr::V4(_) => SocketAddr::new(self.to, 0),
+            IpAddr::V6(six) => SocketAddrV6::new(six, 0, 0, self.device).into(),
+        };
+        let to = SockaddrStorage::from(to);
         sendto(raw.as_raw_fd(), &self.bytes, &to, MsgFlags::empty()).map(drop)
     }
 }

@@ -69,7 +69,7 @@ const SOCKETS: [Case; 25] = [
     ("socket-xdp", &["(socket:["], "AF_XDP"),
     ("socket-alg", &["(socket:["], "AF_ALG"),
     ("socket-tcp-urgent", &["(socket:["], "which gets SIGURG was not told of"),
-    ("socket-udp-waiting", &["(socket:["], "datagrams of one network device"),
+    ("socket-udp-waiting", &["(socket:["], "which came to a group"),
     ("socket-error-queue", &["(socket:["], "a time stamp of what was sent"),
     (
         "socket-error-shared",

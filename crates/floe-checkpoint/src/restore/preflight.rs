@@ -10,7 +10,7 @@ use floe_image::{
     Image,
     record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord},
 };
-use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of, looked_up_by};
+use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -82,7 +82,8 @@ pub fn obstacles(
     }
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
-    for (object, reason) in ends.into_iter().chain(outside.grants.obstacles(image)?) {
+    let devices = lacking_devices(image, own_network)?;
+    for (object, reason) in ends.into_iter().chain(devices).chain(outside.grants.obstacles(image)?) {
         found.insert(Obstacle { object, reason });
     }
     if outside.terminal && !matches!(image.sandbox().console, ConsoleRecord::Terminal(_)) {

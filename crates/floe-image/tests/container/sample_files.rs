@@ -207,13 +207,14 @@ fn inet_socket(
     let ended = None::<(Vec<u8>, Vec<(u32, u32)>)>;
     let mut header = vec![0x60_u8, 0, 0, 0, 0, 0, 17, 64];
     header.extend([9; 32]);
-    let datagram = (header, [5353_u16, 53], path_of("query"), 3_u32, 0_u64);
+    let datagram = (header, [5353_u16, 53], path_of("query"), 3_u32, 0_u64, 0_u32);
     let is_udp = protocol == 17;
     let datagrams: Vec<_> = is_udp.then_some(datagram).into_iter().collect();
     let (to, from) = ((1_u32, [9_u8; 16], 5353_u16), (1_u32, [0_u8; 16]));
     let headers = vec![(59_i32, vec![0_u8, 0, 1, 4, 0, 0, 0, 0])];
     let gathered = (
         to,
+        0_u32,
         from,
         path_of("ques"),
         Some(64_u8),
@@ -255,7 +256,7 @@ fn queued_error() -> impl Serialize {
         &[0, 53, 20, 233, 0, 12, 0, 0],
     ]
     .concat();
-    let packet = (told, [0_u16; 2], path_of("ques"), 0_u32, 0_u64);
+    let packet = (told, [0_u16; 2], path_of("ques"), 0_u32, 0_u64, 0_u32);
     let to = (1_u32, [9_u8; 16]);
     (111_u32, 3_u8, [1_u8, 4], [0_u32; 2], to, 5353_u16, packet)
 }
@@ -266,7 +267,7 @@ fn echo_socket() -> Vec<u8> {
     let mut header = vec![0x45_u8, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
     header.extend([127, 0, 0, 1, 127, 0, 0, 1]);
     let answer = vec![0_u8, 0, 0xff, 0xf7, 0, 7, 0, 1];
-    let packets = [(header, [0_u16; 2], answer, 0_u32, 0_u64)];
+    let packets = [(header, [0_u16; 2], answer, 0_u32, 0_u64, 0_u32)];
     let options = [(1_i32, 9_i32, vec![1_u8, 0, 0, 0])];
     let devices: Vec<(u32, String)> = Vec::new();
     body(&(

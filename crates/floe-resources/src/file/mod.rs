@@ -46,7 +46,8 @@ pub use regular::{OnDisk, on_disk};
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
 pub use socket::{
-    BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver, looked_up_by,
+    BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver, lacking_devices,
+    looked_up_by,
 };
 pub use stash::Stash;
 

@@ -28,6 +28,8 @@ pub struct WaitingPacket {
     pub mark: u32,
     /// When it came, in nanoseconds of CLOCK_REALTIME; 0 where nobody asked.
     pub time: u64,
+    /// The number of the network device by which it came; what the host sent itself has come by that of its address.
+    pub device: u32,
 }
 
 /// What a socket is like beside its options.
@@ -127,6 +129,8 @@ impl FileMemory {
             segment: memory.number("skb_shared_info", shared, "gso_size")? as u16,
             mark: number("mark")?,
             time: memory.member("sk_buff", buffer, "tstamp")?,
+            // The first member of struct inet_skb_parm and of struct inet6_skb_parm.
+            device: number("cb")?,
         })
     }
 }

@@ -5,7 +5,7 @@ use nix::{
     sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname},
 };
 use std::{
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -37,6 +37,10 @@ fn address(found: SockaddrStorage) -> Result<Option<SocketAddr>, Errno> {
     Ok(Some(address).filter(|address| address.port() != 0 || !address.ip().is_unspecified()))
 }
 
-pub(super) fn has_scope(address: SocketAddr) -> bool {
-    matches!(address, SocketAddr::V6(six) if six.scope_id() != 0)
+/// Whether an address means something only together with a network device: RFC 4291.
+pub(super) fn is_of_a_link(ip: IpAddr) -> bool {
+    let IpAddr::V6(six) = ip else { return false };
+    // Groups of an interface and of a link.
+    let scope = six.octets()[1] & 15;
+    six.is_unicast_link_local() || six.is_multicast() && [1, 2].contains(&scope)
 }

@@ -2,6 +2,8 @@
 //! sent them first, to the one socket that had them (`floe_sys::steering`).
 
 use super::{
+    address::is_of_a_link,
+    devices::Devices,
     number_option, options, system,
     way::{Way, loopback},
 };
@@ -22,7 +24,7 @@ use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -39,6 +41,8 @@ pub(super) struct Datagram {
     mark: u32,
     /// When, in nanoseconds of CLOCK_REALTIME; 0 where nobody asked.
     time: u64,
+    /// The number of the network device by which it came, where its addresses mean something only together with that; else 0.
+    device: u32,
 }
 
 /// Bytes of UDP's header.
@@ -58,8 +62,11 @@ pub(super) fn waiting(socket: BorrowedFd<'_>, memory: &Memory) -> Result<Vec<Dat
     for packet in packets {
         found.extend(Datagram::all_of(&packet).ok_or("a datagram that waits in a socket is none that floe knows")?);
     }
-    if found.iter().any(Datagram::is_of_a_link) {
-        return Err("datagrams of one network device (scope) that wait in a socket can't be carried yet".to_owned());
+    // They come again by loopback, which counts as the device that has the address: groups are nobody's.
+    if found.iter().any(|one| one.is_of_a_link() && !one.is_for_own()) {
+        let reason = "datagrams from an address of one network device (scope), which came to a group or to an address that others \
+                      have too, can't be carried: they would come by another device";
+        return Err(reason.to_owned());
     }
     Ok(found)
 }
@@ -75,7 +82,9 @@ impl Datagram {
             content: ByteBuf::from(content),
             mark: packet.mark,
             time: packet.time,
+            device: 0,
         };
+        let one = |content: &[u8]| one(content).on(packet.device);
         if packet.segment == 0 || packet.content.is_empty() {
             return Some(vec![one(&packet.content)]);
         }
@@ -90,7 +99,24 @@ impl Datagram {
             content: ByteBuf::from(packet.content),
             mark: packet.mark,
             time: packet.time,
+            device: 0,
         }
+    }
+
+    /// The same that came by a device, which matters for some.
+    fn on(self, device: u32) -> Self {
+        let device = if self.is_of_a_link() { device } else { 0 };
+        Self { device, ..self }
+    }
+
+    /// The number of the device by which it came, where that matters.
+    pub(super) fn device(&self) -> u32 {
+        self.device
+    }
+
+    /// Has it come by the device of that name here.
+    pub(super) fn renumber(&mut self, devices: &Devices) {
+        self.device = devices.now(self.device);
     }
 
     /// 4 or 6.
@@ -124,9 +150,13 @@ impl Datagram {
     }
 
     pub(super) fn is_of_a_link(&self) -> bool {
-        let is_local = |ip: IpAddr| matches!(ip, IpAddr::V6(six) if six.is_unicast_link_local());
-        self.addresses()
-            .is_some_and(|addresses| addresses.into_iter().any(is_local))
+        let addresses = self.addresses();
+        addresses.is_some_and(|[from, to]| is_of_a_link(from) || is_link_local(to))
+    }
+
+    /// Whether it was sent to the address that the device has for its link.
+    fn is_for_own(&self) -> bool {
+        self.addresses().is_some_and(|[_, to]| is_link_local(to))
     }
 
     fn packet(&self, protocol: i32) -> Option<Packet> {
@@ -140,8 +170,15 @@ impl Datagram {
 
     /// Whether there can be such a datagram.
     pub(super) fn is_possible(&self, protocol: i32) -> bool {
-        self.content.len() <= LONGEST && self.packet(protocol).is_some()
+        self.content.len() <= LONGEST
+            && self.packet(protocol).is_some()
+            && (self.device != 0) == self.is_of_a_link()
+            && (self.device == 0 || self.is_for_own())
     }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(six) if six.is_unicast_link_local())
 }
 
 /// Puts them back into the socket, which has its address and all options but its filter.
@@ -288,13 +325,25 @@ impl<'a> Filling<'a> {
         if let Some(steering) = &self.steering {
             steering.next_are(datagram.mark, datagram.time)?;
         }
-        let way = Way::to(to);
-        if way == Way::Group {
-            self.join(to)?;
-        }
         let before = self.taken()?;
-        let packet = packet.by(way.by(to));
-        packet.send(self.raw((packet.family(), way == Way::All))?)?;
+        match to {
+            IpAddr::V6(six) if datagram.device != 0 => {
+                // Else it would be sent there.
+                let own = SocketAddrV6::new(six, 0, 0, datagram.device);
+                let lacking = |_| io::Error::other(format!("network device {} does not have {six}", datagram.device));
+                UdpSocket::bind(own).map_err(lacking)?;
+                let packet = packet.on(datagram.device);
+                packet.send(self.raw((packet.family(), false))?)?;
+            }
+            _ => {
+                let way = Way::to(to);
+                if way == Way::Group {
+                    self.join(to)?;
+                }
+                let packet = packet.by(way.by(to));
+                packet.send(self.raw((packet.family(), way == Way::All))?)?;
+            }
+        }
         await_effect(|| Ok(self.taken()? != before))
     }
 
@@ -372,6 +421,7 @@ mod tests {
             segment,
             mark: 3,
             time: 9,
+            device: 1,
         };
         let contents = |packet| {
             let all = Datagram::all_of(&packet).expect("a datagram");

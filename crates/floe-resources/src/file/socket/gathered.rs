@@ -1,7 +1,7 @@
 //! What a UDP socket has put aside, to be sent as one with what is written next (UDP_CORK, MSG_MORE): read from the kernel's
 //! memory, and put aside once more.
 
-use super::{number_option, options};
+use super::{devices::Devices, number_option, options};
 use crate::file::memory::Memory;
 use floe_sys::{
     kernel::GatheredPacket,
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
     os::fd::BorrowedFd,
 };
 
@@ -20,6 +20,8 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Gathered {
     to: SocketAddr,
+    /// The number of the network device, of an address that means something only together with it; else 0.
+    device: u32,
     /// The address that it comes from.
     from: IpAddr,
     /// What was written.
@@ -69,8 +71,13 @@ pub(super) fn gathered(
 impl Gathered {
     fn new(found: GatheredPacket) -> Self {
         let headers = found.headers.into_iter();
+        let device = match found.to {
+            SocketAddr::V6(six) => six.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
         Self {
             to: found.to,
+            device,
             from: found.from.ip(),
             content: ByteBuf::from(found.content),
             hops: found.hops,
@@ -81,6 +88,16 @@ impl Gathered {
             segment: found.segment,
             headers: headers.map(|(kind, bytes)| (kind, ByteBuf::from(bytes))).collect(),
         }
+    }
+
+    /// The number of the device of its addresses, or 0.
+    pub(super) fn device(&self) -> u32 {
+        self.device
+    }
+
+    /// Has it go by the device of that name here.
+    pub(super) fn renumber(&mut self, devices: &Devices) {
+        self.device = devices.now(self.device);
     }
 
     /// Whether a socket of a family can have put that aside.
@@ -104,6 +121,7 @@ impl Gathered {
         let beside = self.beside(socket, protocol, local)?;
         let to = match self.to {
             SocketAddr::V4(four) if family == libc::AF_INET6 => (four.ip().to_ipv6_mapped(), four.port()).into(),
+            SocketAddr::V6(six) => SocketAddrV6::new(*six.ip(), six.port(), 0, self.device).into(),
             to => to,
         };
         options::with_room(socket, self.content.len(), || {
@@ -143,7 +161,7 @@ impl Gathered {
             beside.push((protocol, UDP_SEGMENT, self.segment.to_ne_bytes().to_vec()));
         }
         if local.is_none_or(|local| local.ip().to_canonical() != self.from) {
-            beside.push(comes_from(self.from));
+            beside.push(self.comes_from());
         }
         let level = if self.to.is_ipv4() {
             libc::IPPROTO_IP
@@ -154,18 +172,18 @@ impl Gathered {
         beside.extend(headers.map(|(kind, bytes)| (level, *kind, bytes.to_vec())));
         Ok(beside)
     }
-}
 
-/// struct in_pktinfo: device, source, destination; struct in6_pktinfo: source, device.
-fn comes_from(address: IpAddr) -> Beside {
-    match address {
-        IpAddr::V4(four) => {
-            let parts = [[0; 4], four.octets(), Ipv4Addr::UNSPECIFIED.octets()];
-            (libc::IPPROTO_IP, libc::IP_PKTINFO, parts.concat())
-        }
-        IpAddr::V6(six) => {
-            let value = [&six.octets()[..], &[0; 4]].concat();
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, value)
+    /// struct in_pktinfo: device, source, destination; struct in6_pktinfo: source, device.
+    fn comes_from(&self) -> Beside {
+        match self.from {
+            IpAddr::V4(four) => {
+                let parts = [[0; 4], four.octets(), Ipv4Addr::UNSPECIFIED.octets()];
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, parts.concat())
+            }
+            IpAddr::V6(six) => {
+                let value = [&six.octets()[..], &self.device.to_ne_bytes()].concat();
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, value)
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Sockets of the internet families that have no connection: TCP ones that listen, UDP ones, and new ones.
 
 use super::{
-    address::{Address, has_scope},
-    devices::{check_devices, devices_of},
+    address::{Address, is_of_a_link},
+    devices::{Devices, devices_of, find_devices},
     duplicate, family, number_option,
     options::{self, Filter, SocketOption, Suspects},
     pending,
@@ -33,7 +33,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -191,25 +191,32 @@ impl FileKind for Inet {
                 Err(reason) => return refuse(file, context, &reason),
             }
         }
-        if [body.local, body.remote].into_iter().flatten().any(has_scope) {
+        let is_of_a_link = body.is_of_a_link();
+        if is_of_a_link && body.ended.is_some() {
             return refuse(
                 file,
                 context,
-                "an address of one network device (scope) can't be carried yet",
+                "an address of one network device (scope), of a TCP connection that has ended, can't be carried yet",
             );
         }
         match all_options(file, (family, kind, protocol), context)? {
             Ok(options) => body.options = options,
             Err(reason) => return refuse(file, context, &reason),
         }
-        body.devices = devices_of(file, &body.options, None)?;
+        // Both have the device that the socket is bound to, by its name.
+        if is_of_a_link && options::bound_device(&body.options).is_none() {
+            let reason =
+                "an address of one network device (scope), in a socket that is bound to none, can't be carried";
+            return refuse(file, context, reason);
+        }
+        body.devices = devices_of(file, &body.options, body.held.devices())?;
         context.connections.listening.extend(listener);
         Ok(Some(codec::encode(&body)?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let body = possible(record)?;
-        check_devices(record.id, &body.devices, context)?;
+        let mut body = possible(record)?;
+        body.renumber(&find_devices(record.id, &body.devices, context)?);
         let socket = if body.listens.is_some() {
             listening(record.id, &body, context)?;
             duplicate(record.id, &context.inet.listening[&record.id].1)?
@@ -376,7 +383,11 @@ pub(super) fn listener<'c>(
 ) -> Result<Option<&'c OwnedFd>, FileError> {
     if context.inet.records.is_none() {
         let files = context.files.iter().filter(|record| record.kind == NAME);
-        let found = files.map(|record| Ok((record.id, decode(record)?)));
+        let found = files.map(|record| {
+            let mut body: Body = decode(record)?;
+            body.renumber(&find_devices(record.id, &body.devices, context)?);
+            Ok((record.id, body))
+        });
         context.inet.records = Some(Rc::new(found.collect::<Result<_, FileError>>()?));
     }
     let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
@@ -404,6 +415,18 @@ pub(super) fn suspects_of(place: SocketAddr, context: &OpenContext<'_>) -> Suspe
 }
 
 impl Body {
+    /// Whether its addresses mean something only together with a network device.
+    fn is_of_a_link(&self) -> bool {
+        let mut places = [self.local, self.remote].into_iter().flatten();
+        places.any(|place| is_of_a_link(place.ip()))
+    }
+
+    /// Has it name devices by the numbers that they have here.
+    fn renumber(&mut self, devices: &Devices) {
+        self.options.iter_mut().for_each(|option| option.renumber(devices));
+        self.held.renumber(devices);
+    }
+
     /// Its protocol and addresses.
     fn ends(&self) -> Ends {
         (self.protocol, self.local, self.remote)
@@ -488,6 +511,16 @@ pub(super) fn or_without_leftovers(
             Err(error.into())
         }
     }
+}
+
+/// Names of the network devices that a file needs, where it is of this kind.
+pub(super) fn devices_in(record: &OpenFileRecord) -> Result<BTreeSet<String>, FileError> {
+    if record.kind != NAME {
+        return Ok(BTreeSet::new());
+    }
+    let body = possible(record)?;
+    let names = body.devices.into_iter().map(|(_, name)| name);
+    Ok(names.chain(options::bound_device(&body.options)).collect())
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {

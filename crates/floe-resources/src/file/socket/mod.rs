@@ -27,6 +27,7 @@ pub(super) use tcp::{FoundConnections, MadeConnections, MadeOutside, resolve as 
 pub(super) use unix::{FoundUnix, Known, MadeUnix, outside_peer, resolve as resolve_unix, shown};
 pub(super) use unknown::of_family;
 
+pub use devices::lacking_devices;
 pub use inet::Inet;
 pub use raw::Raw;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};

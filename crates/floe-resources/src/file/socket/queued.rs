@@ -3,6 +3,7 @@
 //! The rest (time stamps and their like) tells of what was sent, and can't be.
 
 use super::{
+    address::is_of_a_link,
     datagram::{Datagram, Filling, with_room},
     system,
 };
@@ -133,8 +134,7 @@ impl QueuedError {
     }
 
     fn is_of_a_link(&self) -> bool {
-        let is_local = |ip: IpAddr| matches!(ip, IpAddr::V6(six) if six.is_unicast_link_local() || six.is_multicast());
-        is_local(self.to) || self.packet.is_of_a_link()
+        is_of_a_link(self.to) || self.packet.is_of_a_link()
     }
 
     /// Whether this host told it itself.

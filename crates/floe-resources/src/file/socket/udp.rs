@@ -2,6 +2,7 @@
 
 use super::{
     datagram::{self, Datagram},
+    devices::Devices,
     gathered::{Gathered, gathered},
     number_option, pending,
     queued::{self, Ends, QueuedError, queued},
@@ -17,7 +18,10 @@ use nix::{
     sys::socket::{Shutdown, shutdown},
 };
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
 
 /// It; of other sockets nothing.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -95,6 +99,18 @@ impl Held {
             }
             Err(reason) => Ok(Err(reason)),
         }
+    }
+
+    /// Numbers of the network devices that it names.
+    pub(super) fn devices(&self) -> BTreeSet<u32> {
+        let datagrams = self.datagrams.iter().map(Datagram::device);
+        datagrams.chain(self.gathered.as_ref().map(Gathered::device)).collect()
+    }
+
+    /// Has it name the devices by the numbers that they have here.
+    pub(super) fn renumber(&mut self, devices: &Devices) {
+        self.datagrams.iter_mut().for_each(|one| one.renumber(devices));
+        self.gathered.iter_mut().for_each(|one| one.renumber(devices));
     }
 
     /// Whether a socket, of UDP or another one, can hold that, and tell that error.

@@ -7,7 +7,10 @@ mod found;
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags};
 use crate::ns::run_inside;
 use device::Device;
-use floe_image::{codec, record::OpenFileRecord};
+use floe_image::{
+    Image, codec,
+    record::{ObjectRecord, OpenFileRecord},
+};
 use floe_sys::{descriptor::open_in_root, tun};
 pub(super) use found::FoundTuns;
 use nix::{
@@ -17,7 +20,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     ffi::OsStr,
     io,
     os::{
@@ -121,6 +124,21 @@ impl FileKind for Tun {
         let body: Body = decode(record)?;
         super::device::path_obstacle(root, Path::new(OsStr::from_bytes(&body.path)), libc::S_IFCHR)
     }
+}
+
+/// Names of the network devices that an image makes.
+pub(super) fn names(image: &Image) -> Result<BTreeSet<String>, FileError> {
+    let objects = image.objects().iter().filter(|object| object.kind == OBJECT_KIND);
+    let name = |object: &ObjectRecord| {
+        let device: Device = codec::decode(&object.body).map_err(|source| FileError::Decode {
+            id: object.id,
+            kind: OBJECT_KIND.to_owned(),
+            source,
+        })?;
+        let name = device.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    };
+    objects.map(name).collect()
 }
 
 fn device(number: u32, record: &OpenFileRecord, context: &OpenContext<'_>) -> Result<Device, FileError> {

@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     mem::forget,
-    net::{Ipv4Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, IntoRawFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
@@ -123,18 +123,19 @@ fn tcp_urgent(_: &Stage) -> io::Result<Check> {
     Ok(kept(server))
 }
 
-/// What came from an address that only one network device has.
+/// What came to a group from an address that only one network device has.
 fn udp_waiting(_: &Stage) -> io::Result<Check> {
+    const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0xf10e, 0x77);
     let server = UdpSocket::bind("[::]:0")?;
     let own = fs::read_to_string("/proc/net/if_inet6")?;
     let own = own
         .lines()
         .find(|line| line.starts_with("fe80"))
         .ok_or_else(|| io::Error::other("no device has one"))?;
-    let bits = u128::from_str_radix(&own[..32], 16).map_err(io::Error::other)?;
     let device = own.split_whitespace().nth(1).unwrap_or_default();
     let device = u32::from_str_radix(device, 16).map_err(io::Error::other)?;
-    let to = SocketAddrV6::new(bits.into(), server.local_addr()?.port(), 0, device);
+    server.join_multicast_v6(&GROUP, device)?;
+    let to = SocketAddrV6::new(GROUP, server.local_addr()?.port(), 0, device);
     UdpSocket::bind("[::]:0")?.send_to(b"unread", to)?;
     Ok(kept(server))
 }

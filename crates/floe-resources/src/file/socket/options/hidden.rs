@@ -2,7 +2,7 @@
 //! addresses, and what chooses among sockets that share a port. The kernel's memory has it.
 
 use super::{LONGEST, SocketOption};
-use crate::file::memory::Memory;
+use crate::file::{memory::Memory, socket::devices::Devices};
 use floe_sys::{Pid, kernel::HiddenOption};
 use std::{collections::BTreeSet, io, os::fd::BorrowedFd};
 
@@ -108,14 +108,32 @@ pub(in crate::file::socket) fn devices(options: &[SocketOption]) -> BTreeSet<u32
 impl SocketOption {
     /// The number of the device that it names.
     fn device(&self) -> Option<u32> {
-        let word = |at: usize| Some(u32::from_ne_bytes(self.value.get(at..at + 4)?.try_into().ok()?));
+        let (at, is_swapped) = self.place_of_device()?;
+        let word = u32::from_ne_bytes(self.value.get(at..at + 4)?.try_into().ok()?);
+        Some(if is_swapped { u32::from_be(word) } else { word })
+    }
+
+    /// Has it name the device by the number that it has now.
+    pub(in crate::file::socket) fn renumber(&mut self, devices: &Devices) {
+        let Some((at, is_swapped)) = self.place_of_device() else {
+            return;
+        };
+        if let (Some(before), Some(place)) = (self.device(), self.value.get_mut(at..at + 4)) {
+            let now = devices.now(before);
+            let now = if is_swapped { now.to_be() } else { now };
+            place.copy_from_slice(&now.to_ne_bytes());
+        }
+    }
+
+    /// Where that number is, and whether it is in the order of networks.
+    fn place_of_device(&self) -> Option<(usize, bool)> {
         match self.which() {
-            (IP, libc::IP_MULTICAST_IF | libc::IP_ADD_MEMBERSHIP) => word(8),
+            (IP, libc::IP_MULTICAST_IF | libc::IP_ADD_MEMBERSHIP) => Some((8, false)),
             (IP | IPV6, MCAST_MSFILTER) | (IPV6, libc::IPV6_MULTICAST_IF) | (SOL_PACKET, PACKET_ADD_MEMBERSHIP) => {
-                word(0)
+                Some((0, false))
             }
-            (IPV6, libc::IPV6_ADD_MEMBERSHIP | IPV6_JOIN_ANYCAST | libc::IPV6_PKTINFO) => word(16),
-            (IP, libc::IP_UNICAST_IF) | (IPV6, libc::IPV6_UNICAST_IF) => word(0).map(u32::from_be),
+            (IPV6, libc::IPV6_ADD_MEMBERSHIP | IPV6_JOIN_ANYCAST | libc::IPV6_PKTINFO) => Some((16, false)),
+            (IP, libc::IP_UNICAST_IF) | (IPV6, libc::IPV6_UNICAST_IF) => Some((0, true)),
             _ => None,
         }
     }

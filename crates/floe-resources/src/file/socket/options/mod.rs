@@ -292,6 +292,22 @@ pub(super) fn is_on(options: &[SocketOption], which: (i32, i32)) -> bool {
     found.any(|option| option.value.iter().any(|byte| *byte != 0))
 }
 
+/// The name of the network device that a socket with these is bound to (SO_BINDTODEVICE).
+pub(super) fn bound_device(options: &[SocketOption]) -> Option<String> {
+    let which = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    let found = options.iter().find(|option| option.which() == which)?;
+    let name = found.value.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(name).into_owned()).filter(|name| !name.is_empty())
+}
+
+/// Binds a socket to its device, if to any: before that it can't have an address that means something only there.
+pub(super) fn set_device(socket: BorrowedFd<'_>, options: &[SocketOption]) -> Result<(), Errno> {
+    match bound_device(options) {
+        Some(name) => set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_bytes()),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn are_possible(options: &[SocketOption]) -> bool {
     let known = |option: &SocketOption| {
         let mut tables = LEVELS.iter().filter(|table| table.level == option.level);

@@ -89,7 +89,11 @@ pub(super) fn body(file: &FoundFile, context: &DumpContext<'_>) -> Found<Body> {
         Ok(options) => body.options = options,
         Err(refusal) => return Ok(Err(refusal)),
     }
-    body.devices = devices_of(file, &body.options, body.device())?;
+    if body.is_of_a_link() && options::bound_device(&body.options).is_none() {
+        let reason = "an address of one network device (scope), in a socket that is bound to none, can't be carried";
+        return Ok(Err((reason.to_owned(), ADVICE)));
+    }
+    body.devices = devices_of(file, &body.options, body.device().into_iter().collect())?;
     Ok(Ok(body))
 }
 
@@ -150,10 +154,14 @@ fn addresses(file: &FoundFile, body: &mut Body, context: &DumpContext<'_>) -> Fo
                     return Ok(Err((reason, "run floe as root")));
                 }
             };
-            let is_of_a_link = |address: &Vec<u8>| address.get(24..28).is_some_and(|scope| scope != [0; 4]);
-            if is_of_a_link(&own) || other.as_ref().is_some_and(is_of_a_link) {
-                let reason = "an address of one network device (scope) can't be carried yet";
-                return Ok(Err((reason.to_owned(), ADVICE)));
+            // An option has the device by its name.
+            let mut other = other;
+            for scope in [Some(&mut own), other.as_mut()]
+                .into_iter()
+                .flatten()
+                .filter_map(|bytes| bytes.get_mut(24..28))
+            {
+                scope.fill(0);
             }
             body.local = is_bound(&own).then(|| ByteBuf::from(own));
             body.remote = other.map(ByteBuf::from);

@@ -8,8 +8,9 @@ mod find;
 pub(super) use find::is_raw;
 
 use super::{
+    address::is_of_a_link,
     datagram::Datagram,
-    devices::check_devices,
+    devices::{Devices, find_devices},
     family,
     options::{self, SocketOption},
     supply::new_by,
@@ -27,10 +28,15 @@ use floe_tracee::Puppet;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// The kind.
 pub struct Raw;
+
+const NAME: &str = "raw-socket";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
@@ -78,6 +84,23 @@ impl Body {
             && options::are_possible(&self.options)
     }
 
+    /// Whether its addresses mean something only together with a network device.
+    fn is_of_a_link(&self) -> bool {
+        // struct sockaddr_in6: family, port, flow information, address.
+        let six = |address: &ByteBuf| Some(<[u8; 16]>::try_from(address.get(8..24)?).ok()?.into());
+        let addresses = [&self.local, &self.remote].into_iter().flatten();
+        self.family == libc::AF_INET6 && addresses.filter_map(six).any(is_of_a_link)
+    }
+
+    /// Has it name devices by the numbers that they have here.
+    fn renumber(&mut self, devices: &Devices) {
+        self.options.iter_mut().for_each(|option| option.renumber(devices));
+        if let (Some(before), Some(place)) = (self.device(), &mut self.local) {
+            let place = &mut place[DEVICE_OF_ADDRESS..DEVICE_OF_ADDRESS + 4];
+            place.copy_from_slice(&devices.now(before).to_ne_bytes());
+        }
+    }
+
     /// The number of the device that a packet socket is bound to.
     fn device(&self) -> Option<u32> {
         let place = self.local.as_ref().filter(|_| self.family == libc::AF_PACKET)?;
@@ -88,7 +111,7 @@ impl Body {
 
 impl FileKind for Raw {
     fn name(&self) -> &'static str {
-        "raw-socket"
+        NAME
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
@@ -110,8 +133,8 @@ impl FileKind for Raw {
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let body = possible(record)?;
-        check_devices(record.id, &body.devices, context)?;
+        let mut body = possible(record)?;
+        body.renumber(&find_devices(record.id, &body.devices, context)?);
         let socket = make(record.id, &body, context)?;
         let wrap = |action| move |source: Errno| system(action, record.id, source.into());
         // What is put back elsewhere is not for it. It is the last to be let in.
@@ -167,6 +190,16 @@ impl FileKind for Raw {
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         possible(record).map(|_| None)
     }
+}
+
+/// Names of the network devices that a file needs, where it is of this kind.
+pub(super) fn devices_in(record: &OpenFileRecord) -> Result<BTreeSet<String>, FileError> {
+    if record.kind != NAME {
+        return Ok(BTreeSet::new());
+    }
+    let body = possible(record)?;
+    let names = body.devices.into_iter().map(|(_, name)| name);
+    Ok(names.chain(options::bound_device(&body.options)).collect())
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {

@@ -18,8 +18,8 @@ use crate::{
         DumpContext, FileError, FoundFile,
         memory::Memory,
         socket::{
-            address::has_scope, has_error, has_events, inet, keeper::Keeper, number_option, plain_options, refuse,
-            tcp_state::TcpState,
+            address::is_of_a_link, has_error, has_events, inet, keeper::Keeper, number_option, options::bound_device,
+            plain_options, refuse, tcp_state::TcpState,
         },
     },
     ns,
@@ -110,18 +110,18 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     let Some((local, remote)) = ends else {
         return refuse(file, context, "a TCP connection without addresses can't be carried");
     };
-    if [local, remote].into_iter().any(has_scope) {
-        return refuse(
-            file,
-            context,
-            "an address of one network device (scope) can't be carried yet",
-        );
-    }
     let family = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
     let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
     let Some(options) = plain_options(file, (kind, &OPTIONS), context)? else {
         return Ok(None);
     };
+    if is_of_a_link(local.ip()) {
+        let ends = (canonical(local), canonical(remote));
+        if bound_device(&options).is_none() || context.connections.carried.iter().any(|one| one.body.ends() == ends) {
+            let reason = "an address of one network device (scope), of a connection by no device or of two that differ by it alone, can't be carried";
+            return refuse(file, context, reason);
+        }
+    }
     let body = Body {
         family,
         local,
@@ -239,6 +239,12 @@ impl FoundConnections {
                 continue;
             }
             match self.mode {
+                TcpMode::Established if is_of_a_link(local.ip()) => refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    "an address of one network device (scope) of a TCP connection with an end outside of the tree can't be carried yet".to_owned(),
+                    "use another address, end the connection, or give it up by --tcp close",
+                ),
                 TcpMode::Established if one.is_in_floes_network()? => outside.push(one),
                 TcpMode::Close => {}
                 TcpMode::Established => refusals.add(

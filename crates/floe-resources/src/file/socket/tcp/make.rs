@@ -5,9 +5,9 @@ use super::{Body, Ends, NAME, OtherEnd, Stream, canonical, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
-        address::Address,
+        address::{Address, is_of_a_link},
         duplicate, has_events, inet,
-        options::{self, Suspects},
+        options::{self, SocketOption, Suspects},
         supply::new_in_tree,
         system,
         tcp_state::TcpState,
@@ -112,10 +112,12 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
     let there = End {
         family,
         address: remote_as_it_was,
+        options: other.map_or(&[], |other| &other.options),
     };
     let here = End {
         family: body.family,
         address: body.local,
+        options: &body.options,
     };
     // Where the tree itself listens, that accepts.
     let [mut own, mut far] = if inet::listener(local, context)?.is_some() || inet::listener(remote, context)?.is_none()
@@ -137,13 +139,20 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
 const CONNECT_SECONDS: i64 = 10;
 
 /// A family and an address of it.
-struct End {
+struct End<'a> {
     family: i32,
     address: SocketAddr,
+    /// Of these, the device that it is bound to.
+    options: &'a [SocketOption],
 }
 
 /// The client's end, and the server's.
-fn connected(id: u32, client: &End, server: &End, context: &mut OpenContext<'_>) -> Result<[MadeEnd; 2], FileError> {
+fn connected(
+    id: u32,
+    client: &End<'_>,
+    server: &End<'_>,
+    context: &mut OpenContext<'_>,
+) -> Result<[MadeEnd; 2], FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let taken = |source| system("bind (is its port taken?)", id, source);
     let place = canonical(server.address);
@@ -196,7 +205,10 @@ pub(super) fn in_family(address: SocketAddr, family: i32) -> SocketAddr {
     }
 }
 
-fn bind_again(socket: BorrowedFd<'_>, end: &End, context: &OpenContext<'_>) -> Result<(), io::Error> {
+fn bind_again(socket: BorrowedFd<'_>, end: &End<'_>, context: &OpenContext<'_>) -> Result<(), io::Error> {
+    if is_of_a_link(end.address.ip()) {
+        options::set_device(socket, end.options)?;
+    }
     let bind = || bind_reusing(socket, end.address);
     inet::or_without_leftovers(end.address, context, bind)
 }
@@ -208,6 +220,7 @@ pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Re
     let end = End {
         family: body.family,
         address: body.local,
+        options: &body.options,
     };
     bind_again(socket.as_fd(), &end, context).map_err(wrap("bind (is its port taken?)"))?;
     set_option(

@@ -42,6 +42,7 @@ use nix::{
 use outside::Outside;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -262,6 +263,15 @@ impl FileKind for TcpConnection {
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         possible(record).map(|_| None)
     }
+}
+
+/// Names of the network devices that a file needs, where it is of this kind.
+pub(super) fn devices_in(record: &OpenFileRecord) -> Result<BTreeSet<String>, FileError> {
+    if record.kind != NAME {
+        return Ok(BTreeSet::new());
+    }
+    let body = possible(record)?;
+    Ok(options::bound_device(&body.options).into_iter().collect())
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
