@@ -375,7 +375,7 @@ mod tests {
                 from: ends[0],
             };
             assert_eq!(super::about(&told.bytes), Some(about));
-            assert_eq!(super::about(&told.bytes[..50]), None);
+            assert_eq!(super::about(&told.bytes[..49]), None);
             assert_eq!(super::about(&datagram(ends[0], ends[1], 17, b"no error").bytes), None);
         }
         let place = "127.0.0.1:1".parse().expect("an address");

@@ -105,7 +105,7 @@ impl Gathered {
         let known = if self.to.is_ipv4() { FOUR_HEADERS } else { SIX_HEADERS };
         let is_header = |(kind, bytes): &(i32, ByteBuf)| known.contains(kind) && bytes.len() <= LONGEST_HEADER;
         self.to.is_ipv4() == self.from.is_ipv4()
-            && (self.to.is_ipv4() || family == libc::AF_INET6)
+            && (self.to.is_ipv4() && self.device == 0 || self.to.is_ipv6() && family == libc::AF_INET6)
             && self.content.len() <= LONGEST
             && self.headers.len() <= known.len()
             && self.headers.iter().all(is_header)
@@ -184,6 +184,59 @@ impl Gathered {
                 let value = [&six.octets()[..], &self.device.to_ne_bytes()].concat();
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, value)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ByteBuf, Gathered, LONGEST};
+
+    #[test]
+    fn what_no_socket_gathers_is_not_possible() {
+        let four = || Gathered {
+            to: ([127, 0, 0, 1], 9).into(),
+            device: 0,
+            from: [127, 0, 0, 1].into(),
+            content: ByteBuf::from(*b"half"),
+            hops: None,
+            class: None,
+            undivided: false,
+            mark: 0,
+            priority: 0,
+            segment: 0,
+            headers: vec![(libc::IP_RETOPTS, ByteBuf::from([1, 0]))],
+        };
+        let six = || Gathered {
+            to: "[::1]:9".parse().expect("an address"),
+            from: "::1".parse().expect("an address"),
+            headers: Vec::new(),
+            ..four()
+        };
+        assert!(four().is_possible(libc::AF_INET) && four().is_possible(libc::AF_INET6));
+        assert!(six().is_possible(libc::AF_INET6) && !six().is_possible(libc::AF_INET));
+        let long = ByteBuf::from(vec![0; LONGEST + 1]);
+        for one in [
+            Gathered { to: six().to, ..four() },
+            Gathered { device: 1, ..four() },
+            Gathered {
+                content: long.clone(),
+                ..six()
+            },
+            Gathered {
+                headers: four().headers,
+                ..six()
+            },
+            Gathered {
+                headers: vec![(libc::IP_RETOPTS, long)],
+                ..four()
+            },
+            Gathered {
+                headers: vec![(libc::IP_PKTINFO, ByteBuf::from([0; 12]))],
+                ..four()
+            },
+        ] {
+            assert!(!one.is_possible(libc::AF_INET6), "{one:?}");
         }
     }
 }

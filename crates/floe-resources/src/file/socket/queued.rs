@@ -245,3 +245,72 @@ fn is_shared(own: &str, protocol: i32, port: u16) -> bool {
             .any(|local| !seen.insert(local))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Datagram, ICMP, LOCAL, QueuedError, TIMESTAMPING};
+    use floe_sys::kernel::{self, WaitingPacket};
+
+    fn told(origin: u8, header: &[u8]) -> QueuedError {
+        QueuedError::new(kernel::QueuedError {
+            error: if origin == LOCAL {
+                libc::EMSGSIZE
+            } else {
+                libc::ECONNREFUSED
+            } as u32,
+            origin,
+            kind: [3, 3],
+            more: [0; 2],
+            to: ([127, 0, 0, 1].into(), 9),
+            packet: WaitingPacket {
+                header: header.to_vec(),
+                content: Vec::new(),
+                segment: 0,
+                mark: 0,
+                time: 0,
+                device: 1,
+            },
+        })
+    }
+
+    /// An image could have floe send any packet to this host.
+    #[test]
+    fn only_errors_of_what_the_socket_sent_are_possible() {
+        let ip = |protocol: u8| {
+            [
+                &[0x45, 0, 0, 56, 0, 0, 0, 0, 64, protocol, 0, 0][..],
+                &[127, 0, 0, 1].repeat(2),
+            ]
+            .concat()
+        };
+        let sent = |protocol: u8, port: u8| [&ip(protocol)[..], &[0, port, 0, 9, 0, 8, 0, 0]].concat();
+        let icmp = |kind: u8, sent: Vec<u8>| [&ip(1)[..], &[kind, 3, 0, 0, 0, 0, 0, 0], &sent].concat();
+        let of = |place: &str| (libc::IPPROTO_UDP, Some(place.parse().expect("an address")));
+        let own = icmp(3, sent(17, 7));
+        for place in ["127.0.0.1:7", "0.0.0.0:7", "[::]:7", "[::ffff:127.0.0.1]:7"] {
+            assert!(told(ICMP, &own).is_possible(of(place)), "{place}");
+        }
+        let is_possible = |one: QueuedError| one.is_possible(of("127.0.0.1:7"));
+        assert!(is_possible(told(LOCAL, &[])));
+        let others = [
+            sent(6, 7),
+            icmp(8, sent(17, 7)),
+            icmp(5, sent(17, 7)),
+            icmp(3, sent(17, 8)),
+            icmp(3, sent(6, 7)),
+            own[..40].to_vec(),
+            Vec::new(),
+        ];
+        for header in others {
+            assert!(!is_possible(told(ICMP, &header)), "{header:?}");
+        }
+        assert!(!is_possible(told(TIMESTAMPING, &own)));
+        assert!(!told(ICMP, &own).is_possible((libc::IPPROTO_UDP, None)));
+        assert!(!told(ICMP, &own).is_possible(of("127.0.0.2:7")));
+        let packet: Datagram = told(ICMP, &own).packet;
+        assert!(!is_possible(QueuedError {
+            packet,
+            ..told(LOCAL, &[])
+        }));
+    }
+}
