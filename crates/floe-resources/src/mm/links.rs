@@ -63,6 +63,7 @@ impl MappedLinks {
         }
         let numbers = procfs::descriptors(pid).map_err(io::Error::other)?;
         let links = numbers.into_iter().map(|number| format!("/proc/{pid}/fd/{number}"));
+        let links = std::iter::once(format!("/proc/{pid}/exe")).chain(links);
         let mut fitting = links.filter(|link| std::fs::metadata(link).is_ok_and(|found| is_it(&found)));
         Ok(fitting.next())
     }

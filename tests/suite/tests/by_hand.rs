@@ -1,0 +1,128 @@
+//! Trees that were started by hand with unshare(1), as root and as an ordinary user, and that floe has never seen before: with
+//! the PIDs that they have on each level.
+
+use floe_suite::{Host, ORDINARY, PID_METHODS, json, run, until};
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// Counts, and says what it calls itself and what the kernel calls it.
+const SCRIPT: &str = r#"
+n=0
+while :; do
+    n=$((n + 1))
+    echo "$n $$ $(grep NSpid /proc/$$/status | tr '\t' ' ')" > here.new
+    mv here.new here
+    sleep 0.02
+done
+"#;
+
+/// A tree that ends with the test.
+struct Tree {
+    root: Child,
+    folder: PathBuf,
+}
+
+impl Tree {
+    fn start(host: &Host, user: Option<u32>, unshare: &[&str]) -> Self {
+        let folder = host.folder("by-hand");
+        let mut command = Command::new(unshare[0]);
+        command
+            .args(&unshare[1..])
+            .args(["bash", "-c", SCRIPT])
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        // SAFETY: both calls are safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // What whoever runs the tests has left open is none of the tree's.
+                let closed = libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
+                match closed == 0 && libc::setsid() > 0 {
+                    true => Ok(()),
+                    false => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let root = command.spawn().expect("start it");
+        let tree = Self { root, folder };
+        until("it counts", || count(&tree.folder).is_some());
+        tree
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // A checkpoint has ended it where all went well.
+        let _ = Command::new("pkill")
+            .args(["-KILL", "-s", &self.root.id().to_string()])
+            .status();
+        let _ = self.root.wait();
+    }
+}
+
+/// How far it has counted, and what it calls itself.
+fn count(folder: &Path) -> Option<(u64, i32)> {
+    let text = std::fs::read_to_string(folder.join("here")).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+fn goes_on(tree: &Tree, when: &str) {
+    let (before, own) = count(&tree.folder).expect("a number");
+    assert_eq!(own, 1, "what it calls itself {when}");
+    until(&format!("it counts on {when}"), || {
+        count(&tree.folder).is_some_and(|(now, _)| now > before + 2)
+    });
+}
+
+fn survives(host: &Host, user: Option<u32>, unshare: &[&str]) {
+    let mut tree = Tree::start(host, user, unshare);
+    goes_on(&tree, "at first");
+    let root = tree.root.id() as i32;
+    let shell = shell_below(root);
+    let (name, image) = (host.name("hand"), host.path("hand.floe"));
+    let image = image.to_str().expect("a plain path");
+    host.done(&["checkpoint", "--pid", &root.to_string(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    for (trip, method) in PID_METHODS.iter().cycle().take(4).enumerate() {
+        host.done(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
+        goes_on(&tree, &format!("after trip {trip}"));
+        let tasks = json(&host.done(&["ps", &name, "--json"]));
+        let tasks = tasks.as_array().expect("a list");
+        let levels = |pid: i32| -> Option<Vec<i64>> {
+            let found = tasks.iter().find(|task| task["pid"] == pid)?;
+            let all = found["nspid"].as_array()?.iter().filter_map(serde_json::Value::as_i64);
+            // Behind those of the host.
+            Some(all.skip_while(|id| *id != i64::from(pid)).collect())
+        };
+        assert_eq!(levels(root), Some(vec![i64::from(root)]), "{tasks:?}");
+        assert_eq!(levels(shell), Some(vec![i64::from(shell), 1]), "{tasks:?}");
+        if trip < 3 {
+            host.done(&["checkpoint", &name, "-o", image]);
+        }
+    }
+}
+
+/// The one child of a process.
+fn shell_below(pid: i32) -> i32 {
+    let children = run(Command::new("pgrep").args(["-P", &pid.to_string()]));
+    children.expect_done().trim().parse().expect("one child")
+}
+
+#[test]
+fn a_pid_namespace() {
+    survives(&Host::new(), None, &["unshare", "--fork", "--pid"]);
+}
+
+#[test]
+fn a_pid_namespace_of_an_ordinary_user() {
+    let unshare = ["unshare", "--user", "--map-root-user", "--fork", "--pid"];
+    survives(&Host::of_ordinary_user(), Some(ORDINARY), &unshare);
+}
