@@ -121,12 +121,35 @@ fn mounts(devpts: bool) -> Result<(), Failure> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))?;
     if devpts {
-        let options = Some("newinstance,ptmxmode=0666,mode=0620,gid=5");
+        let group = if knows_group(TTY) { ",gid=5" } else { "" };
+        let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options).map_err(failed("mount a private devpts"))?;
+        mount(
+            Some("devpts"),
+            "/dev/pts",
+            Some("devpts"),
+            flags,
+            Some(options.as_str()),
+        )
+        .map_err(failed("mount a private devpts"))?;
         mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none).map_err(failed("bind /dev/ptmx"))?;
     }
     Ok(())
+}
+
+/// The group that terminals belong to: tty of every Linux.
+const TTY: u64 = 5;
+
+/// Whether the user namespace knows a group.
+fn knows_group(group: u64) -> bool {
+    let map = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let mut words = line
+            .split_ascii_whitespace()
+            .map(|word| word.parse::<u64>().unwrap_or(0));
+        let (first, count) = (words.next().unwrap_or(0), words.nth(1).unwrap_or(0));
+        (first..first + count).contains(&group)
+    })
 }
 
 fn connect_streams(console: Console, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {

@@ -7,9 +7,14 @@ use floe_sys::Pid;
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
-    unistd::{Gid, Uid, getegid, geteuid},
+    unistd::{Gid, Uid, User, getegid, geteuid},
 };
-use std::{fs::File, io, os::unix::fs::MetadataExt};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    process::{Child, Command, Stdio},
+};
 
 /// A user namespace that can't be made or entered.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,23 @@ pub enum UserError {
         #[source]
         source: io::Error,
     },
+    /// More users to be in it.
+    #[error("user {user} has no range of users and groups in {file}; usermod --add-subuids and --add-subgids give one")]
+    NoRange {
+        /// Who.
+        user: Uid,
+        /// Where it was looked for.
+        file: &'static str,
+    },
+    /// newuidmap(1), newgidmap(1).
+    #[error("map users and groups by newuidmap and newgidmap (package uidmap): {told}")]
+    Mapper {
+        /// What they said.
+        told: String,
+        /// What came of it.
+        #[source]
+        source: io::Error,
+    },
     /// Entering another one.
     #[error("enter the user namespace of process {pid}")]
     Enter {
@@ -45,18 +67,98 @@ pub enum UserError {
     },
 }
 
-/// Makes an ordinary user root of a new user namespace, in which there is nobody else; does nothing for root. The caller must
-/// have one thread.
+/// Who is in a user namespace besides its maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Others {
+    /// Nobody.
+    #[default]
+    None,
+    /// Users and groups from 1 on, as many as were given to the maker in /etc/subuid and /etc/subgid, subuid(5).
+    Given,
+}
+
+/// Makes an ordinary user root of a new user namespace; does nothing for root. The caller must have one thread.
 ///
 /// # Errors
 /// [`UserError`].
-pub fn become_root() -> Result<(), UserError> {
+pub fn become_root(others: Others) -> Result<(), UserError> {
     let (user, group) = (geteuid(), getegid());
     if user.is_root() {
         return Ok(());
     }
+    let mapper = match others {
+        Others::None => None,
+        Others::Given => Some(Mapper::start(user, group)?),
+    };
     unshare(CloneFlags::CLONE_NEWUSER).map_err(|source| UserError::Make { user, source })?;
-    map(user, group)
+    match mapper {
+        None => map(user, group),
+        Some(mapper) => mapper.map(),
+    }
+}
+
+/// A process that maps others, as the programs that may do so must be started from outside of the new namespace.
+struct Mapper(Child);
+
+impl Mapper {
+    fn start(user: Uid, group: Gid) -> Result<Self, UserError> {
+        const SCRIPT: &str =
+            r#"read -r go && newuidmap "$1" 0 "$2" 1 1 "$3" "$4" && newgidmap "$1" 0 "$5" 1 1 "$6" "$7""#;
+        let (users, groups) = (range(user, "/etc/subuid")?, range(user, "/etc/subgid")?);
+        let numbers = [
+            std::process::id().into(),
+            user.as_raw().into(),
+            users.0,
+            users.1,
+            group.as_raw().into(),
+            groups.0,
+            groups.1,
+        ];
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", SCRIPT, "sh"])
+            .args(numbers.map(|number: u64| number.to_string()));
+        let piped = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        piped.spawn().map(Self).map_err(|source| UserError::Mapper {
+            told: "sh".to_owned(),
+            source,
+        })
+    }
+
+    fn map(mut self) -> Result<(), UserError> {
+        let failed = |told: String, source| UserError::Mapper { told, source };
+        let asked = self.0.stdin.take().map(|mut input| input.write_all(b"go\n"));
+        asked
+            .unwrap_or(Ok(()))
+            .map_err(|source| failed("sh".to_owned(), source))?;
+        let output = self.0.wait_with_output();
+        let output = output.map_err(|source| failed("sh".to_owned(), source))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(failed(told, io::Error::other(output.status.to_string())))
+    }
+}
+
+/// The first range that a user was given: its first number, and how many.
+fn range(user: Uid, file: &'static str) -> Result<(u64, u64), UserError> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
+    find_range(&text, (user, name.as_deref())).ok_or(UserError::NoRange { user, file })
+}
+
+fn find_range(text: &str, (user, name): (Uid, Option<&str>)) -> Option<(u64, u64)> {
+    let number = user.to_string();
+    text.lines().find_map(|line| {
+        let mut words = line.trim().split(':');
+        let whose = words.next()?;
+        let (first, count) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        (Some(whose) == name || whose == number).then_some((first, count))
+    })
 }
 
 /// Maps the caller alone. A group can be mapped without the right to do so only when groups can't be dropped any more.
@@ -85,4 +187,18 @@ pub fn join(pid: Pid) -> Result<(), UserError> {
         Ok(())
     };
     enter().map_err(|source| UserError::Enter { pid, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Uid, find_range};
+
+    #[test]
+    fn a_user_is_given_a_range_by_name_or_number() {
+        let text = "somebody:100000:65536\n1001:165536:1000\nbroken:x:y\n";
+        let user = |number, name| find_range(text, (Uid::from_raw(number), name));
+        assert_eq!(user(1000, Some("somebody")), Some((100_000, 65_536)));
+        assert_eq!(user(1001, None), Some((165_536, 1000)));
+        assert_eq!(user(1002, Some("broken")), None);
+    }
 }

@@ -115,9 +115,18 @@ impl Host {
     /// Without a place for temporary files.
     #[must_use]
     pub fn of_ordinary_user() -> Self {
+        Self::ordinary_behind(&[])
+    }
+
+    /// The same, started by way of another command of root's.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn ordinary_behind(prefix: &[&str]) -> Self {
         let user = ORDINARY.to_string();
-        let prefix = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"];
-        let mut host = Self::make(std::env::temp_dir(), &prefix);
+        let become_user = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"];
+        let mut host = Self::make(std::env::temp_dir(), &[prefix, &become_user].concat());
         host.is_ordinary = true;
         for folder in [host.folder.path(), &host.path("state")] {
             std::os::unix::fs::chown(folder, Some(ORDINARY), Some(ORDINARY)).expect("give it away");

@@ -19,6 +19,18 @@ while :; do
 done
 "#;
 
+/// Before its exec: a session of its own, and no file of whoever runs the tests.
+fn leave() -> std::io::Result<()> {
+    // SAFETY: plain numbers.
+    let closed = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    // SAFETY: no arguments.
+    let session = unsafe { libc::setsid() };
+    match closed == 0 && session > 0 {
+        true => Ok(()),
+        false => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// A tree that ends with the test.
 struct Tree {
     root: Child,
@@ -39,17 +51,8 @@ impl Tree {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        // SAFETY: both calls are safe between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                // What whoever runs the tests has left open is none of the tree's.
-                let closed = libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
-                match closed == 0 && libc::setsid() > 0 {
-                    true => Ok(()),
-                    false => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
+        // SAFETY: what it calls is safe between fork and exec.
+        unsafe { command.pre_exec(leave) };
         let root = command.spawn().expect("start it");
         let tree = Self { root, folder };
         until("it counts", || count(&tree.folder).is_some());

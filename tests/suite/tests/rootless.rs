@@ -1,9 +1,11 @@
 //! As an ordinary user, with no right of root's: all that a sandbox does, in a user namespace that floe makes by itself.
 
-use floe_suite::{Host, ORDINARY, PID_METHODS, Victim, enter_own_network, run, until};
+use floe_suite::{Host, ORDINARY, PID_METHODS, Victim, enter_own_network, has, run, skip, until};
 use std::{
+    fs::Permissions,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     process::Command,
 };
 
@@ -142,6 +144,91 @@ fn a_python_server() {
         host.done(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
     }
     assert_eq!(get(), Some(format!("{} 1 0", count + 1)));
+}
+
+/// Files of /etc in which the ordinary user has a name, and a range of users and groups.
+fn files_with_a_range() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("floe-suite.")
+        .tempdir()
+        .expect("a folder");
+    let known = std::fs::read_to_string("/etc/passwd").expect("the users");
+    let user = format!("{known}ordinary:x:{ORDINARY}:{ORDINARY}::/:/bin/sh\n");
+    let range = "ordinary:700000:65536\n".to_owned();
+    for (name, text) in [("passwd", &user), ("subuid", &range), ("subgid", &range)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("write it");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("for everybody");
+    }
+    folder
+}
+
+#[test]
+fn other_users_of_a_range_that_was_given() {
+    if !has("newuidmap") {
+        skip("newuidmap is not installed");
+        return;
+    }
+    let files = files_with_a_range();
+    let bind = |name: &str| format!("mount --bind {}/{name} /etc/{name} && ", files.path().display());
+    let script = ["passwd", "subuid", "subgid"].map(bind).concat() + "exec \"$@\"";
+    let host = Host::ordinary_behind(&["unshare", "-m", "sh", "-c", &script, "sh"]);
+    let name = host.name("many");
+    let script = "import os, time\nif os.fork() == 0:\n os.setgroups([27, 100]); os.setgid(33); os.setuid(1000)\ntime.sleep(1000)";
+    host.done(&[
+        "run",
+        "-d",
+        "--map-auto",
+        "--name",
+        &name,
+        "--",
+        "python3",
+        "-c",
+        script,
+    ]);
+    let users = || {
+        let line = "cat /proc/[0-9]/status | grep -E '^(Uid|Gid|Groups):' | tr '\\t\\n' '  '";
+        host.done(&["exec", &name, "--", "sh", "-c", line])
+    };
+    until("the other user", || users().contains("1000"));
+    let is_there = || users().contains("Uid: 1000 1000 1000 1000 Gid: 33 33 33 33 Groups: 27 100");
+    assert!(is_there());
+    let image = host.path("many.floe");
+    let image = image.to_str().expect("a plain path");
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &name, "-o", image]);
+        host.done(&["restore", "-d", "--map-auto", "--pid-method", method, image]);
+        assert!(is_there(), "{}", users());
+    }
+    host.done(&["checkpoint", &name, "-o", image]);
+    let alone = host.floe(&["restore", "-d", image]).expect_failed();
+    assert!(
+        alone.contains("it is of user 1000, whom this user namespace does not know"),
+        "{alone}"
+    );
+}
+
+#[test]
+fn a_terminal() {
+    let host = Host::of_ordinary_user();
+    let name = host.name("terminal");
+    host.done(&[
+        "run",
+        "-d",
+        "-t",
+        "--name",
+        &name,
+        "--",
+        "sh",
+        "-c",
+        "tty; stty -echo; cat",
+    ]);
+    until("the terminal", || host.done(&["logs", &name]).contains("/dev/pts/"));
+    assert_eq!(
+        host.done(&["exec", &name, "--", "stat", "-c", "%F", "/dev/pts/0"])
+            .trim(),
+        "character special file"
+    );
 }
 
 #[test]

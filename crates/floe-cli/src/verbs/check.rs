@@ -8,7 +8,7 @@ use floe_checkpoint::{
     restore::{self, FilesMode, Obstacle},
 };
 use floe_resources::file::{Grants, Outside, TcpMode};
-use floe_sandbox::become_root;
+use floe_sandbox::{Others, become_root};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -69,7 +69,7 @@ impl Check {
         let obstacles = match image {
             Some(image) => {
                 // As restore does.
-                become_root()?;
+                become_root(Others::None)?;
                 let grants = Grants::take(Vec::new(), &[])?;
                 let outside = Outside {
                     tcp: TcpMode::Established,

@@ -1,6 +1,6 @@
 //! `floe restore`.
 
-use super::{foreground::Stay, image_file, tcp::Tcp, tty::Tty};
+use super::{foreground::Stay, image_file, run::Map, tcp::Tcp, tty::Tty};
 use crate::{
     Context, act,
     failure::{Failure, Outcome},
@@ -53,6 +53,8 @@ pub struct Restore {
     /// where it had one and floe stays with it. With this, what is in the way of it is in the way of the restore.
     #[arg(long, value_enum, value_name = "WHICH", conflicts_with = "detach")]
     tty: Option<Tty>,
+    #[command(flatten)]
+    map: Map,
     /// Files on disk that changed since the image was made, which holds no content of files that have a name.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     files: Files,
@@ -103,7 +105,7 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
-        become_root()?;
+        become_root(self.map.others())?;
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let outside = Outside {

@@ -10,7 +10,7 @@ use clap::{
     Args, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use floe_sandbox::{Client, Console, First, Launch, Origin, SandboxSpec, Signals, WindowSize, become_root};
+use floe_sandbox::{Client, Console, First, Launch, Origin, Others, SandboxSpec, Signals, WindowSize, become_root};
 use floe_sys::descriptor;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
@@ -46,6 +46,8 @@ pub struct Run {
     /// Run the command below a small init.
     #[arg(long)]
     init: bool,
+    #[command(flatten)]
+    map: Map,
     /// The host's network, or none but loopback.
     #[arg(long, value_enum, default_value = "host")]
     net: Net,
@@ -94,6 +96,22 @@ pub fn environment(changes: &[OsString]) -> Vec<OsString> {
         .collect()
 }
 
+/// Users of a user namespace.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Map {
+    /// As an ordinary user: besides yourself, who are root in the sandbox, have the users and groups in it that /etc/subuid and
+    /// /etc/subgid give you, from 1 on. Takes newuidmap and newgidmap (package uidmap).
+    #[arg(long)]
+    map_auto: bool,
+}
+
+impl Map {
+    /// Who is in it.
+    pub fn others(self) -> Others {
+        if self.map_auto { Others::Given } else { Others::None }
+    }
+}
+
 impl Run {
     fn spec(&self) -> SandboxSpec {
         let console = if self.tty {
@@ -129,7 +147,7 @@ impl Run {
             let status = error.exit_status();
             Failure::with_status(error, status)
         };
-        become_root()?;
+        become_root(self.map.others())?;
         let launch = Launch::begin(&context.state_dir, &self.spec(), First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
         if self.detach {
