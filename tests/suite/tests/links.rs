@@ -1,7 +1,7 @@
 //! Sockets with addresses that mean something only together with a network device: devices are found by their names, and one
 //! that is not there stands in the way.
 
-use floe_suite::{Host, PID_METHODS, Victim, enter_own_network, has, run};
+use floe_suite::{Host, PID_METHODS, Victim, enter_own_network, has, run, until};
 use std::{fs, process::Command};
 
 const NAME: &str = "sockets-link-local";
@@ -26,6 +26,11 @@ fn make_pair() {
     ip("link add link0 address 02:00:00:00:07:01 type veth peer name link1 address 02:00:00:00:07:02");
     ip("link set link0 up");
     ip("link set link1 up");
+    let have_addresses = || {
+        let list = fs::read_to_string("/proc/thread-self/net/if_inet6").expect("a list");
+        list.lines().filter(|line| line.starts_with("fe80")).count() == 2
+    };
+    until("addresses of the devices", have_addresses);
 }
 
 #[test]

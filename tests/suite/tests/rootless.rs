@@ -308,3 +308,18 @@ fn what_the_hosts_root_alone_may_look_at_is_refused_by_name() {
     assert!(!image.exists());
     assert_eq!(host.state(&name), "running");
 }
+
+#[test]
+fn what_the_kernels_memory_alone_tells_is_refused_by_name() {
+    let host = Host::of_ordinary_user();
+    let name = host.name("gathering");
+    let _victim = Victim::start_as(&name, &host, "refused", &["--net", "none"], &["socket-gathering"]);
+    let error = host
+        .floe(&["checkpoint", "--patience", "0", "--dry-run", &name])
+        .expect_failed();
+    assert!(
+        error.contains("a datagram that is being gathered (UDP_CORK, MSG_MORE), or on its way"),
+        "{error}"
+    );
+    assert_eq!(host.state(&name), "running");
+}

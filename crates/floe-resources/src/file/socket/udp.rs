@@ -11,7 +11,7 @@ use super::{
 use crate::file::{DumpContext, FileError, FoundFile, OpenContext};
 use floe_sys::{
     message::drop_error,
-    socket::{events, set_option},
+    socket::{events, set_option, unacknowledged},
 };
 use nix::{
     errno::Errno,
@@ -80,6 +80,13 @@ impl Held {
                     }
                 }
                 state.shutdown & 3
+            }
+            // What still counts waits for more, or for its device.
+            Err(error) if unacknowledged(file.as_fd()).is_ok_and(|bytes| bytes != 0) => {
+                return Ok(Err(format!(
+                    "a datagram that is being gathered (UDP_CORK, MSG_MORE), or on its way, is told by the kernel's memory \
+                     alone, which can't be read ({error})"
+                )));
             }
             // Of one that only sends no more nothing tells then.
             Err(_) if events & libc::POLLHUP != 0 => 3,
