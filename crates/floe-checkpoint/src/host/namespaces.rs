@@ -69,7 +69,7 @@ pub(super) const PROBES: &[Probe] = &[
     },
     Probe {
         name: "newuidmap",
-        used_for: "ordinary users: more than one user and group in a sandbox, which floe does not make use of yet",
+        used_for: "ordinary users: more than one user and group in a sandbox (--map-auto)",
         advice: "install uidmap, and give the user a line in /etc/subuid and /etc/subgid (usermod --add-subuids)",
         used_by: ALL,
         needed_by: NONE,
