@@ -297,23 +297,50 @@ pub fn end_orphans(connections: &[(SocketAddr, SocketAddr)]) -> Result<usize, Er
 /// # Errors
 /// Those of netlink(7).
 pub fn is_somebodys(local: SocketAddr, remote: SocketAddr) -> Result<bool, Errno> {
-    let wanted = [local, remote].map(|address| (address.ip().to_canonical(), address.port()));
     let mut found = false;
+    list(local, remote, |message| {
+        found |= number(message, INODE)? != 0;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Bytes that wait in that socket, behind an urgent one too, where [`unread`] ends; the other end's last counts as one.
+/// `None` where there is none.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn listed_unread(local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>, Errno> {
+    let mut found = None;
+    list(local, remote, |message| {
+        found = Some(number(message, UNREAD)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Takes what sock_diag(7) tells of TCP sockets with these addresses.
+fn list(local: SocketAddr, remote: SocketAddr, mut take: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    let wanted = [local, remote].map(|address| (address.ip().to_canonical(), address.port()));
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
         request.extend(u32::MAX.to_ne_bytes());
         request.extend([0; IDENTITY.end - IDENTITY.start]);
         dump(&request, |message| {
             let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
-            found |= number(message, INODE)? != 0 && ends(family, identity) == wanted;
+            if ends(family, identity) == wanted {
+                take(message)?;
+            }
             Ok(())
         })?;
     }
-    Ok(found)
+    Ok(())
 }
 
-/// struct inet_diag_msg: family, state, two more; the addresses; four numbers; inode.
+/// struct inet_diag_msg: family, state, two more; the addresses; when it expires, what waits to be read and to be sent, user;
+/// inode.
 const IDENTITY: std::ops::Range<usize> = 4..52;
+const UNREAD: usize = 56;
 const INODE: usize = 68;
 
 /// The two ends that struct inet_diag_sockid tells, 48 bytes.
@@ -445,7 +472,7 @@ mod tests {
     use nix::errno::Errno;
     use std::net::{TcpListener, TcpStream};
     use std::os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         linux::fs::MetadataExt,
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     };
@@ -510,6 +537,21 @@ mod tests {
         }
         assert_eq!(end, Ok(1));
         assert_eq!(super::end_leftovers(address.port()), Ok(0));
+    }
+
+    #[test]
+    fn what_waits_behind_an_urgent_byte_is_listed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+        let (server, _) = listener.accept().expect("accept");
+        let ends = (server.local_addr().expect("own"), server.peer_addr().expect("other"));
+        assert_eq!(super::listed_unread(ends.0, ends.1), Ok(Some(0)));
+        std::io::Write::write_all(&mut client, b"before").expect("write");
+        nix::sys::socket::send(client.as_raw_fd(), b"!", nix::sys::socket::MsgFlags::MSG_OOB).expect("send");
+        std::io::Write::write_all(&mut client, b"behind").expect("write");
+        assert_eq!(super::listed_unread(ends.0, ends.1), Ok(Some(13)));
+        assert_eq!(super::unread(server.as_fd()), Ok(6));
+        assert_eq!(super::listed_unread(ends.0, (ends.1.ip(), 1).into()), Ok(None));
     }
 
     #[test]

@@ -311,15 +311,27 @@ fn what_the_hosts_root_alone_may_look_at_is_refused_by_name() {
 
 #[test]
 fn what_the_kernels_memory_alone_tells_is_refused_by_name() {
-    let host = Host::of_ordinary_user();
-    let name = host.name("gathering");
-    let _victim = Victim::start_as(&name, &host, "refused", &["--net", "none"], &["socket-gathering"]);
-    let error = host
-        .floe(&["checkpoint", "--patience", "0", "--dry-run", &name])
-        .expect_failed();
-    assert!(
-        error.contains("a datagram that is being gathered (UDP_CORK, MSG_MORE), or on its way"),
-        "{error}"
-    );
-    assert_eq!(host.state(&name), "running");
+    for (kind, reason) in [
+        (
+            "socket-gathering",
+            "a datagram that is being gathered (UDP_CORK, MSG_MORE), or on its way",
+        ),
+        (
+            "socket-tcp-urgent-waiting",
+            "urgent data of a TCP connection is told by the kernel's memory alone",
+        ),
+        (
+            "socket-tcp-urgent-read",
+            "what waits behind an urgent byte of a TCP connection is told by the kernel's memory alone",
+        ),
+    ] {
+        let host = Host::of_ordinary_user();
+        let name = host.name("refused");
+        let _victim = Victim::start_as(&name, &host, "refused", &["--net", "none"], &[kind]);
+        let error = host
+            .floe(&["checkpoint", "--patience", "0", "--dry-run", &name])
+            .expect_failed();
+        assert!(error.contains(reason), "{kind}: {error}");
+        assert_eq!(host.state(&name), "running");
+    }
 }

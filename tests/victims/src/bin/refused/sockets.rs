@@ -15,7 +15,7 @@ use std::{
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
 };
-use victims::{Stage, call, filter, letter, socket, urgent};
+use victims::{Stage, call, filter, letter, socket, urgent, wait_until};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
@@ -33,6 +33,8 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-xdp", |_| of(libc::AF_XDP, libc::SOCK_RAW, 0)),
     ("socket-alg", |_| of(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
     ("socket-tcp-urgent", tcp_urgent),
+    ("socket-tcp-urgent-read", |_| tcp_urgent_told(true)),
+    ("socket-tcp-urgent-waiting", |_| tcp_urgent_told(false)),
     ("socket-udp-waiting", udp_waiting),
     ("socket-error-queue", error_queue),
     ("socket-error-shared", error_shared),
@@ -119,6 +121,21 @@ fn tcp_urgent(_: &Stage) -> io::Result<Check> {
     socket::try_set(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &room)?;
     while client.write(&[7; 65_536])? < 65_536 {}
     urgent::try_send(&client, b'!')?;
+    forget(client);
+    Ok(kept(server))
+}
+
+/// Bytes wait before and behind one, which waits or was read.
+fn tcp_urgent_told(is_read: bool) -> io::Result<Check> {
+    let listener = TcpListener::bind(ANY)?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    client.write_all(b"before")?;
+    urgent::try_send(&client, b'!')?;
+    client.write_all(b"behind")?;
+    if is_read {
+        wait_until(|| urgent::receive(&server) == Ok(Some(b'!')));
+    }
     forget(client);
     Ok(kept(server))
 }

@@ -32,7 +32,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     descriptor::{self, pidfd_getfd},
-    socket::{is_somebodys, option},
+    socket::{is_somebodys, listed_unread, option, unread},
 };
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
@@ -110,6 +110,16 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     let Some((local, remote)) = ends else {
         return refuse(file, context, "a TCP connection without addresses can't be carried");
     };
+    if let Err(error) = context.memory.readable()
+        && hides_bytes(file, &tcp, (local, remote))?
+    {
+        let reason = format!(
+            "what waits behind an urgent byte of a TCP connection is told by the kernel's memory alone, which can't be read ({error})"
+        );
+        let refused = refuse(file, context, &reason);
+        context.refusals.last_passes(Passing::OfItself);
+        return refused;
+    }
     let family = number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).map_err(wrap("read the family of"))?;
     let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
     let Some(options) = plain_options(file, (kind, &OPTIONS), context)? else {
@@ -144,6 +154,20 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         body,
     });
     Ok(Some(record))
+}
+
+/// Whether more waits in a connection than calls tell: an urgent byte that was read, and what comes behind it.
+fn hides_bytes(file: &FoundFile, tcp: &TcpState, (local, remote): Ends) -> Result<bool, FileError> {
+    let look = || Ok(listed_unread(local, remote)?);
+    let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, look);
+    let listed = listed.map_err(|error| FileError::System {
+        action: "list what waits in",
+        object: file.title(),
+        source: io::Error::other(error),
+    })?;
+    // Behind that: what comes meanwhile is told.
+    let told = unread(file.as_fd()).map_err(FileError::system("read what waits in", file.title()))?;
+    Ok(listed.is_some_and(|listed| listed as usize > told + usize::from(tcp.has_got_end())))
 }
 
 /// Completes the records of connections, in the order in which they were found; refuses those whose other end is outside.
