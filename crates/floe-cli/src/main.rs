@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     let format = arguments.log_format;
     let context = Context {
         log_format: format,
-        state_dir: StateDir::new(arguments.state_dir.unwrap_or_else(default_state_dir)),
+        state_dir: StateDir::new(state_dir(arguments.state_dir)),
     };
     let result = match arguments.verb {
         Verb::Run(verb) => verb.run(&context),
@@ -113,6 +113,12 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
+}
+
+/// From the root on, as the monitor works there.
+fn state_dir(given: Option<PathBuf>) -> PathBuf {
+    let path = given.unwrap_or_else(default_state_dir);
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn default_state_dir() -> PathBuf {

@@ -58,8 +58,11 @@ pub fn list(sandbox: &Sandbox) -> Result<Vec<TaskInfo>, SandboxError> {
     Ok(all)
 }
 
-/// The processes of a PID namespace whose PID 1 is told, and of those below it.
-fn in_namespace_of(pid1: Pid) -> Result<Vec<Pid>, SandboxError> {
+/// The processes of the PID namespace of a process, and of those below it.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn in_namespace_of(pid1: Pid) -> Result<Vec<Pid>, SandboxError> {
     let Some(own) = pid_namespaces(&format!("/proc/{pid1}"))?.first().copied() else {
         return Ok(Vec::new());
     };

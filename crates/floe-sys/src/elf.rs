@@ -34,6 +34,15 @@ pub fn one_page_program(name: &str, base: u64, code: &[u8]) -> io::Result<OwnedF
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
+/// A program that waits until its standard input ends, and exits.
+///
+/// # Errors
+/// As for [`one_page_program`].
+pub fn waiting_program(name: &str) -> io::Result<OwnedFd> {
+    const BASE: u64 = 0x40_0000;
+    one_page_program(name, BASE, arch::WAIT_FOR_END)
+}
+
 fn one_page(base: u64, code: &[u8]) -> Option<Vec<u8>> {
     const EXECUTABLE: u16 = 2;
     const LOAD: u32 = 1;

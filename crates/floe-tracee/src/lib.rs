@@ -22,4 +22,4 @@ pub use host::{CallHost, HostError, Running};
 pub use interrupted::{InterruptionError, RestartCode, has_handled_signal_pending, is_restarted, restart_code};
 pub use puppet::{ARENA_BYTES, Puppet, PuppetError, PuppetIds};
 pub use script::Script;
-pub use stopped::{Options, SeizeError, Seized, Stopped, TraceError};
+pub use stopped::{Options, Outliving, SeizeError, Seized, Stopped, TraceError};

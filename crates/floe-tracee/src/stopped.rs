@@ -573,12 +573,18 @@ impl Stopped {
         })
     }
 
-    /// Has it go on by itself, and no more die, should floe end before it lets it go.
+    /// Gives it up: should floe end before it lets it go, it goes on by itself, and does not die.
     ///
     /// # Errors
     /// [`TraceError::Request`].
-    pub fn outlive_tracer(&self) -> Result<(), TraceError> {
-        ptrace::set_options(self.tid, Options::Observe.bits()).map_err(|e| self.failed("give up", e))
+    pub fn outlive_tracer(mut self) -> Result<Outliving, TraceError> {
+        ptrace::set_options(self.tid, Options::Observe.bits()).map_err(|e| self.failed("give up", e))?;
+        self.armed = false;
+        Ok(Outliving {
+            tid: self.tid,
+            stop_again: self.stop_again.get(),
+            not_send: PhantomData,
+        })
     }
 
     /// Lets it go on by itself.
@@ -589,6 +595,37 @@ impl Stopped {
         self.armed = false;
         self.forget_interruption();
         ptrace::detach(self.tid, 0).map_err(|e| self.failed("detach", e))
+    }
+}
+
+/// A task that floe made, that stands still and is its own by now. Dropped, it stands until floe ends.
+#[derive(Debug)]
+#[must_use = "it stands still until it is let go"]
+pub struct Outliving {
+    tid: Pid,
+    stop_again: bool,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Outliving {
+    /// Lets it go on. Those that run already may have ended it.
+    ///
+    /// # Errors
+    /// [`TraceError::Request`].
+    pub fn let_go(self) -> Result<(), TraceError> {
+        if self.stop_again
+            && let Err(error) = nix::sys::signal::kill(self.tid.nix(), nix::sys::signal::Signal::SIGSTOP)
+        {
+            tracing::debug!(tid = self.tid.raw(), %error, "a task that was to be stopped is gone");
+        }
+        match ptrace::detach(self.tid, 0) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(source) => Err(TraceError::Request {
+                action: "detach",
+                tid: self.tid,
+                source,
+            }),
+        }
     }
 }
 

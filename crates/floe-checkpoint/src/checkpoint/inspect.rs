@@ -249,7 +249,13 @@ fn refuse_relation(tree: &FoundTree, error: &PlanError, refusals: &mut Refusals)
             format!("process {by}, which is to fork it, can't fork it there"),
             "end it, or start it from the namespace above",
         ),
-        PlanError::NoRoot | PlanError::Unreachable(_) => {
+        PlanError::Differs(pid) => refusals.add(
+            subject(pid).as_ref(),
+            "its parent, session or group",
+            "it would come to others in any order of forks that floe knows",
+            "end it, or what it was left behind by",
+        ),
+        PlanError::NoRoot | PlanError::Impossible(_) | PlanError::Unreachable(_) => {
             refusals.add(
                 None,
                 "the tree",

@@ -9,6 +9,7 @@ use floe_resources::{
     task::{Sleepers, has_vfork_in_flight, is_in_vfork},
     tree::{FoundThread, FoundTree},
 };
+use floe_sandbox::{SandboxError, tasks::in_namespace_of};
 use floe_sys::{
     Pid,
     procfs::{Mapping, ProcError},
@@ -42,6 +43,9 @@ pub enum SeizeError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// Who else is in its PID namespace.
+    #[error("look who is in the PID namespace of the tree")]
+    Inside(#[source] Box<SandboxError>),
     /// Ptrace.
     #[error(transparent)]
     Trace(#[from] TraceError),
@@ -68,7 +72,7 @@ pub enum SeizeError {
     },
     /// Somebody joined the cgroup who is no descendant of the root.
     #[error(
-        "process {pid} ({comm}) is in the cgroup of the tree but no descendant of its root; it came by exec or from outside, end it first"
+        "process {pid} ({comm}) is in the cgroup or the PID namespace of the tree but no descendant of its root; it came by exec or from outside, end it first"
     )]
     Stranger {
         /// Who.
@@ -147,7 +151,8 @@ impl HeldTree {
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
         let mut sleepers = earlier.again(1);
-        match stop_by_ptrace(root, &mut threads, &mut sleepers) {
+        let stopped = stop_by_ptrace(root, &mut threads, &mut sleepers);
+        match stopped.and_then(|tree| refuse_strangers_inside(&tree).map(|()| tree)) {
             Ok(tree) => Self::complete(tree, threads, None, sleepers),
             Err(error) => {
                 match FoundTree::read(root) {
@@ -425,10 +430,28 @@ fn refuse_strangers(tree: &FoundTree, cgroup: &Cgroup) -> Result<(), SeizeError>
     let known: HashSet<Pid> = tree.processes.iter().map(|process| process.pid).collect();
     for pid in cgroup.processes()? {
         if !known.contains(&pid) {
-            let comm = floe_sys::procfs::read_text(&format!("/proc/{pid}/comm"))?
-                .trim()
-                .to_owned();
-            return Err(SeizeError::Stranger { pid, comm });
+            return Err(stranger(pid)?);
+        }
+    }
+    Ok(())
+}
+
+fn stranger(pid: Pid) -> Result<SeizeError, ProcError> {
+    let comm = floe_sys::procfs::read_text(&format!("/proc/{pid}/comm"))?;
+    let comm = comm.trim().to_owned();
+    Ok(SeizeError::Stranger { pid, comm })
+}
+
+/// Who is in a PID namespace whose PID 1 is the tree's root ends with it.
+fn refuse_strangers_inside(tree: &FoundTree) -> Result<(), SeizeError> {
+    let Some(root) = tree.root().filter(|root| root.own_pid() == 1) else {
+        return Ok(());
+    };
+    let known: HashSet<Pid> = tree.processes.iter().map(|process| process.pid).collect();
+    for pid in in_namespace_of(root.pid).map_err(|error| SeizeError::Inside(Box::new(error)))? {
+        // What has just ended is nobody's loss.
+        if !known.contains(&pid) && !has_ended(pid) {
+            return Err(stranger(pid)?);
         }
     }
     Ok(())

@@ -14,11 +14,19 @@ use floe_tracee::{Batch, CallId, Puppet, PuppetIds, Script};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io,
     os::fd::AsFd,
     rc::Rc,
 };
 
 const NEW_PIDS: u64 = libc::CLONE_NEWPID as u64;
+
+fn namespace_failed(source: io::Error) -> RestoreError {
+    RestoreError::System {
+        action: "open a PID namespace".to_owned(),
+        source,
+    }
+}
 
 impl World<'_> {
     /// What a task is called in the PID namespace of a process.
@@ -124,6 +132,11 @@ impl World<'_> {
         self.lead_children(by, if is_first { here } else { namespace })?;
         let new = if is_first { NEW_PIDS } else { 0 };
         let child = self.spawn(by, pid, (u64::from(shared) | new, exit_signal.max(0) as u64))?;
+        if is_first {
+            // It may end as a zombie before children of others are to be born into what is left of it.
+            let file = File::open(format!("/proc/{}/ns/pid", child.tid())).map_err(namespace_failed)?;
+            self.pid_namespaces.insert(namespace, file);
+        }
         self.puppets.insert(pid, child);
         if let Some(heritage) = self.heritage.get(&by).cloned() {
             self.heritage.insert(pid, heritage);
@@ -164,12 +177,11 @@ impl World<'_> {
         if now == namespace {
             return Ok(());
         }
-        let inside = self.somebody_in(namespace)?;
-        let path = format!("/proc/{}/ns/pid", inside.tid());
-        let file = File::open(&path).map_err(|source| RestoreError::System {
-            action: format!("open {path}"),
-            source,
-        })?;
+        let opened = match self.pid_namespaces.get(&namespace) {
+            Some(file) => file.try_clone(),
+            None => File::open(format!("/proc/{}/ns/pid", self.somebody_in(namespace)?.tid())),
+        };
+        let file = opened.map_err(namespace_failed)?;
         let puppet = self.puppet(pid)?;
         let number = self.channel.give(&mut Script::new(puppet), &[file.as_fd()])?[0] as u64;
         let mut batch = puppet.batch();
@@ -181,6 +193,17 @@ impl World<'_> {
         batch.call("close it", libc::SYS_close, &[number]);
         puppet.run(&mut batch)?;
         self.pids_of_children.insert(pid, namespace);
+        Ok(())
+    }
+
+    /// Has children of processes that get threads be born where these are, as the threads are themselves: clone(2).
+    pub fn keep_children_home(&mut self, processes: &[ProcessRecord]) -> Result<(), RestoreError> {
+        let crowded = processes.iter().filter(|record| record.threads.len() > 1);
+        for pid in crowded.map(|record| record.pid.0) {
+            if self.puppets.contains_key(&pid) {
+                self.lead_children(pid, self.numbering.namespace(pid))?;
+            }
+        }
         Ok(())
     }
 

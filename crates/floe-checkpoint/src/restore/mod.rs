@@ -48,7 +48,7 @@ use floe_resources::{
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
-use floe_tracee::{Puppet, PuppetError, TraceError};
+use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -289,7 +289,10 @@ fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanErr
     if early.is_empty() {
         return Ok((steps, HashMap::new()));
     }
-    let steps = plan(processes, known, &early)?;
+    // Not every order is possible.
+    let Ok(steps) = plan(processes, known, &early) else {
+        return Ok((steps, HashMap::new()));
+    };
     let lendings = wants.lendings(&memory, &steps);
     Ok((steps, lendings))
 }
@@ -366,6 +369,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             clocks::set(&image, &world)?;
         }
         control.enter("state")?;
+        world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &world)?;
         world.settle_pids_of_children(image.processes())?;
         files::open_late(all, &world, &made, &console, (root.as_fd(), outside))?;
@@ -400,15 +404,14 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let name = launch.name().to_owned();
     connections.go_on(held, &opened.outside, launch.pid1())?;
     // From now on the end of floe is not theirs.
-    for thread in &stopped {
-        thread.outlive_tracer()?;
-    }
+    let outliving = stopped.into_iter().map(Stopped::outlive_tracer);
+    let outliving = outliving.collect::<Result<Vec<_>, _>>()?;
     launch.commit_frozen()?;
-    for thread in stopped {
-        thread.detach()?;
-    }
     opened.names.keep();
     outside.grants.keep();
+    for thread in outliving {
+        thread.let_go()?;
+    }
     let (processes, memory) = (image.processes().len(), world.written());
     Ok(Report {
         name,

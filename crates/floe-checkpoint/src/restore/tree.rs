@@ -22,6 +22,7 @@ use floe_sys::{Pid, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
+    fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
@@ -74,6 +75,8 @@ pub struct World<'a> {
     pub numbering: Numbering,
     /// Where children of those are born who were told otherwise than into their own PID namespace.
     pub(super) pids_of_children: HashMap<i32, u32>,
+    /// PID namespaces below the tree's.
+    pub(super) pid_namespaces: HashMap<u32, File>,
     memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
@@ -111,6 +114,7 @@ impl<'a> World<'a> {
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
             numbering: Numbering::of(image),
             pids_of_children: HashMap::new(),
+            pid_namespaces: HashMap::new(),
             memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),

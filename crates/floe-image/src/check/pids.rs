@@ -4,7 +4,7 @@ use super::ensure;
 use crate::{
     Image, Numbering,
     numbering::LEVELS,
-    record::{NsPid, PidsOfChildren, ProcessRecord},
+    record::{NsPid, PidsOfChildren, ProcessRecord, ProcessState},
 };
 use std::collections::HashSet;
 
@@ -48,6 +48,9 @@ pub enum PidFault {
     /// Nobody, or a thread, is PID 1.
     #[error("PID namespace {0} has no process that is its PID 1")]
     NoInit(u32),
+    /// One whose PID 1 has ended, but not as it can.
+    #[error("PID namespace {0} can't be there any more as its PID 1 ended, or has ended")]
+    EndedInit(u32),
     /// A process in a namespace that its parent can't have made or entered.
     #[error("process {0} is in a PID namespace that is not below its parent's")]
     Parent(i32),
@@ -79,7 +82,8 @@ pub(super) fn check(image: &Image) -> Result<(), PidFault> {
         .filter(|process| first(process))
         .map(|process| process.pid_namespace)
         .collect();
-    (1..count).try_for_each(|number| ensure(firsts.contains(&number), || PidFault::NoInit(number)))
+    (1..count).try_for_each(|number| ensure(firsts.contains(&number), || PidFault::NoInit(number)))?;
+    ended_firsts(image, &numbering, first)
 }
 
 /// How many there are, the tree's own among them.
@@ -111,6 +115,31 @@ fn ids(
         let id = id.0;
         let fine = (1..PID_LIMIT).contains(&id) && seen.insert((namespace, id));
         ensure(fine, || PidFault::Id { task, id, namespace })?;
+    }
+    Ok(())
+}
+
+/// With PID 1 of a namespace ends all that is in it, and below; a signal other than SIGKILL can't have ended it.
+fn ended_firsts(
+    image: &Image,
+    numbering: &Numbering,
+    is_first: impl Fn(&ProcessRecord) -> bool,
+) -> Result<(), PidFault> {
+    const SIGKILL: i32 = 9;
+    let mut ended = HashSet::new();
+    for process in image.processes().iter().filter(|process| is_first(process)) {
+        let ProcessState::Zombie { status } = process.state else {
+            continue;
+        };
+        let fault = || PidFault::EndedInit(process.pid_namespace);
+        ensure([0, SIGKILL].contains(&(status & 0x7f)), fault)?;
+        ended.insert(process.pid_namespace);
+    }
+    let others = image.processes().iter().filter(|process| process.pid_namespace != 0);
+    for process in others.filter(|process| !is_first(process) || !ended.contains(&process.pid_namespace)) {
+        let path = numbering.path(process.pid_namespace);
+        let gone = path.iter().find(|namespace| ended.contains(namespace));
+        ensure(gone.is_none(), || PidFault::EndedInit(gone.copied().unwrap_or(0)))?;
     }
     Ok(())
 }

@@ -43,8 +43,7 @@ pub fn look(tree: &FoundTree, process: &FoundProcess) -> Result<PidsOfChildren, 
     Ok(known.map_or(PidsOfChildren::Ended, |known| PidsOfChildren::Known(known as u32)))
 }
 
-/// Adds findings for namespaces whose PID 1 is not in the tree, and for threads whose children would be born elsewhere than
-/// those of their process.
+/// Adds findings for namespaces whose PID 1 is not in the tree, and for threads whose children would be born elsewhere.
 ///
 /// # Errors
 /// [`ProcError`].
@@ -77,9 +76,9 @@ pub fn refuse(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError
         }
     }
     for process in tree.living().filter(|process| process.threads.len() > 1) {
-        let own = of_children(process.pid, process.task())?;
+        let own = tree.pid_namespaces[process.pid_namespace].inode;
         for thread in &process.threads {
-            if of_children(process.pid, thread.tid)? != own {
+            if of_children(process.pid, thread.tid)? != Some(own) {
                 refusals.add(
                     Some(&process.subject()),
                     format!(

@@ -84,6 +84,16 @@ pub fn dump_zombie(found: &FoundProcess, ends: &Ends, refusals: &mut Refusals) -
             "let its parent reap it first",
         );
     }
+    // The kernel keeps all signals but this from a PID 1 that floe would have end so.
+    let is_first = !found.inner.is_empty() && found.own_pid() == 1;
+    if is_first && ![0, libc::SIGKILL].contains(&libc::WTERMSIG(wait_status)) {
+        refusals.add(
+            Some(&found.subject()),
+            "PID 1 of a PID namespace that was ended by a signal other than SIGKILL",
+            "floe can't have one end so again",
+            "let its parent reap it",
+        );
+    }
     Ok(ProcessRecord {
         state: ProcessState::Zombie { status: wait_status },
         threads: vec![ended_leader(found)?],

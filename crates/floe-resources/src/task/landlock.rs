@@ -12,7 +12,9 @@ use crate::{
     tree::FoundProcess,
 };
 use floe_sys::{
-    Pid, capability, fork, landlock,
+    Pid, capability,
+    elf::waiting_program,
+    fork, landlock,
     procfs::{ProcError, Status},
 };
 use floe_tracee::{Batch, CallId};
@@ -25,14 +27,17 @@ use nix::{
         signal::{Signal, kill},
         wait::waitpid,
     },
-    unistd::{pipe2, read, write},
+    unistd::{dup2_stdin, pipe2, read, write},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
+    ffi::CString,
+    io,
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
 };
 
+const NAME: &str = "floe-decoy";
 /// include/uapi/linux/kcmp.h.
 const KCMP_VM: u64 = 1;
 
@@ -45,6 +50,9 @@ pub enum DecoyError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// What it executes.
+    #[error("make the program of a decoy")]
+    Program(#[source] io::Error),
     /// As that user.
     #[error("make a process of user {user} and group {group}")]
     Process {
@@ -171,18 +179,19 @@ impl Decoy {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        let program = waiting_program(NAME).map_err(DecoyError::Program)?;
         let process = ns::run_inside(task, CloneFlags::CLONE_NEWPID, || {
-            Ok(fork::child(|| act(&end, &ready, (user, group), last))?)
+            Ok(fork::child(|| act([&end, &ready, &program], (user, group), last))?)
         })?;
-        // Closed here, so that a decoy that fails shows as the end of the answer.
-        drop((end, ready));
+        // Closed here, so that its exec shows as the end of the answer.
+        drop((end, ready, program));
         let mut decoy = Self {
             process,
             inside: 0,
             _life: life,
         };
         match read(&answer, &mut [0]) {
-            Ok(1) => {}
+            Ok(0) => {}
             Ok(_) => return Err(failed(Errno::EPERM)),
             Err(source) => return Err(failed(source)),
         }
@@ -192,9 +201,10 @@ impl Decoy {
     }
 }
 
-/// What a decoy does: it becomes the user, gives up all else, says so, and waits.
-fn act(end: &OwnedFd, ready: &OwnedFd, (user, group): (u32, u32), last: Last) -> i32 {
-    fork::close_all_but(&[end.as_raw_fd(), ready.as_raw_fd()]);
+/// What a decoy does: it becomes the user, gives up all else and executes a program that waits. Before that it is a copy of
+/// floe, into which the user may not look: only the exec makes it dumpable again. Returns where something fails, and says so.
+fn act([end, ready, program]: [&OwnedFd; 3], (user, group): (u32, u32), last: Last) -> i32 {
+    fork::close_all_but(&[end, ready, program].map(AsRawFd::as_raw_fd));
     let last = match last {
         Last::Untouched => None,
         Last::BeforeMine => Some(nix::unistd::getpid().as_raw() - 1),
@@ -205,14 +215,17 @@ fn act(end: &OwnedFd, ready: &OwnedFd, (user, group): (u32, u32), last: Last) ->
         // process gets a later number, which is no reason not to save it.
         let _ = std::fs::write("/proc/sys/kernel/ns_last_pid", number.to_string());
     }
-    let ready = capability::become_powerless(user, group)
-        .and_then(|()| prctl::set_dumpable(true))
-        .and_then(|()| write(ready, &[0]));
-    if ready.is_err() {
-        return 1;
+    // Without new privileges an exec gives none back to who is root.
+    let changed = prctl::set_dumpable(false)
+        .and_then(|()| dup2_stdin(end))
+        .and_then(|()| prctl::set_no_new_privs())
+        .and_then(|()| capability::become_powerless(user, group));
+    if changed.is_ok() {
+        let name = CString::new(NAME).unwrap_or_default();
+        let _ = fork::execute_descriptor(program.as_raw_fd(), &[name], &[]);
     }
-    while read(end, &mut [0]) == Err(Errno::EINTR) {}
-    0
+    let _ = write(ready, &[0]);
+    1
 }
 
 impl Drop for Decoy {

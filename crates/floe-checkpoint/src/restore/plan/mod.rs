@@ -10,11 +10,13 @@
 //! fork. Whoever else is born into one from above comes later; and each such namespace adopts its orphans by itself.
 
 mod groups;
+mod model;
 
 use floe_image::{
     Numbering,
     record::{ProcessRecord, ProcessState},
 };
+use model::Model;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 
@@ -136,6 +138,12 @@ pub enum PlanError {
         /// Who forks it.
         by: i32,
     },
+    /// Steps that the kernel would not take.
+    #[error("the tree can't be made in any order that floe knows: {0}")]
+    Impossible(String),
+    /// Steps that would make another tree.
+    #[error("process {0} would come to another parent, session or group in any order of forks that floe knows")]
+    Differs(i32),
     /// A process that is reached from nobody.
     #[error("process {0} is no descendant of the root process")]
     Unreachable(i32),
@@ -159,10 +167,12 @@ pub fn plan(
     planner.grow()?;
     planner.groups()?;
     planner.endings();
-    match processes.iter().find(|process| !planner.born.contains(&process.pid.0)) {
-        Some(process) => Err(PlanError::Unreachable(process.pid.0)),
-        None => Ok(planner.steps),
+    if let Some(process) = processes.iter().find(|process| !planner.born.contains(&process.pid.0)) {
+        return Err(PlanError::Unreachable(process.pid.0));
     }
+    let model = Model::run(&planner.steps, numbering).map_err(PlanError::Impossible)?;
+    model.compare(processes, has_init)?;
+    Ok(planner.steps)
 }
 
 const INIT: i32 = 1;

@@ -1,7 +1,10 @@
 //! Trees no machine could be put into by hand, run through a model of the kernel's rules for sessions, groups and
 //! orphans.
 
-use super::{PlanError, Step};
+use super::{
+    PlanError, Step,
+    model::{Model, Stand},
+};
 use floe_image::{
     Numbering,
     record::{
@@ -45,16 +48,6 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Modelled {
-    parent: i32,
-    session: i32,
-    group: i32,
-    zombie: bool,
-    reaper: bool,
-    namespace: u32,
-}
-
 /// Plans a tree of one PID namespace.
 fn plan(processes: &[ProcessRecord], has_init: bool) -> Result<Vec<Step>, PlanError> {
     super::plan(
@@ -64,86 +57,9 @@ fn plan(processes: &[ProcessRecord], has_init: bool) -> Result<Vec<Step>, PlanEr
     )
 }
 
-/// Carries out steps as a kernel would; panics where it would refuse one.
-fn run(steps: &[Step], numbering: &Numbering) -> BTreeMap<i32, Modelled> {
-    let init = Modelled {
-        parent: 0,
-        session: 1,
-        group: 1,
-        zombie: false,
-        reaper: true,
-        namespace: 0,
-    };
-    let mut namespaces = BTreeSet::from([0]);
-    let mut world = BTreeMap::from([(1, init)]);
-    for step in steps {
-        match *step {
-            Step::Fork { by, pid, namespace, .. } => {
-                let forker = world[&by].clone();
-                assert!(!forker.zombie, "{by} is dead and can't fork");
-                let is_new = namespaces.insert(namespace);
-                let fits = match is_new {
-                    true => numbering.parent(namespace) == Some(forker.namespace) && numbering.own(pid) == 1,
-                    false => numbering.is_within(namespace, forker.namespace),
-                };
-                assert!(fits, "{by} can't fork {pid} into namespace {namespace}");
-                let child = Modelled {
-                    parent: by,
-                    reaper: is_new,
-                    namespace,
-                    ..forker
-                };
-                assert!(world.insert(pid, child).is_none(), "{pid} is taken");
-            }
-            Step::NewSession(pid) => {
-                assert!(world[&pid].group != pid, "a group leader can't make a session");
-                let node = world.get_mut(&pid).expect("alive");
-                (node.session, node.group) = (pid, pid);
-            }
-            Step::Join { by, pid, group } => {
-                let (caller, session) = (world[&by].clone(), world[&pid].session);
-                let own_child = by == pid || world[&pid].parent == by && caller.session == session;
-                assert!(own_child, "{by} can't put {pid} into a group");
-                let fits = pid == group || world.values().any(|n| n.group == group && n.session == session);
-                assert!(fits, "group {group} does not exist in session {session}");
-                let seen = numbering.is_within(world[&group].namespace, caller.namespace);
-                assert!(seen, "{by} does not see group {group}");
-                world.get_mut(&pid).expect("alive").group = group;
-            }
-            Step::Subreaper(pid) => world.get_mut(&pid).expect("alive").reaper = true,
-            Step::EndHelper { pid, parent } => {
-                assert_eq!(world[&pid].parent, parent);
-                adopt(&mut world, pid);
-                world.remove(&pid);
-            }
-            Step::EndZombie(pid) => {
-                adopt(&mut world, pid);
-                world.get_mut(&pid).expect("alive").zombie = true;
-            }
-            Step::Build(_) | Step::Stop(_) => {}
-        }
-    }
-    world
-}
-
-/// By the nearest subreaper of the same PID namespace, or its PID 1.
-fn adopt(world: &mut BTreeMap<i32, Modelled>, dying: i32) {
-    let namespace = world[&dying].namespace;
-    let mut reaper = world[&dying].parent;
-    while !(world[&reaper].reaper && world[&reaper].namespace == namespace) {
-        reaper = match world[&reaper].namespace == namespace {
-            true => world[&reaper].parent,
-            // It was born from above: PID 1 is elsewhere.
-            false => {
-                let mut all = world
-                    .iter()
-                    .filter(|(_, node)| node.namespace == namespace && node.reaper);
-                *all.next().expect("each namespace has its first").0
-            }
-        };
-    }
-    let orphans = world.values_mut().filter(|node| node.parent == dying);
-    orphans.for_each(|node| node.parent = reaper);
+/// Carries out steps as a kernel would.
+fn run(steps: &[Step], numbering: &Numbering) -> BTreeMap<i32, Stand> {
+    Model::run(steps, numbering).expect("possible steps").processes
 }
 
 fn check(processes: &[ProcessRecord]) {
@@ -164,7 +80,7 @@ fn check_below(processes: &[ProcessRecord], parents: &[u32]) {
         let got = &world[&process.pid.0];
         let zombie = matches!(process.state, ProcessState::Zombie { .. });
         let is_first = process.pid.0 == 1 || numbering.own(process.pid.0) == 1;
-        let wanted = Modelled {
+        let wanted = Stand {
             parent: process.ppid.0,
             session: process.sid.0,
             group: process.pgid.0,
