@@ -1,7 +1,60 @@
 //! A floe that has seccomp filters itself, as in a container: what it runs has them too, it may not lift them, and it
 //! says so before anything is changed. And that looking for Landlock domains leaves no trace.
 
-use floe_suite::{Host, PID_METHODS, Victim, program, until};
+use floe_suite::{Host, PID_METHODS, Victim, program, run, spawn, until};
+use std::process::Command;
+
+/// Looks at all processes for a secret of floe's, as a user whose process is being saved.
+const SPY: &str = r#"
+import os, sys
+found = 0
+while not os.path.exists(sys.argv[1]):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                found += b"A_SECRET_OF_ROOTS" in file.read()
+        except OSError:
+            pass
+print("found", found)
+"#;
+
+#[test]
+fn a_process_that_is_looked_at_learns_nothing_of_floe() {
+    let host = Host::new();
+    let name = host.name("watched");
+    host.done(&[
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--",
+        "setpriv",
+        "--reuid",
+        "54321",
+        "--clear-groups",
+        "sleep",
+        "1000",
+    ]);
+    let (end, image) = (host.path("end"), host.path("watched.floe"));
+    let mut spy = Command::new("setpriv");
+    spy.args(["--reuid", "54321", "--clear-groups", "python3", "-c", SPY])
+        .arg(&end);
+    let spy = spawn(&mut spy);
+    for _ in 0..10 {
+        let line = [
+            "checkpoint",
+            &name,
+            "--leave-running",
+            "-o",
+            image.to_str().expect("a plain path"),
+        ];
+        let outcome = run(host.command(&line).env("SECRET", "A_SECRET_OF_ROOTS"));
+        assert_eq!(outcome.status, 0, "{}", outcome.err);
+    }
+    std::fs::write(&end, "").expect("tell it to end");
+    let told = spy.wait_with_output().expect("what it found");
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), "found 0");
+}
 
 #[test]
 fn a_confined_floe_refuses_confined_tasks_and_carries_them_nowhere() {

@@ -190,8 +190,8 @@ impl Classifier<'_> {
         if found.is_none() {
             self.refuse(
                 mapping,
-                "without a name",
-                "only the host's root may look at mapped files that have no name and that no descriptor of the process leads to",
+                "not found by name",
+                "only the host's root may look at mapped files that have no name and that no descriptor of the process leads to, and at files of an overlay of several filesystems, which maps tell another device of",
             );
         }
         Ok(found)
