@@ -10,6 +10,7 @@ use super::{
     outside,
     repair::{Queue, Repair, may_repair},
     sent::Sent,
+    stream::hides_bytes,
     untold,
     waiting::{Clients, FoundListener},
 };
@@ -32,7 +33,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     descriptor::{self, pidfd_getfd},
-    socket::{is_somebodys, listed_unread, option, unread},
+    socket::{is_somebodys, option},
 };
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
@@ -154,20 +155,6 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         body,
     });
     Ok(Some(record))
-}
-
-/// Whether more waits in a connection than calls tell: an urgent byte that was read, and what comes behind it.
-fn hides_bytes(file: &FoundFile, tcp: &TcpState, (local, remote): Ends) -> Result<bool, FileError> {
-    let look = || Ok(listed_unread(local, remote)?);
-    let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, look);
-    let listed = listed.map_err(|error| FileError::System {
-        action: "list what waits in",
-        object: file.title(),
-        source: io::Error::other(error),
-    })?;
-    // Behind that: what comes meanwhile is told.
-    let told = unread(file.as_fd()).map_err(FileError::system("read what waits in", file.title()))?;
-    Ok(listed.is_some_and(|listed| listed as usize > told + usize::from(tcp.has_got_end())))
 }
 
 /// Completes the records of connections, in the order in which they were found; refuses those whose other end is outside.

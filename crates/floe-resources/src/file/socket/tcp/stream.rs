@@ -4,28 +4,34 @@
 //! POLLPRI and SIOCATMARK, is not all; the rest is in the kernel's memory. It is put back by the same call, which makes the
 //! kernel tell the other end; nobody is sent SIGURG by that, since files get their owners later.
 
-use super::repair::to_be_read;
-use crate::file::{
-    memory::Memory,
-    socket::{
-        Keeper, has_events, number_option,
-        options::{self, Buffer, Room},
+use super::{Ends, repair::to_be_read};
+use crate::{
+    file::{
+        FileError, FoundFile,
+        memory::Memory,
+        socket::{
+            Keeper, has_events, number_option,
+            options::{self, Buffer, Room},
+            tcp_state::TcpState,
+        },
     },
+    ns,
 };
 use floe_sys::{
     kernel::{UrgentByte, UrgentMark},
     message::is_at_mark,
-    socket::set_option,
+    socket::{listed_unread, set_option, unread},
 };
 use nix::{
     errno::Errno,
+    sched::CloneFlags,
     sys::socket::{MsgFlags, recv, send},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     ops::Range,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -83,6 +89,20 @@ pub(in crate::file::socket) fn untold(socket: BorrowedFd<'_>, memory: &Memory) -
         ))),
         _ => Ok(None),
     }
+}
+
+/// Whether more waits in a connection than calls tell: an urgent byte that was read, and what comes behind it.
+pub(super) fn hides_bytes(file: &FoundFile, tcp: &TcpState, (local, remote): Ends) -> Result<bool, FileError> {
+    let look = || Ok(listed_unread(local, remote)?);
+    let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, look);
+    let listed = listed.map_err(|error| FileError::System {
+        action: "list what waits in",
+        object: file.title(),
+        source: io::Error::other(error),
+    })?;
+    // Behind that: what comes meanwhile is told.
+    let told = unread(file.as_fd()).map_err(FileError::system("read what waits in", file.title()))?;
+    Ok(listed.is_some_and(|listed| listed as usize > told + usize::from(tcp.has_got_end())))
 }
 
 impl Stream {
