@@ -1,6 +1,9 @@
 //! Namespaces: their kinds, and those that descriptors hold: namespaces(7), ioctl_nsfs(2), linux/nsfs.h.
 
-use crate::descriptor::owned;
+use crate::{
+    descriptor::owned,
+    procfs::{ProcError, read_text},
+};
 use nix::errno::Errno;
 use std::{
     fmt,
@@ -131,6 +134,15 @@ pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: no argument is read.
     owned(i64::from(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }))
+}
+
+/// Whether the caller is in the first user namespace, the only one that maps all users to themselves.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn is_in_first_user() -> Result<bool, ProcError> {
+    let map = read_text("/proc/self/uid_map")?;
+    Ok(map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Sets the NIS domain name of the caller's UTS namespace.

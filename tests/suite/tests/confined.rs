@@ -37,8 +37,8 @@ fn a_process_that_is_looked_at_learns_nothing_of_floe() {
     ]);
     let (end, image) = (host.path("end"), host.path("watched.floe"));
     let mut spy = Command::new("setpriv");
-    spy.args(["--reuid", "54321", "--clear-groups", "python3", "-c", SPY])
-        .arg(&end);
+    let as_user = ["--reuid", "54321", "--clear-groups", "env", "PATH=/usr/bin:/bin"];
+    spy.args(as_user).args(["python3", "-c", SPY]).arg(&end);
     let spy = spawn(&mut spy);
     for _ in 0..10 {
         let line = [
@@ -53,7 +53,8 @@ fn a_process_that_is_looked_at_learns_nothing_of_floe() {
     }
     std::fs::write(&end, "").expect("tell it to end");
     let told = spy.wait_with_output().expect("what it found");
-    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), "found 0");
+    let [out, err] = [told.stdout, told.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert_eq!(out.trim(), "found 0", "{err}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use floe_sys::{
     Pid, fork,
-    procfs::{self, ProcError, Status},
+    procfs::{ProcError, Status},
 };
 use nix::{
     errno::Errno,
@@ -44,7 +44,7 @@ impl Caller {
             user: status.uids[1],
             group: status.gids[1],
             capabilities,
-            is_of_host: maps_all(&procfs::read_text("/proc/self/uid_map")?),
+            is_of_host: floe_sys::namespace::is_in_first_user()?,
         })
     }
 
@@ -125,9 +125,6 @@ fn born(namespaces: i32, life: &dyn Fn() -> i32) -> Result<nix::unistd::Pid, Err
 }
 
 /// Whether each user is known by their own number, as in the first user namespace alone.
-fn maps_all(map: &str) -> bool {
-    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
-}
 
 /// A child that only waits, to be looked at.
 pub(super) struct Subject(pub Pid);

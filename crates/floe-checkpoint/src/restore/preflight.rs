@@ -205,7 +205,16 @@ fn privileges(record: &ProcessRecord, own: &Status, found: &mut BTreeSet<Obstacl
             add(format!("floe lacks capabilities that it has ({:#x})", all & !bounding));
         }
     }
-    if effective & CAP_SYS_RESOURCE == 0 {
+    // In another user namespace than the first one these capabilities do not count.
+    let is_first = floe_sys::namespace::is_in_first_user()?;
+    let nice = record.threads.iter().map(|thread| thread.scheduling.nice).min();
+    let own_nice = procfs::Stat::of(Pid::new(std::process::id() as i32))?.nice;
+    if let Some(nice) = nice.filter(|nice| i64::from(*nice) < own_nice && !is_first) {
+        add(format!(
+            "its nice value is {nice}, and floe, whose own is {own_nice}, may set none that is lower"
+        ));
+    }
+    if effective & CAP_SYS_RESOURCE == 0 || !is_first {
         let limits = procfs::limits("/proc/self")?.into_iter().zip(procfs::LIMITS);
         for (limit, ((_, hard), name)) in record.limits.iter().zip(limits) {
             if limit.hard > hard {

@@ -5,7 +5,8 @@ use super::dump::{DumpError, HeldProcess};
 use crate::tree::{FoundProcess, FoundTree};
 use floe_sys::{
     Pid,
-    procfs::{ProcError, Status, read_text},
+    namespace::is_in_first_user,
+    procfs::{ProcError, Status},
 };
 use floe_tracee::CallHost;
 use std::collections::HashMap;
@@ -27,11 +28,8 @@ impl Ends {
     /// # Errors
     /// [`ProcError`].
     pub fn none_yet() -> Result<Self, ProcError> {
-        // The first user namespace is the one that maps all.
-        let map = read_text("/proc/self/uid_map")?;
-        let words: Vec<&str> = map.split_ascii_whitespace().collect();
         Ok(Self {
-            is_told_all: words == ["0", "0", "4294967295"],
+            is_told_all: is_in_first_user()?,
             known: HashMap::new(),
         })
     }
