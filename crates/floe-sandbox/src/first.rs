@@ -66,7 +66,8 @@ fn report(monitor: &OwnedFd, error: Errno, text: &str) {
     }
 }
 
-type Failure = (Errno, String);
+/// Why something failed, and what.
+pub type Failure = (Errno, String);
 
 fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
     let text = text.into();
@@ -120,21 +121,21 @@ fn mounts(devpts: bool) -> Result<(), Failure> {
     mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))?;
-    if devpts {
-        let group = if knows_group(TTY) { ",gid=5" } else { "" };
-        let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-        mount(
-            Some("devpts"),
-            "/dev/pts",
-            Some("devpts"),
-            flags,
-            Some(options.as_str()),
-        )
-        .map_err(failed("mount a private devpts"))?;
-        mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none).map_err(failed("bind /dev/ptmx"))?;
-    }
-    Ok(())
+    if devpts { own_terminals() } else { Ok(()) }
+}
+
+/// Mounts terminals of its own (devpts) in the calling thread's mount namespace, as a new sandbox has them.
+///
+/// # Errors
+/// What was attempted, and why it failed.
+pub fn own_terminals() -> Result<(), Failure> {
+    let none: Option<&str> = None;
+    let group = if knows_group(TTY) { ",gid=5" } else { "" };
+    let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let (kind, options) = (Some("devpts"), Some(options.as_str()));
+    mount(kind, "/dev/pts", kind, flags, options).map_err(failed("mount a private devpts"))?;
+    mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none).map_err(failed("bind /dev/ptmx"))
 }
 
 /// The group that terminals belong to: tty of every Linux.

@@ -25,6 +25,7 @@ mod user;
 
 pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, Place, enter};
+pub use first::own_terminals;
 pub use launch::{First, Launch, LaunchError};
 pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};

@@ -20,6 +20,8 @@ const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const OPEN_TREE_CLONE: u32 = 1;
 const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
+/// linux/fcntl.h.
+const AT_RECURSIVE: u32 = 0x8000;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 const MOVE_MOUNT_SET_GROUP: u32 = 0x100;
@@ -157,6 +159,16 @@ pub fn make_filesystem_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
 /// EINVAL where it is on a mount of another mount namespace, or may not be bound (MS_UNBINDABLE).
 pub fn clone_mount(what: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+    // SAFETY: an empty path that ends with a NUL, and numbers.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, what.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// As [`clone_mount`], with all that is mounted on it.
+///
+/// # Errors
+/// As there.
+pub fn clone_tree(what: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | libc::AT_EMPTY_PATH as u32;
     // SAFETY: an empty path that ends with a NUL, and numbers.
     owned(unsafe { libc::syscall(libc::SYS_open_tree, what.as_raw_fd(), c"".as_ptr(), flags) })
 }

@@ -14,6 +14,7 @@ pub mod filter;
 pub mod findings;
 pub mod letter;
 pub mod memory;
+pub mod mounts;
 pub mod notice;
 pub mod own;
 pub mod pattern;

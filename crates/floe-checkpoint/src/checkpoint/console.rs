@@ -66,7 +66,7 @@ impl Streams {
         };
         contents.sources.push(ContentSource {
             owner: ContentOwner::Log,
-            place: ContentPlace::Link(survey.log.display().to_string()),
+            place: ContentPlace::Link(survey.log.clone()),
             size: survey.log_bytes,
         });
         Ok(Self {

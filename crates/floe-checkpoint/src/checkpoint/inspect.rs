@@ -16,7 +16,7 @@ use floe_resources::{
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
-    ns::{self, NsError},
+    ns::{self, FoundMounts, NsError},
     refusal::Refusals,
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
@@ -95,6 +95,7 @@ pub struct Inspected {
     pub spaces: Vec<AddressSpaceRecord>,
     pub contents: Contents,
     pub files: Collected,
+    pub mounts: FoundMounts,
     /// The monitor keeps still as long as this is there.
     pub _streams: Streams,
     /// Bytes of pages to be written.
@@ -182,7 +183,7 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let mut sandbox = sandbox(held, target, (&streams, &files), refusals)?;
+        let (mut sandbox, mounts) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
@@ -207,6 +208,7 @@ impl Inspected {
             spaces,
             contents,
             files,
+            mounts,
             _streams: streams,
             bytes,
         })
@@ -353,16 +355,16 @@ fn sandbox(
     held: &HeldTree,
     target: &Target,
     (streams, files): (&Streams, &Collected),
-    refusals: &mut Refusals,
-) -> Result<SandboxRecord, InspectError> {
+    (contents, refusals): (&mut Contents, &mut Refusals),
+) -> Result<(SandboxRecord, FoundMounts), InspectError> {
     let (name, command) = match target {
         Target::Sandbox { name, command, .. } => (name.clone(), command.clone()),
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find(&held.tree, &files.devices, refusals)?;
-    let (uts, ipc, net, cgroup, mount, devpts) = match found {
-        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts),
+    let found = ns::find(&held.tree, &files.devices, (contents, refusals))?;
+    let (uts, ipc, net, cgroup, mount, devpts, mounts) = match found {
+        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts, ns.mounts),
         None => (
             host,
             NamespaceOrigin::Host,
@@ -370,6 +372,7 @@ fn sandbox(
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
+            FoundMounts::default(),
         ),
     };
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
@@ -378,7 +381,7 @@ fn sandbox(
         ConsoleRecord::Terminal(_) => NamespaceOrigin::Own,
         _ => devpts,
     };
-    Ok(SandboxRecord {
+    let record = SandboxRecord {
         name,
         uts,
         ipc,
@@ -395,7 +398,8 @@ fn sandbox(
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
-    })
+    };
+    Ok((record, mounts))
 }
 
 /// Read when all timers have been, so that none can have fired at a time that the restored tree has yet to see.

@@ -92,6 +92,9 @@ fn pages(map: &PageMapRecord) -> u64 {
 fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), WriteError> {
     writer.record(&inspected.header)?;
     writer.record(&inspected.sandbox)?;
+    let mounts = &inspected.mounts;
+    mounts.namespace.iter().try_for_each(|record| writer.record(record))?;
+    mounts.filesystems.iter().try_for_each(|record| writer.record(record))?;
     inspected
         .processes
         .iter()

@@ -19,6 +19,7 @@ use nix::{
     },
 };
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs::File,
     os::{
@@ -59,18 +60,25 @@ pub struct Look<'a> {
     pub image: &'a Image,
     pub root: BorrowedFd<'a>,
     pub mode: FilesMode,
+    /// Device numbers of filesystems that are made anew, whose files are in the image.
+    carried: &'a BTreeSet<u64>,
     /// Whether this is the host where the image was made.
     same_host: bool,
 }
 
 impl<'a> Look<'a> {
-    /// At the files of an image, below a root directory.
-    pub fn new(image: &'a Image, root: BorrowedFd<'a>, mode: FilesMode) -> Result<Self, RestoreError> {
+    /// At the files of an image, below a root directory; those on filesystems of the numbers `carried` are in the image.
+    pub fn new(
+        image: &'a Image,
+        (root, carried): (BorrowedFd<'a>, &'a BTreeSet<u64>),
+        mode: FilesMode,
+    ) -> Result<Self, RestoreError> {
         let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the host's name"))?;
         Ok(Self {
             image,
             root,
             mode,
+            carried,
             same_host: image.header().host == uname.nodename().to_string_lossy(),
         })
     }
@@ -119,6 +127,7 @@ impl<'a> Look<'a> {
         };
         match self.mode {
             FilesMode::Ignore => None,
+            _ if self.carried.contains(&stat.st_dev) => None,
             FilesMode::Check if record.writable => None,
             FilesMode::Check if stat.st_size as u64 != record.size => Some(other_size(&stat, record.size)),
             FilesMode::Check if mtime(&stat) == record.mtime => None,
@@ -152,6 +161,7 @@ impl<'a> Look<'a> {
         let size = stat.st_size as u64;
         match (self.mode, flags & libc::O_ACCMODE) {
             (FilesMode::Ignore, _) => None,
+            _ if self.carried.contains(&stat.st_dev) => None,
             (FilesMode::Strict, _) => {
                 let known = Known {
                     size: known.size,

@@ -1,7 +1,7 @@
 //! Restore: the stages on one page.
 //!
 //! ```text
-//! open -> plan -> preflight -> launch -> seed -> contents -> tree -> files -> clocks -> state -> freeze -> verify -> thaw
+//! open -> plan -> preflight -> launch -> seed -> mounts -> contents -> tree -> files -> clocks -> state -> freeze -> verify -> thaw
 //! ```
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
@@ -13,6 +13,7 @@ mod console;
 mod contents;
 mod disk;
 mod files;
+mod mounts;
 mod nameless;
 mod plan;
 mod preflight;
@@ -44,6 +45,7 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
+    ns::{NsError, mounts::MountError},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
@@ -66,12 +68,13 @@ use tree::World;
 use verify::Original;
 
 /// The names of the stages, in order.
-pub const STAGES: [&str; 13] = [
+pub const STAGES: [&str; 14] = [
     "open",
     "plan",
     "preflight",
     "launch",
     "seed",
+    "mounts",
     "contents",
     "tree",
     "files",
@@ -172,6 +175,12 @@ pub enum RestoreError {
     /// System V IPC.
     #[error(transparent)]
     Ipc(#[from] IpcError),
+    /// Mounts.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Namespaces.
+    #[error(transparent)]
+    Namespace(#[from] NsError),
     /// Descriptors.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -336,6 +345,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     drop(far);
     world.restore_login(image.sandbox().login)?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
+    control.enter("mounts")?;
+    mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, root.as_fd())?;
@@ -394,6 +405,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let mut differences = compared?;
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
+        differences.extend(mounts::compare(&image, launch.pid1())?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
         Ok::<_, RestoreError>((opened, stopped))

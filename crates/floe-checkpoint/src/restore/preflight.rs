@@ -3,6 +3,7 @@
 use super::{
     RestoreError, abilities,
     disk::{FilesMode, Look},
+    mounts::Rehearsal,
     supply,
 };
 use crate::checkpoint::read_vdso;
@@ -17,7 +18,6 @@ use floe_sys::{
     procfs::{self, Mapping, Status},
     time_namespace, timer,
 };
-use nix::fcntl::OFlag;
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
@@ -56,10 +56,11 @@ pub fn obstacles(
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
     clocks(image, &mut found);
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root = nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())
-        .map_err(RestoreError::system("open the root directory"))?;
-    let look = Look::new(image, root.as_fd(), files)?;
+    // What follows is looked for where the tree will find it.
+    let mut rehearsal = Rehearsal::of(image, outside.mounts)?;
+    found.extend(std::mem::take(&mut rehearsal.obstacles));
+    let root = rehearsal.root();
+    let look = Look::new(image, (root.as_fd(), rehearsal.devices()), files)?;
     found.extend(look.obstacles()?);
     check_sockets(image.open_files())?;
     for record in image.open_files() {

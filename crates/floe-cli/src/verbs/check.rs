@@ -7,7 +7,10 @@ use floe_checkpoint::{
     host::{Act, Feature, Hindrances, features},
     restore::{self, FilesMode, Obstacle},
 };
-use floe_resources::file::{Grants, Outside, TcpMode};
+use floe_resources::{
+    file::{Grants, Outside, TcpMode},
+    ns::mounts::Given,
+};
 use floe_sandbox::{Others, become_root};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -74,6 +77,7 @@ impl Check {
                 let outside = Outside {
                     tcp: TcpMode::Established,
                     grants: &grants,
+                    mounts: &Given::default(),
                     terminal: false,
                 };
                 act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check), control))??.obstacles

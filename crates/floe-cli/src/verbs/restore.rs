@@ -8,7 +8,10 @@ use crate::{
 };
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
-use floe_resources::file::{Grants, Outside, Rule, RuleError};
+use floe_resources::{
+    file::{Grants, Outside, Rule, RuleError},
+    ns::mounts::{Given, given_mount},
+};
 use floe_sandbox::{Client, Launch, Signals, become_root};
 use floe_sys::descriptor;
 use std::{
@@ -49,6 +52,10 @@ pub struct Restore {
     /// descriptor that floe itself has been started with. May be given several times.
     #[arg(long, value_name = "NAME=FD", value_parser = inherited)]
     inherit_fd: Vec<(String, i32)>,
+    /// A path of the host for a mount that shows what is not here, or not there any more: NAME is its mount point in the
+    /// sandbox. May be given several times.
+    #[arg(long, value_name = "NAME=PATH", value_parser = given_mount)]
+    mount: Vec<(PathBuf, PathBuf)>,
     /// The tree must get the terminal that floe was started on, by one of its own that floe hands on: so it does by itself
     /// where it had one and floe stays with it. With this, what is in the way of it is in the way of the restore.
     #[arg(long, value_enum, value_name = "WHICH", conflicts_with = "detach")]
@@ -108,9 +115,11 @@ impl Restore {
         become_root(self.map.others())?;
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
+        let mounts = Given::new(&self.mount)?;
         let outside = Outside {
             tcp: self.tcp.into(),
             grants: &grants,
+            mounts: &mounts,
             terminal: self.tty.is_some(),
         };
         let image = image_file::open(path)?;

@@ -218,6 +218,8 @@ pub struct Outside<'a> {
     pub tcp: TcpMode,
     /// What else the user gives.
     pub grants: &'a Grants,
+    /// What the user gives for mounts.
+    pub mounts: &'a crate::ns::mounts::Given,
     /// Whether the tree must have a terminal, which is to be the caller's.
     pub terminal: bool,
 }

@@ -128,7 +128,7 @@ fn segment_content(pid: Pid, segment: &Segment, contents: &mut Contents) -> Resu
     let huge_page = contents.huge_page(&link)?;
     contents.sources.push(ContentSource {
         owner: ContentOwner::Segment(id),
-        place: ContentPlace::Link(link),
+        place: ContentPlace::Link(link.into()),
         size: segment.size,
     });
     Ok(huge_page)

@@ -75,7 +75,7 @@ pub struct ContentSource {
 #[derive(Debug)]
 pub enum ContentPlace {
     /// In the file behind a link in /proc of a held task. There may be more of them than floe may have files open.
-    Link(String),
+    Link(PathBuf),
     /// In memory of held tasks that have it mapped.
     Memory(Vec<MappedPart>),
 }
@@ -242,7 +242,7 @@ impl Contents {
         });
         self.sources.push(ContentSource {
             owner: ContentOwner::Shmem(id),
-            place: ContentPlace::Link(magic.to_owned()),
+            place: ContentPlace::Link(magic.into()),
             size: metadata.size(),
         });
         self.shmem_by.insert(identity, id);

@@ -107,6 +107,18 @@ impl Contents {
         Ok(Some(Located { path, ghost: Some(id) }))
     }
 
+    /// Files that have lost a name are found by another one, where they are on a filesystem that is made anew: what a handle
+    /// names is gone with the old one.
+    pub(crate) fn name_linked(&mut self, device: u64, path_of: impl Fn(u64) -> Option<Vec<u8>>) {
+        for (identity, id) in self.ghost_by.iter().filter(|(identity, _)| identity.device == device) {
+            let ghost = self.ghosts.get_mut(*id as usize).map(|ghost| &mut ghost.kind);
+            if let (Some(GhostKind::Linked { name, kind, handle }), Some(path)) = (ghost, path_of(identity.inode)) {
+                (*name, *kind) = (path, 0);
+                handle.clear();
+            }
+        }
+    }
+
     /// Another name of a file, in the directory of `path` or in one beside that.
     fn near_name(&self, path: &[u8], identity: FileIdentity) -> Option<Vec<u8>> {
         let own = Path::new(OsStr::from_bytes(path)).parent()?.to_owned();
@@ -214,7 +226,7 @@ impl Contents {
         if has_content {
             self.sources.push(ContentSource {
                 owner: ContentOwner::Ghost(id),
-                place: ContentPlace::Link(magic.to_owned()),
+                place: ContentPlace::Link(magic.into()),
                 size: metadata.size(),
             });
         }

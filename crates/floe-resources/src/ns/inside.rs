@@ -1,6 +1,6 @@
 //! Runs a closure in another process's namespace, on a thread of its own that ends with it.
 
-use floe_sys::{Pid, descriptor, namespace::Kind};
+use floe_sys::{Pid, descriptor, namespace::Kind, procfs::ProcError};
 use nix::{
     fcntl::OFlag,
     sched::{CloneFlags, setns, unshare},
@@ -20,6 +20,9 @@ pub enum NsError {
         #[source]
         source: io::Error,
     },
+    /// Mounts.
+    #[error(transparent)]
+    Proc(ProcError),
     /// Entering it.
     #[error("look into the namespaces of process {pid} ({})", names(*flags))]
     Enter {

@@ -1,20 +1,20 @@
 //! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
 
 pub(crate) mod inside;
-mod mounts;
+pub mod mounts;
 pub mod pids;
 
-pub(crate) use inside::run as run_inside;
-pub use inside::{NsError, root_directory};
+pub use inside::{NsError, root_directory, run as run_inside};
+pub use mounts::FoundMounts;
 
-use crate::{refusal::Refusals, tree::FoundTree};
+use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
 use std::collections::HashSet;
 
 /// The namespaces of a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct FoundNamespaces {
     /// UTS: origin, host name, domain name.
     pub uts: (NamespaceOrigin, String, String),
@@ -28,17 +28,19 @@ pub struct FoundNamespaces {
     pub mount: NamespaceOrigin,
     /// No namespace: the devpts at /dev/pts.
     pub devpts: NamespaceOrigin,
+    /// What is mounted.
+    pub mounts: FoundMounts,
 }
 
 /// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before). Network devices with
-/// the names `carried` go with files of the tree.
+/// the names `carried` go with files of the tree. Where contents are to be read goes to `contents`.
 ///
 /// # Errors
 /// [`NsError`].
 pub fn find(
     tree: &FoundTree,
     carried: &HashSet<Vec<u8>>,
-    refusals: &mut Refusals,
+    (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
     let pid = root.task();
@@ -49,6 +51,7 @@ pub fn find(
         cgroup: origin(pid, "cgroup")?,
         mount: origin(pid, "mnt")?,
         devpts: NamespaceOrigin::Host,
+        mounts: FoundMounts::default(),
     };
     if origin(pid, "user")? == NamespaceOrigin::Own {
         refusals.add(
@@ -61,7 +64,10 @@ pub fn find(
     if found.net == NamespaceOrigin::Own {
         refuse_devices(pid, carried, refusals)?;
     }
-    if found.mount == NamespaceOrigin::Own && mounts::look(pid, refusals)? {
+    if found.mount == NamespaceOrigin::Own {
+        found.mounts = mounts::find(pid, contents, refusals)?;
+    }
+    if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }
     Ok(Some(found))

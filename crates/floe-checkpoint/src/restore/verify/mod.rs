@@ -52,6 +52,11 @@ impl Differences {
         self.0.push(text);
     }
 
+    /// Notes these.
+    pub fn extend(&mut self, texts: Vec<String>) {
+        self.0.extend(texts);
+    }
+
     fn append(&mut self, other: Self) {
         self.0.extend(other.0);
     }

@@ -15,7 +15,7 @@ fn mount(stage: &Stage) -> io::Result<Check> {
     let path = stage.path("mount");
     fs::create_dir(&path)?;
     let none: Option<&str> = None;
-    nix::mount::mount(Some("victim"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), none)?;
+    nix::mount::mount(Some("victim"), &path, Some("ramfs"), nix::mount::MsFlags::empty(), none)?;
     fs::write(path.join("file"), b"content")?;
     Ok(Box::new(move |findings: &mut Findings| {
         let now = fs::read(path.join("file")).unwrap_or_default();

@@ -1,0 +1,327 @@
+//! Finds what was mounted in a tree, and all of it that can't be made again.
+
+use super::{
+    baseline::{Baseline, parents_first},
+    groups,
+    nodes::Nodes,
+    options::{Ids, options},
+    seen::{Above, Seen},
+};
+use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals};
+use floe_image::record::{
+    FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+};
+use floe_sys::{
+    Pid,
+    procfs::{self, MountInfo},
+};
+use nix::sys::stat::{FileStat, fstat, lstat};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+};
+
+/// What a tree's mount namespace is.
+#[derive(Debug, Default)]
+pub struct FoundMounts {
+    /// Whether it has a devpts of its own where floe mounts one.
+    pub has_devpts: bool,
+    /// Its mounts; nothing where it is the host's.
+    pub namespace: Option<MountNamespaceRecord>,
+    /// Filesystems that are made anew.
+    pub filesystems: Vec<FilesystemRecord>,
+    /// By these contents are read.
+    _roots: Vec<OwnedFd>,
+}
+
+/// What to do about most of it.
+const UNMOUNT: &str = "unmount it, or mount it on the host before the sandbox starts";
+
+/// Why a mount can't be made again, and what to do.
+pub(super) type Refused = (String, &'static str);
+
+/// Looks at the mounts of `pid`, which has a mount namespace of its own. Where contents are to be read goes to `contents`.
+///
+/// # Errors
+/// [`NsError`].
+pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Result<FoundMounts, NsError> {
+    let host = procfs::mount_points("/proc/self").map_err(NsError::Proc)?;
+    let Seen {
+        mounts,
+        baseline,
+        mut roots,
+    } = Seen::look(pid, &host)?;
+    let Some(baseline) = baseline else {
+        let advice = "run it by floe run, without changing its root (pivot_root)";
+        refusals.add(None, "mount /", "the root of its mounts is not the host's", advice);
+        return Ok(FoundMounts::default());
+    };
+    groups::refuse(&mounts, &host, refusals);
+    let mut finder = Finder {
+        host: &host,
+        mounts: &mounts,
+        above: Above::of(&mounts),
+        baseline: &baseline,
+        ids: Ids::read().map_err(NsError::Proc)?,
+        known: HashMap::new(),
+        found: FoundMounts {
+            has_devpts: baseline.has_devpts(),
+            ..FoundMounts::default()
+        },
+    };
+    let wanted = finder.wanted();
+    let (mut numbers, mut records) = (HashMap::new(), Vec::new());
+    for index in parents_first(&mounts)
+        .into_iter()
+        .filter(|index| wanted.contains(index))
+    {
+        let mount = &mounts[index];
+        let source = match baseline.has[index] {
+            Some(_) => finder.refuse_hidden(index).map(|()| MountSource::Inherited),
+            None => finder.source(index, roots.remove(&index), contents)?,
+        };
+        let source = match source {
+            Ok(source) => source,
+            Err((reason, advice)) => {
+                refusals.add(None, title(mount), reason, advice);
+                // What is on it has a place all the same, so that it can be judged by itself.
+                MountSource::Inherited
+            }
+        };
+        let usual = baseline.has[index] == Some(mount.attributes);
+        let parent = finder
+            .above
+            .parent(index)
+            .and_then(|above| numbers.get(&above).copied());
+        numbers.insert(index, records.len() as u32);
+        records.push(MountRecord {
+            parent: parent.unwrap_or(0),
+            point: MountPoint(mount.path.clone()),
+            source,
+            attributes: (!usual).then_some(mount.attributes),
+            shared: mount.shared,
+            master: mount.master,
+            unbindable: mount.unbindable,
+        });
+    }
+    let mut found = finder.found;
+    found.namespace = Some(MountNamespaceRecord {
+        unmounted: baseline.unmounted,
+        mounts: records,
+    });
+    Ok(found)
+}
+
+/// How findings name a mount.
+fn title(mount: &MountInfo) -> String {
+    let (point, kind) = (
+        String::from_utf8_lossy(&mount.path),
+        String::from_utf8_lossy(&mount.kind),
+    );
+    format!("mount {point} ({kind})")
+}
+
+struct Finder<'a> {
+    host: &'a [MountInfo],
+    mounts: &'a [MountInfo],
+    above: Above,
+    baseline: &'a Baseline,
+    ids: Ids,
+    /// Filesystems that are made anew, by device and by what they say that they were made of.
+    known: HashMap<(u32, Vec<u8>), u32>,
+    found: FoundMounts,
+}
+
+impl Finder<'_> {
+    /// Those that differ from a new sandbox's, and what they are on.
+    fn wanted(&self) -> BTreeSet<usize> {
+        let differs = |index: &usize| {
+            let mount = &self.mounts[*index];
+            let shares = mount.shared != 0 || mount.master != 0 || mount.unbindable;
+            shares || self.baseline.has[*index] != Some(mount.attributes)
+        };
+        let mut wanted = BTreeSet::new();
+        for index in (0..self.mounts.len()).filter(differs) {
+            let mut next = Some(index);
+            while let Some(index) = next.filter(|index| wanted.insert(*index)) {
+                next = self.above.parent(index);
+            }
+        }
+        wanted
+    }
+
+    /// What a new sandbox has by itself is in the way there from the start.
+    fn refuse_hidden(&self, index: usize) -> Result<(), Refused> {
+        let is_there = |other: &usize| *other != index && self.baseline.has[*other].is_some();
+        let mut there = (0..self.mounts.len()).filter(is_there);
+        let above = self.above.parent(index);
+        let is_usual = self.baseline.has[index] == Some(self.mounts[index].attributes);
+        // One that nothing is done to may be hidden.
+        if is_usual || !there.any(|other| self.above.hides(self.mounts, other, index) && Some(other) != above) {
+            return Ok(());
+        }
+        Err(("a mount of the host hides it".to_owned(), UNMOUNT))
+    }
+
+    /// What a mount shows that a new sandbox has not.
+    fn source(
+        &mut self,
+        index: usize,
+        root: Option<Result<OwnedFd, nix::errno::Errno>>,
+        contents: &mut Contents,
+    ) -> Result<Result<MountSource, Refused>, NsError> {
+        let mount = &self.mounts[index];
+        if let Err(refused) = self.refuse_hidden(index).and_then(|()| refuse_shape(mount)) {
+            return Ok(Err(refused));
+        }
+        let key = (mount.device, mount.source.clone());
+        if let Some(filesystem) = self.known.get(&key) {
+            return Ok(Ok(MountSource::Filesystem {
+                filesystem: *filesystem,
+                root: MountPoint(mount.root.clone()),
+            }));
+        }
+        let root = match root {
+            Some(Ok(root)) => root,
+            Some(Err(error)) => return Ok(Err((format!("it can't be looked into: {error}"), UNMOUNT))),
+            None => return Ok(Err(("it can't be looked into".to_owned(), UNMOUNT))),
+        };
+        let there = fstat(&root).map_err(|error| NsError::Read {
+            path: String::from_utf8_lossy(&mount.path).into_owned(),
+            source: error.into(),
+        })?;
+        let outside = (!is_view(mount)).then(|| self.path_outside(mount, &there)).flatten();
+        if let Some(path) = outside {
+            let directory = there.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            return Ok(Ok(MountSource::Path { path, directory }));
+        }
+        let kind = match kind_of(mount) {
+            Ok(kind) => kind,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let options = match options(kind, &mount.options, &self.ids) {
+            Ok(options) => options,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let id = self.found.filesystems.len() as u32;
+        let mut record = FilesystemRecord {
+            id,
+            kind,
+            source: mount.source.clone(),
+            options,
+            read_only: mount.filesystem_is_read_only(),
+            nodes: Vec::new(),
+        };
+        if kind == FilesystemKind::Tmpfs {
+            if mount.root != b"/" {
+                // Its other files might be in use all the same.
+                let reason = "it shows a part of a tmpfs that is mounted nowhere as a whole";
+                return Ok(Err((reason.to_owned(), UNMOUNT)));
+            }
+            match Nodes::read(&root, id)? {
+                Ok(found) => {
+                    contents.name_linked(there.st_dev, |inode| {
+                        Some(joined(&mount.path, &found.path_of(inode)?).0)
+                    });
+                    record.nodes = found.records;
+                    contents.sources.extend(found.sources);
+                }
+                Err(refused) => return Ok(Err(refused)),
+            }
+        }
+        self.known.insert(key, id);
+        self.found.filesystems.push(record);
+        self.found._roots.push(root);
+        Ok(Ok(MountSource::Filesystem {
+            filesystem: id,
+            root: MountPoint(mount.root.clone()),
+        }))
+    }
+
+    /// Where a new sandbox has the same, before anything is mounted in it.
+    fn path_outside(&self, mount: &MountInfo, there: &FileStat) -> Option<MountPoint> {
+        let own = (self.baseline.own.iter().enumerate()).filter_map(|(index, place)| Some((index, (*place)?)));
+        for (index, place) in own {
+            let same = self.mounts[index].device == mount.device;
+            if let Some(rest) = below(&mount.root, &self.mounts[index].root).filter(|_| same) {
+                return Some(joined(place.as_bytes(), rest));
+            }
+        }
+        let paths = self
+            .host
+            .iter()
+            .filter(|outer| outer.device == mount.device)
+            .filter_map(|outer| {
+                let path = joined(&outer.path, below(&mount.root, &outer.root)?);
+                (below(&path.0, b"/proc").is_none() || path.0.len() < b"/proc".len()).then_some(path)
+            });
+        let is_same = |path: &MountPoint| {
+            let found = lstat(OsStr::from_bytes(&path.0));
+            found.is_ok_and(|found| (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino))
+        };
+        paths.into_iter().find(is_same)
+    }
+}
+
+/// Whether it is all of a filesystem of which a namespace has one, however often it is mounted: only that says what it was
+/// made of.
+fn is_view(mount: &MountInfo) -> bool {
+    let kind = FilesystemKind::named(&mount.kind);
+    mount.root == b"/" && matches!(kind, Some(FilesystemKind::Sysfs | FilesystemKind::Mqueue))
+}
+
+fn refuse_shape(mount: &MountInfo) -> Result<(), Refused> {
+    let deleted = |path: &[u8]| path.ends_with(b"//deleted");
+    if mount.is_mapped {
+        return Err(("it shows other owners than there are (idmapped)".to_owned(), UNMOUNT));
+    }
+    if deleted(&mount.root) || deleted(&mount.path) {
+        return Err(("what it shows, or is mounted on, was deleted".to_owned(), UNMOUNT));
+    }
+    if mount.root.split(|byte| *byte == b'/').any(|part| part == b"..") {
+        return Err(("it shows a cgroup outside of floe's own".to_owned(), UNMOUNT));
+    }
+    Ok(())
+}
+
+/// The type of a filesystem that is made anew; why others are not.
+fn kind_of(mount: &MountInfo) -> Result<FilesystemKind, Refused> {
+    if let Some(kind) = FilesystemKind::named(&mount.kind) {
+        return Ok(kind);
+    }
+    let reason = match mount.kind.as_slice() {
+        b"cgroup" | b"cgroup2" => "it shows a cgroup that has another name in another sandbox",
+        b"nsfs" => "it keeps a namespace",
+        b"ramfs" => "ramfs has no limit by which floe could know how much it takes; tmpfs has",
+        b"hugetlbfs" => "files of huge pages are not carried",
+        b"nfs" | b"nfs4" | b"cifs" | b"smb3" | b"9p" | b"ceph" | b"afs" | b"virtiofs" => {
+            "a filesystem of the network would have to be asked for anew, with what it takes to be let in"
+        }
+        kind if kind.starts_with(b"fuse") => "the process that serves it has a state of its own",
+        _ if mount.source.starts_with(b"/dev/loop") => "a loop device is not carried",
+        _ if mount.source.starts_with(b"/dev/") => "floe mounts no devices that the host has not mounted",
+        _ => "a filesystem of this type is not made again",
+    };
+    Err((reason.to_owned(), UNMOUNT))
+}
+
+/// The part of an absolute path that is below another one.
+fn below<'a>(path: &'a [u8], above: &[u8]) -> Option<&'a [u8]> {
+    if above == b"/" {
+        return path.strip_prefix(b"/");
+    }
+    match path.strip_prefix(above)? {
+        [] => Some(&[]),
+        [b'/', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
+fn joined(path: &[u8], rest: &[u8]) -> MountPoint {
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    if rest.is_empty() && !path.is_empty() {
+        return MountPoint(path.to_vec());
+    }
+    MountPoint([path, b"/", rest].concat())
+}

@@ -1,0 +1,24 @@
+//! Mounts of a tree's own mount namespace, as far as they differ from those that a new sandbox has by itself.
+//!
+//! ```text
+//! dump:     baseline (which are there anyway) -> seen (a private copy of the namespace, laid bare mount by mount) -> find
+//! restore:  populate (filesystems, mounted nowhere) -> make (inside the new sandbox, parents first) -> compare
+//! ```
+//! Nothing that a workload has made is followed: places are opened on the mount that they are on, without symbolic links.
+
+mod baseline;
+mod compare;
+mod find;
+mod given;
+mod groups;
+mod make;
+mod nodes;
+mod options;
+mod populate;
+mod seen;
+
+pub use compare::differences;
+pub use find::{FoundMounts, find};
+pub use given::{Given, GivenError, given_mount};
+pub use make::{MountError, make, missing, new_filesystem};
+pub use populate::{Fill, populate};
