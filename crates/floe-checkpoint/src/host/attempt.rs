@@ -124,8 +124,6 @@ fn born(namespaces: i32, life: &dyn Fn() -> i32) -> Result<nix::unistd::Pid, Err
     }
 }
 
-/// Whether each user is known by their own number, as in the first user namespace alone.
-
 /// A child that only waits, to be looked at.
 pub(super) struct Subject(pub Pid);
 
