@@ -142,7 +142,7 @@ ipc = fields(
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
-    has_init=boolean, pid_namespaces=several(fields(parent=u32)),
+    has_init=boolean, pid_namespaces=several(fields(parent=u32)), proc_shows=u32,
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc,
 )

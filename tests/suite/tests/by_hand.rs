@@ -8,12 +8,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Counts, and says what it calls itself and what the kernel calls it.
+/// Counts, and says what it calls itself and who is PID 1 in /proc.
 const SCRIPT: &str = r#"
 n=0
 while :; do
     n=$((n + 1))
-    echo "$n $$ $(grep NSpid /proc/$$/status | tr '\t' ' ')" > here.new
+    echo "$n $$ $(cat /proc/1/comm)" > here.new
     mv here.new here
     sleep 0.02
 done
@@ -70,19 +70,29 @@ impl Drop for Tree {
     }
 }
 
-/// How far it has counted, and what it calls itself.
-fn count(folder: &Path) -> Option<(u64, i32)> {
+/// How far it has counted, what it calls itself, and who is PID 1 in /proc.
+fn count(folder: &Path) -> Option<(u64, i32, String)> {
     let text = std::fs::read_to_string(folder.join("here")).ok()?;
     let mut words = text.split_ascii_whitespace();
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    Some((
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        words.next()?.to_owned(),
+    ))
 }
 
-fn goes_on(tree: &Tree, when: &str) {
-    let (before, own) = count(&tree.folder).expect("a number");
+/// Waits until it has counted on; who is PID 1 in its /proc.
+fn goes_on(tree: &Tree, when: &str) -> String {
+    let (before, own, _) = count(&tree.folder).expect("a number");
     assert_eq!(own, 1, "what it calls itself {when}");
+    let mut first = String::new();
     until(&format!("it counts on {when}"), || {
-        count(&tree.folder).is_some_and(|(now, _)| now > before + 2)
+        count(&tree.folder).is_some_and(|(now, _, who)| {
+            first = who;
+            now > before + 2
+        })
     });
+    first
 }
 
 fn survives(host: &Host, user: Option<u32>, unshare: &[&str]) {
@@ -96,7 +106,10 @@ fn survives(host: &Host, user: Option<u32>, unshare: &[&str]) {
     tree.root.wait().expect("it has ended");
     for (trip, method) in PID_METHODS.iter().cycle().take(4).enumerate() {
         host.done(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
-        goes_on(&tree, &format!("after trip {trip}"));
+        let first = goes_on(&tree, &format!("after trip {trip}"));
+        if unshare.contains(&"--mount-proc") {
+            assert_eq!(first, "bash", "in /proc after trip {trip}");
+        }
         let tasks = json(&host.done(&["ps", &name, "--json"]));
         let tasks = tasks.as_array().expect("a list");
         let levels = |pid: i32| -> Option<Vec<i64>> {
@@ -122,6 +135,24 @@ fn shell_below(pid: i32) -> i32 {
 #[test]
 fn a_pid_namespace() {
     survives(&Host::new(), None, &["unshare", "--fork", "--pid"]);
+}
+
+#[test]
+fn a_pid_namespace_with_its_own_proc() {
+    survives(&Host::new(), None, &["unshare", "--fork", "--pid", "--mount-proc"]);
+}
+
+#[test]
+fn the_same_of_an_ordinary_user() {
+    let unshare = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--fork",
+        "--pid",
+        "--mount-proc",
+    ];
+    survives(&Host::of_ordinary_user(), Some(ORDINARY), &unshare);
 }
 
 #[test]

@@ -108,6 +108,14 @@ impl World<'_> {
         }
     }
 
+    /// Who is in the PID namespace that /proc is to show, where that is one below the tree's.
+    pub fn who_proc_shows(&self, namespace: u32) -> Result<Option<&Puppet>, RestoreError> {
+        match namespace {
+            0 => Ok(None),
+            below => self.somebody_in(below).map(Some),
+        }
+    }
+
     /// Carries out a fork of the plan.
     pub(super) fn fork(
         &mut self,

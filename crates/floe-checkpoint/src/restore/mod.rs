@@ -368,6 +368,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         let terminals = MadeTerminals::make(&image, root.as_fd(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), root.as_fd(), control)?;
+        if let Some(inside) = world.who_proc_shows(image.sandbox().proc_shows)? {
+            mounts::show_processes_of(inside, &image, launch.pid1())?;
+        }
         control.enter("files")?;
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
         let all = (&image, &stash);

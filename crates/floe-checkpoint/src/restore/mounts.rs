@@ -4,7 +4,10 @@
 use super::{RestoreError, preflight::Obstacle};
 use floe_image::{
     Image,
-    record::{ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, NamespaceOrigin, PageRun},
+    record::{
+        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountRecord, MountSource, NamespaceOrigin,
+        PageRun,
+    },
 };
 use floe_resources::{
     mm::Filler,
@@ -16,14 +19,14 @@ use floe_resources::{
 use floe_sys::{
     Pid,
     descriptor::{pidfd_getfd, pidfd_open},
-    mount::clone_tree,
+    mount::{attach, clone_tree, set_attributes},
     procfs::{MountInfo, mounts_in},
 };
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat},
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::stat::{Mode, fstat},
 };
@@ -202,7 +205,7 @@ pub fn make(image: &Image, seed: &Puppet, (pid1, given): (Pid, &Given)) -> Resul
     }
     let mut made = apart(|| populated(image, Some(&Filler::new(image))))?;
     for record in with_kind(image, FilesystemKind::Proc) {
-        made.insert(record.id, proc_of(seed, record)?);
+        made.insert(record.id, proc_of(seed, Some(record))?);
     }
     let proc = proc_directory()?;
     let inside = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET;
@@ -213,19 +216,47 @@ pub fn make(image: &Image, seed: &Puppet, (pid1, given): (Pid, &Given)) -> Resul
     Ok(())
 }
 
-/// A filesystem of the processes of the seed's PID namespace, which a thread of floe's can't be in.
-fn proc_of(seed: &Puppet, record: &FilesystemRecord) -> Result<OwnedFd, RestoreError> {
+/// Puts the processes of a PID namespace below the tree's, in which a puppet is, in the place of what /proc shows.
+pub fn show_processes_of(inside: &Puppet, image: &Image, pid1: Pid) -> Result<(), RestoreError> {
+    let shows_proc = |record: &&MountRecord| record.point.0 == b"/proc";
+    let mounts = image.mount_namespaces().first().map(|record| record.mounts.as_slice());
+    let top = mounts.and_then(|mounts| mounts.iter().rev().find(shows_proc));
+    let filesystem = match top.map(|mount| &mount.source) {
+        Some(MountSource::Filesystem { filesystem, .. }) => image.filesystems().get(*filesystem as usize),
+        Some(MountSource::Inherited | MountSource::Path { .. }) | None => None,
+    };
+    let wrap = RestoreError::system("show processes in /proc");
+    let shown = proc_of(inside, filesystem)?;
+    let proc = proc_directory()?;
+    let replace = || -> io::Result<()> {
+        let before = own_mounts(&proc)?;
+        let attributes = before
+            .iter()
+            .rev()
+            .find(|mount| mount.path == b"/proc")
+            .map(|mount| mount.attributes);
+        umount2("/proc", MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+        set_attributes(shown.as_fd(), attributes.unwrap_or(0))?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let place = open("/proc", flags, Mode::empty())?;
+        Ok(attach(shown.as_fd(), place.as_fd())?)
+    };
+    let done = run_inside(pid1, CloneFlags::CLONE_NEWNS, || Ok(replace()));
+    done?.map_err(|error| wrap(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
+}
+
+/// A filesystem of the processes of the puppet's PID namespace, which a thread of floe's can't be in.
+fn proc_of(seed: &Puppet, record: Option<&FilesystemRecord>) -> Result<OwnedFd, RestoreError> {
     let mut batch = seed.batch();
     let kind = batch.data(b"proc\0");
     let opened = batch.call("make a proc filesystem", libc::SYS_fsopen, &[kind, CLOEXEC]);
     seed.run(&mut batch)?;
     let context = batch.result(opened) as u64;
     let mut batch = seed.batch();
-    let options = record
-        .options
-        .iter()
-        .map(|option| (option.key.as_str(), option.value.as_deref()));
-    for (key, value) in options.chain([("source", Some(record.source.as_slice()))]) {
+    let options = record.into_iter().flat_map(|record| &record.options);
+    let options = options.map(|option| (option.key.as_str(), option.value.as_deref()));
+    let source = record.map_or(&b"proc"[..], |record| &record.source);
+    for (key, value) in options.chain([("source", Some(source))]) {
         let key = batch.data(&[key.as_bytes(), b"\0"].concat());
         let (command, value) = match value {
             Some(value) => (FSCONFIG_SET_STRING, batch.data(&[value, b"\0"].concat())),

@@ -23,6 +23,7 @@ fn pid_namespaces_that_are_none_are_refused() {
         "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
         |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent }).collect(),
     );
+    contradiction("/proc can't show PID namespace 2", |s| s.sandbox.proc_shows = 2);
     contradiction("task 7 is in PID namespace 2, which the image lacks", |s| {
         s.processes[1].pid_namespace = 2;
     });

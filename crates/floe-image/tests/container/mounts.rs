@@ -29,7 +29,7 @@ fn there_is_one_namespace_which_is_the_trees_own() {
         s.mount_namespaces.push(MountNamespaceRecord::default());
     });
     contradiction("it has mounts of a mount namespace that is not the tree's own", |s| {
-        s.sandbox.mount = NamespaceOrigin::Host;
+        (s.sandbox.mount, s.sandbox.proc_shows) = (NamespaceOrigin::Host, 0);
     });
     contradiction("it has more mounts than there may be", |s| {
         s.mount_namespaces[0].unmounted = vec![at("/a"); 100_001];

@@ -130,6 +130,7 @@ pub fn whole() -> Sample {
             devpts: NamespaceOrigin::Own,
             has_init: true,
             pid_namespaces: vec![PidNamespaceRecord { parent: 0 }],
+            proc_shows: 1,
             ended_leaders: vec![EndedLeaderRecord {
                 pid: NsPid(30),
                 pid_namespace: 1,
@@ -330,6 +331,7 @@ pub fn tiny() -> Sample {
             devpts: NamespaceOrigin::Host,
             has_init: true,
             pid_namespaces: Vec::new(),
+            proc_shows: 0,
             ended_leaders: Vec::new(),
             console: ConsoleRecord::None,
             log: None,

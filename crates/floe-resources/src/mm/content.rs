@@ -166,7 +166,8 @@ impl Contents {
     }
 
     /// A path of the tree's, as floe can open it.
-    pub(crate) fn inside(&self, path: &[u8]) -> PathBuf {
+    #[must_use]
+    pub fn inside(&self, path: &[u8]) -> PathBuf {
         under(&self.root, path)
     }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use floe_image::record::{EndedLeaderRecord, NsPid, PidNamespaceRecord, PidsOfChildren, ProcessRecord};
 use floe_sys::{Pid, procfs::ProcError};
-use std::{collections::BTreeMap, io::ErrorKind, os::unix::fs::MetadataExt};
+use std::{collections::BTreeMap, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
 
 /// All of them.
 #[must_use]
@@ -41,6 +41,17 @@ pub fn look(tree: &FoundTree, process: &FoundProcess) -> Result<PidsOfChildren, 
     };
     let known = tree.pid_namespaces.iter().position(|known| known.inode == inode);
     Ok(known.map_or(PidsOfChildren::Ended, |known| PidsOfChildren::Known(known as u32)))
+}
+
+/// The PID namespace below the tree's that a /proc shows, by its position among the tree's; 0 where it shows none of these.
+#[must_use]
+pub fn shown_by(proc: &Path, tree: &FoundTree) -> usize {
+    let shown = std::fs::metadata(proc.join("1/ns/pid")).map(|found| found.ino());
+    let mut known = tree.pid_namespaces.iter();
+    shown
+        .ok()
+        .and_then(|shown| known.position(|known| known.inode == shown))
+        .unwrap_or(0)
 }
 
 /// Adds findings for namespaces whose PID 1 is not in the tree, and for threads whose children would be born elsewhere.
