@@ -145,6 +145,49 @@ fn each_kind_that_is_not_carried_is_told() {
     }
 }
 
+/// What the overlay would be made of is hidden, or gone.
+#[test]
+fn an_overlay_without_its_layers_is_refused() {
+    let host = Host::new();
+    let script = "cd $0; mkdir over memory; mount -t tmpfs none memory; mkdir memory/upper memory/work; \
+        mount -t overlay -o lowerdir=/usr/share,upperdir=$0/memory/upper,workdir=$0/memory/work none over; \
+        umount -l memory; touch ready; sleep 1000";
+    let findings = Mounting::start(&host, script).findings();
+    assert!(
+        findings.contains("/over (overlay): a layer of it is not at ") && findings.contains("/memory/upper any more"),
+        "{findings}"
+    );
+}
+
+/// All that the host has mounted shares mounts then, also what lies below other mounts at one place, as the host's /proc does.
+#[test]
+fn all_mounts_may_share() {
+    let host = Host::new();
+    let script = "mount --make-rshared /; mkdir $0/t; mount -t tmpfs none $0/t; mount --make-rslave /proc; \
+        touch $0/ready; sleep 1000";
+    let mounting = Mounting::start(&host, script);
+    let told = || {
+        let text = host.done(&["exec", &mounting.name, "--", "cat", "/proc/self/mountinfo"]);
+        let lines = text.lines().map(|line| {
+            let words = line.split(' ').skip(3).take(4);
+            words
+                .map(|word| word.split(':').next().unwrap_or_default().to_owned())
+                .collect::<Vec<_>>()
+        });
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort();
+        lines
+    };
+    let before = told();
+    assert!(
+        before.iter().filter(|words| words[3] == "shared").count() > 3,
+        "{before:?}"
+    );
+    let image = mounting.save();
+    host.done(&["restore", "-d", &image]);
+    assert_eq!(told(), before);
+}
+
 #[test]
 fn another_root_is_refused() {
     let host = Host::new();

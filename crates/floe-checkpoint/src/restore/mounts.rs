@@ -141,11 +141,7 @@ fn act(image: &Image, given: &Given, devices: &mut BTreeSet<u64>) -> Result<Vec<
     }
     let lacking = lacking(image, given, root()?.as_fd());
     if lacking.is_empty() {
-        let before = own_mounts(&proc).map_err(|source| RestoreError::System {
-            action: "read the mounts".to_owned(),
-            source,
-        })?;
-        mounts::make(image, made, given, &before)?;
+        mounts::make(image, made, given, &|| own_mounts(&proc))?;
     }
     Ok(lacking)
 }
@@ -167,10 +163,11 @@ fn proc_directory() -> Result<OwnedFd, RestoreError> {
 }
 
 /// Those that the calling thread sees.
-fn own_mounts(proc: &OwnedFd) -> io::Result<Vec<MountInfo>> {
+fn own_mounts(proc: &OwnedFd) -> Result<Vec<MountInfo>, Errno> {
     let mut text = Vec::new();
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    File::from(openat(proc, "thread-self/mountinfo", flags, Mode::empty())?).read_to_end(&mut text)?;
+    let read = File::from(openat(proc, "thread-self/mountinfo", flags, Mode::empty())?).read_to_end(&mut text);
+    read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(mounts_in(&text))
 }
 
@@ -210,8 +207,7 @@ pub fn make(image: &Image, seed: &Puppet, (pid1, given): (Pid, &Given)) -> Resul
     let proc = proc_directory()?;
     let inside = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET;
     run_inside(pid1, inside, || {
-        let before = own_mounts(&proc)?;
-        Ok(mounts::make(image, made, given, &before))
+        Ok(mounts::make(image, made, given, &|| own_mounts(&proc)))
     })??;
     Ok(())
 }
@@ -295,6 +291,6 @@ pub fn compare(image: &Image, pid1: Pid) -> Result<Vec<String>, RestoreError> {
         return Ok(Vec::new());
     }
     let proc = proc_directory()?;
-    let found = run_inside(pid1, CloneFlags::CLONE_NEWNS, || own_mounts(&proc))?;
+    let found = run_inside(pid1, CloneFlags::CLONE_NEWNS, || Ok(own_mounts(&proc)?))?;
     Ok(mounts::differences(image, &found))
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals};
 use floe_image::record::{
-    FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+    FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
 };
 use floe_sys::{
     Pid,
@@ -64,6 +64,7 @@ pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Resul
         above: Above::of(&mounts),
         baseline: &baseline,
         ids: Ids::read().map_err(NsError::Proc)?,
+        placed: BTreeSet::new(),
         known: HashMap::new(),
         found: FoundMounts {
             has_devpts: baseline.has_devpts(),
@@ -89,6 +90,7 @@ pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Resul
                 MountSource::Inherited
             }
         };
+        finder.placed.insert(index);
         let usual = baseline.has[index] == Some(mount.attributes);
         let parent = finder
             .above
@@ -128,6 +130,8 @@ struct Finder<'a> {
     above: Above,
     baseline: &'a Baseline,
     ids: Ids,
+    /// Those that come before, when all are made again.
+    placed: BTreeSet<usize>,
     /// Filesystems that are made anew, by device and by what they say that they were made of.
     known: HashMap<(u32, Vec<u8>), u32>,
     found: FoundMounts,
@@ -156,9 +160,14 @@ impl Finder<'_> {
         let is_there = |other: &usize| *other != index && self.baseline.has[*other].is_some();
         let mut there = (0..self.mounts.len()).filter(is_there);
         let above = self.above.parent(index);
-        let is_usual = self.baseline.has[index] == Some(self.mounts[index].attributes);
+        let mount = &self.mounts[index];
+        let is_usual = self.baseline.has[index] == Some(mount.attributes);
+        let shares = mount.shared != 0 || mount.master != 0 || mount.unbindable;
+        // What lies below others at its own place is found again.
+        let is_stacked = |other: usize| self.baseline.has[index].is_some() && self.mounts[other].path == mount.path;
+        let hides = |other| self.above.hides(self.mounts, other, index) && Some(other) != above && !is_stacked(other);
         // One that nothing is done to may be hidden.
-        if is_usual || !there.any(|other| self.above.hides(self.mounts, other, index) && Some(other) != above) {
+        if is_usual && !shares || !there.any(hides) {
             return Ok(());
         }
         Err(("a mount of the host hides it".to_owned(), UNMOUNT))
@@ -204,6 +213,9 @@ impl Finder<'_> {
             Ok(options) => options,
             Err(refused) => return Ok(Err(refused)),
         };
+        if let Some(refused) = self.refuse_layers(&options, contents) {
+            return Ok(Err(refused));
+        }
         let id = self.found.filesystems.len() as u32;
         let mut record = FilesystemRecord {
             id,
@@ -237,6 +249,24 @@ impl Finder<'_> {
             filesystem: id,
             root: MountPoint(mount.root.clone()),
         }))
+    }
+
+    /// Layers of an overlay must be where they were, on what is mounted before it.
+    fn refuse_layers(&self, options: &[FilesystemOption], contents: &Contents) -> Option<Refused> {
+        let layers = options.iter().filter(|option| option.is_layer());
+        let mut paths = layers.filter_map(|option| option.value.as_deref());
+        let is_new = |index: &usize| self.baseline.has[*index].is_none() && !self.placed.contains(index);
+        let later: Vec<&MountInfo> = (0..self.mounts.len())
+            .filter(is_new)
+            .map(|index| &self.mounts[index])
+            .collect();
+        let is_there = |path: &[u8]| {
+            let hidden = later.iter().any(|mount| below(path, &mount.path).is_some());
+            !hidden && contents.inside(path).is_dir()
+        };
+        let lost = paths.find(|path| !is_there(path))?;
+        let reason = format!("a layer of it is not at {} any more", String::from_utf8_lossy(lost));
+        Some((reason, UNMOUNT))
     }
 
     /// Where a new sandbox has the same, before anything is mounted in it.

@@ -2,7 +2,7 @@
 
 use super::{
     given::{Given, mount_of},
-    groups,
+    groups, inherited,
 };
 use floe_image::{
     Image,
@@ -11,8 +11,7 @@ use floe_image::{
 use floe_sys::{
     descriptor::{open_in_root, open_on_mount},
     mount::{
-        NewFilesystem, Propagation, attach, clone_mount, is_root, make_filesystem_read_only, set_attributes,
-        set_propagation,
+        NewFilesystem, Propagation, attach, clone_mount, make_filesystem_read_only, set_attributes, set_propagation,
     },
     procfs::MountInfo,
 };
@@ -54,7 +53,7 @@ fn title(point: &MountPoint) -> String {
     format!("mount {}", String::from_utf8_lossy(&point.0))
 }
 
-fn as_path(point: &MountPoint) -> &Path {
+pub(super) fn as_path(point: &MountPoint) -> &Path {
     Path::new(OsStr::from_bytes(&point.0))
 }
 
@@ -94,21 +93,31 @@ pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(Strin
     found
 }
 
-/// Makes the tree's mounts. `made` are filesystems that are there already, by number; `before` what was mounted before.
+/// Makes the tree's mounts. `made` are filesystems that are there already, by number; `now` tells what is mounted.
 ///
 /// # Errors
 /// [`MountError`] of the first that can't be made.
-pub fn make(image: &Image, made: HashMap<u32, OwnedFd>, given: &Given, before: &[MountInfo]) -> Result<(), MountError> {
+pub fn make(
+    image: &Image,
+    made: HashMap<u32, OwnedFd>,
+    given: &Given,
+    now: &dyn Fn() -> Result<Vec<MountInfo>, Errno>,
+) -> Result<(), MountError> {
     let Some(namespace) = image.mount_namespaces().first() else {
         return Ok(());
     };
     let mounts = namespace.mounts.as_slice();
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root = open("/", flags, Mode::empty()).map_err(|source| MountError {
-        object: "mount /".to_owned(),
-        action: "open it".to_owned(),
-        source,
-    })?;
+    let of_root = |action: &str| {
+        let action = action.to_owned();
+        move |source| MountError {
+            object: "mount /".to_owned(),
+            action,
+            source,
+        }
+    };
+    let root = open("/", flags, Mode::empty()).map_err(of_root("open it"))?;
+    let before = now().map_err(of_root("read what is mounted"))?;
     // All of the host's is found while nothing hides it.
     let mut shown = sources(mounts, given, root.as_fd())?;
     for point in &namespace.unmounted {
@@ -122,19 +131,7 @@ pub fn make(image: &Image, made: HashMap<u32, OwnedFd>, given: &Given, before: &
             })?;
         }
     }
-    let mut inherited = BTreeMap::new();
-    for (index, mount) in mounts
-        .iter()
-        .enumerate()
-        .filter(|(_, mount)| mount.source == MountSource::Inherited)
-    {
-        let found = open_in_root(root.as_fd(), as_path(&mount.point), libc::O_PATH | libc::O_NOFOLLOW, 0);
-        let is_there = |file: OwnedFd| is_root(file.as_fd())?.then_some(file).ok_or(Errno::ENOENT);
-        let found = found
-            .and_then(is_there)
-            .map_err(failed("find it among the host's mounts", mount))?;
-        inherited.insert(index, found);
-    }
+    let mut inherited = inherited::open(mounts, root.as_fd(), now)?;
     let mut filesystems = Filesystems {
         image,
         made,

@@ -11,6 +11,7 @@ mod compare;
 mod find;
 mod given;
 mod groups;
+mod inherited;
 mod make;
 mod nodes;
 mod options;

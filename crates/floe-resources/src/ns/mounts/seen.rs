@@ -131,3 +131,32 @@ impl Above {
         below(&mounts[other].path, &mounts[index].path) && !on.take(mounts.len()).any(|it| it == index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Above;
+    use floe_sys::procfs::mounts_in;
+
+    #[test]
+    fn what_hides_another_one_is_known() {
+        let lines = [
+            "1 0 0:1 / / rw - tmpfs none rw",
+            "2 1 0:2 / /a rw - tmpfs none rw",
+            "3 2 0:3 / /a rw - tmpfs none rw",
+            "4 2 0:4 / /a/b rw - tmpfs none rw",
+            "5 1 0:5 / /ab rw - tmpfs none rw",
+        ];
+        let mounts = mounts_in(lines.join("\n").as_bytes());
+        let above = Above::of(&mounts);
+        let hidden = |by: usize| {
+            (0..5)
+                .filter(|other| above.hides(&mounts, by, *other))
+                .collect::<Vec<_>>()
+        };
+        // By the root and by what they are on none are; by the one on top what is below it at its place, and on that.
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(hidden),
+            [vec![], vec![], vec![1, 3], vec![], vec![]]
+        );
+    }
+}
