@@ -39,7 +39,8 @@ fn main() {
         let file = open(&top.join("deep/er/large"), libc::O_RDWR | libc::O_APPEND);
         seek(file, 77, libc::SEEK_SET).expect("seek");
         let deleted = deleted(&top);
-        let mapped = mapped(&top);
+        let memory = filesystem("tmpfs", stage.path("memory"), MsFlags::empty(), "size=1m");
+        let mapped = mapped(&memory);
         let lost = lost_name(stage);
         let listening = Listening::make(stage);
         std::env::set_current_dir(top.join("deep")).expect("a working directory");
@@ -63,7 +64,7 @@ fn main() {
             mapped.1.compare(findings, "private memory of a file", 2, 32);
             // What is written to one is the other's.
             mapped.0.write(0, b"written through memory");
-            let text = fs::read(top.join("mapped")).unwrap_or_default();
+            let text = fs::read(memory.join("mapped")).unwrap_or_default();
             findings.that(
                 text.starts_with(b"written through memory"),
                 "a mapped file is another one",
@@ -181,7 +182,8 @@ fn deleted(top: &Path) -> RawFd {
     file
 }
 
-/// One mapping that is shared, and one that is private.
+/// One mapping that is shared, and one that is private. Where they are, the time of change is not looked at: the kernel sets it
+/// whenever a page is written to first.
 fn mapped(top: &Path) -> (Mapping, Mapping) {
     let path = top.join("mapped");
     fs::write(&path, pattern::bytes(4 * PAGE, 3)).expect("write");
