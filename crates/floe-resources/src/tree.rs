@@ -6,7 +6,7 @@ use floe_sys::{
     procfs::{self, ProcError, Stat, Status},
 };
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::{File, Metadata},
     io,
     os::{
@@ -273,15 +273,35 @@ impl FoundTree {
     /// What a process is called in a PID namespace of the tree, by its position; none where it is not seen from there.
     #[must_use]
     pub fn seen_from(&self, namespace: usize, process: &FoundProcess) -> Option<i32> {
-        let (mut at, mut level) = (process.pid_namespace, process.inner.len());
+        self.called(namespace, process, (process.ns_pid, &process.inner))
+    }
+
+    /// The same of a task of the process, by its ids.
+    fn called(&self, namespace: usize, process: &FoundProcess, (first, inner): (i32, &[i32])) -> Option<i32> {
+        let (mut at, mut level) = (process.pid_namespace, inner.len());
         while at != namespace {
             level = level.checked_sub(1)?;
             at = self.pid_namespaces.get(at)?.parent;
         }
         match level.checked_sub(1) {
-            Some(below) => process.inner.get(below).copied(),
-            None => Some(process.ns_pid),
+            Some(below) => inner.get(below).copied(),
+            None => Some(first),
         }
+    }
+
+    /// All tasks that are seen from a PID namespace, zombies and threads too, and what they are called there.
+    #[must_use]
+    pub fn all_seen_from(&self, namespace: usize) -> HashMap<Pid, i32> {
+        let of_process = |process: &FoundProcess| {
+            let ids = process
+                .threads
+                .iter()
+                .map(|thread| (thread.tid, thread.ns_tid, &thread.inner));
+            let ids = ids.chain([(process.pid, process.ns_pid, &process.inner)]);
+            ids.filter_map(|(task, first, inner)| Some((task, self.called(namespace, process, (first, inner))?)))
+                .collect::<Vec<_>>()
+        };
+        self.processes.iter().flat_map(of_process).collect()
     }
 
     /// The root.

@@ -95,6 +95,7 @@ pub fn collect(
         None => FoundQueues::default(),
     };
     let terminals = super::terminal::FoundTerminals::new(contents.root(), console.terminal.as_deref());
+    let shown = super::proc::Shown::find(contents, tree);
     let mut context = DumpContext {
         console,
         external: options.external,
@@ -114,7 +115,8 @@ pub fn collect(
         maps: super::bpf_map::FoundMaps::default(),
         tuns: super::tun::FoundTuns::default(),
         processes: Rc::new(processes),
-        tasks: tasks(tree),
+        tasks: tree.all_seen_from(0),
+        shown,
         groups: tree
             .living()
             .filter(|process| process.ns_pgid > 0)
@@ -194,15 +196,6 @@ pub fn collect(
         devices: context.tuns.names().map(<[u8]>::to_vec).collect(),
         sessions,
     })
-}
-
-/// The ids of all tasks in floe's namespace and in their own.
-fn tasks(tree: &FoundTree) -> HashMap<Pid, i32> {
-    let processes = tree.processes.iter().map(|process| (process.pid, process.ns_pid));
-    let threads = tree.processes.iter().flat_map(|process| &process.threads);
-    processes
-        .chain(threads.map(|thread| (thread.tid, thread.ns_tid)))
-        .collect()
 }
 
 /// Looks at what waits in unix sockets, where more files may be, and more sockets among them. Those that no process has

@@ -207,6 +207,8 @@ pub struct DumpContext<'a> {
     processes: Rc<HashMap<Pid, i32>>,
     /// The same of all tasks: zombies and threads too.
     tasks: HashMap<Pid, i32>,
+    /// What /proc calls tasks.
+    shown: proc::Shown,
     /// The same of their process groups.
     groups: HashMap<Pid, i32>,
 }

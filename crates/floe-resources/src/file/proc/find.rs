@@ -4,12 +4,30 @@ use super::Body;
 use crate::{
     file::FoundFile,
     mm::{Contents, Place},
+    ns::pids::shown_by,
+    tree::FoundTree,
 };
 use floe_sys::{Pid, procfs::Stat};
 use std::collections::HashMap;
 
-/// All tasks of the tree, threads and zombies too: their ids in floe's namespace and in their own.
-type Tasks = HashMap<Pid, i32>;
+/// What /proc calls the tasks of the tree, threads and zombies too.
+#[derive(Debug)]
+pub struct Shown {
+    /// The position of the PID namespace among the tree's.
+    namespace: usize,
+    numbers: HashMap<Pid, i32>,
+}
+
+impl Shown {
+    /// In the /proc of the tree's mounts.
+    pub fn find(contents: &Contents, tree: &FoundTree) -> Self {
+        let namespace = shown_by(&contents.inside(b"/proc"), tree);
+        Self {
+            namespace,
+            numbers: tree.all_seen_from(namespace),
+        }
+    }
+}
 
 /// Why a file can't be carried, and what to do.
 type Reason = (&'static str, &'static str);
@@ -17,7 +35,7 @@ type Reason = (&'static str, &'static str);
 /// Folders whose files stand for devices, or hold something for who opened them.
 const STATEFUL: [&[u8]; 5] = [b"asound", b"bus", b"driver", b"mtrr", b"scsi"];
 
-pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Tasks) -> Result<Body, Reason> {
+pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Shown) -> Result<Body, Reason> {
     if !is_inside(&file.link) {
         return Err(("it is of a /proc that is mounted elsewhere", "use the one at /proc"));
     }
@@ -32,6 +50,12 @@ pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Tasks) -> Resu
     let is_there = matches!(place, Place::Named(_)) || (is_of_network(&path) && is_known(task, contents, tasks));
     if !is_there {
         let ended = last_task_of(&path).ok_or(("it is gone from /proc", "close it"))?;
+        if tasks.namespace != 0 {
+            return Err((
+                "it is about a process of a PID namespace below the tree's that has ended",
+                "close it",
+            ));
+        }
         return Ok(Body {
             path,
             ended: Some(ended),
@@ -44,10 +68,10 @@ pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Tasks) -> Resu
 }
 
 /// Whether the task with this number in /proc is the tree's.
-fn is_known(task: i32, contents: &Contents, tasks: &Tasks) -> bool {
+fn is_known(task: i32, contents: &Contents, tasks: &Shown) -> bool {
     let own = contents.inside(format!("/proc/{task}").as_bytes());
     let seen = Stat::read(&own.display().to_string());
-    let host = tasks.iter().find(|(_, own)| **own == task);
+    let host = tasks.numbers.iter().find(|(_, own)| **own == task);
     let there = host.map(|(host, _)| Stat::of(*host));
     match (seen, there) {
         (Ok(seen), Some(Ok(there))) => (seen.starttime, seen.comm) == (there.starttime, there.comm),

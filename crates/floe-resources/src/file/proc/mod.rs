@@ -5,6 +5,8 @@
 
 mod find;
 
+pub(super) use find::Shown;
+
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext,
     cgroup::{self, Cgroup},
@@ -53,7 +55,7 @@ impl FileKind for Proc {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let found = find::find(file, context.contents, &context.tasks);
+        let found = find::find(file, context.contents, &context.shown);
         match found {
             Ok(body) => Ok(Some(codec::encode(&body)?)),
             Err((reason, advice)) => {
