@@ -193,6 +193,10 @@ impl Host {
             .arg(self.path("state"))
             .args(arguments)
             .stdin(Stdio::null());
+        if self.is_ordinary {
+            // Where the tests are built is root's, and may be closed to others.
+            command.current_dir(self.folder.path());
+        }
         command
     }
 
