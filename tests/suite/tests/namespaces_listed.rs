@@ -249,6 +249,9 @@ fn namespaces_without_processes_are_listed() {
     assert_eq!(found["nsfs"], place);
     // The first one is mounted there too, but known by the caller's path.
     assert_eq!(find(&all, inode(&near))["nsfs"], json!(near));
+    // So that the folder can go.
+    drop(other);
+    nix::mount::umount(&near).expect("unmount it");
 }
 
 /// A sandbox in which there are five more PID namespaces, each in the one before; and the inode numbers of all six.
