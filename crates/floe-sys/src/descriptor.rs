@@ -256,19 +256,7 @@ pub fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> Result<
 /// # Errors
 /// Those of listxattr(2) but ENOTSUP.
 pub fn extended_attributes(path: &Path) -> Result<Vec<u8>, Errno> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    // XATTR_LIST_MAX: no file has a longer list.
-    let mut names = vec![0u8; 65_536];
-    // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
-    let result = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
-    match Errno::result(result) {
-        Ok(bytes) => {
-            names.truncate(bytes as usize);
-            Ok(names)
-        }
-        Err(Errno::ENOTSUP) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    attribute_names(libc::listxattr, path)
 }
 
 /// The value of a file's extended attribute.
@@ -276,14 +264,7 @@ pub fn extended_attributes(path: &Path) -> Result<Vec<u8>, Errno> {
 /// # Errors
 /// Those of getxattr(2).
 pub fn extended_attribute(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    // XATTR_SIZE_MAX: no value is longer.
-    let mut value = vec![0u8; 65_536];
-    // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
-    let result = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    value.truncate(Errno::result(result)? as usize);
-    Ok(value)
+    attribute_value(libc::getxattr, path, name)
 }
 
 /// As [`extended_attributes`], of a symbolic link that the path ends with itself.
@@ -291,10 +272,29 @@ pub fn extended_attribute(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
 /// # Errors
 /// Those of llistxattr(2) but ENOTSUP.
 pub fn attributes_of_link(path: &Path) -> Result<Vec<u8>, Errno> {
+    attribute_names(libc::llistxattr, path)
+}
+
+/// As [`extended_attribute`], of a symbolic link that the path ends with itself.
+///
+/// # Errors
+/// Those of lgetxattr(2).
+pub fn attribute_of_link(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    attribute_value(libc::lgetxattr, path, name)
+}
+
+/// listxattr(2) or llistxattr(2).
+type ListAttributes = unsafe extern "C" fn(*const libc::c_char, *mut libc::c_char, usize) -> libc::ssize_t;
+/// getxattr(2) or lgetxattr(2).
+type GetAttribute =
+    unsafe extern "C" fn(*const libc::c_char, *const libc::c_char, *mut libc::c_void, usize) -> libc::ssize_t;
+
+fn attribute_names(list: ListAttributes, path: &Path) -> Result<Vec<u8>, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // XATTR_LIST_MAX: no file has a longer list.
     let mut names = vec![0u8; 65_536];
     // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
-    let result = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let result = unsafe { list(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
     match Errno::result(result) {
         Ok(bytes) => {
             names.truncate(bytes as usize);
@@ -305,16 +305,13 @@ pub fn attributes_of_link(path: &Path) -> Result<Vec<u8>, Errno> {
     }
 }
 
-/// As [`extended_attribute`], of a symbolic link that the path ends with itself.
-///
-/// # Errors
-/// Those of lgetxattr(2).
-pub fn attribute_of_link(path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
+fn attribute_value(get: GetAttribute, path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // XATTR_SIZE_MAX: no value is longer.
     let mut value = vec![0u8; 65_536];
     // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
-    let result = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let result = unsafe { get(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     value.truncate(Errno::result(result)? as usize);
     Ok(value)
 }
