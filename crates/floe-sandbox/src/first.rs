@@ -143,14 +143,8 @@ const TTY: u64 = 5;
 
 /// Whether the user namespace knows a group.
 fn knows_group(group: u64) -> bool {
-    let map = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
-    map.lines().any(|line| {
-        let mut words = line
-            .split_ascii_whitespace()
-            .map(|word| word.parse::<u64>().unwrap_or(0));
-        let (first, count) = (words.next().unwrap_or(0), words.nth(1).unwrap_or(0));
-        (first..first + count).contains(&group)
-    })
+    let known = floe_sys::namespace::known_ids("gid_map");
+    known.is_ok_and(|known| known.iter().any(|range| range.contains(&group)))
 }
 
 fn connect_streams(console: Console, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use crate::{
 use nix::errno::Errno;
 use std::{
     fmt,
+    ops::Range,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     str::FromStr,
 };
@@ -143,6 +144,24 @@ pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 pub fn is_in_first_user() -> Result<bool, ProcError> {
     let map = read_text("/proc/self/uid_map")?;
     Ok(map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// The users (`uid_map`) or groups (`gid_map`) that the caller's user namespace knows, by their numbers in it.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn known_ids(map: &str) -> Result<Vec<Range<u64>>, ProcError> {
+    Ok(ids_in(&read_text(&format!("/proc/self/{map}"))?))
+}
+
+/// First numbers and counts of a map, as ranges of numbers inside.
+fn ids_in(map: &str) -> Vec<Range<u64>> {
+    let range = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (first, count): (u64, u64) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
+        Some(first..first.saturating_add(count))
+    };
+    map.lines().filter_map(range).collect()
 }
 
 /// Sets the NIS domain name of the caller's UTS namespace.

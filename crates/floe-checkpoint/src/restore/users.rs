@@ -1,7 +1,10 @@
 //! Users and groups of an image's tasks that floe's user namespace may not know: user_namespaces(7).
 
 use floe_image::record::Credentials;
-use floe_sys::procfs::{ProcError, Status, read_text};
+use floe_sys::{
+    namespace::known_ids,
+    procfs::{ProcError, Status, read_text},
+};
 use std::ops::Range;
 
 /// Who is known here.
@@ -18,8 +21,8 @@ impl KnownUsers {
     pub(super) fn here(own: &Status) -> Result<Self, ProcError> {
         let setgroups = read_text("/proc/self/setgroups")?;
         Ok(Self {
-            users: ranges(&read_text("/proc/self/uid_map")?),
-            groups: ranges(&read_text("/proc/self/gid_map")?),
+            users: known_ids("uid_map")?,
+            groups: known_ids("gid_map")?,
             changes_groups: setgroups.trim() != "deny",
             own: own.groups.clone(),
         })
@@ -53,19 +56,9 @@ impl KnownUsers {
     }
 }
 
-/// First numbers and counts of a map, as ranges of numbers inside.
-fn ranges(map: &str) -> Vec<Range<u64>> {
-    let range = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let (first, count): (u64, u64) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
-        Some(first..first.saturating_add(count))
-    };
-    map.lines().filter_map(range).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Credentials, KnownUsers, ranges};
+    use super::{Credentials, KnownUsers};
 
     fn somebody(user: u32, groups: &[u32]) -> Credentials {
         Credentials {
@@ -77,10 +70,10 @@ mod tests {
 
     #[test]
     fn roots_know_everybody() {
-        let all = "         0          0 4294967295\n";
+        let all = 0..4_294_967_295;
         let known = KnownUsers {
-            users: ranges(all),
-            groups: ranges(all),
+            users: vec![all.clone()],
+            groups: vec![all],
             changes_groups: true,
             own: vec![0],
         };
@@ -90,8 +83,8 @@ mod tests {
     #[test]
     fn ordinary_users_know_themselves() {
         let known = KnownUsers {
-            users: ranges("0 1000 1\n"),
-            groups: ranges("0 1000 1\n"),
+            users: std::iter::once(0..1).collect(),
+            groups: std::iter::once(0..1).collect(),
             changes_groups: false,
             own: vec![65534],
         };
