@@ -32,7 +32,7 @@ pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
-pub use user::{Others, UserError, become_root, join as join_user};
+pub use user::{Others, UserError, become_root, join as join_user, map as map_user};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

@@ -161,8 +161,11 @@ fn find_range(text: &str, (user, name): (Uid, Option<&str>)) -> Option<(u64, u64
     })
 }
 
-/// Maps the caller alone. A group can be mapped without the right to do so only when groups can't be dropped any more.
-fn map(user: Uid, group: Gid) -> Result<(), UserError> {
+/// Maps the caller, who has just made a user namespace, to its root, and nobody else. A group can be mapped without the right to do so only when groups can't be dropped any more.
+///
+/// # Errors
+/// [`UserError::Map`].
+pub fn map(user: Uid, group: Gid) -> Result<(), UserError> {
     let lines = [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/uid_map", format!("0 {user} 1")),

@@ -14,7 +14,6 @@ use nix::{
 };
 use std::{
     error::Error,
-    fs,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     time::{Duration, Instant},
@@ -106,9 +105,7 @@ impl Caller {
 
     /// Of the user namespace that the calling process has just been born into.
     fn become_root(&self) -> io::Result<()> {
-        fs::write("/proc/self/setgroups", "deny")?;
-        fs::write("/proc/self/gid_map", format!("0 {} 1", self.group))?;
-        fs::write("/proc/self/uid_map", format!("0 {} 1", self.user))
+        floe_sandbox::map_user(self.user.into(), self.group.into()).map_err(io::Error::other)
     }
 }
 

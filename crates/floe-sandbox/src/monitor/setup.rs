@@ -109,6 +109,9 @@ impl Setup {
         let unique = format!("{name}-{}", std::process::id());
         let cgroup = Cgroup::create(&hierarchies, &unique).map_err(|error| cgroup_failed(&error))?;
         undo.cgroup.clone_from(&cgroup);
+        if cgroup.is_none() {
+            tracing::info!("no cgroup can be made here: the sandbox can't be frozen, and is stopped task by task");
+        }
         let clients = Clients::listen(&folder).map_err(failed("listen for clients"))?;
         let mut state = SandboxState::new(name, spec, cgroup.as_ref().map(Cgroup::path));
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
