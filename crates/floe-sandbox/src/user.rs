@@ -3,7 +3,7 @@
 //!
 //! Must not know: what is done as that root.
 
-use floe_sys::Pid;
+use floe_sys::{Pid, namespace::is_in_first_user};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
@@ -177,12 +177,16 @@ pub fn map(user: Uid, group: Gid) -> Result<(), UserError> {
     Ok(())
 }
 
-/// Enters the user namespace of a process, where that is another one than the caller's. The caller must have one thread.
+/// Enters the user namespace of a process, where that is another one than the caller's. The caller must have one thread. The
+/// host's root stays outside: whoever made the namespace has all rights over what is in it.
 ///
 /// # Errors
 /// [`UserError::Enter`].
 pub fn join(pid: Pid) -> Result<(), UserError> {
     let enter = || -> io::Result<()> {
+        if geteuid().is_root() && is_in_first_user().map_err(io::Error::other)? {
+            return Ok(());
+        }
         let theirs = File::open(format!("/proc/{pid}/ns/user"))?;
         if theirs.metadata()?.ino() != std::fs::metadata("/proc/self/ns/user")?.ino() {
             setns(theirs, CloneFlags::CLONE_NEWUSER)?;

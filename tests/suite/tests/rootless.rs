@@ -256,6 +256,23 @@ fn another_users_tree_is_in_the_way() {
 }
 
 #[test]
+fn the_hosts_root_does_not_enter_it() {
+    let host = Host::of_ordinary_user();
+    let pid = host.pid1(&host.sleeper("mine"));
+    let (root, image) = (Host::new(), host.path("none.floe"));
+    let line = [
+        "checkpoint",
+        "--pid",
+        &pid.to_string(),
+        "-o",
+        image.to_str().expect("a plain path"),
+    ];
+    let error = root.floe(&line).expect_failed();
+    assert!(error.contains("user namespace of its own"), "{error}");
+    assert!(!image.exists());
+}
+
+#[test]
 fn it_is_root_in_there_and_nobody_outside() {
     let host = Host::of_ordinary_user();
     let name = host.sleeper("job");
