@@ -8,19 +8,20 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What runs in the sandbox: two shells in a pipeline and a program with three threads.
+/// What runs in the sandbox: two shells in a pipeline and a program with three threads. The files never get shorter: a tree
+/// that is killed anywhere leaves them as long as an image of it wants them.
 const SCRIPT: &str = r#"
 python3 -c '
-import threading, time
+import os, threading, time
 def count(name):
     n = 0
     while True:
         n += 1
-        with open(name, "w") as file: file.write(str(n))
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT), "w") as file: file.write("%08d" % n)
         time.sleep(0.01)
 for n in range(3): threading.Thread(target=count, args=("thread-%d" % n,)).start()
 ' &
-i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done | while read n; do echo $n > pipeline; done &
+i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done | while read n; do printf %08d $n 1<>pipeline; done &
 wait
 "#;
 
