@@ -1,7 +1,7 @@
 //! Names of sockets: what stands at a path when a tree is restored, and what is left there when that fails; ports, and
 //! ends that are outside of the tree.
 
-use floe_suite::{Host, Victim, run, until};
+use floe_suite::{Host, PID_METHODS, Victim, enter_own_network, run, until};
 use std::{
     fs,
     io::{Read, Write},
@@ -207,4 +207,17 @@ fn a_path_outside_of_all_roots_is_refused() {
         found.contains("from a root directory alone that no process of the tree has"),
         "{found}"
     );
+}
+
+/// Where there are not many ports the kernel would choose for floe's own ends what the tree's sockets have.
+#[test]
+fn ports_of_the_tree_are_left_to_it() {
+    enter_own_network();
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50149").expect("a range of ports");
+    let host = Host::new();
+    let mut victim = Victim::start(&host, "sockets-urgent", &["--net", "host"], &[]);
+    for method in PID_METHODS.iter().cycle().take(4) {
+        victim.round_trip("sockets-urgent", method);
+        victim.check("where ports are few");
+    }
 }

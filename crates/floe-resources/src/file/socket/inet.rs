@@ -11,7 +11,7 @@ use super::{
     refuse,
     supply::new_in_tree,
     system,
-    tcp::{FoundListener, Stream, Waiting, connect_all, ended, is_connection, untold},
+    tcp::{FoundListener, Stream, Waiting, bind_sharing, connect_all, ended, is_connection, prepare, untold},
     tcp_state::TcpState,
     udp::Held,
     unknown,
@@ -215,6 +215,7 @@ impl FileKind for Inet {
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        prepare(context)?;
         let mut body = possible(record)?;
         body.renumber(&find_devices(record.id, &body.devices, context)?);
         let socket = if body.listens.is_some() {
@@ -381,21 +382,32 @@ pub(super) fn listener<'c>(
     place: SocketAddr,
     context: &'c mut OpenContext<'_>,
 ) -> Result<Option<&'c OwnedFd>, FileError> {
-    if context.inet.records.is_none() {
-        let files = context.files.iter().filter(|record| record.kind == NAME);
-        let found = files.map(|record| {
-            let mut body: Body = decode(record)?;
-            body.renumber(&find_devices(record.id, &body.devices, context)?);
-            Ok((record.id, body))
-        });
-        context.inet.records = Some(Rc::new(found.collect::<Result<_, FileError>>()?));
-    }
-    let records = Rc::clone(context.inet.records.as_ref().expect("just read"));
+    let records = all_records(context)?;
     let Some((id, body)) = listener_among(&records, place) else {
         return Ok(None);
     };
     listening(*id, body, context)?;
     Ok(context.inet.listening.get(id).map(|(_, socket)| socket))
+}
+
+/// Whether the tree has a socket that connections to an address come to.
+pub(super) fn is_listened_at(place: SocketAddr, context: &mut OpenContext<'_>) -> Result<bool, FileError> {
+    Ok(listener_among(&all_records(context)?, place).is_some())
+}
+
+fn all_records(context: &mut OpenContext<'_>) -> Result<Rc<Vec<(u32, Body)>>, FileError> {
+    if let Some(records) = &context.inet.records {
+        return Ok(Rc::clone(records));
+    }
+    let files = context.files.iter().filter(|record| record.kind == NAME);
+    let found = files.map(|record| {
+        let mut body: Body = decode(record)?;
+        body.renumber(&find_devices(record.id, &body.devices, context)?);
+        Ok((record.id, body))
+    });
+    let records = Rc::new(found.collect::<Result<_, FileError>>()?);
+    context.inet.records = Some(Rc::clone(&records));
+    Ok(records)
 }
 
 fn listener_among(records: &[(u32, Body)], place: SocketAddr) -> Option<&(u32, Body)> {
@@ -474,7 +486,11 @@ fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<()
     let failed = |action| move |source| (action, source);
     options::set_early(socket.as_fd(), &body.options).map_err(|error| ("set the options of", error.into()))?;
     if let Some(local) = body.local {
-        let bind = || bind(socket.as_raw_fd(), &SockaddrStorage::from(local));
+        let only_connects = body.kind == libc::SOCK_STREAM && body.remote.is_some();
+        let bind = || match only_connects {
+            true => bind_sharing(socket.as_fd(), local),
+            false => bind(socket.as_raw_fd(), &SockaddrStorage::from(local)),
+        };
         or_without_leftovers(local, context, bind).map_err(failed("bind (is its port taken?)"))?;
     }
     if let Some(remote) = body.remote.filter(|_| body.kind == libc::SOCK_DGRAM) {
@@ -521,6 +537,14 @@ pub(super) fn devices_in(record: &OpenFileRecord) -> Result<BTreeSet<String>, Fi
     let body = possible(record)?;
     let names = body.devices.into_iter().map(|(_, name)| name);
     Ok(names.chain(options::bound_device(&body.options)).collect())
+}
+
+/// The port that a file has, where it is of this kind.
+pub(super) fn port_in(record: &OpenFileRecord) -> Result<Option<u16>, FileError> {
+    if record.kind != NAME {
+        return Ok(None);
+    }
+    Ok(possible(record)?.local.map(|local| local.port()))
 }
 
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {

@@ -1,7 +1,7 @@
 //! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
 //! listens, or one that floe makes for the purpose.
 
-use super::{Body, Ends, NAME, OtherEnd, Stream, canonical, repair};
+use super::{Body, Ends, NAME, OtherEnd, canonical, port::WantedPorts, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
@@ -19,12 +19,10 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{
-            Shutdown, SockFlag, SockaddrStorage, accept4, bind, connect, setsockopt, shutdown,
-            sockopt::{Linger, SendTimeout},
+            Shutdown, SockFlag, SockaddrStorage, accept4, bind, connect, setsockopt, shutdown, sockopt::SendTimeout,
         },
         time::{TimeVal, TimeValLike},
     },
@@ -32,7 +30,7 @@ use nix::{
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::{Duration, Instant},
@@ -48,6 +46,7 @@ pub(in crate::file) struct MadeConnections {
     listening: HashMap<SocketAddr, OwnedFd>,
     /// Other ends of those that were asked for.
     others: HashMap<Ends, MadeEnd>,
+    pub(super) wanted: WantedPorts,
 }
 
 /// An end that was made, but for its options.
@@ -93,6 +92,83 @@ fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
     Ok(records)
 }
 
+/// Has floe listen for all connections that the tree itself does not accept. That comes before any socket of the tree has a
+/// port: one with a client at it could be listened at no more, and which end was the client shows nowhere.
+pub(in crate::file::socket) fn prepare(context: &mut OpenContext<'_>) -> Result<(), FileError> {
+    if context.connections.records.is_some() {
+        return Ok(());
+    }
+    let records = records(context)?;
+    for record in context.files.iter().filter(|record| record.kind == NAME) {
+        let body: Body = decode(record)?;
+        if !matches!(body.other, OtherEnd::Tree | OtherEnd::Closed) {
+            continue;
+        }
+        let ends = Both::of(record.id, &body, &records)?;
+        let server = if ends.accepts(context)? {
+            &ends.here
+        } else {
+            &ends.there
+        };
+        let place = canonical(server.address);
+        if inet::is_listened_at(place, context)? || context.connections.listening.contains_key(&place) {
+            continue;
+        }
+        let socket = new_in_tree(
+            record.id,
+            (server.family, libc::SOCK_STREAM, libc::IPPROTO_TCP),
+            context,
+        )?;
+        bind_again(socket.as_fd(), server, context)
+            .map_err(|source| system("bind (is its port taken?)", record.id, source))?;
+        listen(socket.as_fd(), 1).map_err(|source| system("listen for", record.id, source.into()))?;
+        context.connections.listening.insert(place, socket);
+    }
+    Ok(())
+}
+
+/// Both ends of a connection.
+struct Both<'a> {
+    here: End<'a>,
+    there: End<'a>,
+}
+
+impl<'a> Both<'a> {
+    fn of(id: u32, body: &'a Body, records: &'a HashMap<Ends, Body>) -> Result<Self, FileError> {
+        let (local, remote) = body.ends();
+        let other = records.get(&(remote, local));
+        if other.is_none() && matches!(body.other, OtherEnd::Tree) {
+            return Err(FileError::Unknown {
+                id,
+                what: format!("the image lacks the other end of the connection from {local} to {remote}"),
+            });
+        }
+        Ok(Self {
+            here: End {
+                family: body.family,
+                address: body.local,
+                options: &body.options,
+            },
+            there: End {
+                family: other.map_or(body.family, |other| other.family),
+                address: other.map_or(body.remote, |other| other.local),
+                options: other.map_or(&[], |other| &other.options),
+            },
+        })
+    }
+
+    /// Whether this end is the one that accepts: that does the end at which the tree listens, and where it does at none the
+    /// one whose record comes first.
+    fn accepts(&self, context: &mut OpenContext<'_>) -> Result<bool, FileError> {
+        Ok(inet::is_listened_at(canonical(self.here.address), context)?
+            || !inet::is_listened_at(canonical(self.there.address), context)?
+                && !context
+                    .connections
+                    .listening
+                    .contains_key(&canonical(self.there.address)))
+    }
+}
+
 /// The end that `body` tells of, but for its options.
 pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<MadeEnd, FileError> {
     if let Some(made) = context.connections.others.remove(&body.ends()) {
@@ -100,35 +176,15 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
     }
     let (local, remote) = body.ends();
     let records = records(context)?;
-    let other = records.get(&(remote, local));
-    if other.is_none() && matches!(body.other, OtherEnd::Tree) {
-        return Err(FileError::Unknown {
-            id,
-            what: format!("the image lacks the other end of the connection from {local} to {remote}"),
-        });
-    }
-    let family = other.map_or(body.family, |other| other.family);
-    let remote_as_it_was = other.map_or(body.remote, |other| other.local);
-    let there = End {
-        family,
-        address: remote_as_it_was,
-        options: other.map_or(&[], |other| &other.options),
-    };
-    let here = End {
-        family: body.family,
-        address: body.local,
-        options: &body.options,
-    };
-    // Where the tree itself listens, that accepts.
-    let [mut own, mut far] = if inet::listener(local, context)?.is_some() || inet::listener(remote, context)?.is_none()
-    {
-        let [client, server] = connected(id, &there, &here, context)?;
+    let ends = Both::of(id, body, &records)?;
+    let [mut own, mut far] = if ends.accepts(context)? {
+        let [client, server] = connected(id, &ends.there, &ends.here, context)?;
         [server, client]
     } else {
-        connected(id, &here, &there, context)?
+        connected(id, &ends.here, &ends.there, context)?
     };
     own.receive(id, body, &far.socket)?;
-    if let Some(other) = other {
+    if let Some(other) = records.get(&(remote, local)) {
         far.receive(id, other, &own.socket)?;
         context.connections.others.insert((remote, local), far);
     }
@@ -156,17 +212,14 @@ fn connected(
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let taken = |source| system("bind (is its port taken?)", id, source);
     let place = canonical(server.address);
-    if inet::listener(place, context)?.is_none() && !context.connections.listening.contains_key(&place) {
-        let socket = new_in_tree(id, (server.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
-        bind_again(socket.as_fd(), server, context).map_err(taken)?;
-        listen(socket.as_fd(), 1).map_err(wrap("listen for"))?;
-        context.connections.listening.insert(place, socket);
-    }
     let end = new_in_tree(id, (client.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
-    bind_again(end.as_fd(), client, context).map_err(taken)?;
+    bind_client(end.as_fd(), client, context).map_err(taken)?;
     let listening = match inet::listener(place, context)? {
         Some(found) => duplicate(id, found)?,
-        None => duplicate(id, &context.connections.listening[&place])?,
+        None => {
+            let lacking = || system("find who listens for", id, Errno::ECONNREFUSED.into());
+            duplicate(id, context.connections.listening.get(&place).ok_or_else(lacking)?)?
+        }
     };
     // Else it would wait for data before it accepts.
     let defer = inet::without_deferring(listening.as_fd()).map_err(wrap("prepare the socket that accepts"))?;
@@ -213,6 +266,23 @@ fn bind_again(socket: BorrowedFd<'_>, end: &End<'_>, context: &OpenContext<'_>) 
     inet::or_without_leftovers(end.address, context, bind)
 }
 
+/// The same of one that is only to be connected: the kernel gives several a port that have different other ends.
+fn bind_client(socket: BorrowedFd<'_>, end: &End<'_>, context: &OpenContext<'_>) -> Result<(), io::Error> {
+    if is_of_a_link(end.address.ip()) {
+        options::set_device(socket, end.options)?;
+    }
+    let bind = || bind_sharing(socket, end.address);
+    inet::or_without_leftovers(end.address, context, bind)
+}
+
+/// Takes an address that the tree had, also where other sockets have its port; where floe may not do so, if these permit it.
+pub(in crate::file::socket) fn bind_sharing(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    match repair::bind_forced(socket, address) {
+        Err(Errno::EPERM) => bind_reusing(socket, address),
+        result => result,
+    }
+}
+
 /// One that is to be connected when all others are, with its options but for those that come late.
 pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
     let wrap = |action| move |source| system(action, id, source);
@@ -222,7 +292,7 @@ pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Re
         address: body.local,
         options: &body.options,
     };
-    bind_again(socket.as_fd(), &end, context).map_err(wrap("bind (is its port taken?)"))?;
+    bind_client(socket.as_fd(), &end, context).map_err(wrap("bind (is its port taken?)"))?;
     set_option(
         socket.as_fd(),
         libc::SOL_SOCKET,
@@ -235,7 +305,7 @@ pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Re
 }
 
 /// Takes an address that the tree had.
-pub(super) fn bind_reusing(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+fn bind_reusing(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32.to_ne_bytes())?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
@@ -262,107 +332,13 @@ fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno
     Err(Errno::ECONNABORTED)
 }
 
-/// An end whose connection was reset: what a program finds that is told so by the other end.
-pub(super) fn reset(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
-    let [end, other] = with_nobody(id, body.family, None, context)?;
-    close_hard(other).map_err(|source| system("reset", id, source.into()))?;
-    Ok(end)
-}
-
-/// An end whose connection has ended, as both ends wanted, with what still waits to be read.
-pub(in crate::file::socket) fn ended(
-    id: u32,
-    (family, local): (i32, Option<SocketAddr>),
-    queue: &Stream,
-    context: &OpenContext<'_>,
-) -> Result<OwnedFd, FileError> {
-    let wrap = |action| move |source: Errno| system(action, id, source.into());
-    // Where this host does not have its address any more it gets another one.
-    let named = with_nobody(id, family, local, context);
-    let [end, other] = named.or_else(|error| match local {
-        Some(_) => with_nobody(id, family, None, context),
-        None => Err(error),
-    })?;
-    queue
-        .send(queue.all(), other.as_fd(), Some(end.as_fd()))
-        .map_err(wrap("put back what waited in"))?;
-    drop(other);
-    shutdown(end.as_raw_fd(), Shutdown::Write).map_err(wrap("shut down"))?;
-    await_state(|| TcpState::read(end.as_fd()).map(|tcp| !tcp.is_connection()))
-        .map_err(wrap("end the connection of"))?;
-    Ok(end)
-}
-
-/// An end whose connection the other end has reset, with what still waits to be read and, behind that, the error.
-pub(in crate::file::socket) fn reset_with(
-    id: u32,
-    (family, local): (i32, Option<SocketAddr>),
-    queue: &Stream,
-    context: &OpenContext<'_>,
-) -> Result<OwnedFd, FileError> {
-    let wrap = |action| move |source: Errno| system(action, id, source.into());
-    let [end, other] = with_nobody(id, family, local, context)?;
-    queue
-        .send(queue.all(), other.as_fd(), Some(end.as_fd()))
-        .map_err(wrap("put back what waited in"))?;
-    close_hard(other).map_err(wrap("reset"))?;
-    await_error(end.as_fd()).map_err(wrap("wait for the error of"))?;
-    Ok(end)
-}
-
-/// One that was refused when it connected, and was not told so yet.
-pub(in crate::file::socket) fn refused(
-    id: u32,
-    (family, local): (i32, Option<SocketAddr>),
-    context: &OpenContext<'_>,
-) -> Result<OwnedFd, FileError> {
-    let wrap = |action| move |source: Errno| system(action, id, source.into());
-    let socket = new_in_tree(id, (family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
-    if let Some(local) = local {
-        repair::bind_forced(socket.as_fd(), local).map_err(wrap("bind"))?;
-    }
-    // It has a port and does not listen.
-    let ip = local.map_or(Ipv4Addr::LOCALHOST.into(), |local| canonical(local).ip());
-    let here = SocketAddr::new(ip, 0);
-    let of_nobody = if here.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let nobody = new_in_tree(id, (of_nobody, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
-    bind(nobody.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
-    let place = Address::local(nobody.as_fd()).map_err(wrap("read the address of the other end of"))?;
-    let place = place.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
-    // So that connect(2) leaves the error to others.
-    let set = |flags| fcntl(&socket, FcntlArg::F_SETFL(flags)).map_err(wrap("set the flags of"));
-    set(OFlag::O_NONBLOCK)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(in_family(place, family))) {
-        Err(Errno::EINPROGRESS) => {}
-        result => return Err(wrap("connect")(result.err().unwrap_or(Errno::EISCONN))),
-    }
-    await_error(socket.as_fd()).map_err(wrap("wait for the error of"))?;
-    set(OFlag::empty())?;
-    Ok(socket)
-}
-
-/// Closes an end with a reset.
-fn close_hard(end: OwnedFd) -> Result<(), Errno> {
-    let at_once = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&end, Linger, &at_once)?;
-    drop(end);
-    Ok(())
-}
-
-fn await_error(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    await_state(|| has_events(socket, libc::POLLERR))
-}
-
 /// Waits until an end has been told that the other says no more.
 pub(super) fn await_end(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // Where this one has ended too the connection has.
     await_state(|| TcpState::read(socket).map(|tcp| tcp.has_got_end() || !tcp.is_connection()))
 }
 
-fn await_state(is_reached: impl Fn() -> Result<bool, Errno>) -> Result<(), Errno> {
+pub(super) fn await_state(is_reached: impl Fn() -> Result<bool, Errno>) -> Result<(), Errno> {
     let until = Instant::now() + Duration::from_secs(CONNECT_SECONDS as u64);
     while !is_reached()? {
         if Instant::now() > until {
@@ -371,30 +347,4 @@ fn await_state(is_reached: impl Fn() -> Result<bool, Errno>) -> Result<(), Errno
         std::thread::yield_now();
     }
     Ok(())
-}
-
-/// A connection within the host, with an end at an address, if any, and its other end, which is nobody's.
-fn with_nobody(
-    id: u32,
-    family: i32,
-    local: Option<SocketAddr>,
-    context: &OpenContext<'_>,
-) -> Result<[OwnedFd; 2], FileError> {
-    let wrap = |action| move |source: Errno| system(action, id, source.into());
-    let ip = local.map_or(Ipv4Addr::LOCALHOST.into(), |local| canonical(local).ip());
-    let here = SocketAddr::new(ip, 0);
-    let of_listener = if here.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let kind = |family| (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
-    let listening = new_in_tree(id, kind(of_listener), context)?;
-    bind(listening.as_raw_fd(), &SockaddrStorage::from(here)).map_err(wrap("bind the other end of"))?;
-    listen(listening.as_fd(), 1).map_err(wrap("listen for"))?;
-    let address = Address::local(listening.as_fd()).map_err(wrap("read the address of the other end of"))?;
-    let address = address.ok_or_else(|| wrap("find the address of the other end of")(Errno::EADDRNOTAVAIL))?;
-    let end = new_in_tree(id, kind(family), context)?;
-    if let Some(local) = local {
-        repair::bind_forced(end.as_fd(), local).map_err(wrap("bind"))?;
-    }
-    connect(end.as_raw_fd(), &SockaddrStorage::from(in_family(address, family))).map_err(wrap("connect"))?;
-    let accepted = accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC).map_err(wrap("accept"))?;
-    Ok([end, adopt(accepted)])
 }

@@ -6,7 +6,9 @@
 mod dump;
 mod hold;
 mod make;
+mod nobody;
 mod outside;
+mod port;
 mod repair;
 mod sent;
 mod stream;
@@ -14,7 +16,8 @@ mod waiting;
 
 pub(in crate::file) use dump::{FoundConnections, resolve};
 pub(in crate::file) use make::MadeConnections;
-pub(super) use make::{ended, refused, reset_with};
+pub(super) use make::{bind_sharing, prepare};
+pub(super) use nobody::{ended, refused, reset_with};
 pub(super) use stream::{Stream, untold};
 pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
@@ -175,6 +178,7 @@ impl FileKind for TcpConnection {
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
+        prepare(context)?;
         let body = possible(record)?;
         let (mut suspects, mut sender) = (Suspects::All, None);
         let mut options = body.options.clone();
@@ -189,7 +193,7 @@ impl FileKind for TcpConnection {
                 }
                 socket
             }
-            OtherEnd::Outside(_) | OtherEnd::GivenUp => make::reset(record.id, &body, context)?,
+            OtherEnd::Outside(_) | OtherEnd::GivenUp => nobody::reset(record.id, &body, context)?,
             OtherEnd::Tree | OtherEnd::Closed => {
                 let made = make::make(record.id, &body, context)?;
                 (suspects, sender) = (made.suspects, made.sender);

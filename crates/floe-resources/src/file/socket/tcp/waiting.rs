@@ -241,7 +241,7 @@ pub(in crate::file::socket) fn connect_all(id: u32, all: &[Waiting], holders: &H
                 };
                 let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
                 let socket = new_by(id, kind, holders.puppet(place.0)?)?;
-                make::bind_reusing(socket.as_fd(), waiting.remote).map_err(wrap("bind a client of"))?;
+                make::bind_sharing(socket.as_fd(), waiting.remote).map_err(wrap("bind a client of"))?;
                 socket
             }
         };
