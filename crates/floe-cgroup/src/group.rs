@@ -1,6 +1,9 @@
 //! One cgroup: its members, and its beginning and end.
 
-use crate::{Hierarchies, Kind};
+use crate::{
+    Hierarchies, Kind,
+    folder::{self, PARENT, create_below},
+};
 use floe_sys::Pid;
 use nix::{
     errno::Errno,
@@ -27,6 +30,17 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+    /// A setting that it does not take.
+    #[error("write {value:?} to {path}")]
+    Setting {
+        /// What was written.
+        value: String,
+        /// To which file.
+        path: PathBuf,
+        /// Why it was not taken.
+        #[source]
+        source: io::Error,
+    },
     /// Somebody else has it locked.
     #[error("another floe is freezing, thawing or saving the tasks of {}; try again when it is done", .0.display())]
     Busy(PathBuf),
@@ -49,6 +63,14 @@ pub enum CgroupError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A controller that floe can't use here.
+    #[error("there is no {controller} controller that floe may use here: {reason}")]
+    NoController {
+        /// Which.
+        controller: String,
+        /// Why not.
+        reason: String,
+    },
     /// The watcher that thaws it should floe die.
     #[error("start the watcher of {path}")]
     Watcher {
@@ -60,10 +82,8 @@ pub enum CgroupError {
     },
 }
 
-/// floe's own part of the hierarchy.
-const PARENT: &str = "floe";
 /// How long tasks may take to end.
-const END: Duration = Duration::from_secs(10);
+pub(crate) const END: Duration = Duration::from_secs(10);
 
 /// A cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +97,16 @@ pub struct Cgroup {
 pub struct Entrance(fs::File);
 
 impl Entrance {
+    /// The way into the cgroup of a directory.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub(crate) fn to(directory: &Path) -> Result<Self, CgroupError> {
+        let path = directory.join("cgroup.procs");
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        file.map(Self).map_err(wrap("open", &path))
+    }
+
     /// Moves the calling process into the cgroup.
     ///
     /// # Errors
@@ -108,7 +138,7 @@ impl Lock {
     }
 }
 
-fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+pub(crate) fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
     move |source| CgroupError::File { action, path, source }
 }
@@ -118,6 +148,22 @@ fn may_not(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
 }
 
+/// Where cgroups that freeze can be made, the best place first.
+pub(crate) fn parents(hierarchies: &Hierarchies) -> Result<Vec<PathBuf>, CgroupError> {
+    let Some((kind, root)) = hierarchies.preferred() else {
+        return Ok(Vec::new());
+    };
+    let mut parents = vec![root.join(PARENT)];
+    if kind == Kind::V2 {
+        parents.extend(
+            hierarchies
+                .own_v2()
+                .map_err(wrap("find the cgroup of this process in", root))?,
+        );
+    }
+    Ok(parents)
+}
+
 impl Cgroup {
     /// Makes one for the sandbox `name`; `None` where the caller may make none that freezes: below floe's own part of the
     /// hierarchy, or, as an ordinary user, below the cgroup that the caller is in, where that was delegated to them.
@@ -125,42 +171,17 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`]; the name being taken is one.
     pub fn create(hierarchies: &Hierarchies, name: &str) -> Result<Option<Self>, CgroupError> {
-        let Some((kind, root)) = hierarchies.preferred() else {
+        let Some((kind, _)) = hierarchies.preferred() else {
             return Ok(None);
         };
-        let mut parents = vec![root.join(PARENT)];
-        if kind == Kind::V2 {
-            parents.extend(
-                hierarchies
-                    .own_v2()
-                    .map_err(wrap("find the cgroup of this process in", root))?,
-            );
-        }
-        for parent in parents {
-            match Self::create_below(&parent, (kind, name)) {
-                Ok(made) => return Ok(Some(made)),
+        for parent in parents(hierarchies)? {
+            match create_below(&parent, name, &[]) {
+                Ok(path) => return Ok(Some(Self { path, kind })),
                 Err(CgroupError::File { source, .. }) if may_not(&source) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
-    }
-
-    fn create_below(parent: &Path, (kind, name): (Kind, &str)) -> Result<Self, CgroupError> {
-        loop {
-            match fs::create_dir(parent) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(wrap("make cgroup", parent)(error)),
-            }
-            let path = parent.join(name);
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path, kind }),
-                // Another floe just removed the parent because it was empty.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(wrap("make cgroup", &path)(error)),
-            }
-        }
     }
 
     /// The cgroup at a path below the mount point of a hierarchy.
@@ -236,9 +257,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::File`].
     pub fn entrance(&self) -> Result<Entrance, CgroupError> {
-        let path = self.path.join("cgroup.procs");
-        let file = fs::OpenOptions::new().write(true).open(&path);
-        file.map(Entrance).map_err(wrap("open", &path))
+        Entrance::to(&self.path)
     }
 
     /// Its processes and those of its sub-cgroups.
@@ -272,18 +291,9 @@ impl Cgroup {
 
     /// Tells `see` of it and of each cgroup below it, with the processes that are in just that.
     fn visit(&self, mut see: impl FnMut(&Path, Vec<Pid>)) -> Result<(), CgroupError> {
-        let mut rest = vec![self.path.clone()];
-        while let Some(directory) = rest.pop() {
-            let path = directory.join("cgroup.procs");
-            let text = fs::read_to_string(&path).map_err(wrap("read", &path))?;
-            let members = text.lines().filter_map(|line| line.parse().ok());
-            see(&directory, members.filter(|pid| *pid != 0).map(Pid::new).collect());
-            for entry in fs::read_dir(&directory).map_err(wrap("list", &directory))? {
-                let entry = entry.map_err(wrap("list", &directory))?;
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    rest.push(entry.path());
-                }
-            }
+        for directory in [self.path.clone()].into_iter().chain(folder::below(&self.path)?) {
+            let members = folder::members(&directory)?;
+            see(&directory, members);
         }
         Ok(())
     }
@@ -321,28 +331,11 @@ impl Cgroup {
         }
     }
 
-    /// Removes it, once its last task has left; and floe's own parent, where that is empty then.
+    /// Removes it and all below it, once the last tasks have left; and floe's own parent, where that is empty then.
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let started = Instant::now();
-        loop {
-            match fs::remove_dir(&self.path) {
-                Ok(()) => break,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                // The kernel takes tasks that have ended out of it a moment later, and tells nobody when.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < END => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                Err(error) => return Err(wrap("remove cgroup", &self.path)(error)),
-            }
-        }
-        if let Some(parent) = self.path.parent().filter(|parent| parent.ends_with(PARENT))
-            && let Err(error) = fs::remove_dir(parent)
-        {
-            tracing::trace!(%error, "floe's parent cgroup stays");
-        }
-        Ok(())
+        folder::remove_all(&self.path)
     }
 }

@@ -14,9 +14,31 @@ pub enum Kind {
     V1Freezer,
 }
 
-/// Mount points of the hierarchies that can freeze.
+/// A hierarchy of version 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its controllers; or `name=` and its name, as in /proc/PID/cgroup.
+    pub controllers: Vec<String>,
+    /// Where it is mounted.
+    pub point: PathBuf,
+}
+
+/// Options of a version 1 mount that name no controller.
+const NO_CONTROLLERS: [&str; 7] = [
+    "rw",
+    "ro",
+    "xattr",
+    "noprefix",
+    "clone_children",
+    "cpuset_v2_mode",
+    "favordynmods",
+];
+
+/// Mount points of the hierarchies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hierarchies {
+    /// Those of version 1, each once.
+    pub v1: Vec<Hierarchy>,
     /// Version 2; it need not be at /sys/fs/cgroup.
     pub v2: Option<PathBuf>,
     /// Version 1, freezer controller.
@@ -45,13 +67,30 @@ impl Hierarchies {
             let (kind, options) = (words.next(), words.nth(1).unwrap_or_default());
             match kind {
                 Some("cgroup2") => found.v2 = Some(PathBuf::from(point)),
-                Some("cgroup") if options.split(',').any(|option| option == "freezer") => {
-                    found.v1_freezer = Some(PathBuf::from(point));
-                }
+                Some("cgroup") => found.note_v1(options, point),
                 _ => {}
             }
         }
         found
+    }
+
+    fn note_v1(&mut self, options: &str, point: &str) {
+        let names_one = |option: &&str| !NO_CONTROLLERS.contains(option) && !option.starts_with("release_agent=");
+        let controllers: Vec<String> = options.split(',').filter(names_one).map(str::to_owned).collect();
+        if controllers.iter().any(|controller| controller == "freezer") {
+            self.v1_freezer = Some(PathBuf::from(point));
+        }
+        if !controllers.is_empty() && self.v1.iter().all(|known| known.controllers != controllers) {
+            let point = PathBuf::from(point);
+            self.v1.push(Hierarchy { controllers, point });
+        }
+    }
+
+    /// The version 1 hierarchy that a controller, or `name=` and a name, is in.
+    #[must_use]
+    pub fn v1_with(&self, controller: &str) -> Option<&Hierarchy> {
+        let mut all = self.v1.iter();
+        all.find(|hierarchy| hierarchy.controllers.iter().any(|own| own == controller))
     }
 
     /// The directory of the version 2 cgroup that the calling process is in.
@@ -86,6 +125,19 @@ mod tests {
         let found = Hierarchies::parse(HYBRID);
         assert_eq!(found.preferred(), Some((Kind::V2, Path::new("/sys/fs/cgroup/unified"))));
         assert_eq!(found.v1_freezer.as_deref(), Some(Path::new("/sys/fs/cgroup/freezer")));
+    }
+
+    #[test]
+    fn finds_the_controllers_of_version_1() {
+        let more = "38 31 0:35 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,xattr,cpu,cpuacct\n\
+            39 31 0:36 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,release_agent=/x,name=systemd\n\
+            40 31 0:35 / /other rw - cgroup cgroup rw,cpu,cpuacct\n";
+        let found = Hierarchies::parse(&format!("{HYBRID}{more}"));
+        let point = |controller| found.v1_with(controller).map(|hierarchy| hierarchy.point.as_path());
+        assert_eq!(point("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu")));
+        assert_eq!(point("name=systemd"), Some(Path::new("/sys/fs/cgroup/systemd")));
+        assert_eq!(point("memory"), None);
+        assert_eq!(found.v1.len(), 3);
     }
 
     #[test]

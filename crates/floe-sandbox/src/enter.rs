@@ -100,8 +100,8 @@ pub struct Place {
     /// A task that is there, and stands for it.
     thread: floe_sys::Pid,
     pidfd: OwnedFd,
-    /// Its cgroup, where the command is to be in that.
-    entrance: Option<Entrance>,
+    /// Its cgroups, where the command is to be in those.
+    entrances: Vec<Entrance>,
     /// Its root and working directory, where these are to be the command's.
     directories: Option<[OwnedFd; 2]>,
 }
@@ -113,16 +113,16 @@ impl Place {
     /// [`EnterError`].
     pub fn of_sandbox(sandbox: &Sandbox) -> Result<Self, EnterError> {
         let (thread, pidfd) = sandbox.thread()?;
-        let cgroup = sandbox.cgroup()?;
-        let frozen = cgroup.as_ref().map(floe_cgroup::Cgroup::is_frozen).transpose()?;
-        if frozen == Some(true) {
+        let cgroups = sandbox.cgroups()?;
+        let frozen = cgroups.freezer.as_ref().map(floe_cgroup::Cgroup::is_frozen);
+        if frozen.transpose()? == Some(true) {
             return Err(EnterError::Frozen(sandbox.name().to_owned()));
         }
         Ok(Self {
             name: format!("sandbox {}", sandbox.name()),
             thread,
             pidfd,
-            entrance: cgroup.map(|cgroup| cgroup.entrance()).transpose()?,
+            entrances: cgroups.entrances_to(sandbox.pid1()?)?,
             directories: None,
         })
     }
@@ -151,7 +151,7 @@ impl Place {
         Ok(Self {
             thread,
             pidfd,
-            entrance: entrance_of_sandbox(thread, state_dir)?,
+            entrances: entrances_of_sandbox(thread, state_dir)?,
             directories: Some(directories),
             name,
         })
@@ -169,20 +169,21 @@ impl Place {
     }
 }
 
-/// The way into the cgroup of a task of a sandbox; `None` where it is of none.
-fn entrance_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Option<Entrance>, EnterError> {
+/// The ways into the cgroups of a task of a sandbox; none where it is of none.
+fn entrances_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Vec<Entrance>, EnterError> {
     let process = floe_sys::procfs::Status::read(&format!("/proc/{task}"));
     let process = process.map_or(task, |status| floe_sys::Pid::new(status.tgid));
     for sandbox in Sandbox::list(state_dir)? {
-        let Ok(Some(cgroup)) = sandbox.cgroup() else { continue };
+        let Ok(cgroups) = sandbox.cgroups() else { continue };
+        let Some(cgroup) = &cgroups.freezer else { continue };
         if let Some(own) = cgroup.holding(process)? {
             if own.is_frozen()? {
                 return Err(EnterError::Frozen(sandbox.name().to_owned()));
             }
-            return Ok(Some(own.entrance()?));
+            return Ok(cgroups.entrances_to(process)?);
         }
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 /// Runs the command with the caller's streams; returns its exit status (128 + N for signal N). `started` is told its PID.
@@ -243,11 +244,11 @@ fn enter_directories([root, working]: &[OwnedFd; 2]) -> Result<(), Errno> {
 /// Returns only where something failed: why, and what was attempted.
 fn execute(request: &EnterRequest, place: &Place, new_user: bool) -> (Errno, String) {
     // Only the command goes into the cgroup: what waits for it must run on when that is frozen.
-    if let Some(entrance) = &place.entrance
-        && let Err(error) = entrance.enter()
-    {
-        let number = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        return (number, "enter the cgroup".to_owned());
+    for entrance in &place.entrances {
+        if let Err(error) = entrance.enter() {
+            let number = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            return (number, "enter the cgroup".to_owned());
+        }
     }
     if let Some(directories) = &place.directories
         && let Err(error) = enter_directories(directories)

@@ -18,7 +18,7 @@ use crate::{
     spec::SandboxSpec,
     state::{SandboxState, StateDir, StateError},
 };
-use floe_cgroup::{Cgroup, CgroupError};
+use floe_cgroup::{Cgroup, CgroupError, Cgroups, Hierarchies, Layout};
 use floe_sys::{Pid, fork};
 use nix::{
     errno::Errno,
@@ -26,7 +26,10 @@ use nix::{
 };
 use std::{
     io,
-    os::fd::{OwnedFd, RawFd},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -107,7 +110,7 @@ pub struct Launch {
     monitor: nix::unistd::Pid,
     state: SandboxState,
     folder: PathBuf,
-    cgroup: Option<Cgroup>,
+    cgroups: Cgroups,
     committed: bool,
 }
 
@@ -128,6 +131,11 @@ impl Launch {
         };
         // The monitor makes the folder, as all that must go again if the launcher dies; here it is only looked for.
         let folder = state_dir.vacant(&name)?;
+        // As is where its limits are to be had.
+        let controllers = spec.controllers();
+        if !controllers.is_empty() {
+            Layout::with(&hierarchies()?, &controllers)?;
+        }
         let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
         let monitor = monitor.map_err(system("fork the monitor"))?;
         drop((far, program));
@@ -136,16 +144,17 @@ impl Launch {
             Err(error) => {
                 drop(near);
                 while let Err(Errno::EINTR) = waitpid(monitor, None) {}
+                clear_up_behind(monitor, &name, [&folder, &state_dir.draft(&name, monitor.as_raw())]);
                 return Err(error);
             }
         };
-        let cgroup = state.cgroup.as_deref().map(Cgroup::open).transpose()?;
+        let cgroups = state.cgroups()?;
         Ok(Self {
             socket: Some(near),
             monitor,
             state,
             folder,
-            cgroup,
+            cgroups,
             committed: false,
         })
     }
@@ -159,7 +168,13 @@ impl Launch {
     /// The sandbox's cgroup, where it has one.
     #[must_use]
     pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
+        self.cgroups.freezer.as_ref()
+    }
+
+    /// All cgroups of the sandbox.
+    #[must_use]
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// The sandbox's name.
@@ -227,6 +242,40 @@ fn wait_ready(socket: &OwnedFd, folder: &Path) -> Result<SandboxState, LaunchErr
     }
 }
 
+fn hierarchies() -> Result<Hierarchies, LaunchError> {
+    Hierarchies::probe().map_err(|source| LaunchError::System {
+        action: "read mountinfo",
+        source,
+    })
+}
+
+/// Removes what a monitor that was killed has left of a sandbox that did not start.
+fn clear_up_behind<const N: usize>(monitor: nix::unistd::Pid, name: &str, folders: [&PathBuf; N]) {
+    let remove = || -> Result<(), LaunchError> {
+        let left = Cgroups::left_by(&hierarchies()?, &unique_name(name, monitor.as_raw()))?;
+        left.kill_all()?;
+        Ok(left.remove()?)
+    };
+    if let Err(error) = remove() {
+        tracing::error!(%error, "remove the cgroups of a sandbox that did not start");
+    }
+    for folder in folders {
+        // Another one of this name may be there by now.
+        let is_its_own = match SandboxState::read(folder) {
+            Ok(state) => state.monitor == monitor.as_raw(),
+            Err(_) => folder.file_name().is_some_and(|name| name.as_bytes().starts_with(b".")) && folder.exists(),
+        };
+        if is_its_own && let Err(error) = std::fs::remove_dir_all(folder) {
+            tracing::error!(%error, "remove the folder of a sandbox that did not start");
+        }
+    }
+}
+
+/// The name of a sandbox's cgroups: no two sandboxes have the same, whatever state directories they are in.
+pub(crate) fn unique_name(name: &str, monitor: i32) -> String {
+    format!("{name}-{monitor}")
+}
+
 fn parse(payload: &[u8]) -> LaunchError {
     let (source, action) = message::parse_failure(payload);
     LaunchError::Failed { action, source }
@@ -242,7 +291,10 @@ impl Drop for Launch {
         // launcher did, so all are collected as they come.
         loop {
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
-                Ok(status) if status.pid() == Some(self.monitor) => return,
+                Ok(status) if status.pid() == Some(self.monitor) => {
+                    clear_up_behind(self.monitor, &self.state.name, [&self.folder]);
+                    return;
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return,
             }

@@ -7,7 +7,7 @@ use crate::{
     tasks::living_thread,
     user::{self, UserError},
 };
-use floe_cgroup::{Cgroup, CgroupError, Kind, Lock};
+use floe_cgroup::{Cgroup, CgroupError, Cgroups, Kind, Lock};
 use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::{
     errno::Errno,
@@ -73,6 +73,9 @@ pub enum SandboxError {
         #[source]
         source: Errno,
     },
+    /// It is not complete yet.
+    #[error("sandbox {0} is just being made; try again")]
+    Starting(String),
     /// Its folder.
     #[error("remove {path}")]
     Remove {
@@ -229,6 +232,11 @@ impl Sandbox {
             .is_ok_and(|stat| stat.starttime == self.state.monitor_start && stat.state != b'Z')
     }
 
+    /// Whether its monitor is still about to make it.
+    fn is_starting(&self) -> bool {
+        self.state.pid1 == 0 && self.has_monitor()
+    }
+
     /// Its cgroup; `None` where it was started by somebody who may make none.
     ///
     /// # Errors
@@ -236,6 +244,15 @@ impl Sandbox {
     pub fn cgroup(&self) -> Result<Option<Cgroup>, SandboxError> {
         self.pid1()?;
         Ok(self.state.cgroup.as_deref().map(Cgroup::open).transpose()?)
+    }
+
+    /// All its cgroups.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn cgroups(&self) -> Result<Cgroups, SandboxError> {
+        self.pid1()?;
+        Ok(self.state.cgroups()?)
     }
 
     /// Its cgroup, for what can't be done without.
@@ -273,6 +290,7 @@ impl Sandbox {
     pub fn status_word(&self) -> &'static str {
         match self.state.status {
             Status::Exited(_) => "exited",
+            Status::Created if self.is_starting() => "created",
             _ if !self.is_running() || !self.has_monitor() => "lost",
             Status::Created => "created",
             Status::Running => {
@@ -376,6 +394,9 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError`].
     pub fn remove(&self, force: bool) -> Result<(), SandboxError> {
+        if self.is_starting() {
+            return Err(SandboxError::Starting(self.state.name.clone()));
+        }
         if self.is_running() {
             if !force {
                 return Err(SandboxError::Running(self.state.name.clone()));
@@ -387,9 +408,9 @@ impl Sandbox {
         }
         self.wait_for_last_state()?;
         // What the monitor did not clear up because it died itself.
-        if let Some(Ok(cgroup)) = self.state.cgroup.as_deref().map(Cgroup::open) {
-            cgroup.kill_all()?;
-            cgroup.remove()?;
+        for cgroups in [self.state.remaining_cgroups(), self.state.unnoted_cgroups()?] {
+            cgroups.kill_all()?;
+            cgroups.remove()?;
         }
         match std::fs::remove_dir_all(&self.folder) {
             Ok(()) => Ok(()),

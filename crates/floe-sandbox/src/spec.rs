@@ -1,6 +1,7 @@
 //! What a sandbox is to be.
 
 use crate::WindowSize;
+use floe_cgroup::Limits;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 
@@ -60,6 +61,10 @@ pub struct SandboxSpec {
     pub devpts: Origin,
     /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
     pub init: bool,
+    /// What it may take.
+    pub limits: Limits,
+    /// Controllers whose cgroups it needs besides, or `name=` and the name of a version 1 hierarchy.
+    pub controllers: Vec<String>,
     /// Streams.
     pub console: Console,
     /// Remove all trace of it when it ends.
@@ -82,6 +87,8 @@ impl Default for SandboxSpec {
             mount: Origin::Own,
             devpts: Origin::Host,
             init: false,
+            limits: Limits::default(),
+            controllers: Vec::new(),
             console: Console::Pipes { stdin: false },
             remove: false,
         }
@@ -92,6 +99,14 @@ impl SandboxSpec {
     /// Whether it has a devpts of its own.
     pub(crate) fn has_devpts(&self) -> bool {
         self.devpts == Origin::Own || matches!(self.console, Console::Terminal { .. })
+    }
+
+    /// The controllers that it needs cgroups of.
+    pub(crate) fn controllers(&self) -> Vec<String> {
+        let mut all = self.limits.controllers();
+        let more = self.controllers.iter().filter(|controller| !all.contains(controller));
+        all.extend(more.cloned().collect::<Vec<_>>());
+        all
     }
 
     /// CLONE_NEW* flags of its namespaces.

@@ -1,6 +1,10 @@
 //! The state directory: one folder a sandbox, with `state.json`, the log and the monitor's socket.
 
-use crate::spec::{Origin, SandboxSpec};
+use crate::{
+    launch::unique_name,
+    spec::{Origin, SandboxSpec},
+};
+use floe_cgroup::{Cgroup, CgroupError, Cgroups, Hierarchies};
 use floe_sys::{Pid, procfs::Stat};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -89,6 +93,9 @@ pub struct SandboxState {
     pub monitor_start: u64,
     /// Its cgroup, where it has one of its own.
     pub cgroup: Option<PathBuf>,
+    /// Its cgroups in further hierarchies.
+    #[serde(default)]
+    pub further_cgroups: Vec<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
     /// Its command line.
@@ -139,18 +146,35 @@ impl StateDir {
         }
     }
 
-    /// Makes the folder of a new sandbox.
+    /// Makes the folder of a new sandbox, with its first state in it.
     ///
     /// # Errors
     /// [`StateError::Taken`] among others.
-    pub(crate) fn claim(&self, name: &str) -> Result<PathBuf, StateError> {
+    pub(crate) fn claim(&self, state: &SandboxState) -> Result<PathBuf, StateError> {
+        let name = &state.name;
         let folder = self.folder(name)?;
         fs::create_dir_all(&self.0).map_err(wrap("make", &self.0))?;
-        match fs::create_dir(&folder) {
+        let draft = self.draft(name, state.monitor);
+        fs::create_dir(&draft).map_err(wrap("make", &draft))?;
+        // One that is there is never empty, so that this does not replace it.
+        let claimed = state.write(&draft).and_then(|()| match fs::rename(&draft, &folder) {
             Ok(()) => Ok(folder),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StateError::Taken(name.to_owned())),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => {
+                Err(StateError::Taken(name.clone()))
+            }
             Err(error) => Err(wrap("make", &folder)(error)),
+        });
+        if claimed.is_err()
+            && let Err(error) = fs::remove_dir_all(&draft)
+        {
+            tracing::error!(%error, "remove the folder of a sandbox that did not start");
         }
+        claimed
+    }
+
+    /// The folder as long as nothing is in it.
+    pub(crate) fn draft(&self, name: &str, monitor: i32) -> PathBuf {
+        self.0.join(format!(".{}", unique_name(name, monitor)))
     }
 
     /// A name nobody has.
@@ -224,8 +248,43 @@ impl SandboxState {
         fs::rename(&beside, &path).map_err(wrap("replace", &path))
     }
 
+    /// All its cgroups.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotACgroup`] where the one that freezes it is gone.
+    pub fn cgroups(&self) -> Result<Cgroups, CgroupError> {
+        Ok(Cgroups {
+            freezer: self.cgroup.as_deref().map(Cgroup::open).transpose()?,
+            further: self.further_cgroups.clone(),
+        })
+    }
+
+    /// Notes its cgroups.
+    pub(crate) fn note(&mut self, cgroups: &Cgroups) {
+        self.cgroup = cgroups.freezer.as_ref().map(|cgroup| cgroup.path().to_owned());
+        self.further_cgroups.clone_from(&cgroups.further);
+    }
+
+    /// What is still there of its cgroups.
+    pub(crate) fn remaining_cgroups(&self) -> Cgroups {
+        Cgroups {
+            freezer: self.cgroup.as_deref().and_then(|path| Cgroup::open(path).ok()),
+            further: self.further_cgroups.clone(),
+        }
+    }
+
+    /// Those that its monitor had made and not yet noted when it died.
+    pub(crate) fn unnoted_cgroups(&self) -> Result<Cgroups, CgroupError> {
+        let hierarchies = Hierarchies::probe().map_err(|source| CgroupError::File {
+            action: "read",
+            path: PathBuf::from("/proc/self/mountinfo"),
+            source,
+        })?;
+        Cgroups::left_by(&hierarchies, &unique_name(&self.name, self.monitor))
+    }
+
     /// That of a sandbox whose monitor calls this.
-    pub(crate) fn new(name: &str, spec: &SandboxSpec, cgroup: Option<&Path>) -> Self {
+    pub(crate) fn new(name: &str, spec: &SandboxSpec) -> Self {
         let monitor = std::process::id() as i32;
         Self {
             name: name.to_owned(),
@@ -234,7 +293,8 @@ impl SandboxState {
             pid1_start: 0,
             monitor,
             monitor_start: Stat::of(Pid::new(monitor)).map_or(0, |stat| stat.starttime),
-            cgroup: cgroup.map(Path::to_owned),
+            cgroup: None,
+            further_cgroups: Vec::new(),
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),

@@ -2,6 +2,7 @@
 //!
 //! Everything a test starts hangs on a [`Host`]; dropping it ends its sandboxes, also when the test fails.
 
+mod cgroups;
 mod command;
 mod mounts;
 mod network;
@@ -13,6 +14,7 @@ mod traces;
 mod tree;
 mod victim;
 
+pub use cgroups::{cgroup_file, cgroups_of};
 pub use command::{Host, ORDINARY, Outcome, json, run, signal, spawn, until, wait};
 pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod freezer;
+mod limits;
 mod memory;
 mod namespaces;
 mod network;
@@ -117,6 +118,7 @@ const NONE: &[Act] = &[];
 const PROBES: &[&[Probe]] = &[
     tasks::PROBES,
     freezer::PROBES,
+    limits::PROBES,
     namespaces::PROBES,
     memory::PROBES,
     network::PROBES,

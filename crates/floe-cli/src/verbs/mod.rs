@@ -22,3 +22,4 @@ pub mod wait;
 
 mod foreground;
 mod image_file;
+mod limits;

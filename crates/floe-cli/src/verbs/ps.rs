@@ -1,7 +1,9 @@
 //! `floe ps`.
 
+use super::limits::ShownLimits;
 use crate::{Context, failure::Outcome, output};
 use clap::Args;
+use floe_cgroup::Limits;
 use floe_sandbox::{Sandbox, Status, tasks};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ struct Row {
     pid: i32,
     status: Option<i32>,
     cgroup: Option<String>,
+    limits: ShownLimits,
     created: u64,
     command: Vec<String>,
 }
@@ -54,6 +57,7 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
                     None
                 },
                 cgroup: state.cgroup.as_deref().map(|path| path.display().to_string()),
+                limits: limits(sandbox),
                 created: state.created,
                 command: state.command.clone(),
             }
@@ -74,6 +78,13 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
         .collect();
     output::table(&["NAME", "STATE", "PID", "COMMAND"], &cells);
     Ok(0)
+}
+
+/// Those in force; none of a sandbox that has ended.
+fn limits(sandbox: &Sandbox) -> ShownLimits {
+    // It may end meanwhile, and its cgroups with it.
+    let found = sandbox.cgroups().ok().and_then(|cgroups| Limits::read(&cgroups).ok());
+    found.unwrap_or_default().into()
 }
 
 fn print_tasks(sandbox: &Sandbox, json: bool) -> Outcome {

@@ -1,6 +1,6 @@
 //! `floe run`.
 
-use super::foreground::Stay;
+use super::{foreground::Stay, limits::LimitArguments};
 use crate::{
     Context,
     failure::{Failure, Outcome},
@@ -51,6 +51,8 @@ pub struct Run {
     /// The host's network, or none but loopback.
     #[arg(long, value_enum, default_value = "host")]
     net: Net,
+    #[command(flatten)]
+    limits: LimitArguments,
     /// The command.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -113,14 +115,14 @@ impl Map {
 }
 
 impl Run {
-    fn spec(&self) -> SandboxSpec {
+    fn spec(&self) -> anyhow::Result<SandboxSpec> {
         let console = if self.tty {
             let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
             Console::Terminal { window, index: 0 }
         } else {
             Console::Pipes { stdin: !self.detach }
         };
-        SandboxSpec {
+        Ok(SandboxSpec {
             name: self.name.clone(),
             command: self.command.clone(),
             env: environment(&self.env),
@@ -135,10 +137,11 @@ impl Run {
                 Origin::Host
             },
             init: self.init,
+            limits: self.limits.limits()?,
             console,
             remove: !self.detach,
             ..SandboxSpec::default()
-        }
+        })
     }
 
     /// Runs the verb.
@@ -147,8 +150,9 @@ impl Run {
             let status = error.exit_status();
             Failure::with_status(error, status)
         };
+        let spec = self.spec().map_err(|error| Failure::with_status(error, 125))?;
         become_root(self.map.others())?;
-        let launch = Launch::begin(&context.state_dir, &self.spec(), First::Command).map_err(failed)?;
+        let launch = Launch::begin(&context.state_dir, &spec, First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
         if self.detach {
             launch.exec().map_err(failed)?;

@@ -15,7 +15,7 @@ use crate::{
 use clients::Clients;
 pub use clients::SOCKET;
 use console::ConsoleEnds;
-use floe_cgroup::Cgroup;
+use floe_cgroup::Cgroups;
 use floe_sys::fork;
 use nix::{
     errno::Errno,
@@ -79,7 +79,7 @@ struct End {
 struct Monitor {
     state: SandboxState,
     folder: PathBuf,
-    cgroup: Option<Cgroup>,
+    cgroups: Cgroups,
     /// PID 1.
     pidfd: OwnedFd,
     /// PID 1's socket, until its exec.
@@ -107,7 +107,7 @@ impl Monitor {
         Self {
             state: setup.state,
             folder: setup.folder,
-            cgroup: setup.cgroup,
+            cgroups: setup.cgroups,
             pidfd: setup.pidfd,
             first: Some(setup.first),
             console: setup.console,
@@ -196,7 +196,7 @@ impl Monitor {
             }
             Ok(Some((kind::COMMIT, payload))) => {
                 if payload == message::THAW
-                    && let Some(cgroup) = &self.cgroup
+                    && let Some(cgroup) = &self.cgroups.freezer
                     && let Err(error) = cgroup.thaw()
                 {
                     let failure = message::failure(Errno::EIO, &error.to_string());
@@ -279,7 +279,7 @@ impl Monitor {
             return self.abandon();
         }
         let checkpointed = self.clients.end_announced();
-        self.remove_cgroup();
+        self.remove_cgroups();
         if checkpointed || self.remove {
             self.remove_folder();
         } else {
@@ -304,19 +304,19 @@ impl Monitor {
             tracing::debug!(%error, "PID 1 is gone already");
         }
         // Without one, its tasks end with PID 1.
-        if let Some(Err(error)) = self.cgroup.as_ref().map(Cgroup::kill_all) {
+        if let Err(error) = self.cgroups.kill_all() {
             tracing::error!(%error, "end the tasks of the sandbox");
         }
         // Already reaped, or reaped now; either way it is gone.
         let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
-        self.remove_cgroup();
+        self.remove_cgroups();
         self.remove_folder();
         1
     }
 
-    fn remove_cgroup(&self) {
-        if let Some(Err(error)) = self.cgroup.as_ref().map(Cgroup::remove) {
-            tracing::error!(%error, "remove the sandbox's cgroup");
+    fn remove_cgroups(&self) {
+        if let Err(error) = self.cgroups.remove() {
+            tracing::error!(%error, "remove the sandbox's cgroups");
         }
     }
 

@@ -6,11 +6,12 @@ use super::{
 };
 use crate::{
     first::{self, Program},
+    launch::unique_name,
     message::{self, kind},
     spec::{Console, SandboxSpec},
     state::{ConsoleState, SandboxState, StateDir, StateError},
 };
-use floe_cgroup::{Cgroup, CgroupError, Hierarchies};
+use floe_cgroup::{CgroupError, Cgroups, Hierarchies, Layout};
 use floe_sys::{Pid, descriptor, fork, procfs::Stat};
 use nix::{
     errno::Errno,
@@ -27,7 +28,7 @@ use std::{
 pub struct Setup {
     pub state: SandboxState,
     pub folder: PathBuf,
-    pub cgroup: Option<Cgroup>,
+    pub cgroups: Cgroups,
     pub pidfd: OwnedFd,
     pub first: OwnedFd,
     pub console: ConsoleEnds,
@@ -62,7 +63,7 @@ fn state_failed(error: &StateError) -> Failure {
 /// Removes what was made if the set-up does not come to its end.
 struct Undo {
     folder: Option<PathBuf>,
-    cgroup: Option<Cgroup>,
+    cgroups: Cgroups,
     child: Option<nix::unistd::Pid>,
 }
 
@@ -72,10 +73,8 @@ impl Drop for Undo {
             let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
             while let Err(Errno::EINTR) = nix::sys::wait::waitpid(child, None) {}
         }
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.remove()
-        {
-            tracing::error!(%error, "remove the cgroup of a sandbox that did not start");
+        if let Err(error) = self.cgroups.remove() {
+            tracing::error!(%error, "remove the cgroups of a sandbox that did not start");
         }
         if let Some(folder) = &self.folder
             && let Err(error) = std::fs::remove_dir_all(folder)
@@ -94,10 +93,12 @@ impl Setup {
         program: &Program,
         launcher: &OwnedFd,
     ) -> Result<Self, Failure> {
-        let folder = state_dir.claim(name).map_err(|error| state_failed(&error))?;
+        // Whoever finds this monitor dead knows by its state what to remove.
+        let mut state = SandboxState::new(name, spec);
+        let folder = state_dir.claim(&state).map_err(|error| state_failed(&error))?;
         let mut undo = Undo {
             folder: Some(folder.clone()),
-            cgroup: None,
+            cgroups: Cgroups::default(),
             child: None,
         };
         let hierarchies = Hierarchies::probe().map_err(|error| {
@@ -106,17 +107,20 @@ impl Setup {
                 "read mountinfo".to_owned(),
             )
         })?;
-        let unique = format!("{name}-{}", std::process::id());
-        let cgroup = Cgroup::create(&hierarchies, &unique).map_err(|error| cgroup_failed(&error))?;
-        undo.cgroup.clone_from(&cgroup);
+        let unique = unique_name(name, std::process::id() as i32);
+        let layout = Layout::with(&hierarchies, &spec.controllers()).map_err(|error| cgroup_failed(&error))?;
+        let cgroups = Cgroups::create(&hierarchies, &layout, &unique).map_err(|error| cgroup_failed(&error))?;
+        undo.cgroups.clone_from(&cgroups);
+        state.note(&cgroups);
+        spec.limits.set(&cgroups).map_err(|error| cgroup_failed(&error))?;
+        let cgroup = &cgroups.freezer;
         if cgroup.is_none() {
             tracing::info!("no cgroup can be made here: the sandbox can't be frozen, and is stopped task by task");
         }
         let clients = Clients::listen(&folder).map_err(failed("listen for clients"))?;
-        let mut state = SandboxState::new(name, spec, cgroup.as_ref().map(Cgroup::path));
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
         let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
-        let birthplace = match &cgroup {
+        let birthplace = match cgroup {
             Some(cgroup) => cgroup.birthplace().map_err(|error| cgroup_failed(&error))?,
             None => None,
         };
@@ -132,9 +136,7 @@ impl Setup {
         drop(far);
         let pid = Pid::new(child.as_raw());
         let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
-        if let Some(cgroup) = cgroup.as_ref().filter(|_| birthplace.is_none()) {
-            cgroup.add(pid).map_err(|error| cgroup_failed(&error))?;
-        }
+        cgroups.add(pid).map_err(|error| cgroup_failed(&error))?;
         message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::MOUNTED)?;
         let console = open_console(spec, pid, pipes, &folder, &mut state)?;
@@ -146,11 +148,11 @@ impl Setup {
             .starttime;
         state.write(&folder).map_err(|error| state_failed(&error))?;
         message::put(launcher, kind::READY, &[]).map_err(failed("tell the launcher"))?;
-        (undo.folder, undo.cgroup, undo.child) = (None, None, None);
+        (undo.folder, undo.cgroups, undo.child) = (None, Cgroups::default(), None);
         Ok(Self {
             state,
             folder,
-            cgroup,
+            cgroups,
             pidfd,
             first: near,
             console,
