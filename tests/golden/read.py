@@ -172,10 +172,10 @@ timer = fields(
     id=i32, clock=i32, maker=i32, notify=i32, target=i32, signal=i32, value=u64, interval=u64,
     expiry=choice(("Never", None), ("At", u64), ("Unset", u64), ("After", u64)), overrun=u32,
 )
-directory = fields(path=raw, ghost=optional(u32))
+directory = fields(path=raw, mount_namespace=u32, ghost=optional(u32))
 process = fields(
     pid=i32, ppid=i32, pgid=i32, sid=i32, pid_namespace=u32,
-    pids_of_children=choice(("Known", u32), ("New", None), ("Ended", None)), state=state, threads=several(thread),
+    pids_of_children=choice(("Known", u32), ("New", None), ("Ended", None)), mount_namespace=u32, state=state, threads=several(thread),
     actions=several(fields(handler=u64, flags=u64, restorer=u64, mask=u64)), pending=several(raw),
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=directory, root=directory,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,
@@ -206,12 +206,12 @@ layout = fields(
 )
 address_space = fields(pid=i32, vmas=several(vma), layout=layout, auxv=raw, exe=u32, lock_future=u32)
 mapped_file = fields(
-    id=u32, path=raw, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32,
+    id=u32, path=raw, mount_namespace=u32, ghost=optional(u32), writable=boolean, size=u64, mtime=i64, head_checksum=u32,
     identity=times(u64, 2), build_id=raw,
 )
 shmem = fields(id=u32, size=u64, huge_page=u64)
 ghost = fields(
-    id=u32, path=raw, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
+    id=u32, path=raw, mount_namespace=u32, size=u64, mode=u32, uid=u32, gid=u32, times=times(i64, 2),
     kind=choice(
         ("File", None), ("Memfd", fields(name=raw, seals=u32, huge_page=u64)), ("Directory", None),
         ("Linked", fields(name=raw, kind=i32, handle=raw)),
@@ -219,7 +219,7 @@ ghost = fields(
     attributes=several(fields(name=raw, value=raw)),
 )
 open_file = fields(
-    id=u32, kind=text, version=u16, flags=u32, position=u64,
+    id=u32, kind=text, version=u16, flags=u32, position=u64, mount_namespace=u32,
     signals=optional(fields(
         owner=optional(fields(
             target=choice(("Thread", None), ("Process", None), ("Group", None)), id=i32, users=times(u32, 2),
@@ -302,7 +302,7 @@ outside = fields(
 stream = fields(bytes=raw, marks=several(fields(at=u32, byte=choice(("Coming", None), ("Waiting", None), ("Read", None)))))
 other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("GivenUp", None), ("Unaccepted", None))
 OPEN_FILE_BODIES = {
-    "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": directory,
+    "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": fields(path=raw, ghost=optional(u32)),
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
     "namespace": fields(name=text, left=optional(fields(inode=u64, host=raw, domain=raw))),
     "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),

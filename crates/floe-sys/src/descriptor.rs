@@ -4,7 +4,7 @@
 use crate::Pid;
 use nix::errno::Errno;
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -216,18 +216,28 @@ fn open_resolved(from: BorrowedFd<'_>, path: &Path, (flags, mode): (i32, u32), r
 /// Those of statx(2).
 pub fn is_same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
     let place = |directory: BorrowedFd<'_>| {
-        // SAFETY: an all-zero statx is valid: numbers alone.
-        let mut found: libc::statx = unsafe { std::mem::zeroed() };
-        let mask = libc::STATX_INO | libc::STATX_MNT_ID;
-        // SAFETY: the empty path ends with a NUL, and `found` is room for the answer.
-        let result = unsafe {
-            let number = directory.as_raw_fd();
-            libc::statx(number, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &raw mut found)
-        };
+        let found = statx(directory.as_raw_fd(), c"", libc::AT_EMPTY_PATH)?;
         let device = (found.stx_dev_major, found.stx_dev_minor);
-        Errno::result(result).map(|_| (device, found.stx_ino, found.stx_mnt_id))
+        Ok((device, found.stx_ino, found.stx_mnt_id))
     };
     Ok(place(one)? == place(other)?)
+}
+
+/// The number of the mount that a file is reached by, as mountinfo tells it; links are followed (statx(2), Linux 5.8).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn mount_of(path: &CStr) -> Result<u64, Errno> {
+    Ok(statx(libc::AT_FDCWD, path, 0)?.stx_mnt_id)
+}
+
+fn statx(directory: RawFd, path: &CStr, flags: i32) -> Result<libc::statx, Errno> {
+    // SAFETY: an all-zero statx is valid: numbers alone.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+    // SAFETY: the path ends with a NUL, and `found` is room for the answer.
+    let result = unsafe { libc::statx(directory, path.as_ptr(), flags, mask, &raw mut found) };
+    Errno::result(result).map(|_| found)
 }
 
 /// Copies up to `bytes` from one pipe to another without taking them out.

@@ -16,7 +16,7 @@ use floe_resources::{
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
-    ns::{self, FoundMounts, NsError},
+    ns::{self, FoundMounts, MountSpaces, NsError},
     refusal::Refusals,
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
@@ -116,11 +116,7 @@ impl Inspected {
         let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
-        let mut contents = Contents::new(root.try_clone().map_err(|source| InspectError::Read {
-            what: "the root directory",
-            pid: first,
-            source,
-        })?);
+        let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
@@ -148,6 +144,7 @@ impl Inspected {
                 directory("root", found, &mut contents, refusals)?,
             );
             record.shared = sharing.with_parent(found);
+            record.mount_namespace = contents.spaces.of_task(found.task());
             record.pids_of_children = ns::pids::look(&held.tree, found)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
@@ -185,7 +182,7 @@ impl Inspected {
         }
         let (mut sandbox, mounts) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
-        sandbox.proc_shows = ns::pids::shown_by(&contents.inside(b"/proc"), &held.tree) as u32;
+        sandbox.proc_shows = ns::pids::shown_by(&contents.inside(0, b"/proc"), &held.tree) as u32;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
             sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
@@ -302,7 +299,7 @@ fn directory(
     refusals: &mut Refusals,
 ) -> Result<DirectoryRecord, InspectError> {
     let magic = format!("/proc/{}/{name}", found.task());
-    let found = contents.directory(&magic, name, (&found.subject(), refusals))?;
+    let found = contents.directory((found.task(), &magic), name, (&found.subject(), refusals))?;
     // What was refused is in no image.
     Ok(found.unwrap_or_default())
 }

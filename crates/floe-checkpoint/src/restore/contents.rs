@@ -9,6 +9,7 @@ use floe_resources::{
     file::reopen,
     ipc,
     mm::{Filler, Sources},
+    ns::Roots,
 };
 use floe_sys::{
     Pid,
@@ -45,7 +46,7 @@ pub struct MadeContents {
 
 impl MadeContents {
     /// Makes and fills everything.
-    pub fn make(image: &Image, world: &mut World<'_>, root: BorrowedFd<'_>) -> Result<Self, RestoreError> {
+    pub fn make(image: &Image, world: &mut World<'_>, roots: &Roots) -> Result<Self, RestoreError> {
         let filler = Filler::new(image);
         let mut made = Self {
             sources: Sources::default(),
@@ -57,7 +58,7 @@ impl MadeContents {
             fill(world, &filler, (&file, record.size, record.huge_page), content)?;
             made.sources.shmems.insert(record.id, file.into());
         }
-        for (record, file) in nameless::make(root, image.ghosts())? {
+        for (record, file) in nameless::make(roots, image.ghosts())? {
             let file = File::from(file);
             if record.kind == GhostKind::Directory {
                 set_attributes(&file, record)?;
@@ -65,7 +66,7 @@ impl MadeContents {
             made.ghosts.insert(record.id, file.into());
         }
         for record in image.ghosts().iter().filter(|record| record.has_content()) {
-            let file = make_ghost(root, record)?;
+            let file = make_ghost(roots.of(record.mount_namespace), record)?;
             let huge_page = huge_page(&file)?;
             let content = runs(image, ContentOwner::Ghost(record.id));
             fill(world, &filler, (&file, record.size, huge_page), content)?;
@@ -82,7 +83,7 @@ impl MadeContents {
             made.sources.segments.insert(segment.id, (size, huge_page.max(4096)));
         }
         for record in image.mapped_files() {
-            let file = open_mapped(root, record, &made.ghosts)?;
+            let file = open_mapped(roots.of(record.mount_namespace), record, &made.ghosts)?;
             made.sources.files.insert(record.id, file);
         }
         // A program that is open for writing can't be executed, so ghosts that are executed are kept read-only.
@@ -96,7 +97,7 @@ impl MadeContents {
     }
 
     /// A directory that a process is in.
-    pub fn directory(&self, root: BorrowedFd<'_>, record: &DirectoryRecord) -> Result<OwnedFd, Errno> {
+    pub fn directory(&self, roots: &Roots, record: &DirectoryRecord) -> Result<OwnedFd, Errno> {
         match record.ghost {
             Some(id) => {
                 let ghost = self.ghosts.get(&id).ok_or(Errno::ENOENT)?;
@@ -104,7 +105,12 @@ impl MadeContents {
             }
             None => {
                 let path = Path::new(OsStr::from_bytes(&record.path));
-                open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY, 0)
+                open_in_root(
+                    roots.of(record.mount_namespace),
+                    path,
+                    libc::O_PATH | libc::O_DIRECTORY,
+                    0,
+                )
             }
         }
     }

@@ -9,6 +9,7 @@ use floe_image::{
 use floe_resources::{
     file::{OnDisk, on_disk},
     mm::{build_id, head_checksum},
+    ns::Roots,
 };
 use floe_sys::descriptor::open_in_root;
 use nix::{
@@ -58,7 +59,7 @@ struct Known {
 /// Who looks.
 pub struct Look<'a> {
     pub image: &'a Image,
-    pub root: BorrowedFd<'a>,
+    pub roots: &'a Roots,
     pub mode: FilesMode,
     /// Device numbers of filesystems that are made anew, whose files are in the image.
     carried: &'a BTreeSet<u64>,
@@ -67,16 +68,16 @@ pub struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    /// At the files of an image, below a root directory; those on filesystems of the numbers `carried` are in the image.
+    /// At the files of an image, below root directories; those on filesystems of the numbers `carried` are in the image.
     pub fn new(
         image: &'a Image,
-        (root, carried): (BorrowedFd<'a>, &'a BTreeSet<u64>),
+        (roots, carried): (&'a Roots, &'a BTreeSet<u64>),
         mode: FilesMode,
     ) -> Result<Self, RestoreError> {
         let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the host's name"))?;
         Ok(Self {
             image,
-            root,
+            roots,
             mode,
             carried,
             same_host: image.header().host == uname.nodename().to_string_lossy(),
@@ -106,7 +107,9 @@ impl<'a> Look<'a> {
         let Some(known) = on_disk(record)? else {
             return Ok((false, None));
         };
-        let found = look(self.root, &known.path).ok().filter(|(_, stat)| is_regular(stat));
+        let found = look(self.roots.of(record.mount_namespace), &known.path)
+            .ok()
+            .filter(|(_, stat)| is_regular(stat));
         let Some((file, stat)) = found else {
             return Ok((false, None));
         };
@@ -116,7 +119,7 @@ impl<'a> Look<'a> {
     }
 
     fn mapped(&self, record: &MappedFileRecord) -> Option<String> {
-        let (file, stat) = match open_regular(self.root, &record.path) {
+        let (file, stat) = match open_regular(self.roots.of(record.mount_namespace), &record.path) {
             Ok(opened) => opened,
             Err(reason) => return Some(reason),
         };
@@ -140,7 +143,8 @@ impl<'a> Look<'a> {
         let GhostKind::Linked { .. } = record.kind else {
             return None;
         };
-        let found = super::nameless::open_linked(self.root, record).and_then(|file| fstat(file.as_fd()));
+        let found = super::nameless::open_linked(self.roots.of(record.mount_namespace), record)
+            .and_then(|file| fstat(file.as_fd()));
         match found {
             Err(error) => Some(format!("none of its other names is found here: {error}")),
             Ok(stat) if self.mode == FilesMode::Strict => {
@@ -288,6 +292,7 @@ mod tests {
         let mut record = MappedFileRecord {
             id: 0,
             path: Vec::new(),
+            mount_namespace: 0,
             ghost: None,
             writable: false,
             size: 3,

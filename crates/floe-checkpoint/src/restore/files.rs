@@ -6,10 +6,13 @@ use floe_image::{
     Image,
     record::{IN_FLIGHT, OpenFileRecord, TerminalLink},
 };
-use floe_resources::file::{
-    Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, ask_directories, deliver, ended_tasks, is_late,
-    is_view, kind_of, place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks,
-    terminal::MadeTerminals,
+use floe_resources::{
+    file::{
+        Holders, OpenContext, Opened, Outside, Stash, TablePlan, Unsent, ask_directories, deliver, ended_tasks,
+        is_late, is_view, kind_of, place_pidfds, place_wave, say_anew, set_notices, set_signals, take_locks,
+        terminal::MadeTerminals,
+    },
+    ns::Roots,
 };
 use floe_sys::{
     Pid,
@@ -19,7 +22,7 @@ use floe_tracee::{Puppet, Script};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 /// How many files floe holds open at once.
@@ -32,11 +35,11 @@ pub fn open_all(
     world: &World<'_>,
     (made, terminals): (&MadeContents, MadeTerminals),
     console: &[OwnedFd; 3],
-    (root, outside): (BorrowedFd<'_>, Outside<'_>),
+    (roots, outside): (&Roots, Outside<'_>),
 ) -> Result<Opened, RestoreError> {
     let sessions = settle_sessions(image, world, &terminals)?;
     let tasks = (&world.puppets, world.host_pids());
-    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, outside)?;
+    let mut context = OpenContext::new((roots, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     context.set_terminals(terminals, sessions);
     context.make_queues(world.seed()?.tid(), image)?;
     let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
@@ -50,10 +53,10 @@ pub fn open_late(
     world: &World<'_>,
     made: &MadeContents,
     console: &[OwnedFd; 3],
-    (root, outside): (BorrowedFd<'_>, Outside<'_>),
+    (roots, outside): (&Roots, Outside<'_>),
 ) -> Result<(), RestoreError> {
     let tasks = (&world.puppets, world.host_pids());
-    let mut context = OpenContext::new((root, &world.channel), console, &made.ghosts, image, tasks, outside)?;
+    let mut context = OpenContext::new((roots, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
     context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();
     let late: Vec<_> = image.open_files().iter().filter(|record| is_late(record)).collect();
@@ -119,11 +122,11 @@ fn place_all(
 pub fn connect_all(
     image: &Image,
     world: &World<'_>,
-    root: BorrowedFd<'_>,
+    roots: &Roots,
     threads: &HashMap<i32, Pid>,
     (unsent, stash): (&mut Unsent, &Stash),
 ) -> Result<(), RestoreError> {
-    let channel = (&world.channel, root);
+    let channel = (&world.channel, roots);
     let holders = Holders::new(
         stash.tables(),
         (&world.puppets, &world.numbering),

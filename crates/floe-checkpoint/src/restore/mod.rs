@@ -45,7 +45,7 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
-    ns::{NsError, mounts::MountError},
+    ns::{NsError, Roots, mounts::MountError},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
@@ -57,7 +57,7 @@ use nix::{
 };
 use sharing::{Lending, Memory, Wants};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -337,7 +337,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let launch = Launch::begin(request.state_dir, &spec, first)?;
     let seized = Puppet::expect_seed(launch.pid1())?;
     let console = console_ends(launch.pid1())?;
-    let root = root_directory(launch.pid1())?;
+    let roots = Roots::new(root_directory(launch.pid1())?, BTreeMap::new());
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
@@ -349,13 +349,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
-    let made = MadeContents::make(&image, &mut world, root.as_fd())?;
+    let made = MadeContents::make(&image, &mut world, &roots)?;
     control.enter("tree")?;
-    make_room_for_files(&image, root.as_fd());
+    make_room_for_files(&image, roots.own());
     // Before this thread stays on one processor, as do those that it makes.
     let held = connections.hold(launch.pid1())?;
     let complete = std::thread::scope(|scope| {
-        let original = Original::new(&image, &made, root.as_fd())?;
+        let original = Original::new(&image, &made, &roots)?;
         let (sender, finished) = mpsc::channel();
         let comparison = scope.spawn(move || original.compare(&finished));
         let one = OneProcessor::stay().map_err(RestoreError::system("stay on one processor"))?;
@@ -366,15 +366,15 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         if shared {
             clocks::set(&image, &world)?;
         }
-        let terminals = MadeTerminals::make(&image, root.as_fd(), &console[0])?;
-        world.grow(&steps, lendings, (&made, &terminals), root.as_fd(), control)?;
+        let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
+        world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
         if let Some(inside) = world.who_proc_shows(image.sandbox().proc_shows)? {
             mounts::show_processes_of(inside, &image, launch.pid1())?;
         }
         control.enter("files")?;
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
         let all = (&image, &stash);
-        let mut opened = files::open_all(all, &world, (&made, terminals), &console, (root.as_fd(), outside))?;
+        let mut opened = files::open_all(all, &world, (&made, terminals), &console, (&roots, outside))?;
         made.finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
@@ -386,9 +386,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &world)?;
         world.settle_pids_of_children(image.processes())?;
-        files::open_late(all, &world, &made, &console, (root.as_fd(), outside))?;
+        files::open_late(all, &world, &made, &console, (&roots, outside))?;
         let unsent = (&mut opened.unsent, &stash);
-        files::connect_all(&image, &world, root.as_fd(), &crowd.host_ids(), unsent)?;
+        files::connect_all(&image, &world, &roots, &crowd.host_ids(), unsent)?;
         let threads = state::complete(&image, &mut world, crowd, &base, &sender)?;
         drop(sender);
         drop(one);

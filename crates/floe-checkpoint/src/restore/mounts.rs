@@ -12,6 +12,7 @@ use floe_image::{
 use floe_resources::{
     mm::Filler,
     ns::{
+        Roots,
         mounts::{self, Given},
         run_inside,
     },
@@ -31,7 +32,7 @@ use nix::{
     sys::stat::{Mode, fstat},
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
@@ -45,7 +46,7 @@ const CLOEXEC: u64 = 1;
 
 /// Where a tree's files will be found.
 pub struct Rehearsal {
-    root: OwnedFd,
+    roots: Roots,
     devices: BTreeSet<u64>,
     /// What is in the way of its mounts; those that it stopped are not there then.
     pub obstacles: Vec<Obstacle>,
@@ -62,15 +63,15 @@ impl Rehearsal {
         let root = root()?;
         Ok(Self {
             obstacles: lacking(image, given, root.as_fd()),
-            root,
+            roots: Roots::new(root, BTreeMap::new()),
             devices: BTreeSet::new(),
             _namespace: None,
         })
     }
 
-    /// The root directory.
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+    /// The root directories.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// Device numbers of filesystems whose files are in the image.
@@ -114,7 +115,7 @@ fn rehearse(image: &Image, given: &Given) -> Result<Rehearsal, RestoreError> {
         Err(error) => return Err(error),
     };
     Ok(Rehearsal {
-        root,
+        roots: Roots::new(root, BTreeMap::new()),
         devices,
         obstacles,
         _namespace: Some(namespace),

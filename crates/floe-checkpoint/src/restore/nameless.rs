@@ -5,6 +5,7 @@
 
 use super::RestoreError;
 use floe_image::record::{GhostKind, GhostRecord};
+use floe_resources::ns::Roots;
 use floe_sys::{
     descriptor::{adopt, open_by_handle, open_in_root},
     fork, memfd,
@@ -33,6 +34,9 @@ const FOLDER: i32 = libc::O_PATH | libc::O_DIRECTORY;
 /// Bytes of a descriptor's number in the answer.
 const NUMBER: usize = size_of::<RawFd>();
 
+/// A path, and the root directory that it counts from.
+type Place<'a> = (BorrowedFd<'a>, &'a Path);
+
 /// What loses its path.
 enum Wanted {
     /// A directory that is made.
@@ -42,26 +46,26 @@ enum Wanted {
 }
 
 /// Opens all records that are such files: directories for reading, files by O_PATH.
-pub fn make<'a>(
-    root: BorrowedFd<'_>,
-    records: &'a [GhostRecord],
-) -> Result<Vec<(&'a GhostRecord, OwnedFd)>, RestoreError> {
+pub fn make<'a>(roots: &Roots, records: &'a [GhostRecord]) -> Result<Vec<(&'a GhostRecord, OwnedFd)>, RestoreError> {
     let mut wanted = Vec::new();
     for record in records {
-        let path = Path::new(OsStr::from_bytes(&record.path));
+        let path = (
+            roots.of(record.mount_namespace),
+            Path::new(OsStr::from_bytes(&record.path)),
+        );
         match &record.kind {
             GhostKind::Directory => wanted.push((record, path, Wanted::Directory)),
             GhostKind::Linked { .. } => {
-                let action = format!("find a file that was {}", path.display());
-                let file = open_linked(root, record).map_err(RestoreError::system(action))?;
+                let action = format!("find a file that was {}", path.1.display());
+                let file = open_linked(path.0, record).map_err(RestoreError::system(action))?;
                 wanted.push((record, path, Wanted::Linked(file)));
             }
             GhostKind::File | GhostKind::Memfd(_) => {}
         }
     }
     let records: Vec<&GhostRecord> = wanted.iter().map(|(record, ..)| *record).collect();
-    let wanted: Vec<(&Path, Wanted)> = wanted.into_iter().map(|(_, path, wanted)| (path, wanted)).collect();
-    let opened = make_elsewhere(root, &wanted)?;
+    let wanted: Vec<(Place<'_>, Wanted)> = wanted.into_iter().map(|(_, path, wanted)| (path, wanted)).collect();
+    let opened = make_elsewhere(&wanted)?;
     Ok(records.into_iter().zip(opened).collect())
 }
 
@@ -86,7 +90,7 @@ pub fn open_linked(root: BorrowedFd<'_>, record: &GhostRecord) -> Result<OwnedFd
     if is_file { Ok(opened) } else { Err(Errno::ESTALE) }
 }
 
-fn make_elsewhere(root: BorrowedFd<'_>, wanted: &[(&Path, Wanted)]) -> Result<Vec<OwnedFd>, RestoreError> {
+fn make_elsewhere(wanted: &[(Place<'_>, Wanted)]) -> Result<Vec<OwnedFd>, RestoreError> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -98,7 +102,7 @@ fn make_elsewhere(root: BorrowedFd<'_>, wanted: &[(&Path, Wanted)]) -> Result<Ve
         if let Err(error) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None) {
             return error as i32;
         }
-        let numbers = match make_and_remove(root, wanted) {
+        let numbers = match make_and_remove(wanted) {
             Ok(opened) => opened.into_iter().map(IntoRawFd::into_raw_fd),
             Err(error) => return error as i32,
         };
@@ -136,17 +140,17 @@ struct Made {
     how: UnlinkatFlags,
 }
 
-fn make_and_remove(root: BorrowedFd<'_>, wanted: &[(&Path, Wanted)]) -> Result<Vec<OwnedFd>, Errno> {
+fn make_and_remove(wanted: &[(Place<'_>, Wanted)]) -> Result<Vec<OwnedFd>, Errno> {
     let mut made = Vec::new();
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     // Those above before those inside.
-    order.sort_by_key(|index| wanted[*index].0.components().count());
+    order.sort_by_key(|index| wanted[*index].0.1.components().count());
     let opened = order
         .into_iter()
         .map(|index| {
             let opened = match &wanted[index] {
-                (path, Wanted::Directory) => make_directory(root, path, &mut made)?,
-                (path, Wanted::Linked(file)) => link(root, path, file.as_fd(), &mut made)?,
+                ((root, path), Wanted::Directory) => make_directory(*root, path, &mut made)?,
+                ((root, path), Wanted::Linked(file)) => link(*root, path, file.as_fd(), &mut made)?,
             };
             Ok((index, opened))
         })
@@ -251,10 +255,11 @@ mod tests {
         write(there("file"), "").expect("a file");
         let file = || Wanted::Linked(File::open(there("file")).expect("open it").into());
         let directories = ["/new/inner/deep", "/new", "/taken", "/taken", "/file/below", "/new"];
-        let wanted = directories.map(|path| (Path::new(path), Wanted::Directory)).into_iter();
-        let links = ["/taken/old name", "/taken", "/nowhere/name"].map(|path| (Path::new(path), file()));
+        let place = |path| (root.as_fd(), Path::new(path));
+        let wanted = directories.map(|path| (place(path), Wanted::Directory)).into_iter();
+        let links = ["/taken/old name", "/taken", "/nowhere/name"].map(|path| (place(path), file()));
         let wanted: Vec<_> = wanted.chain(links).collect();
-        let opened = make_and_remove(root.as_fd(), &wanted).expect("all of them");
+        let opened = make_and_remove(&wanted).expect("all of them");
         let name = |at: usize| {
             let link = read_link(format!("/proc/self/fd/{}", opened[at].as_raw_fd())).expect("its link");
             let path = link.strip_prefix(folder.path()).expect("a path in there");

@@ -11,7 +11,10 @@ use floe_image::{
     Image,
     record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord},
 };
-use floe_resources::file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by};
+use floe_resources::{
+    file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
+    ns::Roots,
+};
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
@@ -23,7 +26,7 @@ use std::{
     ffi::OsStr,
     fmt,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -59,8 +62,8 @@ pub fn obstacles(
     // What follows is looked for where the tree will find it.
     let mut rehearsal = Rehearsal::of(image, outside.mounts)?;
     found.extend(std::mem::take(&mut rehearsal.obstacles));
-    let root = rehearsal.root();
-    let look = Look::new(image, (root.as_fd(), rehearsal.devices()), files)?;
+    let roots = rehearsal.roots();
+    let look = Look::new(image, (roots, rehearsal.devices()), files)?;
     found.extend(look.obstacles()?);
     check_sockets(image.open_files())?;
     for record in image.open_files() {
@@ -70,10 +73,10 @@ pub fn obstacles(
         if is_there {
             continue;
         }
-        let Some(own) = root_of(looked_up_by(record)?, image, root.as_fd()) else {
+        let Some(own) = root_of(looked_up_by(record)?, image, roots) else {
             continue;
         };
-        let own = own.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        let own = own.as_ref().map_or(roots.of(record.mount_namespace), AsFd::as_fd);
         if let Some(reason) = kind.obstacle(record, own)? {
             found.insert(Obstacle {
                 object: format!("open file {}", record.id),
@@ -105,7 +108,7 @@ pub fn obstacles(
             let exists = path.is_empty()
                 || directory.ghost.is_some()
                 || open_in_root(
-                    root.as_fd(),
+                    roots.of(directory.mount_namespace),
                     Path::new(OsStr::from_bytes(path)),
                     libc::O_PATH | libc::O_DIRECTORY,
                     0,
@@ -123,9 +126,9 @@ pub fn obstacles(
     Ok(found.into_iter().collect())
 }
 
-/// The root directory of a process where it is another one than `root`; the outer `None` where it is not there, or is to be
-/// made anew.
-fn root_of(process: Option<NsPid>, image: &Image, root: BorrowedFd<'_>) -> Option<Option<OwnedFd>> {
+/// The root directory of a process where it is another one than that of a mount namespace; the outer `None` where it is not
+/// there, or is to be made anew.
+fn root_of(process: Option<NsPid>, image: &Image, roots: &Roots) -> Option<Option<OwnedFd>> {
     let record = image.processes().iter().find(|record| Some(record.pid) == process);
     let own = record.map(|record| &record.root).filter(|own| own.path != b"/");
     match own {
@@ -134,7 +137,9 @@ fn root_of(process: Option<NsPid>, image: &Image, root: BorrowedFd<'_>) -> Optio
         Some(own) => {
             let path = Path::new(OsStr::from_bytes(&own.path));
             let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-            open_in_root(root, path, flags, 0).ok().map(Some)
+            open_in_root(roots.of(own.mount_namespace), path, flags, 0)
+                .ok()
+                .map(Some)
         }
     }
 }

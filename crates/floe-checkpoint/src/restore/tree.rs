@@ -16,6 +16,7 @@ use floe_resources::{
     channel::Channel,
     file::terminal::MadeTerminals,
     mm::{Builder, Filled, Filler, first_gap},
+    ns::Roots,
     task::restore_login,
 };
 use floe_sys::{Pid, procfs::Status};
@@ -23,7 +24,7 @@ use floe_tracee::{ARENA_BYTES, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
@@ -281,7 +282,7 @@ impl<'a> World<'a> {
         steps: &[Step],
         lendings: HashMap<i32, Lending>,
         (made, terminals): (&MadeContents, &MadeTerminals),
-        root: BorrowedFd<'_>,
+        roots: &Roots,
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
         let runs = self.memory.runs.values().copied().flatten();
@@ -299,7 +300,7 @@ impl<'a> World<'a> {
                     helper,
                 } => self.fork(by, (pid, namespace, helper), made)?,
                 Step::Build(pid) => {
-                    self.build(pid, made, root)?;
+                    self.build(pid, made, roots)?;
                     control.observer.pages(self.written().min(total), total);
                 }
                 Step::NewSession(pid) => {
@@ -350,12 +351,12 @@ impl<'a> World<'a> {
     }
 
     /// Gives a process its address space, and its root and working directory.
-    fn build(&mut self, pid: i32, made: &MadeContents, root: BorrowedFd<'_>) -> Result<(), RestoreError> {
+    fn build(&mut self, pid: i32, made: &MadeContents, roots: &Roots) -> Result<(), RestoreError> {
         let held = match self.lendings.get(&pid) {
             Some(lending) => Heritage::Lent(Rc::new(lending.first.clone())),
             None => self.own(pid)?,
         };
-        self.hold(pid, held, made, Some(root))
+        self.hold(pid, held, made, Some(roots))
     }
 
     /// The address space that the image holds for a process.
@@ -369,13 +370,13 @@ impl<'a> World<'a> {
         }))
     }
 
-    /// Turns what a process has into `wanted`; with the sandbox's root given, also sets its directories.
+    /// Turns what a process has into `wanted`; with root directories given, also sets its directories.
     pub(super) fn hold(
         &mut self,
         pid: i32,
         wanted: Heritage<'a>,
         made: &MadeContents,
-        root: Option<BorrowedFd<'_>>,
+        roots: Option<&Roots>,
     ) -> Result<(), RestoreError> {
         let builder = Builder {
             filler: &self.filler,
@@ -390,8 +391,8 @@ impl<'a> World<'a> {
                 pid,
                 source: Box::new(source),
             })?;
-        let directories = match root {
-            Some(root) => self.enter_directories(&mut script, pid, (made, root))?,
+        let directories = match roots {
+            Some(roots) => self.enter_directories(&mut script, pid, (made, roots))?,
             None => None,
         };
         script.run()?;
@@ -407,7 +408,7 @@ impl<'a> World<'a> {
         &self,
         script: &mut Script<'_>,
         pid: i32,
-        (made, root): (&MadeContents, BorrowedFd<'_>),
+        (made, roots): (&MadeContents, &Roots),
     ) -> Result<Option<Directories<'a>>, RestoreError> {
         let Some(record) = self.record(pid) else {
             return Ok(None);
@@ -417,7 +418,7 @@ impl<'a> World<'a> {
             return Ok(None);
         }
         let open = |directory: &DirectoryRecord| {
-            made.directory(root, directory).map_err(RestoreError::system(format!(
+            made.directory(roots, directory).map_err(RestoreError::system(format!(
                 "open directory {} of process {pid}",
                 String::from_utf8_lossy(&directory.path)
             )))

@@ -45,6 +45,16 @@ pub enum MountFault {
         /// What is wrong with it.
         fault: &'static str,
     },
+    /// A path that counts from a mount namespace that is not there.
+    #[error("{what} {id} is in mount namespace {namespace}, which is missing")]
+    Namespace {
+        /// What it is a path of.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+        /// The namespace's.
+        namespace: u32,
+    },
     /// A file of one.
     #[error("file {node} of filesystem {id} {fault}")]
     Node {
@@ -70,6 +80,7 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
         filesystem(record).map_err(|fault| MountFault::Filesystem { id: record.id, fault })?;
         nodes(record)?;
     }
+    users(image, namespaces.len().max(1) as u32)?;
     let filesystems = image.filesystems().len();
     let mut shown = BTreeSet::new();
     for (namespace, record) in namespaces.iter().enumerate() {
@@ -98,6 +109,29 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
     unseen.map_or(Ok(()), |record| {
         let fault = "is mounted nowhere";
         Err(MountFault::Filesystem { id: record.id, fault })
+    })
+}
+
+/// All that is in a mount namespace is in one of so many.
+fn users(image: &Image, namespaces: u32) -> Result<(), MountFault> {
+    let processes = image.processes().iter().flat_map(|process| {
+        let all = [
+            process.mount_namespace,
+            process.cwd.mount_namespace,
+            process.root.mount_namespace,
+        ];
+        all.map(|namespace| ("process", process.pid.0 as u32, namespace))
+    });
+    let mapped = image.mapped_files().iter();
+    let ghosts = image.ghosts().iter();
+    let files = image.open_files().iter();
+    let mut all = processes
+        .chain(mapped.map(|record| ("mapped file", record.id, record.mount_namespace)))
+        .chain(ghosts.map(|record| ("deleted file", record.id, record.mount_namespace)))
+        .chain(files.map(|record| ("open file", record.id, record.mount_namespace)));
+    let missing = all.find(|(_, _, namespace)| *namespace >= namespaces);
+    missing.map_or(Ok(()), |(what, id, namespace)| {
+        Err(MountFault::Namespace { what, id, namespace })
     })
 }
 

@@ -16,6 +16,8 @@ pub struct OpenFileRecord {
     pub flags: u32,
     /// Byte position.
     pub position: u64,
+    /// Number of the mount namespace that its paths count from.
+    pub mount_namespace: u32,
     /// Who gets signals about it, where that or the signal was set.
     pub signals: Option<FileSignals>,
     /// The kind's own record, encoded.

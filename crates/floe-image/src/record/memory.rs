@@ -128,6 +128,8 @@ pub struct MappedFileRecord {
     /// Path inside the sandbox (at the time of the checkpoint, also for a deleted file).
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
+    /// Number of the mount namespace that its path counts from.
+    pub mount_namespace: u32,
     /// Id of a [`GhostRecord`] where the file was deleted.
     pub ghost: Option<u32>,
     /// Whether some mapping writes to it (then it must be opened for writing).
@@ -164,6 +166,8 @@ pub struct GhostRecord {
     /// Path it had.
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
+    /// Number of the mount namespace that its path counts from.
+    pub mount_namespace: u32,
     /// Bytes.
     pub size: u64,
     /// Permission bits.

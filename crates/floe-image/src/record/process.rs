@@ -9,6 +9,8 @@ pub struct DirectoryRecord {
     /// Path inside the sandbox (also of one that was deleted); of a zombie's empty.
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
+    /// Number of the mount namespace that its path counts from.
+    pub mount_namespace: u32,
     /// Id of a [`GhostRecord`](super::GhostRecord) where it was deleted.
     pub ghost: Option<u32>,
 }
@@ -28,6 +30,8 @@ pub struct ProcessRecord {
     pub pid_namespace: u32,
     /// The one that its children are born into; of a zombie its own.
     pub pids_of_children: PidsOfChildren,
+    /// Number of the mount namespace that it is in.
+    pub mount_namespace: u32,
     /// Running, stopped or waiting to be reaped.
     pub state: ProcessState,
     /// Threads, the leader first; for a zombie the leader alone. Of one that has ended name and credentials only.

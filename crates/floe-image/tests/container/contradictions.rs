@@ -50,6 +50,25 @@ fn pid_namespaces_that_are_none_are_refused() {
 }
 
 #[test]
+fn paths_of_mount_namespaces_that_are_not_there_are_refused() {
+    contradiction("process 7 is in mount namespace 1, which is missing", |s| {
+        s.processes[1].mount_namespace = 1;
+    });
+    contradiction("process 1 is in mount namespace 2, which is missing", |s| {
+        s.processes[0].cwd.mount_namespace = 2;
+    });
+    contradiction("mapped file 1 is in mount namespace 1, which is missing", |s| {
+        s.mapped_files[1].mount_namespace = 1;
+    });
+    contradiction("deleted file 0 is in mount namespace 1, which is missing", |s| {
+        s.ghosts[0].mount_namespace = 1;
+    });
+    contradiction("open file 3 is in mount namespace 1, which is missing", |s| {
+        s.open_files[3].mount_namespace = 1;
+    });
+}
+
+#[test]
 fn trees_that_are_none_are_refused() {
     contradiction("process 7 is its own ancestor", |s| {
         s.processes[1].ppid = NsPid(7);

@@ -116,6 +116,7 @@ fn pages() -> impl Strategy<Value = Vec<u8>> {
 fn file(id: usize, record: OpenFileRecord) -> OpenFileRecord {
     OpenFileRecord {
         id: id as u32,
+        mount_namespace: 0,
         ..record
     }
 }

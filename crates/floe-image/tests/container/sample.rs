@@ -173,6 +173,7 @@ pub fn whole() -> Sample {
             MappedFileRecord {
                 id: 0,
                 path: b"/usr/bin/sh".to_vec(),
+                mount_namespace: 0,
                 ghost: None,
                 writable: false,
                 size: 125_688,
@@ -184,6 +185,7 @@ pub fn whole() -> Sample {
             MappedFileRecord {
                 id: 1,
                 path: b"/tmp/\xff gone".to_vec(),
+                mount_namespace: 0,
                 ghost: Some(0),
                 writable: true,
                 size: 5000,
@@ -202,6 +204,7 @@ pub fn whole() -> Sample {
             GhostRecord {
                 id: 0,
                 path: b"/tmp/\xff gone".to_vec(),
+                mount_namespace: 0,
                 size: 5000,
                 mode: 0o640,
                 uid: 1000,
@@ -216,6 +219,7 @@ pub fn whole() -> Sample {
             GhostRecord {
                 id: 1,
                 path: b"/memfd:scratch".to_vec(),
+                mount_namespace: 0,
                 size: 0,
                 mode: 0o777,
                 uid: 0,
@@ -304,6 +308,7 @@ fn without_content(id: u32, path: &[u8], kind: GhostKind) -> GhostRecord {
     GhostRecord {
         id,
         path: path.to_vec(),
+        mount_namespace: 0,
         size: 0,
         mode: 0o755,
         uid: 0,
@@ -356,6 +361,7 @@ pub fn tiny() -> Sample {
         mapped_files: vec![MappedFileRecord {
             id: 0,
             path: b"/x".to_vec(),
+            mount_namespace: 0,
             ghost: None,
             writable: false,
             size: 0,
@@ -402,6 +408,7 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         sid: NsPid(1),
         pid_namespace: 0,
         pids_of_children: PidsOfChildren::Known(0),
+        mount_namespace: 0,
         state,
         threads: tids.iter().map(|tid| thread(*tid)).collect(),
         actions: (1..=64).map(|signal| action(number, signal)).collect(),
@@ -419,10 +426,12 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
             } else {
                 b"/srv".to_vec()
             },
+            mount_namespace: 0,
             ghost: (pid == 7).then_some(2),
         },
         root: DirectoryRecord {
             path: b"/".to_vec(),
+            mount_namespace: 0,
             ghost: None,
         },
         timers: [

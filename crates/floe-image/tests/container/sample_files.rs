@@ -114,6 +114,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         version: 1,
         flags,
         position,
+        mount_namespace: 0,
         signals: (kind == "unix-socket").then_some(FileSignals {
             owner: Some(SignalOwner {
                 target: SignalTarget::Group,

@@ -94,7 +94,7 @@ pub fn collect(
         Some(root) => FoundQueues::survey(root.task(), &processes, (&memory, refusals))?,
         None => FoundQueues::default(),
     };
-    let terminals = super::terminal::FoundTerminals::new(contents.root(), console.terminal.as_deref());
+    let terminals = super::terminal::FoundTerminals::new(contents.spaces.root(0), console.terminal.as_deref());
     let shown = super::proc::Shown::find(contents, tree);
     let mut context = DumpContext {
         console,
@@ -308,6 +308,7 @@ impl KnownFiles {
                         version: 1,
                         flags,
                         position,
+                        mount_namespace: found.mount_namespace(context.contents),
                         signals,
                         body,
                     });

@@ -1,7 +1,10 @@
 //! A descriptor as it is found.
 
 use super::FileError;
-use crate::{mm::FileIdentity, refusal::Subject};
+use crate::{
+    mm::{Contents, FileIdentity, Place},
+    refusal::Subject,
+};
 use floe_sys::{
     Pid, descriptor,
     procfs::{Descriptors, FdInfo},
@@ -164,6 +167,17 @@ impl Finder {
 }
 
 impl FoundFile {
+    /// The number of the mount namespace that its paths count from.
+    #[must_use]
+    pub fn mount_namespace(&self, contents: &Contents) -> u32 {
+        contents.spaces.of_mount(self.info.mount, self.viewer)
+    }
+
+    /// Where it is found.
+    pub(crate) fn place(&self, contents: &Contents) -> Place {
+        contents.place(self.mount_namespace(contents), &self.link, &self.metadata)
+    }
+
     /// Its link in /proc.
     #[must_use]
     pub fn magic(&self) -> String {

@@ -1,8 +1,11 @@
 //! Who has which file, when all are placed: for kinds that connect files with each other.
 
 use super::FileError;
-use crate::channel::Channel;
-use floe_image::{Numbering, record::DescriptorTableRecord};
+use crate::{channel::Channel, ns::Roots};
+use floe_image::{
+    Numbering,
+    record::{DescriptorTableRecord, OpenFileRecord},
+};
 use floe_sys::descriptor::{pidfd_getfd, pidfd_open};
 use floe_tracee::Puppet;
 use std::{
@@ -22,8 +25,8 @@ pub struct Holders<'a> {
     pub channel: &'a Channel,
     /// Their ids in all PID namespaces.
     pub numbering: &'a Numbering,
-    /// The root directory of the new sandbox's mount namespace.
-    pub root: BorrowedFd<'a>,
+    /// The root directories of the tree's mount namespaces.
+    roots: &'a Roots,
     own: [i32; 2],
     first: HashMap<u32, Place>,
     files: HashMap<Place, (u32, bool)>,
@@ -35,7 +38,7 @@ impl<'a> Holders<'a> {
     pub fn new<'t>(
         tables: impl Iterator<Item = &'t DescriptorTableRecord>,
         (puppets, numbering): (&'a BTreeMap<i32, Puppet>, &'a Numbering),
-        (channel, root): (&'a Channel, BorrowedFd<'a>),
+        (channel, roots): (&'a Channel, &'a Roots),
         own: [i32; 2],
     ) -> Self {
         let mut first = HashMap::new();
@@ -51,11 +54,17 @@ impl<'a> Holders<'a> {
             puppets,
             numbering,
             channel,
-            root,
+            roots,
             own,
             first,
             files,
         }
+    }
+
+    /// The root directory that the paths of a file count from.
+    #[must_use]
+    pub fn root(&self, record: &OpenFileRecord) -> BorrowedFd<'a> {
+        self.roots.of(record.mount_namespace)
     }
 
     /// One of those who have a file.

@@ -53,6 +53,7 @@ pub use stash::Stash;
 
 use crate::{
     mm::{ContentError, Contents, ELSEWHERE, Place},
+    ns::Roots,
     refusal::Refusals,
 };
 use floe_image::{
@@ -228,8 +229,8 @@ pub struct Outside<'a> {
 
 /// What opening files again needs.
 pub struct OpenContext<'a> {
-    /// The root directory of the new sandbox's mount namespace.
-    pub root: BorrowedFd<'a>,
+    /// The root directories of the tree's mount namespaces.
+    roots: &'a Roots,
     /// Its standard streams.
     pub console: &'a [OwnedFd; 3],
     /// Deleted files, made again, by number.
@@ -288,7 +289,7 @@ impl<'a> OpenContext<'a> {
     /// # Errors
     /// [`FileError`].
     pub fn new(
-        (root, channel): (BorrowedFd<'a>, &'a crate::channel::Channel),
+        (roots, channel): (&'a Roots, &'a crate::channel::Channel),
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
@@ -296,7 +297,7 @@ impl<'a> OpenContext<'a> {
         outside: Outside<'a>,
     ) -> Result<Self, FileError> {
         Ok(Self {
-            root,
+            roots,
             console,
             ghosts,
             objects: image.objects(),
@@ -321,6 +322,11 @@ impl<'a> OpenContext<'a> {
             namespaces: HashMap::new(),
             terminals: None,
         })
+    }
+
+    /// The root directory that the paths of a file count from.
+    fn root(&self, record: &OpenFileRecord) -> BorrowedFd<'a> {
+        self.roots.of(record.mount_namespace)
     }
 
     /// The host id of a process or zombie.
@@ -414,7 +420,7 @@ pub trait FileKind: Sync {
     /// [`FileError`].
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError>;
 
-    /// What stands in the way of opening it on this host; `None` where nothing does. `root` as in [`OpenContext`].
+    /// What stands in the way of opening it on this host; `None` where nothing does. Its paths count from `root`.
     ///
     /// # Errors
     /// [`FileError`].
@@ -472,7 +478,7 @@ fn decode<T: serde::de::DeserializeOwned>(record: &OpenFileRecord) -> Result<T, 
 /// The path under which a file that is not regular is found; `None` where it was refused.
 fn named(file: &FoundFile, what: &str, context: &mut DumpContext<'_>) -> Option<Vec<u8>> {
     let mut refuse = |reason: String, advice| context.refusals.add(Some(&file.subject), file.title(), reason, advice);
-    match context.contents.place(&file.link, &file.metadata) {
+    match file.place(context.contents) {
         Place::Named(path) => return Some(path),
         Place::Deleted(_) => refuse(format!("a deleted {what} can't be carried yet"), "close it"),
         Place::Elsewhere(_) => refuse(ELSEWHERE.0.to_owned(), ELSEWHERE.1),

@@ -183,7 +183,9 @@ impl Classifier<'_> {
     /// The link in /proc that opens what is mapped, an empty one for shared memory that is read where it is mapped; `None`
     /// where it was refused, as there is none for floe.
     fn magic(&mut self, mapping: &Mapping) -> Result<Option<String>, ContentError> {
-        let found = self.contents.links.of(self.pid, mapping, &self.contents.root)?;
+        let spaces = &self.contents.spaces;
+        let root = spaces.root(spaces.of_task(self.pid));
+        let found = self.contents.links.of(self.pid, mapping, root)?;
         if found.is_none() && mapping.shared && (mapping.path == SHARED || mapping.path == SUBSTITUTE) {
             return Ok(Some(String::new()));
         }
@@ -257,9 +259,8 @@ impl Classifier<'_> {
             }));
         }
         let writable = mapping.shared && mapping.has(b"mw");
-        let file = self
-            .contents
-            .mapped_file(&magic, writable, (self.subject, self.refusals))?;
+        let findings = (self.subject, &mut *self.refusals);
+        let file = self.contents.mapped_file((self.pid, &magic), writable, findings)?;
         Ok(file.map(|file| VmaSource::File {
             file,
             offset: mapping.offset,
@@ -346,7 +347,8 @@ impl Classifier<'_> {
 
     fn exe(&mut self) -> Result<Option<u32>, ContentError> {
         let magic = format!("/proc/{}/exe", self.pid);
-        self.contents.mapped_file(&magic, false, (self.subject, self.refusals))
+        let findings = (self.subject, &mut *self.refusals);
+        self.contents.mapped_file((self.pid, &magic), false, findings)
     }
 }
 

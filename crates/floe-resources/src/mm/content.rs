@@ -4,7 +4,10 @@
 //! link of /proc to read that from.
 
 use super::{build_id, links::MappedLinks};
-use crate::refusal::{Refusals, Subject};
+use crate::{
+    ns::MountSpaces,
+    refusal::{Refusals, Subject},
+};
 use floe_image::record::{ContentOwner, DirectoryRecord, GhostRecord, MappedFileRecord, ShmemRecord};
 use floe_sys::{Pid, memfd, memory::HUGETLBFS, procfs::Mapping, sysv::Attachment};
 use nix::sys::{stat::makedev, statfs::statfs};
@@ -13,12 +16,9 @@ use std::{
     fs::{File, Metadata, OpenOptions},
     io,
     ops::Range,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileExt, MetadataExt, OpenOptionsExt},
-        },
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -94,9 +94,8 @@ pub struct MappedPart {
 /// All that was found so far.
 #[derive(Debug)]
 pub struct Contents {
-    /// The root directory of the tree's mount namespace, as a path.
-    pub(super) root: PathBuf,
-    _root: OwnedFd,
+    /// The tree's mount namespaces.
+    pub spaces: MountSpaces,
     /// Mapped and executed files.
     pub mapped: Vec<MappedFileRecord>,
     /// Shared anonymous memory.
@@ -109,7 +108,8 @@ pub struct Contents {
     pub(crate) attachments: Vec<Attachment>,
     /// Contents to be stored.
     pub sources: Vec<ContentSource>,
-    mapped_by: HashMap<(FileIdentity, bool), Option<u32>>,
+    /// By mount namespace, too.
+    mapped_by: HashMap<(FileIdentity, bool), BTreeMap<u32, Option<u32>>>,
     shmem_by: HashMap<FileIdentity, u32>,
     /// The number and the position among sources of those that are read where they are mapped, by device and inode number.
     mapped_shmem: HashMap<((u32, u32), u64), (u32, usize)>,
@@ -143,12 +143,11 @@ pub(crate) enum Place {
 }
 
 impl Contents {
-    /// Nothing found yet. `root` is the root directory of the tree's mount namespace, which links of /proc count from.
+    /// Nothing found yet. Links of /proc count from the root directory of the mount namespace that a file is in.
     #[must_use]
-    pub fn new(root: OwnedFd) -> Self {
+    pub fn new(spaces: MountSpaces) -> Self {
         Self {
-            root: PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())),
-            _root: root,
+            spaces,
             mapped: Vec::new(),
             shmems: Vec::new(),
             ghosts: Vec::new(),
@@ -165,21 +164,16 @@ impl Contents {
         }
     }
 
-    /// A path of the tree's, as floe can open it.
+    /// A path in a mount namespace of the tree's, as floe can open it.
     #[must_use]
-    pub fn inside(&self, path: &[u8]) -> PathBuf {
-        under(&self.root, path)
+    pub fn inside(&self, space: u32, path: &[u8]) -> PathBuf {
+        under(self.spaces.root(space), path)
     }
 
-    /// The root directory of the tree's mount namespace.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where the file with this `metadata` is, whose link in /proc leads to `target`. The kernel marks deleted files by a
-    /// suffix that may as well be part of a name.
-    pub(crate) fn place(&self, target: &[u8], metadata: &Metadata) -> Place {
-        let there = std::fs::symlink_metadata(under(&self.root, target));
+    /// Where the file with this `metadata` is, which is in mount namespace `space`, and whose link in /proc leads to `target`.
+    /// The kernel marks deleted files by a suffix that may as well be part of a name.
+    pub(crate) fn place(&self, space: u32, target: &[u8], metadata: &Metadata) -> Place {
+        let there = std::fs::symlink_metadata(self.inside(space, target));
         if there.is_ok_and(|there| FileIdentity::from(&there) == FileIdentity::from(metadata)) {
             return Place::Named(target.to_vec());
         }
@@ -192,14 +186,14 @@ impl Contents {
         }
     }
 
-    /// How the directory behind `magic`, a link in /proc such as `/proc/PID/cwd`, is found again; `None` where it was
-    /// refused, as `what` with its path.
+    /// How the directory behind `magic`, a link in /proc of a task such as `/proc/PID/cwd`, is found again; `None` where it
+    /// was refused, as `what` with its path.
     ///
     /// # Errors
     /// [`ContentError`].
     pub fn directory(
         &mut self,
-        magic: &str,
+        (task, magic): (Pid, &str),
         what: &str,
         findings: (&Subject, &mut Refusals),
     ) -> Result<Option<DirectoryRecord>, ContentError> {
@@ -213,8 +207,14 @@ impl Contents {
         let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
         let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
         let object = format!("{what} {}", target.display());
-        let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
-        Ok(found.map(|Located { path, ghost }| DirectoryRecord { path, ghost }))
+        let space = self.spaces.of_link(magic, task).map_err(wrap("find the mount of"))?;
+        let place = (space, target.as_os_str().as_bytes());
+        let found = self.locate(magic, place, &metadata, (object, findings))?;
+        Ok(found.map(|Located { path, ghost }| DirectoryRecord {
+            path,
+            mount_namespace: space,
+            ghost,
+        }))
     }
 
     /// The number of the shared anonymous memory object behind `magic`, a link in /proc/PID/map_files.
@@ -320,13 +320,14 @@ impl Contents {
         found.mappings += 1;
     }
 
-    /// The number of the mapped file behind `magic`, a link in /proc such as `/proc/PID/exe`. `None` where it was refused.
+    /// The number of the mapped file behind `magic`, a link in /proc of a task such as `/proc/PID/exe`. `None` where it was
+    /// refused.
     ///
     /// # Errors
     /// [`ContentError`].
     pub fn mapped_file(
         &mut self,
-        magic: &str,
+        (task, magic): (Pid, &str),
         writable: bool,
         findings: (&Subject, &mut Refusals),
     ) -> Result<Option<u32>, ContentError> {
@@ -339,7 +340,8 @@ impl Contents {
         };
         let metadata = std::fs::metadata(magic).map_err(wrap("stat"))?;
         let key = (FileIdentity::from(&metadata), writable);
-        if let Some(id) = self.mapped_by.get(&key) {
+        let space = self.spaces.of_link(magic, task).map_err(wrap("find the mount of"))?;
+        if let Some(id) = self.mapped_by.get(&key).and_then(|known| known.get(&space)) {
             return Ok(*id);
         }
         let target = std::fs::read_link(magic).map_err(wrap("read the link"))?;
@@ -349,7 +351,8 @@ impl Contents {
             findings.1.add(Some(findings.0), object, reason, "unmap it");
             return Ok(None);
         }
-        let found = self.locate(magic, target.as_os_str().as_bytes(), &metadata, (object, findings))?;
+        let place = (space, target.as_os_str().as_bytes());
+        let found = self.locate(magic, place, &metadata, (object, findings))?;
         let id = match found {
             Some(Located { path, ghost }) => {
                 let id = self.mapped.len() as u32;
@@ -359,6 +362,7 @@ impl Contents {
                 self.mapped.push(MappedFileRecord {
                     id,
                     path,
+                    mount_namespace: space,
                     ghost,
                     writable,
                     size: metadata.size(),
@@ -371,7 +375,7 @@ impl Contents {
             }
             None => None,
         };
-        self.mapped_by.insert(key, id);
+        self.mapped_by.entry(key).or_default().insert(space, id);
         Ok(id)
     }
 

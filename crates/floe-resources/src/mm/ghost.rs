@@ -3,7 +3,7 @@
 //! A regular file that has another name is found by its handle (name_to_handle_at(2)) or by that name; content and
 //! attributes of one that has none go into the image.
 
-use super::content::{ContentError, ContentPlace, ContentSource, Contents, FileIdentity, Located, MEMFD, Place, under};
+use super::content::{ContentError, ContentPlace, ContentSource, Contents, FileIdentity, Located, MEMFD, Place};
 use crate::refusal::{Refusals, Subject};
 use floe_image::record::{ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MemfdRecord};
 use floe_sys::{descriptor, procfs};
@@ -46,19 +46,20 @@ fn failed<E: Into<io::Error>>(action: &'static str, magic: &str) -> impl FnOnce(
 }
 
 impl Contents {
-    /// How the regular file or directory behind `magic` is to be found again; `None` where it was refused, as `object`.
+    /// How the regular file or directory behind `magic`, which is in a mount namespace and whose link leads to `target`, is to
+    /// be found again; `None` where it was refused, as `object`.
     pub(crate) fn locate(
         &mut self,
         magic: &str,
-        target: &[u8],
+        (space, target): (u32, &[u8]),
         metadata: &Metadata,
         (object, (subject, refusals)): (String, (&Subject, &mut Refusals)),
     ) -> Result<Option<Located>, ContentError> {
-        let path = match self.place(target, metadata) {
+        let path = match self.place(space, target, metadata) {
             Place::Named(path) => return Ok(Some(Located { path, ghost: None })),
             Place::Deleted(path) => path,
             Place::Elsewhere(path) => {
-                let found = self.by_another_name(magic, &path, metadata)?;
+                let found = self.by_another_name(magic, (space, &path), metadata)?;
                 if found.is_none() {
                     refusals.add(Some(subject), object, ELSEWHERE.0, ELSEWHERE.1);
                 }
@@ -67,14 +68,14 @@ impl Contents {
         };
         if !self.is_memfd(magic, &path, metadata)?
             && !self
-                .is_filesystem_of(magic, &path)
+                .is_filesystem_of(magic, (space, &path))
                 .map_err(failed("look at the filesystem of", magic))?
         {
             let reason = "its filesystem is not mounted where its path was";
             refusals.add(Some(subject), object, reason, "close and unmap it");
             return Ok(None);
         }
-        let ghost = self.ghost(magic, &path, metadata)?;
+        let ghost = self.ghost(magic, (space, &path), metadata)?;
         Ok(Some(Located {
             path,
             ghost: Some(ghost),
@@ -85,7 +86,7 @@ impl Contents {
     fn by_another_name(
         &mut self,
         magic: &str,
-        path: &[u8],
+        (space, path): (u32, &[u8]),
         metadata: &Metadata,
     ) -> Result<Option<Located>, ContentError> {
         if !metadata.is_file() || metadata.nlink() == 0 {
@@ -96,14 +97,14 @@ impl Contents {
             let path = self.ghosts[*id as usize].path.clone();
             return Ok(Some(Located { path, ghost: Some(*id) }));
         }
-        let name = self.near_name(path, identity).unwrap_or_default();
-        let (path, kind, handle) = match self.handle(magic, path, metadata)? {
+        let name = self.near_name((space, path), identity).unwrap_or_default();
+        let (path, kind, handle) = match self.handle(magic, (space, path), metadata)? {
             Some(found) => found,
             None if name.is_empty() => return Ok(None),
             None => (path.to_vec(), 0, Vec::new()),
         };
         let kind = GhostKind::Linked { name, kind, handle };
-        let id = self.note(&path, metadata, kind, Vec::new());
+        let id = self.note((space, &path), metadata, kind, Vec::new());
         Ok(Some(Located { path, ghost: Some(id) }))
     }
 
@@ -120,13 +121,17 @@ impl Contents {
     }
 
     /// Another name of a file, in the directory of `path` or in one beside that.
-    fn near_name(&self, path: &[u8], identity: FileIdentity) -> Option<Vec<u8>> {
+    fn near_name(&self, (space, path): (u32, &[u8]), identity: FileIdentity) -> Option<Vec<u8>> {
         let own = Path::new(OsStr::from_bytes(path)).parent()?.to_owned();
-        let beside = own.parent().map(|parent| self.entries(parent)).into_iter().flatten();
+        let beside = own
+            .parent()
+            .map(|parent| self.entries(space, parent))
+            .into_iter()
+            .flatten();
         let folders = std::iter::once(own.clone()).chain(beside.filter(|folder| *folder != own));
-        let mut names = folders.flat_map(|folder| self.entries(&folder)).take(NAMES);
+        let mut names = folders.flat_map(|folder| self.entries(space, &folder)).take(NAMES);
         let is_it = |path: &PathBuf| {
-            let there = symlink_metadata(under(&self.root, path.as_os_str().as_bytes()));
+            let there = symlink_metadata(self.inside(space, path.as_os_str().as_bytes()));
             there.is_ok_and(|there| FileIdentity::from(&there) == identity)
         };
         let found = names.find(is_it)?;
@@ -134,26 +139,29 @@ impl Contents {
     }
 
     /// The paths, as the tree has them, of what is in a directory; none where it is none.
-    fn entries(&self, folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-        let there = under(&self.root, folder.as_os_str().as_bytes());
+    fn entries(&self, space: u32, folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+        let there = self.inside(space, folder.as_os_str().as_bytes());
         let listed = read_dir(there).into_iter().flatten().flatten();
         let folder = folder.to_owned();
         listed.map(move |entry| folder.join(entry.file_name()))
     }
 
     /// The handle of a file; `None` where it can't be found by that.
-    fn handle(&self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<Option<Handle>, ContentError> {
+    fn handle(
+        &self,
+        magic: &str,
+        (space, path): (u32, &[u8]),
+        metadata: &Metadata,
+    ) -> Result<Option<Handle>, ContentError> {
         let file = open_path(Path::new(magic)).map_err(failed("open", magic))?;
         let Ok((kind, handle)) = descriptor::handle(file.as_fd()) else {
             return Ok(None);
         };
-        // What is seen where the file is: /proc/PID.
-        let process: Vec<&str> = magic.splitn(4, '/').take(3).collect();
-        let points = procfs::mount_points(&process.join("/"))
+        let points = procfs::mount_points(&format!("/proc/{}", self.spaces.task(space)))
             .map_err(|error| failed("find a mount of", magic)(io::Error::other(error)))?;
         let paths = std::iter::once(path.to_vec()).chain(points.into_iter().map(|point| point.path));
         for path in paths {
-            let Some(mount) = self.nearest_directory(&path) else {
+            let Some(mount) = self.nearest_directory(space, &path) else {
                 continue;
             };
             let opened = descriptor::open_by_handle(mount.as_fd(), kind, &handle, libc::O_PATH);
@@ -166,9 +174,9 @@ impl Contents {
     }
 
     /// The longest part of `path` that is a directory, opened for reading, as open_by_handle_at(2) demands.
-    fn nearest_directory(&self, path: &[u8]) -> Option<File> {
-        let whole = under(&self.root, path);
-        let parts = whole.ancestors().take_while(|part| part.starts_with(&self.root));
+    fn nearest_directory(&self, space: u32, path: &[u8]) -> Option<File> {
+        let (whole, root) = (self.inside(space, path), self.spaces.root(space));
+        let parts = whole.ancestors().take_while(|part| part.starts_with(root));
         let mut folders = parts.filter(|part| part.is_dir());
         folders.find_map(|folder| File::open(folder).ok())
     }
@@ -187,12 +195,12 @@ impl Contents {
 
     /// Whether the nearest directory of `path` that there is lies on the filesystem of the file behind `magic`. That of
     /// internal files, such as memfd_secret's, is mounted nowhere.
-    fn is_filesystem_of(&self, magic: &str, path: &[u8]) -> Result<bool, Errno> {
+    fn is_filesystem_of(&self, magic: &str, (space, path): (u32, &[u8])) -> Result<bool, Errno> {
         let file = statfs(magic)?;
-        let mut directory = under(&self.root, path);
+        let (mut directory, root) = (self.inside(space, path), self.spaces.root(space));
         loop {
             match directory.parent() {
-                Some(parent) if parent.starts_with(&self.root) => directory = parent.to_owned(),
+                Some(parent) if parent.starts_with(root) => directory = parent.to_owned(),
                 _ => return Ok(false),
             }
             match statfs(&directory) {
@@ -207,7 +215,7 @@ impl Contents {
     }
 
     /// The number of the deleted file or directory behind `magic`, which had `path`.
-    fn ghost(&mut self, magic: &str, path: &[u8], metadata: &Metadata) -> Result<u32, ContentError> {
+    fn ghost(&mut self, magic: &str, (space, path): (u32, &[u8]), metadata: &Metadata) -> Result<u32, ContentError> {
         if let Some(id) = self.ghost_by.get(&FileIdentity::from(metadata)) {
             return Ok(*id);
         }
@@ -222,7 +230,7 @@ impl Contents {
             _ => GhostKind::File,
         };
         let has_content = kind != GhostKind::Directory;
-        let id = self.note(path, metadata, kind, attributes(magic)?);
+        let id = self.note((space, path), metadata, kind, attributes(magic)?);
         if has_content {
             self.sources.push(ContentSource {
                 owner: ContentOwner::Ghost(id),
@@ -233,12 +241,19 @@ impl Contents {
         Ok(id)
     }
 
-    fn note(&mut self, path: &[u8], metadata: &Metadata, kind: GhostKind, attributes: Vec<ExtendedAttribute>) -> u32 {
+    fn note(
+        &mut self,
+        (space, path): (u32, &[u8]),
+        metadata: &Metadata,
+        kind: GhostKind,
+        attributes: Vec<ExtendedAttribute>,
+    ) -> u32 {
         let id = self.ghosts.len() as u32;
         let nanos = |seconds: i64, nanoseconds: i64| seconds * 1_000_000_000 + nanoseconds;
         self.ghosts.push(GhostRecord {
             id,
             path: path.to_vec(),
+            mount_namespace: space,
             size: if metadata.is_file() { metadata.size() } else { 0 },
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),

@@ -3,9 +3,13 @@
 pub(crate) mod inside;
 pub mod mounts;
 pub mod pids;
+mod roots;
+mod spaces;
 
 pub use inside::{NsError, root_directory, run as run_inside};
 pub use mounts::FoundMounts;
+pub use roots::Roots;
+pub use spaces::MountSpaces;
 
 use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;

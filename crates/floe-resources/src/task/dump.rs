@@ -125,6 +125,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         sid: NsPid(found.ns_sid),
         pid_namespace: found.pid_namespace as u32,
         pids_of_children: PidsOfChildren::Known(found.pid_namespace as u32),
+        mount_namespace: 0,
         state: ProcessState::Alive,
         threads: Vec::new(),
         actions: Vec::new(),

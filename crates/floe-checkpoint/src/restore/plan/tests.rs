@@ -22,6 +22,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         sid: NsPid(sid),
         pid_namespace: 0,
         pids_of_children: PidsOfChildren::Known(0),
+        mount_namespace: 0,
         state: ProcessState::Alive,
         threads: vec![],
         actions: vec![],

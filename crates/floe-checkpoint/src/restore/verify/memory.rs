@@ -3,7 +3,7 @@
 use super::{Differences, Process};
 use crate::restore::contents::MadeContents;
 use floe_image::record::{AddressSpaceRecord, DirectoryRecord, MmLayout, ProcessRecord};
-use floe_resources::mm;
+use floe_resources::{mm, ns::Roots};
 use floe_sys::{
     Pid,
     procfs::{self, Mapping, ProcError, Stat},
@@ -12,10 +12,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
-    },
+    os::{fd::AsFd, unix::fs::MetadataExt},
 };
 
 /// An address of the layout: its name, where it is, where it should be.
@@ -106,13 +103,13 @@ impl<'a> Directories<'a> {
     pub fn compare(
         &mut self,
         record: &'a ProcessRecord,
-        (made, root): (&MadeContents, BorrowedFd<'_>),
+        (made, roots): (&MadeContents, &Roots),
         host: Pid,
         differences: &mut Differences,
     ) {
         for (name, directory) in [("cwd", &record.cwd), ("root", &record.root)] {
             let wanted = self.0.entry(directory).or_insert_with(|| {
-                let opened = made.directory(root, directory)?;
+                let opened = made.directory(roots, directory)?;
                 File::from(opened).metadata().map(|found| (found.dev(), found.ino()))
             });
             let is = identity(&format!("/proc/{host}/{name}"));

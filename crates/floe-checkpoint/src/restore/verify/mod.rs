@@ -12,6 +12,7 @@ use floe_image::{
     Image, Numbering,
     record::{NsPid, ProcessRecord, ProcessState},
 };
+use floe_resources::ns::Roots;
 use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
@@ -19,7 +20,6 @@ use floe_sys::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Debug,
-    os::fd::BorrowedFd,
     sync::mpsc::Receiver,
 };
 
@@ -97,7 +97,7 @@ pub struct Original<'a> {
     /// The image.
     image: &'a Image,
     made: &'a MadeContents,
-    root: BorrowedFd<'a>,
+    roots: &'a Roots,
     spaces: HashMap<i32, usize>,
     tables: HashMap<i32, usize>,
     levels: Levels,
@@ -134,7 +134,7 @@ impl<'a> Original<'a> {
     ///
     /// # Errors
     /// [`ProcError`] of floe's own files.
-    pub fn new(image: &'a Image, made: &'a MadeContents, root: BorrowedFd<'a>) -> Result<Self, ProcError> {
+    pub fn new(image: &'a Image, made: &'a MadeContents, roots: &'a Roots) -> Result<Self, ProcError> {
         let spaces = image.address_spaces().iter().map(|space| space.pid.0);
         let tables = image.descriptor_tables().iter().map(|table| table.pid.0);
         let by_owner: HashMap<i32, usize> = tables.zip(0..).collect();
@@ -142,7 +142,7 @@ impl<'a> Original<'a> {
         Ok(Self {
             image,
             made,
-            root,
+            roots,
             spaces: spaces.zip(0..).collect(),
             tables: owners
                 .filter_map(|(pid, owner)| Some((pid, *by_owner.get(&owner)?)))
@@ -171,7 +171,7 @@ impl<'a> Original<'a> {
                 let space = &self.image.address_spaces()[*index];
                 memory::compare(space, self.made, tid, &mut differences)?;
             }
-            directories.compare(process, (self.made, self.root), tid, &mut differences);
+            directories.compare(process, (self.made, self.roots), tid, &mut differences);
             if !next.completes_table {
                 continue;
             }

@@ -77,7 +77,7 @@ impl FileKind for Cgroup {
         let name = String::from_utf8_lossy(&path).into_owned();
         let place = Path::new(OsStr::from_bytes(&path));
         // To open something else may do something: the image has no say in that.
-        let found = open_in_root(context.root, place, libc::O_PATH, 0)
+        let found = open_in_root(context.root(record), place, libc::O_PATH, 0)
             .and_then(|found| fstatfs(&found))
             .map_err(FileError::system("look at", name.clone()))?;
         if !FILE_SYSTEMS.contains(&found.filesystem_type().0) {
@@ -86,7 +86,7 @@ impl FileKind for Cgroup {
                 what: format!("{name} is no file of a cgroup here"),
             });
         }
-        let file = open_in_root(context.root, place, open_flags(record), 0)
+        let file = open_in_root(context.root(record), place, open_flags(record), 0)
             .map_err(FileError::system("open", name.clone()))?;
         seek(file.as_fd(), record, &name)?;
         Ok(file)
@@ -141,7 +141,7 @@ fn join(mut folder: Vec<u8>, name: &[u8]) -> Vec<u8> {
 const STATEFUL: [&[u8]; 2] = [b".pressure", b".peak"];
 
 fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reason>, FileError> {
-    let Place::Named(path) = context.contents.place(&file.link, &file.metadata) else {
+    let Place::Named(path) = file.place(context.contents) else {
         return Ok(Err(("its cgroup is gone", "close it")));
     };
     let writes = file.flags() as i32 & libc::O_ACCMODE != libc::O_RDONLY;

@@ -141,7 +141,7 @@ impl FileKind for ConsoleTerminal {
         let body: TerminalBody = decode(record)?;
         let name = String::from_utf8_lossy(&body.path).into_owned();
         open_in_root(
-            context.root,
+            context.root(record),
             Path::new(OsStr::from_bytes(&body.path)),
             open_flags(record),
             0,

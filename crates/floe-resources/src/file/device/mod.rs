@@ -71,7 +71,7 @@ impl FileKind for Device {
         let body: Body = decode(record)?;
         let name = String::from_utf8_lossy(&body.path).into_owned();
         let device = open_in_root(
-            context.root,
+            context.root(record),
             Path::new(OsStr::from_bytes(&body.path)),
             open_flags(record),
             0,

@@ -38,9 +38,10 @@ impl FileKind for Directory {
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let findings = (&file.subject, &mut *context.refusals);
+        let place = (file.mount_namespace(context.contents), file.link.as_slice());
         let found = context
             .contents
-            .locate(&file.magic(), &file.link, &file.metadata, (file.title(), findings))?;
+            .locate(&file.magic(), place, &file.metadata, (file.title(), findings))?;
         let body = found.map(|Located { path, ghost }| Body { path, ghost });
         Ok(body.as_ref().map(codec::encode).transpose()?)
     }
@@ -51,7 +52,7 @@ impl FileKind for Directory {
         let path = Path::new(OsStr::from_bytes(&body.path));
         let directory = match body.ghost {
             Some(id) => open_ghost(id, record, context)?,
-            None => open_in_root(context.root, path, open_flags(record), 0)
+            None => open_in_root(context.root(record), path, open_flags(record), 0)
                 .map_err(FileError::system("open directory", name.clone()))?,
         };
         // Not by O_DIRECTORY, which the program would see in the flags.

@@ -89,8 +89,21 @@ impl Mounts {
             let file = nix::fcntl::open(&self.place(point), flags, nix::sys::stat::Mode::empty()).ok()?;
             let text = procfs::read_text(&format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
             let seen = procfs::FdInfo::parse(&text).ok()?;
-            (seen.mount == u64::from(point.id)).then(|| path(file, context))?
+            (seen.mount == u64::from(point.id)).then(|| self.path(file, context))?
         })
+    }
+
+    fn path(&self, file: OwnedFd, context: &DumpContext<'_>) -> Option<Vec<u8>> {
+        let space = context.contents.spaces.of_task(self.holder);
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        let metadata = File::from(file).metadata().ok()?;
+        match context
+            .contents
+            .place(space, &link.into_os_string().into_vec(), &metadata)
+        {
+            Place::Named(path) => Some(path),
+            Place::Deleted(_) | Place::Elsewhere(_) => None,
+        }
     }
 }
 
@@ -98,15 +111,6 @@ impl Mounts {
 pub(super) fn path_of(handle: &Handle, mounts: &Mounts, context: &DumpContext<'_>) -> Option<Vec<u8>> {
     mounts.of(handle.device).find_map(|mount| {
         let file = open_by_handle(mount.as_fd(), handle.kind, &handle.bytes, libc::O_PATH).ok()?;
-        path(file, context)
+        mounts.path(file, context)
     })
-}
-
-fn path(file: OwnedFd, context: &DumpContext<'_>) -> Option<Vec<u8>> {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-    let metadata = File::from(file).metadata().ok()?;
-    match context.contents.place(&link.into_os_string().into_vec(), &metadata) {
-        Place::Named(path) => Some(path),
-        Place::Deleted(_) | Place::Elsewhere(_) => None,
-    }
 }

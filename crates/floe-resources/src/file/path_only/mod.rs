@@ -56,8 +56,8 @@ impl FileKind for PathOnly {
         let path = Path::new(OsStr::from_bytes(&body.path));
         // A program that has a link itself asked for it by O_NOFOLLOW.
         let flags = open_flags(record) | libc::O_PATH;
-        let file =
-            open_in_root(context.root, path, flags, 0).map_err(FileError::system("open the path", name.clone()))?;
+        let file = open_in_root(context.root(record), path, flags, 0)
+            .map_err(FileError::system("open the path", name.clone()))?;
         match other(file.as_fd(), &body).map_err(FileError::system("stat", name.clone()))? {
             None => Ok(file),
             Some(what) => Err(FileError::Unknown {

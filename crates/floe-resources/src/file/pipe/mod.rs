@@ -185,7 +185,7 @@ impl FileKind for Fifo {
         let body: FifoBody = decode(record)?;
         let name = String::from_utf8_lossy(&body.path).into_owned();
         let path = Path::new(OsStr::from_bytes(&body.path));
-        let root = context.root;
+        let root = context.root(record);
         open_end(record, (body.pipe, body.hung_up), context, |contents| {
             let read = open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK, 0)
                 .map_err(FileError::system("open fifo", name))?;

@@ -10,9 +10,12 @@ use crate::{
 use floe_sys::{Pid, procfs::Stat};
 use std::collections::HashMap;
 
-/// What /proc calls the tasks of the tree, threads and zombies too.
+/// What /proc calls the tasks of the tree, threads and zombies too, in each of its mount namespaces.
 #[derive(Debug)]
-pub struct Shown {
+pub struct Shown(Vec<ShownBy>);
+
+#[derive(Debug)]
+struct ShownBy {
     /// The position of the PID namespace among the tree's.
     namespace: usize,
     numbers: HashMap<Pid, i32>,
@@ -21,11 +24,14 @@ pub struct Shown {
 impl Shown {
     /// In the /proc of the tree's mounts.
     pub fn find(contents: &Contents, tree: &FoundTree) -> Self {
-        let namespace = shown_by(&contents.inside(b"/proc"), tree);
-        Self {
-            namespace,
-            numbers: tree.all_seen_from(namespace),
-        }
+        let shown = |space| {
+            let namespace = shown_by(&contents.inside(space, b"/proc"), tree);
+            ShownBy {
+                namespace,
+                numbers: tree.all_seen_from(namespace),
+            }
+        };
+        Self(contents.spaces.numbers().map(shown).collect())
     }
 }
 
@@ -39,7 +45,8 @@ pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Shown) -> Resu
     if !is_inside(&file.link) {
         return Err(("it is of a /proc that is mounted elsewhere", "use the one at /proc"));
     }
-    let place = contents.place(&file.link, &file.metadata);
+    let space = file.mount_namespace(contents);
+    let (place, tasks) = (file.place(contents), &tasks.0[space as usize]);
     let path = match &place {
         Place::Named(path) | Place::Deleted(path) | Place::Elsewhere(path) => path.clone(),
     };
@@ -47,7 +54,8 @@ pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Shown) -> Resu
         return about_system(file, place);
     };
     // Those of net lose their path whenever somebody else looks for them by it.
-    let is_there = matches!(place, Place::Named(_)) || (is_of_network(&path) && is_known(task, contents, tasks));
+    let is_there =
+        matches!(place, Place::Named(_)) || (is_of_network(&path) && is_known(task, (contents, space), tasks));
     if !is_there {
         let ended = last_task_of(&path).ok_or(("it is gone from /proc", "close it"))?;
         if tasks.namespace != 0 {
@@ -61,15 +69,15 @@ pub(super) fn find(file: &FoundFile, contents: &Contents, tasks: &Shown) -> Resu
             ended: Some(ended),
         });
     }
-    if !is_known(task, contents, tasks) {
+    if !is_known(task, (contents, space), tasks) {
         return Err(("it is about a process that is not in the tree", "close it"));
     }
     Ok(Body { path, ended: None })
 }
 
 /// Whether the task with this number in /proc is the tree's.
-fn is_known(task: i32, contents: &Contents, tasks: &Shown) -> bool {
-    let own = contents.inside(format!("/proc/{task}").as_bytes());
+fn is_known(task: i32, (contents, space): (&Contents, u32), tasks: &ShownBy) -> bool {
+    let own = contents.inside(space, format!("/proc/{task}").as_bytes());
     let seen = Stat::read(&own.display().to_string());
     let host = tasks.numbers.iter().find(|(_, own)| **own == task);
     let there = host.map(|(host, _)| Stat::of(*host));

@@ -82,7 +82,7 @@ impl FileKind for Proc {
         let name = String::from_utf8_lossy(&path).into_owned();
         let place = Path::new(OsStr::from_bytes(&path));
         // To open something else may do something: the image has no say in that.
-        let is_view = open_in_root(context.root, place, libc::O_PATH, 0)
+        let is_view = open_in_root(context.root(record), place, libc::O_PATH, 0)
             .and_then(|found| fstatfs(&found))
             .map_err(FileError::system("look at", name.clone()))?;
         if is_view.filesystem_type().0 != PROC {
@@ -91,7 +91,7 @@ impl FileKind for Proc {
                 what: format!("{name} is no file of /proc here"),
             });
         }
-        let file = open_in_root(context.root, place, open_flags(record), 0)
+        let file = open_in_root(context.root(record), place, open_flags(record), 0)
             .map_err(FileError::system("open", name.clone()))?;
         seek(file.as_fd(), record, &name)?;
         Ok(file)

@@ -44,9 +44,10 @@ impl FileKind for Regular {
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
         let findings = (&file.subject, &mut *context.refusals);
+        let place = (file.mount_namespace(context.contents), file.link.as_slice());
         let found = context
             .contents
-            .locate(&file.magic(), &file.link, &file.metadata, (file.title(), findings))?;
+            .locate(&file.magic(), place, &file.metadata, (file.title(), findings))?;
         let Some(Located { path, ghost }) = found else {
             return Ok(None);
         };
@@ -67,8 +68,13 @@ impl FileKind for Regular {
         let file = match body.ghost {
             Some(id) => open_ghost(id, record, context)?,
             // O_TMPFILE, which a program may see in a file's flags, holds O_DIRECTORY.
-            None => open_in_root(context.root, path(&body), open_flags(record) & !libc::O_DIRECTORY, 0)
-                .map_err(FileError::system("open", name.clone()))?,
+            None => open_in_root(
+                context.root(record),
+                path(&body),
+                open_flags(record) & !libc::O_DIRECTORY,
+                0,
+            )
+            .map_err(FileError::system("open", name.clone()))?,
         };
         seek(file.as_fd(), record, &name)?;
         Ok(file)

@@ -185,7 +185,7 @@ impl FileKind for Slave {
         let path = made.pair.path();
         let system = |action| FileError::system(action, path.clone());
         if was_opened(record) {
-            return open_in_root(context.root, Path::new(&path), open_flags(record), 0).map_err(system("open"));
+            return open_in_root(context.root(record), Path::new(&path), open_flags(record), 0).map_err(system("open"));
         }
         let opened = open_slave(made.any_master(), open_flags(record)).map_err(system("open the slave"))?;
         set_status(opened.as_fd(), record)?;

@@ -89,7 +89,7 @@ impl FileKind for Tun {
             what: "there is no task whose network it could be of".to_owned(),
         };
         let pid = context.puppets.values().next().ok_or_else(lacking)?.tid();
-        let (root, flags) = (context.root, open_flags(record));
+        let (root, flags) = (context.root(record), open_flags(record));
         let make = || {
             let file = open_in_root(root, Path::new(OsStr::from_bytes(&body.path)), flags, 0)?;
             let found = fstat(file.as_fd())?;

@@ -262,7 +262,7 @@ impl Finder<'_> {
             .collect();
         let is_there = |path: &[u8]| {
             let hidden = later.iter().any(|mount| below(path, &mount.path).is_some());
-            !hidden && contents.inside(path).is_dir()
+            !hidden && contents.inside(0, path).is_dir()
         };
         let lost = paths.find(|path| !is_there(path))?;
         let reason = format!("a layer of it is not at {} any more", String::from_utf8_lossy(lost));

@@ -1,7 +1,10 @@
 //! A mount namespace as seen in a private copy of it, in which what hides a mount is taken away.
 
 use super::baseline::{Baseline, parents_first};
-use crate::ns::inside::{NsError, run};
+use crate::ns::{
+    inside::{NsError, run},
+    spaces::own_mountinfo,
+};
 use floe_sys::{
     Pid,
     mount::{clone_mount, leave_times_alone},
@@ -9,7 +12,7 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, open, openat},
+    fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::stat::Mode,
@@ -17,8 +20,7 @@ use nix::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsStr,
-    fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -62,14 +64,6 @@ impl Seen {
             })
         })
     }
-}
-
-/// mountinfo of the calling thread, by floe's own /proc.
-fn own_mountinfo(proc: &OwnedFd) -> io::Result<Vec<u8>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let mut text = Vec::new();
-    File::from(openat(proc, "thread-self/mountinfo", flags, Mode::empty())?).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// Opens mounts in a copy of the namespace, what is on top first, and takes away there what hides others.

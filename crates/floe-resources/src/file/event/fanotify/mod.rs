@@ -78,7 +78,7 @@ impl FileKind for Fanotify {
         };
         let group = holders.fetch(place)?;
         for mark in body.marks.iter().rev() {
-            mark.add(group.as_fd(), holders.root)?;
+            mark.add(group.as_fd(), holders.root(record))?;
         }
         if mark::all_are_there(&body.marks, group.as_fd())? {
             return Ok(());

@@ -124,10 +124,10 @@ impl FileKind for Inotify {
         };
         let instance = holders.fetch(place)?;
         for watch in &body.watches {
-            let file = watch.open(holders.root)?;
+            let file = watch.open(holders.root(record))?;
             cause::add_silent(instance.as_fd(), file.as_fd(), watch.number)?;
         }
-        cause::all(instance.as_fd(), &body, holders.root)?;
+        cause::all(instance.as_fd(), &body, holders.root(record))?;
         let next = match body.next {
             0 => body.watches.last().map_or(1, |watch| watch.number + 1),
             next => next,
@@ -146,7 +146,7 @@ impl FileKind for Inotify {
         };
         let instance = holders.fetch(place)?;
         for watch in &body.watches {
-            let file = watch.open(holders.root)?;
+            let file = watch.open(holders.root(record))?;
             let name = watch.path().display().to_string();
             let number = add_inotify_watch(instance.as_fd(), file.as_fd(), watch.mask);
             if number.map_err(FileError::system("watch", name))? != watch.number {
