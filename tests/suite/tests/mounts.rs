@@ -188,17 +188,22 @@ fn all_mounts_may_share() {
     assert_eq!(told(), before);
 }
 
+/// And what the program has open from before is in mounts that are gone.
 #[test]
-fn another_root_is_refused() {
+fn another_root_is_carried() {
     let host = Host::new();
-    let script = "cd $0; mkdir root; mount -t tmpfs none root; mkdir root/old; mkfifo root/fifo; cd root; pivot_root . old; \
-        : > /old/$0/ready; read line < /fifo";
+    let script = "cd $0; mkdir root; mount -t tmpfs none root; cd root; mkdir -p usr old ./$0 proc dev; mkfifo fifo; \
+        ln -s usr/bin usr/lib usr/lib64 .; mount --rbind /usr usr; mount --bind $0 ./$0; mount -t proc proc proc; \
+        touch dev/null; mount --bind /dev/null dev/null; pivot_root . old; umount -l /old; \
+        touch $0/ready; echo $$ > /file; exec sleep 1000";
     let mounting = Mounting::start(&host, script);
-    let findings = mounting.findings();
-    assert!(
-        findings.contains("mount /: the root of its mounts is not the host's") && findings.contains("pivot_root"),
-        "{findings}"
-    );
+    for method in PID_METHODS {
+        let image = mounting.save();
+        host.done(&["restore", "-d", "--pid-method", method, &image]);
+    }
+    assert_eq!(host.done(&["exec", &mounting.name, "--", "cat", "/file"]), "1\n");
+    let input = host.done(&["exec", &mounting.name, "--", "readlink", "/proc/1/fd/0"]);
+    assert_eq!(input, "/dev/null\n");
 }
 
 /// A process that the test ends.

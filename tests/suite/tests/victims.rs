@@ -243,6 +243,15 @@ victims! {
     zombies "zombies",
 }
 
+#[test]
+fn other_roots_survive() {
+    for root in ["memory", "folder"] {
+        survives_with(&Host::new(), "mounts-pivot", &[root]);
+        let verdict = Victim::start(&Host::new(), "mounts-pivot", &[], &["--sabotage", root]).verdict();
+        assert!(verdict.starts_with("FAIL"), "{root}: it does not notice: {verdict}");
+    }
+}
+
 /// Whether a victim can have as many huge pages of 2 MiB as it takes; where not, says that it is skipped. They are for the
 /// machine's owner to set aside, or to allow: `/proc/sys/vm/nr_hugepages` and `nr_overcommit_hugepages`.
 fn has_huge_pages(name: &str, wanted: u64) -> bool {

@@ -337,7 +337,6 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let launch = Launch::begin(request.state_dir, &spec, first)?;
     let seized = Puppet::expect_seed(launch.pid1())?;
     let console = console_ends(launch.pid1())?;
-    let roots = Roots::new(root_directory(launch.pid1())?, BTreeMap::new());
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
@@ -347,6 +346,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("mounts")?;
     mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
+    // By now it is the one that the tree has.
+    let roots = Roots::new(root_directory(launch.pid1())?, BTreeMap::new());
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;

@@ -139,7 +139,7 @@ fn one(mounts: &[MountRecord], number: usize, filesystems: usize) -> Result<(), 
     let mount = &mounts[number];
     let inherited = mount.source == MountSource::Inherited;
     if number == 0 {
-        let is_root = mount.parent == 0 && mount.point.0 == b"/" && inherited;
+        let is_root = mount.parent == 0 && mount.point.0 == b"/";
         ensure(is_root, || "is the first and not the root")?;
     } else {
         let above = mounts[..number].get(mount.parent as usize);

@@ -173,9 +173,17 @@ impl Contents {
     /// Where the file with this `metadata` is, which is in mount namespace `space`, and whose link in /proc leads to `target`.
     /// The kernel marks deleted files by a suffix that may as well be part of a name.
     pub(crate) fn place(&self, space: u32, target: &[u8], metadata: &Metadata) -> Place {
-        let there = std::fs::symlink_metadata(self.inside(space, target));
-        if there.is_ok_and(|there| FileIdentity::from(&there) == FileIdentity::from(metadata)) {
+        let identity = FileIdentity::from(metadata);
+        let is_it = |path: &[u8]| {
+            let there = std::fs::symlink_metadata(self.inside(space, path));
+            there.is_ok_and(|there| FileIdentity::from(&there) == identity)
+        };
+        if is_it(target) {
             return Place::Named(target.to_vec());
+        }
+        if let Some(path) = (self.spaces.shown_at(space, identity.device, target).into_iter()).find(|path| is_it(path))
+        {
+            return Place::Named(path);
         }
         let is_directory = metadata.is_dir();
         match target.strip_suffix(DELETED) {

@@ -1,6 +1,9 @@
 //! The mount namespaces that tasks of a tree are in, and which of them a file is in: that of the mount that it is reached by.
 
-use super::inside::{self, NsError};
+use super::{
+    inside::{self, NsError},
+    mounts::Views,
+};
 use crate::tree::FoundTree;
 use floe_sys::{Pid, descriptor::mount_of, procfs::mounts_in};
 use nix::{
@@ -34,6 +37,7 @@ struct MountSpace {
     /// Its root directory, as a path of floe's.
     root: PathBuf,
     _root: OwnedFd,
+    views: Views,
 }
 
 impl MountSpaces {
@@ -75,12 +79,14 @@ impl MountSpaces {
         let (root, text) = inside::run(task, CloneFlags::CLONE_NEWNS, || {
             Ok((open("/", flags, Mode::empty())?, own_mountinfo(&proc)?))
         })?;
-        let mounts = mounts_in(&text).into_iter().map(|mount| (mount.id.into(), number));
-        self.by_mount.extend(mounts);
+        let mounts = mounts_in(&text);
+        self.by_mount
+            .extend(mounts.iter().map(|mount| (mount.id.into(), number)));
         self.all.push(MountSpace {
             task,
             root: PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())),
             _root: root,
+            views: Views::new(mounts)?,
         });
         Ok(number)
     }
@@ -100,6 +106,11 @@ impl MountSpaces {
     #[must_use]
     pub fn root(&self, number: u32) -> &Path {
         &self.all[number as usize].root
+    }
+
+    /// The paths at which one may show a file of a filesystem, to which a link in /proc leads by a mount that is not there.
+    pub(crate) fn shown_at(&self, number: u32, device: u64, target: &[u8]) -> Vec<Vec<u8>> {
+        self.all[number as usize].views.paths(device, target)
     }
 
     /// The one that a task is in.

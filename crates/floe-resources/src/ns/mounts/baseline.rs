@@ -1,5 +1,5 @@
 //! What of a sandbox's mounts a new sandbox has by itself: the host's mounts, a private /proc and where wanted a private
-//! devpts (floe-sandbox, `first.rs`).
+//! devpts (floe-sandbox, `first.rs`). Under another root than the host's that is nothing: all is made, but for the devpts.
 
 use floe_image::record::MountPoint;
 use floe_sys::{
@@ -22,8 +22,8 @@ pub(super) struct Baseline {
     pub unmounted: Vec<MountPoint>,
 }
 
-/// What floe mounts in a new sandbox: type, root, where, what it allows, options of the filesystem. The group of terminals
-/// depends on the user namespace, and is shown by the host's number.
+/// What floe mounts in a new sandbox: type, root, where, what it allows, options of the filesystem. Terminals belong to a
+/// group where the user namespace knows that, and it is shown by the host's number.
 const OWN: [(&str, &str, &str, u32, &[&str]); 3] = [
     ("proc", "/", "/proc", NOSUID | NODEV | NOEXEC, &[]),
     (
@@ -43,16 +43,18 @@ const OWN: [(&str, &str, &str, u32, &[&str]); 3] = [
 ];
 
 impl Baseline {
-    /// Compares mounts with the host's; `None` where not even the root is the host's.
-    pub(super) fn find(tree: &[MountInfo], host: &[MountInfo]) -> Option<Self> {
-        let (root, host_root) = (root_of(tree)?, root_of(host)?);
-        if identity(&tree[root]) != identity(&host[host_root]) {
-            return None;
-        }
+    /// Compares mounts with the host's, where terminals are given to their group if `grouped`.
+    pub(super) fn find(tree: &[MountInfo], host: &[MountInfo], grouped: bool) -> Self {
         let mut found = Self {
             has: vec![None; tree.len()],
             own: vec![None; tree.len()],
             unmounted: Vec::new(),
+        };
+        let roots = root_of(tree).zip(root_of(host));
+        let is_same = |(root, host_root): &(usize, usize)| identity(&tree[*root]) == identity(&host[*host_root]);
+        let Some((root, host_root)) = roots.filter(is_same) else {
+            found.find_terminals(tree, grouped);
+            return found;
         };
         let mut same: HashMap<u32, Option<u32>> = HashMap::from([(tree[root].id, Some(host[host_root].id))]);
         let mut taken = BTreeSet::from([host_root]);
@@ -73,7 +75,7 @@ impl Baseline {
                 taken.insert(at);
                 same.insert(mount.id, Some(other.id));
                 found.has[index] = Some(other.attributes);
-            } else if let Some((place, attributes)) = own(mount)
+            } else if let Some((place, attributes)) = own(mount, grouped)
                 && !found.own.contains(&Some(place))
             {
                 same.insert(mount.id, None);
@@ -81,7 +83,16 @@ impl Baseline {
             }
         }
         found.unmounted = found.missing(host, &taken);
-        Some(found)
+        found
+    }
+
+    /// Under another root the devpts that a new sandbox has is mounted once more: its terminal is in that.
+    fn find_terminals(&mut self, tree: &[MountInfo], grouped: bool) {
+        let (.., place, _, _) = OWN[1];
+        let at = (tree.iter()).position(|mount| own(mount, grouped).is_some_and(|(found, _)| found == place));
+        if let Some(index) = at {
+            self.own[index] = Some(place);
+        }
     }
 
     /// Whether it has a devpts of its own where floe mounts one.
@@ -113,15 +124,15 @@ fn identity(mount: &MountInfo) -> (u32, &[u8], &[u8]) {
 }
 
 /// Where floe mounts this itself in a new sandbox, and what it allows there.
-fn own(mount: &MountInfo) -> Option<(&'static str, u32)> {
+fn own(mount: &MountInfo, grouped: bool) -> Option<(&'static str, u32)> {
     let (.., place, attributes, _) = OWN.into_iter().find(|(kind, root, place, _, options)| {
         let names = (mount.kind.as_slice(), mount.root.as_slice(), mount.path.as_slice());
-        names == (kind.as_bytes(), root.as_bytes(), place.as_bytes()) && has_options(mount, options)
+        names == (kind.as_bytes(), root.as_bytes(), place.as_bytes()) && has_options(mount, options, grouped)
     })?;
     Some((place, attributes))
 }
 
-fn has_options(mount: &MountInfo, wanted: &[&str]) -> bool {
+fn has_options(mount: &MountInfo, wanted: &[&str], grouped: bool) -> bool {
     let is_told = |key: &[u8]| key != b"rw" && (key != b"gid" || mount.kind != b"devpts");
     let shown = (mount.options.iter().filter(|(key, _)| is_told(key))).map(|(key, value)| {
         let key = String::from_utf8_lossy(key).into_owned();
@@ -130,7 +141,9 @@ fn has_options(mount: &MountInfo, wanted: &[&str]) -> bool {
             None => key,
         }
     });
-    shown.collect::<BTreeSet<_>>() == wanted.iter().map(|option| (*option).to_owned()).collect()
+    let has_group = mount.options.iter().any(|(key, _)| key == b"gid");
+    let fits = mount.kind != b"devpts" || has_group == grouped;
+    fits && shown.collect::<BTreeSet<_>>() == wanted.iter().map(|option| (*option).to_owned()).collect()
 }
 
 /// The mount that is on none of the others.
@@ -229,7 +242,7 @@ mod tests {
         lines.push(format!("51 25 0:78 / /dev/pts rw,nosuid,noexec,relatime {devpts}"));
         lines.push(format!("52 23 0:78 /ptmx /dev/ptmx rw,nosuid,noexec,relatime {devpts}"));
         let tree = mounts_in(lines.join("\n").as_bytes());
-        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes())).expect("the host's root");
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
         assert!(known(&found).iter().all(|known| *known), "{found:#?}");
         assert!(found.has_devpts() && found.unmounted.is_empty(), "{found:#?}");
     }
@@ -245,7 +258,7 @@ mod tests {
             "60 41 0:80 / /mnt rw shared:1 - tmpfs none rw",
             "61 60 0:9 / /mnt/a rw - tmpfs tmpfs rw",
         ]);
-        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes())).expect("the host's root");
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
         assert_eq!(known(&found), [true, true, false, true, true, false, false]);
         assert_eq!(unmounted(&found), ["/proc", "/mnt/a", "/dev/pts"]);
         assert!(!found.has_devpts());
@@ -264,8 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn another_root_is_noticed() {
-        let tree = mounts(&["41 40 0:50 / / rw - tmpfs none rw"]);
-        assert!(Baseline::find(&tree, &mounts_in(HOST.as_bytes())).is_none());
+    fn under_another_root_nothing_is_there_by_itself() {
+        let tree = mounts(&[
+            "41 40 0:50 / / rw - tmpfs none rw",
+            "42 41 0:5 / /proc rw - proc proc rw",
+            "43 41 0:78 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,gid=5,mode=620,ptmxmode=666",
+        ]);
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
+        assert_eq!(known(&found), [false; 3]);
+        assert!(found.has_devpts(), "{found:#?}");
+        assert!(found.unmounted.is_empty(), "{found:#?}");
     }
 }

@@ -5,11 +5,13 @@ use super::{
     groups,
     nodes::Nodes,
     options::{Ids, options},
+    parts::{Opened, opened, parts},
     seen::{Above, Seen},
 };
 use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals};
 use floe_image::record::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+    NodeRecord,
 };
 use floe_sys::{
     Pid,
@@ -20,6 +22,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
 };
 
 /// What a tree's mount namespace is.
@@ -36,7 +39,7 @@ pub struct FoundMounts {
 }
 
 /// What to do about most of it.
-const UNMOUNT: &str = "unmount it, or mount it on the host before the sandbox starts";
+pub(super) const UNMOUNT: &str = "unmount it, or mount it on the host before the sandbox starts";
 
 /// Why a mount can't be made again, and what to do.
 pub(super) type Refused = (String, &'static str);
@@ -50,19 +53,15 @@ pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Resul
     let Seen {
         mounts,
         baseline,
-        mut roots,
+        roots,
     } = Seen::look(pid, &host)?;
-    let Some(baseline) = baseline else {
-        let advice = "run it by floe run, without changing its root (pivot_root)";
-        refusals.add(None, "mount /", "the root of its mounts is not the host's", advice);
-        return Ok(FoundMounts::default());
-    };
     groups::refuse(&mounts, &host, refusals);
     let mut finder = Finder {
         host: &host,
         mounts: &mounts,
         above: Above::of(&mounts),
         baseline: &baseline,
+        roots,
         ids: Ids::read().map_err(NsError::Proc)?,
         placed: BTreeSet::new(),
         known: HashMap::new(),
@@ -80,7 +79,7 @@ pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Resul
         let mount = &mounts[index];
         let source = match baseline.has[index] {
             Some(_) => finder.refuse_hidden(index).map(|()| MountSource::Inherited),
-            None => finder.source(index, roots.remove(&index), contents)?,
+            None => finder.source(index, contents)?,
         };
         let source = match source {
             Ok(source) => source,
@@ -108,6 +107,7 @@ pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Resul
         });
     }
     let mut found = finder.found;
+    found._roots = finder.roots.into_values().flatten().collect();
     found.namespace = Some(MountNamespaceRecord {
         unmounted: baseline.unmounted,
         mounts: records,
@@ -129,6 +129,8 @@ struct Finder<'a> {
     mounts: &'a [MountInfo],
     above: Above,
     baseline: &'a Baseline,
+    /// What they show, as it was opened.
+    roots: Opened,
     ids: Ids,
     /// Those that come before, when all are made again.
     placed: BTreeSet<usize>,
@@ -174,12 +176,7 @@ impl Finder<'_> {
     }
 
     /// What a mount shows that a new sandbox has not.
-    fn source(
-        &mut self,
-        index: usize,
-        root: Option<Result<OwnedFd, nix::errno::Errno>>,
-        contents: &mut Contents,
-    ) -> Result<Result<MountSource, Refused>, NsError> {
+    fn source(&mut self, index: usize, contents: &mut Contents) -> Result<Result<MountSource, Refused>, NsError> {
         let mount = &self.mounts[index];
         if let Err(refused) = self.refuse_hidden(index).and_then(|()| refuse_shape(mount)) {
             return Ok(Err(refused));
@@ -191,12 +188,11 @@ impl Finder<'_> {
                 root: MountPoint(mount.root.clone()),
             }));
         }
-        let root = match root {
-            Some(Ok(root)) => root,
-            Some(Err(error)) => return Ok(Err((format!("it can't be looked into: {error}"), UNMOUNT))),
-            None => return Ok(Err(("it can't be looked into".to_owned(), UNMOUNT))),
+        let root = match opened(&self.roots, index) {
+            Ok(root) => root,
+            Err(refused) => return Ok(Err(refused)),
         };
-        let there = fstat(&root).map_err(|error| NsError::Read {
+        let there = fstat(root).map_err(|error| NsError::Read {
             path: String::from_utf8_lossy(&mount.path).into_owned(),
             source: error.into(),
         })?;
@@ -213,7 +209,7 @@ impl Finder<'_> {
             Ok(options) => options,
             Err(refused) => return Ok(Err(refused)),
         };
-        if let Some(refused) = self.refuse_layers(&options, contents) {
+        if let Some(refused) = self.refuse_layers(index, &options, contents) {
             return Ok(Err(refused));
         }
         let id = self.found.filesystems.len() as u32;
@@ -226,33 +222,43 @@ impl Finder<'_> {
             nodes: Vec::new(),
         };
         if kind == FilesystemKind::Tmpfs {
-            if mount.root != b"/" {
-                // Its other files might be in use all the same.
-                let reason = "it shows a part of a tmpfs that is mounted nowhere as a whole";
-                return Ok(Err((reason.to_owned(), UNMOUNT)));
-            }
-            match Nodes::read(&root, id)? {
-                Ok(found) => {
-                    contents.name_linked(there.st_dev, |inode| {
-                        Some(joined(&mount.path, &found.path_of(inode)?).0)
-                    });
-                    record.nodes = found.records;
-                    contents.sources.extend(found.sources);
-                }
+            match self.nodes(index, (id, there.st_dev), contents)? {
+                Ok(nodes) => record.nodes = nodes,
                 Err(refused) => return Ok(Err(refused)),
             }
         }
         self.known.insert(key, id);
         self.found.filesystems.push(record);
-        self.found._roots.push(root);
         Ok(Ok(MountSource::Filesystem {
             filesystem: id,
             root: MountPoint(mount.root.clone()),
         }))
     }
 
-    /// Layers of an overlay must be where they were, on what is mounted before it.
-    fn refuse_layers(&self, options: &[FilesystemOption], contents: &Contents) -> Option<Refused> {
+    /// The files of a filesystem.
+    fn nodes(
+        &self,
+        index: usize,
+        (id, device): (u32, u64),
+        contents: &mut Contents,
+    ) -> Result<Result<Vec<NodeRecord>, Refused>, NsError> {
+        let parts = match parts(self.mounts, &self.roots, index) {
+            Ok(parts) => parts,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        Ok(Nodes::read(&parts, id)?.map(|found| {
+            contents.name_linked(device, |inode| {
+                let path = found.path_of(inode)?;
+                Some(parts.iter().find_map(|part| part.place_of(&path))?.0)
+            });
+            contents.sources.extend(found.sources);
+            found.records
+        }))
+    }
+
+    /// Layers of an overlay must be where they were, on what is mounted before it; those of another root than the host's are
+    /// the host's.
+    fn refuse_layers(&self, index: usize, options: &[FilesystemOption], contents: &Contents) -> Option<Refused> {
         let layers = options.iter().filter(|option| option.is_layer());
         let mut paths = layers.filter_map(|option| option.value.as_deref());
         let is_new = |index: &usize| self.baseline.has[*index].is_none() && !self.placed.contains(index);
@@ -260,7 +266,11 @@ impl Finder<'_> {
             .filter(is_new)
             .map(|index| &self.mounts[index])
             .collect();
+        let is_outside = self.above.parent(index).is_none();
         let is_there = |path: &[u8]| {
+            if is_outside {
+                return Path::new(OsStr::from_bytes(path)).is_dir();
+            }
             let hidden = later.iter().any(|mount| below(path, &mount.path).is_some());
             !hidden && contents.inside(0, path).is_dir()
         };
@@ -337,7 +347,7 @@ fn kind_of(mount: &MountInfo) -> Result<FilesystemKind, Refused> {
 }
 
 /// The part of an absolute path that is below another one.
-fn below<'a>(path: &'a [u8], above: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn below<'a>(path: &'a [u8], above: &[u8]) -> Option<&'a [u8]> {
     if above == b"/" {
         return path.strip_prefix(b"/");
     }
@@ -348,7 +358,7 @@ fn below<'a>(path: &'a [u8], above: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
-fn joined(path: &[u8], rest: &[u8]) -> MountPoint {
+pub(super) fn joined(path: &[u8], rest: &[u8]) -> MountPoint {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     if rest.is_empty() && !path.is_empty() {
         return MountPoint(path.to_vec());

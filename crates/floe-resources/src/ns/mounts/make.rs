@@ -20,6 +20,7 @@ use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, umount2},
     sys::stat::{Mode, fstat},
+    unistd::{chdir, fchdir, pivot_root},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -136,21 +137,28 @@ pub fn make(
         image,
         made,
         attached: BTreeSet::new(),
-        root: root.as_fd(),
     };
     let mut roots: Vec<OwnedFd> = Vec::with_capacity(mounts.len());
+    let is_another_root = mounts
+        .first()
+        .is_some_and(|first| first.source != MountSource::Inherited);
     for (index, mount) in mounts.iter().enumerate() {
+        // Where paths lead from: the tree's root, as far as it is there.
+        let top = roots.first().filter(|_| is_another_root).unwrap_or(&root).as_fd();
         let there = match &mount.source {
             MountSource::Inherited => inherited.remove(&index),
             MountSource::Path { .. } => shown.remove(&index),
-            MountSource::Filesystem { filesystem, root } => Some(filesystems.mount(*filesystem, root, mount)?),
+            MountSource::Filesystem { filesystem, root } => Some(filesystems.mount(*filesystem, root, (mount, top))?),
         };
         // All of both kinds are in these lists.
         let there = there.ok_or(Errno::ENOENT).map_err(failed("find it", mount))?;
         if let Some(attributes) = mount.attributes {
             set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
         }
-        if mount.source != MountSource::Inherited {
+        if index == 0 && is_another_root {
+            // On top of the one that it takes the place of, where paths of the host still lead from.
+            attach(there.as_fd(), root.as_fd()).map_err(failed("mount it", mount))?;
+        } else if mount.source != MountSource::Inherited {
             // Checked when the image was opened: parents come first, and it lies below.
             let parent = &mounts[mount.parent as usize];
             let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
@@ -160,6 +168,9 @@ pub fn make(
         }
         roots.push(there);
     }
+    if let (true, Some(new)) = (is_another_root, roots.first()) {
+        enter_root(new.as_fd()).map_err(failed("make it the root", &mounts[0]))?;
+    }
     for (mount, root) in mounts.iter().zip(&roots) {
         if let MountSource::Filesystem { filesystem, .. } = mount.source
             && image.filesystems()[filesystem as usize].read_only
@@ -168,6 +179,15 @@ pub fn make(
         }
     }
     groups::make(mounts, &roots)
+}
+
+/// Takes the old root away, pivot_root(2): from under all who have it as their root directory.
+fn enter_root(new: BorrowedFd<'_>) -> Result<(), Errno> {
+    fchdir(new)?;
+    pivot_root(".", ".")?;
+    // Which lies on top of the new one now.
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
 }
 
 /// Mounts, which are nowhere yet, of what the host has.
@@ -198,14 +218,18 @@ struct Filesystems<'a> {
     image: &'a Image,
     made: HashMap<u32, OwnedFd>,
     attached: BTreeSet<u32>,
-    root: BorrowedFd<'a>,
 }
 
 impl Filesystems<'_> {
-    /// A mount of a part of one, which is nowhere yet.
-    fn mount(&mut self, id: u32, root: &MountPoint, mount: &MountRecord) -> Result<OwnedFd, MountError> {
+    /// A mount of a part of one, which is nowhere yet; its layers are below `top`.
+    fn mount(
+        &mut self,
+        id: u32,
+        root: &MountPoint,
+        (mount, top): (&MountRecord, BorrowedFd<'_>),
+    ) -> Result<OwnedFd, MountError> {
         if !self.made.contains_key(&id) {
-            let made = new_filesystem(&self.image.filesystems()[id as usize], self.root);
+            let made = new_filesystem(&self.image.filesystems()[id as usize], top);
             self.made
                 .insert(id, made.map_err(failed("make its filesystem", mount))?);
         }

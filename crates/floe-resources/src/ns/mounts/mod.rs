@@ -15,11 +15,14 @@ mod inherited;
 mod make;
 mod nodes;
 mod options;
+mod parts;
 mod populate;
 mod seen;
+mod views;
 
 pub use compare::differences;
 pub use find::{FoundMounts, find};
 pub use given::{Given, GivenError, given_mount};
 pub use make::{MountError, make, missing, new_filesystem};
 pub use populate::{Fill, populate};
+pub(in crate::ns) use views::Views;

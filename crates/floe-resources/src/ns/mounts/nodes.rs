@@ -1,6 +1,6 @@
 //! Reads what is in a tmpfs: names, owners, times; and where contents are to be read.
 
-use super::find::Refused;
+use super::{find::Refused, parts::Part};
 use crate::{
     mm::{ContentPlace, ContentSource},
     ns::inside::NsError,
@@ -13,7 +13,7 @@ use std::{
     fs::{Metadata, read_dir, read_link, symlink_metadata},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::AsRawFd,
         unix::{
             ffi::{OsStrExt, OsStringExt},
             fs::MetadataExt,
@@ -39,15 +39,19 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Reads all of a filesystem, by its root directory.
-    pub(super) fn read(root: &OwnedFd, filesystem: u32) -> Result<Result<Self, Refused>, NsError> {
-        let top = PathBuf::from(format!("/proc/self/fd/{}/.", root.as_raw_fd()));
+    /// Reads all of a filesystem that mounts show. Of directories above those parts there are but the names.
+    pub(super) fn read(parts: &[Part<'_>], filesystem: u32) -> Result<Result<Self, Refused>, NsError> {
         let mut nodes = Self {
             filesystem,
             ..Self::default()
         };
-        nodes.add(0, &top, OsStr::new(""))?;
-        let mut folders = VecDeque::from([(0, top)]);
+        let mut folders = VecDeque::new();
+        for part in parts {
+            let top = PathBuf::from(format!("/proc/self/fd/{}/.", part.opened.as_raw_fd()));
+            let (parent, name) = nodes.above(part.root);
+            folders.push_back((nodes.records.len() as u32, top.clone()));
+            nodes.add(parent, &top, OsStr::from_bytes(name))?;
+        }
         while let Some((number, folder)) = folders.pop_front() {
             for name in names(&folder).map_err(unread(&folder))? {
                 let path = folder.join(&name);
@@ -64,7 +68,27 @@ impl Nodes {
         Ok(Ok(nodes))
     }
 
-    /// One of the paths of a file, from the root of its filesystem, without a slash at the beginning.
+    /// The directory that a part of the filesystem is in, and its name there; what no mount shows of the way is made up.
+    fn above<'a>(&mut self, root: &'a [u8]) -> (u32, &'a [u8]) {
+        let mut names = root.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let Some(last) = names.next_back() else {
+            return (0, b"");
+        };
+        if self.records.is_empty() {
+            self.records.push(unseen(0, b""));
+        }
+        let parent = names.fold(0, |parent, name| {
+            let is_it = |node: &NodeRecord| node.parent == parent && node.name == name;
+            let known = self.records.iter().position(is_it);
+            known.unwrap_or_else(|| {
+                self.records.push(unseen(parent, name));
+                self.records.len() - 1
+            }) as u32
+        });
+        (parent, last)
+    }
+
+    /// One of the paths of a file, from the root of its filesystem.
     pub(super) fn path_of(&self, inode: u64) -> Option<Vec<u8>> {
         let mut node = &self.records[*self.known.get(&inode)? as usize];
         let mut path = node.name.clone();
@@ -72,6 +96,7 @@ impl Nodes {
             node = &self.records[node.parent as usize];
             path = [&node.name, &b"/"[..], &path].concat();
         }
+        path.insert(0, b'/');
         Some(path)
     }
 
@@ -118,6 +143,20 @@ impl Nodes {
             },
         });
         Ok(metadata.is_dir())
+    }
+}
+
+/// A directory that nobody sees.
+fn unseen(parent: u32, name: &[u8]) -> NodeRecord {
+    NodeRecord {
+        parent,
+        name: name.to_vec(),
+        kind: NodeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        times: [0; 2],
+        attributes: Vec::new(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! A mount namespace as seen in a private copy of it, in which what hides a mount is taken away.
 
-use super::baseline::{Baseline, parents_first};
+use super::{
+    baseline::{Baseline, parents_first},
+    parts::Opened,
+};
 use crate::ns::{
     inside::{NsError, run},
     spaces::own_mountinfo,
@@ -8,6 +11,7 @@ use crate::ns::{
 use floe_sys::{
     Pid,
     mount::{clone_mount, leave_times_alone},
+    namespace::known_ids,
     procfs::{MountInfo, mounts_in},
 };
 use nix::{
@@ -32,25 +36,26 @@ use std::{
 pub(super) struct Seen {
     /// All mounts, as the kernel orders them: the oldest first.
     pub mounts: Vec<MountInfo>,
-    /// How they differ from a new sandbox's; `None` where not even the root is the host's.
-    pub baseline: Option<Baseline>,
+    /// How they differ from a new sandbox's.
+    pub baseline: Baseline,
     /// What each of those shows that a new sandbox has not, without what is mounted on it; or why that can't be seen.
-    pub roots: BTreeMap<usize, Result<OwnedFd, Errno>>,
+    pub roots: Opened,
 }
+
+/// The group of terminals, in every Linux.
+const TTY: u64 = 5;
 
 impl Seen {
     /// Looks at the mounts of a process; `host` are floe's own.
     pub(super) fn look(pid: Pid, host: &[MountInfo]) -> Result<Self, NsError> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let proc = open("/proc", flags, Mode::empty()).map_err(|error| NsError::Read {
-            path: "/proc".to_owned(),
-            source: error.into(),
-        })?;
+        let proc = proc_directory()?;
+        let groups = known_ids("gid_map").map_err(NsError::Proc)?;
+        let grouped = groups.iter().any(|range| range.contains(&TTY));
         run(pid, CloneFlags::CLONE_NEWNS, || {
             // Of the namespace itself, because a copy's mounts have another order.
             let mounts = mounts_in(&own_mountinfo(&proc)?);
-            let baseline = Baseline::find(&mounts, host);
-            let is_new = |index: &usize| baseline.as_ref().is_some_and(|found| found.has[*index].is_none());
+            let baseline = Baseline::find(&mounts, host, grouped);
+            let is_new = |index: &usize| baseline.has[*index].is_none();
             let wanted: BTreeSet<usize> = (0..mounts.len()).filter(is_new).collect();
             let roots = if wanted.is_empty() {
                 BTreeMap::new()
@@ -66,8 +71,17 @@ impl Seen {
     }
 }
 
+/// floe's own, by which a thread finds itself wherever it is.
+fn proc_directory() -> Result<OwnedFd, NsError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open("/proc", flags, Mode::empty()).map_err(|error| NsError::Read {
+        path: "/proc".to_owned(),
+        source: error.into(),
+    })
+}
+
 /// Opens mounts in a copy of the namespace, what is on top first, and takes away there what hides others.
-fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<BTreeMap<usize, Result<OwnedFd, Errno>>> {
+fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Opened> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
