@@ -140,11 +140,21 @@ ipc = fields(
         messages=several(fields(priority=u32, text=raw)), notice=optional(fields(pid=i32, signal=optional(i32), value=u64)),
     )),
 )
+packet_filter = fields(
+    tables=several(fields(
+        family=u8, handle=u64, attributes=raw,
+        parts=several(fields(
+            kind=choice(("Chain", None), ("Object", None), ("Set", None), ("Flowtable", None), ("Rule", None)),
+            handle=u64, attributes=raw, elements=several(raw),
+        )),
+    )),
+    connections=several(fields(family=u8, attributes=raw)),
+)
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
     has_init=boolean, pid_namespaces=several(fields(parent=u32)), proc_shows=u32,
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
-    ipc_objects=ipc,
+    ipc_objects=ipc, packet_filter=packet_filter,
 )
 state = choice(
     ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))

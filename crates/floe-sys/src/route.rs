@@ -1,11 +1,13 @@
 //! Network devices, their addresses and routes: rtnetlink(7), in the network namespace of the calling thread.
 
 mod link;
+mod make;
 mod message;
 mod namespace;
 
 pub use link::{Link, TunLink, link, set_link};
-pub use message::attributes;
+pub use make::{VethEnd, make_bridge, make_veth};
+pub use message::{attributes, netfilter};
 pub use namespace::namespace_number;
 
 use message::{Request, dump};

@@ -304,6 +304,17 @@ fn what_a_sandbox_holds_is_refused() {
         ("mount", "mount ", "ramfs has no limit"),
         ("foreign-segment", "System V shared memory ", "of another IPC namespace"),
         ("network-device", "network device victim", "not carried yet"),
+        (
+            "legacy-filter",
+            "packet filter: table filter of iptables-legacy",
+            "are not carried",
+        ),
+        ("ipset", "packet filter: ipset victims", "are not carried"),
+        (
+            "owned-table",
+            "packet filter: table ip owned",
+            "it belongs to a process",
+        ),
     ];
     let host = Host::new();
     let kinds = cases.map(|(kind, ..)| kind);

@@ -28,9 +28,10 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 20] = [
+const WITH_PORTS: [&str; 21] = [
     "epoll-targets",
     "files-kinds",
+    "packet-filter",
     "sockets-connecting",
     "sockets-ended",
     "sockets-error-queue",
@@ -186,6 +187,7 @@ victims! {
     memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
     mqueues "mqueues",
+    packet_filter "packet-filter",
     pidfds "pidfds",
     pids_nested "pids-nested",
     pipes_blocked "pipes-blocked",

@@ -9,7 +9,7 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin,
-        NsPid, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+        NsPid, PacketFilterRecord, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
@@ -361,8 +361,17 @@ fn sandbox(
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
     let found = ns::find(&held.tree, &files.devices, (contents, refusals))?;
-    let (uts, ipc, net, cgroup, mount, devpts, mounts) = match found {
-        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts, ns.mounts),
+    let (uts, ipc, net, cgroup, mount, devpts, mounts, packet_filter) = match found {
+        Some(ns) => (
+            ns.uts,
+            ns.ipc,
+            ns.net,
+            ns.cgroup,
+            ns.mount,
+            ns.devpts,
+            ns.mounts,
+            ns.packet_filter,
+        ),
         None => (
             host,
             NamespaceOrigin::Host,
@@ -371,6 +380,7 @@ fn sandbox(
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
             FoundMounts::default(),
+            PacketFilterRecord::default(),
         ),
     };
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
@@ -397,6 +407,7 @@ fn sandbox(
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
+        packet_filter,
     };
     Ok((record, mounts))
 }

@@ -45,7 +45,7 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
-    ns::{NsError, Roots, mounts::MountError},
+    ns::{NsError, Roots, mounts::MountError, packet_filter},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
@@ -402,6 +402,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
                 thread.detach()?;
             }
         }
+        packet_filter::restore(launch.pid1(), &image.sandbox().packet_filter)?;
         control.enter("verify")?;
         let compared = comparison
             .join()
@@ -410,6 +411,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
         differences.extend(mounts::compare(&image, launch.pid1())?);
+        let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
+        differences.extend(filter.into_iter().collect());
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
         Ok::<_, RestoreError>((opened, stopped))

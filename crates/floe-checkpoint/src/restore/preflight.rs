@@ -13,7 +13,7 @@ use floe_image::{
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
-    ns::Roots,
+    ns::{Roots, packet_filter},
 };
 use floe_sys::{
     Pid,
@@ -87,7 +87,13 @@ pub fn obstacles(
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;
-    for (object, reason) in ends.into_iter().chain(devices).chain(outside.grants.obstacles(image)?) {
+    let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
+    for (object, reason) in ends
+        .into_iter()
+        .chain(devices)
+        .chain(filter)
+        .chain(outside.grants.obstacles(image)?)
+    {
         found.insert(Obstacle { object, reason });
     }
     if outside.terminal && !matches!(image.sandbox().console, ConsoleRecord::Terminal(_)) {

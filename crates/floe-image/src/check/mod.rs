@@ -6,6 +6,7 @@ mod files;
 mod ipc;
 mod memory;
 mod mounts;
+mod packet_filter;
 mod pids;
 mod task;
 mod time;
@@ -16,6 +17,7 @@ pub use files::FileFault;
 pub use ipc::IpcFault;
 pub use memory::MemoryFault;
 pub use mounts::MountFault;
+pub use packet_filter::FilterFault;
 pub use pids::PidFault;
 pub use task::TaskFault;
 pub use time::TimeFault;
@@ -72,6 +74,9 @@ pub enum Contradiction {
     /// System V IPC objects.
     #[error(transparent)]
     Ipc(#[from] IpcFault),
+    /// Packet filters.
+    #[error(transparent)]
+    Filter(#[from] FilterFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -99,6 +104,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     pids::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
+    packet_filter::check(image)?;
     time::check(image)?;
     mounts::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;

@@ -8,6 +8,7 @@ mod index;
 mod ipc;
 mod memory;
 mod mounts;
+mod packet_filter;
 mod pids;
 mod process;
 mod sandbox;
@@ -35,6 +36,7 @@ pub use mounts::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
     NodeKind, NodeRecord,
 };
+pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{
     AlternateStack, Credentials, DirectoryRecord, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit,

@@ -1,6 +1,6 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
-use super::{ClocksRecord, EndedLeaderRecord, IpcRecord, PidNamespaceRecord, TerminalRecord};
+use super::{ClocksRecord, EndedLeaderRecord, IpcRecord, PacketFilterRecord, PidNamespaceRecord, TerminalRecord};
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -105,4 +105,6 @@ pub struct SandboxRecord {
     pub login: u32,
     /// System V IPC objects of an own IPC namespace.
     pub ipc_objects: IpcRecord,
+    /// The packet filter of an own network namespace.
+    pub packet_filter: PacketFilterRecord,
 }

@@ -148,6 +148,7 @@ proptest! {
                 log: None,
                 clocks: possible(sandbox.clocks),
                 ipc_objects: IpcRecord::default(),
+                packet_filter: PacketFilterRecord::default(),
                 ..sandbox
             },
             open_files: open_files.into_iter().enumerate().map(|(id, record)| file(id, record)).collect(),

@@ -11,6 +11,8 @@ use std::io::Write;
 
 #[path = "sample_files.rs"]
 mod sample_files;
+#[path = "sample_filter.rs"]
+mod sample_filter;
 #[path = "sample_mounts.rs"]
 mod sample_mounts;
 
@@ -124,7 +126,7 @@ pub fn whole() -> Sample {
             name: "golden".to_owned(),
             uts: (NamespaceOrigin::Own, "iceberg".to_owned(), "(none)".to_owned()),
             ipc: NamespaceOrigin::Own,
-            net: NamespaceOrigin::Host,
+            net: NamespaceOrigin::Own,
             cgroup: NamespaceOrigin::Own,
             mount: NamespaceOrigin::Own,
             devpts: NamespaceOrigin::Own,
@@ -145,6 +147,7 @@ pub fn whole() -> Sample {
             },
             login: 1000,
             ipc_objects: ipc_objects(),
+            packet_filter: sample_filter::packet_filter(),
         },
         processes: vec![
             ProcessRecord {
@@ -344,6 +347,7 @@ pub fn tiny() -> Sample {
             clocks: ClocksRecord::default(),
             login: u32::MAX,
             ipc_objects: IpcRecord::default(),
+            packet_filter: PacketFilterRecord::default(),
         },
         processes: vec![ProcessRecord {
             threads: process

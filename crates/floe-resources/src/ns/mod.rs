@@ -2,6 +2,7 @@
 
 pub(crate) mod inside;
 pub mod mounts;
+pub mod packet_filter;
 pub mod pids;
 mod roots;
 mod spaces;
@@ -12,7 +13,7 @@ pub use roots::Roots;
 pub use spaces::MountSpaces;
 
 use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
-use floe_image::record::NamespaceOrigin;
+use floe_image::record::{NamespaceOrigin, PacketFilterRecord};
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
 use std::collections::HashSet;
@@ -32,6 +33,8 @@ pub struct FoundNamespaces {
     pub mount: NamespaceOrigin,
     /// No namespace: the devpts at /dev/pts.
     pub devpts: NamespaceOrigin,
+    /// The packet filter of an own network namespace.
+    pub packet_filter: PacketFilterRecord,
     /// What is mounted.
     pub mounts: FoundMounts,
 }
@@ -55,6 +58,7 @@ pub fn find(
         cgroup: origin(pid, "cgroup")?,
         mount: origin(pid, "mnt")?,
         devpts: NamespaceOrigin::Host,
+        packet_filter: PacketFilterRecord::default(),
         mounts: FoundMounts::default(),
     };
     if origin(pid, "user")? == NamespaceOrigin::Own {
@@ -67,6 +71,7 @@ pub fn find(
     }
     if found.net == NamespaceOrigin::Own {
         refuse_devices(pid, carried, refusals)?;
+        found.packet_filter = packet_filter::dump(pid, refusals)?;
     }
     if found.mount == NamespaceOrigin::Own {
         found.mounts = mounts::find(pid, contents, refusals)?;

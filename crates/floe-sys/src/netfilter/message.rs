@@ -96,10 +96,15 @@ pub(super) struct Message<'a>(&'a mut Vec<u8>);
 
 impl Batch {
     pub(super) fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message<'_>)) {
+        self.message_of(NFPROTO_INET, kind, flags, fill);
+    }
+
+    /// About packets of another family.
+    pub(super) fn message_of(&mut self, family: u8, kind: u16, flags: u16, fill: impl FnOnce(&mut Message<'_>)) {
         if self.bytes.is_empty() {
             self.raw(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
         }
-        self.raw(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, NFPROTO_INET, 0, fill);
+        self.raw(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, family, 0, fill);
     }
 
     /// With an answer for the last message.
@@ -126,7 +131,19 @@ impl Batch {
     }
 }
 
+impl<'a> Message<'a> {
+    /// Attributes alone.
+    pub(super) fn at_end_of(bytes: &'a mut Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
 impl Message<'_> {
+    /// Attributes that are written already.
+    pub(super) fn raw(&mut self, attributes: &[u8]) {
+        self.0.extend(attributes);
+    }
+
     pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         self.0.extend((value.len() as u16 + 4).to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());

@@ -11,6 +11,8 @@
 //! To both ends that looks like a network that loses packets for a while, so TCP sends them again.
 
 mod message;
+pub mod ruleset;
+pub mod tracking;
 
 use crate::descriptor::adopt;
 use message::*;
@@ -339,6 +341,28 @@ fn open() -> Result<OwnedFd, Errno> {
     Errno::result(made).map(adopt)
 }
 
+/// Names of the sets of ipset(8) that the calling thread's network namespace has: linux/netfilter/ipset/ip_set.h.
+///
+/// # Errors
+/// Those of netlink.
+pub fn ipsets() -> Result<Vec<String>, Errno> {
+    const LIST: u16 = 6 << 8 | 7;
+    /// `struct nfgenmsg`, and IPSET_ATTR_PROTOCOL with its value IPSET_PROTOCOL.
+    const ASKED: [u8; 12] = [0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
+    const IPSET_ATTR_SETNAME: u16 = 2;
+    let told = match crate::route::netfilter(LIST, &ASKED) {
+        // Not in this kernel.
+        Err(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EINVAL) => return Ok(Vec::new()),
+        told => told?,
+    };
+    let name = |answer: &Vec<u8>| {
+        let mut all = crate::route::attributes(answer.get(4..)?);
+        let (_, name) = all.find(|(kind, _)| *kind == IPSET_ATTR_SETNAME)?;
+        Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
+    };
+    told.iter().map(|answer| name(answer).ok_or(Errno::EPROTO)).collect()
+}
+
 /// Has a transaction done, and waits for the answer.
 fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     use nix::sys::socket::{
@@ -361,6 +385,22 @@ fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
         0 => Ok(()),
         error => Err(Errno::from_raw(-error)),
     }
+}
+
+/// Has one message done that is no part of a transaction.
+fn perform_alone(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> Result<(), Errno> {
+    let mut bytes = ((NETLINK_HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(body);
+    perform(socket, &bytes)
+}
+
+#[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a test that can't run says why")]
+fn skip(program: &str) {
+    println!("skip: {program} is not installed");
 }
 
 #[cfg(test)]

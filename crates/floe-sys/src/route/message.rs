@@ -37,25 +37,33 @@ pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// A message to the kernel.
-pub(super) struct Request(Vec<u8>);
+pub(super) struct Request {
+    /// NETLINK_*.
+    to: i32,
+    bytes: Vec<u8>,
+}
 
 impl Request {
     pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+        Self::to(libc::NETLINK_ROUTE, kind, flags, body)
+    }
+
+    fn to(to: i32, kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = ((HEAD + body.len()) as u32).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend((flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
         // Sequence number and port.
         bytes.extend([0; 8]);
         bytes.extend(body);
-        Self(bytes)
+        Self { to, bytes }
     }
 
     fn send(&self) -> Result<OwnedFd, Errno> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: numbers.
-        let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, self.to) };
         let socket = Errno::result(socket).map(adopt)?;
-        send(socket.as_raw_fd(), &self.0, MsgFlags::empty())?;
+        send(socket.as_raw_fd(), &self.bytes, MsgFlags::empty())?;
         Ok(socket)
     }
 
@@ -73,6 +81,9 @@ impl Request {
             let got = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
             let mut rest = buffer.get(..got).ok_or(Errno::EMSGSIZE)?;
             while let Some((kind, body, behind)) = split(rest) {
+                if is_interrupted(rest) {
+                    return Err(Errno::EINTR);
+                }
                 match kind {
                     NLMSG_DONE => return Ok(all),
                     NLMSG_ERROR => {
@@ -101,6 +112,20 @@ fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let body = bytes.get(HEAD..length)?;
     let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     Some((u16::from_ne_bytes([head[4], head[5]]), body, behind))
+}
+
+/// Whether things changed while the kernel told them.
+fn is_interrupted(message: &[u8]) -> bool {
+    let flags = message.get(6..8).map(|two| u16::from_ne_bytes([two[0], two[1]]));
+    flags.is_some_and(|flags| flags & libc::NLM_F_DUMP_INTR as u16 != 0)
+}
+
+/// All that the packet filter has of a kind (NETLINK_NETFILTER): bodies.
+///
+/// # Errors
+/// Those of netlink; EINTR where it changed meanwhile.
+pub fn netfilter(kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    Request::to(libc::NETLINK_NETFILTER, kind, libc::NLM_F_DUMP as u16, body).answers()
 }
 
 /// All that the kernel has of a kind.

@@ -9,7 +9,62 @@ pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
     ("foreign-segment", foreign_segment),
     ("network-device", network_device),
+    ("legacy-filter", legacy_filter),
+    ("ipset", ipset),
+    ("owned-table", owned_table),
 ];
+
+fn legacy_filter(_: &Stage) -> io::Result<Check> {
+    run(
+        "iptables-legacy",
+        &["-A", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"],
+    )?;
+    Ok(Box::new(|findings: &mut Findings| {
+        let now = run(
+            "iptables-legacy",
+            &["-C", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"],
+        );
+        findings.that(now.is_ok(), "the rule is gone");
+    }))
+}
+
+fn ipset(_: &Stage) -> io::Result<Check> {
+    run("ipset", &["create", "victims", "hash:ip"])?;
+    Ok(Box::new(|findings: &mut Findings| {
+        findings.that(run("ipset", &["list", "victims"]).is_ok(), "the set is gone");
+    }))
+}
+
+/// Which goes with the process that made it.
+fn owned_table(_: &Stage) -> io::Result<Check> {
+    let mut child = std::process::Command::new("nft")
+        .args(["-i"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let mut input = child.stdin.take().ok_or(io::Error::other("no pipe"))?;
+    io::Write::write_all(&mut input, b"add table ip owned { flags owner; }\n")?;
+    let is_there = || {
+        let listed = std::process::Command::new("nft").args(["list", "tables"]).output();
+        listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("owned"))
+    };
+    if !victims::wait_until(is_there) {
+        return Err(io::Error::other("nft makes no table with an owner"));
+    }
+    Ok(Box::new(move |findings: &mut Findings| {
+        let _open = (&child, &input);
+        findings.that(is_there(), "the table is gone");
+    }))
+}
+
+fn run(program: &str, line: &[&str]) -> io::Result<()> {
+    let output = std::process::Command::new(program).args(line).output()?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+}
 
 fn mount(stage: &Stage) -> io::Result<Check> {
     let path = stage.path("mount");

@@ -1,0 +1,106 @@
+//! Packet filters: in an own network namespace alone, and such that the kernel can be told them message by message.
+
+use super::ensure;
+use crate::{
+    Image,
+    record::{FilterTableRecord, NamespaceOrigin, PacketFilterRecord},
+};
+
+/// The most handles without anything: the kernel gives them one by one.
+const MOST_SKIPPED: u64 = 1 << 20;
+/// Bytes before the value of an attribute of netlink.
+const HEAD: usize = 4;
+/// Bytes of a message's attributes, by far.
+const MOST: usize = 1 << 20;
+/// An attribute says its length in 16 bits.
+const MOST_OF_ELEMENT: usize = 60_000;
+
+/// A packet filter that can't have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FilterFault {
+    /// Rules outside of any namespace.
+    #[error("there are rules of a packet filter, but no network namespace of their own")]
+    Namespace,
+    /// A table that no kernel has.
+    #[error("table {handle} of the packet filter {fault}")]
+    Table {
+        /// Its number.
+        handle: u64,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// Handles.
+    #[error("between the handles of the packet filter too many are missing")]
+    Skipped,
+    /// A connection that no kernel tracks.
+    #[error("tracked connection {0} has no attributes of netlink")]
+    Connection(usize),
+}
+
+pub(super) fn check(image: &Image) -> Result<(), FilterFault> {
+    let record = &image.sandbox().packet_filter;
+    let own = image.sandbox().net == NamespaceOrigin::Own;
+    ensure(own || *record == PacketFilterRecord::default(), || {
+        FilterFault::Namespace
+    })?;
+    let (mut last, mut skipped) = (0, 0_u64);
+    for table in &record.tables {
+        ensure(table.handle > last, || FilterFault::Table {
+            handle: table.handle,
+            fault: "is not behind the one before it",
+        })?;
+        skipped = skipped.saturating_add(table.handle - last - 1);
+        skipped = skipped.saturating_add(check_table(table)?);
+        last = table.handle;
+    }
+    ensure(skipped <= MOST_SKIPPED, || FilterFault::Skipped)?;
+    let bad = record
+        .connections
+        .iter()
+        .position(|connection| !are_attributes(&connection.attributes));
+    bad.map_or(Ok(()), |index| Err(FilterFault::Connection(index)))
+}
+
+/// How many handles it lacks.
+fn check_table(table: &FilterTableRecord) -> Result<u64, FilterFault> {
+    let fault = |fault| FilterFault::Table {
+        handle: table.handle,
+        fault,
+    };
+    ensure(are_attributes(&table.attributes), || {
+        fault("has no attributes of netlink")
+    })?;
+    let mut handles = Vec::with_capacity(table.parts.len());
+    for part in &table.parts {
+        handles.push(part.handle);
+        ensure(are_attributes(&part.attributes), || {
+            fault("has a part without attributes of netlink")
+        })?;
+        let elements = &part.elements;
+        let possible = |element: &Vec<u8>| element.len() <= MOST_OF_ELEMENT && are_attributes(element);
+        ensure(elements.iter().all(possible), || {
+            fault("has an element without attributes of netlink")
+        })?;
+    }
+    handles.sort_unstable();
+    let distinct = handles.windows(2).all(|two| two[0] < two[1]);
+    ensure(distinct && handles.first() != Some(&0), || {
+        fault("has parts with impossible handles")
+    })?;
+    Ok(handles.last().map_or(0, |last| last - handles.len() as u64))
+}
+
+/// Whether the bytes are attributes, each as long as it says, up to the end.
+fn are_attributes(mut bytes: &[u8]) -> bool {
+    if bytes.is_empty() || bytes.len() > MOST {
+        return false;
+    }
+    while let Some(head) = bytes.get(..HEAD) {
+        let length = usize::from(u16::from_le_bytes([head[0], head[1]]));
+        match bytes.get(length.next_multiple_of(HEAD)..) {
+            Some(behind) if length >= HEAD => bytes = behind,
+            _ => return false,
+        }
+    }
+    bytes.is_empty()
+}
