@@ -1,7 +1,7 @@
 //! PID 1 of a sandbox, from its birth to its exec.
 
 use crate::{
-    init,
+    init, link,
     message::{self, kind},
     spec::{Console, Origin, SandboxSpec},
 };
@@ -75,7 +75,7 @@ fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
 }
 
 fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {
-    await_message(monitor, kind::PLACED)?;
+    let told = await_message(monitor, kind::PLACED)?;
     setsid().map_err(failed("make a session"))?;
     if spec.cgroup == Origin::Own {
         unshare(CloneFlags::CLONE_NEWCGROUP).map_err(failed("make a cgroup namespace"))?;
@@ -90,6 +90,9 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
     }
     if spec.net == Origin::Own {
         floe_sys::network::raise_loopback().map_err(failed("raise the loopback device"))?;
+    }
+    if spec.link.is_some() {
+        link::raise_inside(&told).map_err(failed("raise the network device eth0"))?;
     }
     if spec.mount == Origin::Own {
         mounts(spec.has_devpts())?;
@@ -107,9 +110,9 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
     message::put(monitor, kind::READY, &[]).map_err(failed("tell the monitor"))
 }
 
-fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<(), Failure> {
+fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<Vec<u8>, Failure> {
     match message::get(monitor) {
-        Ok(Some((got, _))) if got == wanted => Ok(()),
+        Ok(Some((got, payload))) if got == wanted => Ok(payload),
         Ok(_) => Err((Errno::EPIPE, "hear from the monitor".to_owned())),
         Err(error) => Err((error, "hear from the monitor".to_owned())),
     }

@@ -183,6 +183,12 @@ impl Launch {
         &self.state.name
     }
 
+    /// What is written down of it.
+    #[must_use]
+    pub fn state(&self) -> &SandboxState {
+        &self.state
+    }
+
     /// Its folder in the state directory.
     #[must_use]
     pub fn folder(&self) -> &std::path::Path {

@@ -1,6 +1,6 @@
 //! What a sandbox is to be.
 
-use crate::WindowSize;
+use crate::{WindowSize, link::LinkSpec};
 use floe_cgroup::Limits;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -51,8 +51,10 @@ pub struct SandboxSpec {
     pub uts: Origin,
     /// IPC namespace.
     pub ipc: Origin,
-    /// Network namespace; an own one has the loopback device alone.
+    /// Network namespace; an own one has the loopback device alone, and what `link` says.
     pub net: Origin,
+    /// What joins an own network namespace to the host's.
+    pub link: Option<LinkSpec>,
     /// Cgroup namespace.
     pub cgroup: Origin,
     /// Mount namespace; an own one has a private /proc.
@@ -83,6 +85,7 @@ impl Default for SandboxSpec {
             uts: Origin::Own,
             ipc: Origin::Own,
             net: Origin::Host,
+            link: None,
             cgroup: Origin::Own,
             mount: Origin::Own,
             devpts: Origin::Host,

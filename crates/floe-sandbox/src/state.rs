@@ -2,6 +2,7 @@
 
 use crate::{
     launch::unique_name,
+    link::LinkState,
     spec::{Origin, SandboxSpec},
 };
 use floe_cgroup::{Cgroup, CgroupError, Cgroups, Hierarchies};
@@ -102,6 +103,8 @@ pub struct SandboxState {
     pub command: Vec<String>,
     /// Its streams.
     pub console: ConsoleState,
+    /// What joins it to the host's network, where it has a network of its own.
+    pub link: Option<LinkState>,
     /// Whether it has a mount namespace of its own.
     pub mount: Origin,
 }
@@ -304,6 +307,7 @@ impl SandboxState {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
             console: ConsoleState::Pipes([None; 3]),
+            link: None,
             mount: spec.mount,
         }
     }

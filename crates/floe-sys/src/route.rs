@@ -1,12 +1,13 @@
 //! Network devices, their addresses and routes: rtnetlink(7), in the network namespace of the calling thread.
 
+pub mod ipv4;
 mod link;
 mod make;
 mod message;
 mod namespace;
 
 pub use link::{Link, TunLink, link, set_link};
-pub use make::{VethEnd, make_bridge, make_veth};
+pub use make::{VethEnd, make_bridge, make_veth, remove};
 pub use message::{attributes, netfilter};
 pub use namespace::namespace_number;
 

@@ -4,7 +4,7 @@ use super::limits::ShownLimits;
 use crate::{Context, failure::Outcome, output};
 use clap::Args;
 use floe_cgroup::Limits;
-use floe_sandbox::{Sandbox, Status, tasks};
+use floe_sandbox::{LinkState, Sandbox, Status, tasks};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -28,6 +28,8 @@ struct Row {
     status: Option<i32>,
     cgroup: Option<String>,
     limits: ShownLimits,
+    address: Option<String>,
+    published: Vec<String>,
     created: u64,
     command: Vec<String>,
 }
@@ -58,6 +60,8 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
                 },
                 cgroup: state.cgroup.as_deref().map(|path| path.display().to_string()),
                 limits: limits(sandbox),
+                address: state.link.as_ref().map(|link| link.address.to_string()),
+                published: published(state.link.as_ref()),
                 created: state.created,
                 command: state.command.clone(),
             }
@@ -67,17 +71,33 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
         output::json(&rows)?;
         return Ok(0);
     }
+    // Only where some sandbox has one.
+    let joined = rows.iter().any(|row| row.address.is_some());
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
             let state = row
                 .status
                 .map_or(row.state.to_owned(), |status| format!("{} ({status})", row.state));
-            vec![row.name.clone(), state, row.pid.to_string(), row.command.join(" ")]
+            let address = row.address.clone().unwrap_or_else(|| "-".to_owned());
+            let place = [&[address], &row.published[..]].concat().join(" ");
+            let mut cells = vec![row.name.clone(), state, row.pid.to_string()];
+            cells.extend(joined.then_some(place));
+            cells.push(row.command.join(" "));
+            cells
         })
         .collect();
-    output::table(&["NAME", "STATE", "PID", "COMMAND"], &cells);
+    let mut titles = vec!["NAME", "STATE", "PID"];
+    titles.extend(joined.then_some("ADDRESS"));
+    titles.push("COMMAND");
+    output::table(&titles, &cells);
     Ok(0)
+}
+
+/// Ports of the host.
+fn published(link: Option<&LinkState>) -> Vec<String> {
+    let ports = link.iter().flat_map(|link| &link.published);
+    ports.map(ToString::to_string).collect()
 }
 
 /// Those in force; none of a sandbox that has ended.

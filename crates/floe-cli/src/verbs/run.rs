@@ -10,7 +10,9 @@ use clap::{
     Args, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use floe_sandbox::{Client, Console, First, Launch, Origin, Others, SandboxSpec, Signals, WindowSize, become_root};
+use floe_sandbox::{
+    Client, Console, First, Launch, LinkSpec, Origin, Others, Published, SandboxSpec, Signals, WindowSize, become_root,
+};
 use floe_sys::descriptor;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
@@ -48,9 +50,13 @@ pub struct Run {
     init: bool,
     #[command(flatten)]
     map: Map,
-    /// The host's network, or none but loopback.
+    /// Its network.
     #[arg(long, value_enum, default_value = "host")]
     net: Net,
+    /// A port of the host that is one of the sandbox, with --net new: HOSTPORT:PORT, of TCP, or with /udp behind it of UDP. May be
+    /// given several times.
+    #[arg(short, long, value_name = "HOSTPORT:PORT[/udp]", value_parser = published)]
+    publish: Vec<Published>,
     #[command(flatten)]
     limits: LimitArguments,
     /// The command.
@@ -60,8 +66,29 @@ pub struct Run {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Net {
+    /// The host's.
     Host,
+    /// One of its own, with loopback alone.
     None,
+    /// One of its own, joined to the host's by a pair of devices with addresses of 10.241.0.0/16: eth0 inside. Others are
+    /// reached where the host forwards (net.ipv4.ip_forward), else the host alone. Names are looked up as the sandbox's
+    /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. Only root may join it.
+    New,
+}
+
+fn published(text: &str) -> Result<Published, String> {
+    let (ports, udp) = match text.split_once('/') {
+        Some((ports, "udp")) => (ports, true),
+        Some((ports, "tcp")) => (ports, false),
+        Some(_) => return Err("a port is of tcp or udp".to_owned()),
+        None => (text, false),
+    };
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    let both = ports
+        .split_once(':')
+        .and_then(|(host, inside)| Some((port(host)?, port(inside)?)));
+    both.map(|(host, inside)| Published { udp, host, inside })
+        .ok_or_else(|| format!("{text:?} is not HOSTPORT:PORT, e.g. 8080:80"))
 }
 
 /// Parses a variable and its value.
@@ -116,6 +143,10 @@ impl Map {
 
 impl Run {
     fn spec(&self) -> anyhow::Result<SandboxSpec> {
+        anyhow::ensure!(
+            self.publish.is_empty() || self.net == Net::New,
+            "ports are published with --net new alone"
+        );
         let console = if self.tty {
             let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
             Console::Terminal { window, index: 0 }
@@ -131,11 +162,14 @@ impl Run {
                 .clone()
                 .or_else(|| std::env::current_dir().ok().map(Into::into)),
             hostname: self.hostname.clone(),
-            net: if self.net == Net::None {
-                Origin::Own
-            } else {
-                Origin::Host
+            net: match self.net {
+                Net::Host => Origin::Host,
+                Net::None | Net::New => Origin::Own,
             },
+            link: (self.net == Net::New).then(|| LinkSpec {
+                published: self.publish.clone(),
+                address: None,
+            }),
             init: self.init,
             limits: self.limits.limits()?,
             console,
@@ -154,6 +188,9 @@ impl Run {
         become_root(self.map.others())?;
         let launch = Launch::begin(&context.state_dir, &spec, First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
+        if launch.state().link.as_ref().is_some_and(|link| !link.forwarded) {
+            context.tell("this host forwards nothing (net.ipv4.ip_forward is 0): the sandbox reaches the host alone");
+        }
         if self.detach {
             launch.exec().map_err(failed)?;
             launch.commit().map_err(failed)?;

@@ -8,6 +8,7 @@ mod typed;
 
 use crate::{
     first::Program,
+    link::Link,
     message::{self, kind},
     spec::SandboxSpec,
     state::{SandboxState, StateDir, Status},
@@ -88,6 +89,8 @@ struct Monitor {
     clients: Clients,
     phase: Phase,
     remove: bool,
+    /// It goes with this.
+    link: Option<Link>,
 }
 
 /// What a descriptor that poll reports belongs to.
@@ -114,6 +117,7 @@ impl Monitor {
             clients: setup.clients,
             phase: Phase::Launching,
             remove: spec.remove,
+            link: setup.link,
         }
     }
 
@@ -279,6 +283,7 @@ impl Monitor {
             return self.abandon();
         }
         let checkpointed = self.clients.end_announced();
+        self.link = None;
         self.remove_cgroups();
         if checkpointed || self.remove {
             self.remove_folder();
@@ -299,7 +304,7 @@ impl Monitor {
     }
 
     /// The launcher is gone or gave up: nothing may be left behind.
-    fn abandon(self) -> i32 {
+    fn abandon(mut self) -> i32 {
         if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
             tracing::debug!(%error, "PID 1 is gone already");
         }
@@ -309,6 +314,7 @@ impl Monitor {
         }
         // Already reaped, or reaped now; either way it is gone.
         let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        self.link = None;
         self.remove_cgroups();
         self.remove_folder();
         1

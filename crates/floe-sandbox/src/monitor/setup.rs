@@ -7,6 +7,7 @@ use super::{
 use crate::{
     first::{self, Program},
     launch::unique_name,
+    link::{Link, LinkSpec, LinkState},
     message::{self, kind},
     spec::{Console, SandboxSpec},
     state::{ConsoleState, SandboxState, StateDir, StateError},
@@ -20,6 +21,7 @@ use nix::{
 };
 use std::{
     error::Error,
+    fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
 };
@@ -33,6 +35,7 @@ pub struct Setup {
     pub first: OwnedFd,
     pub console: ConsoleEnds,
     pub clients: Clients,
+    pub link: Option<Link>,
 }
 
 /// Errno and what was attempted.
@@ -137,7 +140,10 @@ impl Setup {
         let pid = Pid::new(child.as_raw());
         let pidfd = descriptor::pidfd_open(pid).map_err(failed("open a pidfd of PID 1"))?;
         cgroups.add(pid).map_err(|error| cgroup_failed(&error))?;
-        message::put(&near, kind::PLACED, &[]).map_err(failed("talk to PID 1"))?;
+        let link = spec.link.as_ref().map(|link| join(link, name, pid)).transpose()?;
+        state.link = link.as_ref().map(|link| link.state().clone());
+        let told = state.link.as_ref().map(LinkState::to_bytes).unwrap_or_default();
+        message::put(&near, kind::PLACED, &told).map_err(failed("talk to PID 1"))?;
         hear(&near, kind::MOUNTED)?;
         let console = open_console(spec, pid, pipes, &folder, &mut state)?;
         message::put(&near, kind::CONSOLE, &[]).map_err(failed("talk to PID 1"))?;
@@ -157,8 +163,20 @@ impl Setup {
             first: near,
             console,
             clients,
+            link,
         })
     }
+}
+
+/// Joins the network of PID 1 to the host's.
+fn join(link: &LinkSpec, name: &str, pid: Pid) -> Result<Link, Failure> {
+    let inside = File::open(format!("/proc/{pid}/ns/net")).map_err(|error| {
+        (
+            Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+            "open the network namespace of PID 1".to_owned(),
+        )
+    })?;
+    Link::make(link, name, inside.as_fd())
 }
 
 fn keep_list(program: &Program, monitor: &OwnedFd, streams: &[Option<OwnedFd>; 3]) -> Vec<i32> {

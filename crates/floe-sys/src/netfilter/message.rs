@@ -179,20 +179,30 @@ impl Message<'_> {
 
     /// Goes on only where the first register holds this.
     pub(super) fn compare(&mut self, value: &[u8]) {
+        self.compare_by(NFT_CMP_EQ, value);
+    }
+
+    /// By NFT_CMP_*.
+    pub(super) fn compare_by(&mut self, operator: u32, value: &[u8]) {
         self.expression("cmp", |data| {
             data.number(NFTA_CMP_SREG, NFT_REG_1);
-            data.number(NFTA_CMP_OP, NFT_CMP_EQ);
+            data.number(NFTA_CMP_OP, operator);
             data.nest(NFTA_CMP_DATA, |nested| nested.attribute(NFTA_DATA_VALUE, value));
         });
     }
 
     /// Loads what is known of a packet, NFT_META_*, and goes on only where it is this.
     pub(super) fn compare_known(&mut self, key: u32, value: &[u8]) {
+        self.load_known(key);
+        self.compare(value);
+    }
+
+    /// Loads that into the first register.
+    pub(super) fn load_known(&mut self, key: u32) {
         self.expression("meta", |data| {
             data.number(NFTA_META_DREG, NFT_REG_1);
             data.number(NFTA_META_KEY, key);
         });
-        self.compare(value);
     }
 
     pub(super) fn drop(&mut self) {

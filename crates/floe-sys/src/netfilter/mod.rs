@@ -13,6 +13,7 @@
 mod message;
 pub mod ruleset;
 pub mod tracking;
+mod way;
 
 use crate::descriptor::adopt;
 use message::*;
@@ -21,6 +22,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
+pub use way::{OpenWay, PublishedPort, Way};
 
 /// The two ends of a connection.
 pub type Connection = (SocketAddr, SocketAddr);

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
@@ -70,4 +71,14 @@ fn make(mut body: Vec<u8>, kind: &str, data: &[u8]) -> Result<(), Errno> {
     }
     attribute(&mut body, IFLA_LINKINFO, &information);
     Request::new(RTM_NEWLINK, NEW, &body).perform()
+}
+
+/// Takes a device away.
+///
+/// # Errors
+/// ENODEV where there is none of this name.
+pub fn remove(name: &str) -> Result<(), Errno> {
+    let mut body = vec![0; HEAD];
+    attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+    Request::new(RTM_DELLINK, 0, &body).perform()
 }

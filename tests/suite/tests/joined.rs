@@ -1,0 +1,249 @@
+//! Sandboxes that are joined to the host's network (`--net new`), the host being a network namespace of each test's own: who
+//! reaches whom, and that nothing is left whatever ends.
+
+use floe_suite::{Host, enter_own_network, has, json, run, signal, spawn, until};
+use std::{
+    fs,
+    io::Read,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Child, Command},
+    time::Duration,
+};
+
+/// Answers with the other end's address, at port 8000.
+const SERVER: &str = "
+import socket
+server = socket.create_server(('', 8000))
+while True:
+    end, (address, _) = server.accept()
+    end.sendall(address.encode())
+    end.close()
+";
+
+/// Kills of `floe run`.
+const KILLS: u32 = 12;
+
+/// A host of the test's own that forwards, or does not; `None` where its tools are missing.
+fn host(forwards: bool) -> Option<Host> {
+    if !has("ip") || !has("nft") {
+        return None;
+    }
+    enter_own_network();
+    fs::write("/proc/sys/net/ipv4/ip_forward", if forwards { "1" } else { "0" }).expect("set");
+    Some(Host::new())
+}
+
+fn ip(line: &str) {
+    let _ = run(Command::new("ip").args(line.split(' '))).expect_done();
+}
+
+fn start(host: &Host, name: &str, options: &[&str]) -> Ipv4Addr {
+    let line = [&["run", "-d", "--name", name, "--net", "new"], options].concat();
+    host.done(&[&line[..], &["--", "python3", "-c", SERVER]].concat());
+    let address = entry(host, name)["address"].as_str().expect("an address").parse();
+    address.expect("an address")
+}
+
+fn entry(host: &Host, name: &str) -> serde_json::Value {
+    let list = json(&host.done(&["ps", "--json"]));
+    let entries = list.as_array().expect("a list");
+    entries.iter().find(|entry| entry["name"] == name).expect("it").clone()
+}
+
+/// What a server says, when it is there.
+fn ask(place: (Ipv4Addr, u16)) -> String {
+    let mut end = None;
+    until("a server", || {
+        end = TcpStream::connect_timeout(&place.into(), Duration::from_secs(1)).ok();
+        end.is_some()
+    });
+    let mut said = String::new();
+    end.expect("an end").read_to_string(&mut said).expect("read");
+    said
+}
+
+/// The same from inside.
+fn ask_from(host: &Host, name: &str, place: (Ipv4Addr, u16)) -> String {
+    let asks = format!(
+        "import socket; e = socket.create_connection(('{}', {}), 20); print(e.recv(99).decode())",
+        place.0, place.1
+    );
+    host.done(&["exec", name, "--", "python3", "-c", &asks])
+        .trim()
+        .to_owned()
+}
+
+/// Devices and rules.
+fn left() -> String {
+    let devices = run(Command::new("ip").args(["-br", "link"])).expect_done();
+    let floes: Vec<&str> = devices.lines().filter(|line| line.starts_with("floe")).collect();
+    floes.join("\n") + &run(Command::new("nft").args(["list", "ruleset"])).expect_done()
+}
+
+fn nothing_is_left() {
+    until("the end of devices and rules", || left().is_empty());
+}
+
+#[test]
+fn host_and_sandbox_reach_each_other() {
+    let Some(host) = host(true) else { return };
+    let name = host.name("job");
+    let address = start(&host, &name, &["-p", "8080:8000"]);
+    let gateway = Ipv4Addr::from(u32::from(address) - 1);
+    assert_eq!(ask((address, 8000)), gateway.to_string());
+    assert_eq!(
+        ask((Ipv4Addr::LOCALHOST, 8080)),
+        gateway.to_string(),
+        "the published port"
+    );
+    let listener = TcpListener::bind((gateway, 0)).expect("bind");
+    let port = listener.local_addr().expect("an address").port();
+    let answer = std::thread::spawn(move || {
+        let (mut end, from) = listener.accept().expect("accept");
+        std::io::Write::write_all(&mut end, from.ip().to_string().as_bytes()).expect("write");
+    });
+    assert_eq!(ask_from(&host, &name, (gateway, port)), address.to_string());
+    answer.join().expect("an answer");
+    assert_eq!(entry(&host, &name)["published"], serde_json::json!(["8080:8000"]));
+    assert!(host.done(&["ps"]).contains(&format!("{address} 8080:8000")));
+    host.done(&["rm", "-f", &name]);
+    nothing_is_left();
+}
+
+/// A machine beyond the host.
+struct Far(Child);
+
+impl Far {
+    fn new() -> Self {
+        let child = spawn(Command::new("unshare").args(["-n", "--", "python3", "-c", SERVER]));
+        let far = Self(child);
+        let process = far.0.id();
+        let namespace = || fs::read_link(format!("/proc/{process}/ns/net")).expect("a namespace");
+        let own = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
+        until("a network namespace", || namespace() != own);
+        ip(&format!("link add out type veth peer name far netns {process}"));
+        ip("addr add 192.0.2.1/24 dev out");
+        ip("link set out up");
+        for line in ["addr add 192.0.2.9/24 dev far", "link set far up"] {
+            let line = format!("-t {process} -n ip {line}");
+            let _ = run(Command::new("nsenter").args(line.split(' '))).expect_done();
+        }
+        far
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.0.kill().expect("kill");
+        self.0.wait().expect("wait");
+    }
+}
+
+#[test]
+fn others_are_reached_where_the_host_forwards() {
+    let Some(host) = host(true) else { return };
+    let far = Far::new();
+    let name = host.name("job");
+    start(&host, &name, &["-p", "8080:8000"]);
+    assert_eq!(
+        ask_from(&host, &name, ([192, 0, 2, 9].into(), 8000)),
+        "192.0.2.1",
+        "it has the host's address"
+    );
+    let asks = "import socket; print(socket.create_connection(('192.0.2.1', 8080), 20).recv(99).decode())";
+    let line = format!("-t {} -n python3 -c", far.0.id());
+    let mut command = Command::new("nsenter");
+    let said = run(command.args(line.split(' ')).arg(asks)).expect_done();
+    assert_eq!(said.trim(), "192.0.2.9", "who comes keeps the address");
+}
+
+#[test]
+fn a_host_that_does_not_forward_is_said() {
+    let Some(host) = host(false) else { return };
+    let outcome = host.floe(&["run", "--net", "new", "--", "true"]);
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert!(outcome.err.contains("net.ipv4.ip_forward is 0"), "{}", outcome.err);
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read");
+    assert_eq!(setting.trim(), "0", "it is the host's affair");
+    nothing_is_left();
+}
+
+#[test]
+fn each_sandbox_has_addresses_that_nobody_has() {
+    let Some(host) = host(true) else { return };
+    let names = ["one", "two"].map(|name| host.name(name));
+    let [one, two] = [0, 1].map(|index| start(&host, &names[index], &[]));
+    assert_ne!(one, two);
+    host.done(&["rm", "-f", &names[0]]);
+    nothing_of(one);
+    assert_eq!(start(&host, &names[0], &[]), one, "a name has the same address again");
+    host.done(&["rm", "-f", &names[0]]);
+    nothing_of(one);
+    // Somebody else has it.
+    ip(&format!("addr add {one}/32 dev lo"));
+    assert_ne!(start(&host, &names[0], &[]), one);
+}
+
+fn nothing_of(address: Ipv4Addr) {
+    let gateway = Ipv4Addr::from(u32::from(address) - 1).to_string();
+    until("the end of a device", || {
+        !run(Command::new("ip").args(["-br", "addr"]))
+            .expect_done()
+            .contains(&gateway)
+    });
+}
+
+#[test]
+fn nothing_is_left_whenever_floe_or_its_monitor_is_killed() {
+    let Some(host) = host(true) else { return };
+    for kill in 0..KILLS {
+        let name = host.name(&format!("job{kill}"));
+        let mut command = host.command(&["run", "--name", &name, "--net", "new", "--", "sleep", "1000"]);
+        let mut floe = spawn(&mut command);
+        std::thread::sleep(Duration::from_millis(u64::from(kill) * 5));
+        floe.kill().expect("kill");
+        floe.wait().expect("wait");
+        let outcome = host.floe(&["rm", "-f", &name]);
+        assert!(
+            outcome.status == 0 || outcome.err.contains("there is no sandbox"),
+            "{}",
+            outcome.err
+        );
+        nothing_is_left();
+    }
+    let name = host.name("job");
+    start(&host, &name, &[]);
+    let state = fs::read(host.path("state").join(&name).join("state.json")).expect("read");
+    let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+    signal(state["monitor"].as_i64().expect("a PID") as i32, 9);
+    until("the end of the rules", || !left().contains("table"));
+    host.done(&["rm", "-f", &name]);
+    nothing_is_left();
+}
+
+#[test]
+fn what_can_not_be_is_said() {
+    let Some(host) = host(true) else { return };
+    let usage = host.floe(&["run", "-p", "80:80", "--", "true"]);
+    assert!(
+        usage.status != 0 && usage.err.contains("--net new alone"),
+        "{}",
+        usage.err
+    );
+    for text in ["80", "0:80", "80:x", "1:2/sctp"] {
+        let wrong = host.floe(&["run", "--net", "new", "-p", text, "--", "true"]);
+        assert_eq!(wrong.status, 2, "{text}: {}", wrong.err);
+    }
+    ip("addr add 10.241.0.1/16 dev lo");
+    let full = host.floe(&["run", "--net", "new", "--", "true"]);
+    assert_eq!(full.status, 125, "{}", full.err);
+    assert!(full.err.contains("10.241.0.0/16"), "{}", full.err);
+    let ordinary = Host::of_ordinary_user();
+    let refused = ordinary.floe(&["run", "--net", "new", "--", "true"]);
+    assert!(
+        refused.status == 125 && refused.err.contains("only root may"),
+        "{}",
+        refused.err
+    );
+    nothing_is_left();
+}
