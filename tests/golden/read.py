@@ -152,7 +152,7 @@ packet_filter = fields(
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
-    has_init=boolean, pid_namespaces=several(fields(parent=u32)), proc_shows=u32,
+    has_init=boolean, pid_namespaces=several(fields(parent=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc, packet_filter=packet_filter,
 )
@@ -268,7 +268,7 @@ node = fields(
 filesystem = fields(
     id=u32,
     kind=choice(("Tmpfs", None), ("Proc", None), ("Sysfs", None), ("Mqueue", None), ("Devpts", None), ("Overlay", None)),
-    source=raw, options=several(fields(key=text, value=optional(raw))), read_only=boolean, nodes=several(node),
+    source=raw, options=several(fields(key=text, value=optional(raw))), pid_namespace=u32, read_only=boolean, nodes=several(node),
 )
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(

@@ -182,7 +182,6 @@ impl Inspected {
         }
         let (mut sandbox, mounts) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
-        sandbox.proc_shows = ns::pids::shown_by(&contents.inside(0, b"/proc"), &held.tree) as u32;
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
             sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
@@ -399,7 +398,6 @@ fn sandbox(
         devpts,
         has_init,
         pid_namespaces: ns::pids::records(&held.tree),
-        proc_shows: 0,
         ended_leaders: Vec::new(),
         console: streams.record(&files.input),
         log: streams.log,

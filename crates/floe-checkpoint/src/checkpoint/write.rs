@@ -93,7 +93,7 @@ fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), 
     writer.record(&inspected.header)?;
     writer.record(&inspected.sandbox)?;
     let mounts = &inspected.mounts;
-    mounts.namespace.iter().try_for_each(|record| writer.record(record))?;
+    mounts.namespaces.iter().try_for_each(|record| writer.record(record))?;
     mounts.filesystems.iter().try_for_each(|record| writer.record(record))?;
     inspected
         .processes

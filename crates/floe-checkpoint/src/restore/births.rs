@@ -98,21 +98,13 @@ impl World<'_> {
     }
 
     /// PID 1 of a namespace, which is there as long as the namespace is.
-    fn somebody_in(&self, namespace: u32) -> Result<&Puppet, RestoreError> {
+    pub(super) fn somebody_in(&self, namespace: u32) -> Result<&Puppet, RestoreError> {
         match namespace {
             0 => self.seed(),
             other => {
                 let lacking = || RestoreError::Inconsistent(format!("PID namespace {other} has no PID 1"));
                 self.puppet(self.numbering.init(other).ok_or_else(lacking)?)
             }
-        }
-    }
-
-    /// Who is in the PID namespace that /proc is to show, where that is one below the tree's.
-    pub fn who_proc_shows(&self, namespace: u32) -> Result<Option<&Puppet>, RestoreError> {
-        match namespace {
-            0 => Ok(None),
-            below => self.somebody_in(below).map(Some),
         }
     }
 

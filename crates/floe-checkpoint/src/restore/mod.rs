@@ -45,7 +45,7 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
-    ns::{NsError, Roots, mounts::MountError, packet_filter},
+    ns::{NsError, mounts::MountError, packet_filter},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
@@ -57,7 +57,7 @@ use nix::{
 };
 use sharing::{Lending, Memory, Wants};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -345,9 +345,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     world.restore_login(image.sandbox().login)?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("mounts")?;
-    mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
-    // By now it is the one that the tree has.
-    let roots = Roots::new(root_directory(launch.pid1())?, BTreeMap::new());
+    let (roots, unmounted) = mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;
@@ -369,8 +367,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
-        if let Some(inside) = world.who_proc_shows(image.sandbox().proc_shows)? {
-            mounts::show_processes_of(inside, &image, launch.pid1())?;
+        if let Some(mounting) = unmounted {
+            mounts::complete(mounting, &world, launch.pid1())?;
         }
         control.enter("files")?;
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
@@ -410,7 +408,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let mut differences = compared?;
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
-        differences.extend(mounts::compare(&image, launch.pid1())?);
+        differences.extend(mounts::compare(&image, &roots, (&hosts, launch.pid1()))?);
         let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
         differences.extend(filter.into_iter().collect());
         differences.into_result()?;
@@ -492,11 +490,4 @@ fn console_ends(pid1: Pid) -> Result<[OwnedFd; 3], RestoreError> {
         descriptor::pidfd_getfd(pidfd.as_fd(), number).map_err(RestoreError::system("fetch a stream of PID 1"))
     };
     Ok([fetch(0)?, fetch(1)?, fetch(2)?])
-}
-
-fn root_directory(pid1: Pid) -> Result<OwnedFd, RestoreError> {
-    let path = format!("/proc/{pid1}/root");
-    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-    nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())
-        .map_err(RestoreError::system("open the root directory of the new sandbox"))
 }

@@ -1,40 +1,40 @@
 //! The tree's mounts: made in a rehearsal first, in a mount namespace that nobody is in, so that all that stands in the way
 //! shows before anything is made; then in the new sandbox.
 
-use super::{RestoreError, preflight::Obstacle};
+use super::{RestoreError, preflight::Obstacle, tree::World};
 use floe_image::{
     Image,
     record::{
-        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountRecord, MountSource, NamespaceOrigin,
-        PageRun,
+        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountNamespaceRecord, NamespaceOrigin, PageRun,
+        ProcessRecord, ProcessState,
     },
 };
 use floe_resources::{
     mm::Filler,
     ns::{
         Roots,
-        mounts::{self, Given},
+        mounts::{self, Given, Mounting},
         run_inside,
     },
 };
 use floe_sys::{
     Pid,
     descriptor::{pidfd_getfd, pidfd_open},
-    mount::{attach, clone_tree, set_attributes},
+    mount::clone_tree,
     procfs::{MountInfo, mounts_in},
 };
 use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat},
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-    sys::stat::{Mode, fstat},
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    sys::stat::{Mode, fstat, stat},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
-    io::{self, Read},
+    io::Read,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
 };
 
@@ -43,6 +43,10 @@ const FSCONFIG_SET_FLAG: u64 = 0;
 const FSCONFIG_SET_STRING: u64 = 1;
 const FSCONFIG_CMD_CREATE: u64 = 6;
 const CLOEXEC: u64 = 1;
+/// The namespaces of a sandbox that what is mounted depends on.
+const INSIDE: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWNET);
 
 /// Where a tree's files will be found.
 pub struct Rehearsal {
@@ -50,8 +54,6 @@ pub struct Rehearsal {
     devices: BTreeSet<u64>,
     /// What is in the way of its mounts; those that it stopped are not there then.
     pub obstacles: Vec<Obstacle>,
-    /// The mounts are there as long as this is.
-    _namespace: Option<OwnedFd>,
 }
 
 impl Rehearsal {
@@ -60,12 +62,11 @@ impl Rehearsal {
         if !changes_nothing(image) {
             return apart(|| rehearse(image, given));
         }
-        let root = root()?;
+        let roots = own_roots(&proc_directory()?)?;
         Ok(Self {
-            obstacles: lacking(image, given, root.as_fd()),
-            roots: Roots::new(root, BTreeMap::new()),
+            obstacles: lacking(image, given, roots.own()),
+            roots,
             devices: BTreeSet::new(),
-            _namespace: None,
         })
     }
 
@@ -82,8 +83,9 @@ impl Rehearsal {
 
 /// Whether a tree's mounts are those of a new sandbox.
 fn changes_nothing(image: &Image) -> bool {
-    let changes = image.mount_namespaces().first();
-    changes.is_none_or(|record| record.mounts.is_empty() && record.unmounted.is_empty())
+    let namespaces = image.mount_namespaces();
+    let changes = |first: &MountNamespaceRecord| !first.mounts.is_empty() || !first.unmounted.is_empty();
+    namespaces.len() < 2 && !namespaces.first().is_some_and(changes)
 }
 
 /// Runs on a thread of its own, in a mount namespace of its own, where an ordinary user may mount, too.
@@ -101,35 +103,39 @@ fn rehearse(image: &Image, given: &Given) -> Result<Rehearsal, RestoreError> {
     let wrap = || RestoreError::system("rehearse the mounts");
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(wrap())?;
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let namespace = open("/proc/thread-self/ns/mnt", flags, Mode::empty()).map_err(wrap())?;
+    let proc = proc_directory()?;
     let mut devices = BTreeSet::new();
-    let made = act(image, given, &mut devices);
-    let root = root()?;
-    let obstacles = match made {
-        Ok(lacking) => lacking,
-        Err(RestoreError::Mount(error)) => vec![Obstacle {
-            object: error.object,
-            reason: format!("this host can't {}: {}", error.action, error.source),
-        }],
+    let (roots, obstacles) = match act(image, given, &mut devices) {
+        Ok(Ok(roots)) => (roots, Vec::new()),
+        Ok(Err(lacking)) => (own_roots(&proc)?, lacking),
+        Err(RestoreError::Mount(error)) => {
+            let obstacle = Obstacle {
+                object: error.object,
+                reason: format!("this host can't {}: {}", error.action, error.source),
+            };
+            (own_roots(&proc)?, vec![obstacle])
+        }
         Err(error) => return Err(error),
     };
     Ok(Rehearsal {
-        roots: Roots::new(root, BTreeMap::new()),
+        roots,
         devices,
         obstacles,
-        _namespace: Some(namespace),
     })
 }
 
 /// Makes all mounts, if all is there that they show; or what is not.
-fn act(image: &Image, given: &Given, devices: &mut BTreeSet<u64>) -> Result<Vec<Obstacle>, RestoreError> {
+fn act(
+    image: &Image,
+    given: &Given,
+    devices: &mut BTreeSet<u64>,
+) -> Result<Result<Roots, Vec<Obstacle>>, RestoreError> {
     let wrap = || RestoreError::system("rehearse the mounts");
     let mut made = populated(image, None)?;
     for root in made.values() {
         devices.insert(fstat(root).map_err(wrap())?.st_dev);
     }
-    // floe's own stands for that of PIDs that are not there yet.
+    // floe's own stands for those of PIDs that are not there yet.
     let proc = proc_directory()?;
     for record in with_kind(image, FilesystemKind::Proc) {
         made.insert(record.id, clone_tree(proc.as_fd()).map_err(wrap())?);
@@ -141,10 +147,14 @@ fn act(image: &Image, given: &Given, devices: &mut BTreeSet<u64>) -> Result<Vec<
         floe_sandbox::own_terminals().map_err(|(error, action)| RestoreError::system(action)(error))?;
     }
     let lacking = lacking(image, given, root()?.as_fd());
-    if lacking.is_empty() {
-        mounts::make(image, made, given, &|| own_mounts(&proc))?;
+    if !lacking.is_empty() {
+        return Ok(Err(lacking));
     }
-    Ok(lacking)
+    let mounting = Mounting::begin(image, made, given, proc)?;
+    let roots = mounting.roots()?;
+    mounting.go_home()?;
+    mounting.complete(HashMap::new())?;
+    Ok(Ok(roots))
 }
 
 fn lacking(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<Obstacle> {
@@ -155,6 +165,14 @@ fn lacking(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<Obstacle> 
 fn root() -> Result<OwnedFd, RestoreError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open("/", flags, Mode::empty()).map_err(RestoreError::system("open the root directory"))
+}
+
+/// That of the mount namespace that the calling thread is in.
+fn own_roots(proc: &OwnedFd) -> Result<Roots, RestoreError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let namespace = openat(proc, "thread-self/ns/mnt", flags, Mode::empty());
+    let namespace = namespace.map_err(RestoreError::system("open the mount namespace"))?;
+    Ok(Roots::new(vec![(root()?, namespace)]))
 }
 
 /// floe's own, by which a thread finds itself wherever it is.
@@ -196,64 +214,54 @@ fn with_kind(image: &Image, kind: FilesystemKind) -> impl Iterator<Item = &Files
     image.filesystems().iter().filter(move |record| record.kind == kind)
 }
 
-/// Makes the mounts of an image in a new sandbox, by its seed where only a process of its can.
-pub fn make(image: &Image, seed: &Puppet, (pid1, given): (Pid, &Given)) -> Result<(), RestoreError> {
+/// Makes the mounts of an image in a new sandbox, by its seed where only a process of its can. What is left to do when all
+/// processes are there.
+pub fn make<'a>(
+    image: &'a Image,
+    seed: &Puppet,
+    (pid1, given): (Pid, &Given),
+) -> Result<(Roots, Option<Mounting<'a>>), RestoreError> {
+    let proc = proc_directory()?;
     if changes_nothing(image) {
-        return Ok(());
+        let roots = run_inside(pid1, CloneFlags::CLONE_NEWNS, || Ok(own_roots(&proc)))??;
+        return Ok((roots, None));
     }
     let mut made = apart(|| populated(image, Some(&Filler::new(image))))?;
-    for record in with_kind(image, FilesystemKind::Proc) {
-        made.insert(record.id, proc_of(seed, Some(record))?);
+    for record in with_kind(image, FilesystemKind::Proc).filter(|record| record.pid_namespace == 0) {
+        made.insert(record.id, proc_of(seed, record)?);
     }
-    let proc = proc_directory()?;
-    let inside = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET;
-    run_inside(pid1, inside, || {
-        Ok(mounts::make(image, made, given, &|| own_mounts(&proc)))
-    })??;
+    run_inside(pid1, INSIDE, || {
+        Ok(Mounting::begin(image, made, given, proc).and_then(|mounting| {
+            let roots = mounting.roots()?;
+            Ok((roots, mounting))
+        }))
+    })?
+    .map(|(roots, mounting)| (roots, Some(mounting)))
+    .map_err(RestoreError::from)
+}
+
+/// Makes the rest, by processes of the PID namespaces whose processes are to be shown.
+pub fn complete(mounting: Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
+    let mut made = HashMap::new();
+    for record in mounting.lacks() {
+        let inside = world.somebody_in(record.pid_namespace)?;
+        made.insert(record.id, proc_of(inside, record)?);
+    }
+    run_inside(pid1, INSIDE, || Ok(mounting.complete(made)))??;
     Ok(())
 }
 
-/// Puts the processes of a PID namespace below the tree's, in which a puppet is, in the place of what /proc shows.
-pub fn show_processes_of(inside: &Puppet, image: &Image, pid1: Pid) -> Result<(), RestoreError> {
-    let shows_proc = |record: &&MountRecord| record.point.0 == b"/proc";
-    let mounts = image.mount_namespaces().first().map(|record| record.mounts.as_slice());
-    let top = mounts.and_then(|mounts| mounts.iter().rev().find(shows_proc));
-    let filesystem = match top.map(|mount| &mount.source) {
-        Some(MountSource::Filesystem { filesystem, .. }) => image.filesystems().get(*filesystem as usize),
-        Some(MountSource::Inherited | MountSource::Path { .. }) | None => None,
-    };
-    let wrap = RestoreError::system("show processes in /proc");
-    let shown = proc_of(inside, filesystem)?;
-    let proc = proc_directory()?;
-    let replace = || -> io::Result<()> {
-        let before = own_mounts(&proc)?;
-        let attributes = before
-            .iter()
-            .rev()
-            .find(|mount| mount.path == b"/proc")
-            .map(|mount| mount.attributes);
-        umount2("/proc", MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
-        set_attributes(shown.as_fd(), attributes.unwrap_or(0))?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let place = open("/proc", flags, Mode::empty())?;
-        Ok(attach(shown.as_fd(), place.as_fd())?)
-    };
-    let done = run_inside(pid1, CloneFlags::CLONE_NEWNS, || Ok(replace()));
-    done?.map_err(|error| wrap(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
-}
-
 /// A filesystem of the processes of the puppet's PID namespace, which a thread of floe's can't be in.
-fn proc_of(seed: &Puppet, record: Option<&FilesystemRecord>) -> Result<OwnedFd, RestoreError> {
+fn proc_of(seed: &Puppet, record: &FilesystemRecord) -> Result<OwnedFd, RestoreError> {
     let mut batch = seed.batch();
     let kind = batch.data(b"proc\0");
     let opened = batch.call("make a proc filesystem", libc::SYS_fsopen, &[kind, CLOEXEC]);
     seed.run(&mut batch)?;
     let context = batch.result(opened) as u64;
     let mut batch = seed.batch();
-    let options = record.into_iter().flat_map(|record| &record.options);
+    let options = record.options.iter();
     let options = options.map(|option| (option.key.as_str(), option.value.as_deref()));
-    let source = record.map_or(&b"proc"[..], |record| &record.source);
-    for (key, value) in options.chain([("source", Some(source))]) {
+    for (key, value) in options.chain([("source", Some(record.source.as_slice()))]) {
         let key = batch.data(&[key.as_bytes(), b"\0"].concat());
         let (command, value) = match value {
             Some(value) => (FSCONFIG_SET_STRING, batch.data(&[value, b"\0"].concat())),
@@ -282,16 +290,37 @@ fn proc_of(seed: &Puppet, record: Option<&FilesystemRecord>) -> Result<OwnedFd, 
     Ok(fetched)
 }
 
-/// What differs from the image in the mounts of a restored tree.
-pub fn compare(image: &Image, pid1: Pid) -> Result<Vec<String>, RestoreError> {
-    if image
-        .mount_namespaces()
-        .first()
-        .is_none_or(|record| record.mounts.is_empty())
-    {
-        return Ok(Vec::new());
+/// What differs from the image in the mounts of a restored tree, and in who is in which namespace.
+pub fn compare(
+    image: &Image,
+    roots: &Roots,
+    (hosts, pid1): (&BTreeMap<i32, Pid>, Pid),
+) -> Result<Vec<String>, RestoreError> {
+    let mut differences = Vec::new();
+    for record in image.processes().iter().filter(|record| !is_zombie(record)) {
+        let Some(host) = hosts.get(&record.pid.0) else { continue };
+        let action = || RestoreError::system(format!("look at the mount namespace of process {}", record.pid));
+        let is = stat(format!("/proc/{host}/ns/mnt").as_str()).map_err(action())?;
+        let should = fstat(roots.namespace(record.mount_namespace)).map_err(action())?;
+        if is.st_ino != should.st_ino {
+            differences.push(format!("process {}: it is in another mount namespace", record.pid));
+        }
+    }
+    if changes_nothing(image) {
+        return Ok(differences);
     }
     let proc = proc_directory()?;
-    let found = run_inside(pid1, CloneFlags::CLONE_NEWNS, || Ok(own_mounts(&proc)?))?;
-    Ok(mounts::differences(image, &found))
+    let found = run_inside(pid1, CloneFlags::CLONE_NEWNS, || {
+        let all = (0..image.mount_namespaces().len() as u32).map(|number| {
+            setns(roots.namespace(number), CloneFlags::CLONE_NEWNS)?;
+            own_mounts(&proc)
+        });
+        Ok(all.collect::<Result<Vec<_>, Errno>>()?)
+    })?;
+    differences.extend(mounts::differences(image, &found));
+    Ok(differences)
+}
+
+fn is_zombie(record: &ProcessRecord) -> bool {
+    matches!(record.state, ProcessState::Zombie { .. })
 }

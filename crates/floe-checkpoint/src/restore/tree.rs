@@ -44,8 +44,8 @@ const CORE_SIGNALS: [i32; 10] = [
     libc::SIGSYS,
 ];
 
-/// Working and root directory.
-type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord);
+/// Working and root directory, and the number of the mount namespace.
+type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord, u32);
 
 /// An address space that a task has.
 #[derive(Clone)]
@@ -403,7 +403,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Root and working directory; children inherit them, so only what differs is set. Returns what they are then.
+    /// Mount namespace, root and working directory; children inherit them, so only what differs is set. Returns what they are
+    /// then.
     fn enter_directories(
         &self,
         script: &mut Script<'_>,
@@ -413,8 +414,9 @@ impl<'a> World<'a> {
         let Some(record) = self.record(pid) else {
             return Ok(None);
         };
-        let wanted = (&record.cwd, &record.root);
-        if self.directories.get(&pid) == Some(&wanted) {
+        let wanted = (&record.cwd, &record.root, record.mount_namespace);
+        let before = self.directories.get(&pid).copied();
+        if before == Some(wanted) {
             return Ok(None);
         }
         let open = |directory: &DirectoryRecord| {
@@ -424,11 +426,19 @@ impl<'a> World<'a> {
             )))
         };
         let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
-        let numbers = self.channel.give(script, &[cwd.as_fd(), own_root.as_fd()])?;
-        let (cwd, own_root) = (numbers[0] as u64, numbers[1] as u64);
-        let batch = script.reserve(5, 16)?;
-        let before = self.directories.get(&pid).map(|(_, root)| *root);
-        let is_there = before.map_or(wanted.1.path == b"/", |before| before == wanted.1);
+        let namespace = roots.namespace(wanted.2);
+        let numbers = self.channel.give(script, &[cwd.as_fd(), own_root.as_fd(), namespace])?;
+        let [cwd, own_root, namespace] = [numbers[0], numbers[1], numbers[2]].map(|number| number as u64);
+        let batch = script.reserve(7, 16)?;
+        // To enter one is to be in its root directory.
+        let moves = before.map_or(0, |(.., namespace)| namespace) != wanted.2;
+        let before = before.map(|(_, root, _)| root).filter(|_| !moves);
+        let is_top = wanted.1.path == b"/" && wanted.1.mount_namespace == wanted.2;
+        let is_there = before.map_or(is_top, |before| before == wanted.1);
+        if moves {
+            let arguments = [namespace, libc::CLONE_NEWNS as u64];
+            batch.call("enter a mount namespace", libc::SYS_setns, &arguments);
+        }
         if !is_there {
             let dot = batch.data(b".\0");
             batch.call("enter the root directory", libc::SYS_fchdir, &[own_root]);
@@ -437,6 +447,7 @@ impl<'a> World<'a> {
         batch.call("change the working directory", libc::SYS_fchdir, &[cwd]);
         batch.call("close", libc::SYS_close, &[cwd]);
         batch.call("close", libc::SYS_close, &[own_root]);
+        batch.call("close", libc::SYS_close, &[namespace]);
         Ok(Some(wanted))
     }
 

@@ -5,7 +5,8 @@ use super::{ensure, is_path};
 use crate::{
     Image,
     record::{
-        FilesystemKind, FilesystemRecord, MountPoint, MountRecord, MountSource, NamespaceOrigin, NodeKind, NodeRecord,
+        FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource, NamespaceOrigin,
+        NodeKind, NodeRecord,
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -70,11 +71,17 @@ pub enum MountFault {
 pub(super) fn check(image: &Image) -> Result<(), MountFault> {
     let namespaces = image.mount_namespaces();
     let own = image.sandbox().mount == NamespaceOrigin::Own;
-    ensure(namespaces.len() <= 1, || {
-        MountFault::Count("more than one mount namespace")
-    })?;
-    ensure(own || namespaces.is_empty(), || {
+    ensure(own || namespaces.first().is_none_or(is_empty), || {
         MountFault::Count("mounts of a mount namespace that is not the tree's own")
+    })?;
+    let entered: BTreeSet<u32> = image
+        .processes()
+        .iter()
+        .map(|process| process.mount_namespace)
+        .collect();
+    let mut further = 1..namespaces.len() as u32;
+    ensure(further.all(|number| entered.contains(&number)), || {
+        MountFault::Count("a mount namespace that no process is in")
     })?;
     for record in image.filesystems() {
         filesystem(record).map_err(|fault| MountFault::Filesystem { id: record.id, fault })?;
@@ -99,12 +106,12 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
                 shown.insert(filesystem);
             }
         }
-        groups(&record.mounts).map_err(|(number, fault)| MountFault::Mount {
-            namespace,
-            number,
-            fault,
-        })?;
     }
+    groups(namespaces).map_err(|((namespace, number), fault)| MountFault::Mount {
+        namespace,
+        number,
+        fault,
+    })?;
     let unseen = image.filesystems().iter().find(|record| !shown.contains(&record.id));
     unseen.map_or(Ok(()), |record| {
         let fault = "is mounted nowhere";
@@ -178,15 +185,28 @@ fn one(mounts: &[MountRecord], number: usize, filesystems: usize) -> Result<(), 
     )
 }
 
-/// Each group's mounts come from one other group at most, and going from group to group that way ends.
-fn groups(mounts: &[MountRecord]) -> Result<(), (usize, &'static str)> {
+fn is_empty(record: &MountNamespaceRecord) -> bool {
+    record.mounts.is_empty() && record.unmounted.is_empty()
+}
+
+/// Each group's mounts come from one other group at most, and going from group to group that way ends. A mount is named by
+/// its namespace and its position there.
+fn groups(namespaces: &[MountNamespaceRecord]) -> Result<(), ((usize, usize), &'static str)> {
     let mut masters: BTreeMap<u32, u32> = BTreeMap::new();
-    let members: BTreeSet<u32> = mounts
-        .iter()
-        .map(|mount| mount.shared)
+    let of = |(namespace, record): (usize, &'_ MountNamespaceRecord)| {
+        (0..record.mounts.len()).map(move |at| (namespace, at))
+    };
+    let places: Vec<(usize, usize)> = namespaces.iter().enumerate().flat_map(of).collect();
+    let mounts = || {
+        places
+            .iter()
+            .map(|place| (*place, &namespaces[place.0].mounts[place.1]))
+    };
+    let members: BTreeSet<u32> = mounts()
+        .map(|(_, mount)| mount.shared)
         .filter(|group| *group != 0)
         .collect();
-    for (number, mount) in mounts.iter().enumerate() {
+    for (number, mount) in mounts() {
         let known = mount.master == 0 || members.contains(&mount.master);
         ensure(known, || (number, "gets the mounts of a group that has no members"))?;
         if mount.shared != 0 {
@@ -197,7 +217,7 @@ fn groups(mounts: &[MountRecord]) -> Result<(), (usize, &'static str)> {
         }
     }
     let mut sound = BTreeSet::from([0]);
-    for (number, mount) in mounts.iter().enumerate() {
+    for (number, mount) in mounts() {
         let (mut group, mut way) = (mount.master, BTreeSet::new());
         while !sound.contains(&group) {
             ensure(way.insert(group), || (number, "gets its own mounts"))?;

@@ -4,7 +4,7 @@ use super::ensure;
 use crate::{
     Image, Numbering,
     numbering::LEVELS,
-    record::{NamespaceOrigin, NsPid, PidsOfChildren, ProcessRecord, ProcessState},
+    record::{FilesystemKind, NsPid, PidsOfChildren, ProcessRecord, ProcessState},
 };
 use std::collections::HashSet;
 
@@ -48,9 +48,14 @@ pub enum PidFault {
     /// Nobody, or a thread, is PID 1.
     #[error("PID namespace {0} has no process that is its PID 1")]
     NoInit(u32),
-    /// One that /proc shows, but that the image lacks, or in the host's /proc.
-    #[error("/proc can't show PID namespace {0}")]
-    Shown(u32),
+    /// One that a proc shows, but that the image lacks; or what shows one is no proc.
+    #[error("filesystem {id} can't show PID namespace {namespace}")]
+    Shown {
+        /// Which.
+        id: u32,
+        /// The namespace.
+        namespace: u32,
+    },
     /// One whose PID 1 has ended, but not as it can.
     #[error("PID namespace {0} can't be there any more as its PID 1 ended, or has ended")]
     EndedInit(u32),
@@ -65,9 +70,11 @@ pub enum PidFault {
 pub(super) fn check(image: &Image) -> Result<(), PidFault> {
     let count = levels(image)?;
     let numbering = Numbering::of(image);
-    let shown = image.sandbox().proc_shows;
-    let may_show = shown == 0 || shown < count && image.sandbox().mount == NamespaceOrigin::Own;
-    ensure(may_show, || PidFault::Shown(shown))?;
+    for record in image.filesystems() {
+        let (id, namespace) = (record.id, record.pid_namespace);
+        let may_show = namespace == 0 || namespace < count && record.kind == FilesystemKind::Proc;
+        ensure(may_show, || PidFault::Shown { id, namespace })?;
+    }
     let mut seen = HashSet::new();
     for process in image.processes() {
         for thread in &process.threads {
@@ -141,9 +148,8 @@ fn ended_firsts(
         ensure([0, SIGKILL].contains(&(status & 0x7f)), fault)?;
         ended.insert(process.pid_namespace);
     }
-    ensure(!ended.contains(&image.sandbox().proc_shows), || {
-        PidFault::EndedInit(image.sandbox().proc_shows)
-    })?;
+    let mut shown = image.filesystems().iter().map(|record| record.pid_namespace);
+    shown.try_for_each(|namespace| ensure(!ended.contains(&namespace), || PidFault::EndedInit(namespace)))?;
     let others = image.processes().iter().filter(|process| process.pid_namespace != 0);
     for process in others.filter(|process| !is_first(process) || !ended.contains(&process.pid_namespace)) {
         let path = numbering.path(process.pid_namespace);

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// Layers of overlayfs are opened by their paths.
 const LAYERS: [&str; 4] = ["lowerdir+", "datadir+", "upperdir", "workdir"];
 
-/// A mount namespace, as far as it differs from that of a new sandbox. Number 0 is the tree's own.
+/// A mount namespace, as far as it differs from that of a new sandbox. Their numbers are their positions; 0 is the one of
+/// the tree's root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountNamespaceRecord {
     /// Mount points at which a new sandbox has something that is not there, in the order in which it is unmounted.
@@ -71,6 +72,8 @@ pub struct FilesystemRecord {
     pub source: Vec<u8>,
     /// Options.
     pub options: Vec<FilesystemOption>,
+    /// Of [`FilesystemKind::Proc`]: number of the PID namespace whose processes it shows; 0 of others.
+    pub pid_namespace: u32,
     /// Whether nobody can write to it, through whichever mount.
     pub read_only: bool,
     /// What is in it, for those that hold something; each behind the directory that it is in, the first is the root.

@@ -89,8 +89,6 @@ pub struct SandboxRecord {
     pub has_init: bool,
     /// PID namespaces below the tree's own.
     pub pid_namespaces: Vec<PidNamespaceRecord>,
-    /// The PID namespace whose processes /proc shows, by number, where that is one below the tree's own.
-    pub proc_shows: u32,
     /// Processes of these that have ended, but whose ids are in use.
     pub ended_leaders: Vec<EndedLeaderRecord>,
     /// The standard streams.

@@ -23,7 +23,12 @@ fn pid_namespaces_that_are_none_are_refused() {
         "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
         |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent }).collect(),
     );
-    contradiction("/proc can't show PID namespace 2", |s| s.sandbox.proc_shows = 2);
+    contradiction("filesystem 1 can't show PID namespace 2", |s| {
+        s.filesystems[1].pid_namespace = 2;
+    });
+    contradiction("filesystem 0 can't show PID namespace 1", |s| {
+        s.filesystems[0].pid_namespace = 1;
+    });
     contradiction("task 7 is in PID namespace 2, which the image lacks", |s| {
         s.processes[1].pid_namespace = 2;
     });
@@ -51,20 +56,20 @@ fn pid_namespaces_that_are_none_are_refused() {
 
 #[test]
 fn paths_of_mount_namespaces_that_are_not_there_are_refused() {
-    contradiction("process 7 is in mount namespace 1, which is missing", |s| {
-        s.processes[1].mount_namespace = 1;
+    contradiction("process 7 is in mount namespace 2, which is missing", |s| {
+        s.processes[1].mount_namespace = 2;
     });
     contradiction("process 1 is in mount namespace 2, which is missing", |s| {
         s.processes[0].cwd.mount_namespace = 2;
     });
-    contradiction("mapped file 1 is in mount namespace 1, which is missing", |s| {
-        s.mapped_files[1].mount_namespace = 1;
+    contradiction("mapped file 1 is in mount namespace 2, which is missing", |s| {
+        s.mapped_files[1].mount_namespace = 2;
     });
-    contradiction("deleted file 0 is in mount namespace 1, which is missing", |s| {
-        s.ghosts[0].mount_namespace = 1;
+    contradiction("deleted file 0 is in mount namespace 2, which is missing", |s| {
+        s.ghosts[0].mount_namespace = 2;
     });
-    contradiction("open file 3 is in mount namespace 1, which is missing", |s| {
-        s.open_files[3].mount_namespace = 1;
+    contradiction("open file 3 is in mount namespace 2, which is missing", |s| {
+        s.open_files[3].mount_namespace = 2;
     });
 }
 

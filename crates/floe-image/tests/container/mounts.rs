@@ -24,13 +24,15 @@ fn node(number: usize, fault: &str, change: impl FnOnce(&mut NodeRecord)) {
 }
 
 #[test]
-fn there_is_one_namespace_which_is_the_trees_own() {
-    contradiction("it has more than one mount namespace", |s| {
+fn namespaces_are_the_trees_own_and_somebody_is_in_them() {
+    contradiction("it has a mount namespace that no process is in", |s| {
         s.mount_namespaces.push(MountNamespaceRecord::default());
     });
     contradiction("it has mounts of a mount namespace that is not the tree's own", |s| {
-        (s.sandbox.mount, s.sandbox.proc_shows) = (NamespaceOrigin::Host, 0);
+        s.sandbox.mount = NamespaceOrigin::Host;
     });
+    let lost = "mount 0 of mount namespace 1 gets the mounts of a group that has no members";
+    contradiction(lost, |s| s.mount_namespaces[1].mounts[0].master = 5);
     contradiction("it has more mounts than there may be", |s| {
         s.mount_namespaces[0].unmounted = vec![at("/a"); 100_001];
     });

@@ -143,7 +143,6 @@ proptest! {
             sandbox: SandboxRecord {
                 has_init: true,
                 pid_namespaces: Vec::new(),
-                proc_shows: 0,
                 ended_leaders: Vec::new(),
                 log: None,
                 clocks: possible(sandbox.clocks),

@@ -132,7 +132,6 @@ pub fn whole() -> Sample {
             devpts: NamespaceOrigin::Own,
             has_init: true,
             pid_namespaces: vec![PidNamespaceRecord { parent: 0 }],
-            proc_shows: 1,
             ended_leaders: vec![EndedLeaderRecord {
                 pid: NsPid(30),
                 pid_namespace: 1,
@@ -152,6 +151,7 @@ pub fn whole() -> Sample {
         processes: vec![
             ProcessRecord {
                 pids_of_children: PidsOfChildren::Known(1),
+                mount_namespace: 1,
                 ..process(1, 0, &[1, 4], ProcessState::Alive)
             },
             ProcessRecord {
@@ -339,7 +339,6 @@ pub fn tiny() -> Sample {
             devpts: NamespaceOrigin::Host,
             has_init: true,
             pid_namespaces: Vec::new(),
-            proc_shows: 0,
             ended_leaders: Vec::new(),
             console: ConsoleRecord::None,
             log: None,

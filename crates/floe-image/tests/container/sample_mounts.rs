@@ -36,7 +36,17 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
         filesystem: 1,
         root: at(b"/"),
     };
-    vec![MountNamespaceRecord {
+    let further = MountNamespaceRecord {
+        unmounted: Vec::new(),
+        mounts: vec![
+            MountRecord {
+                master: 4,
+                ..mount(0, b"/", MountSource::Inherited)
+            },
+            mount(0, b"/proc", proc.clone()),
+        ],
+    };
+    let own = MountNamespaceRecord {
         unmounted: vec![at(b"/proc"), at(b"/sys")],
         mounts: vec![
             mount(0, b"/", MountSource::Inherited),
@@ -55,7 +65,8 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
                 ..mount(0, b"/proc", proc)
             },
         ],
-    }]
+    };
+    vec![own, further]
 }
 
 fn node(parent: u32, name: &[u8], kind: NodeKind) -> NodeRecord {
@@ -88,6 +99,7 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             kind: FilesystemKind::Tmpfs,
             source: b"none".to_vec(),
             options: vec![option("size", Some(b"1024k")), option("inode64", None)],
+            pid_namespace: 0,
             read_only: true,
             nodes: vec![
                 node(0, b"", NodeKind::Directory),
@@ -111,6 +123,7 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             kind: FilesystemKind::Proc,
             source: b"proc".to_vec(),
             options: vec![option("hidepid", Some(b"invisible"))],
+            pid_namespace: 1,
             read_only: false,
             nodes: Vec::new(),
         },

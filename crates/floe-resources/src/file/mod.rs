@@ -59,7 +59,7 @@ use crate::{
 use floe_image::{
     Image,
     codec::{self, DecodeError, EncodeError},
-    record::{ObjectRecord, OpenFileRecord},
+    record::{ObjectRecord, OpenFileRecord, ProcessRecord},
 };
 use floe_sys::{Pid, procfs::ProcError};
 use nix::{
@@ -231,6 +231,8 @@ pub struct Outside<'a> {
 pub struct OpenContext<'a> {
     /// The root directories of the tree's mount namespaces.
     roots: &'a Roots,
+    /// The tree's processes.
+    processes: &'a [ProcessRecord],
     /// Its standard streams.
     pub console: &'a [OwnedFd; 3],
     /// Deleted files, made again, by number.
@@ -298,6 +300,7 @@ impl<'a> OpenContext<'a> {
     ) -> Result<Self, FileError> {
         Ok(Self {
             roots,
+            processes: image.processes(),
             console,
             ghosts,
             objects: image.objects(),
@@ -327,6 +330,12 @@ impl<'a> OpenContext<'a> {
     /// The root directory that the paths of a file count from.
     fn root(&self, record: &OpenFileRecord) -> BorrowedFd<'a> {
         self.roots.of(record.mount_namespace)
+    }
+
+    /// The number of the mount namespace that a process is in.
+    fn mount_namespace_of(&self, pid: i32) -> Option<u32> {
+        let record = self.processes.iter().find(|record| record.pid.0 == pid);
+        record.map(|record| record.mount_namespace)
     }
 
     /// The host id of a process or zombie.

@@ -66,15 +66,25 @@ impl Contents {
                 return Ok(found);
             }
         };
-        if !self.is_memfd(magic, &path, metadata)?
-            && !self
-                .is_filesystem_of(magic, (space, &path))
-                .map_err(failed("look at the filesystem of", magic))?
-        {
-            let reason = "its filesystem is not mounted where its path was";
-            refusals.add(Some(subject), object, reason, "close and unmap it");
-            return Ok(None);
-        }
+        let path = if self.is_memfd(magic, &path, metadata)? {
+            path
+        } else {
+            let others = self.spaces.shown_at(space, metadata.dev(), &path);
+            let mut found = None;
+            for path in std::iter::once(path.clone()).chain(others) {
+                let is_there = self.is_filesystem_of(magic, (space, &path));
+                if is_there.map_err(failed("look at the filesystem of", magic))? {
+                    found = Some(path);
+                    break;
+                }
+            }
+            let Some(path) = found else {
+                let reason = "its filesystem is not mounted where its path was";
+                refusals.add(Some(subject), object, reason, "close and unmap it");
+                return Ok(None);
+            };
+            path
+        };
         let ghost = self.ghost(magic, (space, &path), metadata)?;
         Ok(Some(Located {
             path,
@@ -110,10 +120,15 @@ impl Contents {
 
     /// Files that have lost a name are found by another one, where they are on a filesystem that is made anew: what a handle
     /// names is gone with the old one.
-    pub(crate) fn name_linked(&mut self, device: u64, path_of: impl Fn(u64) -> Option<Vec<u8>>) {
+    /// `path_of` tells that in a mount namespace.
+    pub(crate) fn name_linked(&mut self, device: u64, path_of: impl Fn(u32, u64) -> Option<Vec<u8>>) {
         for (identity, id) in self.ghost_by.iter().filter(|(identity, _)| identity.device == device) {
-            let ghost = self.ghosts.get_mut(*id as usize).map(|ghost| &mut ghost.kind);
-            if let (Some(GhostKind::Linked { name, kind, handle }), Some(path)) = (ghost, path_of(identity.inode)) {
+            let Some(ghost) = self.ghosts.get_mut(*id as usize) else {
+                continue;
+            };
+            if let GhostKind::Linked { name, kind, handle } = &mut ghost.kind
+                && let Some(path) = path_of(ghost.mount_namespace, identity.inode)
+            {
                 (*name, *kind) = (path, 0);
                 handle.clear();
             }

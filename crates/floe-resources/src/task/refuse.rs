@@ -16,8 +16,8 @@ use floe_sys::{
 };
 use floe_tracee::{TraceError, is_native};
 
-/// All but that of PIDs, of which a tree may have many.
-const NAMESPACES: [&str; 7] = ["mnt", "uts", "ipc", "net", "user", "cgroup", "time"];
+/// All but those of PIDs and of mounts, of which a tree may have many.
+const NAMESPACES: [&str; 6] = ["uts", "ipc", "net", "user", "cgroup", "time"];
 /// Those that a thread can have other than its process: the rest the kernel changes only for a process of one thread, or
 /// for one that shares no directories (setns(2)), which is found otherwise.
 const OF_A_THREAD: [&str; 4] = ["uts", "ipc", "net", "cgroup"];

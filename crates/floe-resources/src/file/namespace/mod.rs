@@ -81,7 +81,9 @@ impl FileKind for Namespace {
         if let Some(left) = left {
             return left.open(record, context);
         }
-        let puppet = context.puppets.values().next().ok_or_else(|| FileError::Unknown {
+        let is_inside = |pid: &i32| context.mount_namespace_of(*pid) == Some(record.mount_namespace);
+        let mut puppets = context.puppets.iter().filter(|(pid, _)| is_inside(pid));
+        let (_, puppet) = puppets.next().ok_or_else(|| FileError::Unknown {
             id: record.id,
             what: "there is no task whose namespace it could be".to_owned(),
         })?;

@@ -43,8 +43,13 @@ const OWN: [(&str, &str, &str, u32, &[&str]); 3] = [
 ];
 
 impl Baseline {
-    /// Compares mounts with the host's, where terminals are given to their group if `grouped`.
-    pub(super) fn find(tree: &[MountInfo], host: &[MountInfo], grouped: bool) -> Self {
+    /// Compares mounts with the host's, where terminals are given to their group if `grouped`. What floe mounts itself must be
+    /// `ours`.
+    pub(super) fn find(
+        tree: &[MountInfo],
+        host: &[MountInfo],
+        (grouped, ours): (bool, &dyn Fn(&'static str, &MountInfo) -> bool),
+    ) -> Self {
         let mut found = Self {
             has: vec![None; tree.len()],
             own: vec![None; tree.len()],
@@ -53,7 +58,7 @@ impl Baseline {
         let roots = root_of(tree).zip(root_of(host));
         let is_same = |(root, host_root): &(usize, usize)| identity(&tree[*root]) == identity(&host[*host_root]);
         let Some((root, host_root)) = roots.filter(is_same) else {
-            found.find_terminals(tree, grouped);
+            found.find_terminals(tree, (grouped, ours));
             return found;
         };
         let mut same: HashMap<u32, Option<u32>> = HashMap::from([(tree[root].id, Some(host[host_root].id))]);
@@ -77,6 +82,7 @@ impl Baseline {
                 found.has[index] = Some(other.attributes);
             } else if let Some((place, attributes)) = own(mount, grouped)
                 && !found.own.contains(&Some(place))
+                && ours(place, mount)
             {
                 same.insert(mount.id, None);
                 (found.has[index], found.own[index]) = (Some(attributes), Some(place));
@@ -87,9 +93,15 @@ impl Baseline {
     }
 
     /// Under another root the devpts that a new sandbox has is mounted once more: its terminal is in that.
-    fn find_terminals(&mut self, tree: &[MountInfo], grouped: bool) {
+    fn find_terminals(
+        &mut self,
+        tree: &[MountInfo],
+        (grouped, ours): (bool, &dyn Fn(&'static str, &MountInfo) -> bool),
+    ) {
         let (.., place, _, _) = OWN[1];
-        let at = (tree.iter()).position(|mount| own(mount, grouped).is_some_and(|(found, _)| found == place));
+        let is_it =
+            |mount: &MountInfo| own(mount, grouped).is_some_and(|(found, _)| found == place && ours(place, mount));
+        let at = tree.iter().position(is_it);
         if let Some(index) = at {
             self.own[index] = Some(place);
         }
@@ -242,7 +254,7 @@ mod tests {
         lines.push(format!("51 25 0:78 / /dev/pts rw,nosuid,noexec,relatime {devpts}"));
         lines.push(format!("52 23 0:78 /ptmx /dev/ptmx rw,nosuid,noexec,relatime {devpts}"));
         let tree = mounts_in(lines.join("\n").as_bytes());
-        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), (true, &|_, _| true));
         assert!(known(&found).iter().all(|known| *known), "{found:#?}");
         assert!(found.has_devpts() && found.unmounted.is_empty(), "{found:#?}");
     }
@@ -258,7 +270,7 @@ mod tests {
             "60 41 0:80 / /mnt rw shared:1 - tmpfs none rw",
             "61 60 0:9 / /mnt/a rw - tmpfs tmpfs rw",
         ]);
-        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), (true, &|_, _| true));
         assert_eq!(known(&found), [true, true, false, true, true, false, false]);
         assert_eq!(unmounted(&found), ["/proc", "/mnt/a", "/dev/pts"]);
         assert!(!found.has_devpts());
@@ -283,7 +295,7 @@ mod tests {
             "42 41 0:5 / /proc rw - proc proc rw",
             "43 41 0:78 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,gid=5,mode=620,ptmxmode=666",
         ]);
-        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), true);
+        let found = Baseline::find(&tree, &mounts_in(HOST.as_bytes()), (true, &|_, _| true));
         assert_eq!(known(&found), [false; 3]);
         assert!(found.has_devpts(), "{found:#?}");
         assert!(found.unmounted.is_empty(), "{found:#?}");

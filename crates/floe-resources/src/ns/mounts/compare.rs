@@ -8,37 +8,20 @@ use floe_image::{
 use floe_sys::procfs::MountInfo;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What differs, for people.
+/// What differs, for people; `found` are the mounts of each namespace, by number.
 #[must_use]
-pub fn differences(image: &Image, found: &[MountInfo]) -> Vec<String> {
-    let Some(namespace) = image.mount_namespaces().first() else {
-        return Vec::new();
-    };
+pub fn differences(image: &Image, found: &[Vec<MountInfo>]) -> Vec<String> {
     let mut comparison = Comparison {
         image,
-        found,
+        found: &[],
         differences: Vec::new(),
         groups: BTreeMap::from([(0, 0)]),
         back: BTreeMap::from([(0, 0)]),
     };
-    let mut places: Vec<Option<usize>> = Vec::with_capacity(namespace.mounts.len());
-    for (number, mount) in namespace.mounts.iter().enumerate() {
-        let place = match number {
-            0 => root_of(found),
-            _ => places[mount.parent as usize].and_then(|parent| {
-                let parent = found[parent].id;
-                let is_it =
-                    |other: &MountInfo| other.parent == parent && other.path == mount.point.0 && other.id != parent;
-                found.iter().position(is_it)
-            }),
-        };
-        match place {
-            Some(index) => comparison.one(mount, &found[index]),
-            None => comparison.note(mount, "it is not there"),
-        }
-        places.push(place);
+    for (namespace, found) in image.mount_namespaces().iter().zip(found) {
+        comparison.found = found;
+        comparison.namespace(&namespace.mounts);
     }
-    comparison.others(&namespace.mounts, &places);
     comparison.differences
 }
 
@@ -52,6 +35,28 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    fn namespace(&mut self, mounts: &[MountRecord]) {
+        let found = self.found;
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(mounts.len());
+        for (number, mount) in mounts.iter().enumerate() {
+            let place = match number {
+                0 => root_of(found),
+                _ => places[mount.parent as usize].and_then(|parent| {
+                    let parent = found[parent].id;
+                    let is_it =
+                        |other: &MountInfo| other.parent == parent && other.path == mount.point.0 && other.id != parent;
+                    found.iter().position(is_it)
+                }),
+            };
+            match place {
+                Some(index) => self.one(mount, &found[index]),
+                None => self.note(mount, "it is not there"),
+            }
+            places.push(place);
+        }
+        self.others(mounts, &places);
+    }
+
     fn note(&mut self, mount: &MountRecord, what: &str) {
         let point = String::from_utf8_lossy(&mount.point.0);
         self.differences.push(format!("mount {point}: {what}"));

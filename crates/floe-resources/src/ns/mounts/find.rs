@@ -5,38 +5,41 @@ use super::{
     groups,
     nodes::Nodes,
     options::{Ids, options},
-    parts::{Opened, opened, parts},
-    seen::{Above, Seen},
+    parts::{opened, parts},
+    seen::{Above, Ours, Seen},
 };
-use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals};
+use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals, tree::FoundTree};
 use floe_image::record::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
-    NodeRecord,
+    NamespaceOrigin, NodeRecord,
 };
-use floe_sys::{
-    Pid,
-    procfs::{self, MountInfo},
-};
+use floe_sys::procfs::{self, MountInfo};
 use nix::sys::stat::{FileStat, fstat, lstat};
 use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     path::Path,
 };
 
-/// What a tree's mount namespace is.
+/// What a tree's mount namespaces are.
 #[derive(Debug, Default)]
 pub struct FoundMounts {
     /// Whether it has a devpts of its own where floe mounts one.
     pub has_devpts: bool,
-    /// Its mounts; nothing where it is the host's.
-    pub namespace: Option<MountNamespaceRecord>,
+    /// The mounts of each, by number; none at all where there is but the host's.
+    pub namespaces: Vec<MountNamespaceRecord>,
     /// Filesystems that are made anew.
     pub filesystems: Vec<FilesystemRecord>,
     /// By these contents are read.
     _roots: Vec<OwnedFd>,
 }
+
+/// Where processes are shown.
+const PROC: &[u8] = b"/proc";
 
 /// What to do about most of it.
 pub(super) const UNMOUNT: &str = "unmount it, or mount it on the host before the sandbox starts";
@@ -44,75 +47,146 @@ pub(super) const UNMOUNT: &str = "unmount it, or mount it on the host before the
 /// Why a mount can't be made again, and what to do.
 pub(super) type Refused = (String, &'static str);
 
-/// Looks at the mounts of `pid`, which has a mount namespace of its own. Where contents are to be read goes to `contents`.
+/// Looks at the mounts of a tree. Where contents are to be read goes to `contents`.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(pid: Pid, contents: &mut Contents, refusals: &mut Refusals) -> Result<FoundMounts, NsError> {
+pub fn find(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) -> Result<FoundMounts, NsError> {
     let host = procfs::mount_points("/proc/self").map_err(NsError::Proc)?;
-    let Seen {
-        mounts,
-        baseline,
-        roots,
-    } = Seen::look(pid, &host)?;
-    groups::refuse(&mounts, &host, refusals);
-    let mut finder = Finder {
-        host: &host,
-        mounts: &mounts,
-        above: Above::of(&mounts),
-        baseline: &baseline,
-        roots,
-        ids: Ids::read().map_err(NsError::Proc)?,
-        placed: BTreeSet::new(),
-        known: HashMap::new(),
-        found: FoundMounts {
-            has_devpts: baseline.has_devpts(),
-            ..FoundMounts::default()
-        },
-    };
-    let wanted = finder.wanted();
-    let (mut numbers, mut records) = (HashMap::new(), Vec::new());
-    for index in parents_first(&mounts)
-        .into_iter()
-        .filter(|index| wanted.contains(index))
-    {
-        let mount = &mounts[index];
-        let source = match baseline.has[index] {
-            Some(_) => finder.refuse_hidden(index).map(|()| MountSource::Inherited),
-            None => finder.source(index, contents)?,
-        };
-        let source = match source {
-            Ok(source) => source,
-            Err((reason, advice)) => {
-                refusals.add(None, title(mount), reason, advice);
-                // What is on it has a place all the same, so that it can be judged by itself.
-                MountSource::Inherited
-            }
-        };
-        finder.placed.insert(index);
-        let usual = baseline.has[index] == Some(mount.attributes);
-        let parent = finder
-            .above
-            .parent(index)
-            .and_then(|above| numbers.get(&above).copied());
-        numbers.insert(index, records.len() as u32);
-        records.push(MountRecord {
-            parent: parent.unwrap_or(0),
-            point: MountPoint(mount.path.clone()),
-            source,
-            attributes: (!usual).then_some(mount.attributes),
-            shared: mount.shared,
-            master: mount.master,
-            unbindable: mount.unbindable,
-        });
+    let mut ours = Ours::new(tree.pid_namespaces.first().map_or(0, |own| own.inode));
+    let mut all: Vec<Option<Seen>> = Vec::new();
+    for number in contents.spaces.numbers() {
+        let task = contents.spaces.task(number);
+        let is_hosts = crate::ns::origin(task, "mnt")? == NamespaceOrigin::Host;
+        let seen = (!is_hosts).then(|| Seen::look(task, &host, &ours)).transpose()?;
+        if number == 0 {
+            ours.note(seen.as_ref());
+        }
+        all.push(seen);
     }
-    let mut found = finder.found;
-    found._roots = finder.roots.into_values().flatten().collect();
-    found.namespace = Some(MountNamespaceRecord {
-        unmounted: baseline.unmounted,
-        mounts: records,
-    });
-    Ok(found)
+    if all.iter().all(Option::is_none) {
+        return Ok(FoundMounts::default());
+    }
+    let mounts: Vec<MountInfo> = all.iter().flatten().flat_map(|seen| seen.mounts.clone()).collect();
+    groups::refuse(&mounts, &host, refusals);
+    let mut found = Found {
+        host: &host,
+        tree,
+        ids: Ids::read().map_err(NsError::Proc)?,
+        pids_are_hosts: inode("/proc/self/ns/pid")? == ours.pids,
+        all: &all,
+        known: HashMap::new(),
+        mounts: FoundMounts::default(),
+    };
+    for (number, seen) in (0..).zip(&all) {
+        let record = match seen {
+            Some(seen) => found.namespace(number, seen, contents, refusals)?,
+            None => MountNamespaceRecord::default(),
+        };
+        found.mounts.namespaces.push(record);
+    }
+    let mut mounts = found.mounts;
+    mounts._roots = (all.into_iter().flatten())
+        .flat_map(|seen| seen.roots.into_values().flatten())
+        .collect();
+    Ok(mounts)
+}
+
+fn inode(path: &str) -> Result<u64, NsError> {
+    let found = std::fs::metadata(path).map_err(|source| NsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(found.ino())
+}
+
+/// What was found so far, in all namespaces.
+struct Found<'a> {
+    host: &'a [MountInfo],
+    tree: &'a FoundTree,
+    ids: Ids,
+    /// Whether the tree has no PID namespace of its own, so that the host's /proc shows its processes.
+    pids_are_hosts: bool,
+    all: &'a [Option<Seen>],
+    /// Filesystems that are made anew, by device and by what they say that they were made of.
+    known: HashMap<(u32, Vec<u8>), u32>,
+    mounts: FoundMounts,
+}
+
+impl Found<'_> {
+    /// The mounts of one namespace.
+    fn namespace(
+        &mut self,
+        number: u32,
+        seen: &Seen,
+        contents: &mut Contents,
+        refusals: &mut Refusals,
+    ) -> Result<MountNamespaceRecord, NsError> {
+        let (mounts, baseline) = (seen.mounts.as_slice(), &seen.baseline);
+        if number == 0 {
+            self.mounts.has_devpts = baseline.has_devpts();
+        }
+        let mut finder = Finder {
+            number,
+            seen,
+            mounts,
+            above: Above::of(mounts),
+            baseline,
+            placed: BTreeSet::new(),
+            found: self,
+        };
+        let wanted = finder.wanted();
+        let (mut numbers, mut records) = (HashMap::new(), Vec::new());
+        for index in parents_first(mounts).into_iter().filter(|index| wanted.contains(index)) {
+            let mount = &mounts[index];
+            let source = match baseline.has[index] {
+                Some(_) => finder.refuse_hidden(index).map(|()| MountSource::Inherited),
+                None => finder.source(index, contents)?,
+            };
+            let source = match source {
+                Ok(source) => source,
+                Err((reason, advice)) => {
+                    refusals.add(None, title(mount), reason, advice);
+                    // What is on it has a place all the same, so that it can be judged by itself.
+                    MountSource::Inherited
+                }
+            };
+            finder.placed.insert(index);
+            let usual = baseline.has[index] == Some(mount.attributes);
+            let parent = (finder.above.parent(index)).and_then(|above| numbers.get(&above).copied());
+            let mut record = MountRecord {
+                parent: parent.unwrap_or(0),
+                point: MountPoint(mount.path.clone()),
+                source,
+                attributes: (!usual).then_some(mount.attributes),
+                shared: mount.shared,
+                master: mount.master,
+                unbindable: mount.unbindable,
+            };
+            if finder.stands_for_private_proc(index) {
+                // In a new sandbox it lies on the host's.
+                let below = records.len() as u32;
+                records.push(MountRecord {
+                    attributes: None,
+                    shared: 0,
+                    master: 0,
+                    unbindable: false,
+                    ..record.clone()
+                });
+                record.parent = below;
+            }
+            numbers.insert(index, records.len() as u32);
+            records.push(record);
+        }
+        let mut unmounted = baseline.unmounted.clone();
+        if self.pids_are_hosts {
+            unmounted.retain(|point| point.0 != PROC);
+        }
+        Ok(MountNamespaceRecord {
+            unmounted,
+            mounts: records,
+        })
+    }
 }
 
 /// How findings name a mount.
@@ -124,22 +198,26 @@ fn title(mount: &MountInfo) -> String {
     format!("mount {point} ({kind})")
 }
 
-struct Finder<'a> {
-    host: &'a [MountInfo],
+/// Looks at the mounts of one namespace.
+struct Finder<'a, 'f> {
+    number: u32,
+    seen: &'a Seen,
     mounts: &'a [MountInfo],
     above: Above,
     baseline: &'a Baseline,
-    /// What they show, as it was opened.
-    roots: Opened,
-    ids: Ids,
     /// Those that come before, when all are made again.
     placed: BTreeSet<usize>,
-    /// Filesystems that are made anew, by device and by what they say that they were made of.
-    known: HashMap<(u32, Vec<u8>), u32>,
-    found: FoundMounts,
+    found: &'a mut Found<'f>,
 }
 
-impl Finder<'_> {
+impl Finder<'_, '_> {
+    /// Whether it is the host's /proc in a tree without a PID namespace of its own.
+    fn stands_for_private_proc(&self, index: usize) -> bool {
+        let mount = &self.mounts[index];
+        let is_proc = mount.kind == b"proc" && mount.path == PROC && mount.root == b"/";
+        self.found.pids_are_hosts && is_proc && self.baseline.has[index].is_some() && self.baseline.own[index].is_none()
+    }
+
     /// Those that differ from a new sandbox's, and what they are on.
     fn wanted(&self) -> BTreeSet<usize> {
         let differs = |index: &usize| {
@@ -182,13 +260,13 @@ impl Finder<'_> {
             return Ok(Err(refused));
         }
         let key = (mount.device, mount.source.clone());
-        if let Some(filesystem) = self.known.get(&key) {
+        if let Some(filesystem) = self.found.known.get(&key) {
             return Ok(Ok(MountSource::Filesystem {
                 filesystem: *filesystem,
                 root: MountPoint(mount.root.clone()),
             }));
         }
-        let root = match opened(&self.roots, index) {
+        let root = match opened(&self.seen.roots, index) {
             Ok(root) => root,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -205,19 +283,24 @@ impl Finder<'_> {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
         };
-        let options = match options(kind, &mount.options, &self.ids) {
+        let options = match options(kind, &mount.options, &self.found.ids) {
             Ok(options) => options,
             Err(refused) => return Ok(Err(refused)),
         };
         if let Some(refused) = self.refuse_layers(index, &options, contents) {
             return Ok(Err(refused));
         }
-        let id = self.found.filesystems.len() as u32;
+        let pid_namespace = match self.shown_by(mount) {
+            Ok(shown) => shown,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let id = self.found.mounts.filesystems.len() as u32;
         let mut record = FilesystemRecord {
             id,
             kind,
             source: mount.source.clone(),
             options,
+            pid_namespace,
             read_only: mount.filesystem_is_read_only(),
             nodes: Vec::new(),
         };
@@ -227,8 +310,8 @@ impl Finder<'_> {
                 Err(refused) => return Ok(Err(refused)),
             }
         }
-        self.known.insert(key, id);
-        self.found.filesystems.push(record);
+        self.found.known.insert(key, id);
+        self.found.mounts.filesystems.push(record);
         Ok(Ok(MountSource::Filesystem {
             filesystem: id,
             root: MountPoint(mount.root.clone()),
@@ -242,18 +325,41 @@ impl Finder<'_> {
         (id, device): (u32, u64),
         contents: &mut Contents,
     ) -> Result<Result<Vec<NodeRecord>, Refused>, NsError> {
-        let parts = match parts(self.mounts, &self.roots, index) {
+        let mount = &self.mounts[index];
+        let parts = match parts(self.found.all, mount) {
             Ok(parts) => parts,
             Err(refused) => return Ok(Err(refused)),
         };
         Ok(Nodes::read(&parts, id)?.map(|found| {
-            contents.name_linked(device, |inode| {
+            contents.name_linked(device, |space, inode| {
                 let path = found.path_of(inode)?;
-                Some(parts.iter().find_map(|part| part.place_of(&path))?.0)
+                let mounts = self.found.all.get(space as usize)?.as_ref()?.mounts.iter();
+                let mut shows_it = mounts.filter(|other| other.device == mount.device);
+                shows_it.find_map(|mount| Some(joined(&mount.path, below(&path, &mount.root)?).0))
             });
             contents.sources.extend(found.sources);
             found.records
         }))
+    }
+
+    /// The number of the PID namespace that a proc shows; 0 of others.
+    fn shown_by(&self, mount: &MountInfo) -> Result<u32, Refused> {
+        if mount.kind != b"proc" {
+            return Ok(0);
+        }
+        let mut known = self.found.tree.pid_namespaces.iter();
+        let shown = self
+            .found
+            .all
+            .iter()
+            .flatten()
+            .find_map(|seen| *seen.shown.get(&mount.device)?);
+        let number = shown.and_then(|inode| known.position(|known| known.inode == inode));
+        let outside = || {
+            let reason = "it shows processes of a PID namespace that is not the tree's, or in which nobody is left";
+            (reason.to_owned(), UNMOUNT)
+        };
+        number.map(|number| number as u32).ok_or_else(outside)
     }
 
     /// Layers of an overlay must be where they were, on what is mounted before it; those of another root than the host's are
@@ -272,7 +378,7 @@ impl Finder<'_> {
                 return Path::new(OsStr::from_bytes(path)).is_dir();
             }
             let hidden = later.iter().any(|mount| below(path, &mount.path).is_some());
-            !hidden && contents.inside(0, path).is_dir()
+            !hidden && contents.inside(self.number, path).is_dir()
         };
         let lost = paths.find(|path| !is_there(path))?;
         let reason = format!("a layer of it is not at {} any more", String::from_utf8_lossy(lost));
@@ -289,6 +395,7 @@ impl Finder<'_> {
             }
         }
         let paths = self
+            .found
             .host
             .iter()
             .filter(|outer| outer.device == mount.device)

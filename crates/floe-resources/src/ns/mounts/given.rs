@@ -65,8 +65,8 @@ impl Given {
     }
 
     /// Mount points that no mount of the image has which shows a path.
-    pub(super) fn unused(&self, namespace: Option<&MountNamespaceRecord>) -> impl Iterator<Item = String> {
-        let mounts = namespace.into_iter().flat_map(|record| &record.mounts);
+    pub(super) fn unused(&self, namespaces: &[MountNamespaceRecord]) -> impl Iterator<Item = String> {
+        let mounts = namespaces.iter().flat_map(|record| &record.mounts);
         let shows_path = |source: &MountSource| matches!(source, MountSource::Path { .. });
         let known: Vec<&MountPoint> = (mounts
             .filter(|mount| shows_path(&mount.source))

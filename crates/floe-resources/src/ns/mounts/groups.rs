@@ -1,6 +1,9 @@
 //! Groups of mounts that share what is mounted on them, mount_namespaces(7).
 
-use super::make::{MountError, failed};
+use super::{
+    make::{MountError, failed},
+    namespaces::Spaces,
+};
 use crate::refusal::Refusals;
 use floe_image::record::MountRecord;
 use floe_sys::{
@@ -10,7 +13,7 @@ use floe_sys::{
 use nix::errno::Errno;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::BorrowedFd,
 };
 
 /// Refuses groups that reach beyond the tree, and those that can't be made again.
@@ -64,19 +67,27 @@ pub(super) fn refuse(mounts: &[MountInfo], host: &[MountInfo], refusals: &mut Re
     }
 }
 
-/// Makes the groups of mounts that are all there, each by its root.
-pub(super) fn make(mounts: &[MountRecord], roots: &[OwnedFd]) -> Result<(), MountError> {
-    let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.shared != 0) {
-        groups.entry(mount.shared).or_default().push(index);
-    }
-    let (mut made, mut waiting): (BTreeSet<u32>, Vec<u32>) = (BTreeSet::from([0]), groups.keys().copied().collect());
+/// A mount that is there.
+pub(super) struct There<'a> {
+    /// The number of the mount namespace that it is in.
+    pub space: u32,
+    /// What the image says of it.
+    pub mount: &'a MountRecord,
+    /// Its root.
+    pub root: BorrowedFd<'a>,
+}
+
+/// Makes the groups of mounts that are all there.
+pub(super) fn make(mounts: &[There<'_>], spaces: &Spaces) -> Result<(), MountError> {
+    let groups = Groups::of(mounts, spaces);
+    let (mut made, mut waiting): (BTreeSet<u32>, Vec<u32>) =
+        (BTreeSet::from([0]), groups.members.keys().copied().collect());
     while !waiting.is_empty() {
         // Checked when the image was opened: some group's master is there.
         let (now, later): (Vec<u32>, Vec<u32>) =
-            (waiting.into_iter()).partition(|group| made.contains(&mounts[groups[group][0]].master));
+            (waiting.into_iter()).partition(|group| made.contains(&mounts[groups.members[group][0]].mount.master));
         for group in &now {
-            make_group(mounts, roots, (&groups[group], &groups))?;
+            groups.make(&groups.members[group])?;
         }
         if now.is_empty() {
             break;
@@ -84,60 +95,87 @@ pub(super) fn make(mounts: &[MountRecord], roots: &[OwnedFd]) -> Result<(), Moun
         made.extend(now);
         waiting = later;
     }
-    let alone = (mounts.iter().enumerate()).filter(|(_, mount)| mount.shared == 0 && mount.master != 0);
-    for (index, mount) in alone {
-        follow(roots, index, &groups[&mount.master]).map_err(failed("let it get the mounts of others", mount))?;
+    let alone = (mounts.iter().enumerate()).filter(|(_, there)| there.mount.shared == 0 && there.mount.master != 0);
+    for (index, there) in alone {
+        let masters = &groups.members[&there.mount.master];
+        groups
+            .follow(index, masters)
+            .map_err(failed("let it get the mounts of others", there.mount))?;
     }
-    let unbindable = mounts.iter().zip(roots).filter(|(mount, _)| mount.unbindable);
-    for (mount, root) in unbindable {
-        set_propagation(root.as_fd(), Propagation::Unbindable).map_err(failed("forbid to bind it", mount))?;
+    let unbindable = (mounts.iter().enumerate()).filter(|(_, there)| there.mount.unbindable);
+    for (index, there) in unbindable {
+        let forbidden = groups.set(index, Propagation::Unbindable);
+        forbidden.map_err(failed("forbid to bind it", there.mount))?;
     }
     Ok(())
 }
 
-fn make_group(
-    mounts: &[MountRecord],
-    roots: &[OwnedFd],
-    (members, groups): (&[usize], &BTreeMap<u32, Vec<usize>>),
-) -> Result<(), MountError> {
-    let mut last = Errno::EINVAL;
-    for leader in members {
-        match gather(mounts, roots, (*leader, members, groups)) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-        for member in members {
-            let private = set_propagation(roots[*member].as_fd(), Propagation::Private);
-            private.map_err(failed("make it private", &mounts[*member]))?;
-        }
-    }
-    Err(failed("let it share mounts", &mounts[members[0]])(last))
+struct Groups<'a> {
+    mounts: &'a [There<'a>],
+    spaces: &'a Spaces,
+    /// Positions of the mounts of each.
+    members: BTreeMap<u32, Vec<usize>>,
 }
 
-/// Only to one that shows all that the others do can the others be added.
-fn gather(
-    mounts: &[MountRecord],
-    roots: &[OwnedFd],
-    (leader, members, groups): (usize, &[usize], &BTreeMap<u32, Vec<usize>>),
-) -> Result<(), Errno> {
-    if let Some(masters) = groups.get(&mounts[leader].master) {
-        follow(roots, leader, masters)?;
-    }
-    set_propagation(roots[leader].as_fd(), Propagation::Shared)?;
-    let others = members.iter().filter(|member| **member != leader);
-    others
-        .into_iter()
-        .try_for_each(|member| join_group(roots[leader].as_fd(), roots[*member].as_fd()))
-}
-
-/// Lets one get the mounts of a group: of a group that it leaves again it is still told.
-fn follow(roots: &[OwnedFd], index: usize, masters: &[usize]) -> Result<(), Errno> {
-    let mut last = Errno::EINVAL;
-    for master in masters {
-        match join_group(roots[*master].as_fd(), roots[index].as_fd()) {
-            Ok(()) => return set_propagation(roots[index].as_fd(), Propagation::Slave),
-            Err(error) => last = error,
+impl<'a> Groups<'a> {
+    fn of(mounts: &'a [There<'a>], spaces: &'a Spaces) -> Self {
+        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, there) in mounts.iter().enumerate().filter(|(_, there)| there.mount.shared != 0) {
+            members.entry(there.mount.shared).or_default().push(index);
+        }
+        Self {
+            mounts,
+            spaces,
+            members,
         }
     }
-    Err(last)
+
+    /// From within the namespace of a mount alone it can be changed.
+    fn set(&self, index: usize, propagation: Propagation) -> Result<(), Errno> {
+        self.spaces.enter(self.mounts[index].space)?;
+        set_propagation(self.mounts[index].root, propagation)
+    }
+
+    /// Has a mount be of another one's group.
+    fn join(&self, of: usize, index: usize) -> Result<(), Errno> {
+        self.spaces.enter(self.mounts[index].space)?;
+        join_group(self.mounts[of].root, self.mounts[index].root)
+    }
+
+    fn make(&self, members: &[usize]) -> Result<(), MountError> {
+        let mut last = Errno::EINVAL;
+        for leader in members {
+            match self.gather(*leader, members) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+            for member in members {
+                let private = self.set(*member, Propagation::Private);
+                private.map_err(failed("make it private", self.mounts[*member].mount))?;
+            }
+        }
+        Err(failed("let it share mounts", self.mounts[members[0]].mount)(last))
+    }
+
+    /// Only to one that shows all that the others do can the others be added.
+    fn gather(&self, leader: usize, members: &[usize]) -> Result<(), Errno> {
+        if let Some(masters) = self.members.get(&self.mounts[leader].mount.master) {
+            self.follow(leader, masters)?;
+        }
+        self.set(leader, Propagation::Shared)?;
+        let mut others = members.iter().filter(|member| **member != leader);
+        others.try_for_each(|member| self.join(leader, *member))
+    }
+
+    /// Lets one get the mounts of a group: of a group that it leaves again it is still told.
+    fn follow(&self, index: usize, masters: &[usize]) -> Result<(), Errno> {
+        let mut last = Errno::EINVAL;
+        for master in masters {
+            match self.join(*master, index) {
+                Ok(()) => return self.set(index, Propagation::Slave),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
 }

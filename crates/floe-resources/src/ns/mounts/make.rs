@@ -1,19 +1,21 @@
-//! Makes a tree's mounts in the mount namespace of the calling thread, which is that of a new sandbox.
+//! Makes a tree's mounts, by a thread that is in the mount namespace of a new sandbox.
 
 use super::{
     given::{Given, mount_of},
-    groups, inherited,
+    groups::{self, There},
+    inherited,
+    namespaces::Spaces,
 };
+use crate::ns::Roots;
 use floe_image::{
     Image,
-    record::{FilesystemRecord, MountPoint, MountRecord, MountSource},
+    record::{FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource},
 };
 use floe_sys::{
     descriptor::{open_in_root, open_on_mount},
     mount::{
         NewFilesystem, Propagation, attach, clone_mount, make_filesystem_read_only, set_attributes, set_propagation,
     },
-    procfs::MountInfo,
 };
 use nix::{
     errno::Errno,
@@ -23,8 +25,9 @@ use nix::{
     unistd::{chdir, fchdir, pivot_root},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     ffi::{CString, OsStr},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -61,8 +64,8 @@ pub(super) fn as_path(point: &MountPoint) -> &Path {
 /// What of the host's is not there, or given in vain, as seen by a thread as for [`make`]: object and reason.
 #[must_use]
 pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(String, String)> {
-    let namespace = image.mount_namespaces().first();
-    let mut found: Vec<(String, String)> = (given.unused(namespace))
+    let namespaces = image.mount_namespaces();
+    let mut found: Vec<(String, String)> = (given.unused(namespaces))
         .map(|name| {
             (
                 format!("mount {name}"),
@@ -70,7 +73,7 @@ pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(Strin
             )
         })
         .collect();
-    let mounts = namespace.into_iter().flat_map(|record| &record.mounts);
+    let mounts = namespaces.iter().flat_map(|record| &record.mounts);
     for mount in mounts {
         let MountSource::Path { path, directory } = &mount.source else {
             continue;
@@ -94,91 +97,205 @@ pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(Strin
     found
 }
 
-/// Makes the tree's mounts. `made` are filesystems that are there already, by number; `now` tells what is mounted.
-///
-/// # Errors
-/// [`MountError`] of the first that can't be made.
-pub fn make(
-    image: &Image,
-    made: HashMap<u32, OwnedFd>,
-    given: &Given,
-    now: &dyn Fn() -> Result<Vec<MountInfo>, Errno>,
-) -> Result<(), MountError> {
-    let Some(namespace) = image.mount_namespaces().first() else {
-        return Ok(());
-    };
-    let mounts = namespace.mounts.as_slice();
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let of_root = |action: &str| {
-        let action = action.to_owned();
-        move |source| MountError {
-            object: "mount /".to_owned(),
-            action,
-            source,
-        }
-    };
-    let root = open("/", flags, Mode::empty()).map_err(of_root("open it"))?;
-    let before = now().map_err(of_root("read what is mounted"))?;
-    // All of the host's is found while nothing hides it.
-    let mut shown = sources(mounts, given, root.as_fd())?;
-    for point in &namespace.unmounted {
-        // Another host may not have it.
-        if before.iter().any(|mount| mount.path == point.0) {
-            let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-            umount2(as_path(point), flags).map_err(|source| MountError {
-                object: title(point),
-                action: "unmount it".to_owned(),
-                source,
-            })?;
-        }
-    }
-    let mut inherited = inherited::open(mounts, root.as_fd(), now)?;
-    let mut filesystems = Filesystems {
-        image,
-        made,
-        attached: BTreeSet::new(),
-    };
-    let mut roots: Vec<OwnedFd> = Vec::with_capacity(mounts.len());
-    let is_another_root = mounts
-        .first()
-        .is_some_and(|first| first.source != MountSource::Inherited);
-    for (index, mount) in mounts.iter().enumerate() {
-        // Where paths lead from: the tree's root, as far as it is there.
-        let top = roots.first().filter(|_| is_another_root).unwrap_or(&root).as_fd();
-        let there = match &mount.source {
-            MountSource::Inherited => inherited.remove(&index),
-            MountSource::Path { .. } => shown.remove(&index),
-            MountSource::Filesystem { filesystem, root } => Some(filesystems.mount(*filesystem, root, (mount, top))?),
+/// Mounts that are being made.
+pub struct Mounting<'a> {
+    image: &'a Image,
+    filesystems: Filesystems<'a>,
+    spaces: Spaces,
+    /// By the number of the namespace.
+    done: Vec<Done>,
+}
+
+/// The mounts of a namespace, by position.
+#[derive(Default)]
+struct Done {
+    /// Mounts of what the host has that are nowhere yet.
+    shown: BTreeMap<usize, OwnedFd>,
+    /// The roots of those that are there.
+    roots: Vec<Option<OwnedFd>>,
+}
+
+impl<'a> Mounting<'a> {
+    /// Makes all mounts, but for procs of PID namespaces below the tree's, in which nobody is yet, and what is on these.
+    /// `made` are filesystems that are there already, by number; `proc` is floe's own /proc.
+    ///
+    /// # Errors
+    /// [`MountError`] of the first that can't be made.
+    pub fn begin(
+        image: &'a Image,
+        made: HashMap<u32, OwnedFd>,
+        given: &Given,
+        proc: OwnedFd,
+    ) -> Result<Self, MountError> {
+        let spaces = Spaces::make(image, proc).map_err(of_root("copy its namespace"))?;
+        let mut mounting = Self {
+            image,
+            filesystems: Filesystems {
+                image,
+                made,
+                homes: HashMap::new(),
+            },
+            spaces,
+            done: Vec::new(),
         };
-        // All of both kinds are in these lists.
-        let there = there.ok_or(Errno::ENOENT).map_err(failed("find it", mount))?;
-        if let Some(attributes) = mount.attributes {
-            set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
+        for (number, namespace) in (0..).zip(image.mount_namespaces()) {
+            mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
+            let done = mounting.prepare(namespace, given)?;
+            mounting.done.push(done);
+            mounting.mount_all(number)?;
         }
-        if index == 0 && is_another_root {
-            // On top of the one that it takes the place of, where paths of the host still lead from.
-            attach(there.as_fd(), root.as_fd()).map_err(failed("mount it", mount))?;
-        } else if mount.source != MountSource::Inherited {
+        Ok(mounting)
+    }
+
+    /// Numbers of the filesystems that are still to be made.
+    pub fn lacks(&self) -> impl Iterator<Item = &'a FilesystemRecord> {
+        let made = &self.filesystems.made;
+        let lacking = |record: &&FilesystemRecord| is_of_others(record) && !made.contains_key(&record.id);
+        self.image.filesystems().iter().filter(lacking)
+    }
+
+    /// The root directories of all namespaces, and these themselves.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn roots(&self) -> Result<Roots, MountError> {
+        let numbers = 0..self.image.mount_namespaces().len().max(1) as u32;
+        let places = numbers.map(|number| {
+            self.spaces.enter(number)?;
+            Ok((self.spaces.root()?, self.spaces.duplicate(number)?))
+        });
+        let places = places.collect::<Result<_, Errno>>().map_err(of_root("open it"))?;
+        Ok(Roots::new(places))
+    }
+
+    /// Has the calling thread be in the tree's own namespace.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn go_home(&self) -> Result<(), MountError> {
+        self.spaces.enter(0).map_err(of_root("enter its namespace"))
+    }
+
+    /// Makes the rest, when filesystems that it lacked were `made`, on a thread that is in the tree's own namespace; then the
+    /// groups in which mounts share others.
+    ///
+    /// # Errors
+    /// [`MountError`] of the first that can't be made.
+    pub fn complete(mut self, made: HashMap<u32, OwnedFd>) -> Result<(), MountError> {
+        self.spaces.begin_anew();
+        self.filesystems.made.extend(made);
+        for number in 0..self.done.len() as u32 {
+            self.spaces.enter(number).map_err(of_root("enter its namespace"))?;
+            self.mount_all(number)?;
+        }
+        let mut all = Vec::new();
+        for (space, (namespace, done)) in (0..).zip(self.image.mount_namespaces().iter().zip(&self.done)) {
+            for (mount, root) in namespace.mounts.iter().zip(&done.roots) {
+                let root = root.as_ref().ok_or(Errno::ENOENT).map_err(failed("mount it", mount))?;
+                let root = root.as_fd();
+                all.push(There { space, mount, root });
+            }
+        }
+        for there in &all {
+            if let MountSource::Filesystem { filesystem, .. } = there.mount.source
+                && self.image.filesystems()[filesystem as usize].read_only
+            {
+                let made = make_filesystem_read_only(there.root);
+                made.map_err(failed("make its filesystem read-only", there.mount))?;
+            }
+        }
+        groups::make(&all, &self.spaces)
+    }
+
+    /// Takes away what is not wanted in the namespace that the thread is in, and finds what is.
+    fn prepare(&self, namespace: &MountNamespaceRecord, given: &Given) -> Result<Done, MountError> {
+        let mounts = namespace.mounts.as_slice();
+        let root = self.spaces.root().map_err(of_root("open it"))?;
+        let before = self.spaces.mounts().map_err(of_root("read what is mounted"))?;
+        // All of the host's is found while nothing hides it.
+        let shown = sources(mounts, given, root.as_fd())?;
+        for point in &namespace.unmounted {
+            // Another host may not have it.
+            if before.iter().any(|mount| mount.path == point.0) {
+                let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+                umount2(as_path(point), flags).map_err(|source| MountError {
+                    object: title(point),
+                    action: "unmount it".to_owned(),
+                    source,
+                })?;
+            }
+        }
+        let mut inherited = inherited::open(mounts, root.as_fd(), &|| self.spaces.mounts())?;
+        let mut roots = Vec::with_capacity(mounts.len());
+        for (index, mount) in mounts.iter().enumerate() {
+            let there = inherited.remove(&index);
+            if let (Some(there), Some(attributes)) = (&there, mount.attributes) {
+                set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
+            }
+            roots.push(there);
+        }
+        Ok(Done { shown, roots })
+    }
+
+    /// Makes those mounts of a namespace, which the thread is in, that are not there and can be.
+    fn mount_all(&mut self, number: u32) -> Result<(), MountError> {
+        let mounts = &self.image.mount_namespaces()[number as usize].mounts;
+        for (index, mount) in mounts.iter().enumerate() {
+            let done = &mut self.done[number as usize];
             // Checked when the image was opened: parents come first, and it lies below.
             let parent = &mounts[mount.parent as usize];
-            let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
-            let place = open_on_mount(roots[mount.parent as usize].as_fd(), rest);
-            let place = place.map_err(failed("open the place that it is mounted on", mount))?;
-            attach(there.as_fd(), place.as_fd()).map_err(failed("mount it", mount))?;
+            let above = match &done.roots[mount.parent as usize] {
+                Some(above) => above.try_clone(),
+                None if index == 0 => Ok(self.spaces.root().map_err(failed("open the root", mount))?),
+                None => continue,
+            };
+            if done.roots[index].is_some() {
+                continue;
+            }
+            let above = above.map_err(|error| failed("find what it is on", mount)(errno(error)))?;
+            let there = match &mount.source {
+                MountSource::Inherited => None,
+                MountSource::Path { .. } => done.shown.remove(&index),
+                MountSource::Filesystem { filesystem, root } => {
+                    let here = (&self.spaces, number);
+                    match self.filesystems.mount((*filesystem, root), mount, here)? {
+                        Some(there) => Some(there),
+                        None => continue,
+                    }
+                }
+            };
+            // All of both kinds are in these lists.
+            let there = there.ok_or(Errno::ENOENT).map_err(failed("find it", mount))?;
+            if let Some(attributes) = mount.attributes {
+                set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
+            }
+            if index == 0 {
+                attach(there.as_fd(), above.as_fd()).map_err(failed("mount it", mount))?;
+                enter_root(there.as_fd()).map_err(failed("make it the root", mount))?;
+            } else {
+                let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
+                let place = open_on_mount(above.as_fd(), rest);
+                let place = place.map_err(failed("open the place that it is mounted on", mount))?;
+                attach(there.as_fd(), place.as_fd()).map_err(failed("mount it", mount))?;
+            }
+            done.roots[index] = Some(there);
         }
-        roots.push(there);
+        Ok(())
     }
-    if let (true, Some(new)) = (is_another_root, roots.first()) {
-        enter_root(new.as_fd()).map_err(failed("make it the root", &mounts[0]))?;
+}
+
+/// Whether a task of another PID namespace than the tree's has to make it.
+fn is_of_others(record: &FilesystemRecord) -> bool {
+    record.pid_namespace != 0
+}
+
+fn of_root(action: &str) -> impl FnOnce(Errno) -> MountError + use<> {
+    let action = action.to_owned();
+    move |source| MountError {
+        object: "mount /".to_owned(),
+        action,
+        source,
     }
-    for (mount, root) in mounts.iter().zip(&roots) {
-        if let MountSource::Filesystem { filesystem, .. } = mount.source
-            && image.filesystems()[filesystem as usize].read_only
-        {
-            make_filesystem_read_only(root.as_fd()).map_err(failed("make its filesystem read-only", mount))?;
-        }
-    }
-    groups::make(mounts, &roots)
 }
 
 /// Takes the old root away, pivot_root(2): from under all who have it as their root directory.
@@ -188,6 +305,10 @@ fn enter_root(new: BorrowedFd<'_>) -> Result<(), Errno> {
     // Which lies on top of the new one now.
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")
+}
+
+pub(super) fn errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))
 }
 
 /// Mounts, which are nowhere yet, of what the host has.
@@ -217,32 +338,47 @@ fn sources(
 struct Filesystems<'a> {
     image: &'a Image,
     made: HashMap<u32, OwnedFd>,
-    attached: BTreeSet<u32>,
+    /// The namespaces in which they are mounted as a whole.
+    homes: HashMap<u32, u32>,
 }
 
 impl Filesystems<'_> {
-    /// A mount of a part of one, which is nowhere yet; its layers are below `top`.
+    /// A mount of a part of one, which is nowhere yet, by a thread that is in the namespace `space`; `None` where the
+    /// filesystem waits for tasks.
     fn mount(
         &mut self,
-        id: u32,
-        root: &MountPoint,
-        (mount, top): (&MountRecord, BorrowedFd<'_>),
-    ) -> Result<OwnedFd, MountError> {
+        (id, root): (u32, &MountPoint),
+        mount: &MountRecord,
+        (spaces, space): (&Spaces, u32),
+    ) -> Result<Option<OwnedFd>, MountError> {
         if !self.made.contains_key(&id) {
-            let made = new_filesystem(&self.image.filesystems()[id as usize], top);
+            let record = &self.image.filesystems()[id as usize];
+            if is_of_others(record) {
+                return Ok(None);
+            }
+            let made = spaces.root().and_then(|top| new_filesystem(record, top.as_fd()));
             self.made
                 .insert(id, made.map_err(failed("make its filesystem", mount))?);
         }
         let whole = &self.made[&id];
-        let part = if root.0 == b"/" && self.attached.insert(id) {
-            whole
-                .try_clone()
-                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE)))
-        } else {
-            let rest = root.0.strip_prefix(b"/").unwrap_or_default();
-            open_on_mount(whole.as_fd(), Path::new(OsStr::from_bytes(rest))).and_then(|part| clone_mount(part.as_fd()))
+        let part = match self.homes.get(&id) {
+            None if root.0 == b"/" => {
+                self.homes.insert(id, space);
+                let again = whole.try_clone();
+                again.map_err(errno)
+            }
+            home => {
+                let rest = Path::new(OsStr::from_bytes(root.0.strip_prefix(b"/").unwrap_or_default()));
+                // Where a mount is, it can be bound.
+                let bound = spaces.enter(home.copied().unwrap_or(space)).and_then(|()| {
+                    let part = open_on_mount(whole.as_fd(), rest)?;
+                    let part = clone_mount(part.as_fd())?;
+                    set_propagation(part.as_fd(), Propagation::Private).map(|()| part)
+                });
+                spaces.enter(space).and(bound)
+            }
         };
-        part.map_err(failed("bind a part of its filesystem", mount))
+        part.map(Some).map_err(failed("bind a part of its filesystem", mount))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which parts of a filesystem a tree's mounts show: after pivot_root(2) often none shows all of it.
 
-use super::find::{Refused, UNMOUNT, below, joined};
-use floe_image::record::MountPoint;
+use super::{
+    find::{Refused, UNMOUNT, below},
+    seen::Seen,
+};
 use floe_sys::procfs::MountInfo;
 use nix::{errno::Errno, sys::stat::fstat};
 use std::{collections::BTreeMap, os::fd::OwnedFd};
@@ -16,29 +18,21 @@ pub(super) struct Part<'a> {
     pub root: &'a [u8],
     /// What was opened of it.
     pub opened: &'a OwnedFd,
-    /// Where it is mounted.
-    point: &'a [u8],
 }
 
-impl Part<'_> {
-    /// Where in the tree a file is that has this path from the root of the filesystem; `None` where it is in another part.
-    pub(super) fn place_of(&self, path: &[u8]) -> Option<MountPoint> {
-        Some(joined(self.point, below(path, self.root)?))
+/// What is to be read of a mount's filesystem, so that nothing of it is missing that any mount shows in any of the tree's
+/// namespaces, which are `all`.
+pub(super) fn parts<'a>(all: &'a [Option<Seen>], of: &MountInfo) -> Result<Vec<Part<'a>>, Refused> {
+    let mut shown: Vec<(usize, &MountInfo, &Opened)> = Vec::new();
+    for seen in all.iter().flatten() {
+        let mounts = seen.mounts.iter().enumerate();
+        let mounts = mounts.filter(|(_, mount)| mount.device == of.device && mount.source == of.source);
+        shown.extend(mounts.map(|(at, mount)| (at, mount, &seen.roots)));
     }
-}
-
-/// What is to be read of a mount's filesystem, so that nothing of it is missing that any mount shows.
-pub(super) fn parts<'a>(mounts: &'a [MountInfo], roots: &'a Opened, index: usize) -> Result<Vec<Part<'a>>, Refused> {
-    let of = &mounts[index];
-    let shown = mounts
-        .iter()
-        .enumerate()
-        .filter(|(_, mount)| mount.device == of.device && mount.source == of.source);
-    let mut shown: Vec<(usize, &MountInfo)> = shown.collect();
     // What lies in another part comes behind that.
-    shown.sort_by_key(|(at, mount)| (mount.root.len(), *at));
+    shown.sort_by_key(|(_, mount, _)| mount.root.len());
     let mut found: Vec<Part<'a>> = Vec::new();
-    for (at, mount) in shown {
+    for (at, mount, roots) in shown {
         let is_known = found.iter().any(|part| below(&mount.root, part.root).is_some());
         if is_known || mount.root.ends_with(b"//deleted") {
             continue;
@@ -52,7 +46,6 @@ pub(super) fn parts<'a>(mounts: &'a [MountInfo], roots: &'a Opened, index: usize
         found.push(Part {
             root: &mount.root,
             opened,
-            point: &mount.path,
         });
     }
     Ok(found)

@@ -16,17 +16,17 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, open},
+    fcntl::{AtFlags, OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::stat::Mode,
+    sys::stat::{Mode, fstat, fstatat},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
 };
@@ -40,21 +40,61 @@ pub(super) struct Seen {
     pub baseline: Baseline,
     /// What each of those shows that a new sandbox has not, without what is mounted on it; or why that can't be seen.
     pub roots: Opened,
+    /// The PID namespaces that each proc shows, by device number; none where nobody is left in it.
+    pub shown: Shown,
+}
+
+/// Inode numbers of PID namespaces, by the device numbers of what shows them.
+type Shown = HashMap<u32, Option<u64>>;
+
+/// What floe itself mounted in the tree's mount namespaces, and by what that is known.
+#[derive(Debug)]
+pub(super) struct Ours {
+    /// The inode number of the tree's PID namespace, whose processes /proc shows.
+    pub pids: u64,
+    /// Device numbers of the rest, by their places; those of the tree's own namespace, once it was seen.
+    devices: Option<HashMap<&'static str, u32>>,
+}
+
+impl Ours {
+    /// In a sandbox whose PID namespace has this inode number.
+    pub(super) fn new(pids: u64) -> Self {
+        Self { pids, devices: None }
+    }
+
+    /// Notes what there is in the tree's own namespace; nothing where that is the host's.
+    pub(super) fn note(&mut self, own: Option<&Seen>) {
+        let found = own.into_iter().flat_map(|seen| {
+            let all = seen.mounts.iter().zip(&seen.baseline.own);
+            all.filter_map(|(mount, place)| Some(((*place)?, mount.device)))
+        });
+        self.devices = Some(found.collect());
+    }
+
+    fn is_it(&self, place: &'static str, mount: &MountInfo, shown: &Shown) -> bool {
+        if mount.kind == b"proc" {
+            return shown.get(&mount.device) == Some(&Some(self.pids));
+        }
+        let known = self.devices.as_ref();
+        known.is_none_or(|known| known.get(place) == Some(&mount.device))
+    }
 }
 
 /// The group of terminals, in every Linux.
 const TTY: u64 = 5;
 
 impl Seen {
-    /// Looks at the mounts of a process; `host` are floe's own.
-    pub(super) fn look(pid: Pid, host: &[MountInfo]) -> Result<Self, NsError> {
+    /// Looks at the mounts of a process; `host` are floe's own, `ours` what it mounts for a tree.
+    pub(super) fn look(pid: Pid, host: &[MountInfo], ours: &Ours) -> Result<Self, NsError> {
         let proc = proc_directory()?;
         let groups = known_ids("gid_map").map_err(NsError::Proc)?;
         let grouped = groups.iter().any(|range| range.contains(&TTY));
         run(pid, CloneFlags::CLONE_NEWNS, || {
             // Of the namespace itself, because a copy's mounts have another order.
             let mounts = mounts_in(&own_mountinfo(&proc)?);
-            let baseline = Baseline::find(&mounts, host, grouped);
+            let mut shown = procs_at_their_places(&mounts);
+            let is_ours = |place, mount: &MountInfo| ours.is_it(place, mount, &shown);
+            let baseline = Baseline::find(&mounts, host, (grouped, &is_ours));
             let is_new = |index: &usize| baseline.has[*index].is_none();
             let wanted: BTreeSet<usize> = (0..mounts.len()).filter(is_new).collect();
             let roots = if wanted.is_empty() {
@@ -62,10 +102,17 @@ impl Seen {
             } else {
                 lay_bare(&mounts, wanted)?
             };
+            for (index, root) in &roots {
+                let mount = &mounts[*index];
+                if let (b"proc", b"/", Ok(root)) = (mount.kind.as_slice(), mount.root.as_slice(), root) {
+                    shown.entry(mount.device).or_insert_with(|| shown_by(root.as_fd()));
+                }
+            }
             Ok(Self {
                 mounts,
                 baseline,
                 roots,
+                shown,
             })
         })
     }
@@ -78,6 +125,35 @@ fn proc_directory() -> Result<OwnedFd, NsError> {
         path: "/proc".to_owned(),
         source: error.into(),
     })
+}
+
+/// What those procs show that nothing hides.
+fn procs_at_their_places(mounts: &[MountInfo]) -> Shown {
+    let procs = mounts
+        .iter()
+        .filter(|mount| mount.kind == b"proc" && mount.root == b"/");
+    let mut found = Shown::new();
+    for mount in procs {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let Ok(there) = open(OsStr::from_bytes(&mount.path), flags, Mode::empty()) else {
+            continue;
+        };
+        if fstat(&there).is_ok_and(|seen| device(seen.st_dev) == mount.device) {
+            found.insert(mount.device, shown_by(there.as_fd()));
+        }
+    }
+    found
+}
+
+/// A device number as mountinfo has it.
+fn device(number: u64) -> u32 {
+    (libc::major(number) << 20) | libc::minor(number)
+}
+
+/// The inode number of the PID namespace that a proc shows: that of its PID 1.
+fn shown_by(proc: BorrowedFd<'_>) -> Option<u64> {
+    let found = fstatat(proc, "1/ns/pid", AtFlags::empty());
+    found.ok().map(|found| found.st_ino)
 }
 
 /// Opens mounts in a copy of the namespace, what is on top first, and takes away there what hides others.

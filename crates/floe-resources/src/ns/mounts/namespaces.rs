@@ -1,0 +1,99 @@
+//! The mount namespaces of a new sandbox, one for each of the image.
+
+use super::make::errno;
+use floe_image::Image;
+use floe_sys::procfs::{MountInfo, mounts_in};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    sched::{CloneFlags, setns, unshare},
+    sys::stat::Mode,
+};
+use std::{
+    cell::Cell,
+    fs::File,
+    io::Read,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// Namespaces that a thread enters in turn. The thread shares its directories with no other one.
+#[derive(Debug)]
+pub struct Spaces {
+    /// By number.
+    all: Vec<OwnedFd>,
+    /// floe's own /proc, by which a thread finds itself wherever it is.
+    proc: OwnedFd,
+    current: Cell<u32>,
+}
+
+impl Spaces {
+    /// That of the calling thread, which is as a new sandbox has it, and copies of it for all others of an image.
+    ///
+    /// # Errors
+    /// Those of unshare(2), setns(2).
+    pub(super) fn make(image: &Image, proc: OwnedFd) -> Result<Self, Errno> {
+        let mut made = Self {
+            all: Vec::new(),
+            proc,
+            current: Cell::new(0),
+        };
+        made.all.push(made.namespace()?);
+        for _ in 1..image.mount_namespaces().len() {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            made.all.push(made.namespace()?);
+            setns(&made.all[0], CloneFlags::CLONE_NEWNS)?;
+        }
+        Ok(made)
+    }
+
+    /// That of the calling thread.
+    fn namespace(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        openat(&self.proc, "thread-self/ns/mnt", flags, Mode::empty())
+    }
+
+    /// Has the calling thread be in one.
+    ///
+    /// # Errors
+    /// Those of setns(2).
+    pub(super) fn enter(&self, number: u32) -> Result<(), Errno> {
+        if self.current.get() != number {
+            setns(self.of(number), CloneFlags::CLONE_NEWNS)?;
+            self.current.set(number);
+        }
+        Ok(())
+    }
+
+    /// Takes up a thread that is in number 0.
+    pub(super) fn begin_anew(&self) {
+        self.current.set(0);
+    }
+
+    /// One of them.
+    fn of(&self, number: u32) -> BorrowedFd<'_> {
+        // Checked when the image was opened: there is none above these.
+        self.all[number as usize].as_fd()
+    }
+
+    /// One of them, for others.
+    pub(super) fn duplicate(&self, number: u32) -> Result<OwnedFd, Errno> {
+        let again = self.of(number).try_clone_to_owned();
+        again.map_err(errno)
+    }
+
+    /// The root directory of the one that the calling thread is in.
+    pub(super) fn root(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open("/", flags, Mode::empty())
+    }
+
+    /// What is mounted in that.
+    pub(super) fn mounts(&self) -> Result<Vec<MountInfo>, Errno> {
+        let mut text = Vec::new();
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let read =
+            File::from(openat(&self.proc, "thread-self/mountinfo", flags, Mode::empty())?).read_to_end(&mut text);
+        read.map_err(errno)?;
+        Ok(mounts_in(&text))
+    }
+}
