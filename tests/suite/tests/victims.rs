@@ -195,6 +195,7 @@ victims! {
     mounts_bind "mounts-bind",
     mounts_kinds "mounts-kinds",
     mounts_tmpfs "mounts-tmpfs",
+    namespaces_mount "namespaces-mount",
     pipes_packets "pipes-packets",
     posix_timers "posix-timers",
     registers "registers",

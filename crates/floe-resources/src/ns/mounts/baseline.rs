@@ -22,6 +22,9 @@ pub(super) struct Baseline {
     pub unmounted: Vec<MountPoint>,
 }
 
+/// Whether floe itself mounted something at a place.
+pub(super) type IsOurs<'a> = dyn Fn(&'static str, &MountInfo) -> bool + 'a;
+
 /// What floe mounts in a new sandbox: type, root, where, what it allows, options of the filesystem. Terminals belong to a
 /// group where the user namespace knows that, and it is shown by the host's number.
 const OWN: [(&str, &str, &str, u32, &[&str]); 3] = [
@@ -45,11 +48,7 @@ const OWN: [(&str, &str, &str, u32, &[&str]); 3] = [
 impl Baseline {
     /// Compares mounts with the host's, where terminals are given to their group if `grouped`. What floe mounts itself must be
     /// `ours`.
-    pub(super) fn find(
-        tree: &[MountInfo],
-        host: &[MountInfo],
-        (grouped, ours): (bool, &dyn Fn(&'static str, &MountInfo) -> bool),
-    ) -> Self {
+    pub(super) fn find(tree: &[MountInfo], host: &[MountInfo], (grouped, ours): (bool, &IsOurs<'_>)) -> Self {
         let mut found = Self {
             has: vec![None; tree.len()],
             own: vec![None; tree.len()],
@@ -93,11 +92,7 @@ impl Baseline {
     }
 
     /// Under another root the devpts that a new sandbox has is mounted once more: its terminal is in that.
-    fn find_terminals(
-        &mut self,
-        tree: &[MountInfo],
-        (grouped, ours): (bool, &dyn Fn(&'static str, &MountInfo) -> bool),
-    ) {
+    fn find_terminals(&mut self, tree: &[MountInfo], (grouped, ours): (bool, &IsOurs<'_>)) {
         let (.., place, _, _) = OWN[1];
         let is_it =
             |mount: &MountInfo| own(mount, grouped).is_some_and(|(found, _)| found == place && ours(place, mount));

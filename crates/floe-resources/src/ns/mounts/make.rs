@@ -252,7 +252,7 @@ impl<'a> Mounting<'a> {
             if done.roots[index].is_some() {
                 continue;
             }
-            let above = above.map_err(|error| failed("find what it is on", mount)(errno(error)))?;
+            let above = above.map_err(|error| failed("find what it is on", mount)(errno(&error)))?;
             let there = match &mount.source {
                 MountSource::Inherited => None,
                 MountSource::Path { .. } => done.shown.remove(&index),
@@ -307,7 +307,7 @@ fn enter_root(new: BorrowedFd<'_>) -> Result<(), Errno> {
     chdir("/")
 }
 
-pub(super) fn errno(error: io::Error) -> Errno {
+pub(super) fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))
 }
 
@@ -365,7 +365,7 @@ impl Filesystems<'_> {
             None if root.0 == b"/" => {
                 self.homes.insert(id, space);
                 let again = whole.try_clone();
-                again.map_err(errno)
+                again.map_err(|error| errno(&error))
             }
             home => {
                 let rest = Path::new(OsStr::from_bytes(root.0.strip_prefix(b"/").unwrap_or_default()));

@@ -78,7 +78,7 @@ impl Spaces {
     /// One of them, for others.
     pub(super) fn duplicate(&self, number: u32) -> Result<OwnedFd, Errno> {
         let again = self.of(number).try_clone_to_owned();
-        again.map_err(errno)
+        again.map_err(|error| errno(&error))
     }
 
     /// The root directory of the one that the calling thread is in.
@@ -93,7 +93,7 @@ impl Spaces {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let read =
             File::from(openat(&self.proc, "thread-self/mountinfo", flags, Mode::empty())?).read_to_end(&mut text);
-        read.map_err(errno)?;
+        read.map_err(|error| errno(&error))?;
         Ok(mounts_in(&text))
     }
 }
