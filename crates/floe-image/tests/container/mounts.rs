@@ -63,7 +63,7 @@ fn mounts_are_below_what_they_are_on() {
     });
     let source = |filesystem, root| MountSource::Filesystem { filesystem, root };
     mount(2, "shows a filesystem that is missing", |m| {
-        m.source = source(2, at("/"));
+        m.source = source(3, at("/"));
     });
     mount(2, "shows a path that is no plain one", |m| {
         m.source = source(0, at("sub"));

@@ -36,6 +36,10 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
         filesystem: 1,
         root: at(b"/"),
     };
+    let other = MountSource::Filesystem {
+        filesystem: 2,
+        root: at(b"/"),
+    };
     let further = MountNamespaceRecord {
         unmounted: Vec::new(),
         mounts: vec![
@@ -43,7 +47,7 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
                 master: 4,
                 ..mount(0, b"/", MountSource::Inherited)
             },
-            mount(0, b"/proc", proc.clone()),
+            mount(0, b"/proc", other),
         ],
     };
     let own = MountNamespaceRecord {
@@ -123,6 +127,15 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             kind: FilesystemKind::Proc,
             source: b"proc".to_vec(),
             options: vec![option("hidepid", Some(b"invisible"))],
+            pid_namespace: 0,
+            read_only: false,
+            nodes: Vec::new(),
+        },
+        FilesystemRecord {
+            id: 2,
+            kind: FilesystemKind::Proc,
+            source: b"proc".to_vec(),
+            options: Vec::new(),
             pid_namespace: 1,
             read_only: false,
             nodes: Vec::new(),
