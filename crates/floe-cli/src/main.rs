@@ -21,8 +21,11 @@ struct Arguments {
     #[arg(long, global = true, env = "FLOE_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Tell more on standard error; twice for everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// As --verbose, before the verb: behind run it names a volume.
+    #[arg(short, action = clap::ArgAction::Count)]
+    v: u8,
     /// How diagnostics are written, a failure among them: for people, or as one JSON object a line.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -79,7 +82,7 @@ impl Context {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(arguments.verbose, arguments.log_format);
+    start_log(arguments.verbose.max(arguments.v), arguments.log_format);
     let format = arguments.log_format;
     let context = Context {
         log_format: format,

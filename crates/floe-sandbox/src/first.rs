@@ -3,6 +3,7 @@
 use crate::{
     init, link,
     message::{self, kind},
+    mounts,
     spec::{Console, Origin, SandboxSpec},
 };
 use floe_sys::fork;
@@ -66,10 +67,10 @@ fn report(monitor: &OwnedFd, error: Errno, text: &str) {
     }
 }
 
-/// Why something failed, and what.
+/// Why something failed, and what was attempted.
 pub type Failure = (Errno, String);
 
-fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
+pub fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
     let text = text.into();
     move |error| (error, text)
 }
@@ -95,7 +96,8 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
         link::raise_inside(&told).map_err(failed("raise the network device eth0"))?;
     }
     if spec.mount == Origin::Own {
-        mounts(spec.has_devpts())?;
+        own_mounts(spec.has_devpts())?;
+        mounts::make(&spec.mounts)?;
     }
     message::put(monitor, kind::MOUNTED, &[]).map_err(failed("tell the monitor"))?;
     await_message(monitor, kind::CONSOLE)?;
@@ -118,7 +120,7 @@ fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn mounts(devpts: bool) -> Result<(), Failure> {
+fn own_mounts(devpts: bool) -> Result<(), Failure> {
     let none: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;

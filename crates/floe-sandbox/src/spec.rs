@@ -1,6 +1,6 @@
 //! What a sandbox is to be.
 
-use crate::{WindowSize, link::LinkSpec};
+use crate::{Mounts, WindowSize, link::LinkSpec};
 use floe_cgroup::Limits;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -61,6 +61,8 @@ pub struct SandboxSpec {
     pub mount: Origin,
     /// Terminals (devpts), in an own mount namespace; with a terminal of its own a sandbox always has its own.
     pub devpts: Origin,
+    /// What is mounted besides, in an own mount namespace.
+    pub mounts: Mounts,
     /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
     pub init: bool,
     /// What it may take.
@@ -89,6 +91,7 @@ impl Default for SandboxSpec {
             cgroup: Origin::Own,
             mount: Origin::Own,
             devpts: Origin::Host,
+            mounts: Mounts::default(),
             init: false,
             limits: Limits::default(),
             controllers: Vec::new(),
@@ -99,9 +102,9 @@ impl Default for SandboxSpec {
 }
 
 impl SandboxSpec {
-    /// Whether it has a devpts of its own.
+    /// Whether it has a devpts of its own, as every one that does not see the host's.
     pub(crate) fn has_devpts(&self) -> bool {
-        self.devpts == Origin::Own || matches!(self.console, Console::Terminal { .. })
+        self.devpts == Origin::Own || self.mounts.root.is_some() || matches!(self.console, Console::Terminal { .. })
     }
 
     /// The controllers that it needs cgroups of.

@@ -2,7 +2,11 @@
 //! mount_setattr(2) (5.12). A mount is known by a descriptor of its root directory.
 
 use crate::descriptor::owned;
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, umount2},
+    unistd::{chdir, fchdir, pivot_root},
+};
 use std::{
     ffi::{CStr, CString},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -223,6 +227,34 @@ pub fn set_attributes(mount: BorrowedFd<'_>, wanted: u32) -> Result<(), Errno> {
     )
 }
 
+/// Sets some of these [`attributes`] of a mount, and of those on it where `recursive`; the others stay.
+///
+/// # Errors
+/// EBUSY where somebody writes to what is to be read-only; EPERM.
+pub fn add_attributes(mount: BorrowedFd<'_>, more: u32, recursive: bool) -> Result<(), Errno> {
+    let attr = MountAttr {
+        set: u64::from(more & attributes::ALL),
+        clear: 0,
+        propagation: 0,
+        user_namespace: 0,
+    };
+    let flags = if recursive { AT_RECURSIVE as i32 } else { 0 };
+    set_attr_with(mount, &attr, flags)
+}
+
+/// Makes what is mounted on top of the root directory the root in its place, pivot_root(2): for all who have that as their
+/// root or working directory. The old one goes, with all that is mounted on it.
+///
+/// # Errors
+/// EINVAL where the old root, or what it is mounted on, shares mounts; EPERM.
+pub fn replace_root(new: BorrowedFd<'_>) -> Result<(), Errno> {
+    fchdir(new)?;
+    pivot_root(".", ".")?;
+    // Which lies on top of the new one now.
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}
+
 /// Lets a mount alone be read without a trace of it.
 ///
 /// # Errors
@@ -256,6 +288,10 @@ pub fn set_propagation(mount: BorrowedFd<'_>, propagation: Propagation) -> Resul
 }
 
 fn set_attr(mount: BorrowedFd<'_>, attr: &MountAttr) -> Result<(), Errno> {
+    set_attr_with(mount, attr, 0)
+}
+
+fn set_attr_with(mount: BorrowedFd<'_>, attr: &MountAttr, flags: i32) -> Result<(), Errno> {
     // SAFETY: an empty path that ends with a NUL, and a structure of the stated size that is only read.
     Errno::result(unsafe {
         let size = size_of::<MountAttr>();
@@ -265,7 +301,7 @@ fn set_attr(mount: BorrowedFd<'_>, attr: &MountAttr) -> Result<(), Errno> {
             libc::SYS_mount_setattr,
             mount,
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             attr,
             size,
         )

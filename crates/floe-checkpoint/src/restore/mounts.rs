@@ -99,8 +99,22 @@ fn apart<T: Send>(act: impl FnOnce() -> Result<T, RestoreError> + Send) -> Resul
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// The namespaces that filesystems of the image show, where they are the tree's own: others' an ordinary user may not mount.
+fn shown_namespaces(image: &Image) -> CloneFlags {
+    let sandbox = image.sandbox();
+    let shown = [
+        (FilesystemKind::Sysfs, sandbox.net, CloneFlags::CLONE_NEWNET),
+        (FilesystemKind::Mqueue, sandbox.ipc, CloneFlags::CLONE_NEWIPC),
+    ];
+    let own = shown
+        .into_iter()
+        .filter(|(kind, origin, _)| *origin == NamespaceOrigin::Own && with_kind(image, *kind).next().is_some());
+    own.map(|(.., flag)| flag).collect()
+}
+
 fn rehearse(image: &Image, given: &Given) -> Result<Rehearsal, RestoreError> {
     let wrap = || RestoreError::system("rehearse the mounts");
+    unshare(shown_namespaces(image)).map_err(wrap())?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(wrap())?;
     let proc = proc_directory()?;

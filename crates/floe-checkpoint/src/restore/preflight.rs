@@ -9,7 +9,7 @@ use super::{
 use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
-    record::{ConsoleRecord, HeaderRecord, NamespaceOrigin, NsPid, ProcessRecord},
+    record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord},
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
@@ -61,12 +61,16 @@ pub fn obstacles(
     clocks(image, &mut found);
     // What follows is looked for where the tree will find it.
     let mut rehearsal = Rehearsal::of(image, outside.mounts)?;
+    // Under another root than the tree's there is nothing to be looked for.
+    let is_seen = rehearsal.obstacles.is_empty() || !has_another_root(image);
     found.extend(std::mem::take(&mut rehearsal.obstacles));
     let roots = rehearsal.roots();
     let look = Look::new(image, (roots, rehearsal.devices()), files)?;
-    found.extend(look.obstacles()?);
+    if is_seen {
+        found.extend(look.obstacles()?);
+    }
     check_sockets(image.open_files())?;
-    for record in image.open_files() {
+    for record in image.open_files().iter().filter(|_| is_seen) {
         let kind = kind_of(record)?;
         let (is_there, obstacle) = look.open_file(record)?;
         found.extend(obstacle);
@@ -111,7 +115,8 @@ pub fn obstacles(
         privileges(record, &own, &mut found)?;
         for (what, directory) in [("working", &record.cwd), ("root", &record.root)] {
             let path = &directory.path;
-            let exists = path.is_empty()
+            let exists = !is_seen
+                || path.is_empty()
                 || directory.ghost.is_some()
                 || open_in_root(
                     roots.of(directory.mount_namespace),
@@ -130,6 +135,15 @@ pub fn obstacles(
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Whether the tree's own root is another one than the host's.
+fn has_another_root(image: &Image) -> bool {
+    let first = image
+        .mount_namespaces()
+        .first()
+        .and_then(|record| record.mounts.first());
+    first.is_some_and(|root| root.source != MountSource::Inherited)
 }
 
 /// The root directory of a process where it is another one than that of a mount namespace; the outer `None` where it is not

@@ -23,3 +23,4 @@ pub mod wait;
 mod foreground;
 mod image_file;
 mod limits;
+mod mounts;

@@ -1,6 +1,6 @@
 //! `floe run`.
 
-use super::{foreground::Stay, limits::LimitArguments};
+use super::{foreground::Stay, limits::LimitArguments, mounts::MountArguments};
 use crate::{
     Context,
     failure::{Failure, Outcome},
@@ -39,7 +39,7 @@ pub struct Run {
     /// Set an environment variable on top of this environment, all of which is handed on.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable())]
     env: Vec<OsString>,
-    /// Working directory [default: this one].
+    /// Working directory [default: this one, with --rootfs its root].
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<OsString>,
     /// Host name in the sandbox [default: its name].
@@ -57,6 +57,8 @@ pub struct Run {
     /// given several times.
     #[arg(short, long, value_name = "HOSTPORT:PORT[/udp]", value_parser = published)]
     publish: Vec<Published>,
+    #[command(flatten)]
+    mounts: MountArguments,
     #[command(flatten)]
     limits: LimitArguments,
     /// The command.
@@ -160,6 +162,7 @@ impl Run {
             workdir: self
                 .workdir
                 .clone()
+                .or_else(|| self.mounts.has_root().then(|| "/".into()))
                 .or_else(|| std::env::current_dir().ok().map(Into::into)),
             hostname: self.hostname.clone(),
             net: match self.net {
@@ -170,6 +173,7 @@ impl Run {
                 published: self.publish.clone(),
                 address: None,
             }),
+            mounts: self.mounts.mounts()?,
             init: self.init,
             limits: self.limits.limits()?,
             console,

@@ -10,6 +10,7 @@ use crate::{
     first::Program,
     link::Link,
     message::{self, kind},
+    mounts::Points,
     spec::SandboxSpec,
     state::{SandboxState, StateDir, Status},
 };
@@ -87,6 +88,8 @@ struct Monitor {
     first: Option<OwnedFd>,
     console: ConsoleEnds,
     clients: Clients,
+    /// Mount points that were made for it, which go again if it does not come to run.
+    points: Points,
     phase: Phase,
     remove: bool,
     /// It goes with this.
@@ -115,6 +118,7 @@ impl Monitor {
             first: Some(setup.first),
             console: setup.console,
             clients: setup.clients,
+            points: setup.points,
             phase: Phase::Launching,
             remove: spec.remove,
             link: setup.link,
@@ -210,6 +214,7 @@ impl Monitor {
                     return Heard::Abandoned;
                 }
                 self.phase = Phase::Running;
+                self.points.keep();
                 self.state.status = Status::Running;
                 self.save();
                 if let Err(error) = message::put(socket, kind::COMMIT, &[]) {

@@ -9,6 +9,7 @@ use crate::{
     launch::unique_name,
     link::{Link, LinkSpec, LinkState},
     message::{self, kind},
+    mounts::Points,
     spec::{Console, SandboxSpec},
     state::{ConsoleState, SandboxState, StateDir, StateError},
 };
@@ -36,6 +37,8 @@ pub struct Setup {
     pub console: ConsoleEnds,
     pub clients: Clients,
     pub link: Option<Link>,
+    /// Mount points that were made for it.
+    pub points: Points,
 }
 
 /// Errno and what was attempted.
@@ -121,6 +124,8 @@ impl Setup {
             tracing::info!("no cgroup can be made here: the sandbox can't be frozen, and is stopped task by task");
         }
         let clients = Clients::listen(&folder).map_err(failed("listen for clients"))?;
+        // They go where a later step fails.
+        let points = Points::make(&spec.mounts)?;
         let (near, far) = message::pair().map_err(failed("make a socket for PID 1"))?;
         let (pipes, streams) = PipeEnds::make(spec.console).map_err(failed("make the standard streams"))?;
         let birthplace = match cgroup {
@@ -164,6 +169,7 @@ impl Setup {
             console,
             clients,
             link,
+            points,
         })
     }
 }

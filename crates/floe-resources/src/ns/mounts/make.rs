@@ -9,12 +9,13 @@ use super::{
 use crate::ns::Roots;
 use floe_image::{
     Image,
-    record::{FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource},
+    record::{FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource},
 };
 use floe_sys::{
     descriptor::{open_in_root, open_on_mount},
     mount::{
-        NewFilesystem, Propagation, attach, clone_mount, make_filesystem_read_only, set_attributes, set_propagation,
+        NewFilesystem, Propagation, attach, clone_mount, make_filesystem_read_only, replace_root, set_attributes,
+        set_propagation,
     },
 };
 use nix::{
@@ -22,7 +23,6 @@ use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, umount2},
     sys::stat::{Mode, fstat},
-    unistd::{chdir, fchdir, pivot_root},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -138,6 +138,7 @@ impl<'a> Mounting<'a> {
             spaces,
             done: Vec::new(),
         };
+        mounting.make_views_of_devices()?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
             let done = mounting.prepare(namespace, given)?;
@@ -145,6 +146,21 @@ impl<'a> Mounting<'a> {
             mounting.mount_all(number)?;
         }
         Ok(mounting)
+    }
+
+    /// In a user namespace only who sees a sysfs may make one, and the host's is gone with its root.
+    fn make_views_of_devices(&mut self) -> Result<(), MountError> {
+        let root = self.spaces.root().map_err(of_root("open it"))?;
+        let is_sysfs = |record: &&FilesystemRecord| record.kind == FilesystemKind::Sysfs;
+        for record in self.image.filesystems().iter().filter(is_sysfs) {
+            let made = new_filesystem(record, root.as_fd()).map_err(|source| MountError {
+                object: format!("sysfs {}", record.id),
+                action: "make it".to_owned(),
+                source,
+            })?;
+            self.filesystems.made.insert(record.id, made);
+        }
+        Ok(())
     }
 
     /// Numbers of the filesystems that are still to be made.
@@ -271,7 +287,7 @@ impl<'a> Mounting<'a> {
             }
             if index == 0 {
                 attach(there.as_fd(), above.as_fd()).map_err(failed("mount it", mount))?;
-                enter_root(there.as_fd()).map_err(failed("make it the root", mount))?;
+                replace_root(there.as_fd()).map_err(failed("make it the root", mount))?;
             } else {
                 let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
                 let place = open_on_mount(above.as_fd(), rest);
@@ -296,15 +312,6 @@ fn of_root(action: &str) -> impl FnOnce(Errno) -> MountError + use<> {
         action,
         source,
     }
-}
-
-/// Takes the old root away, pivot_root(2): from under all who have it as their root directory.
-fn enter_root(new: BorrowedFd<'_>) -> Result<(), Errno> {
-    fchdir(new)?;
-    pivot_root(".", ".")?;
-    // Which lies on top of the new one now.
-    umount2(".", MntFlags::MNT_DETACH)?;
-    chdir("/")
 }
 
 pub(super) fn errno(error: &io::Error) -> Errno {

@@ -1,0 +1,133 @@
+//! Trees that bubblewrap started, as root: their root is a tmpfs of its own with what is bound there, the old one is gone.
+
+use floe_suite::{Host, PID_METHODS, has, until};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+/// What a sandboxed program needs.
+const USUAL: [&str; 24] = [
+    "--new-session",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--ro-bind",
+    "/usr",
+    "/usr",
+    "--symlink",
+    "usr/lib",
+    "/lib",
+    "--symlink",
+    "usr/lib64",
+    "/lib64",
+    "--symlink",
+    "usr/bin",
+    "/bin",
+    "--proc",
+    "/proc",
+    "--dev",
+    "/dev",
+    "--tmpfs",
+    "/tmp",
+    "--dir",
+    "/made",
+];
+
+const COUNT: &str = "cd /made; exec 7<>/tmp/file; echo kept >&7; n=0; \
+    while :; do n=$((n+1)); echo $n > /out/ticks.new; mv /out/ticks.new /out/ticks; sleep 0.1; done";
+
+struct Wrapped {
+    outer: Child,
+    /// Where it counts.
+    out: PathBuf,
+}
+
+impl Wrapped {
+    fn start(host: &Host, options: &[&str]) -> Self {
+        let out = host.folder("out");
+        let place = out.display().to_string();
+        let mut command = Command::new("setsid");
+        command
+            .arg("bwrap")
+            .args(USUAL)
+            .args(["--bind", &place, "/out"])
+            .args(options);
+        command.args(["--", "bash", "-c", COUNT]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let wrapped = Self {
+            outer: command.spawn().expect("start bubblewrap"),
+            out,
+        };
+        until("the script", || wrapped.ticks() > 0);
+        wrapped
+    }
+
+    /// Its PID 1.
+    fn pid(&self) -> String {
+        let path = format!("/proc/{0}/task/{0}/children", self.outer.id());
+        fs::read_to_string(path).expect("children").trim().to_owned()
+    }
+
+    fn ticks(&self) -> u64 {
+        let text = fs::read_to_string(self.out.join("ticks")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+}
+
+impl Drop for Wrapped {
+    fn drop(&mut self) {
+        // PID 1 ends with it or has been saved.
+        let _ = self.outer.kill();
+        let _ = self.outer.wait();
+    }
+}
+
+fn goes_on(options: &[&str]) {
+    if !has("bwrap") {
+        return;
+    }
+    let host = Host::new();
+    let mut wrapped = Wrapped::start(&host, &[&["--die-with-parent"], options].concat());
+    let image = host.path("image.floe").display().to_string();
+    host.done(&["checkpoint", "--pid", &wrapped.pid(), "-o", &image]);
+    wrapped.outer.wait().expect("bubblewrap ends with its tree");
+    let name = host.name("wrapped");
+    host.done(&["restore", "-d", "--name", &name, &image]);
+    for method in PID_METHODS {
+        let before = wrapped.ticks();
+        until("the script", || wrapped.ticks() > before);
+        host.done(&["checkpoint", &name, "-o", &image]);
+        host.done(&["restore", "-d", "--pid-method", method, &image]);
+    }
+    let inside = |script: &str| host.done(&["exec", &name, "--", "bash", "-c", script]);
+    assert_eq!(inside("cat /tmp/file; readlink /proc/2/cwd"), "kept\n/made\n");
+    assert_eq!(inside("cd /; echo *"), "bin dev lib lib64 made out proc tmp usr\n");
+    assert!(
+        host.floe(&["exec", &name, "--", "touch", "/usr/new"])
+            .err
+            .contains("Read-only")
+    );
+    assert_eq!(inside("echo x > /dev/null && head -c 3 /dev/zero | wc -c"), "3\n");
+    let elsewhere = host.path("elsewhere");
+    host.done(&["checkpoint", &name, "-o", &image]);
+    fs::rename(&wrapped.out, &elsewhere).expect("move it");
+    let told = host.floe(&["restore", "-d", &image]).expect_failed();
+    assert!(told.contains("mount /out: it shows"), "{told}");
+    wrapped.out = elsewhere;
+    let given = format!("/out={}", wrapped.out.display());
+    host.done(&["restore", "-d", "--mount", &given, &image]);
+    let before = wrapped.ticks();
+    until("the script", || wrapped.ticks() > before);
+}
+
+#[test]
+fn a_tree_of_bubblewrap_goes_on() {
+    goes_on(&[]);
+}
+
+#[test]
+fn a_tree_of_bubblewrap_without_a_network_goes_on() {
+    goes_on(&["--unshare-net"]);
+}
