@@ -327,6 +327,21 @@ pub fn spawn(command: &mut Command) -> Child {
     piped.spawn().expect("start floe")
 }
 
+/// For a program before its exec: gives it a session of its own, and no file of whoever runs the tests.
+///
+/// # Errors
+/// Those of setsid(2).
+pub fn leave() -> std::io::Result<()> {
+    // SAFETY: plain numbers.
+    let closed = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    // SAFETY: no arguments.
+    let session = unsafe { libc::setsid() };
+    match closed == 0 && session > 0 {
+        true => Ok(()),
+        false => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Sends a signal to a process that the test knows to be there.
 ///
 /// # Panics

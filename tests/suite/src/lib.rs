@@ -16,7 +16,7 @@ mod tree;
 mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of};
-pub use command::{Host, ORDINARY, Outcome, json, run, signal, spawn, until, wait};
+pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, until, wait};
 pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;
 pub use portrait::Portrait;

@@ -1,7 +1,7 @@
 //! Trees that were started by hand with unshare(1), as root and as an ordinary user, and that floe has never seen before: with
 //! the PIDs that they have on each level.
 
-use floe_suite::{Host, ORDINARY, PID_METHODS, json, run, until};
+use floe_suite::{Host, ORDINARY, PID_METHODS, json, leave, run, until};
 use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -18,18 +18,6 @@ while :; do
     sleep 0.02
 done
 "#;
-
-/// Before its exec: a session of its own, and no file of whoever runs the tests.
-fn leave() -> std::io::Result<()> {
-    // SAFETY: plain numbers.
-    let closed = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
-    // SAFETY: no arguments.
-    let session = unsafe { libc::setsid() };
-    match closed == 0 && session > 0 {
-        true => Ok(()),
-        false => Err(std::io::Error::last_os_error()),
-    }
-}
 
 /// A tree that ends with the test.
 struct Tree {
