@@ -1,8 +1,9 @@
 //! Trees that bubblewrap started, as root: their root is a tmpfs of its own with what is bound there, the old one is gone.
 
-use floe_suite::{Host, PID_METHODS, has, until};
+use floe_suite::{Host, PID_METHODS, has, leave, until};
 use std::{
     fs,
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -48,14 +49,12 @@ impl Wrapped {
     fn start(host: &Host, options: &[&str]) -> Self {
         let out = host.folder("out");
         let place = out.display().to_string();
-        let mut command = Command::new("setsid");
-        command
-            .arg("bwrap")
-            .args(USUAL)
-            .args(["--bind", &place, "/out"])
-            .args(options);
+        let mut command = Command::new("bwrap");
+        command.args(USUAL).args(["--bind", &place, "/out"]).args(options);
         command.args(["--", "bash", "-c", COUNT]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: what it calls is safe between fork and exec.
+        unsafe { command.pre_exec(leave) };
         let wrapped = Self {
             outer: command.spawn().expect("start bubblewrap"),
             out,

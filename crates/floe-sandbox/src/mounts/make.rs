@@ -83,7 +83,7 @@ impl Making {
         match filesystem("sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC) {
             Ok(sys) => self.place(&sys, Path::new("/sys"), true)?,
             Err(Errno::EPERM) => {
-                tracing::info!("/sys stays empty: it takes a network namespace of its own (--net none)")
+                tracing::info!("/sys stays empty: it takes a network namespace of its own (--net none)");
             }
             Err(error) => return Err(failed("mount /sys")(error)),
         }
