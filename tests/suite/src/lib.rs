@@ -4,6 +4,7 @@
 
 mod cgroups;
 mod command;
+mod mounting;
 mod mounts;
 mod network;
 mod portrait;
@@ -17,6 +18,7 @@ mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of};
 pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, until, wait};
+pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;
 pub use portrait::Portrait;

@@ -131,6 +131,12 @@ fn a_pid_namespace_with_its_own_proc() {
 }
 
 #[test]
+fn pid_namespaces_below_each_other_with_their_own_proc() {
+    let nested = ["unshare", "--fork", "--pid", "--mount-proc"];
+    survives(&Host::new(), None, &[nested; 3].concat());
+}
+
+#[test]
 fn the_same_of_an_ordinary_user() {
     let unshare = [
         "unshare",

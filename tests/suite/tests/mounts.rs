@@ -1,43 +1,11 @@
 //! Mounts made inside of a sandbox: what they show that is the host's, what the user gives in its place, and what can't be
 //! made again.
 
-use floe_suite::{Host, PID_METHODS, Traces, Victim, until};
+use floe_suite::{Host, Mounting, PID_METHODS, Traces, Victim, WAIT, until};
 use std::{
     fs,
-    path::PathBuf,
     process::{Child, Command, Stdio},
 };
-
-/// A sandbox in which a script has mounted something; it says so by a file `ready` in its folder, which is `$0`.
-struct Mounting<'a> {
-    host: &'a Host,
-    name: String,
-    folder: PathBuf,
-}
-
-impl<'a> Mounting<'a> {
-    fn start(host: &'a Host, script: &str) -> Self {
-        let name = host.name("mounting");
-        let folder = host.folder("folder");
-        let script = format!("set -e; {script}");
-        let place = folder.to_str().expect("a plain path");
-        host.done(&["run", "-d", "--name", &name, "--", "bash", "-c", &script, place]);
-        until("the mounts", || folder.join("ready").exists());
-        Self { host, name, folder }
-    }
-
-    fn findings(&self) -> String {
-        self.host.floe(&["checkpoint", "--dry-run", &self.name]).expect_failed()
-    }
-
-    fn save(&self) -> String {
-        let image = self.host.path("image.floe").display().to_string();
-        self.host.done(&["checkpoint", &self.name, "-o", &image]);
-        image
-    }
-}
-
-const WAIT: &str = "touch $0/ready; sleep 1000";
 
 #[test]
 fn what_is_not_here_any_more_can_be_given() {
