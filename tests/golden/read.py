@@ -270,6 +270,15 @@ filesystem = fields(
     kind=choice(("Tmpfs", None), ("Proc", None), ("Sysfs", None), ("Mqueue", None), ("Devpts", None), ("Overlay", None)),
     source=raw, options=several(fields(key=text, value=optional(raw))), pid_namespace=u32, read_only=boolean, nodes=several(node),
 )
+network_device = fields(
+    number=u32, name=raw, other_names=several(raw), kind=text, inherited=boolean, flags=u32, carrier=boolean, link=optional(u32),
+    master=optional(u32), attributes=raw, options=raw, port=raw, address_mode=optional(u8),
+)
+network = fields(
+    devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),
+    rules=several(raw), neighbours=several(raw), proxies=several(raw), frames=several(raw),
+    settings=several(fields(path=raw, value=raw, usual=boolean)),
+)
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(
     records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
@@ -281,6 +290,7 @@ RECORDS = {
     5: ("mapped_files", mapped_file), 6: ("shmems", shmem), 7: ("ghosts", ghost), 8: ("open_files", open_file),
     9: ("objects", shared_object), 10: ("descriptor_tables", descriptor_table), 12: ("page_maps", page_map),
     14: ("mount_namespaces", mount_namespace), 15: ("filesystems", filesystem),
+    16: ("networks", network),
 }
 PAGES, INDEX = 11, 13
 

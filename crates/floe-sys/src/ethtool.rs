@@ -7,6 +7,7 @@ use nix::{
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const GLINK: u32 = 0xa;
 const GSTRINGS: u32 = 0x1b;
 const GSSET_INFO: u32 = 0x37;
 const GFEATURES: u32 = 0x3a;
@@ -29,6 +30,20 @@ fn ask(socket: &OwnedFd, name: &[u8], buffer: &mut [u32]) -> Result<(), Errno> {
     request[2] = buffer.as_mut_ptr() as u64;
     // SAFETY: a struct ifreq; the callers give a buffer with room for what their command answers.
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, request.as_mut_ptr()) }).map(drop)
+}
+
+/// Has the kernel notice now whether a device in the network namespace of the caller has a line, and do what follows. It
+/// would by itself, a moment later.
+///
+/// # Errors
+/// ENODEV.
+pub fn sync_line(name: &[u8]) -> Result<(), Errno> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    match ask(&socket, name, &mut [GLINK, 0]) {
+        // One whose line never changes.
+        Err(Errno::EOPNOTSUPP) => Ok(()),
+        result => result,
+    }
 }
 
 /// The names of the features that a device in the network namespace of the caller has switched on.

@@ -1,15 +1,21 @@
 //! Network devices, their addresses and routes: rtnetlink(7), in the network namespace of the calling thread.
 
+mod device;
 pub mod ipv4;
 mod link;
 mod make;
 mod message;
 mod namespace;
+mod other;
+mod table;
 
+pub use device::{Beyond, DEVICE_KINDS, Device, devices};
 pub use link::{Link, TunLink, link, set_link};
 pub use make::{VethEnd, make_bridge, make_veth, remove};
 pub use message::{attributes, netfilter};
 pub use namespace::namespace_number;
+pub use other::{disciplines, has_label_routes, has_transforms, lasting_groups};
+pub use table::{Entry, Table, Unfit};
 
 use message::{Request, dump};
 use nix::errno::Errno;

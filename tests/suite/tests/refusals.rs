@@ -303,7 +303,11 @@ fn what_a_sandbox_holds_is_refused() {
     let cases = [
         ("mount", "mount ", "ramfs has no limit"),
         ("foreign-segment", "System V shared memory ", "of another IPC namespace"),
-        ("network-device", "network device victim", "not carried yet"),
+        (
+            "network-device",
+            "network device victim",
+            "of this kind are not carried",
+        ),
         (
             "legacy-filter",
             "packet filter: table filter of iptables-legacy",

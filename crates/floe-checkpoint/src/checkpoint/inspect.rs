@@ -9,7 +9,7 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin,
-        NsPid, PacketFilterRecord, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+        NetworkRecord, NsPid, PacketFilterRecord, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
@@ -96,6 +96,7 @@ pub struct Inspected {
     pub contents: Contents,
     pub files: Collected,
     pub mounts: FoundMounts,
+    pub networks: Vec<NetworkRecord>,
     /// The monitor keeps still as long as this is there.
     pub _streams: Streams,
     /// Bytes of pages to be written.
@@ -180,7 +181,7 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let (mut sandbox, mounts) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
+        let (mut sandbox, mounts, networks) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
@@ -206,6 +207,7 @@ impl Inspected {
             contents,
             files,
             mounts,
+            networks,
             _streams: streams,
             bytes,
         })
@@ -353,14 +355,14 @@ fn sandbox(
     target: &Target,
     (streams, files): (&Streams, &Collected),
     (contents, refusals): (&mut Contents, &mut Refusals),
-) -> Result<(SandboxRecord, FoundMounts), InspectError> {
+) -> Result<(SandboxRecord, FoundMounts, Vec<NetworkRecord>), InspectError> {
     let (name, command) = match target {
         Target::Sandbox { name, command, .. } => (name.clone(), command.clone()),
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
     let found = ns::find(&held.tree, &files.devices, (contents, refusals))?;
-    let (uts, ipc, net, cgroup, mount, devpts, mounts, packet_filter) = match found {
+    let (uts, ipc, net, cgroup, mount, devpts, mounts, packet_filter, networks) = match found {
         Some(ns) => (
             ns.uts,
             ns.ipc,
@@ -370,6 +372,7 @@ fn sandbox(
             ns.devpts,
             ns.mounts,
             ns.packet_filter,
+            ns.networks,
         ),
         None => (
             host,
@@ -380,6 +383,7 @@ fn sandbox(
             NamespaceOrigin::Host,
             FoundMounts::default(),
             PacketFilterRecord::default(),
+            Vec::new(),
         ),
     };
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
@@ -407,7 +411,7 @@ fn sandbox(
         ipc_objects: IpcRecord::default(),
         packet_filter,
     };
-    Ok((record, mounts))
+    Ok((record, mounts, networks))
 }
 
 /// Read when all timers have been, so that none can have fired at a time that the restored tree has yet to see.

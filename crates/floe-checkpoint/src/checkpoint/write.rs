@@ -95,6 +95,7 @@ fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), 
     let mounts = &inspected.mounts;
     mounts.namespaces.iter().try_for_each(|record| writer.record(record))?;
     mounts.filesystems.iter().try_for_each(|record| writer.record(record))?;
+    inspected.networks.iter().try_for_each(|record| writer.record(record))?;
     inspected
         .processes
         .iter()

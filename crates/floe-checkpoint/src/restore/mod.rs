@@ -1,7 +1,8 @@
 //! Restore: the stages on one page.
 //!
 //! ```text
-//! open -> plan -> preflight -> launch -> seed -> mounts -> contents -> tree -> files -> clocks -> state -> freeze -> verify -> thaw
+//! open -> plan -> preflight -> launch -> seed -> mounts -> network -> contents -> tree -> files -> clocks -> state ->
+//! freeze -> verify -> thaw
 //! ```
 //! Up to `launch` nothing is made. From then on everything hangs on the launch: when it is dropped uncommitted, or floe
 //! dies, the monitor kills PID 1, with it the whole namespace, and removes what there is.
@@ -15,6 +16,7 @@ mod disk;
 mod files;
 mod mounts;
 mod nameless;
+mod networks;
 mod plan;
 mod preflight;
 mod sharing;
@@ -45,7 +47,7 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
-    ns::{NsError, mounts::MountError, packet_filter},
+    ns::{NsError, mounts::MountError, network::NetworkError, packet_filter},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
@@ -68,13 +70,14 @@ use tree::World;
 use verify::Original;
 
 /// The names of the stages, in order.
-pub const STAGES: [&str; 14] = [
+pub const STAGES: [&str; 15] = [
     "open",
     "plan",
     "preflight",
     "launch",
     "seed",
     "mounts",
+    "network",
     "contents",
     "tree",
     "files",
@@ -178,6 +181,9 @@ pub enum RestoreError {
     /// Mounts.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Namespaces.
     #[error(transparent)]
     Namespace(#[from] NsError),
@@ -346,6 +352,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("mounts")?;
     let (roots, unmounted) = mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
+    control.enter("network")?;
+    networks::make(&image, launch.pid1())?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;
@@ -375,6 +383,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let all = (&image, &stash);
         let mut opened = files::open_all(all, &world, (&made, terminals), &console, (&roots, outside))?;
         made.finish(&image, launch.pid1())?;
+        networks::finish(&image, launch.pid1())?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
@@ -411,6 +420,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         differences.extend(mounts::compare(&image, &roots, (&hosts, launch.pid1()))?);
         let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
         differences.extend(filter.into_iter().collect());
+        differences.extend(networks::compare(&image, launch.pid1())?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
         Ok::<_, RestoreError>((opened, stopped))

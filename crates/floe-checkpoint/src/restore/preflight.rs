@@ -4,7 +4,7 @@ use super::{
     RestoreError, abilities,
     disk::{FilesMode, Look},
     mounts::Rehearsal,
-    supply,
+    networks, supply,
 };
 use crate::checkpoint::read_vdso;
 use floe_image::{
@@ -88,6 +88,7 @@ pub fn obstacles(
             });
         }
     }
+    found.extend(networks::obstacles(image)?);
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;

@@ -6,6 +6,7 @@ mod files;
 mod ipc;
 mod memory;
 mod mounts;
+mod network;
 mod packet_filter;
 mod pids;
 mod task;
@@ -17,6 +18,7 @@ pub use files::FileFault;
 pub use ipc::IpcFault;
 pub use memory::MemoryFault;
 pub use mounts::MountFault;
+pub use network::NetworkFault;
 pub use packet_filter::FilterFault;
 pub use pids::PidFault;
 pub use task::TaskFault;
@@ -83,6 +85,9 @@ pub enum Contradiction {
     /// Mounts.
     #[error(transparent)]
     Mount(#[from] MountFault),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] NetworkFault),
     /// Open files.
     #[error(transparent)]
     File(#[from] FileFault),
@@ -107,6 +112,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     packet_filter::check(image)?;
     time::check(image)?;
     mounts::check(image)?;
+    network::check(image)?;
     memory::check(image, &owners(image, CLONE_VM))?;
     files::check(image, &owners(image, CLONE_FILES))?;
     content::check(image, &owners(image, CLONE_VM))?;

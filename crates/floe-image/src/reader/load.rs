@@ -203,6 +203,7 @@ fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<
             RecordKind::PageMap => push(&mut records.page_maps, place, entry, &body)?,
             RecordKind::MountNamespace => push(&mut records.mount_namespaces, place, entry, &body)?,
             RecordKind::Filesystem => push(&mut records.filesystems, place, entry, &body)?,
+            RecordKind::Network => push(&mut records.networks, place, entry, &body)?,
             RecordKind::Pages | RecordKind::Index => {
                 return Err(ReadError::Index("it lists pages or itself as a record"));
             }

@@ -15,8 +15,8 @@ pub use verify::VerifyReport;
 
 use crate::record::{
     AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IndexRecord,
-    MappedFileRecord, MountNamespaceRecord, ObjectRecord, OpenFileRecord, PageId, PageMapRecord, ProcessRecord,
-    ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
+    MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, PageId, PageMapRecord,
+    ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
 use std::{collections::HashMap, fs::File};
 
@@ -44,6 +44,7 @@ struct Records {
     page_maps: Vec<PageMapRecord>,
     mount_namespaces: Vec<MountNamespaceRecord>,
     filesystems: Vec<FilesystemRecord>,
+    networks: Vec<NetworkRecord>,
 }
 
 macro_rules! lists {
@@ -68,6 +69,8 @@ impl Image {
         mount_namespaces: MountNamespaceRecord,
         /// Filesystems that are made anew; a filesystem's id is its position.
         filesystems: FilesystemRecord,
+        /// Network namespaces that are the tree's own, that of its root first.
+        networks: NetworkRecord,
         /// Open file descriptions; a description's id is its position.
         open_files: OpenFileRecord,
         /// What open files share.

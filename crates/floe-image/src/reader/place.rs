@@ -84,6 +84,7 @@ fn name(kind: RecordKind) -> &'static str {
         RecordKind::Index => "index",
         RecordKind::MountNamespace => "mount namespace",
         RecordKind::Filesystem => "filesystem",
+        RecordKind::Network => "network",
     }
 }
 

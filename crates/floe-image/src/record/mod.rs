@@ -8,6 +8,7 @@ mod index;
 mod ipc;
 mod memory;
 mod mounts;
+mod network;
 mod packet_filter;
 mod pids;
 mod process;
@@ -36,6 +37,7 @@ pub use mounts::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
     NodeKind, NodeRecord,
 };
+pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting};
 pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{
@@ -99,13 +101,15 @@ pub enum RecordKind {
     MountNamespace = 14,
     /// [`FilesystemRecord`].
     Filesystem = 15,
+    /// [`NetworkRecord`].
+    Network = 16,
 }
 
 impl RecordKind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [RecordKind; 15] = [
+        const ALL: [RecordKind; 16] = [
             RecordKind::Header,
             RecordKind::Sandbox,
             RecordKind::Process,
@@ -121,6 +125,7 @@ impl RecordKind {
             RecordKind::Index,
             RecordKind::MountNamespace,
             RecordKind::Filesystem,
+            RecordKind::Network,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -157,4 +162,5 @@ records! {
     PageMapRecord = PageMap v 1,
     MountNamespaceRecord = MountNamespace v 1,
     FilesystemRecord = Filesystem v 1,
+    NetworkRecord = Network v 1,
 }

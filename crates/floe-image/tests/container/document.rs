@@ -45,6 +45,7 @@ fn read_here(image: &Image) -> Value {
         "ghosts": image.ghosts(),
         "mount_namespaces": image.mount_namespaces(),
         "filesystems": image.filesystems(),
+        "networks": image.networks(),
         "open_files": image.open_files(),
         "objects": image.objects(),
         "descriptor_tables": image.descriptor_tables(),

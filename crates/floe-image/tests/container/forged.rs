@@ -332,7 +332,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => part().prop_map(|part| Change::Remove { part }),
         1 => part().prop_map(|part| Change::Twice { part }),
         1 => (part(), at()).prop_map(|(one, other)| Change::Swap { one, other }),
-        1 => (part(), 0..16_u16).prop_map(|(part, kind)| Change::Kind { part, kind }),
+        1 => (part(), 0..17_u16).prop_map(|(part, kind)| Change::Kind { part, kind }),
     ]
 }
 
@@ -352,6 +352,7 @@ fn arbitrary(kind: u16, bytes: &[u8]) -> Part {
         10 => encode(&dice::roll::<DescriptorTableRecord>(bytes)),
         14 => encode(&dice::roll::<MountNamespaceRecord>(bytes)),
         15 => encode(&dice::roll::<FilesystemRecord>(bytes)),
+        16 => encode(&dice::roll::<NetworkRecord>(bytes)),
         _ => encode(&dice::roll::<PageMapRecord>(bytes)),
     };
     Part {
@@ -408,7 +409,7 @@ proptest! {
 
     #[test]
     fn images_of_arbitrary_records_never_panic(
-        records in prop::collection::vec((2..16_u16, prop::collection::vec(any::<u8>(), 0..400)), 0..20),
+        records in prop::collection::vec((2..17_u16, prop::collection::vec(any::<u8>(), 0..400)), 0..20),
     ) {
         let tiny = forge::take_apart(&written(&sample::tiny()));
         let arbitrary = records.iter().map(|(kind, bytes)| arbitrary(*kind, bytes));

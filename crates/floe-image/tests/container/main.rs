@@ -14,6 +14,7 @@ mod forged;
 mod golden;
 mod hoard;
 mod mounts;
+mod network;
 mod round_trip;
 mod sample;
 mod shared;

@@ -43,6 +43,7 @@ properties! {
     a_page_map_record_reads_back: PageMapRecord,
     a_mount_namespace_record_reads_back: MountNamespaceRecord,
     a_filesystem_record_reads_back: FilesystemRecord,
+    a_network_record_reads_back: NetworkRecord,
     an_index_record_reads_back: IndexRecord,
 }
 
@@ -64,6 +65,7 @@ fn an_image_of_everything_reads_back() {
         sample.page_maps.len(),
         sample.mount_namespaces.len(),
         sample.filesystems.len(),
+        sample.networks.len(),
     ];
     // Header and sandbox besides.
     let records = 2 + several.iter().sum::<usize>();

@@ -15,6 +15,8 @@ mod sample_files;
 mod sample_filter;
 #[path = "sample_mounts.rs"]
 mod sample_mounts;
+#[path = "sample_network.rs"]
+mod sample_network;
 
 /// Everything an image holds.
 pub struct Sample {
@@ -31,6 +33,7 @@ pub struct Sample {
     pub page_maps: Vec<PageMapRecord>,
     pub mount_namespaces: Vec<MountNamespaceRecord>,
     pub filesystems: Vec<FilesystemRecord>,
+    pub networks: Vec<NetworkRecord>,
     /// Pages, chunk by chunk.
     pub chunks: Vec<Vec<u8>>,
 }
@@ -57,6 +60,7 @@ impl Sample {
         all(&mut writer, &self.page_maps)?;
         all(&mut writer, &self.mount_namespaces)?;
         all(&mut writer, &self.filesystems)?;
+        all(&mut writer, &self.networks)?;
         let (mut sink, summary) = writer.finish()?;
         sink.flush()?;
         Ok(summary)
@@ -302,6 +306,7 @@ pub fn whole() -> Sample {
             map(ContentOwner::Segment(32_769), &[(0x1000, 1, 0)]),
         ],
         mount_namespaces: sample_mounts::mount_namespaces(),
+        networks: sample_network::networks(),
         filesystems: sample_mounts::filesystems(),
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -381,6 +386,7 @@ pub fn tiny() -> Sample {
         page_maps: vec![map(ContentOwner::Process(NsPid(1)), &[(0x40_0000, 1, 0)])],
         mount_namespaces: Vec::new(),
         filesystems: Vec::new(),
+        networks: Vec::new(),
         chunks: vec![stripes(0, 1)],
     }
 }

@@ -23,6 +23,9 @@ pub enum NsError {
     /// Mounts.
     #[error(transparent)]
     Proc(ProcError),
+    /// Making one.
+    #[error("look into a new network namespace")]
+    New(#[source] io::Error),
     /// Entering it.
     #[error("look into the namespaces of process {pid} ({})", names(*flags))]
     Enter {
@@ -39,6 +42,21 @@ pub enum NsError {
 /// Their names, as clone(2) has them.
 fn names(flags: CloneFlags) -> String {
     flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// Runs a closure in a new network namespace, which ends with it.
+///
+/// # Errors
+/// [`NsError::New`].
+pub fn in_new_network<T: Send>(look: impl FnOnce() -> Result<T, io::Error> + Send) -> Result<T, NsError> {
+    let enter = || -> Result<T, io::Error> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        look()
+    };
+    let result = std::thread::scope(|scope| scope.spawn(enter).join());
+    result
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .map_err(NsError::New)
 }
 
 /// The root directory of the mount namespace of `pid`, whatever its own root directory is.

@@ -2,6 +2,7 @@
 
 pub(crate) mod inside;
 pub mod mounts;
+pub mod network;
 pub mod packet_filter;
 pub mod pids;
 mod roots;
@@ -13,7 +14,7 @@ pub use roots::Roots;
 pub use spaces::MountSpaces;
 
 use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
-use floe_image::record::{NamespaceOrigin, PacketFilterRecord};
+use floe_image::record::{NamespaceOrigin, NetworkRecord, PacketFilterRecord};
 use floe_sys::Pid;
 use nix::{sched::CloneFlags, sys::stat::fstat};
 use std::{collections::HashSet, os::fd::AsFd};
@@ -37,6 +38,8 @@ pub struct FoundNamespaces {
     pub packet_filter: PacketFilterRecord,
     /// What is mounted.
     pub mounts: FoundMounts,
+    /// What is in network namespaces that are the tree's own.
+    pub networks: Vec<NetworkRecord>,
 }
 
 /// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before). Network devices with
@@ -60,6 +63,7 @@ pub fn find(
         devpts: NamespaceOrigin::Host,
         packet_filter: PacketFilterRecord::default(),
         mounts: FoundMounts::default(),
+        networks: Vec::new(),
     };
     if origin(pid, "user")? == NamespaceOrigin::Own {
         refusals.add(
@@ -70,7 +74,7 @@ pub fn find(
         );
     }
     if found.net == NamespaceOrigin::Own {
-        refuse_devices(pid, carried, refusals)?;
+        found.networks.push(network::find(pid, carried, refusals)?);
         found.packet_filter = packet_filter::dump(pid, refusals)?;
     }
     found.mounts = mounts::find(tree, contents, refusals)?;
@@ -135,24 +139,4 @@ fn uts(pid: Pid) -> Result<(NamespaceOrigin, String, String), NsError> {
         ))
     })?;
     Ok((origin(pid, "uts")?, host, domain))
-}
-
-fn refuse_devices(pid: Pid, carried: &HashSet<Vec<u8>>, refusals: &mut Refusals) -> Result<(), NsError> {
-    let path = format!("/proc/{pid}/net/dev");
-    let text = std::fs::read_to_string(&path).map_err(|source| NsError::Read { path, source })?;
-    for name in text
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, _)| name.trim())
-    {
-        if name != "lo" && !carried.contains(name.as_bytes()) {
-            refusals.add(
-                None,
-                format!("network device {name}"),
-                "devices of an own network namespace are not carried yet",
-                "remove it, or use --net host",
-            );
-        }
-    }
-    Ok(())
 }

@@ -15,16 +15,21 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// Kinds of attributes without their two flags.
-const KIND: u16 = 0x3fff;
+pub(super) const KIND: u16 = 0x3fff;
 
 /// Attributes, one behind the other: kind and value.
-pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    flagged(bytes).map(|(kind, value)| (kind & KIND, value))
+}
+
+/// The same; kinds have their flags, as NLA_F_NESTED.
+pub(super) fn flagged(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let head = bytes.get(..ATTRIBUTE_HEAD)?;
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
         let value = bytes.get(ATTRIBUTE_HEAD..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([head[2], head[3]]) & KIND, value))
+        Some((u16::from_ne_bytes([head[2], head[3]]), value))
     })
 }
 
@@ -48,7 +53,8 @@ impl Request {
         Self::to(libc::NETLINK_ROUTE, kind, flags, body)
     }
 
-    fn to(to: i32, kind: u16, flags: u16, body: &[u8]) -> Self {
+    /// For a part of the kernel (NETLINK_*).
+    pub(super) fn to(to: i32, kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = ((HEAD + body.len()) as u32).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend((flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());

@@ -1,0 +1,132 @@
+//! Networks: devices with names and numbers of their own, which stand on each other, and settings that lead nowhere else.
+//! What the kernel's own words mean, the kernel checks.
+
+use super::{ensure, is_path};
+use crate::{
+    Image,
+    record::{NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting},
+};
+use serde_bytes::ByteBuf;
+use std::collections::HashSet;
+
+/// IFNAMSIZ, ALTIFNAMSIZ of linux/if.h.
+const NAME_BYTES: usize = 16;
+const OTHER_NAME_BYTES: usize = 128;
+/// How long a message, what attributes have, and a setting can be.
+const MOST_BYTES: usize = 65_536;
+
+/// A network that can't have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkFault {
+    /// More networks than there may be, or one where there can be none.
+    #[error("it has {0}")]
+    Count(&'static str),
+    /// A device.
+    #[error("network device {number} {fault}")]
+    Device {
+        /// Its number.
+        number: u32,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// An entry of a table.
+    #[error("entry {position} of the {table} of a network is too long")]
+    Entry {
+        /// The table.
+        table: &'static str,
+        /// Its position.
+        position: usize,
+    },
+    /// A setting.
+    #[error("setting {position} of a network {fault}")]
+    Setting {
+        /// Its position.
+        position: usize,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+}
+
+pub(super) fn check(image: &Image) -> Result<(), NetworkFault> {
+    let networks = image.networks();
+    ensure(networks.len() <= 1, || NetworkFault::Count("more than one network"))?;
+    let own = image.sandbox().net == NamespaceOrigin::Own;
+    ensure(own || networks.is_empty(), || {
+        NetworkFault::Count("what is in a network that is not the tree's own")
+    })?;
+    networks.iter().try_for_each(one)
+}
+
+fn one(record: &NetworkRecord) -> Result<(), NetworkFault> {
+    let numbers: HashSet<u32> = record.devices.iter().map(|device| device.number).collect();
+    let mut names = HashSet::new();
+    let mut last = 0;
+    for found in &record.devices {
+        let number = found.number;
+        let bad = |fault| move || NetworkFault::Device { number, fault };
+        ensure(number > last && i32::try_from(number).is_ok(), bad("is out of order"))?;
+        last = number;
+        device(found, &numbers).map_err(|fault| NetworkFault::Device { number, fault })?;
+        let all = found.other_names.iter().map(|name| name.as_slice());
+        for name in all.chain([found.name.as_slice()]) {
+            ensure(names.insert(name), bad("has the name of another one"))?;
+        }
+    }
+    tables(record)?;
+    for (position, found) in record.settings.iter().enumerate() {
+        setting(found).map_err(|fault| NetworkFault::Setting { position, fault })?;
+    }
+    Ok(())
+}
+
+fn device(record: &NetworkDeviceRecord, numbers: &HashSet<u32>) -> Result<(), &'static str> {
+    ensure(is_name(&record.name, NAME_BYTES), || "has an impossible name")?;
+    let mut others = record.other_names.iter();
+    ensure(
+        others.all(|name| is_name(name, OTHER_NAME_BYTES)),
+        || "has an impossible other name",
+    )?;
+    let related = |other: Option<u32>| other.is_none_or(|other| other != record.number && numbers.contains(&other));
+    ensure(related(record.link), || "is on one that is not there")?;
+    ensure(related(record.master), || "is a part of one that is not there")?;
+    ensure(record.inherited || !record.kind.is_empty(), || "is of no kind")?;
+    let lengths = [&record.attributes, &record.options, &record.port].map(Vec::len);
+    ensure(
+        lengths.into_iter().all(|length| length <= MOST_BYTES),
+        || "has attributes that are too long",
+    )
+}
+
+/// As dev_valid_name() of the kernel has it.
+fn is_name(name: &[u8], limit: usize) -> bool {
+    let odd = |byte: &u8| matches!(byte, 0 | b'/' | b':') || byte.is_ascii_whitespace() || *byte == 0x0b;
+    !name.is_empty() && name.len() < limit && name != b"." && name != b".." && !name.iter().any(odd)
+}
+
+fn tables(record: &NetworkRecord) -> Result<(), NetworkFault> {
+    let tables: [(&'static str, &[ByteBuf]); 8] = [
+        ("addresses", &record.addresses),
+        ("labels", &record.labels),
+        ("next hops", &record.next_hops),
+        ("routes", &record.routes),
+        ("rules", &record.rules),
+        ("neighbours", &record.neighbours),
+        ("proxies", &record.proxies),
+        ("frames", &record.frames),
+    ];
+    for (table, entries) in tables {
+        let long = entries.iter().position(|entry| entry.len() > MOST_BYTES);
+        if let Some(position) = long {
+            return Err(NetworkFault::Entry { table, position });
+        }
+    }
+    Ok(())
+}
+
+fn setting(record: &NetworkSetting) -> Result<(), &'static str> {
+    let mut steps = record.path.split(|byte| *byte == b'/');
+    let leads_down = is_path(&record.path) && steps.all(|step| !matches!(step, b"" | b"." | b".."));
+    ensure(leads_down, || "is not below the settings of networks")?;
+    let fits = record.value.len() <= MOST_BYTES && !record.value.contains(&0);
+    ensure(fits, || "has an impossible value")
+}

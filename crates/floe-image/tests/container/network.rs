@@ -1,0 +1,83 @@
+//! Networks that can't have been.
+
+use crate::contradictions::contradiction;
+use floe_image::record::*;
+use serde_bytes::ByteBuf;
+
+fn device(position: usize, fault: &str, change: impl FnOnce(&mut NetworkDeviceRecord)) {
+    contradiction(&format!("network device {fault}"), |s| {
+        change(&mut s.networks[0].devices[position]);
+    });
+}
+
+fn setting(fault: &str, change: impl FnOnce(&mut NetworkSetting)) {
+    contradiction(&format!("setting 0 of a network {fault}"), |s| {
+        change(&mut s.networks[0].settings[0]);
+    });
+}
+
+#[test]
+fn there_is_one_which_is_the_trees_own() {
+    contradiction("it has more than one network", |s| {
+        s.networks.push(NetworkRecord::default());
+    });
+    contradiction("it has what is in a network that is not the tree's own", |s| {
+        s.sandbox.net = NamespaceOrigin::Host;
+    });
+}
+
+#[test]
+fn devices_have_numbers_and_names_of_their_own() {
+    device(1, "1 is out of order", |d| d.number = 1);
+    device(0, "0 is out of order", |d| d.number = 0);
+    contradiction("network device 2147483648 is out of order", |s| {
+        s.networks[0].devices[2].link = None;
+        s.networks[0].devices[3].number = 1 << 31;
+    });
+    for name in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-12", "a\0"] {
+        device(1, "2 has an impossible name", |d| d.name = name.as_bytes().to_vec());
+    }
+    device(3, "5 has an impossible other name", |d| {
+        d.other_names[0] = ByteBuf::from(vec![b'a'; 128]);
+    });
+    device(3, "5 has the name of another one", |d| d.name = b"br0".to_vec());
+    device(3, "5 has the name of another one", |d| {
+        d.other_names[0] = ByteBuf::from(b"lo".to_vec());
+    });
+    device(1, "2 is of no kind", |d| d.kind.clear());
+}
+
+#[test]
+fn devices_stand_on_others_that_are_there() {
+    for other in [3, 4] {
+        device(2, "4 is on one that is not there", |d| d.link = Some(other));
+        device(2, "4 is a part of one that is not there", |d| d.master = Some(other));
+    }
+}
+
+#[test]
+fn nothing_is_too_long() {
+    device(1, "2 has attributes that are too long", |d| d.options = vec![0; 65_537]);
+    contradiction("entry 1 of the routes of a network is too long", |s| {
+        s.networks[0].routes[1] = ByteBuf::from(vec![0; 65_537]);
+    });
+    setting("has an impossible value", |s| s.value = vec![b'1'; 65_537]);
+}
+
+#[test]
+fn settings_are_below_those_of_networks() {
+    for path in [
+        "",
+        "/ipv4/ip_forward",
+        "../kernel/hostname",
+        "ipv4//x",
+        "ipv4/./x",
+        "ipv4/",
+        "a\0b",
+    ] {
+        setting("is not below the settings of networks", |s| {
+            s.path = path.as_bytes().to_vec();
+        });
+    }
+    setting("has an impossible value", |s| s.value = vec![b'1', 0]);
+}

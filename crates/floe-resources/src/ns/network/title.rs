@@ -1,0 +1,67 @@
+//! How findings name what is in a network namespace.
+
+use floe_sys::route::{self, Table};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A device, with what it is.
+pub(super) fn device(name: &[u8], kind: &str) -> String {
+    let name = String::from_utf8_lossy(name);
+    if kind.is_empty() {
+        format!("network device {name}")
+    } else {
+        format!("network device {name} ({kind})")
+    }
+}
+
+/// A table.
+pub(super) fn table(table: Table) -> &'static str {
+    match table {
+        Table::Addresses => "network addresses",
+        Table::Labels => "labels of addresses",
+        Table::NextHops => "next hops",
+        Table::Routes => "routes",
+        Table::Rules => "rules of routing",
+        Table::Neighbours => "neighbours",
+        Table::Proxies => "proxies of neighbours",
+        Table::Frames => "forwarding of frames",
+    }
+}
+
+/// An entry of a table.
+pub(super) fn entry(table: Table, entry: &[u8]) -> String {
+    let byte = |at: usize| entry.get(at).copied().unwrap_or(0);
+    let of = |head: usize, wanted: u16| {
+        let mut all = route::attributes(entry.get(head..).unwrap_or_default());
+        all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    };
+    let number = |value: Option<&[u8]>| {
+        let bytes = value.and_then(|value| value.get(..4)?.try_into().ok());
+        bytes.map_or(0, u32::from_ne_bytes)
+    };
+    match table {
+        Table::Addresses => format!("address {}/{}", place(of(8, 2).or_else(|| of(8, 1))), byte(1)),
+        Table::Labels => format!("label of addresses {}/{}", place(of(12, 1)), byte(2)),
+        Table::NextHops => format!("next hop {}", number(of(8, 1))),
+        Table::Routes => match of(12, 1) {
+            Some(to) => format!("route {}/{}, table {}", place(Some(to)), byte(1), number(of(12, 15))),
+            None => format!("default route, table {}", number(of(12, 15))),
+        },
+        Table::Rules => format!("rule of routing {}", number(of(12, 6))),
+        Table::Neighbours => format!("neighbour {}", place(of(12, 1))),
+        Table::Proxies => format!("proxy of neighbour {}", place(of(12, 1))),
+        Table::Frames => format!("forwarding of frames to {}", hardware(of(12, 2).unwrap_or_default())),
+    }
+}
+
+fn place(bytes: Option<&[u8]>) -> String {
+    let bytes = bytes.unwrap_or_default();
+    let four = <[u8; 4]>::try_from(bytes).map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes)));
+    let six = <[u8; 16]>::try_from(bytes).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)));
+    four.or(six)
+        .map_or_else(|_| hardware(bytes), |address| address.to_string())
+}
+
+fn hardware(bytes: &[u8]) -> String {
+    let words: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    words.join(":")
+}
