@@ -150,11 +150,21 @@ packet_filter = fields(
     )),
     connections=several(fields(family=u8, attributes=raw)),
 )
+cgroup_access = fields(uid=u32, gid=u32, mode=u32)
+hierarchy = fields(
+    controllers=text,
+    cgroups=several(fields(
+        path=raw, access=cgroup_access, files=several(both(text, cgroup_access)),
+        attributes=several(fields(name=raw, value=raw)), threaded=boolean, hands_on=several(text), frozen=boolean,
+        settings=several(both(text, text)),
+    )),
+    members=several(both(i32, u32)),
+)
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
     has_init=boolean, pid_namespaces=several(fields(parent=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
-    ipc_objects=ipc, packet_filter=packet_filter,
+    ipc_objects=ipc, packet_filter=packet_filter, cgroups=several(hierarchy),
 )
 state = choice(
     ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))

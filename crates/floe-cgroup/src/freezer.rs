@@ -1,6 +1,6 @@
 //! Freezing as a guard.
 
-use crate::{Cgroup, CgroupError, Kind, watcher::Watcher};
+use crate::{Cgroup, CgroupError, Kind, folder, watcher::Watcher};
 use std::time::{Duration, Instant};
 
 /// How long tasks may take to freeze.
@@ -13,6 +13,8 @@ const STEP: Duration = Duration::from_micros(100);
 pub struct Frozen<'a> {
     group: &'a Cgroup,
     was_frozen: bool,
+    /// Those below it that were frozen by themselves.
+    below: Vec<Cgroup>,
     watcher: Option<Watcher>,
     armed: bool,
 }
@@ -36,6 +38,25 @@ impl Cgroup {
         }
     }
 
+    /// Those below it that were told to freeze by themselves: their tasks stay frozen when it thaws.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn frozen_below(&self) -> Result<Vec<Self>, CgroupError> {
+        let file = match self.kind() {
+            Kind::V2 => "cgroup.freeze",
+            Kind::V1Freezer => "freezer.self_freezing",
+        };
+        let mut found = Vec::new();
+        for path in folder::below(self.path())? {
+            // One that is gone meanwhile holds nobody.
+            if std::fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == "1") {
+                found.push(self.beside(path));
+            }
+        }
+        Ok(found)
+    }
+
     /// Freezes all its tasks and waits until they are.
     ///
     /// # Errors
@@ -53,7 +74,11 @@ impl Cgroup {
     /// [`CgroupError`].
     pub fn freeze_guarded(&self, thaw: &dyn Fn(&Self)) -> Result<Frozen<'_>, CgroupError> {
         let was_frozen = self.is_told_to_freeze()?;
+        let below = self.frozen_below()?;
         let watcher = Watcher::start(|| {
+            for group in &below {
+                drop(group.freeze().map(Frozen::keep));
+            }
             if was_frozen {
                 // Nobody is left to be told of a failure.
                 drop(self.freeze().map(Frozen::keep));
@@ -72,6 +97,7 @@ impl Cgroup {
         let frozen = Frozen {
             group: self,
             was_frozen: self.is_told_to_freeze()?,
+            below: self.frozen_below()?,
             watcher,
             armed: true,
         };
@@ -122,18 +148,29 @@ impl Frozen<'_> {
         self.was_frozen
     }
 
-    /// Thaws for a while: what was frozen before is frozen again when the guard that is then returned is dropped, or floe
-    /// dies.
+    /// Thaws for a while, also those below that were frozen by themselves: what was frozen before is frozen again when the
+    /// guard that is then returned is dropped, or floe dies.
     ///
     /// # Errors
     /// [`CgroupError::File`].
     pub fn lift(mut self) -> Result<Option<Lifted>, CgroupError> {
+        // Before the thaw, so that they are frozen again whatever fails.
+        let own = self.was_frozen.then(|| self.group.clone());
+        let lifted = Lifted {
+            groups: own.into_iter().chain(std::mem::take(&mut self.below)).collect(),
+            whole: self.was_frozen,
+            watcher: self.watcher.take(),
+        };
         self.group.thaw()?;
         self.armed = false;
-        Ok(self.was_frozen.then(|| Lifted {
-            group: self.group.clone(),
-            watcher: self.watcher.take(),
-        }))
+        for group in &lifted.groups {
+            group.thaw()?;
+        }
+        if lifted.groups.is_empty() {
+            lifted.forget();
+            return Ok(None);
+        }
+        Ok(Some(lifted))
     }
 
     /// Leaves it frozen.
@@ -145,22 +182,35 @@ impl Frozen<'_> {
     }
 }
 
-/// A cgroup that is thawed for a while.
+/// Cgroups that are thawed for a while.
 #[derive(Debug)]
 pub struct Lifted {
-    group: Cgroup,
+    groups: Vec<Cgroup>,
+    whole: bool,
     watcher: Option<Watcher>,
 }
 
 impl Lifted {
-    /// Leaves it thawed.
+    /// Which.
+    #[must_use]
+    pub fn groups(&self) -> &[Cgroup] {
+        &self.groups
+    }
+
+    /// Whether the whole tree was frozen, and not only cgroups below.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Leaves them thawed.
     pub fn forget(mut self) {
         if let Some(watcher) = self.watcher.take() {
             watcher.dismiss();
         }
     }
 
-    /// Freezes it again.
+    /// Freezes them again.
     ///
     /// # Errors
     /// [`CgroupError`].
@@ -172,9 +222,13 @@ impl Lifted {
         let Some(watcher) = self.watcher.take() else {
             return Ok(());
         };
-        let frozen = self.group.freeze().map(Frozen::keep);
+        let frozen: Vec<_> = self
+            .groups
+            .iter()
+            .map(|group| group.freeze().map(Frozen::keep))
+            .collect();
         watcher.dismiss();
-        frozen
+        frozen.into_iter().collect()
     }
 }
 

@@ -203,6 +203,11 @@ impl Cgroup {
         })
     }
 
+    /// Another one of its hierarchy.
+    pub(crate) fn beside(&self, path: PathBuf) -> Self {
+        Self { path, kind: self.kind }
+    }
+
     /// Locks it against other floes.
     ///
     /// # Errors
@@ -317,10 +322,7 @@ impl Cgroup {
                     return Err(wrap("end a task of", &self.path)(error.into()));
                 }
             }
-            // Tasks frozen by version 1 notice a signal only when thawed.
-            if self.kind == Kind::V1Freezer {
-                self.thaw()?;
-            }
+            self.let_die()?;
             if started.elapsed() > END {
                 return Err(CgroupError::NotEmpty {
                     path: self.path.clone(),
@@ -329,6 +331,18 @@ impl Cgroup {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// Lets tasks that were told to end do so: those frozen by version 1 notice a signal only when thawed, those below too.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn let_die(&self) -> Result<(), CgroupError> {
+        if self.kind == Kind::V2 {
+            return Ok(());
+        }
+        self.thaw()?;
+        self.frozen_below()?.iter().try_for_each(Self::thaw)
     }
 
     /// Removes it and all below it, once the last tasks have left; and floe's own parent, where that is empty then.

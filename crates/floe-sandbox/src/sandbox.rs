@@ -7,7 +7,7 @@ use crate::{
     tasks::living_thread,
     user::{self, UserError},
 };
-use floe_cgroup::{Cgroup, CgroupError, Cgroups, Kind, Lock};
+use floe_cgroup::{Cgroup, CgroupError, Cgroups, Lock};
 use floe_sys::{Pid, descriptor, procfs::Stat};
 use nix::{
     errno::Errno,
@@ -319,13 +319,10 @@ impl Sandbox {
         let cgroup = self.cgroup()?;
         descriptor::pidfd_signal(pidfd.as_fd(), signal).map_err(wrap)?;
         if signal == libc::SIGKILL
-            && let Some(cgroup) = cgroup.filter(|cgroup| cgroup.kind() == Kind::V1Freezer)
+            && let Some(Err(error)) = cgroup.as_ref().map(Cgroup::let_die)
         {
-            // Tasks frozen by version 1 notice a signal only when thawed. They may have ended already, and the cgroup
-            // with them.
-            if let Err(error) = cgroup.thaw() {
-                tracing::debug!(%error, "the cgroup is gone already");
-            }
+            // They have ended already, and the cgroup with them.
+            tracing::debug!(%error, "the cgroup is gone already");
         }
         Ok(())
     }

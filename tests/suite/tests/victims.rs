@@ -52,17 +52,19 @@ const WITH_PORTS: [&str; 21] = [
     "tun",
 ];
 
-/// The options by which a victim gets the network that it needs.
-fn network(name: &str) -> &'static [&'static str] {
+/// The options by which a victim gets the network, or the cgroups, that it needs.
+fn options(name: &str) -> &'static [&'static str] {
     if WITH_PORTS.contains(&name) {
         &["--net", "none"]
+    } else if name == "cgroups-limits" {
+        &["--pids", "50", "--memory", "200m", "--cpus", "2"]
     } else {
         &[]
     }
 }
 
 fn survives_with(host: &Host, name: &str, arguments: &[&str]) {
-    survives_as(host, name, (network(name), arguments));
+    survives_as(host, name, (options(name), arguments));
 }
 
 fn survives_as(host: &Host, name: &str, (options, arguments): (&[&str], &[&str])) {
@@ -86,12 +88,12 @@ fn survives_as(host: &Host, name: &str, (options, arguments): (&[&str], &[&str])
 /// A victim that is PID 1 of a PID namespace below the sandbox's, and calls everybody by other numbers than the image.
 fn survives_below(name: &str) {
     let below = ["--", "unshare", "--fork", "--pid", "setsid"];
-    survives_as(&Host::new(), name, (&[network(name), &below].concat(), &[]));
+    survives_as(&Host::new(), name, (&[options(name), &below].concat(), &[]));
 }
 
 fn notices(name: &str) {
     let host = Host::new();
-    let verdict = Victim::start(&host, name, network(name), &["--sabotage"]).verdict();
+    let verdict = Victim::start(&host, name, options(name), &["--sabotage"]).verdict();
     assert!(
         verdict.starts_with("FAIL"),
         "{name} does not notice that its state is damaged: {verdict}"
@@ -146,6 +148,8 @@ victims! {
     files_directories "files-directories",
     files_events "files-events",
     files_inherited "files-inherited",
+    cgroups_limits "cgroups-limits",
+    cgroups_tree "cgroups-tree",
     files_cgroups "files-cgroups",
     files_fanotify "files-fanotify",
     files_inotify "files-inotify",

@@ -5,10 +5,11 @@
 //! Files appear by rename, so that none is seen half written. `DIR/stop` ends it. With `--sabotage` it damages its own
 //! state before it checks, as a checkpoint that loses that state would: a victim that still says `ok` is worthless.
 //!
-//! Must not know: floe, cgroups, how or whether it is checkpointed.
+//! Must not know: floe, how or whether it is checkpointed.
 
 pub mod arch;
 pub mod call;
+pub mod cgroup;
 pub mod descriptor;
 pub mod filter;
 pub mod findings;

@@ -13,6 +13,7 @@ use floe_image::{
     },
 };
 use floe_resources::{
+    cgroup::{self, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
@@ -59,6 +60,9 @@ pub enum InspectError {
     /// System V IPC.
     #[error(transparent)]
     Ipc(#[from] IpcError),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] TreeError),
     /// What processes share.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -154,7 +158,15 @@ impl Inspected {
             }
             processes.push(record);
         }
+        let own = target.own_cgroups();
+        let frozen = held.frozen_before();
+        let own = cgroup::Own {
+            paths: &own,
+            frozen: &frozen,
+        };
+        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
         let options = CollectOptions {
+            cgroups: &cgroups,
             search_outside: matches!(target, Target::Tree { .. }),
             tcp,
             external,
@@ -182,6 +194,7 @@ impl Inspected {
             tty::move_session(&mut processes, session, &link);
         }
         let (mut sandbox, mounts, networks) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
+        sandbox.cgroups = cgroups;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
@@ -410,6 +423,7 @@ fn sandbox(
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
         packet_filter,
+        cgroups: Vec::new(),
     };
     Ok((record, mounts, networks))
 }

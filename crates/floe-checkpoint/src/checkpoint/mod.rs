@@ -38,7 +38,7 @@ use inspect::Inspected;
 use patience::Patience;
 use seize::HeldTree;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -63,6 +63,8 @@ pub enum Target {
         root: Pid,
         /// Its cgroup, where it has one.
         cgroup: Option<Cgroup>,
+        /// Its cgroups in further hierarchies.
+        further: Vec<PathBuf>,
         /// Its name.
         name: String,
         /// How its streams lead to the monitor.
@@ -103,6 +105,20 @@ impl Target {
         match self {
             Self::Sandbox { cgroup, .. } | Self::Tree { cgroup, .. } => cgroup.as_ref(),
         }
+    }
+
+    /// The directories of all cgroups that are known to be its own.
+    fn own_cgroups(&self) -> Vec<PathBuf> {
+        let further = match self {
+            Self::Sandbox { further, .. } => further.as_slice(),
+            Self::Tree { .. } => &[],
+        };
+        let freezer = self.cgroup().map(Cgroup::path);
+        freezer
+            .into_iter()
+            .chain(further.iter().map(PathBuf::as_path))
+            .map(Path::to_owned)
+            .collect()
     }
 }
 

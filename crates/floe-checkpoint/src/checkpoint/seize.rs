@@ -26,6 +26,7 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, HashSet},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -213,7 +214,13 @@ impl HeldTree {
 
     /// Whether somebody had frozen the tree before floe came.
     pub fn was_frozen(&self) -> bool {
-        self.lifted.is_some()
+        self.lifted.as_ref().is_some_and(Lifted::is_whole)
+    }
+
+    /// Cgroups that were frozen before floe came, and are thawed for the moment.
+    pub fn frozen_before(&self) -> Vec<PathBuf> {
+        let groups = self.lifted.iter().flat_map(Lifted::groups);
+        groups.map(|group| group.path().to_owned()).collect()
     }
 
     /// Lets the tree run on.
@@ -475,7 +482,12 @@ pub fn freeze_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
 /// [`SeizeError`].
 pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
     let mut seized = Vec::new();
-    for pid in cgroup.processes()? {
+    // Those that stay frozen, by themselves.
+    let mut still = HashSet::new();
+    for below in cgroup.frozen_below()? {
+        still.extend(below.processes()?);
+    }
+    for pid in cgroup.processes()?.into_iter().filter(|pid| !still.contains(pid)) {
         let mut is_whole = true;
         let mut threads = Vec::new();
         let tids = match floe_sys::procfs::threads(pid) {

@@ -9,6 +9,7 @@
 
 mod abilities;
 mod births;
+mod cgroups;
 mod clocks;
 mod console;
 mod contents;
@@ -40,6 +41,7 @@ use floe_image::{
     record::{ConsoleRecord, NamespaceOrigin},
 };
 use floe_resources::{
+    cgroup::{CgroupPlan, TreeError},
     channel::{Channel, ChannelError},
     file::{
         FileError, Outside, OutsideEnds, PlaceError, Stash,
@@ -205,6 +207,9 @@ pub enum RestoreError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// The tree's cgroups.
+    #[error("restore the cgroups of the tree")]
+    Cgroups(#[from] TreeError),
     /// The cgroup.
     #[error("freeze the restored tree")]
     Cgroup(#[from] floe_cgroup::CgroupError),
@@ -330,7 +335,12 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     }
     control.enter("launch")?;
     let started = Instant::now();
-    let spec = sandbox_spec(&image, request.name, request.foreground);
+    let hierarchies = cgroups::hierarchies(&image)?;
+    let plan = CgroupPlan::new(&image.sandbox().cgroups, &hierarchies);
+    let spec = SandboxSpec {
+        controllers: plan.controllers(),
+        ..sandbox_spec(&image, request.name, request.foreground)
+    };
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
     let executable = Puppet::seed_program().map_err(|source| RestoreError::System {
         action: "make the seed program".to_owned(),
@@ -346,8 +356,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
+    let groups = cgroups::make((&image, &plan, &hierarchies), &launch)?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
+    world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("mounts")?;
@@ -375,6 +387,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
+        cgroups::place_all(&image, &world)?;
         if let Some(mounting) = unmounted {
             mounts::complete(mounting, &world, launch.pid1())?;
         }
@@ -394,6 +407,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &world)?;
         world.settle_pids_of_children(image.processes())?;
+        let everybody = cgroups::place_threads(&groups, image.processes(), &crowd.host_ids(), &world)?;
         files::open_late(all, &world, &made, &console, (&roots, outside))?;
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, &roots, &crowd.host_ids(), unsent)?;
@@ -410,6 +424,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             }
         }
         packet_filter::restore(launch.pid1(), &image.sandbox().packet_filter)?;
+        groups.set()?;
+        groups.freeze()?;
         control.enter("verify")?;
         let compared = comparison
             .join()
@@ -421,6 +437,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
         differences.extend(filter.into_iter().collect());
         differences.extend(networks::compare(&image, launch.pid1())?);
+        differences.extend(groups.differences(&everybody)?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
         Ok::<_, RestoreError>((opened, stopped))

@@ -1,7 +1,7 @@
 //! What on this host stands in the way of an image, found before anything is made.
 
 use super::{
-    RestoreError, abilities,
+    RestoreError, abilities, cgroups,
     disk::{FilesMode, Look},
     mounts::Rehearsal,
     networks, supply,
@@ -89,6 +89,7 @@ pub fn obstacles(
         }
     }
     found.extend(networks::obstacles(image)?);
+    found.extend(cgroups::obstacles(image)?);
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;

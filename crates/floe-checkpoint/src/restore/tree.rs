@@ -13,6 +13,7 @@ use floe_image::{
     record::{DirectoryRecord, NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
+    cgroup::Made,
     channel::Channel,
     file::terminal::MadeTerminals,
     mm::{Builder, Filled, Filler, first_gap},
@@ -94,6 +95,8 @@ pub struct World<'a> {
     /// Zombies and their host ids.
     ended: BTreeMap<i32, Pid>,
     filler: Filler<'a>,
+    /// Where processes are put before they have memory, which is counted there.
+    pub cgroups: Option<&'a Made<'a>>,
 }
 
 impl<'a> World<'a> {
@@ -126,6 +129,7 @@ impl<'a> World<'a> {
             method,
             ended: BTreeMap::new(),
             filler: Filler::new(image),
+            cgroups: None,
         };
         world.settle(inherited)?;
         Ok(world)
@@ -300,6 +304,9 @@ impl<'a> World<'a> {
                     helper,
                 } => self.fork(by, (pid, namespace, helper), made)?,
                 Step::Build(pid) => {
+                    if let Some(record) = self.record(pid) {
+                        self.place(record)?;
+                    }
                     self.build(pid, made, roots)?;
                     control.observer.pages(self.written().min(total), total);
                 }
@@ -321,6 +328,14 @@ impl<'a> World<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Moves a process that is there to its cgroups.
+    pub fn place(&self, record: &ProcessRecord) -> Result<(), RestoreError> {
+        match (self.cgroups, self.puppets.get(&record.pid.0)) {
+            (Some(cgroups), Some(puppet)) => Ok(cgroups.place(record, puppet.tid())?),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the leader of a session its terminal, which those have that it forks from now on.

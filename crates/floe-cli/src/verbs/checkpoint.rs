@@ -219,6 +219,7 @@ fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
     Ok(Target::Sandbox {
         root,
         cgroup: sandbox.cgroup()?,
+        further: sandbox.cgroups()?.further,
         name: sandbox.name().to_owned(),
         links,
         folder: sandbox.folder().to_owned(),

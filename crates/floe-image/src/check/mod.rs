@@ -1,6 +1,7 @@
 //! Whether the records of an image fit together: ids that are referred to exist, ranges are sorted and aligned, the
 //! process tree is one. Restore relies on all of this. Linear in the records, so it is done whenever an image is opened.
 
+mod cgroups;
 mod content;
 mod files;
 mod ipc;
@@ -13,6 +14,7 @@ mod task;
 mod time;
 mod tree;
 
+pub use cgroups::CgroupFault;
 pub use content::ContentFault;
 pub use files::FileFault;
 pub use ipc::IpcFault;
@@ -79,6 +81,9 @@ pub enum Contradiction {
     /// Packet filters.
     #[error(transparent)]
     Filter(#[from] FilterFault),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -110,6 +115,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
     packet_filter::check(image)?;
+    cgroups::check(image)?;
     time::check(image)?;
     mounts::check(image)?;
     network::check(image)?;

@@ -2,6 +2,7 @@
 //!
 //! bincode is positional, so a struct that has shipped never changes: a new shape is a new version beside the old one.
 
+mod cgroups;
 mod file;
 mod huge;
 mod index;
@@ -19,6 +20,7 @@ mod terminal;
 mod time;
 mod vma_details;
 
+pub use cgroups::{CgroupAccess, CgroupRecord, HierarchyRecord};
 pub use file::{
     DescriptorRecord, DescriptorTableRecord, DirectoryNotice, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord,
     OpenFileRecord, SignalOwner, SignalTarget,

@@ -1,6 +1,8 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
-use super::{ClocksRecord, EndedLeaderRecord, IpcRecord, PacketFilterRecord, PidNamespaceRecord, TerminalRecord};
+use super::{
+    ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, PacketFilterRecord, PidNamespaceRecord, TerminalRecord,
+};
 use serde::{Deserialize, Serialize};
 
 /// Where and how the image was made. Checked before anything else is read.
@@ -105,4 +107,6 @@ pub struct SandboxRecord {
     pub ipc_objects: IpcRecord,
     /// The packet filter of an own network namespace.
     pub packet_filter: PacketFilterRecord,
+    /// What is set in its cgroups, one for each hierarchy where something is.
+    pub cgroups: Vec<HierarchyRecord>,
 }

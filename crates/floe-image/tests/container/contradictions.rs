@@ -594,3 +594,58 @@ fn packet_filters_that_no_kernel_has_are_refused() {
         s.sandbox.packet_filter.connections[0].attributes.clear();
     });
 }
+
+#[test]
+fn cgroups_that_can_not_be_are_refused() {
+    for path in ["", "/", "../x", "work/..", "a//b", "elsewhere/below"] {
+        contradiction("cgroup 1 of hierarchy \"\" has no possible path", |s| {
+            s.sandbox.cgroups[0].cgroups[1].path = path.as_bytes().to_vec();
+        });
+    }
+    contradiction("cgroup 0 of hierarchy \"\" has no possible path", |s| {
+        s.sandbox.cgroups[0].cgroups[0].path = b"work".to_vec();
+    });
+    contradiction("cgroup 3 of hierarchy \"\" is there twice", |s| {
+        let again = s.sandbox.cgroups[0].cgroups[1].clone();
+        s.sandbox.cgroups[0].cgroups.push(again);
+    });
+    contradiction(
+        "the cgroup hierarchy \"cpu,cpuacct\" lacks the tree's own cgroup",
+        |s| s.sandbox.cgroups[1].cgroups.clear(),
+    );
+    contradiction(
+        "cgroup 0 of hierarchy \"cpu,cpuacct\" has a file without a possible name",
+        |s| {
+            s.sandbox.cgroups[1].cgroups[0].settings[0].0 = "../cpu.shares".to_owned();
+        },
+    );
+    contradiction("cgroup 1 of hierarchy \"\" hands on what is no controller", |s| {
+        s.sandbox.cgroups[0].cgroups[1].hands_on[0] = "pids +memory".to_owned();
+    });
+    contradiction("cgroup 1 of hierarchy \"\" has impossible permissions", |s| {
+        s.sandbox.cgroups[0].cgroups[1].access.mode = 0o10_000
+    });
+    contradiction("cgroup 1 of hierarchy \"\" has an impossible attribute", |s| {
+        s.sandbox.cgroups[0].cgroups[1].attributes[0].name = b"user".to_vec();
+    });
+    for (tid, index) in [(99, 1), (1, 3), (1, 0)] {
+        contradiction(
+            "the cgroup hierarchy \"\" has a member that does not live, or is nowhere",
+            |s| {
+                s.sandbox.cgroups[0].members = vec![(NsPid(tid), index)];
+            },
+        );
+    }
+    contradiction("the cgroup hierarchy \"\" has a member twice, or not in order", |s| {
+        s.sandbox.cgroups[0].members.reverse()
+    });
+    contradiction(
+        "the cgroup hierarchy \"cpu,cpu\" has a controller of another one",
+        |s| {
+            s.sandbox.cgroups[1].controllers = "cpu,cpu".to_owned();
+        },
+    );
+    contradiction("the cgroup hierarchy \"cpu acct\" has no possible name", |s| {
+        s.sandbox.cgroups[1].controllers = "cpu acct".to_owned()
+    });
+}

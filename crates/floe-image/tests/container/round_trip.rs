@@ -150,6 +150,7 @@ proptest! {
                 clocks: possible(sandbox.clocks),
                 ipc_objects: IpcRecord::default(),
                 packet_filter: PacketFilterRecord::default(),
+                cgroups: Vec::new(),
                 ..sandbox
             },
             open_files: open_files.into_iter().enumerate().map(|(id, record)| file(id, record)).collect(),

@@ -9,6 +9,8 @@ use floe_image::{
 use sample_files::{bpf_map_object, open_files, pipe, table, terminal_object, tun_object};
 use std::io::Write;
 
+#[path = "sample_cgroups.rs"]
+mod sample_cgroups;
 #[path = "sample_files.rs"]
 mod sample_files;
 #[path = "sample_filter.rs"]
@@ -151,6 +153,7 @@ pub fn whole() -> Sample {
             login: 1000,
             ipc_objects: ipc_objects(),
             packet_filter: sample_filter::packet_filter(),
+            cgroups: sample_cgroups::cgroups(),
         },
         processes: vec![
             ProcessRecord {
@@ -352,6 +355,7 @@ pub fn tiny() -> Sample {
             login: u32::MAX,
             ipc_objects: IpcRecord::default(),
             packet_filter: PacketFilterRecord::default(),
+            cgroups: Vec::new(),
         },
         processes: vec![ProcessRecord {
             threads: process

@@ -17,8 +17,8 @@ use crate::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{
-    DescriptorRecord, DescriptorTableRecord, FileSignals, IN_FLIGHT, NsPid, ObjectRecord, OpenFileRecord,
-    PosixQueueRecord,
+    DescriptorRecord, DescriptorTableRecord, FileSignals, HierarchyRecord, IN_FLIGHT, NsPid, ObjectRecord,
+    OpenFileRecord, PosixQueueRecord,
 };
 use floe_sys::{
     Pid,
@@ -69,6 +69,8 @@ impl Collected {
 /// How descriptors are to be saved.
 #[derive(Debug, Clone, Copy)]
 pub struct CollectOptions<'a> {
+    /// The tree's cgroups.
+    pub cgroups: &'a [HierarchyRecord],
     /// Look through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
     pub search_outside: bool,
     /// What becomes of TCP connections whose other ends are outside.
@@ -99,6 +101,7 @@ pub fn collect(
     let mut context = DumpContext {
         console,
         external: options.external,
+        cgroups: options.cgroups,
         terminals,
         contents,
         refusals,

@@ -59,7 +59,7 @@ use crate::{
 use floe_image::{
     Image,
     codec::{self, DecodeError, EncodeError},
-    record::{ObjectRecord, OpenFileRecord, ProcessRecord},
+    record::{HierarchyRecord, ObjectRecord, OpenFileRecord, ProcessRecord},
 };
 use floe_sys::{Pid, procfs::ProcError};
 use nix::{
@@ -174,6 +174,8 @@ pub struct DumpContext<'a> {
     pub console: &'a ConsoleLinks,
     /// What the user says of ends and files outside.
     pub(crate) external: &'a Externals,
+    /// The tree's cgroups.
+    pub(crate) cgroups: &'a [HierarchyRecord],
     /// Files whose content travels in the image.
     pub contents: &'a mut Contents,
     /// What stands in the way.
@@ -268,6 +270,8 @@ pub struct OpenContext<'a> {
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
     outside: Outside<'a>,
+    /// The tree's cgroups.
+    cgroups: &'a [HierarchyRecord],
     /// Ends of TCP connections whose other ends are outside, made again, in repair mode.
     repaired: socket::MadeOutside,
 }
@@ -319,6 +323,7 @@ impl<'a> OpenContext<'a> {
             connections: socket::MadeConnections::default(),
             queues: queue::MadeQueues::default(),
             outside,
+            cgroups: &image.sandbox().cgroups,
             repaired: Vec::new(),
             maps: bpf_map::MadeMaps::default(),
             tuns: tun::MadeTuns::default(),

@@ -24,6 +24,14 @@ pub fn own_cgroups(pid: Pid) -> Result<Vec<OwnCgroup>, ProcError> {
     Ok(parse(&cgroups, &mounts))
 }
 
+/// As [`own_cgroups`], of the task whose directory in /proc this is, in hierarchies that a mountinfo file names.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn cgroups_where(task: &str, mountinfo: &[u8]) -> Result<Vec<OwnCgroup>, ProcError> {
+    Ok(parse(&read(&format!("{task}/cgroup"))?, mountinfo))
+}
+
 fn parse(cgroups: &[u8], mounts: &[u8]) -> Vec<OwnCgroup> {
     let lines = |text| <[u8]>::split(text, |byte| *byte == b'\n');
     // `4:memory:/floe/job`; `0::/floe/job`.

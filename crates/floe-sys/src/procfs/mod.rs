@@ -13,7 +13,7 @@ mod status;
 mod timers;
 
 pub use autogroup::autogroup_nice;
-pub use cgroups::{OwnCgroup, own_cgroups};
+pub use cgroups::{OwnCgroup, cgroups_where, own_cgroups};
 pub use descriptor::{Descriptors, FdInfo, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};

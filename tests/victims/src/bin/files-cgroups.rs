@@ -7,17 +7,17 @@ use std::{
         fd::{AsRawFd, FromRawFd, RawFd},
         unix::fs::FileExt,
     },
-    path::{Path, PathBuf},
 };
 use victims::{
     Findings, Seen,
+    cgroup::{own_below, version_2},
     descriptor::{borrowed, entries, open, seek},
     play,
 };
 
 fn main() {
     play(|_| {
-        let top = mount();
+        let top = version_2().expect("version 2");
         let own = own_below(&top).expect("a cgroup that has this process");
         let procs = open(&own.join("cgroup.procs"), libc::O_RDWR);
         // SAFETY: just opened, and closed nowhere else.
@@ -58,25 +58,6 @@ fn main() {
             findings.same("controllers", &known, &text(controllers));
         }
     })
-}
-
-/// Where version 2 is mounted.
-fn mount() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-    line.and_then(|line| line.split(' ').nth(4)).expect("version 2").into()
-}
-
-/// The cgroup below a directory that has this process.
-fn own_below(folder: &Path) -> Option<PathBuf> {
-    let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    if has(&procs, &std::process::id().to_string()) {
-        return Some(folder.to_owned());
-    }
-    let folders = fs::read_dir(folder).ok()?.flatten();
-    folders
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .find_map(|entry| own_below(&entry.path()))
 }
 
 fn has(procs: &str, pid: &str) -> bool {

@@ -1,9 +1,12 @@
-//! Files and directories of cgroup file systems, cgroups(7). They are views and switches: those of the sandbox's own cgroup
-//! become those of the new one's, others are opened by their paths.
+//! Files and directories of cgroup file systems, cgroups(7). They are views and switches: those of the tree's own cgroup and
+//! those below become those of the new ones, others are opened by their paths.
 
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, seek};
 use crate::mm::Place;
-use floe_image::{codec, record::OpenFileRecord};
+use floe_image::{
+    codec,
+    record::{HierarchyRecord, OpenFileRecord},
+};
 use floe_sys::{descriptor::open_in_root, procfs};
 use nix::{
     sys::statfs::fstatfs,
@@ -30,7 +33,7 @@ pub struct Cgroup;
 struct Body {
     #[serde(with = "serde_bytes")]
     path: Vec<u8>,
-    /// Of the process's own cgroup.
+    /// Of the tree's own cgroup, or one below.
     own: Option<Own>,
 }
 
@@ -39,7 +42,7 @@ struct Own {
     /// Its controllers, as in /proc/PID/cgroup.
     #[serde(with = "serde_bytes")]
     hierarchy: Vec<u8>,
-    /// The file there; empty for the directory itself.
+    /// Its path from there; empty for the directory itself.
     #[serde(with = "serde_bytes")]
     name: Vec<u8>,
 }
@@ -115,18 +118,38 @@ impl FileKind for Cgroup {
     }
 }
 
-/// Where a file of the own cgroup is now.
+/// Where a file of the own cgroup, or of one below, is now.
 fn new_path(own: &Own, record: &OpenFileRecord, context: &OpenContext<'_>) -> Result<Vec<u8>, FileError> {
     let lacking = |what: &str| FileError::Unknown {
         id: record.id,
         what: what.to_owned(),
     };
-    let puppet = context.puppets.values().next();
-    let pid = puppet.ok_or_else(|| lacking("there is no task whose cgroup it could be of"))?;
-    let all = procfs::own_cgroups(pid.tid())?;
+    let puppet = context.puppets.iter().next();
+    let (tid, puppet) = puppet.ok_or_else(|| lacking("there is no task whose cgroup it could be of"))?;
+    let all = procfs::own_cgroups(puppet.tid())?;
     let found = all.into_iter().find(|found| found.hierarchy == own.hierarchy);
     let found = found.ok_or_else(|| lacking("the new sandbox is in no cgroup of its hierarchy"))?;
-    Ok(join(found.path, &own.name))
+    let base = without_place(&found, hierarchy(&own.hierarchy, context.cgroups), *tid);
+    Ok(join(base.to_vec(), &own.name))
+}
+
+/// What is carried of a hierarchy.
+fn hierarchy<'a>(name: &[u8], all: &'a [HierarchyRecord]) -> Option<&'a HierarchyRecord> {
+    all.iter().find(|record| record.controllers.as_bytes() == name)
+}
+
+/// The tree's own cgroup, of which a task is in one below.
+fn without_place<'a>(found: &'a procfs::OwnCgroup, hierarchy: Option<&HierarchyRecord>, tid: i32) -> &'a [u8] {
+    let path = found.path.as_slice();
+    let member = |record: &HierarchyRecord| {
+        let position = record.members.binary_search_by_key(&tid, |(tid, _)| tid.0).ok()?;
+        let place = record.cgroups.get(record.members[position].1 as usize)?;
+        Some([b"/", place.path.as_slice()].concat())
+    };
+    let rest = hierarchy
+        .and_then(member)
+        .and_then(|place| path.strip_suffix(place.as_slice()));
+    rest.unwrap_or(path)
 }
 
 fn join(mut folder: Vec<u8>, name: &[u8]) -> Vec<u8> {
@@ -149,8 +172,10 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
         return Ok(Err(("what it was told can't be read back", "close it")));
     }
     let all = procfs::own_cgroups(file.viewer)?;
+    let tid = context.tasks.get(&file.viewer).copied().unwrap_or(0);
     let below = |own: &procfs::OwnCgroup| {
-        let rest = path.strip_prefix(own.path.as_slice())?;
+        let base = without_place(own, hierarchy(&own.hierarchy, context.cgroups), tid);
+        let rest = path.strip_prefix(base)?;
         let rest = if rest.is_empty() {
             rest
         } else {
@@ -158,35 +183,37 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
         };
         Some((own.clone(), rest.to_vec()))
     };
-    let own = match all.iter().find_map(below) {
-        // All cgroups are below the first one: a path leads to those that are not the tree's.
-        Some((own, rest)) if own.is_top && rest.contains(&b'/') => None,
-        Some((_, rest)) if rest.contains(&b'/') => {
-            return Ok(Err((
-                "it is of a cgroup below the sandbox's own, which is not made again",
-                "close it",
-            )));
-        }
-        Some((own, name)) if name.is_empty() || !file.metadata.is_dir() => Some(Own {
-            hierarchy: own.hierarchy,
-            name,
-        }),
-        Some((own, _)) if !own.is_top => {
-            return Ok(Err((
-                "it is a cgroup below the sandbox's own, which is not made again",
-                "close it",
-            )));
-        }
-        _ => None,
+    let Some((own, name)) = all.iter().find_map(below) else {
+        return Ok(Ok(Body { path, own: None }));
     };
-    Ok(Ok(Body { path, own }))
+    let place = match (file.metadata.is_dir(), name.iter().rposition(|byte| *byte == b'/')) {
+        (true, _) => name.as_slice(),
+        (false, Some(end)) => &name[..end],
+        (false, None) => b"",
+    };
+    // All cgroups are below the first one: a path leads to those that are not the tree's.
+    if own.is_top && !place.is_empty() {
+        return Ok(Ok(Body { path, own: None }));
+    }
+    let mut carried = hierarchy(&own.hierarchy, context.cgroups)
+        .into_iter()
+        .flat_map(|record| &record.cgroups);
+    if !place.is_empty() && !carried.any(|cgroup| cgroup.path == place) {
+        return Ok(Err(("it is of a cgroup that is not the tree's", "close it")));
+    }
+    let hierarchy = own.hierarchy;
+    Ok(Ok(Body {
+        path,
+        own: Some(Own { hierarchy, name }),
+    }))
 }
 
-/// A path without links, and one name.
+/// Paths without links.
 fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
     let body: Body = decode(record)?;
-    let is_name = |name: &[u8]| !name.contains(&b'/') && name != b"." && name != b"..";
-    if body.path.starts_with(b"/") && body.own.as_ref().is_none_or(|own| is_name(&own.name)) {
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..");
+    let is_path = |path: &[u8]| path.is_empty() || path.split(|byte| *byte == b'/').all(is_name);
+    if body.path.starts_with(b"/") && body.own.as_ref().is_none_or(|own| is_path(&own.name)) {
         return Ok(body);
     }
     Err(FileError::Unknown {

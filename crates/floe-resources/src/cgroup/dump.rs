@@ -1,0 +1,338 @@
+//! Reads the tree's cgroups.
+
+use super::{TreeError, file, knobs};
+use crate::{
+    ns::{self, NsError},
+    refusal::Refusals,
+    tree::{FoundProcess, FoundTree},
+};
+use floe_cgroup::folder;
+use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
+use floe_sys::{
+    Pid, descriptor,
+    procfs::{self, OwnCgroup},
+};
+use nix::sched::CloneFlags;
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsStr,
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+/// Permissions of files in a new cgroup.
+const USUAL_MODES: [u32; 7] = [0, 0o200, 0o222, 0o444, 0o600, 0o644, 0o666];
+
+/// Read and written by its owner.
+const BOTH: u32 = 0o600;
+
+/// What is known of a tree's cgroups before they are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Own<'a> {
+    /// Those that are its own.
+    pub paths: &'a [PathBuf],
+    /// Those below that were frozen by themselves, and are thawed for the moment.
+    pub frozen: &'a [PathBuf],
+}
+
+/// A thread and where it is in one hierarchy.
+struct Seat<'a> {
+    process: &'a FoundProcess,
+    ns_tid: i32,
+    directory: PathBuf,
+}
+
+/// Reads what is set in the tree's cgroups, and who is where. What can't be carried goes to `refusals`.
+///
+/// # Errors
+/// [`TreeError`].
+pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<Vec<HierarchyRecord>, TreeError> {
+    let mut records = Vec::new();
+    let inside = root_inside(tree)?;
+    for (controllers, seats, is_top) in seats(tree)? {
+        let shown = inside.get(&controllers).map(Vec::as_slice);
+        let Some(base) = base(tree, own, (&seats, is_top), shown, refusals)? else {
+            continue;
+        };
+        let record = hierarchy(&controllers, &base, &seats, own.frozen)?;
+        let lone = record.cgroups.len() == 1;
+        let is_new = |cgroup: &CgroupRecord| {
+            *cgroup
+                == CgroupRecord {
+                    access: usual(),
+                    ..CgroupRecord::default()
+                }
+        };
+        if !lone || !record.cgroups.iter().all(is_new) {
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+fn usual() -> CgroupAccess {
+    CgroupAccess {
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+    }
+}
+
+/// Each hierarchy with the places of all threads in it, and whether the root's place is the first of all.
+fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeError> {
+    let mounts = procfs::read("/proc/self/mountinfo")?;
+    let mut all: BTreeMap<String, (Vec<Seat<'_>>, bool)> = BTreeMap::new();
+    for process in tree.living() {
+        for thread in &process.threads {
+            let task = format!("/proc/{}/task/{}", process.pid, thread.tid);
+            for OwnCgroup {
+                hierarchy,
+                path,
+                is_top,
+            } in procfs::cgroups_where(&task, &mounts)?
+            {
+                let controllers = String::from_utf8_lossy(&hierarchy).into_owned();
+                let (seats, top) = all.entry(controllers).or_insert_with(|| (Vec::new(), false));
+                *top |= is_top;
+                seats.push(Seat {
+                    process,
+                    ns_tid: thread.ns_tid,
+                    directory: PathBuf::from(OsStr::from_bytes(&path)),
+                });
+            }
+        }
+    }
+    Ok(all.into_iter().map(|(name, (seats, top))| (name, seats, top)).collect())
+}
+
+/// What the root's own cgroup namespace shows of its places, by hierarchy; nothing where it has none.
+fn root_inside(tree: &FoundTree) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
+    let Some(root) = tree.root() else {
+        return Ok(BTreeMap::new());
+    };
+    if ns::origin(root.task(), "cgroup")? == NamespaceOrigin::Host {
+        return Ok(BTreeMap::new());
+    }
+    let path = format!("/proc/{}/cgroup", root.task());
+    let text = ns::run_inside(root.task(), CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
+    let lines = text.split(|byte| *byte == b'\n');
+    let parts = lines.filter_map(|line| {
+        let mut parts = line.splitn(3, |byte| *byte == b':').skip(1);
+        Some((
+            String::from_utf8_lossy(parts.next()?).into_owned(),
+            parts.next()?.to_vec(),
+        ))
+    });
+    Ok(parts.collect())
+}
+
+/// The tree's own cgroup; `None` where it has none in a hierarchy.
+fn base(
+    tree: &FoundTree,
+    own: Own<'_>,
+    (seats, is_top): (&[Seat<'_>], bool),
+    shown: Option<&[u8]>,
+    refusals: &mut Refusals,
+) -> Result<Option<PathBuf>, TreeError> {
+    let Some(first) = seats.first() else { return Ok(None) };
+    let namespace_root = shown.and_then(|shown| without_end(&first.directory, shown));
+    let known = own
+        .paths
+        .iter()
+        .find(|path| seats.iter().any(|seat| seat.directory.starts_with(path)));
+    let found = match known {
+        Some(known) => {
+            for seat in seats.iter().filter(|seat| !seat.directory.starts_with(known)) {
+                refuse_place(seat, known, refusals);
+            }
+            Some(known.clone())
+        }
+        None => {
+            let common = seats
+                .iter()
+                .fold(first.directory.clone(), |common, seat| both(&common, &seat.directory));
+            let mut candidates = namespace_root.iter().chain([&common]);
+            let fits = |path: &&PathBuf| !is_top && common.starts_with(path) && holds_only(path, tree).unwrap_or(false);
+            candidates.find(fits).cloned()
+        }
+    };
+    match found {
+        Some(base) => {
+            let hidden = shown.is_some() && namespace_root.as_ref() != Some(&base);
+            if hidden {
+                refusals.add(
+                    Some(&first.process.subject()),
+                    "cgroup namespace",
+                    format!("its root is another cgroup than the tree's own, {}", base.display()),
+                    "start the workload without it, or let it make the namespace where it is to begin",
+                );
+            }
+            Ok(Some(base))
+        }
+        None => {
+            for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
+                refuse_place(seat, &first.directory, refusals);
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn refuse_place(seat: &Seat<'_>, usual: &Path, refusals: &mut Refusals) {
+    refusals.add(
+        Some(&seat.process.subject()),
+        format!("cgroup {}", seat.directory.display()),
+        format!("it is not below the tree's, {}, or that has tasks of others", usual.display()),
+        "move the task back, or give the tree a cgroup of its own (floe run, or with --memory, --cpus or --pids one of these controllers)",
+    );
+}
+
+/// A directory without what a namespace shows of it.
+fn without_end(directory: &Path, shown: &[u8]) -> Option<PathBuf> {
+    let shown = shown.strip_suffix(b"/").unwrap_or(shown);
+    let rest = directory.as_os_str().as_bytes().strip_suffix(shown)?;
+    Some(PathBuf::from(OsStr::from_bytes(rest)))
+}
+
+/// The deepest directory that both are in, or are.
+fn both(one: &Path, other: &Path) -> PathBuf {
+    one.components()
+        .zip(other.components())
+        .take_while(|(a, b)| a == b)
+        .map(|(a, _)| a)
+        .collect()
+}
+
+/// Whether nobody but the tree is in a cgroup and those below.
+fn holds_only(path: &Path, tree: &FoundTree) -> Result<bool, TreeError> {
+    let known: HashSet<Pid> = tree.processes.iter().map(|process| process.pid).collect();
+    for directory in [path.to_owned()].into_iter().chain(folder::below(path)?) {
+        if folder::members(&directory)?.iter().any(|pid| !known.contains(pid)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn hierarchy(
+    controllers: &str,
+    base: &Path,
+    seats: &[Seat<'_>],
+    frozen: &[PathBuf],
+) -> Result<HierarchyRecord, TreeError> {
+    let directories: Vec<PathBuf> = [base.to_owned()].into_iter().chain(folder::below(base)?).collect();
+    let mut cgroups = Vec::with_capacity(directories.len());
+    for directory in &directories {
+        let mut record = cgroup(directory)?;
+        record.path = directory
+            .strip_prefix(base)
+            .map_or_else(|_| Vec::new(), |path| path.as_os_str().as_bytes().to_vec());
+        // The own one is thawed by whoever restores it.
+        record.frozen = directory != base && (record.frozen || frozen.contains(directory));
+        if controllers.split(',').any(|controller| controller == "devices") {
+            record.settings.extend(devices(directory)?);
+        }
+        cgroups.push(record);
+    }
+    let positions: BTreeMap<&Path, u32> = directories.iter().map(PathBuf::as_path).zip(0..).collect();
+    let mut members: Vec<(NsPid, u32)> = Vec::new();
+    for seat in seats {
+        match positions.get(seat.directory.as_path()) {
+            Some(0) => {}
+            Some(position) => members.push((NsPid(seat.ns_tid), *position)),
+            None => tracing::debug!(directory = %seat.directory.display(), "a task is elsewhere, which was refused"),
+        }
+    }
+    members.sort_unstable_by_key(|(tid, _)| tid.0);
+    Ok(HierarchyRecord {
+        controllers: controllers.to_owned(),
+        cgroups,
+        members,
+    })
+}
+
+fn access(metadata: &fs::Metadata) -> CgroupAccess {
+    CgroupAccess {
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        mode: metadata.permissions().mode() & 0o7777,
+    }
+}
+
+/// What one cgroup has, but for its path.
+fn cgroup(directory: &Path) -> Result<CgroupRecord, TreeError> {
+    let metadata = fs::metadata(directory).map_err(file("look at", directory))?;
+    let mut record = CgroupRecord {
+        access: access(&metadata),
+        attributes: attributes(directory)?,
+        ..CgroupRecord::default()
+    };
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(directory).map_err(file("list", directory))? {
+        let entry = entry.map_err(file("list", directory))?;
+        if let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string())
+            && kind.is_file()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_by(|a, b| knobs::order(a).cmp(&knobs::order(b)));
+    for name in names {
+        let path = directory.join(&name);
+        let metadata = fs::metadata(&path).map_err(file("look at", &path))?;
+        let found = access(&metadata);
+        if (found.uid, found.gid) != (0, 0) || !USUAL_MODES.contains(&found.mode) {
+            record.files.push((name.clone(), found));
+        }
+        match name.as_str() {
+            "cgroup.type" => record.threaded = text(&path)?.is_some_and(|text| text.trim() == "threaded"),
+            "cgroup.subtree_control" => {
+                let text = text(&path)?.unwrap_or_default();
+                record.hands_on = text.split_whitespace().map(str::to_owned).collect();
+            }
+            "cgroup.freeze" | "freezer.self_freezing" => {
+                record.frozen = text(&path)?.is_some_and(|text| text.trim() == "1");
+            }
+            name if knobs::is_setting(name) && found.mode & BOTH == BOTH => {
+                let found = text(&path)?.and_then(|text| knobs::differing(name, &text));
+                record.settings.extend(found.map(|value| (name.to_owned(), value)));
+            }
+            _ => {}
+        }
+    }
+    Ok(record)
+}
+
+/// What a file says; `None` where it says nothing in this cgroup.
+fn text(path: &Path) -> Result<Option<String>, TreeError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(file("read", path)(error)),
+    }
+}
+
+/// Device rules of version 1, unless all is allowed.
+fn devices(directory: &Path) -> Result<Option<(String, String)>, TreeError> {
+    let text = text(&directory.join("devices.list"))?.unwrap_or_default();
+    let text = text.trim_end();
+    Ok((text != "a *:* rwm").then(|| ("devices.list".to_owned(), text.to_owned())))
+}
+
+/// Extended attributes that users and programs set; labels are the security module's own.
+fn attributes(directory: &Path) -> Result<Vec<ExtendedAttribute>, TreeError> {
+    let wrap = |error: nix::errno::Errno| file("read attributes of", directory)(io::Error::from(error));
+    let names = descriptor::extended_attributes(directory).map_err(wrap)?;
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let names = names.filter(|name| !name.starts_with(b"security."));
+    let read = |name: &[u8]| {
+        let value = descriptor::extended_attribute(directory, name).map_err(wrap)?;
+        let name = name.to_vec();
+        Ok(ExtendedAttribute { name, value })
+    };
+    names.map(read).collect()
+}

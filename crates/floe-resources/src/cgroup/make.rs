@@ -1,0 +1,318 @@
+//! Makes the tree's cgroups again, below those of the new sandbox.
+
+use super::{
+    CgroupPlan, TreeError, file, knobs,
+    plan::{Part, Place},
+};
+use floe_cgroup::{Cgroups, Hierarchies, Kind};
+use floe_image::record::{CgroupAccess, CgroupRecord, HierarchyRecord, ProcessRecord};
+use floe_sys::{Pid, descriptor::set_attribute_of_link};
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+
+/// The tree's cgroups on this host.
+#[derive(Debug)]
+pub struct Made<'a> {
+    parts: Vec<MadePart<'a>>,
+}
+
+#[derive(Debug)]
+struct MadePart<'a> {
+    part: &'a Part<'a>,
+    base: PathBuf,
+    /// Positions of the cgroups of threads that are not in the own one.
+    members: HashMap<i32, u32>,
+}
+
+impl<'a> Made<'a> {
+    /// Those that a plan puts into the cgroups of a sandbox. Nothing is made yet.
+    ///
+    /// # Errors
+    /// [`TreeError::Inconsistent`] where the sandbox has not what was planned.
+    pub fn new(plan: &'a CgroupPlan<'a>, cgroups: &Cgroups, hierarchies: &Hierarchies) -> Result<Self, TreeError> {
+        let make = |part: &'a Part<'a>| {
+            let base = match &part.place {
+                Place::V2 => {
+                    let own = cgroups.freezer.as_ref().filter(|own| own.kind() == Kind::V2);
+                    own.map(|own| own.path().to_owned())
+                }
+                Place::V1(controller) => hierarchies.v1_with(controller).and_then(|hierarchy| {
+                    let mut all = cgroups.paths();
+                    all.find(|path| path.starts_with(&hierarchy.point)).map(Path::to_owned)
+                }),
+            };
+            let lacking =
+                || TreeError::Inconsistent("the sandbox may have no cgroup where the tree had one".to_owned());
+            let members = part.tree.iter().flat_map(|tree| &tree.members);
+            Ok(MadePart {
+                part,
+                base: base.ok_or_else(lacking)?,
+                members: members.map(|(tid, index)| (tid.0, *index)).collect(),
+            })
+        };
+        Ok(Self {
+            parts: plan.parts.iter().map(make).collect::<Result<_, TreeError>>()?,
+        })
+    }
+
+    /// Makes those below the own ones.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn folders(&self) -> Result<(), TreeError> {
+        for (made, tree) in self.trees() {
+            for cgroup in &tree.cgroups {
+                let directory = made.directory(cgroup);
+                if !cgroup.path.is_empty() {
+                    fs::create_dir(&directory).map_err(file("make cgroup", &directory))?;
+                }
+                if cgroup.threaded {
+                    write(&directory.join("cgroup.type"), "threaded")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on controllers, and sets what tasks need where they come. Nobody may be in a cgroup that hands some on.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn open_up(&self) -> Result<(), TreeError> {
+        for (made, tree) in self.trees() {
+            for cgroup in &tree.cgroups {
+                let path = made.directory(cgroup).join("cgroup.subtree_control");
+                for controller in &cgroup.hands_on {
+                    write(&path, &format!("+{controller}"))?;
+                }
+            }
+        }
+        self.set_those(knobs::is_early)
+    }
+
+    /// Moves a process, and all that it will fork, to its place.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn place(&self, process: &ProcessRecord, host: Pid) -> Result<(), TreeError> {
+        // Of a leader that has ended nobody knows where it was.
+        let leader = process.threads.get(usize::from(process.leader_ended.is_some()));
+        let leader = leader.map_or(process.pid, |thread| thread.tid);
+        for (made, tree) in self.trees() {
+            if let Some(cgroup) = made.place_of(tree, leader.0)? {
+                write(&made.directory(cgroup).join("cgroup.procs"), &host.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves threads that are not where their leaders are.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn place_threads(&self, process: &ProcessRecord, hosts: &HashMap<i32, Pid>) -> Result<(), TreeError> {
+        for (made, tree) in self.trees() {
+            let leader = made.members.get(&process.pid.0);
+            let others = process
+                .threads
+                .iter()
+                .filter(|thread| made.members.get(&thread.tid.0) != leader);
+            for thread in others {
+                let Some(host) = hosts.get(&thread.tid.0) else { continue };
+                let cgroup = made.place_of(tree, thread.tid.0)?.or_else(|| tree.cgroups.first());
+                if let Some(cgroup) = cgroup {
+                    let path = made.directory(cgroup).join(made.threads_file());
+                    write(&path, &host.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets all that is set.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn set(&self) -> Result<(), TreeError> {
+        self.set_those(|name| !knobs::is_early(name))?;
+        for (made, tree) in self.trees() {
+            for cgroup in &tree.cgroups {
+                give(&made.directory(cgroup), cgroup)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes those that were frozen; the tree is frozen as a whole.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn freeze(&self) -> Result<(), TreeError> {
+        for (made, tree) in self.trees() {
+            let (name, value) = match made.part.place {
+                Place::V2 => ("cgroup.freeze", "1"),
+                Place::V1(_) => ("freezer.state", "FROZEN"),
+            };
+            for cgroup in tree.cgroups.iter().filter(|cgroup| cgroup.frozen) {
+                write(&made.directory(cgroup).join(name), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What differs from the image in where threads are.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn differences(&self, hosts: &HashMap<i32, Pid>) -> Result<Vec<String>, TreeError> {
+        let mut found = Vec::new();
+        for (made, tree) in self.trees() {
+            for (index, cgroup) in (0..).zip(&tree.cgroups) {
+                let path = made.directory(cgroup).join(made.threads_file());
+                let text = match fs::read_to_string(&path) {
+                    Ok(text) => text,
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
+                    Err(error) => return Err(file("read", path)(error)),
+                };
+                let there: HashSet<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+                let wanted = tree.members.iter().filter(|(_, place)| *place == index);
+                let missing =
+                    wanted.filter(|(tid, _)| hosts.get(&tid.0).is_none_or(|host| !there.contains(&host.raw())));
+                found.extend(missing.map(|(tid, _)| format!("task {tid} is not in its cgroup {}", path.display())));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those of which more is made than what is set in the own cgroup.
+    fn trees(&self) -> impl Iterator<Item = (&MadePart<'a>, &'a HierarchyRecord)> {
+        self.parts.iter().filter_map(|made| Some((made, made.part.tree?)))
+    }
+
+    fn set_those(&self, counts: impl Fn(&str) -> bool) -> Result<(), TreeError> {
+        for made in &self.parts {
+            for (index, settings) in made.part.settings.iter().enumerate() {
+                let directory = match made.part.tree.and_then(|tree| tree.cgroups.get(index)) {
+                    Some(cgroup) => made.directory(cgroup),
+                    None => made.base.clone(),
+                };
+                for (name, value) in settings.iter().filter(|(name, _)| counts(name)) {
+                    set(&directory, name, value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MadePart<'_> {
+    fn directory(&self, cgroup: &CgroupRecord) -> PathBuf {
+        if cgroup.path.is_empty() {
+            self.base.clone()
+        } else {
+            self.base.join(OsStr::from_bytes(&cgroup.path))
+        }
+    }
+
+    /// The cgroup of a thread, unless that is the own one.
+    fn place_of<'b>(&self, tree: &'b HierarchyRecord, tid: i32) -> Result<Option<&'b CgroupRecord>, TreeError> {
+        let Some(index) = self.members.get(&tid) else {
+            return Ok(None);
+        };
+        let lacking = || TreeError::Inconsistent(format!("there is no cgroup {index}"));
+        tree.cgroups.get(*index as usize).map(Some).ok_or_else(lacking)
+    }
+
+    fn threads_file(&self) -> &'static str {
+        match self.part.place {
+            Place::V2 => "cgroup.threads",
+            Place::V1(_) => "tasks",
+        }
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<(), TreeError> {
+    fs::write(path, value).map_err(file("write", path))
+}
+
+/// Has a file say something, and looks whether it does.
+fn set(directory: &Path, name: &str, value: &str) -> Result<(), TreeError> {
+    if name == "devices.list" {
+        write(&directory.join("devices.deny"), "a")?;
+        return value
+            .lines()
+            .try_for_each(|line| write(&directory.join("devices.allow"), line));
+    }
+    let path = directory.join(name);
+    let read = || fs::read_to_string(&path).map_err(file("read", &path));
+    let before = read()?;
+    if knobs::says(name, value, &before) {
+        return Ok(());
+    }
+    if name == "memory.max" {
+        refuse_too_much(directory, &path, value)?;
+    }
+    let says = if name == "memory.oom_control" {
+        ""
+    } else {
+        before.trim_end()
+    };
+    for line in knobs::writings(value, says) {
+        fs::write(&path, line).map_err(file("write", &path))?;
+    }
+    let after = read()?;
+    if knobs::says(name, value, &after) {
+        return Ok(());
+    }
+    Err(TreeError::Differs {
+        path,
+        says: after.trim_end().to_owned(),
+        wanted: value.to_owned(),
+    })
+}
+
+/// Version 2 ends tasks that have more than a new limit; version 1 refuses the limit.
+fn refuse_too_much(directory: &Path, path: &Path, limit: &str) -> Result<(), TreeError> {
+    let current = directory.join("memory.current");
+    let text = fs::read_to_string(&current).map_err(file("read", &current))?;
+    match (text.trim().parse::<u64>(), limit.parse::<u64>()) {
+        (Ok(taken), Ok(number)) if taken > number => Err(TreeError::TooMuch {
+            path: path.to_owned(),
+            limit: limit.to_owned(),
+            taken,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Gives owners, permissions and extended attributes.
+fn give(directory: &Path, cgroup: &CgroupRecord) -> Result<(), TreeError> {
+    for (name, access) in &cgroup.files {
+        give_access(&directory.join(name), *access)?;
+    }
+    for attribute in &cgroup.attributes {
+        set_attribute_of_link(directory, &attribute.name, &attribute.value)
+            .map_err(|error| file("set an attribute of", directory)(io::Error::from(error)))?;
+    }
+    give_access(directory, cgroup.access)
+}
+
+fn give_access(path: &Path, access: CgroupAccess) -> Result<(), TreeError> {
+    let metadata = fs::metadata(path).map_err(file("look at", path))?;
+    if (metadata.uid(), metadata.gid()) != (access.uid, access.gid) {
+        chown(path, Some(access.uid), Some(access.gid)).map_err(file("give away", path))?;
+    }
+    if metadata.permissions().mode() & 0o7777 != access.mode {
+        let permissions = fs::Permissions::from_mode(access.mode);
+        fs::set_permissions(path, permissions).map_err(file("set permissions of", path))?;
+    }
+    Ok(())
+}
