@@ -623,7 +623,7 @@ fn cgroups_that_can_not_be_are_refused() {
         s.sandbox.cgroups[0].cgroups[1].hands_on[0] = "pids +memory".to_owned();
     });
     contradiction("cgroup 1 of hierarchy \"\" has impossible permissions", |s| {
-        s.sandbox.cgroups[0].cgroups[1].access.mode = 0o10_000
+        s.sandbox.cgroups[0].cgroups[1].access.mode = 0o10_000;
     });
     contradiction("cgroup 1 of hierarchy \"\" has an impossible attribute", |s| {
         s.sandbox.cgroups[0].cgroups[1].attributes[0].name = b"user".to_vec();
@@ -637,7 +637,7 @@ fn cgroups_that_can_not_be_are_refused() {
         );
     }
     contradiction("the cgroup hierarchy \"\" has a member twice, or not in order", |s| {
-        s.sandbox.cgroups[0].members.reverse()
+        s.sandbox.cgroups[0].members.reverse();
     });
     contradiction(
         "the cgroup hierarchy \"cpu,cpu\" has a controller of another one",
@@ -646,6 +646,6 @@ fn cgroups_that_can_not_be_are_refused() {
         },
     );
     contradiction("the cgroup hierarchy \"cpu acct\" has no possible name", |s| {
-        s.sandbox.cgroups[1].controllers = "cpu acct".to_owned()
+        s.sandbox.cgroups[1].controllers = "cpu acct".to_owned();
     });
 }

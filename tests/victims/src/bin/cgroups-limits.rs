@@ -39,7 +39,7 @@ fn main() {
         if is_v2 {
             set(&few, "pids.max", 3);
         }
-        let child = crowd(&few);
+        let mut child = crowd(&few);
         let before = look(&small);
         move |findings: &mut Findings| {
             if findings.sabotage() {
@@ -47,6 +47,8 @@ fn main() {
             }
             let small: Vec<PathBuf> = small.iter().map(|path| again(path, &places)).collect();
             findings.same("settings", &before, &look(&small));
+            let ended = findings.take("look at a child", child.try_wait());
+            findings.same("its end", &Some(None), &ended);
             let few = now(&places, "pids.max");
             findings.same("processes there", &vec![child.id() as i32], &members(&few));
             // The child's own, and two more, but no third one.
