@@ -141,6 +141,9 @@ fn enter(root: &Path, of_memory: bool) {
     }
     pivot_root(root, &root.join("old")).expect("pivot_root");
     chdir("/").expect("chdir");
+    // The sandbox's, and the host's below it, which shows processes that are none of the tree's.
+    unmount(Path::new("/old/proc"));
+    unmount(Path::new("/old/proc"));
     if of_memory {
         umount2("/old", MntFlags::MNT_DETACH).expect("unmount the old root");
         // What it had open was in that.
