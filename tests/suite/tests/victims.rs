@@ -259,6 +259,55 @@ fn other_roots_survive() {
     }
 }
 
+/// A victim whose paths are those of another root, in which its folder, its program and /usr are shown.
+fn survives_in_a_root(name: &str) {
+    let host = Host::new();
+    let root = host.folder("root");
+    for link in ["bin", "lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).expect("a link");
+    }
+    let program = host.program(name);
+    let shown = [
+        program.parent().expect("its folder").to_owned(),
+        host.path(&format!("stage-{name}")),
+    ];
+    let [programs, stage] = shown.map(|path| format!("{0}:{0}", path.display()));
+    let place = root.to_str().expect("a path");
+    let options = [
+        "--rootfs",
+        place,
+        "-v",
+        "/usr:/usr:ro",
+        "-v",
+        &programs,
+        "-v",
+        &stage,
+        "--tmpfs",
+        "/run",
+    ];
+    survives_as(&host, name, (&options, &[]));
+}
+
+macro_rules! victims_in_a_root {
+    ($($test:ident $name:literal),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            survives_in_a_root($name);
+        })+
+    };
+}
+
+victims_in_a_root! {
+    fifos_in_a_root "fifos",
+    files_deleted_in_a_root "files-deleted",
+    files_directories_in_a_root "files-directories",
+    files_inotify_in_a_root "files-inotify",
+    memory_file_shared_in_a_root "memory-file-shared",
+    mqueues_in_a_root "mqueues",
+    sockets_names_in_a_root "sockets-names",
+    terminal_pairs_in_a_root "terminal-pairs",
+}
+
 /// Whether a victim can have as many huge pages of 2 MiB as it takes; where not, says that it is skipped. They are for the
 /// machine's owner to set aside, or to allow: `/proc/sys/vm/nr_hugepages` and `nr_overcommit_hugepages`.
 fn has_huge_pages(name: &str, wanted: u64) -> bool {

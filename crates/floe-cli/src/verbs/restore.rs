@@ -53,7 +53,7 @@ pub struct Restore {
     #[arg(long, value_name = "NAME=FD", value_parser = inherited)]
     inherit_fd: Vec<(String, i32)>,
     /// A path of the host for a mount that shows what is not here, or not there any more: NAME is its mount point in the
-    /// sandbox. May be given several times.
+    /// sandbox, / that of the root directory (run --rootfs). May be given several times.
     #[arg(long, value_name = "NAME=PATH", value_parser = given_mount)]
     mount: Vec<(PathBuf, PathBuf)>,
     /// The tree must get the terminal that floe was started on, by one of its own that floe hands on: so it does by itself

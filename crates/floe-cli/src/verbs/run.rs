@@ -25,6 +25,8 @@ use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 /// found).
 ///
 /// Example: floe run -d --name job -- python3 worker.py
+///
+/// Example: floe run -t --rootfs /srv/debian -v /srv/data:/data:ro --tmpfs /run -- bash
 #[derive(Debug, Args)]
 pub struct Run {
     /// Leave it running in the background and print its name.
