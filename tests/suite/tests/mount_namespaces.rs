@@ -27,10 +27,18 @@ fn goes_on(folder: &Path) -> String {
 /// Each shows its own processes and those below, whoever looks.
 #[test]
 fn pid_namespaces_below_each_other_have_their_own_proc() {
-    let host = Host::new();
+    nested(&Host::new());
+}
+
+#[test]
+fn those_of_an_ordinary_user_have_it_too() {
+    nested(&Host::of_ordinary_user());
+}
+
+fn nested(host: &Host) {
     let nested = "unshare --fork --pid --mount-proc";
     let script = format!("cd /; {nested} {nested} {nested} bash -c '{COUNT}' $0 & {WAIT}");
-    let mounting = Mounting::start(&host, &script);
+    let mounting = Mounting::start(host, &script);
     let innermost = "1 bash cat";
     assert_eq!(goes_on(&mounting.folder), innermost);
     for method in PID_METHODS.iter().cycle().take(4) {

@@ -5,6 +5,10 @@
 use nix::{
     mount::MsFlags,
     sched::{CloneFlags, unshare},
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        stat::Mode,
+    },
 };
 use std::{
     fs::{self, File},
@@ -14,6 +18,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    process::Command,
 };
 use victims::{
     Findings, Seen, Stage,
@@ -21,7 +26,7 @@ use victims::{
     memory::{Mapping, PAGE},
     mounts::{below, bind, change, filesystem, unmount},
     own, play,
-    stage::first,
+    stage::{first, wait_until},
 };
 
 const DEPTH: usize = 3;
@@ -136,6 +141,16 @@ fn alone(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     file_of(gone).write_all(b"deleted").expect("write");
     fs::remove_file(place.join("gone")).expect("remove");
     let listener = UnixListener::bind(place.join("part/socket")).expect("bind");
+    nix::unistd::mkfifo(&place.join("fifo"), Mode::S_IRWXU).expect("a fifo");
+    let mut fifo = file_of(open(&place.join("fifo"), libc::O_RDWR | libc::O_NONBLOCK));
+    fifo.write_all(b"waits").expect("write");
+    let watch = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    let program = place.join("program");
+    fs::copy("/bin/sleep", &program).expect("copy");
+    let ran = Command::new(&program).arg("1000").spawn().expect("run").id();
+    let executes = move || fs::read_link(format!("/proc/{ran}/exe")).ok();
+    wait_until(|| executes().as_ref() == Some(&program));
+    watch.add_watch(&place, AddWatchFlags::IN_CREATE).expect("watch");
     std::env::set_current_dir(place.join("part")).expect("change directory");
     stage.child("a child of it", |stage| unchanged(stage.dir()));
     let files = [outer, removed, gone, mapped];
@@ -169,6 +184,17 @@ fn alone(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
             &b"common".to_vec(),
             &fs::read(common.join("file")).unwrap_or_default(),
         );
+        let mut waited = [0; 5];
+        findings.take("read the fifo", fifo.read_exact(&mut waited));
+        findings.same("what waited in the fifo", b"waits", &waited);
+        findings.take("write to the fifo", fifo.write_all(&waited));
+        findings.take(
+            "a new file",
+            fs::write(place.join("new"), "").and_then(|()| fs::remove_file(place.join("new"))),
+        );
+        let events = watch.read_events().map_or(0, |events| events.len());
+        findings.same("what the watch tells", &1, &events);
+        findings.same("a program of the namespace", &Some(place.join("program")), &executes());
         let connected = UnixStream::connect(shown.join("socket"));
         if findings.take("connect", connected).is_some() {
             findings.take("accept", listener.accept());
