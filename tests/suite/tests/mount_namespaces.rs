@@ -55,6 +55,32 @@ fn nested(host: &Host) {
     }
 }
 
+/// What it has open is in mounts of a namespace that nobody is in any more.
+#[test]
+fn the_terminal_of_a_namespace_that_all_have_left_is_kept() {
+    let host = Host::new();
+    let (name, folder) = (host.name("terminal"), host.folder("folder"));
+    let script = "cd /; while :; do tty > $0/here.new; mv $0/here.new $0/here; sleep 0.02; done";
+    let place = folder.to_str().expect("a plain path");
+    let command = ["unshare", "-m", "bash", "-c", script, place];
+    host.done(&[&["run", "-d", "-t", "--name", &name, "--"][..], &command].concat());
+    let image = host.path("image.floe").display().to_string();
+    let tells = || {
+        let here = folder.join("here");
+        // It may not be there yet.
+        let _ = fs::remove_file(&here);
+        until("it tells", || here.exists());
+        fs::read_to_string(&here).expect("read")
+    };
+    let before = tells();
+    assert!(before.starts_with("/dev/pts/"), "{before}");
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &name, "-o", &image]);
+        host.done(&["restore", "-d", "--pid-method", method, &image]);
+        assert_eq!(tells(), before);
+    }
+}
+
 /// A service with a private /tmp, and a shell that entered its namespace.
 #[test]
 fn a_namespace_is_entered_by_others() {

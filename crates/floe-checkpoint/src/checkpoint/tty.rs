@@ -40,8 +40,8 @@ pub fn terminal_of(root: Pid) -> Result<ConsoleLinks, TtyError> {
     };
     let path = of_session.or_else(of_streams).ok_or(TtyError::None(root))?;
     Ok(ConsoleLinks {
-        pipes: [None; 3],
         terminal: Some(path.into_bytes()),
+        ..ConsoleLinks::default()
     })
 }
 

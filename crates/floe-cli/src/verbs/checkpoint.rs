@@ -209,11 +209,11 @@ fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
     let links = match sandbox.console() {
         ConsoleState::Pipes(pipes) => ConsoleLinks {
             pipes: *pipes,
-            terminal: None,
+            ..ConsoleLinks::default()
         },
         ConsoleState::Terminal(path) => ConsoleLinks {
-            pipes: [None; 3],
             terminal: Some(path.clone().into_os_string().into_vec()),
+            ..ConsoleLinks::default()
         },
     };
     Ok(Target::Sandbox {

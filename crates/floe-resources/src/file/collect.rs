@@ -90,6 +90,7 @@ pub fn collect(
     refusals: &mut Refusals,
     options: CollectOptions<'_>,
 ) -> Result<Collected, FileError> {
+    let console = &console.seen(contents);
     let memory = super::memory::Memory::default();
     let processes = tree.living().map(|process| (process.pid, process.ns_pid)).collect();
     let queues = match tree.root() {

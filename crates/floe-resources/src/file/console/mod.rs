@@ -2,8 +2,10 @@
 //! has a monitor of its own, so these are connected to that one.
 
 use super::{
-    DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, pipe, reopen, set_status, was_opened,
+    DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags, pipe, reopen, set_status,
+    was_opened,
 };
+use crate::mm::{Contents, FileIdentity};
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::descriptor::open_in_root;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,26 @@ pub struct ConsoleLinks {
     pub pipes: [Option<u64>; 3],
     /// Path of the terminal inside the sandbox.
     pub terminal: Option<Vec<u8>>,
+    /// Device and inode number of that, once it was looked at: there may be other paths to it.
+    pub terminal_file: Option<FileIdentity>,
+}
+
+impl ConsoleLinks {
+    /// The same, with the terminal as it is in the tree's own mount namespace.
+    pub(super) fn seen(&self, contents: &Contents) -> Self {
+        let path = self.terminal.as_ref().map(|path| contents.inside(0, path));
+        let found = path.and_then(|path| std::fs::symlink_metadata(path).ok());
+        Self {
+            terminal_file: found.as_ref().map(FileIdentity::from),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a file is the terminal, whichever way it was opened by its name.
+    pub(super) fn is_terminal(&self, file: &FoundFile) -> bool {
+        let by_name = self.terminal.as_ref() == Some(&file.link);
+        file.file_type() == libc::S_IFCHR && (by_name || self.terminal_file == Some(file.identity()))
+    }
 }
 
 /// The kind of the pipes to the monitor.
@@ -128,13 +150,15 @@ impl FileKind for ConsoleTerminal {
     }
 
     fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
-        file.file_type() == libc::S_IFCHR && console.terminal.as_ref() == Some(&file.link)
+        console.is_terminal(file)
     }
 
-    fn dump(&self, file: &FoundFile, _context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        Ok(Some(codec::encode(&TerminalBody {
-            path: file.link.clone(),
-        })?))
+    fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
+        let path = match &context.console.terminal {
+            Some(path) if *path == file.link => Some(path.clone()),
+            _ => named(file, "terminal", context),
+        };
+        Ok(path.map(|path| codec::encode(&TerminalBody { path })).transpose()?)
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {

@@ -120,7 +120,18 @@ fn decode_pair(object: &ObjectRecord) -> Result<Pair, FileError> {
 fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
     match context.terminals.note(file, context.refusals) {
         Some(Owner::Pair(pair)) => Ok(Some(codec::encode(&Body { pair })?)),
-        Some(Owner::Console) | None => Ok(None),
+        Some(Owner::Console) => {
+            let reason = "it is the sandbox's terminal, but not by its name";
+            let findings = &mut *context.refusals;
+            findings.add(
+                Some(&file.subject),
+                file.title(),
+                reason,
+                "open it by its name in /dev/pts",
+            );
+            Ok(None)
+        }
+        None => Ok(None),
     }
 }
 
@@ -172,7 +183,7 @@ impl FileKind for Slave {
 
     fn claims(&self, file: &FoundFile, console: &ConsoleLinks) -> bool {
         let is_terminal = file.file_type() == libc::S_IFCHR && major(file.metadata.rdev()) == SLAVES;
-        is_terminal && console.terminal.as_ref() != Some(&file.link)
+        is_terminal && !console.is_terminal(file)
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
