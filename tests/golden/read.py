@@ -160,9 +160,16 @@ hierarchy = fields(
     )),
     members=several(both(i32, u32)),
 )
+ranges = several(fields(inside=u32, above=u32, count=u32))
+namespace = choice(
+    ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
+    ("Uts", fields(host=raw, domain=raw)), ("Ipc", None), ("Network", fields(up=boolean)),
+    ("Time", fields(monotonic=u64, boottime=u64)),
+)
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
-    has_init=boolean, pid_namespaces=several(fields(parent=u32)),
+    has_init=boolean, namespaces=several(fields(owner=u32, contents=namespace)),
+    pid_namespaces=several(fields(parent=u32, owner=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc, packet_filter=packet_filter, cgroups=several(hierarchy),
 )
@@ -177,7 +184,8 @@ scheduling = fields(
     policy=u32, flags=u64, nice=i32, priority=u32, deadline=times(u64, 3), affinity=several(u32), io_priority=u32
 )
 thread = fields(
-    tid=i32, inner=several(i32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
+    tid=i32, inner=several(i32),
+    namespaces=fields(user=u32, uts=u32, ipc=u32, network=u32, time=u32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
@@ -195,7 +203,8 @@ timer = fields(
 directory = fields(path=raw, mount_namespace=u32, ghost=optional(u32))
 process = fields(
     pid=i32, ppid=i32, pgid=i32, sid=i32, pid_namespace=u32,
-    pids_of_children=choice(("Known", u32), ("New", None), ("Ended", None)), mount_namespace=u32, state=state, threads=several(thread),
+    pids_of_children=choice(("Known", u32), ("New", None), ("Ended", None)), mount_namespace=u32,
+    time_of_children=u32, state=state, threads=several(thread),
     actions=several(fields(handler=u64, flags=u64, restorer=u64, mask=u64)), pending=several(raw),
     limits=several(fields(soft=u64, hard=u64)), umask=u32, cwd=directory, root=directory,
     timers=times(fields(interval=u64, value=u64), 3), personality=u32, dumpable=u32, subreaper=boolean,

@@ -65,6 +65,11 @@ impl Numbering {
         self.tasks.insert(task, (namespace, inner));
     }
 
+    /// Forgets a task that has ended.
+    pub fn remove(&mut self, task: i32) {
+        self.tasks.remove(&task);
+    }
+
     /// The namespaces from the tree's own down to one.
     #[must_use]
     pub fn path(&self, namespace: u32) -> &[u32] {
@@ -136,7 +141,7 @@ mod tests {
 
     /// Two namespaces below each other beside a third.
     fn three() -> Numbering {
-        let namespaces = [0, 1, 0].map(|parent| PidNamespaceRecord { parent });
+        let namespaces = [0, 1, 0].map(|parent| PidNamespaceRecord { parent, owner: 0 });
         let mut numbering = Numbering::new(&namespaces, &[], &[]);
         for (task, namespace, inner) in [(1, 0, vec![]), (5, 1, vec![1]), (9, 2, vec![4, 1]), (12, 3, vec![1])] {
             numbering.add(task, namespace, inner);

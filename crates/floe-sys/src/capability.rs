@@ -12,10 +12,36 @@ const VERSION: u32 = 0x2008_0522;
 /// # Errors
 /// EPERM, EINVAL for ids that its user namespace does not know.
 pub fn become_powerless(user: u32, group: u32) -> Result<(), Errno> {
-    let (user, group) = (user as usize, group as usize);
     drop_groups()?;
-    call(libc::SYS_setresgid, [group; 3])?;
-    call(libc::SYS_setresuid, [user; 3])?;
+    become_user(user, group)?;
+    give_up()
+}
+
+fn become_user(user: u32, group: u32) -> Result<(), Errno> {
+    call(libc::SYS_setresgid, [group as usize; 3])?;
+    call(libc::SYS_setresuid, [user as usize; 3])
+}
+
+/// Makes the calling thread, and it alone, this user of this group, with the capabilities that it has. For children as
+/// above, before they enter a user namespace that may not know the user.
+///
+/// # Errors
+/// As for [`become_powerless`].
+pub fn become_powerful(user: u32, group: u32) -> Result<(), Errno> {
+    const SECBIT_NO_SETUID_FIXUP: usize = 4;
+    call(
+        libc::SYS_prctl,
+        [libc::PR_SET_SECUREBITS as usize, SECBIT_NO_SETUID_FIXUP, 0],
+    )?;
+    drop_groups()?;
+    become_user(user, group)
+}
+
+/// Gives up all capabilities of the calling thread.
+///
+/// # Errors
+/// None that is known.
+pub fn give_up() -> Result<(), Errno> {
     // `struct __user_cap_header_struct`: version, pid. Two of `struct __user_cap_data_struct`: effective, permitted,
     // inheritable.
     let header = [VERSION, 0];

@@ -2,6 +2,7 @@
 //! splice(2).
 
 use crate::Pid;
+use crate::namespace::Kind;
 use nix::errno::Errno;
 use std::{
     ffi::{CStr, CString},
@@ -456,31 +457,24 @@ pub fn take_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A namespace of a task, as linux/pidfd.h numbers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "their names are all there is to say")]
-#[repr(u64)]
-pub enum NamespaceOf {
-    Cgroup = 1,
-    Ipc,
-    Mount,
-    Network,
-    Pid,
-    PidForChildren,
-    Time,
-    TimeForChildren,
-    User,
-    Uts,
-}
-
-/// A descriptor of a namespace of the process a pidfd stands for (PIDFD_GET_*_NAMESPACE, Linux 6.11).
+/// A descriptor of a namespace of the process a pidfd stands for (linux/pidfd.h, PIDFD_GET_*_NAMESPACE, Linux 6.11).
 ///
 /// # Errors
 /// ENOTTY, EINVAL of an older kernel; EPERM, ESRCH, EOPNOTSUPP.
-pub fn namespace_of(pidfd: BorrowedFd<'_>, kind: NamespaceOf) -> Result<OwnedFd, Errno> {
+pub fn namespace_of(pidfd: BorrowedFd<'_>, kind: Kind) -> Result<OwnedFd, Errno> {
     const PIDFS_IOCTL: u64 = 0xff << 8;
+    let request = match kind {
+        Kind::Cgroup => 1,
+        Kind::Ipc => 2,
+        Kind::Mount => 3,
+        Kind::Network => 4,
+        Kind::Pid => 5,
+        Kind::Time => 7,
+        Kind::User => 9,
+        Kind::Uts => 10,
+    };
     // SAFETY: these take no argument.
-    let number = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFS_IOCTL | kind as u64, 0) };
+    let number = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFS_IOCTL | request, 0) };
     owned(i64::from(number))
 }
 

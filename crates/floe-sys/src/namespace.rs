@@ -1,5 +1,9 @@
 //! Namespaces: their kinds, and those that descriptors hold: namespaces(7), ioctl_nsfs(2), linux/nsfs.h.
 
+mod standing;
+
+pub use standing::{Standing, write_inside};
+
 use crate::{
     descriptor::owned,
     procfs::{ProcError, read_text},
@@ -14,6 +18,7 @@ use std::{
 
 const NS_GET_USERNS: libc::Ioctl = nix::request_code_none!(0xb7, 1);
 const NS_GET_PARENT: libc::Ioctl = nix::request_code_none!(0xb7, 2);
+const NS_GET_OWNER_UID: libc::Ioctl = nix::request_code_none!(0xb7, 4);
 const NS_GET_NSTYPE: libc::Ioctl = nix::request_code_none!(0xb7, 3);
 
 /// A kind of namespace.
@@ -135,6 +140,17 @@ pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: no argument is read.
     owned(i64::from(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }))
+}
+
+/// The user that made a user namespace, by its number in the caller's.
+///
+/// # Errors
+/// EINVAL for another kind.
+pub fn maker(user: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut found: libc::uid_t = 0;
+    // SAFETY: `found` is room for the answer.
+    let result = unsafe { libc::ioctl(user.as_raw_fd(), NS_GET_OWNER_UID, &raw mut found) };
+    Errno::result(result).map(|_| found)
 }
 
 /// Whether the caller is in the first user namespace, the only one that maps all users to themselves.

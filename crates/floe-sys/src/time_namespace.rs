@@ -5,7 +5,12 @@
 
 use crate::procfs::{self, ProcError};
 use nix::errno::Errno;
-use std::{fs::File, io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 /// CLONE_NEWTIME of linux/sched.h.
 pub const CLONE_NEWTIME: i32 = 0x80;
@@ -37,6 +42,17 @@ impl Clocks {
             boottime: now(libc::CLOCK_BOOTTIME),
         };
         Ok(shown.combine(offsets("self")?, i64::saturating_sub))
+    }
+
+    /// Has them show this in the time namespace of the children of a process, by its directory in /proc; until somebody is
+    /// in it.
+    ///
+    /// # Errors
+    /// EACCES where somebody is; ERANGE, EPERM, or why the caller's own offsets can't be read.
+    pub fn set(self, process: &Path) -> io::Result<()> {
+        let initial = Self::initial().map_err(io::Error::other)?;
+        let offsets = self.combine(initial, i64::saturating_sub);
+        std::fs::write(process.join("timens_offsets"), text(offsets))
     }
 
     fn combine(self, other: Self, operation: fn(i64, i64) -> i64) -> Self {
@@ -105,10 +121,8 @@ fn make_here(clocks: Clocks) -> io::Result<OwnedFd> {
     // SAFETY: takes a number; the calling thread's own namespaces stay as they are.
     Errno::result(unsafe { libc::unshare(CLONE_NEWTIME) })?;
     let namespace = File::open("/proc/thread-self/ns/time_for_children")?;
-    let initial = Clocks::initial().map_err(io::Error::other)?;
-    let offsets = clocks.combine(initial, i64::saturating_sub);
     // It stands beside the files of processes alone, where a thread's id names that thread.
-    std::fs::write(format!("/proc/{}/timens_offsets", nix::unistd::gettid()), text(offsets))?;
+    clocks.set(&PathBuf::from(format!("/proc/{}", nix::unistd::gettid())))?;
     Ok(namespace.into())
 }
 

@@ -193,6 +193,8 @@ victims! {
     mqueues "mqueues",
     packet_filter "packet-filter",
     pidfds "pidfds",
+    namespaces_names "namespaces-names",
+    namespaces_user "namespaces-user",
     pids_nested "pids-nested",
     pipes_blocked "pipes-blocked",
     pipes_contents "pipes-contents",

@@ -252,3 +252,20 @@ fn parts(mut control: &[u8]) -> Vec<(i32, i32, Vec<u8>)> {
     }
     found
 }
+
+/// Brings `lo` of the calling thread's network namespace up.
+///
+/// # Panics
+/// Where that is not allowed.
+pub fn raise_loopback() {
+    // SAFETY: plain numbers.
+    let socket = checked(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) }.into()).expect("a socket");
+    // SAFETY: zeros are a request for a device without a name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    // SAFETY: the request is one, and outlives the call.
+    let result = unsafe { libc::ioctl(socket as i32, libc::SIOCSIFFLAGS, &raw mut request) };
+    checked(result.into()).expect("lo up");
+    crate::call::close(socket as i32);
+}

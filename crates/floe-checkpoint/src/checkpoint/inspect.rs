@@ -17,7 +17,7 @@ use floe_resources::{
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError},
     mm::{self, ContentError, Contents},
-    ns::{self, FoundMounts, MountSpaces, NsError},
+    ns::{self, FoundMounts, MountSpaces, NsError, Others},
     refusal::Refusals,
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
@@ -122,6 +122,7 @@ impl Inspected {
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
         let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
+        let others = Others::find(&held.tree, &contents.spaces, refusals)?;
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
@@ -151,9 +152,11 @@ impl Inspected {
             record.shared = sharing.with_parent(found);
             record.mount_namespace = contents.spaces.of_task(found.task());
             record.pids_of_children = ns::pids::look(&held.tree, found)?;
+            others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
                 pages += mm::look_at_pages(&process, &mut space)?;
+                others.refuse_segments(found, (&record, &space), refusals);
                 spaces.push(space);
             }
             processes.push(record);
@@ -171,7 +174,7 @@ impl Inspected {
             tcp,
             external,
         };
-        let mut files = file::collect((&held.tree, &sharing), links, &mut contents, refusals, options)?;
+        let mut files = file::collect((&held.tree, &sharing, &others), links, &mut contents, refusals, options)?;
         let outside = tty::session_from_outside(&held.tree, links);
         for record in &mut processes {
             let Some(found) = held.tree.living().find(|found| found.ns_pid == record.pid.0) else {
@@ -193,7 +196,8 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let (mut sandbox, mounts, networks) = sandbox(held, target, (&streams, &files), (&mut contents, refusals))?;
+        let (mut sandbox, mounts, networks) =
+            sandbox(held, target, (&streams, &files, &others), (&mut contents, refusals))?;
         sandbox.cgroups = cgroups;
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
@@ -366,7 +370,7 @@ fn foreground(tree: &FoundTree, found: &FoundProcess) -> NsPid {
 fn sandbox(
     held: &HeldTree,
     target: &Target,
-    (streams, files): (&Streams, &Collected),
+    (streams, files, others): (&Streams, &Collected, &Others),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<(SandboxRecord, FoundMounts, Vec<NetworkRecord>), InspectError> {
     let (name, command) = match target {
@@ -414,7 +418,8 @@ fn sandbox(
         mount,
         devpts,
         has_init,
-        pid_namespaces: ns::pids::records(&held.tree),
+        namespaces: others.records(refusals)?,
+        pid_namespaces: ns::pids::records(&held.tree, others),
         ended_leaders: Vec::new(),
         console: streams.record(&files.input),
         log: streams.log,

@@ -3,7 +3,7 @@
 use super::{RestoreError, users::KnownUsers};
 use floe_image::{
     Image,
-    record::{MemoryPolicy, ProcessRecord, ThreadRecord},
+    record::{MemoryPolicy, NamespaceContents, ProcessRecord, ThreadRecord},
 };
 use floe_resources::task::login_of;
 use floe_sys::procfs::{self, Status};
@@ -20,6 +20,13 @@ pub(super) fn obstacles(image: &Image, own: &Status, add: &mut dyn FnMut(String,
     login(image.sandbox().login, own, add)?;
     let nodes = online_nodes();
     let users = KnownUsers::here(own)?;
+    for (number, record) in (1..).zip(&image.sandbox().namespaces) {
+        if let (0, NamespaceContents::User(user)) = (record.owner, &record.contents)
+            && let Some(reason) = users.lacks(user)
+        {
+            add(format!("user namespace {number}"), reason);
+        }
+    }
     for process in image.processes() {
         let object = format!("process {}", process.pid);
         if process.switches.autogroup_nice.unwrap_or(0) != 0 && !has_autogroups() {

@@ -9,8 +9,9 @@ use super::{
     contents::MadeContents,
     tree::{Heritage, World},
 };
-use floe_image::record::{PidsOfChildren, ProcessRecord};
-use floe_tracee::{Batch, CallId, Puppet, PuppetIds, Script};
+use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord};
+use floe_sys::namespace::Kind;
+use floe_tracee::{Batch, CallId, Puppet, PuppetIds};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -59,14 +60,26 @@ impl World<'_> {
         (flags, exit_signal): (u64, u64),
     ) -> Result<CallId, RestoreError> {
         let ids = self.numbering.ids(task);
+        // Who has no privileges where the ids count needs others to choose them.
+        let inside = self.place(parent).user() != 0;
         match self.method {
-            PidMethod::NsLastPid => {
+            PidMethod::SetTid if !inside => {
+                let bytes: Vec<u8> = ids.iter().rev().flat_map(|id| id.to_ne_bytes()).collect();
+                let place = batch.data(&bytes);
+                // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+                // set_tid_size, cgroup.
+                let words = [flags, 0, 0, 0, exit_signal, 0, 0, 0, place, ids.len() as u64, 0];
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let place = batch.data(&bytes);
+                Ok(batch.call("make a task", libc::SYS_clone3, &[place, bytes.len() as u64]))
+            }
+            PidMethod::NsLastPid | PidMethod::SetTid => {
                 let path = self.numbering.path(self.numbering.namespace(task));
                 let here = self.numbering.namespace(parent);
                 // In a new namespace the first is 1 by itself.
                 let chosen = ids.len() - usize::from(flags & NEW_PIDS != 0);
                 for (namespace, id) in path.iter().zip(&ids).take(chosen) {
-                    if *namespace == here {
+                    if *namespace == here && !inside {
                         self.choose_next(batch, *id);
                     } else {
                         let writer = self.somebody_in(*namespace)?;
@@ -76,16 +89,6 @@ impl World<'_> {
                     }
                 }
                 Ok(batch.call("make a task", libc::SYS_clone, &[flags | exit_signal]))
-            }
-            PidMethod::SetTid => {
-                let bytes: Vec<u8> = ids.iter().rev().flat_map(|id| id.to_ne_bytes()).collect();
-                let place = batch.data(&bytes);
-                // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-                // set_tid_size, cgroup.
-                let words = [flags, 0, 0, 0, exit_signal, 0, 0, 0, place, ids.len() as u64, 0];
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-                let place = batch.data(&bytes);
-                Ok(batch.call("make a task", libc::SYS_clone3, &[place, bytes.len() as u64]))
             }
         }
     }
@@ -130,14 +133,25 @@ impl World<'_> {
         let here = self.numbering.namespace(by);
         let is_first = namespace != here && self.numbering.own(pid) == 1;
         self.lead_children(by, if is_first { here } else { namespace })?;
-        let new = if is_first { NEW_PIDS } else { 0 };
-        let child = self.spawn(by, pid, (u64::from(shared) | new, exit_signal.max(0) as u64))?;
+        let (new, exit_signal) = (if is_first { NEW_PIDS } else { 0 }, exit_signal.max(0) as u64);
+        let owner = self.namespaces.owner_of_pids(namespace);
+        let child = if is_first && owner != self.place(by).user() {
+            self.spawn_first_of(owner, (by, pid), (u64::from(shared) | new, exit_signal))?
+        } else {
+            let child = self.spawn(by, pid, (u64::from(shared) | new, exit_signal))?;
+            self.places.insert(pid, self.place(by));
+            child
+        };
         if is_first {
             // It may end as a zombie before children of others are to be born into what is left of it.
             let file = File::open(format!("/proc/{}/ns/pid", child.tid())).map_err(namespace_failed)?;
             self.pid_namespaces.insert(namespace, file);
         }
+        if is_first {
+            self.namespaces.known.add_first_of_pids(namespace, child.tid());
+        }
         self.puppets.insert(pid, child);
+        self.settle_in(pid)?;
         if let Some(heritage) = self.heritage.get(&by).cloned() {
             self.heritage.insert(pid, heritage);
         }
@@ -148,6 +162,32 @@ impl World<'_> {
             Some(lending) if lending.last == pid => self.hold(by, self.own(by)?, made, None),
             _ => Ok(()),
         }
+    }
+
+    /// Has the first process of a PID namespace be made that is a user namespace's: by a helper that has entered that one, and
+    /// whose parent is the child's, too (CLONE_PARENT).
+    fn spawn_first_of(
+        &mut self,
+        user: u32,
+        (by, pid): (i32, i32),
+        (flags, exit_signal): (u64, u64),
+    ) -> Result<Puppet, RestoreError> {
+        let taken = self.taken();
+        let free = (2..).find(|id| !taken.contains(id) && !self.puppets.contains_key(id));
+        let maker = free.expect("fewer tasks than there are ids");
+        self.number(maker, self.numbering.namespace(by));
+        // The child's end is told as its maker's would be.
+        let puppet = self.spawn(by, maker, (0, exit_signal))?;
+        self.puppets.insert(maker, puppet);
+        self.places.insert(maker, self.place(by));
+        self.settle_maker_in(maker, pid, user)?;
+        let child = self.spawn(maker, pid, (flags | libc::CLONE_PARENT as u64, 0))?;
+        self.places.insert(pid, self.place(maker));
+        self.end_helper(maker, by)?;
+        self.forget_child_signal(NsPid(by), exit_signal as i32)?;
+        self.numbering.remove(maker);
+        self.places.remove(&maker);
+        Ok(child)
     }
 
     /// Gives a task that is not in the image ids in the namespaces below the tree's.
@@ -182,16 +222,7 @@ impl World<'_> {
             None => File::open(format!("/proc/{}/ns/pid", self.somebody_in(namespace)?.tid())),
         };
         let file = opened.map_err(namespace_failed)?;
-        let puppet = self.puppet(pid)?;
-        let number = self.channel.give(&mut Script::new(puppet), &[file.as_fd()])?[0] as u64;
-        let mut batch = puppet.batch();
-        batch.call(
-            "lead children into a PID namespace",
-            libc::SYS_setns,
-            &[number, NEW_PIDS],
-        );
-        batch.call("close it", libc::SYS_close, &[number]);
-        puppet.run(&mut batch)?;
+        self.enter(self.puppet(pid)?, (Kind::Pid, file.as_fd()))?;
         self.pids_of_children.insert(pid, namespace);
         Ok(())
     }
@@ -216,7 +247,9 @@ impl World<'_> {
             }
             match record.pids_of_children {
                 PidsOfChildren::Known(namespace) => self.lead_children(pid, namespace)?,
-                PidsOfChildren::New => self.leave_for_new(pid)?,
+                // Who enters a user namespace makes it there.
+                PidsOfChildren::New if !self.enters_user_late(record) => self.leave_for_new(pid)?,
+                PidsOfChildren::New => self.lead_children(pid, self.numbering.namespace(pid))?,
                 PidsOfChildren::Ended => self.lead_nowhere(pid)?,
             }
         }

@@ -38,7 +38,7 @@ pub fn open_all(
     (roots, outside): (&Roots, Outside<'_>),
 ) -> Result<Opened, RestoreError> {
     let sessions = settle_sessions(image, world, &terminals)?;
-    let tasks = (&world.puppets, world.host_pids());
+    let tasks = (&world.puppets, world.host_pids(), &world.namespaces.known);
     let mut context = OpenContext::new((roots, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     context.set_terminals(terminals, sessions);
     context.make_queues(world.seed()?.tid(), image)?;
@@ -55,7 +55,7 @@ pub fn open_late(
     console: &[OwnedFd; 3],
     (roots, outside): (&Roots, Outside<'_>),
 ) -> Result<(), RestoreError> {
-    let tasks = (&world.puppets, world.host_pids());
+    let tasks = (&world.puppets, world.host_pids(), &world.namespaces.known);
     let mut context = OpenContext::new((roots, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     let helpers = world.make_ended(&ended_tasks(image.open_files())?)?;
     context.ended = helpers.iter().map(|(task, helper)| (*task, helper.process())).collect();

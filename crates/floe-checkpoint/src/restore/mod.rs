@@ -17,6 +17,7 @@ mod disk;
 mod files;
 mod mounts;
 mod nameless;
+mod namespaces;
 mod networks;
 mod plan;
 mod preflight;
@@ -55,6 +56,7 @@ use floe_resources::{
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
+use namespaces::Namespaces;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -361,6 +363,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     drop(far);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
+    world.namespaces = Namespaces::make(&image, launch.pid1())?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     control.enter("mounts")?;
     let (roots, unmounted) = mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
@@ -403,9 +406,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         if !shared {
             clocks::set(&image, &world)?;
         }
+        clocks::set_others(&image, &mut world)?;
         control.enter("state")?;
         world.keep_children_home(image.processes())?;
-        let crowd = state::make_threads(&image, &world)?;
+        let crowd = state::make_threads(&image, &mut world)?;
         world.settle_pids_of_children(image.processes())?;
         let everybody = cgroups::place_threads(&groups, image.processes(), &crowd.host_ids(), &world)?;
         files::open_late(all, &world, &made, &console, (&roots, outside))?;

@@ -226,7 +226,8 @@ fn privileges(record: &ProcessRecord, own: &Status, found: &mut BTreeSet<Obstacl
             reason,
         })
     };
-    for thread in &record.threads {
+    // In a user namespace below floe's there are all.
+    for thread in record.threads.iter().filter(|thread| thread.namespaces.user == 0) {
         let wanted = &thread.credentials;
         let all = wanted.permitted | wanted.effective | wanted.bounding | wanted.inheritable | wanted.ambient;
         if all & !bounding != 0 {

@@ -44,9 +44,17 @@ impl Crowd<'_> {
 }
 
 /// Makes the threads of all processes.
-pub fn make_threads<'a>(image: &'a Image, world: &World<'_>) -> Result<Crowd<'a>, RestoreError> {
+pub fn make_threads<'a>(image: &'a Image, world: &mut World<'a>) -> Result<Crowd<'a>, RestoreError> {
     let groups = Groups::of(image);
-    let member = |record: &&ProcessRecord| Ok((prepare_leader(world, record)?, threads_of(world, record)?));
+    for record in groups.by_memory.iter().flatten() {
+        world.enter_user_early(record)?;
+    }
+    let world = &*world;
+    let member = |record: &&ProcessRecord| {
+        let (filters, threads) = (prepare_leader(world, record)?, threads_of(world, record)?);
+        world.settle_threads(record, puppets(world, record, &threads))?;
+        Ok((filters, threads))
+    };
     let members = groups.by_memory.iter().map(|group| group.iter().map(member).collect());
     let members = members.collect::<Result<_, RestoreError>>()?;
     Ok(Crowd { groups, members })
@@ -73,7 +81,7 @@ pub fn complete<'a>(
             .collect();
         settle_memory(image, all[0].puppet, group[0])?;
         for task in &all {
-            restore_task(world, task, &groups, base).map_err(|e| task.error(e))?;
+            restore_task(world, task, &groups, base)?;
         }
         for record in group {
             set_memory_rules(image, world, record).map_err(|e| task_error(record.pid.0, e))?;
@@ -229,7 +237,7 @@ fn restore_task(
     task: &Task<'_, '_>,
     groups: &Groups<'_>,
     base: &SeedState,
-) -> Result<(), TaskError> {
+) -> Result<(), RestoreError> {
     let Task {
         puppet,
         process,
@@ -238,21 +246,25 @@ fn restore_task(
         ..
     } = *task;
     let mut script = Script::new(puppet);
-    if thread.tid == process.pid {
-        restore_process(&mut script, process)?;
-        // Threads were made with these, so they go only now.
-        if groups.last_with_descriptors.contains(&process.pid.0) {
-            for number in world.own_numbers() {
-                script.call("close floe's own descriptor", libc::SYS_close, &[number as u64])?;
+    let entry = world.user_entry(&mut script, process, thread)?;
+    let mut restore = || -> Result<(), TaskError> {
+        if thread.tid == process.pid {
+            restore_process(&mut script, process)?;
+            // Threads were made with these, so they go only now.
+            if groups.last_with_descriptors.contains(&process.pid.0) {
+                for number in world.own_numbers() {
+                    script.call("close floe's own descriptor", libc::SYS_close, &[number as u64])?;
+                }
             }
         }
-    }
-    restore_thread(&mut script, thread)?;
-    restore_thread_settings(&mut script, &thread.switches)?;
-    confine(&mut script, &thread.seccomp, filters)?;
-    restore_credentials(&mut script, process, thread, base)?;
-    script.run()?;
-    apply_outside(puppet, process, thread, base)
+        restore_thread(&mut script, thread)?;
+        restore_thread_settings(&mut script, &thread.switches)?;
+        confine(&mut script, &thread.seccomp, filters)?;
+        restore_credentials(&mut script, process, thread, (base, &entry))?;
+        script.run()?;
+        apply_outside(puppet, process, thread, base)
+    };
+    restore().map_err(|e| task.error(e))
 }
 
 /// What can be said of memory only when all of it is there.

@@ -3,6 +3,7 @@
 use super::{
     PidMethod, RestoreError,
     contents::MadeContents,
+    namespaces::{Namespaces, Place},
     plan::Step,
     sharing::{Held, Lending, Memory},
     task_error,
@@ -79,6 +80,10 @@ pub struct World<'a> {
     pub(super) pids_of_children: HashMap<i32, u32>,
     /// PID namespaces below the tree's.
     pub(super) pid_namespaces: HashMap<u32, File>,
+    /// Those of other kinds that not all tasks are in.
+    pub(super) namespaces: Namespaces,
+    /// Which of these processes have entered.
+    pub(super) places: HashMap<i32, Place<'a>>,
     memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
@@ -119,6 +124,8 @@ impl<'a> World<'a> {
             numbering: Numbering::of(image),
             pids_of_children: HashMap::new(),
             pid_namespaces: HashMap::new(),
+            namespaces: Namespaces::default(),
+            places: HashMap::new(),
             memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),
@@ -491,10 +498,17 @@ impl<'a> World<'a> {
         if let Some(thread) = record.threads.first() {
             let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
-            let ids = thread.credentials.gids.map(u64::from);
-            batch.call("set the groups", libc::SYS_setresgid, &ids[..3]);
-            let ids = thread.credentials.uids.map(u64::from);
-            batch.call("set the users", libc::SYS_setresuid, &ids[..3]);
+            let who = match self.place(pid).user() {
+                0 => Some(thread.credentials.clone()),
+                inside => self.namespaces.seen(inside)?.credentials(&thread.credentials),
+            };
+            // Whom its user namespace does not know it is by birth.
+            if let Some(who) = who {
+                let ids = who.gids.map(u64::from);
+                batch.call("set the groups", libc::SYS_setresgid, &ids[..3]);
+                let ids = who.uids.map(u64::from);
+                batch.call("set the users", libc::SYS_setresuid, &ids[..3]);
+            }
         }
         // It must leave no core file, wherever the limits and the host's core_pattern would have put one. How such a process
         // ended only root is told (proc_pid_stat(5)), so the others stay as they are.
@@ -512,7 +526,7 @@ impl<'a> World<'a> {
 
     /// Takes the signal that a made zombie or stop sent to its parent out of the parent's queue again: what is pending
     /// there is put back from the image.
-    fn forget_child_signal(&self, parent: NsPid, signal: i32) -> Result<(), RestoreError> {
+    pub(super) fn forget_child_signal(&self, parent: NsPid, signal: i32) -> Result<(), RestoreError> {
         let Some(puppet) = self.puppets.get(&parent.0).filter(|_| (1..=64).contains(&signal)) else {
             return Ok(());
         };

@@ -7,6 +7,7 @@ mod files;
 mod ipc;
 mod memory;
 mod mounts;
+mod namespaces;
 mod network;
 mod packet_filter;
 mod pids;
@@ -20,6 +21,7 @@ pub use files::FileFault;
 pub use ipc::IpcFault;
 pub use memory::MemoryFault;
 pub use mounts::MountFault;
+pub use namespaces::NamespaceFault;
 pub use network::NetworkFault;
 pub use packet_filter::FilterFault;
 pub use pids::PidFault;
@@ -69,6 +71,9 @@ pub enum Contradiction {
     /// PID namespaces.
     #[error(transparent)]
     Pid(#[from] PidFault),
+    /// Other namespaces.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceFault),
     /// Switches of tasks.
     #[error(transparent)]
     Task(#[from] TaskFault),
@@ -112,6 +117,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
     pids::check(image)?;
+    namespaces::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
     packet_filter::check(image)?;

@@ -9,6 +9,7 @@ mod index;
 mod ipc;
 mod memory;
 mod mounts;
+mod namespaces;
 mod network;
 mod packet_filter;
 mod pids;
@@ -39,6 +40,7 @@ pub use mounts::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
     NodeKind, NodeRecord,
 };
+pub use namespaces::{IdRange, NamespaceContents, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
 pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting};
 pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct PidNamespaceRecord {
     /// The one above it, which comes before it.
     pub parent: u32,
+    /// The user namespace whose privileges count in it, by its number among the [`NamespaceRecord`](super::NamespaceRecord)s.
+    pub owner: u32,
 }
 
 /// The ids of a process that has ended, by which a process group or a session is still called.

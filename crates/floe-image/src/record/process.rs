@@ -1,6 +1,6 @@
 //! Processes and threads.
 
-use super::{NsPid, PidsOfChildren, PosixTimerRecord, ProcessSwitches, SeccompRecord, ThreadSwitches};
+use super::{NsPid, PidsOfChildren, PosixTimerRecord, ProcessSwitches, SeccompRecord, TaskNamespaces, ThreadSwitches};
 use serde::{Deserialize, Serialize};
 
 /// A directory that a process is in.
@@ -32,6 +32,8 @@ pub struct ProcessRecord {
     pub pids_of_children: PidsOfChildren,
     /// Number of the mount namespace that it is in.
     pub mount_namespace: u32,
+    /// The number of the time namespace that its children are born into.
+    pub time_of_children: u32,
     /// Running, stopped or waiting to be reaped.
     pub state: ProcessState,
     /// Threads, the leader first; for a zombie the leader alone. Of one that has ended name and credentials only.
@@ -126,6 +128,8 @@ pub struct ThreadRecord {
     pub tid: NsPid,
     /// Its ids in the PID namespaces below the tree's, outermost first, its own last.
     pub inner: Vec<NsPid>,
+    /// The namespaces that it is in.
+    pub namespaces: TaskNamespaces,
     /// Name, at most 15 bytes.
     #[serde(with = "serde_bytes")]
     pub comm: Vec<u8>,

@@ -1,7 +1,8 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
 use super::{
-    ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, PacketFilterRecord, PidNamespaceRecord, TerminalRecord,
+    ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, NamespaceRecord, PacketFilterRecord,
+    PidNamespaceRecord, TerminalRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,8 @@ pub struct SandboxRecord {
     pub devpts: NamespaceOrigin,
     /// Whether PID 1 of the namespace is part of the tree. If not, restore puts a small reaping init there.
     pub has_init: bool,
+    /// Namespaces that other tasks than the root are in.
+    pub namespaces: Vec<NamespaceRecord>,
     /// PID namespaces below the tree's own.
     pub pid_namespaces: Vec<PidNamespaceRecord>,
     /// Processes of these that have ended, but whose ids are in use.

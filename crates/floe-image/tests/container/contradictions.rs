@@ -21,7 +21,7 @@ fn pid_namespaces_that_are_none_are_refused() {
     contradiction(no_level, |s| s.sandbox.pid_namespaces[0].parent = 1);
     contradiction(
         "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
-        |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent }).collect(),
+        |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent, owner: 0 }).collect(),
     );
     contradiction("filesystem 1 can't show PID namespace 2", |s| {
         s.filesystems[1].pid_namespace = 2;
@@ -70,6 +70,83 @@ fn paths_of_mount_namespaces_that_are_not_there_are_refused() {
     });
     contradiction("open file 3 is in mount namespace 2, which is missing", |s| {
         s.open_files[3].mount_namespace = 2;
+    });
+}
+
+#[test]
+fn namespaces_that_are_none_are_refused() {
+    let user = |s: &mut Sample, change: fn(&mut UserNamespaceRecord)| {
+        let NamespaceContents::User(user) = &mut s.sandbox.namespaces[0].contents else {
+            panic!("the first is a user namespace");
+        };
+        change(user);
+    };
+    let no_owner = "belongs to no user namespace before it, or is on a level that does not exist";
+    contradiction(&format!("namespace 1 {no_owner}"), |s| {
+        s.sandbox.namespaces[0].owner = 1;
+    });
+    contradiction(&format!("namespace 3 {no_owner}"), |s| {
+        s.sandbox.namespaces[2].owner = 3;
+    });
+    contradiction(&format!("namespace 33 {no_owner}"), |s| {
+        let record = |owner| NamespaceRecord {
+            owner,
+            contents: NamespaceContents::User(UserNamespaceRecord::default()),
+        };
+        s.sandbox.namespaces = (0..40).map(record).collect();
+    });
+    contradiction("user namespace 4 does not come before those of other kinds", |s| {
+        let late = s.sandbox.namespaces.remove(1);
+        s.sandbox.namespaces[1].owner = 1;
+        s.sandbox.namespaces.insert(3, late);
+    });
+    let no_map = "user namespace 1 has a map that can't have been written";
+    contradiction(no_map, |s| user(s, |user| user.users[0].count = 0));
+    contradiction(no_map, |s| user(s, |user| user.users[0].count = 6));
+    contradiction(no_map, |s| {
+        user(s, |user| user.groups[0].above = u32::MAX - 1 + user.groups[0].count);
+    });
+    contradiction(no_map, |s| user(s, |user| user.groups = vec![user.groups[0]; 341]));
+    contradiction("UTS namespace 3 has a name of more than 64 bytes", |s| {
+        let names = (vec![b'x'; 65], Vec::new());
+        s.sandbox.namespaces[2].contents = NamespaceContents::Uts {
+            host: names.0,
+            domain: names.1,
+        };
+    });
+    contradiction("the clocks of time namespace 5 show a time too late", |s| {
+        s.sandbox.namespaces[4].contents = NamespaceContents::Time(ClocksRecord {
+            monotonic: u64::MAX,
+            boottime: 0,
+        });
+    });
+    contradiction("task 7 is in network namespace 7, which the image lacks", |s| {
+        s.processes[1].threads[0].namespaces.network = 7;
+    });
+    contradiction("task 1 is in user namespace 3, which the image lacks", |s| {
+        s.processes[0].threads[0].namespaces.user = 3;
+    });
+    contradiction("task 1 is in time namespace 6, which the image lacks", |s| {
+        s.processes[0].time_of_children = 6;
+    });
+    let not_made = "are in a time namespace that it can't have made";
+    contradiction(&format!("children of process 7 {not_made}"), |s| {
+        s.processes[1].time_of_children = 0;
+    });
+    contradiction(&format!("children of process 7 {not_made}"), |s| {
+        s.processes[0].time_of_children = 5;
+        for thread in &mut s.processes[1].threads {
+            thread.namespaces.time = 0;
+        }
+    });
+    contradiction("process 1, the tree's root, is in namespaces of others", |s| {
+        s.processes[0].threads[0].namespaces.uts = 3;
+    });
+    contradiction("threads of process 7 are in different user or time namespaces", |s| {
+        s.processes[1].threads[1].namespaces.user = 1;
+    });
+    contradiction("PID namespace 1 belongs to no user namespace that the image has", |s| {
+        s.sandbox.pid_namespaces[0].owner = 3;
     });
 }
 

@@ -144,6 +144,7 @@ proptest! {
             chunks,
             sandbox: SandboxRecord {
                 has_init: true,
+                namespaces: Vec::new(),
                 pid_namespaces: Vec::new(),
                 ended_leaders: Vec::new(),
                 log: None,

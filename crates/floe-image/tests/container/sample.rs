@@ -137,7 +137,8 @@ pub fn whole() -> Sample {
             mount: NamespaceOrigin::Own,
             devpts: NamespaceOrigin::Own,
             has_init: true,
-            pid_namespaces: vec![PidNamespaceRecord { parent: 0 }],
+            namespaces: namespaces(),
+            pid_namespaces: vec![PidNamespaceRecord { parent: 0, owner: 1 }],
             ended_leaders: vec![EndedLeaderRecord {
                 pid: NsPid(30),
                 pid_namespace: 1,
@@ -163,6 +164,7 @@ pub fn whole() -> Sample {
             },
             ProcessRecord {
                 pids_of_children: PidsOfChildren::New,
+                time_of_children: 5,
                 ..below(
                     process(
                         7,
@@ -346,6 +348,7 @@ pub fn tiny() -> Sample {
             mount: NamespaceOrigin::Host,
             devpts: NamespaceOrigin::Host,
             has_init: true,
+            namespaces: Vec::new(),
             pid_namespaces: Vec::new(),
             ended_leaders: Vec::new(),
             console: ConsoleRecord::None,
@@ -422,6 +425,7 @@ fn process(pid: i32, ppid: i32, tids: &[i32], state: ProcessState) -> ProcessRec
         pid_namespace: 0,
         pids_of_children: PidsOfChildren::Known(0),
         mount_namespace: 0,
+        time_of_children: 0,
         state,
         threads: tids.iter().map(|tid| thread(*tid)).collect(),
         actions: (1..=64).map(|signal| action(number, signal)).collect(),
@@ -516,6 +520,13 @@ fn below(mut process: ProcessRecord, ids: &[i32]) -> ProcessRecord {
     process.pids_of_children = PidsOfChildren::Known(1);
     for (thread, id) in process.threads.iter_mut().zip(ids) {
         thread.inner = vec![NsPid(*id)];
+        thread.namespaces = TaskNamespaces {
+            user: 2,
+            uts: if *id == 1 { 3 } else { 0 },
+            ipc: 4,
+            network: 6,
+            time: 5,
+        };
     }
     process
 }
@@ -559,6 +570,7 @@ fn thread(tid: i32) -> ThreadRecord {
     ThreadRecord {
         tid: NsPid(tid),
         inner: Vec::new(),
+        namespaces: TaskNamespaces::default(),
         comm: format!("task {tid}").into_bytes(),
         registers: Registers {
             general: noise(number, 27 * 8),
@@ -652,6 +664,41 @@ fn switches(tid: i32) -> ThreadSwitches {
 fn with_extended(mut thread: ThreadRecord, bytes: usize) -> ThreadRecord {
     thread.registers.extended.truncate(bytes);
     thread
+}
+
+/// A namespace of each kind, of which the first user namespace is another one's parent.
+fn namespaces() -> Vec<NamespaceRecord> {
+    let range = |inside, above, count| IdRange { inside, above, count };
+    let user = |maker, users| UserNamespaceRecord {
+        maker,
+        users,
+        groups: vec![range(0, 7, 1)],
+        setgroups: false,
+    };
+    let record = |owner, contents| NamespaceRecord { owner, contents };
+    vec![
+        record(
+            0,
+            NamespaceContents::User(user((1000, 100), vec![range(0, 1000, 1), range(5, 2000, 7)])),
+        ),
+        record(1, NamespaceContents::User(user((1000, 100), Vec::new()))),
+        record(
+            1,
+            NamespaceContents::Uts {
+                host: b"floe\xff".to_vec(),
+                domain: b"(none)".to_vec(),
+            },
+        ),
+        record(2, NamespaceContents::Ipc),
+        record(
+            0,
+            NamespaceContents::Time(ClocksRecord {
+                monotonic: 5,
+                boottime: 6,
+            }),
+        ),
+        record(0, NamespaceContents::Network { up: true }),
+    ]
 }
 
 fn ipc_objects() -> IpcRecord {

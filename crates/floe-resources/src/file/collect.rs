@@ -12,6 +12,7 @@ use super::{
     unsupported,
 };
 use crate::{
+    ns::Others,
     refusal::Refusals,
     task::Sharing,
     tree::{FoundProcess, FoundTree},
@@ -84,7 +85,7 @@ pub struct CollectOptions<'a> {
 /// # Errors
 /// [`FileError`].
 pub fn collect(
-    (tree, sharing): (&FoundTree, &Sharing),
+    (tree, sharing, others): (&FoundTree, &Sharing, &Others),
     console: &super::ConsoleLinks,
     contents: &mut crate::mm::Contents,
     refusals: &mut Refusals,
@@ -101,6 +102,7 @@ pub fn collect(
     let shown = super::proc::Shown::find(contents, tree);
     let mut context = DumpContext {
         console,
+        others,
         external: options.external,
         cgroups: options.cgroups,
         terminals,
@@ -336,6 +338,13 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<D
     };
     if let Some((kind, body)) = external::dump_named(found, context)? {
         return Ok(Some((signals, kind, body)));
+    }
+    if let Some(reason) = super::socket::elsewhere(found, context.others)? {
+        let advice = "close it, or have who has it in the network namespace of the tree's root";
+        context
+            .refusals
+            .add(Some(&found.subject), found.title(), reason, advice);
+        return Ok(None);
     }
     let mut claims = kinds.iter().filter(|kind| kind.claims(found, context.console));
     match (claims.next(), claims.next()) {

@@ -59,7 +59,7 @@ use crate::{
 use floe_image::{
     Image,
     codec::{self, DecodeError, EncodeError},
-    record::{HierarchyRecord, ObjectRecord, OpenFileRecord, ProcessRecord},
+    record::{HierarchyRecord, ObjectRecord, OpenFileRecord},
 };
 use floe_sys::{Pid, procfs::ProcError};
 use nix::{
@@ -170,6 +170,8 @@ impl FileError {
 
 /// What saving files needs and fills.
 pub struct DumpContext<'a> {
+    /// Namespaces that not all tasks are in.
+    pub(crate) others: &'a crate::ns::Others,
     /// The sandbox's own streams.
     pub console: &'a ConsoleLinks,
     /// What the user says of ends and files outside.
@@ -233,8 +235,6 @@ pub struct Outside<'a> {
 pub struct OpenContext<'a> {
     /// The root directories of the tree's mount namespaces.
     roots: &'a Roots,
-    /// The tree's processes.
-    processes: &'a [ProcessRecord],
     /// Its standard streams.
     pub console: &'a [OwnedFd; 3],
     /// Deleted files, made again, by number.
@@ -266,7 +266,9 @@ pub struct OpenContext<'a> {
     maps: bpf_map::MadeMaps,
     tuns: tun::MadeTuns,
     /// UTS namespaces that no task is in.
-    namespaces: HashMap<u64, OwnedFd>,
+    left: HashMap<u64, OwnedFd>,
+    /// All others but the tree root's.
+    known: &'a crate::ns::Known,
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
     outside: Outside<'a>,
@@ -286,8 +288,13 @@ pub struct Opened {
     pub outside: Vec<(u32, OwnedFd)>,
 }
 
-/// Tasks of the tree: processes by their ids; host ids of processes and zombies.
-type Tasks<'a> = (&'a BTreeMap<i32, floe_tracee::Puppet>, BTreeMap<i32, Pid>);
+/// Tasks of the tree: processes by their ids; host ids of processes and zombies; the namespaces that they
+/// are in, too.
+type Tasks<'a> = (
+    &'a BTreeMap<i32, floe_tracee::Puppet>,
+    BTreeMap<i32, Pid>,
+    &'a crate::ns::Known,
+);
 
 impl<'a> OpenContext<'a> {
     /// A context in which nothing has been opened yet.
@@ -299,12 +306,11 @@ impl<'a> OpenContext<'a> {
         console: &'a [OwnedFd; 3],
         ghosts: &'a HashMap<u32, OwnedFd>,
         image: &'a Image,
-        (puppets, host_pids): Tasks<'a>,
+        (puppets, host_pids, known): Tasks<'a>,
         outside: Outside<'a>,
     ) -> Result<Self, FileError> {
         Ok(Self {
             roots,
-            processes: image.processes(),
             console,
             ghosts,
             objects: image.objects(),
@@ -327,7 +333,8 @@ impl<'a> OpenContext<'a> {
             repaired: Vec::new(),
             maps: bpf_map::MadeMaps::default(),
             tuns: tun::MadeTuns::default(),
-            namespaces: HashMap::new(),
+            left: HashMap::new(),
+            known,
             terminals: None,
         })
     }
@@ -335,12 +342,6 @@ impl<'a> OpenContext<'a> {
     /// The root directory that the paths of a file count from.
     fn root(&self, record: &OpenFileRecord) -> BorrowedFd<'a> {
         self.roots.of(record.mount_namespace)
-    }
-
-    /// The number of the mount namespace that a process is in.
-    fn mount_namespace_of(&self, pid: i32) -> Option<u32> {
-        let record = self.processes.iter().find(|record| record.pid.0 == pid);
-        record.map(|record| record.mount_namespace)
     }
 
     /// The host id of a process or zombie.

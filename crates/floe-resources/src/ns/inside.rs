@@ -6,7 +6,10 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::stat::Mode,
 };
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 /// A namespace that could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,26 @@ fn others(pid: Pid, flags: CloneFlags) -> io::Result<CloneFlags> {
     Ok(differing)
 }
 
+/// Runs `look` on a thread that has entered one namespace that is not its own: a UTS, IPC or network namespace.
+///
+/// # Errors
+/// Those of setns(2) and of `look`.
+pub fn run_in<T: Send>(
+    namespace: BorrowedFd<'_>,
+    look: impl FnOnce() -> Result<T, io::Error> + Send,
+) -> Result<T, io::Error> {
+    apart(|| {
+        setns(namespace, CloneFlags::empty())?;
+        look()
+    })
+}
+
+/// Runs something on a thread that ends with it.
+fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let result = std::thread::scope(|scope| scope.spawn(work).join());
+    result.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
 /// Runs `look` on a thread that has entered the namespaces `flags` of `pid` (mount, UTS, IPC, network: those a single
 /// thread may enter; and that of PIDs, for its children). What is floe's own it need not enter, and as the root of a user
 /// namespace could not.
@@ -106,8 +129,5 @@ pub fn run<T: Send>(
         }
         look()
     };
-    let result = std::thread::scope(|scope| scope.spawn(enter).join());
-    result
-        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
-        .map_err(|source| NsError::Enter { pid, flags, source })
+    apart(enter).map_err(|source| NsError::Enter { pid, flags, source })
 }

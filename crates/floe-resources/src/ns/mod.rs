@@ -1,15 +1,21 @@
 //! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
 
+mod contents;
 pub(crate) mod inside;
+mod known;
 pub mod mounts;
 pub mod network;
+mod others;
 pub mod packet_filter;
 pub mod pids;
 mod roots;
 mod spaces;
 
+pub use contents::{make as make_namespace, set_clocks};
 pub use inside::{NsError, root_directory, run as run_inside};
+pub use known::Known;
 pub use mounts::FoundMounts;
+pub use others::Others;
 pub use roots::Roots;
 pub use spaces::MountSpaces;
 
@@ -131,12 +137,7 @@ pub(crate) fn origin(pid: Pid, name: &str) -> Result<NamespaceOrigin, NsError> {
 }
 
 fn uts(pid: Pid) -> Result<(NamespaceOrigin, String, String), NsError> {
-    let (host, domain) = inside::run(pid, CloneFlags::CLONE_NEWUTS, || {
-        let names = nix::sys::utsname::uname()?;
-        Ok((
-            names.nodename().to_string_lossy().into_owned(),
-            names.domainname().to_string_lossy().into_owned(),
-        ))
-    })?;
-    Ok((origin(pid, "uts")?, host, domain))
+    let (host, domain) = inside::run(pid, CloneFlags::CLONE_NEWUTS, contents::names)?;
+    let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
+    Ok((origin(pid, "uts")?, text(host), text(domain)))
 }

@@ -2,6 +2,7 @@
 //! leaders of groups and sessions that have ended.
 
 use crate::{
+    ns::Others,
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
@@ -11,12 +12,12 @@ use std::{collections::BTreeMap, io::ErrorKind, os::unix::fs::MetadataExt, path:
 
 /// All of them.
 #[must_use]
-pub fn records(tree: &FoundTree) -> Vec<PidNamespaceRecord> {
-    let below = tree.pid_namespaces.iter().skip(1);
-    let parent = |parent: usize| parent as u32;
+pub fn records(tree: &FoundTree, others: &Others) -> Vec<PidNamespaceRecord> {
+    let below = tree.pid_namespaces.iter().enumerate().skip(1);
     below
-        .map(|namespace| PidNamespaceRecord {
-            parent: parent(namespace.parent),
+        .map(|(number, namespace)| PidNamespaceRecord {
+            parent: namespace.parent as u32,
+            owner: others.owner_of_pids(number),
         })
         .collect()
 }

@@ -15,7 +15,8 @@ use super::{
 use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::{
     Credentials, DirectoryRecord, IntervalTimer, NsPid, PidsOfChildren, ProcessRecord, ProcessState, ProcessSwitches,
-    Registers, ResourceLimit, RobustList, RseqRegistration, SeccompRecord, ThreadRecord, ThreadSwitches,
+    Registers, ResourceLimit, RobustList, RseqRegistration, SeccompRecord, TaskNamespaces, ThreadRecord,
+    ThreadSwitches,
 };
 use floe_sys::{
     Pid,
@@ -126,6 +127,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
         pid_namespace: found.pid_namespace as u32,
         pids_of_children: PidsOfChildren::Known(found.pid_namespace as u32),
         mount_namespace: 0,
+        time_of_children: 0,
         state: ProcessState::Alive,
         threads: Vec::new(),
         actions: Vec::new(),
@@ -296,6 +298,7 @@ fn dump_thread(
     Ok(ThreadRecord {
         tid: NsPid(ids.ns_tid),
         inner: self::ids(&ids.inner),
+        namespaces: TaskNamespaces::default(),
         comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
         registers: Registers {
             general: registers.to_bytes(),

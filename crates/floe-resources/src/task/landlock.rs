@@ -1,7 +1,7 @@
 //! Landlock domains, which nothing tells of: no file of /proc, no call. But a task in one may look into no process
 //! outside of it, whatever the domain's rules are (landlock(7), "Ptrace restrictions"). So each thread is asked to
-//! compare a *decoy* with itself, by kcmp(2): a process of floe's in its PID namespace, which has the thread's
-//! user and group and nothing to protect. Only a domain can forbid that.
+//! compare a *decoy* with itself, by kcmp(2): a process of floe's in its PID and user namespace, which has the
+//! thread's user and group and nothing to protect. Only a domain can forbid that.
 //!
 //! A decoy ends with floe: it waits for the end of a pipe that floe alone holds. The number that it takes in a PID namespace
 //! of the tree's own is given back, so that the tree's next process gets it.
@@ -21,7 +21,7 @@ use floe_tracee::{Batch, CallId};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sched::CloneFlags,
+    sched::{CloneFlags, setns},
     sys::{
         prctl,
         signal::{Signal, kill},
@@ -32,8 +32,12 @@ use nix::{
 use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::CString,
+    fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
 };
 
@@ -66,13 +70,13 @@ pub enum DecoyError {
     },
 }
 
-/// The decoys for a tree, made when they are needed: one for each user and group in each PID namespace.
+/// The decoys for a tree, made when they are needed: one for each user and group in each PID and user namespace.
 #[derive(Debug)]
 pub struct Decoys {
     needed: bool,
     /// By PID namespace, by its position among the tree's, what its `ns_last_pid` was before the first of them.
     last: HashMap<usize, Last>,
-    made: HashMap<(usize, u32, u32), Decoy>,
+    made: HashMap<(usize, u64, u32, u32), Decoy>,
 }
 
 /// What a decoy writes to `ns_last_pid` of its namespace.
@@ -94,6 +98,31 @@ impl Last {
         } else {
             Self::BeforeMine
         }
+    }
+}
+
+/// The user namespace of a task: a decoy must be in the same.
+struct UserSpace {
+    inode: u64,
+    /// It, unless that is floe's.
+    other: Option<OwnedFd>,
+}
+
+impl UserSpace {
+    fn of(task: Pid) -> Result<Self, DecoyError> {
+        let open = |who: &str| {
+            let path = format!("/proc/{who}/ns/user");
+            let wrap = |source| ProcError::Read {
+                path: path.clone(),
+                source,
+            };
+            let file = File::open(&path).map_err(wrap)?;
+            let inode = file.metadata().map_err(wrap)?.ino();
+            Ok::<_, ProcError>((file, inode))
+        };
+        let ((file, inode), (_, own)) = (open(&task.to_string())?, open("self")?);
+        let other = (inode != own).then(|| file.into());
+        Ok(Self { inode, other })
     }
 }
 
@@ -131,12 +160,13 @@ impl Decoys {
             return Ok(None);
         }
         let (user, group) = (status.uids[0], status.gids[0]);
-        let inside = match self.made.entry((process.pid_namespace, user, group)) {
+        let space = UserSpace::of(process.task())?;
+        let inside = match self.made.entry((process.pid_namespace, space.inode, user, group)) {
             Entry::Occupied(made) => made.get().inside,
             Entry::Vacant(place) => {
                 let last = self.last.entry(process.pid_namespace);
                 let last = last.or_insert_with(|| Last::of_namespace(process.task()));
-                let decoy = place.insert(Decoy::make(process.task(), (user, group), *last)?);
+                let decoy = place.insert(Decoy::make(process.task(), (user, group, &space), *last)?);
                 if matches!(last, Last::BeforeMine) {
                     *last = Last::Known(decoy.inside - 1);
                 }
@@ -175,13 +205,15 @@ pub(super) fn refuse(
 }
 
 impl Decoy {
-    fn make(task: Pid, (user, group): (u32, u32), last: Last) -> Result<Self, DecoyError> {
+    fn make(task: Pid, (user, group, space): (u32, u32, &UserSpace), last: Last) -> Result<Self, DecoyError> {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let program = waiting_program(NAME).map_err(DecoyError::Program)?;
         let process = ns::run_inside(task, CloneFlags::CLONE_NEWPID, || {
-            Ok(fork::child(|| act([&end, &ready, &program], (user, group), last))?)
+            Ok(fork::child(|| {
+                act([&end, &ready, &program], (user, group, space), last)
+            })?)
         })?;
         // Closed here, so that its exec shows as the end of the answer.
         drop((end, ready, program));
@@ -203,8 +235,10 @@ impl Decoy {
 
 /// What a decoy does: it becomes the user, gives up all else and executes a program that waits. Before that it is a copy of
 /// floe, into which the user may not look: only the exec makes it dumpable again. Returns where something fails, and says so.
-fn act([end, ready, program]: [&OwnedFd; 3], (user, group): (u32, u32), last: Last) -> i32 {
-    fork::close_all_but(&[end, ready, program].map(AsRawFd::as_raw_fd));
+fn act([end, ready, program]: [&OwnedFd; 3], (user, group, space): (u32, u32, &UserSpace), last: Last) -> i32 {
+    let space = space.other.as_ref();
+    let kept = [end, ready, program].into_iter().chain(space);
+    fork::close_all_but(&kept.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
     let last = match last {
         Last::Untouched => None,
         Last::BeforeMine => Some(nix::unistd::getpid().as_raw() - 1),
@@ -219,7 +253,12 @@ fn act([end, ready, program]: [&OwnedFd; 3], (user, group): (u32, u32), last: La
     let changed = prctl::set_dumpable(false)
         .and_then(|()| dup2_stdin(end))
         .and_then(|()| prctl::set_no_new_privs())
-        .and_then(|()| capability::become_powerless(user, group));
+        .and_then(|()| match space {
+            None => capability::become_powerless(user, group),
+            Some(space) => capability::become_powerful(user, group)
+                .and_then(|()| setns(space, CloneFlags::CLONE_NEWUSER))
+                .and_then(|()| capability::give_up()),
+        });
     if changed.is_ok() {
         let name = CString::new(NAME).unwrap_or_default();
         let _ = fork::execute_descriptor(program.as_raw_fd(), &[name], &[]);

@@ -1,5 +1,6 @@
 //! A task's own state: registers, signals, credentials, limits, scheduling. `dump` reads it, `restore` puts it back.
 
+mod credentials;
 mod dispatch;
 mod dump;
 mod ends;
@@ -17,7 +18,9 @@ mod signals;
 mod sleep;
 mod switches;
 mod timers;
+mod user;
 
+pub use credentials::{become_and_enter, restore_credentials};
 pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
 pub use ends::Ends;
 pub use labels::{login, login_of, refuse_labels, restore_login};
@@ -28,11 +31,11 @@ pub use refuse::{
     refuse_unsupported,
 };
 pub use restore::{
-    RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_credentials, restore_process,
-    restore_thread,
+    RestoreError, SeedState, apply_outside, finish_thread, queue_signals, restore_process, restore_thread,
 };
 pub use seccomp::{confine, share_filters};
 pub use settings::{restore_process_settings, restore_thread_settings};
 pub use share::{ShareError, Sharing};
 pub use sleep::{Sleepers, continue_sleep};
 pub use timers::{arm_timers, make_timers};
+pub use user::{SeenUsers, UserEntry};

@@ -16,24 +16,15 @@ use floe_sys::{
 };
 use floe_tracee::{TraceError, is_native};
 
-/// All but those of PIDs and of mounts, of which a tree may have many.
-const NAMESPACES: [&str; 6] = ["uts", "ipc", "net", "user", "cgroup", "time"];
-/// Those that a thread can have other than its process: the rest the kernel changes only for a process of one thread, or
-/// for one that shares no directories (setns(2)), which is found otherwise.
-const OF_A_THREAD: [&str; 4] = ["uts", "ipc", "net", "cgroup"];
-
 /// Adds a finding for every piece of task state in the tree that can't be carried.
 ///
 /// # Errors
 /// [`ProcError`].
 pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let Some(root) = tree.root() else { return Ok(()) };
-    let namespaces = Namespaces::of(root.task(), root.task(), &NAMESPACES)?;
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         timers::refuse(process, tree, refusals)?;
         scheduling::refuse(process, refusals)?;
-        refuse_namespaces(process, &namespaces, refusals)?;
     }
     pids::refuse(tree, refusals)
 }
@@ -163,58 +154,4 @@ pub fn is_in_vfork(pid: Pid, tid: Pid) -> bool {
         _ => return false,
     };
     flags & libc::CLONE_VFORK as u64 != 0
-}
-
-struct Namespaces(Vec<(&'static str, String)>);
-
-impl Namespaces {
-    fn of(pid: Pid, tid: Pid, names: &[&'static str]) -> Result<Self, ProcError> {
-        names
-            .iter()
-            .map(|name| Ok((*name, link(pid, tid, name)?)))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-
-    fn get(&self, name: &str) -> Option<&String> {
-        let found = self.0.iter().find(|(known, _)| *known == name);
-        found.map(|(_, link)| link)
-    }
-}
-
-fn link(pid: Pid, tid: Pid, name: &str) -> Result<String, ProcError> {
-    let path = format!("/proc/{pid}/task/{tid}/ns/{name}");
-    match std::fs::read_link(&path) {
-        Ok(target) => Ok(target.to_string_lossy().into_owned()),
-        Err(source) => Err(ProcError::Read { path, source }),
-    }
-}
-
-/// All threads of a process must be in the namespaces of the `root`, and their children too.
-fn refuse_namespaces(process: &FoundProcess, root: &Namespaces, refusals: &mut Refusals) -> Result<(), ProcError> {
-    let own = Namespaces::of(process.pid, process.task(), &NAMESPACES)?;
-    refuse_others(process, (&own, root), refusals);
-    if own.get("time") != Some(&link(process.pid, process.task(), "time_for_children")?) {
-        refuse_own(process, "time_for_children", refusals);
-    }
-    for thread in process.threads.iter().skip(1) {
-        let names = Namespaces::of(process.pid, thread.tid, &OF_A_THREAD)?;
-        refuse_others(process, (&names, &own), refusals);
-    }
-    Ok(())
-}
-
-fn refuse_others(process: &FoundProcess, (found, wanted): (&Namespaces, &Namespaces), refusals: &mut Refusals) {
-    for (name, _) in found.0.iter().filter(|(name, link)| wanted.get(name) != Some(link)) {
-        refuse_own(process, name, refusals);
-    }
-}
-
-fn refuse_own(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
-    refusals.add(
-        Some(&process.subject()),
-        format!("{name} namespace of its own"),
-        "tasks of one tree in different namespaces are not carried yet",
-        "give the whole tree one set of namespaces",
-    );
 }

@@ -14,19 +14,11 @@ use floe_sys::{
     procfs::{self, ProcError, Status},
     sched::{self, Usual},
 };
-use floe_tracee::{Batch, Puppet, PuppetError, Registers, Script};
+use floe_tracee::{Puppet, PuppetError, Registers, Script};
 use std::io;
 
 const PR_SET_THP_DISABLE: u64 = 41;
 const PR_THP_DISABLE_EXCEPT_ADVISED: u64 = 2;
-const PR_SET_SECUREBITS: u64 = 28;
-const PR_SET_NO_NEW_PRIVS: u64 = 38;
-const PR_CAPBSET_DROP: u64 = 24;
-const PR_CAP_AMBIENT: u64 = 47;
-const PR_CAP_AMBIENT_RAISE: u64 = 2;
-const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-const SECBIT_NO_SETUID_FIXUP: u64 = 1 << 2;
 const SS_ONSTACK: i32 = 1;
 const ROOM_FOR_SIGNALS: u64 = 1 << 16;
 
@@ -53,6 +45,9 @@ pub enum RestoreError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// Somebody whom a user namespace does not know.
+    #[error("its user namespace does not know its users or groups, and they are not those that it has by birth")]
+    Unknown,
     /// A thread that a timer needs.
     #[error("timer {0} needs thread {1}, which is not there")]
     Maker(i32, i32),
@@ -118,7 +113,7 @@ impl SeedState {
         })
     }
 
-    fn same(&self, wanted: &Credentials) -> bool {
+    pub(super) fn same(&self, wanted: &Credentials) -> bool {
         let [inheritable, permitted, effective, bounding, ambient] = self.status.capabilities;
         (self.status.uids, self.status.gids, &self.status.groups) == (wanted.uids, wanted.gids, &wanted.groups)
             && (inheritable, permitted, effective, bounding, ambient)
@@ -242,122 +237,6 @@ pub fn restore_thread(script: &mut Script<'_>, record: &ThreadRecord) -> Result<
         &[libc::PR_SET_TIMERSLACK as u64, record.timer_slack],
     );
     Ok(())
-}
-
-/// Sets a thread's credentials and personality; then what a change of them resets; then timers of the process where the
-/// thread is the leader.
-///
-/// # Errors
-/// [`RestoreError`].
-pub fn restore_credentials(
-    script: &mut Script<'_>,
-    process: &ProcessRecord,
-    record: &ThreadRecord,
-    base: &SeedState,
-) -> Result<(), RestoreError> {
-    let wanted = &record.credentials;
-    let batch = script.reserve(150, (4 << 10) + wanted.groups.len() * 4)?;
-    if !base.same(wanted) {
-        change_credentials(batch, wanted);
-    }
-    if wanted.no_new_privs {
-        batch.call("set no_new_privs", libc::SYS_prctl, &[PR_SET_NO_NEW_PRIVS, 1]);
-    }
-    let prctl = libc::SYS_prctl;
-    if record.parent_death_signal != 0 {
-        let arguments = [libc::PR_SET_PDEATHSIG as u64, record.parent_death_signal as u64];
-        batch.call("set the parent death signal", prctl, &arguments);
-    }
-    batch.call(
-        "set the personality",
-        libc::SYS_personality,
-        &[u64::from(process.personality)],
-    );
-    // It belongs to the process, but a change of any thread's credentials takes it away.
-    batch.call(
-        "set the dumpable flag",
-        prctl,
-        &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
-    );
-    if record.tid == process.pid {
-        set_timers(batch, process);
-    }
-    Ok(())
-}
-
-fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
-    for (which, timer) in (0u64..).zip(&process.timers) {
-        // The real one has nothing left where its signal is pending; taking that would start it again.
-        let left = if timer.value == 0 { timer.interval } else { timer.value };
-        if left != 0 {
-            let micros = |value: u64| [value / 1_000_000, value % 1_000_000];
-            let words = [micros(timer.interval), micros(left)].concat();
-            let place = batch.data(&words_bytes(&words));
-            batch.call("set an interval timer", libc::SYS_setitimer, &[which, place, 0]);
-        }
-    }
-}
-
-fn change_credentials(batch: &mut Batch, wanted: &Credentials) {
-    let prctl = libc::SYS_prctl;
-    batch.call(
-        "keep capabilities over setuid",
-        prctl,
-        &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP],
-    );
-    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
-    let place = batch.data(&groups);
-    batch.call(
-        "set the supplementary groups",
-        libc::SYS_setgroups,
-        &[wanted.groups.len() as u64, place],
-    );
-    let ids = |ids: [u32; 4]| ids.map(u64::from);
-    let [real, effective, saved, filesystem] = ids(wanted.gids);
-    batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);
-    batch.attempt("set the filesystem group", libc::SYS_setfsgid, &[filesystem]);
-    let [real, effective, saved, filesystem] = ids(wanted.uids);
-    batch.call("set the users", libc::SYS_setresuid, &[real, effective, saved]);
-    batch.attempt("set the filesystem user", libc::SYS_setfsuid, &[filesystem]);
-    let header = batch.data(&[CAPABILITY_VERSION_3.to_ne_bytes(), 0u32.to_ne_bytes()].concat());
-    batch.call(
-        "clear the ambient set",
-        prctl,
-        &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL],
-    );
-    let data = |effective: u64, permitted: u64, inheritable: u64| -> Vec<u8> {
-        [0, 32]
-            .into_iter()
-            .flat_map(|shift| [effective, permitted, inheritable].map(|set| (set >> shift) as u32))
-            .flat_map(u32::to_ne_bytes)
-            .collect()
-    };
-    let setpcap = 1 << 8;
-    let permitted = wanted.permitted | setpcap;
-    let place = batch.data(&data(wanted.effective | setpcap, permitted, wanted.inheritable));
-    // The inheritable set first: it may hold what the bounding set no longer has.
-    batch.call("set the inheritable capabilities", libc::SYS_capset, &[header, place]);
-    for capability in (0..41).filter(|bit| wanted.bounding & (1 << bit) == 0) {
-        batch.call(
-            "drop a capability from the bounding set",
-            prctl,
-            &[PR_CAPBSET_DROP, capability],
-        );
-    }
-    for capability in (0..41).filter(|bit| wanted.ambient & (1 << bit) != 0) {
-        batch.call(
-            "raise an ambient capability",
-            prctl,
-            &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability],
-        );
-    }
-    batch.call(
-        "set the securebits",
-        prctl,
-        &[PR_SET_SECUREBITS, u64::from(wanted.securebits)],
-    );
-    let place = batch.data(&data(wanted.effective, wanted.permitted, wanted.inheritable));
-    batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
 }
 
 /// Makes the image's pending signals pending: a thread's own, and by the leader, which comes last, those of the process

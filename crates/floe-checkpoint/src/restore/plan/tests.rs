@@ -23,6 +23,7 @@ fn process(pid: i32, ppid: i32, pgid: i32, sid: i32) -> ProcessRecord {
         pid_namespace: 0,
         pids_of_children: PidsOfChildren::Known(0),
         mount_namespace: 0,
+        time_of_children: 0,
         state: ProcessState::Alive,
         threads: vec![],
         actions: vec![],
@@ -71,7 +72,10 @@ fn check(processes: &[ProcessRecord]) {
 fn check_below(processes: &[ProcessRecord], parents: &[u32]) {
     let namespaces: Vec<_> = parents
         .iter()
-        .map(|parent| PidNamespaceRecord { parent: *parent })
+        .map(|parent| PidNamespaceRecord {
+            parent: *parent,
+            owner: 0,
+        })
         .collect();
     let numbering = Numbering::new(&namespaces, &[], processes);
     let steps = super::plan(processes, (true, &numbering), &BTreeSet::new()).expect("a plan");
@@ -320,7 +324,7 @@ fn an_orphan_of_a_session_above() {
 
 #[test]
 fn impossible_namespaces_are_an_error() {
-    let namespaces = [0, 0].map(|parent| PidNamespaceRecord { parent });
+    let namespaces = [0, 0].map(|parent| PidNamespaceRecord { parent, owner: 0 });
     let tree = [
         process(1, 0, 1, 1),
         inside(process(5, 1, 5, 5), 1, &[1]),

@@ -65,7 +65,7 @@ pub(super) fn look(file: &FoundFile) -> Result<Option<Left>, FileError> {
 impl Left {
     /// A descriptor of it, which is made with the first one.
     pub(super) fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let held = match context.namespaces.entry(self.inode) {
+        let held = match context.left.entry(self.inode) {
             Entry::Occupied(held) => held.into_mut(),
             Entry::Vacant(place) => {
                 let made = apart(|| self.make()).map_err(|source| FileError::System {

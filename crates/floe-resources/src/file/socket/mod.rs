@@ -34,14 +34,17 @@ pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 
 use super::{DumpContext, FileError, FoundFile, OpenContext, has_events};
+use crate::ns::Others;
 use floe_image::record::NsPid;
 use floe_sys::{
     Pid,
     descriptor::{pidfd_getfd, pidfd_open},
+    namespace::Kind,
     socket::option,
+    tun,
 };
 use floe_tracee::{Batch, Puppet};
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::stat::fstat};
 use options::{Filter, SocketOption};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -69,6 +72,25 @@ fn family(file: &FoundFile) -> Option<i32> {
         return None;
     }
     number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
+}
+
+/// Why a socket of another network namespace than that of the tree's root can't be carried; `None` for all others.
+pub(super) fn elsewhere(file: &FoundFile, others: &Others) -> Result<Option<&'static str>, FileError> {
+    if file.file_type() != libc::S_IFSOCK {
+        return Ok(None);
+    }
+    let namespace = match tun::namespace(file.as_fd()) {
+        Ok(namespace) => namespace,
+        // Of a network that is not floe's to administer: the host's, for an ordinary user; or no socket any more.
+        Err(Errno::EPERM | Errno::ENOTTY | Errno::EBADF) => return Ok(None),
+        Err(error) => return Err(FileError::system("find the network of", file.title())(error)),
+    };
+    let found = fstat(namespace.as_fd()).map_err(FileError::system("stat the network of", file.title()))?;
+    Ok(match others.number(Kind::Network, found.st_ino) {
+        Some(0) => None,
+        Some(_) => Some("sockets of a network namespace that the tree's root is not in are not carried yet"),
+        None => Some("no task of the tree is in its network namespace"),
+    })
 }
 
 fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {

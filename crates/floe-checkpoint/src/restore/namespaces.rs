@@ -1,0 +1,281 @@
+//! Namespaces that not all tasks of a tree are in: made before the tree is, and entered as soon as each task can.
+//!
+//! Who has entered a user namespace has no privileges in those above it, so that comes last. All others are entered before, by
+//! a process as soon as it is forked, and by threads when they are there. Time namespaces are entered when the clocks go on.
+
+use super::{RestoreError, task_error, tree::World};
+use floe_image::{
+    Image,
+    record::{
+        Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces, ThreadRecord,
+    },
+};
+use floe_resources::{
+    ns::{Known, make_namespace},
+    task::{SeenUsers, UserEntry, become_and_enter},
+};
+use floe_sys::{Pid, namespace::Kind};
+use floe_tracee::{Puppet, Script};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+/// Kinds that a thread can be in another one of than its process.
+const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
+
+/// All of them that were made.
+#[derive(Default)]
+pub(super) struct Namespaces {
+    /// Those of the tree's root.
+    root: HashMap<Kind, File>,
+    /// All others; those of time come late.
+    pub known: Known,
+    /// Whose each is, by number.
+    owners: Vec<u32>,
+    /// Whose PID namespaces below the tree's are.
+    owners_of_pids: Vec<u32>,
+    /// How user namespaces see users.
+    seen: Vec<Option<SeenUsers>>,
+}
+
+fn failed(action: String) -> impl FnOnce(io::Error) -> RestoreError {
+    move |source| RestoreError::System { action, source }
+}
+
+/// The number of the namespace of a kind.
+fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
+    match kind {
+        Kind::User => of.user,
+        Kind::Uts => of.uts,
+        Kind::Ipc => of.ipc,
+        Kind::Network => of.network,
+        Kind::Time => of.time,
+        Kind::Mount | Kind::Pid | Kind::Cgroup => 0,
+    }
+}
+
+impl Namespaces {
+    /// Makes all but those of time, where `seed` is the first task of the new sandbox.
+    pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
+        let mut all = Self::default();
+        let records = &image.sandbox().namespaces;
+        if records.is_empty() {
+            return Ok(all);
+        }
+        for kind in OF_A_THREAD {
+            let path = format!("/proc/{seed}/ns/{kind}");
+            let file = File::open(&path).map_err(failed(format!("open {path}")))?;
+            all.root.insert(kind, file);
+        }
+        all.seen = SeenUsers::of_all(records);
+        let of_pids = image.sandbox().pid_namespaces.iter();
+        all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
+        all.owners = records.iter().map(|record| record.owner).collect();
+        for (number, record) in (1..).zip(records) {
+            if !matches!(record.contents, NamespaceContents::Time(_)) {
+                let made = make_namespace(&record.contents, all.known.made(record.owner));
+                let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
+                all.known.add(number, made);
+            }
+        }
+        Ok(all)
+    }
+
+    fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
+        let root = (number == 0).then(|| self.root.get(&kind)).flatten();
+        let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
+        found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
+    }
+
+    /// How a user namespace but the tree root's sees users.
+    pub fn seen(&self, user: u32) -> Result<&SeenUsers, RestoreError> {
+        let found = self.seen.get(user as usize).and_then(Option::as_ref);
+        found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no user namespace {user}")))
+    }
+
+    /// The user namespace whose privileges count in a PID namespace.
+    pub fn owner_of_pids(&self, number: u32) -> u32 {
+        let place = (number as usize).checked_sub(1);
+        place
+            .and_then(|place| self.owners_of_pids.get(place))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Whether the privileges of a user namespace count in a namespace.
+    fn is_of(&self, number: u32, user: u32) -> bool {
+        let owner = |number: &u32| self.owners.get((*number as usize).checked_sub(1)?).copied();
+        std::iter::successors(owner(&number), owner).any(|above| above == user)
+    }
+
+    /// Where a process is while it has one thread: for each kind in what all its threads can get from to their own. That is
+    /// one that a user namespace which they will be in gives nobody back, where there is such a one.
+    fn first(&self, record: &ProcessRecord) -> TaskNamespaces {
+        let leader = record
+            .threads
+            .first()
+            .map(|leader| leader.namespaces)
+            .unwrap_or_default();
+        let pick = |kind| {
+            let mut all = record.threads.iter().map(|thread| number(&thread.namespaces, kind));
+            let above = all.find(|number| leader.user != 0 && !self.is_of(*number, leader.user));
+            above.unwrap_or_else(|| number(&leader, kind))
+        };
+        TaskNamespaces {
+            uts: pick(Kind::Uts),
+            ipc: pick(Kind::Ipc),
+            network: pick(Kind::Network),
+            ..leader
+        }
+    }
+}
+
+/// Where a process is by now.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place<'a> {
+    namespaces: TaskNamespaces,
+    /// In a user namespace that it entered when it was forked, or inherited: who it is there.
+    early: Option<(u32, &'a Credentials)>,
+}
+
+impl Place<'_> {
+    /// The user namespace whose privileges it has.
+    pub fn user(&self) -> u32 {
+        self.early.map_or(0, |(user, _)| user)
+    }
+}
+
+impl<'a> World<'a> {
+    /// Takes a process that was just forked to where it is to be, as far as that can be now.
+    pub(super) fn settle_in(&mut self, pid: i32) -> Result<(), RestoreError> {
+        let mut place = self.place(pid);
+        let alive = |record: &&ProcessRecord| !matches!(record.state, ProcessState::Zombie { .. });
+        if let Some(record) = self.record(pid).filter(alive) {
+            let wanted = self.namespaces.first(record);
+            self.move_to(self.puppet(pid)?, place.namespaces, wanted)?;
+            place.namespaces = wanted;
+            self.places.insert(pid, place);
+        }
+        Ok(())
+    }
+
+    /// Has a helper become who `first` was and enter, for good, the user namespace whose a new PID namespace is to be.
+    pub(super) fn settle_maker_in(&mut self, maker: i32, first: i32, user: u32) -> Result<(), RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("process {first} is not in the image"));
+        let record = self.record(first).ok_or_else(lacking)?;
+        let who = &record.threads.first().ok_or_else(lacking)?.credentials;
+        let (now, wanted) = (self.place(maker), self.namespaces.first(record));
+        self.move_to(self.puppet(maker)?, now.namespaces, wanted)?;
+        self.become_inside(maker, user, who)?;
+        if let Some(place) = self.places.get_mut(&maker) {
+            place.namespaces = wanted;
+        }
+        Ok(())
+    }
+
+    /// Has a process become who it was to be and enter a user namespace.
+    fn become_inside(&mut self, pid: i32, user: u32, who: &'a Credentials) -> Result<(), RestoreError> {
+        let mut script = Script::new(self.puppet(pid)?);
+        let number = self
+            .channel
+            .give(&mut script, &[self.namespaces.file(Kind::User, user)?])?[0];
+        let mut place = self.place(pid);
+        let seen = place
+            .early
+            .map(|(inside, _)| self.namespaces.seen(inside))
+            .transpose()?;
+        become_and_enter(&mut script, (who, seen), number).map_err(|e| task_error(pid, e))?;
+        script.run()?;
+        place.early = Some((user, who));
+        self.places.insert(pid, place);
+        Ok(())
+    }
+
+    pub(super) fn place(&self, pid: i32) -> Place<'a> {
+        self.places.get(&pid).copied().unwrap_or_default()
+    }
+
+    /// Has a process that is to get threads enter its user namespace before, as only one without can.
+    pub(super) fn enter_user_early(&mut self, record: &'a ProcessRecord) -> Result<(), RestoreError> {
+        let Some(leader) = record.threads.first() else {
+            return Ok(());
+        };
+        let (pid, user) = (record.pid.0, leader.namespaces.user);
+        if record.threads.len() > 1 && self.place(pid).user() != user {
+            self.become_inside(pid, user, &leader.credentials)?;
+        }
+        Ok(())
+    }
+
+    /// Has threads of a process, the leader first, enter namespaces of their own.
+    pub(super) fn settle_threads<'p>(
+        &self,
+        record: &ProcessRecord,
+        puppets: impl Iterator<Item = &'p Puppet>,
+    ) -> Result<(), RestoreError> {
+        let now = self.place(record.pid.0).namespaces;
+        let mut both = record.threads.iter().zip(puppets);
+        both.try_for_each(|(thread, puppet)| self.move_to(puppet, now, thread.namespaces))
+    }
+
+    /// Whether a process enters its user namespace only when all else is done.
+    pub(super) fn enters_user_late(&self, record: &ProcessRecord) -> bool {
+        let user = record.threads.first().map_or(0, |leader| leader.namespaces.user);
+        self.place(record.pid.0).user() != user
+    }
+
+    /// How a task comes into its user namespace when all else is done; a descriptor of that is given to it where it enters
+    /// then.
+    pub(super) fn user_entry(
+        &self,
+        script: &mut Script<'_>,
+        process: &ProcessRecord,
+        thread: &ThreadRecord,
+    ) -> Result<UserEntry<'_>, RestoreError> {
+        let (user, place) = (thread.namespaces.user, self.place(process.pid.0));
+        match place.early {
+            Some((inside, now)) if inside == user => Ok(UserEntry::Inside {
+                now,
+                seen: self.namespaces.seen(user)?,
+            }),
+            None if user == 0 => Ok(UserEntry::None),
+            early => {
+                let seen = early.map(|(inside, _)| self.namespaces.seen(inside)).transpose()?;
+                let number = self.channel.give(script, &[self.namespaces.file(Kind::User, user)?])?[0];
+                let leaves_pids = process.pids_of_children == PidsOfChildren::New;
+                Ok(UserEntry::By {
+                    number,
+                    seen,
+                    leaves_pids,
+                })
+            }
+        }
+    }
+
+    fn move_to(&self, puppet: &Puppet, now: TaskNamespaces, wanted: TaskNamespaces) -> Result<(), RestoreError> {
+        let differs = |kind: &Kind| number(&now, *kind) != number(&wanted, *kind);
+        for kind in OF_A_THREAD.into_iter().filter(differs) {
+            let file = self.namespaces.file(kind, number(&wanted, kind))?;
+            self.enter(puppet, (kind, file))?;
+        }
+        Ok(())
+    }
+
+    /// Has a task enter a namespace.
+    pub(super) fn enter(&self, puppet: &Puppet, (kind, file): (Kind, BorrowedFd<'_>)) -> Result<(), RestoreError> {
+        let mut script = Script::new(puppet);
+        let number = self.channel.give(&mut script, &[file])?[0] as u64;
+        let what = match kind {
+            Kind::Time => "enter a time namespace",
+            Kind::Pid => "lead children into a PID namespace",
+            _ => "enter a namespace",
+        };
+        script.call(what, libc::SYS_setns, &[number, kind.flag() as u64])?;
+        script.call("close it", libc::SYS_close, &[number])?;
+        script.run()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Namespaces of a tree whose tasks are not all in the same: namespaces(7).
+
+use super::ClocksRecord;
+use serde::{Deserialize, Serialize};
+
+/// A namespace, of another kind than PIDs, that is not the one of the tree's root. They are numbered from 1 on; of each kind 0
+/// is that of the root. The user namespaces come first, each behind the one above it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceRecord {
+    /// The user namespace whose privileges count in it; of a user namespace the one above it.
+    pub owner: u32,
+    /// What is in it.
+    pub contents: NamespaceContents,
+}
+
+/// What is in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceContents {
+    /// Users and groups, user_namespaces(7).
+    User(UserNamespaceRecord),
+    /// Names, uts_namespaces(7).
+    Uts {
+        /// Host name.
+        #[serde(with = "serde_bytes")]
+        host: Vec<u8>,
+        /// NIS domain name.
+        #[serde(with = "serde_bytes")]
+        domain: Vec<u8>,
+    },
+    /// System V IPC and POSIX message queues, of which there are none: ipc_namespaces(7).
+    Ipc,
+    /// The loopback device: network_namespaces(7).
+    Network {
+        /// Whether it is up.
+        up: bool,
+    },
+    /// Clocks, time_namespaces(7).
+    Time(ClocksRecord),
+}
+
+/// A user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespaceRecord {
+    /// Who made it, by the numbers of the user namespace that floe ran in: user and group.
+    pub maker: (u32, u32),
+    /// Users that it knows: `/proc/PID/uid_map`. None where nobody has written it.
+    pub users: Vec<IdRange>,
+    /// Groups.
+    pub groups: Vec<IdRange>,
+    /// Whether setgroups(2) is allowed in it.
+    pub setgroups: bool,
+}
+
+/// Consecutive users or groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first one's number inside.
+    pub inside: u32,
+    /// Its number in the user namespace above.
+    pub above: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The namespaces that a task is in, by their numbers. Those of PIDs stand apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TaskNamespaces {
+    /// User namespace.
+    pub user: u32,
+    /// UTS namespace.
+    pub uts: u32,
+    /// IPC namespace.
+    pub ipc: u32,
+    /// Network namespace.
+    pub network: u32,
+    /// Time namespace.
+    pub time: u32,
+}

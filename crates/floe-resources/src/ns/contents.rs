@@ -1,0 +1,245 @@
+//! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
+//! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
+
+use super::{inside::run_in, others::Other};
+use crate::refusal::Refusals;
+use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
+use floe_sys::{
+    capability, mount,
+    namespace::{self, Kind, Standing},
+    network, sysv,
+    time_namespace::Clocks,
+};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns, unshare},
+    sys::utsname::uname,
+};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// Looks into one. What can't be carried is refused.
+pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
+    let file = other.file.as_fd();
+    Ok(match other.kind {
+        Kind::User => NamespaceContents::User(look_at_user(file)?),
+        Kind::Uts => {
+            let (host, domain) = run_in(file, names)?;
+            NamespaceContents::Uts { host, domain }
+        }
+        Kind::Ipc => {
+            for object in run_in(file, objects)? {
+                let reason = "what is in an IPC namespace that the tree's root is not in is not carried yet";
+                refusals.add(
+                    None,
+                    format!("{object} of {}", other.title()),
+                    reason,
+                    "remove it (ipcrm, mq_unlink)",
+                );
+            }
+            NamespaceContents::Ipc
+        }
+        Kind::Network => {
+            let (up, devices) = run_in(file, || Ok((network::is_loopback_up()?, network::device_names()?)))?;
+            for device in devices.into_iter().filter(|name| name != "lo") {
+                let reason = "devices of network namespaces that the tree's root is not in are not carried yet";
+                refusals.add(
+                    None,
+                    format!("network device {device} of {}", other.title()),
+                    reason,
+                    "remove it",
+                );
+            }
+            NamespaceContents::Network { up }
+        }
+        Kind::Time => {
+            let member = other
+                .member
+                .map_or_else(|| "self".to_owned(), |member| member.to_string());
+            let seen = Clocks::seen_by(&member).map_err(io::Error::other)?;
+            NamespaceContents::Time(ClocksRecord {
+                monotonic: seen.monotonic.max(0) as u64,
+                boottime: seen.boottime.max(0) as u64,
+            })
+        }
+        Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
+    })
+}
+
+/// Host and domain name.
+pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let names = uname()?;
+    Ok((
+        names.nodename().as_bytes().to_vec(),
+        names.domainname().as_bytes().to_vec(),
+    ))
+}
+
+/// What is in the IPC namespace of the calling thread, by name.
+fn objects() -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let titled = |what: &'static str| move |id: i32| format!("{what} {id}");
+    let ids = sysv::segments()?.into_iter().map(|segment| segment.permission.id);
+    found.extend(ids.map(titled("shared memory")));
+    let ids = sysv::semaphore_sets()?.into_iter().map(|(permission, _)| permission.id);
+    found.extend(ids.map(titled("semaphore set")));
+    let ids = sysv::queues()?.into_iter().map(|queue| queue.permission.id);
+    found.extend(ids.map(titled("message queue")));
+    // Who may not mount here may do it in a mount namespace of its own.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let posix = match mount::file_system(c"mqueue") {
+        Ok(posix) => posix,
+        Err(Errno::ENODEV) => return Ok(found),
+        Err(error) => return Err(error.into()),
+    };
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", posix.as_raw_fd()))? {
+        found.push(format!("message queue /{}", entry?.file_name().to_string_lossy()));
+    }
+    Ok(found)
+}
+
+/// Maps of a user namespace as they are seen from floe's.
+fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
+    let maker = namespace::maker(user)?;
+    let standing = Standing::there(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
+    let directory = standing.directory();
+    let map = |name: &str| ranges(&fs::read_to_string(directory.join(name))?);
+    let (users, groups) = (map("uid_map")?, map("gid_map")?);
+    Ok(UserNamespaceRecord {
+        maker: (maker, 0),
+        users,
+        groups,
+        setgroups: fs::read_to_string(directory.join("setgroups"))?.trim() == "allow",
+    })
+}
+
+fn ranges(text: &str) -> io::Result<Vec<IdRange>> {
+    let range = |line: &str| {
+        let mut words = line.split_ascii_whitespace().map(str::parse);
+        let mut word = || words.next()?.ok();
+        Some(IdRange {
+            inside: word()?,
+            above: word()?,
+            count: word()?,
+        })
+    };
+    let all = text
+        .lines()
+        .map(|line| range(line).ok_or_else(|| io::Error::other(format!("a map says {line:?}"))));
+    all.collect()
+}
+
+/// Turns maps as they are seen from the tree root's user namespace into those that their makers wrote, by the numbers of the
+/// user namespace above. Each stands behind the one above it.
+pub(super) fn maps_from_above(records: &mut [NamespaceRecord]) {
+    let seen: Vec<Option<UserNamespaceRecord>> = records
+        .iter()
+        .map(|record| match &record.contents {
+            NamespaceContents::User(user) => Some(user.clone()),
+            _ => None,
+        })
+        .collect();
+    for record in records {
+        let above = (record.owner as usize).checked_sub(1).and_then(|place| seen.get(place));
+        let (NamespaceContents::User(user), Some(Some(above))) = (&mut record.contents, above) else {
+            continue;
+        };
+        // The kernel tells nobody which group it was, and does nothing with it; but one that is known there.
+        user.maker.1 = above.groups.first().map_or(0, |range| range.above);
+        for (map, above) in [(&mut user.users, &above.users), (&mut user.groups, &above.groups)] {
+            for range in map {
+                // The kernel took it only because one range of the map above has all of it.
+                range.above = inside(above, range.above).unwrap_or(range.above);
+            }
+        }
+    }
+}
+
+/// What a number of the user namespace above is inside.
+fn inside(map: &[IdRange], number: u32) -> Option<u32> {
+    let offset = |range: &IdRange| number.checked_sub(range.above).filter(|offset| *offset < range.count);
+    map.iter().find_map(|range| Some(range.inside + offset(range)?))
+}
+
+/// Makes one anew; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
+///
+/// # Errors
+/// Those of unshare(2) and of what is written into it.
+pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let stand = |flags: CloneFlags, maker: Option<(u32, u32)>| {
+        Standing::there(|| {
+            if let Some((user, group)) = maker {
+                capability::become_powerful(user, group)?;
+            }
+            if let Some(user) = user {
+                setns(user, CloneFlags::CLONE_NEWUSER)?;
+            }
+            unshare(flags)
+        })
+    };
+    match contents {
+        NamespaceContents::User(record) => {
+            let standing = stand(CloneFlags::CLONE_NEWUSER, Some(record.maker))?;
+            let directory = standing.directory();
+            let write = |name: &str, text: &str| {
+                let path = directory.join(name);
+                let named = |error: io::Error| io::Error::new(error.kind(), format!("write its {name}: {error}"));
+                namespace::write_inside(user, &path, text).map_err(named)
+            };
+            if !record.setgroups {
+                write("setgroups", "deny")?;
+            }
+            for (name, map) in [("uid_map", &record.users), ("gid_map", &record.groups)] {
+                if !map.is_empty() {
+                    write(name, &text(map))?;
+                }
+            }
+            standing.namespace(Kind::User)
+        }
+        NamespaceContents::Uts { host, domain } => {
+            let made = stand(CloneFlags::CLONE_NEWUTS, None)?.namespace(Kind::Uts)?;
+            run_in(made.as_fd(), || {
+                nix::unistd::sethostname(OsStr::from_bytes(host))?;
+                Ok(namespace::set_domain_name(domain)?)
+            })?;
+            Ok(made)
+        }
+        NamespaceContents::Ipc => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
+        NamespaceContents::Network { up } => {
+            let made = stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network)?;
+            if *up {
+                run_in(made.as_fd(), || Ok(network::raise_loopback()?))?;
+            }
+            Ok(made)
+        }
+        NamespaceContents::Time(clocks) => {
+            let standing = stand(CloneFlags::from_bits_retain(Kind::Time.flag()), None)?;
+            set_clocks(&standing.directory(), *clocks)?;
+            Ok(fs::File::open(standing.directory().join("ns/time_for_children"))?.into())
+        }
+    }
+}
+
+/// Has the clocks of the time namespace of the children of a process, in which there is nobody yet, show `clocks` now.
+///
+/// # Errors
+/// Those of write(2), or why the clocks can't be read.
+pub fn set_clocks(process: &Path, clocks: ClocksRecord) -> io::Result<()> {
+    let clocks = Clocks {
+        monotonic: clocks.monotonic as i64,
+        boottime: clocks.boottime as i64,
+    };
+    clocks.set(process)
+}
+
+fn text(map: &[IdRange]) -> String {
+    let line = |range: &IdRange| format!("{} {} {}\n", range.inside, range.above, range.count);
+    map.iter().map(line).collect()
+}

@@ -1,0 +1,37 @@
+//! Namespaces of a restored tree that are not the ones of its root.
+
+use floe_sys::Pid;
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// Those that are there by now.
+#[derive(Debug, Default)]
+pub struct Known {
+    made: HashMap<u32, OwnedFd>,
+    /// The first task of each PID namespace below the tree's.
+    firsts: HashMap<u32, Pid>,
+}
+
+impl Known {
+    /// Notes a namespace, by its number in the image.
+    pub fn add(&mut self, number: u32, made: OwnedFd) {
+        self.made.insert(number, made);
+    }
+
+    /// Notes the first task of a PID namespace.
+    pub fn add_first_of_pids(&mut self, number: u32, first: Pid) {
+        self.firsts.insert(number, first);
+    }
+
+    /// One but of PIDs.
+    #[must_use]
+    pub fn made(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        self.made.get(&number).map(AsFd::as_fd)
+    }
+
+    pub(crate) fn first_of_pids(&self, number: u32) -> Option<Pid> {
+        self.firsts.get(&number).copied()
+    }
+}

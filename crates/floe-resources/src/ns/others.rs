@@ -1,0 +1,366 @@
+//! Namespaces of a tree whose tasks are not all in the same: which there are, whose they are, and who is in them.
+
+use super::{contents, inside::NsError};
+use crate::{
+    ns::MountSpaces,
+    refusal::Refusals,
+    tree::{FoundProcess, FoundTree},
+};
+use floe_image::record::{AddressSpaceRecord, NamespaceRecord, ProcessRecord, TaskNamespaces, VmaRecord, VmaSource};
+use floe_sys::{
+    Pid,
+    namespace::{self, Kind},
+};
+use nix::{errno::Errno, sys::stat::fstat};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+};
+
+/// Kinds of which a thread can be in another one than its process: of the others the kernel lets only a process of one
+/// thread change, or one that shares no directories (setns(2)), which is found otherwise.
+const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
+/// All kinds but PIDs and mounts, which are found otherwise.
+const OF_A_PROCESS: [Kind; 6] = [
+    Kind::User,
+    Kind::Uts,
+    Kind::Ipc,
+    Kind::Network,
+    Kind::Cgroup,
+    Kind::Time,
+];
+/// Those that are made anew.
+const CARRIED: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
+
+/// A namespace that is not the one of the tree's root.
+#[derive(Debug)]
+pub(super) struct Other {
+    pub kind: Kind,
+    inode: u64,
+    /// The user namespace whose privileges count in it, by its inode number.
+    owner: u64,
+    pub file: OwnedFd,
+    /// A task whose children are in it.
+    pub member: Option<Pid>,
+}
+
+impl Other {
+    /// How findings name it.
+    pub fn title(&self) -> String {
+        format!("{} namespace {}:[{}]", self.kind, self.kind, self.inode)
+    }
+}
+
+/// All namespaces of a tree but those of PIDs.
+#[derive(Debug)]
+pub struct Others {
+    /// Those of the tree's root.
+    root: HashMap<Kind, u64>,
+    /// User namespaces first, each behind the one above it.
+    others: Vec<Other>,
+    /// Time namespaces that processes lead their children into, and are not in themselves.
+    led: HashSet<u64>,
+    /// Mount namespaces, of which the first is the tree root's.
+    mounts: Vec<u64>,
+    /// PID namespaces, of which the first is the tree root's.
+    pids: Vec<u64>,
+    /// Owners of the PID namespaces below the tree's.
+    of_pids: Vec<u64>,
+}
+
+fn read_error(path: String) -> impl FnOnce(io::Error) -> NsError {
+    move |source| NsError::Read { path, source }
+}
+
+fn path(pid: Pid, tid: Pid, name: &str) -> String {
+    format!("/proc/{pid}/task/{tid}/ns/{name}")
+}
+
+fn inode_at(path: String) -> Result<u64, NsError> {
+    let found = std::fs::metadata(&path).map_err(read_error(path))?;
+    Ok(found.ino())
+}
+
+fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
+    refusals.add(
+        Some(&process.subject()),
+        format!("{name} namespace of its own"),
+        "tasks of one tree in different namespaces of this kind are not carried yet",
+        "give the whole tree one",
+    );
+}
+
+impl Others {
+    /// Finds them; what can't be made again is refused.
+    ///
+    /// # Errors
+    /// [`NsError`].
+    pub fn find(tree: &FoundTree, spaces: &MountSpaces, refusals: &mut Refusals) -> Result<Self, NsError> {
+        let inode_of = |number| inode_at(format!("/proc/{}/ns/mnt", spaces.task(number)));
+        let mut found = Self {
+            mounts: spaces.numbers().map(inode_of).collect::<Result<_, _>>()?,
+            root: HashMap::new(),
+            others: Vec::new(),
+            led: HashSet::new(),
+            pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
+            of_pids: Vec::new(),
+        };
+        let Some(root) = tree.root() else { return Ok(found) };
+        for kind in OF_A_PROCESS {
+            let inode = inode_at(path(root.task(), root.task(), kind.name()))?;
+            found.root.insert(kind, inode);
+        }
+        for process in tree.living() {
+            found.meet_all(process, refusals)?;
+        }
+        found.find_owners(tree, refusals)?;
+        for number in spaces.numbers().skip(1) {
+            let path = format!("/proc/{}/ns/mnt", spaces.task(number));
+            let file = File::open(&path).map_err(read_error(path))?;
+            let title = format!("mount namespace mnt:[{}]", found.mounts[number as usize]);
+            if found.note_owner(namespace::owner(file.as_fd()), &title, refusals)? != found.root[&Kind::User] {
+                let reason = "one that is a user namespace's of its own is not carried yet";
+                refusals.add(None, title, reason, "let the tree's root make it");
+            }
+        }
+        Ok(found)
+    }
+
+    fn meet_all(&mut self, process: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
+        let leader = process.task();
+        for kind in OF_A_PROCESS {
+            self.meet((kind, kind.name()), (process, leader), refusals)?;
+        }
+        let children = "time_for_children";
+        self.meet((Kind::Time, children), (process, leader), refusals)?;
+        let led = inode_at(path(process.pid, leader, children))?;
+        if led != inode_at(path(process.pid, leader, "time"))? && !self.led.insert(led) {
+            let reason = "two processes that are not in it lead their children there";
+            refusals.add(
+                Some(&process.subject()),
+                "time namespace of its children",
+                reason,
+                "end one",
+            );
+        }
+        for thread in process.threads.iter().filter(|thread| thread.tid != leader) {
+            for kind in OF_A_THREAD {
+                self.meet((kind, kind.name()), (process, thread.tid), refusals)?;
+            }
+            let of_children = |tid| inode_at(path(process.pid, tid, children));
+            if of_children(thread.tid)? != of_children(leader)? {
+                refuse_kind(process, children, refusals);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the namespace that a task, or its children, are in.
+    fn meet(
+        &mut self,
+        (kind, name): (Kind, &str),
+        (process, tid): (&FoundProcess, Pid),
+        refusals: &mut Refusals,
+    ) -> Result<(), NsError> {
+        let path = path(process.pid, tid, name);
+        let inode = inode_at(path.clone())?;
+        if self.root.get(&kind) == Some(&inode) || self.find_other(kind, inode).is_some() {
+            return Ok(());
+        }
+        if !CARRIED.contains(&kind) {
+            refuse_kind(process, name, refusals);
+            return Ok(());
+        }
+        if inode_at(format!("/proc/self/ns/{kind}"))? == inode {
+            refusals.add(
+                Some(&process.subject()),
+                format!("the host's {kind} namespace, where the tree's root is in another one"),
+                "a restored tree can't leave its own",
+                "start it from outside of the tree",
+            );
+            return Ok(());
+        }
+        let file = File::open(&path).map_err(read_error(path))?;
+        self.others.push(Other {
+            kind,
+            inode,
+            owner: 0,
+            file: file.into(),
+            member: Some(tid),
+        });
+        Ok(())
+    }
+
+    fn find_other(&self, kind: Kind, inode: u64) -> Option<usize> {
+        let is_it = |other: &Other| (other.kind, other.inode) == (kind, inode);
+        self.others.iter().position(is_it)
+    }
+
+    /// Finds whose privileges count in each, and with these the user namespaces between that no task is in.
+    fn find_owners(&mut self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
+        let mut place = 0;
+        while let Some(other) = self.others.get(place) {
+            let (owner, title) = (namespace::owner(other.file.as_fd()), other.title());
+            self.others[place].owner = self.note_owner(owner, &title, refusals)?;
+            place += 1;
+        }
+        let above: HashMap<u64, u64> = (self.others.iter())
+            .filter(|other| other.kind == Kind::User)
+            .map(|other| (other.inode, other.owner))
+            .collect();
+        let depth = |inode: u64| std::iter::successors(Some(inode), |below| above.get(below).copied()).count();
+        self.others.sort_by_key(|other| match other.kind {
+            Kind::User => (0, depth(other.inode)),
+            _ => (1, 0),
+        });
+        for (place, known) in tree.pid_namespaces.iter().enumerate().skip(1) {
+            let inside = |process: &&FoundProcess| process.pid_namespace == place;
+            let owner = match tree.living().find(inside) {
+                Some(process) => {
+                    let path = path(process.pid, process.task(), "pid");
+                    let file = File::open(&path).map_err(read_error(path))?;
+                    let title = format!("PID namespace pid:[{}]", known.inode);
+                    self.note_owner(namespace::owner(file.as_fd()), &title, refusals)?
+                }
+                // Nobody lives in it who could tell the difference.
+                None => self.root[&Kind::User],
+            };
+            self.of_pids.push(owner);
+        }
+        Ok(())
+    }
+
+    /// The inode number of an owner, which is noted where no task is in it.
+    fn note_owner(
+        &mut self,
+        owner: Result<OwnedFd, Errno>,
+        title: &str,
+        refusals: &mut Refusals,
+    ) -> Result<u64, NsError> {
+        let root = self.root[&Kind::User];
+        let wrap = |source: Errno| read_error(format!("whose {title} is"))(source.into());
+        let file = match owner {
+            Ok(file) => file,
+            Err(Errno::EPERM) => {
+                let reason = "the user namespace that it belongs to is not below the tree root's";
+                refusals.add(None, title, reason, "start who made it from the tree's root");
+                return Ok(root);
+            }
+            Err(error) => return Err(wrap(error)),
+        };
+        let inode = fstat(file.as_fd()).map_err(wrap)?.st_ino;
+        if inode != root && self.find_other(Kind::User, inode).is_none() {
+            self.others.push(Other {
+                kind: Kind::User,
+                inode,
+                owner: 0,
+                file,
+                member: None,
+            });
+        }
+        Ok(inode)
+    }
+
+    /// The number of a namespace; none of one that is not the tree's.
+    #[must_use]
+    pub fn number(&self, kind: Kind, inode: u64) -> Option<u32> {
+        let listed = match kind {
+            Kind::Pid => Some(&self.pids),
+            Kind::Mount => Some(&self.mounts),
+            _ => None,
+        };
+        if let Some(listed) = listed {
+            let place = listed.iter().position(|known| *known == inode);
+            return place.map(|place| place as u32);
+        }
+        if self.root.get(&kind) == Some(&inode) {
+            return Some(0);
+        }
+        self.find_other(kind, inode).map(|place| place as u32 + 1)
+    }
+
+    /// A namespace that is not the root's.
+    #[must_use]
+    pub fn file(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        let place = (number as usize).checked_sub(1)?;
+        self.others.get(place).map(|other| other.file.as_fd())
+    }
+
+    /// What is in them. What can't be carried is refused.
+    ///
+    /// # Errors
+    /// [`NsError`].
+    pub fn records(&self, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
+        let record = |other: &Other| {
+            Ok(NamespaceRecord {
+                owner: self.number(Kind::User, other.owner).unwrap_or(0),
+                contents: contents::look(other, refusals).map_err(read_error(other.title()))?,
+            })
+        };
+        let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;
+        contents::maps_from_above(&mut records);
+        Ok(records)
+    }
+
+    /// Refuses shared memory that a process has attached and that is not of its own IPC namespace, or not of the root's.
+    pub fn refuse_segments(
+        &self,
+        process: &FoundProcess,
+        (record, space): (&ProcessRecord, &AddressSpaceRecord),
+        refusals: &mut Refusals,
+    ) {
+        let is_elsewhere = record.threads.iter().any(|thread| thread.namespaces.ipc != 0);
+        let has_segment = |vma: &VmaRecord| matches!(vma.source, VmaSource::Segment { .. });
+        if is_elsewhere && space.vmas.iter().any(has_segment) {
+            refusals.add(
+                Some(&process.subject()),
+                "System V shared memory in another IPC namespace than that of the tree's root",
+                "it is not carried yet",
+                "detach it (shmdt)",
+            );
+        }
+    }
+
+    /// The owner of a PID namespace below the tree's.
+    #[must_use]
+    pub fn owner_of_pids(&self, number: usize) -> u32 {
+        let place = number.checked_sub(1);
+        let owner = place.and_then(|place| self.of_pids.get(place));
+        owner.and_then(|owner| self.number(Kind::User, *owner)).unwrap_or(0)
+    }
+
+    /// Notes in a record which namespaces the threads of a living process are in.
+    ///
+    /// # Errors
+    /// [`NsError`].
+    pub fn note(&self, process: &FoundProcess, record: &mut ProcessRecord) -> Result<(), NsError> {
+        if self.others.is_empty() {
+            return Ok(());
+        }
+        let number = |tid: Pid, kind: Kind, name: &str| {
+            let inode = inode_at(path(process.pid, tid, name))?;
+            // What was refused has no number.
+            Ok::<_, NsError>(self.number(kind, inode).unwrap_or(0))
+        };
+        for thread in &mut record.threads {
+            let found = process.threads.iter().find(|found| found.ns_tid == thread.tid.0);
+            // A leader that has ended is in none, and was where another one is.
+            let tid = found.map_or(process.task(), |found| found.tid);
+            let of = |kind: Kind| number(tid, kind, kind.name());
+            thread.namespaces = TaskNamespaces {
+                user: of(Kind::User)?,
+                uts: of(Kind::Uts)?,
+                ipc: of(Kind::Ipc)?,
+                network: of(Kind::Network)?,
+                time: of(Kind::Time)?,
+            };
+        }
+        record.time_of_children = number(process.task(), Kind::Time, "time_for_children")?;
+        Ok(())
+    }
+}
