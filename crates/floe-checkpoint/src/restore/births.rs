@@ -61,7 +61,7 @@ impl World<'_> {
     ) -> Result<CallId, RestoreError> {
         let ids = self.numbering.ids(task);
         // Who has no privileges where the ids count needs others to choose them.
-        let inside = self.place(parent).user() != 0;
+        let inside = self.whereabouts(parent).user() != 0;
         match self.method {
             PidMethod::SetTid if !inside => {
                 let bytes: Vec<u8> = ids.iter().rev().flat_map(|id| id.to_ne_bytes()).collect();
@@ -135,11 +135,11 @@ impl World<'_> {
         self.lead_children(by, if is_first { here } else { namespace })?;
         let (new, exit_signal) = (if is_first { NEW_PIDS } else { 0 }, exit_signal.max(0) as u64);
         let owner = self.namespaces.owner_of_pids(namespace);
-        let child = if is_first && owner != self.place(by).user() {
+        let child = if is_first && owner != self.whereabouts(by).user() {
             self.spawn_first_of(owner, (by, pid), (u64::from(shared) | new, exit_signal))?
         } else {
             let child = self.spawn(by, pid, (u64::from(shared) | new, exit_signal))?;
-            self.places.insert(pid, self.place(by));
+            self.places.insert(pid, self.whereabouts(by));
             child
         };
         if is_first {
@@ -179,10 +179,10 @@ impl World<'_> {
         // The child's end is told as its maker's would be.
         let puppet = self.spawn(by, maker, (0, exit_signal))?;
         self.puppets.insert(maker, puppet);
-        self.places.insert(maker, self.place(by));
+        self.places.insert(maker, self.whereabouts(by));
         self.settle_maker_in(maker, pid, user)?;
         let child = self.spawn(maker, pid, (flags | libc::CLONE_PARENT as u64, 0))?;
-        self.places.insert(pid, self.place(maker));
+        self.places.insert(pid, self.whereabouts(maker));
         self.end_helper(maker, by)?;
         self.forget_child_signal(NsPid(by), exit_signal as i32)?;
         self.numbering.remove(maker);

@@ -151,7 +151,7 @@ impl Place<'_> {
 impl<'a> World<'a> {
     /// Takes a process that was just forked to where it is to be, as far as that can be now.
     pub(super) fn settle_in(&mut self, pid: i32) -> Result<(), RestoreError> {
-        let mut place = self.place(pid);
+        let mut place = self.whereabouts(pid);
         let alive = |record: &&ProcessRecord| !matches!(record.state, ProcessState::Zombie { .. });
         if let Some(record) = self.record(pid).filter(alive) {
             let wanted = self.namespaces.first(record);
@@ -167,7 +167,7 @@ impl<'a> World<'a> {
         let lacking = || RestoreError::Inconsistent(format!("process {first} is not in the image"));
         let record = self.record(first).ok_or_else(lacking)?;
         let who = &record.threads.first().ok_or_else(lacking)?.credentials;
-        let (now, wanted) = (self.place(maker), self.namespaces.first(record));
+        let (now, wanted) = (self.whereabouts(maker), self.namespaces.first(record));
         self.move_to(self.puppet(maker)?, now.namespaces, wanted)?;
         self.become_inside(maker, user, who)?;
         if let Some(place) = self.places.get_mut(&maker) {
@@ -182,7 +182,7 @@ impl<'a> World<'a> {
         let number = self
             .channel
             .give(&mut script, &[self.namespaces.file(Kind::User, user)?])?[0];
-        let mut place = self.place(pid);
+        let mut place = self.whereabouts(pid);
         let seen = place
             .early
             .map(|(inside, _)| self.namespaces.seen(inside))
@@ -194,7 +194,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    pub(super) fn place(&self, pid: i32) -> Place<'a> {
+    pub(super) fn whereabouts(&self, pid: i32) -> Place<'a> {
         self.places.get(&pid).copied().unwrap_or_default()
     }
 
@@ -204,7 +204,7 @@ impl<'a> World<'a> {
             return Ok(());
         };
         let (pid, user) = (record.pid.0, leader.namespaces.user);
-        if record.threads.len() > 1 && self.place(pid).user() != user {
+        if record.threads.len() > 1 && self.whereabouts(pid).user() != user {
             self.become_inside(pid, user, &leader.credentials)?;
         }
         Ok(())
@@ -216,7 +216,7 @@ impl<'a> World<'a> {
         record: &ProcessRecord,
         puppets: impl Iterator<Item = &'p Puppet>,
     ) -> Result<(), RestoreError> {
-        let now = self.place(record.pid.0).namespaces;
+        let now = self.whereabouts(record.pid.0).namespaces;
         let mut both = record.threads.iter().zip(puppets);
         both.try_for_each(|(thread, puppet)| self.move_to(puppet, now, thread.namespaces))
     }
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
     /// Whether a process enters its user namespace only when all else is done.
     pub(super) fn enters_user_late(&self, record: &ProcessRecord) -> bool {
         let user = record.threads.first().map_or(0, |leader| leader.namespaces.user);
-        self.place(record.pid.0).user() != user
+        self.whereabouts(record.pid.0).user() != user
     }
 
     /// How a task comes into its user namespace when all else is done; a descriptor of that is given to it where it enters
@@ -235,7 +235,7 @@ impl<'a> World<'a> {
         process: &ProcessRecord,
         thread: &ThreadRecord,
     ) -> Result<UserEntry<'_>, RestoreError> {
-        let (user, place) = (thread.namespaces.user, self.place(process.pid.0));
+        let (user, place) = (thread.namespaces.user, self.whereabouts(process.pid.0));
         match place.early {
             Some((inside, now)) if inside == user => Ok(UserEntry::Inside {
                 now,

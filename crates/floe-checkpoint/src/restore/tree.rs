@@ -498,7 +498,7 @@ impl<'a> World<'a> {
         if let Some(thread) = record.threads.first() {
             let name = batch.data(&[thread.comm.as_slice(), &[0]].concat());
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
-            let who = match self.place(pid).user() {
+            let who = match self.whereabouts(pid).user() {
                 0 => Some(thread.credentials.clone()),
                 inside => self.namespaces.seen(inside)?.credentials(&thread.credentials),
             };
