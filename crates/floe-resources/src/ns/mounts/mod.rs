@@ -19,6 +19,7 @@ mod options;
 mod parts;
 mod populate;
 mod seen;
+mod shape;
 mod views;
 
 pub use compare::differences;

@@ -1,6 +1,6 @@
 //! Reads what is in a tmpfs: names, owners, times; and where contents are to be read.
 
-use super::{find::Refused, parts::Part};
+use super::{parts::Part, shape::Refused};
 use crate::{
     mm::{ContentPlace, ContentSource},
     ns::inside::NsError,

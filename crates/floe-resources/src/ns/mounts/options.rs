@@ -1,6 +1,6 @@
 //! Options of filesystems: as mountinfo shows them, and as they are set again.
 
-use super::find::Refused;
+use super::shape::Refused;
 use floe_image::record::{FilesystemKind, FilesystemOption};
 use floe_sys::procfs::{ProcError, read_text};
 

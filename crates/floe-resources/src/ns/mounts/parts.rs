@@ -1,8 +1,8 @@
 //! Which parts of a filesystem a tree's mounts show: after pivot_root(2) often none shows all of it.
 
 use super::{
-    find::{Refused, UNMOUNT, below},
     seen::Seen,
+    shape::{Refused, UNMOUNT, below},
 };
 use floe_sys::procfs::MountInfo;
 use nix::{errno::Errno, sys::stat::fstat};

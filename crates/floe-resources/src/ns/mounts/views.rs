@@ -1,7 +1,7 @@
 //! Where a tree's mounts show a file whose own mount is not among them: it was opened before the tree got another root, or by
 //! one that is outside, and its link in /proc counts from the root of a mount that was taken away, or of another namespace.
 
-use super::find::{below, joined};
+use super::shape::{below, joined};
 use crate::ns::inside::NsError;
 use floe_sys::procfs::{self, MountInfo};
 
