@@ -253,10 +253,10 @@ fn a_restore_that_fails_or_is_killed_leaves_no_cgroup() {
         assert_eq!(outcome.status, 1, "{stage}: {}", outcome.err);
         before.expect_again(&host, &[&job, "rehearsal"], &[], &format!("after a failure at {stage}"));
     }
-    for round in 0..40 {
+    for round in 0..24 {
         let mut command = host.command(&["restore", "-d", &tree.image()]);
         let child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-        std::thread::sleep(std::time::Duration::from_micros(2000 * round));
+        std::thread::sleep(std::time::Duration::from_micros(3300 * round));
         signal(child.id() as i32, libc::SIGKILL);
         let _ = wait(child);
         // Killed behind its last step it has done its work.

@@ -184,13 +184,13 @@ fn no_cgroup_stays_whoever_is_killed() {
         &[]
     };
     let job = host.name("job");
-    for round in 0..20 {
+    for round in 0..12 {
         let mut line = vec!["run", "-d", "--name", &job];
         line.extend(options);
         line.extend(["--", "sleep", "1000"]);
         let mut command = host.command(&line);
         let child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-        std::thread::sleep(std::time::Duration::from_micros(600 * round));
+        std::thread::sleep(std::time::Duration::from_micros(1000 * round));
         if round % 2 == 0 {
             signal(child.id() as i32, libc::SIGKILL);
         } else if let Some(monitor) = child_of(child.id()) {

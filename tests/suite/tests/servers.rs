@@ -123,7 +123,13 @@ fn redis_with_clients() {
         return;
     }
     copy(&host, "redis", "redis.sh");
-    let program = Program::start_with(&host, "redis", &["--net", "none"], &["bash", "redis.sh"]);
+    let mut options = vec!["--net", "none"];
+    // Where limits can be had they are far above what it takes, and hold all the time.
+    let limits = ["--memory", "1g", "--cpus", "1.5", "--pids", "200"];
+    if host.floe(&[&["run"], &limits[..], &["--", "true"]].concat()).status == 0 {
+        options.extend(limits);
+    }
+    let program = Program::start_with(&host, "redis", &options, &["bash", "redis.sh"]);
     program.await_file("ready");
     program.round_trips_between(ROUNDS, &BETWEEN_CONNECTIONS);
     program.finish();

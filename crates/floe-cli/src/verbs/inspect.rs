@@ -5,7 +5,7 @@ use crate::{failure::Outcome, output};
 use clap::{Args, ValueEnum};
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, ContentOwner, ProcessState, VmaSource},
+    record::{AddressSpaceRecord, CgroupRecord, ContentOwner, HierarchyRecord, ProcessState, VmaSource},
 };
 use floe_resources::file::kind_of;
 use serde::Serialize;
@@ -34,6 +34,8 @@ enum Section {
     Memory,
     /// Descriptors.
     Files,
+    /// What is set in cgroups.
+    Cgroups,
     /// What takes how much room.
     Sizes,
 }
@@ -44,6 +46,7 @@ struct Whole {
     ps: Vec<Task>,
     memory: Vec<Mapping>,
     files: Vec<Descriptor>,
+    cgroups: Vec<Group>,
     sizes: Sizes,
 }
 
@@ -92,6 +95,15 @@ struct Descriptor {
 }
 
 #[derive(Debug, Serialize)]
+struct Group {
+    controllers: String,
+    path: String,
+    frozen: bool,
+    tasks: Vec<i32>,
+    settings: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
 struct Sizes {
     image: u64,
     records: BTreeMap<String, u64>,
@@ -110,6 +122,7 @@ impl Inspect {
             ps: tasks(&image),
             memory: mappings(&image),
             files: descriptors(&image)?,
+            cgroups: cgroups(&image),
             sizes: sizes(&image),
         };
         match (self.json, self.section) {
@@ -117,10 +130,12 @@ impl Inspect {
             (true, Some(Section::Ps)) => output::json(&whole.ps)?,
             (true, Some(Section::Memory)) => output::json(&whole.memory)?,
             (true, Some(Section::Files)) => output::json(&whole.files)?,
+            (true, Some(Section::Cgroups)) => output::json(&whole.cgroups)?,
             (true, Some(Section::Sizes)) => output::json(&whole.sizes)?,
             (false, Some(Section::Ps)) => print_tasks(&whole),
             (false, Some(Section::Memory)) => print_mappings(&whole),
             (false, Some(Section::Files)) => print_files(&whole),
+            (false, Some(Section::Cgroups)) => print_cgroups(&whole),
             (false, Some(Section::Sizes)) => print_sizes(&whole),
             (false, None) => {
                 print_header(&whole);
@@ -244,6 +259,27 @@ fn descriptors(image: &Image) -> anyhow::Result<Vec<Descriptor>> {
     Ok(all)
 }
 
+/// Where something is set, or tasks are elsewhere than in the tree's own cgroup.
+fn cgroups(image: &Image) -> Vec<Group> {
+    let group = |hierarchy: &HierarchyRecord, (index, cgroup): (u32, &CgroupRecord)| Group {
+        controllers: hierarchy.controllers.clone(),
+        path: String::from_utf8_lossy(&cgroup.path).into_owned(),
+        frozen: cgroup.frozen,
+        tasks: (hierarchy.members.iter())
+            .filter(|(_, place)| *place == index)
+            .map(|(tid, _)| tid.0)
+            .collect(),
+        settings: cgroup.settings.iter().cloned().collect(),
+    };
+    let all = image.sandbox().cgroups.iter();
+    all.flat_map(|hierarchy| {
+        (0..)
+            .zip(&hierarchy.cgroups)
+            .map(move |cgroup| group(hierarchy, cgroup))
+    })
+    .collect()
+}
+
 fn sizes(image: &Image) -> Sizes {
     let mut records: BTreeMap<String, u64> = BTreeMap::new();
     for entry in image.entries() {
@@ -343,6 +379,30 @@ fn print_files(whole: &Whole) {
     };
     let header = ["PID", "FD", "KIND", "OPEN FILE", "POSITION", "FLAGS", "WHAT"];
     output::table(&header, &whole.files.iter().map(row).collect::<Vec<_>>());
+}
+
+fn print_cgroups(whole: &Whole) {
+    let rows = whole.cgroups.iter().map(|group| {
+        let settings = group.settings.iter();
+        let settings: Vec<String> = settings
+            .map(|(name, value)| format!("{name}={}", value.replace('\n', "; ")))
+            .collect();
+        let hierarchy = match group.controllers.as_str() {
+            "" => "version 2",
+            controllers => controllers,
+        };
+        vec![
+            hierarchy.to_owned(),
+            format!("/{}", group.path),
+            if group.frozen { "frozen" } else { "" }.to_owned(),
+            group.tasks.len().to_string(),
+            settings.join(", "),
+        ]
+    });
+    output::table(
+        &["HIERARCHY", "CGROUP", "", "TASKS", "SETTINGS"],
+        &rows.collect::<Vec<_>>(),
+    );
 }
 
 fn print_sizes(whole: &Whole) {

@@ -130,6 +130,10 @@ impl<'a> CgroupPlan<'a> {
                         let reason = "its controller is in version 1 here, where this cgroup is not made".to_owned();
                         return Err((format!("cgroup setting {name} of {path}"), reason));
                     }
+                    None if controller.is_none() => {
+                        let reason = "version 2 is not mounted here".to_owned();
+                        return Err((format!("cgroup setting {name}"), reason));
+                    }
                     None => {
                         let reason = "there is no such controller here, in either version".to_owned();
                         return Err((format!("cgroup setting {name}"), reason));
@@ -255,4 +259,127 @@ fn told(error: &TreeError) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CgroupPlan, Place};
+    use floe_cgroup::{Hierarchies, Hierarchy};
+    use floe_image::record::{CgroupAccess, CgroupRecord, HierarchyRecord};
+    use std::path::{Path, PathBuf};
+
+    /// A host with controllers of version 2, in a directory that stands for it, and of version 1.
+    fn host(v2: Option<&Path>, v1: &[&str]) -> Hierarchies {
+        let v1 = v1.iter().map(|names| Hierarchy {
+            controllers: names.split(',').map(str::to_owned).collect(),
+            point: PathBuf::from("/sys/fs/cgroup").join(names),
+        });
+        Hierarchies {
+            v1: v1.collect(),
+            v2: v2.map(Path::to_owned),
+            v1_freezer: None,
+        }
+    }
+
+    fn record(controllers: &str, settings: &[(&str, &str)]) -> HierarchyRecord {
+        let access = CgroupAccess {
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+        };
+        let own = CgroupRecord {
+            access,
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..CgroupRecord::default()
+        };
+        HierarchyRecord {
+            controllers: controllers.to_owned(),
+            cgroups: vec![own],
+            members: Vec::new(),
+        }
+    }
+
+    fn told(plan: &CgroupPlan<'_>) -> Vec<(Place, Vec<String>)> {
+        let parts = plan.parts.iter();
+        let said = parts.map(|part| {
+            let settings = part.settings.iter().flatten();
+            let settings = settings.map(|(name, value)| format!("{name}={value}"));
+            (part.place.clone(), settings.collect())
+        });
+        said.collect()
+    }
+
+    #[test]
+    fn what_was_set_goes_where_its_controller_is() {
+        let folder = tempfile::tempdir().expect("a directory");
+        std::fs::write(folder.path().join("cgroup.controllers"), "cpu memory\n").expect("write");
+        let all = [
+            record("memory", &[("memory.limit_in_bytes", "4096")]),
+            record("pids", &[("pids.max", "5")]),
+        ];
+        let hybrid = host(Some(folder.path()), &["pids"]);
+        let plan = CgroupPlan::new(&all, &hybrid);
+        let wanted = [
+            (Place::V2, vec!["memory.max=4096".to_owned()]),
+            (Place::V1("pids".to_owned()), vec!["pids.max=5".to_owned()]),
+        ];
+        assert_eq!(told(&plan), wanted);
+        assert_eq!(plan.controllers(), ["memory", "pids"]);
+        assert!(plan.obstacles.is_empty());
+    }
+
+    #[test]
+    fn version_2_is_translated_too() {
+        let all = [record(
+            "",
+            &[("cpu.max", "5000 10000"), ("cpu.weight", "50"), ("pids.max", "5")],
+        )];
+        let old = host(None, &["cpu,cpuacct", "pids"]);
+        let plan = CgroupPlan::new(&all, &old);
+        let cpu = ["cpu.cfs_period_us=10000", "cpu.cfs_quota_us=5000", "cpu.shares=512"];
+        let wanted = [
+            (Place::V1("cpu".to_owned()), cpu.map(str::to_owned).to_vec()),
+            (Place::V1("pids".to_owned()), vec!["pids.max=5".to_owned()]),
+        ];
+        assert_eq!(told(&plan), wanted);
+    }
+
+    #[test]
+    fn what_has_no_place_stands_in_the_way() {
+        let below = CgroupRecord {
+            path: b"below".to_vec(),
+            ..CgroupRecord::default()
+        };
+        let mut tree = record("pids", &[]);
+        tree.cgroups.push(below.clone());
+        let mut other_tree = record("", &[]);
+        other_tree.cgroups.push(below);
+        let nothing = host(None, &[]);
+        let cases = [
+            (
+                record("memory", &[("memory.swappiness", "5")]),
+                "cgroup setting memory.swappiness (5)",
+            ),
+            (
+                record("memory", &[("memory.limit_in_bytes", "4096")]),
+                "cgroup setting memory.max",
+            ),
+            (record("", &[("memory.high", "4096")]), "cgroup setting memory.high"),
+            (
+                record("", &[("cgroup.max.depth", "4")]),
+                "cgroup setting cgroup.max.depth",
+            ),
+            (tree, "cgroups of the hierarchy pids"),
+            (other_tree, "cgroups below the tree's own, or who may do what with it"),
+        ];
+        for (record, object) in cases {
+            let plan = CgroupPlan::new(std::slice::from_ref(&record), &nothing);
+            let objects: Vec<&str> = plan.obstacles.iter().map(|(object, _)| object.as_str()).collect();
+            assert_eq!(objects, [object]);
+            assert!(plan.parts.is_empty());
+        }
+    }
 }
