@@ -259,16 +259,26 @@ fn descriptors(image: &Image) -> anyhow::Result<Vec<Descriptor>> {
     Ok(all)
 }
 
+/// Of all living processes.
+fn threads(image: &Image) -> impl Iterator<Item = i32> {
+    let living = image.processes().iter();
+    let living = living.filter(|process| !matches!(process.state, ProcessState::Zombie { .. }));
+    living.flat_map(|process| process.threads.iter().map(|thread| thread.tid.0))
+}
+
+/// The position of a thread's cgroup.
+fn place(hierarchy: &HierarchyRecord, tid: i32) -> u32 {
+    let member = hierarchy.members.iter().find(|(member, _)| member.0 == tid);
+    member.map_or(0, |(_, place)| *place)
+}
+
 /// Where something is set, or tasks are elsewhere than in the tree's own cgroup.
 fn cgroups(image: &Image) -> Vec<Group> {
     let group = |hierarchy: &HierarchyRecord, (index, cgroup): (u32, &CgroupRecord)| Group {
         controllers: hierarchy.controllers.clone(),
         path: String::from_utf8_lossy(&cgroup.path).into_owned(),
         frozen: cgroup.frozen,
-        tasks: (hierarchy.members.iter())
-            .filter(|(_, place)| *place == index)
-            .map(|(tid, _)| tid.0)
-            .collect(),
+        tasks: threads(image).filter(|tid| place(hierarchy, *tid) == index).collect(),
         settings: cgroup.settings.iter().cloned().collect(),
     };
     let all = image.sandbox().cgroups.iter();
