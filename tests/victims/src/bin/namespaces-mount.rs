@@ -41,8 +41,8 @@ fn main() {
         fs::write(common.join("file"), b"common").expect("write");
         change(&common, MsFlags::MS_SHARED);
         let alone = stage.child("alone", alone);
-        let peer = stage.child("peer", |_| member(MsFlags::MS_SHARED));
-        let slave = stage.child("slave", |_| member(MsFlags::MS_SLAVE));
+        let peer = stage.child("peer", |stage| member(stage, MsFlags::MS_SHARED));
+        let slave = stage.child("slave", |stage| member(stage, MsFlags::MS_SLAVE));
         nested(stage, DEPTH);
         let spaces = [alone, peer, slave].map(namespace);
         let inner = open(&inside(alone, &place.join("inner")), libc::O_RDWR);
@@ -207,12 +207,12 @@ fn file_of(number: RawFd) -> std::mem::ManuallyDrop<File> {
 }
 
 /// A namespace that shares mounts with the one that it was made from.
-fn member(how: MsFlags) -> impl FnMut(&mut Findings) + use<> {
+fn member(stage: &Stage, how: MsFlags) -> impl FnMut(&mut Findings) + use<> {
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
     if how == MsFlags::MS_SLAVE {
         change(Path::new("/"), MsFlags::MS_REC | how);
     }
-    let mut same = unchanged(Path::new("/"));
+    let mut same = unchanged(stage.dir());
     move |findings| same(findings)
 }
 
