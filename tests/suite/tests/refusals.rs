@@ -309,6 +309,13 @@ fn what_a_sandbox_holds_is_refused() {
             "of this kind are not carried",
         ),
         (
+            "discipline",
+            "network device lo: ",
+            "discipline tbf (tc qdisc) is not carried",
+        ),
+        ("transform", "IPsec (ip xfrm): ", "they are not carried"),
+        ("listened", "network device lo: ", "it listens to 333301020304"),
+        (
             "legacy-filter",
             "packet filter: table filter of iptables-legacy",
             "are not carried",

@@ -28,9 +28,10 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 21] = [
+const WITH_PORTS: [&str; 22] = [
     "epoll-targets",
     "files-kinds",
+    "networks",
     "packet-filter",
     "sockets-connecting",
     "sockets-ended",
@@ -191,6 +192,7 @@ victims! {
     memory_sysv "memory-sysv",
     memory_untouched "memory-untouched",
     mqueues "mqueues",
+    networks "networks",
     packet_filter "packet-filter",
     pidfds "pidfds",
     namespaces_names "namespaces-names",

@@ -190,6 +190,7 @@ impl Table {
         let mut request = vec![0; shape.head];
         match self {
             Self::Proxies => request[10] = NTF_PROXY,
+            Self::Labels => request[0] = INET6,
             Self::Frames => request[0] = BRIDGE,
             _ => {}
         }

@@ -74,7 +74,9 @@ pub(super) fn find_devices(
 /// # Errors
 /// [`FileError`] for a record that can't be read.
 pub fn lacking_devices(image: &Image, own_network: bool) -> Result<Vec<(String, String)>, FileError> {
-    let made = tun::names(image)?;
+    let mut made = tun::names(image)?;
+    let devices = image.networks().iter().flat_map(|network| &network.devices);
+    made.extend(devices.map(|device| String::from_utf8_lossy(&device.name).into_owned()));
     let mut found = Vec::new();
     for record in image.open_files() {
         let mut names = inet::devices_in(record)?;

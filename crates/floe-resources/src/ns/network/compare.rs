@@ -46,7 +46,9 @@ pub(super) fn here(record: &NetworkRecord) -> Result<Vec<String>, Errno> {
             found.push(format!("{} is not there", title::entry(table, entry)));
         }
         if !table.may_grow() {
-            for entry in tables::lacking(table, &present, &wanted) {
+            // An address that was still probed for had none of the kernel's routes.
+            let surplus = tables::lacking(table, &present, &wanted).into_iter();
+            for entry in surplus.filter(|entry| !table.is_kernels(entry)) {
                 found.push(format!("{} should not be there", title::entry(table, entry)));
             }
         }

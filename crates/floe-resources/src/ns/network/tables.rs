@@ -112,7 +112,7 @@ fn await_kernel(table: Table, wanted: &[Vec<u8>], devices: &BTreeSet<u32>) -> Re
 }
 
 fn remove(table: Table, gone: Vec<&Vec<u8>>) -> Result<(), NetworkError> {
-    for entry in gone {
+    for entry in gone.into_iter().filter(|entry| !table.is_kernels(entry)) {
         match table.remove(entry) {
             // It went with another one.
             Ok(()) | Err(Errno::ENOENT | Errno::ESRCH | Errno::EADDRNOTAVAIL) => {}

@@ -9,10 +9,58 @@ pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
     ("foreign-segment", foreign_segment),
     ("network-device", network_device),
+    ("discipline", discipline),
+    ("transform", transform),
+    ("listened", listened),
     ("legacy-filter", legacy_filter),
     ("ipset", ipset),
     ("owned-table", owned_table),
 ];
+
+const TBF: &[&str] = &["rate", "1gbit", "burst", "1mb", "limit", "1mb"];
+
+fn discipline(_: &Stage) -> io::Result<Check> {
+    run(
+        "tc",
+        &[&["qdisc", "add", "dev", "lo", "root", "handle", "7:", "tbf"], TBF].concat(),
+    )?;
+    Ok(Box::new(|findings: &mut Findings| {
+        let there = run(
+            "tc",
+            &[&["qdisc", "change", "dev", "lo", "root", "handle", "7:", "tbf"], TBF].concat(),
+        );
+        findings.take("the discipline", there);
+    }))
+}
+
+fn transform(_: &Stage) -> io::Result<Check> {
+    run(
+        "ip",
+        &[
+            "xfrm",
+            "policy",
+            "add",
+            "dst",
+            "10.99.0.0/16",
+            "dir",
+            "out",
+            "action",
+            "allow",
+        ],
+    )?;
+    Ok(Box::new(|findings: &mut Findings| {
+        let there = run("ip", &["xfrm", "policy", "get", "dst", "10.99.0.0/16", "dir", "out"]);
+        findings.take("the policy", there);
+    }))
+}
+
+fn listened(_: &Stage) -> io::Result<Check> {
+    run("ip", &["maddr", "add", "33:33:01:02:03:04", "dev", "lo"])?;
+    Ok(Box::new(|findings: &mut Findings| {
+        let listened = fs::read_to_string("/proc/net/dev_mcast").unwrap_or_default();
+        findings.same("whether it listens", &true, &listened.contains("333301020304"));
+    }))
+}
 
 fn legacy_filter(_: &Stage) -> io::Result<Check> {
     run(
