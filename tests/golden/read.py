@@ -171,7 +171,9 @@ sandbox = fields(
     has_init=boolean, namespaces=several(fields(owner=u32, contents=namespace)),
     pid_namespaces=several(fields(parent=u32, owner=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
-    ipc_objects=ipc, packet_filter=packet_filter, cgroups=several(hierarchy),
+    ipc_objects=ipc, packet_filter=packet_filter, cgroups=several(hierarchy), link=optional(fields(
+        address=times(u8, 4), published=several(fields(udp=boolean, host=u16, inside=u16)),
+    )),
 )
 state = choice(
     ("Alive", None), ("Stopped", fields(signal=i32, reported=boolean)), ("Zombie", fields(status=i32))

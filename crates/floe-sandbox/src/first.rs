@@ -92,7 +92,8 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
     if spec.net == Origin::Own {
         floe_sys::network::raise_loopback().map_err(failed("raise the loopback device"))?;
     }
-    if spec.link.is_some() {
+    // One that is made again gets its addresses with the rest of its network.
+    if spec.link.as_ref().is_some_and(|link| link.address.is_none()) {
         link::raise_inside(&told).map_err(failed("raise the network device eth0"))?;
     }
     if spec.mount == Origin::Own {

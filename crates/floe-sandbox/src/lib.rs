@@ -29,7 +29,7 @@ pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, Place, enter};
 pub use first::own_terminals;
 pub use launch::{First, Launch, LaunchError};
-pub use link::{LinkSpec, LinkState, Published};
+pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState, Published};
 pub use mounts::{Mount, Mounts, MountsError, RootDirectory, Shown};
 pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};

@@ -33,6 +33,8 @@ const PAIRS: u32 = 1 << 14;
 /// The device inside.
 pub const INSIDE: &str = "eth0";
 const UP: u32 = libc::IFF_UP as u32;
+/// IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
+const NO_OWN_ADDRESS: u8 = 1;
 
 /// A pair that a sandbox is to have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,13 +96,16 @@ impl LinkState {
         }
     }
 
-    /// The pair that gives a sandbox this address.
-    fn with(address: Ipv4Addr, published: &[Published]) -> Option<Self> {
+    /// The pair that gives a sandbox this address, where there is such a one.
+    #[must_use]
+    pub fn with(address: Ipv4Addr, published: &[Published]) -> Option<Self> {
         let offset = u32::from(address).checked_sub(u32::from(POOL))?;
         (offset / 4 < PAIRS && offset % 4 == 2).then(|| Self::of(offset / 4, published))
     }
 
-    fn way(&self) -> Way {
+    /// What the host's packet filter does for it.
+    #[must_use]
+    pub fn way(&self) -> Way {
         let port = |port: &Published| PublishedPort {
             protocol: if port.udp { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP } as u8,
             host: port.host,
@@ -108,6 +113,7 @@ impl LinkState {
         };
         Way {
             device: self.device.clone(),
+            host: self.host,
             inside: self.address,
             published: self.published.iter().map(port).collect(),
         }
@@ -121,6 +127,20 @@ impl LinkState {
 
     fn network(address: Ipv4Addr) -> Network {
         Network { address, bits: BITS }
+    }
+
+    /// Why a sandbox can't be given this address here, where it can't.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    pub fn obstacle(&self) -> Result<Option<&'static str>, Errno> {
+        if !floe_sys::namespace::is_in_first_user().unwrap_or(true) {
+            return Ok(Some("only root may join a network to the host's"));
+        }
+        let own = Self::network(self.host);
+        let used = ipv4::networks_in_use()?;
+        let is_used = used.iter().any(|network| network.overlaps(own));
+        Ok(is_used.then_some("this host has it, or a way to it, already; is the tree still running?"))
     }
 
     /// What PID 1 is told.
@@ -248,6 +268,12 @@ pub fn raise_inside(told: &[u8]) -> Result<(), Errno> {
         let four: Option<[u8; 4]> = told.get(at..at + 4).and_then(|four| four.try_into().ok());
         four.map(Ipv4Addr::from).ok_or(Errno::EPROTO)
     };
+    // Of IP version 6 it has no address, which would come when it has been up for some time.
+    for (device, _) in route::devices()? {
+        if device.name == INSIDE.as_bytes() && device.address_mode.is_some() {
+            device.set_address_mode(NO_OWN_ADDRESS)?;
+        }
+    }
     let device = route::link(INSIDE.as_bytes())?;
     ipv4::give_address(device.index, LinkState::network(address(0)?))?;
     up(&device)?;

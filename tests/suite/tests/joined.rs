@@ -1,7 +1,7 @@
 //! Sandboxes that are joined to the host's network (`--net new`), the host being a network namespace of each test's own: who
 //! reaches whom, and that nothing is left whatever ends.
 
-use floe_suite::{Host, enter_own_network, has, json, run, signal, spawn, until};
+use floe_suite::{Host, PID_METHODS, enter_own_network, has, json, run, signal, spawn, until};
 use std::{
     fs,
     io::Read,
@@ -203,12 +203,11 @@ fn nothing_is_left_whenever_floe_or_its_monitor_is_killed() {
         std::thread::sleep(Duration::from_millis(u64::from(kill) * 5));
         floe.kill().expect("kill");
         floe.wait().expect("wait");
-        let outcome = host.floe(&["rm", "-f", &name]);
-        assert!(
-            outcome.status == 0 || outcome.err.contains("there is no sandbox"),
-            "{}",
-            outcome.err
-        );
+        // Its monitor may be about to make it, or to remove it.
+        until("the end of the sandbox", || {
+            let outcome = host.floe(&["rm", "-f", &name]);
+            outcome.status == 0 || outcome.err.contains("there is no sandbox")
+        });
         nothing_is_left();
     }
     let name = host.name("job");
@@ -246,4 +245,138 @@ fn what_can_not_be_is_said() {
         refused.err
     );
     nothing_is_left();
+}
+
+/// Sends back what comes, to all who connect; and connects to whom it is told to.
+const ECHO: &str = "
+import socket, sys, threading
+def serve(end):
+    while data := end.recv(65536):
+        end.sendall(data)
+for place in sys.argv[1:]:
+    threading.Thread(target=serve, args=(socket.create_connection((place, 9000), 20),)).start()
+server = socket.create_server(('', 8000))
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],)).start()
+";
+
+/// Bytes there and back; what was sent before comes first.
+fn exchange(end: &mut TcpStream, before: &[u8], when: &str) {
+    let bytes: Vec<u8> = (0..20_000_u32).map(|number| ((number * 7) >> 3) as u8).collect();
+    std::io::Write::write_all(end, &bytes).unwrap_or_else(|error| panic!("{when}: {error}"));
+    let mut got = vec![0; before.len() + bytes.len()];
+    end.read_exact(&mut got)
+        .unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert!(got == [before, &bytes].concat(), "{when}: other bytes came");
+}
+
+fn connect(place: (Ipv4Addr, u16)) -> TcpStream {
+    let mut end = None;
+    until("a server", || {
+        end = TcpStream::connect_timeout(&place.into(), Duration::from_secs(1)).ok();
+        end.is_some()
+    });
+    let end = end.expect("an end");
+    end.set_read_timeout(Some(Duration::from_secs(40))).expect("a timeout");
+    end
+}
+
+/// Connections of the host, by the sandbox's address and by a published port, and one that the sandbox made.
+#[test]
+fn connections_go_on_through_five_trips() {
+    let Some(host) = host(true) else { return };
+    ip("addr add 192.0.2.1/32 dev lo");
+    let listener = TcpListener::bind("192.0.2.1:9000").expect("bind");
+    let name = host.name("job");
+    let mut line = vec!["run", "-d", "--name", &name, "--net", "new", "-p", "8080:8000", "--"];
+    line.extend(["python3", "-c", ECHO, "192.0.2.1"]);
+    host.done(&line);
+    let address: Ipv4Addr = entry(&host, &name)["address"]
+        .as_str()
+        .expect("one")
+        .parse()
+        .expect("an address");
+    let (from_inside, who) = listener.accept().expect("accept");
+    assert_eq!(who.ip(), address);
+    from_inside
+        .set_read_timeout(Some(Duration::from_secs(40)))
+        .expect("a timeout");
+    let mut ends = [
+        ("by its address", connect((address, 8000))),
+        ("by a port of loopback", connect((Ipv4Addr::LOCALHOST, 8080))),
+        ("by a port of another address", connect(([192, 0, 2, 1].into(), 8080))),
+        ("from inside", from_inside),
+    ];
+    for (what, end) in &mut ends {
+        exchange(end, &[], what);
+    }
+    let image = host.path("job.floe").display().to_string();
+    for trip in 0..5 {
+        host.done(&["checkpoint", &name, "-o", &image, "--tcp", "established"]);
+        for (what, end) in &mut ends {
+            std::io::Write::write_all(end, b"while it is away").unwrap_or_else(|error| panic!("{what}: {error}"));
+            end.set_nonblocking(true).expect("set");
+            let nothing = end.read(&mut [0]).expect_err("nobody is there");
+            assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock, "{what}, trip {trip}");
+            end.set_nonblocking(false).expect("set");
+        }
+        host.done(&["restore", "-d", &image, "--pid-method", PID_METHODS[trip % 2]]);
+        for (what, end) in &mut ends {
+            exchange(end, b"while it is away", &format!("{what}, trip {trip}"));
+        }
+    }
+    // Beside the first, which has the address.
+    host.done(&[
+        "checkpoint",
+        &name,
+        "-o",
+        &image,
+        "--tcp",
+        "established",
+        "--leave-running",
+    ]);
+    let error = host
+        .floe(&["restore", "-d", "--name", &host.name("other"), &image])
+        .expect_failed();
+    assert!(
+        error.contains(&format!("address {address} of the sandbox: this host has it")),
+        "{error}"
+    );
+    for (what, end) in &mut ends {
+        exchange(end, &[], what);
+    }
+    host.done(&["rm", "-f", &name]);
+    nothing_is_left();
+}
+
+/// One that fails, or is killed, leaves the connections to the tree that runs on, or to the image.
+#[test]
+fn connections_outlive_restores_that_fail() {
+    let Some(host) = host(true) else { return };
+    let name = host.name("job");
+    host.done(&[
+        "run", "-d", "--name", &name, "--net", "new", "--", "python3", "-c", ECHO,
+    ]);
+    let address = entry(&host, &name)["address"]
+        .as_str()
+        .expect("one")
+        .parse()
+        .expect("an address");
+    let mut end = connect((address, 8000));
+    exchange(&mut end, &[], "at first");
+    let image = host.path("job.floe").display().to_string();
+    let save = ["checkpoint", &name, "-o", &image, "--tcp", "established"];
+    let failed = run(host.command(&save).env("FLOE_FAIL_AT", "end"));
+    assert_eq!(failed.status, 1, "{}", failed.err);
+    exchange(&mut end, &[], "behind a checkpoint that failed");
+    host.done(&save);
+    for stage in ["launch", "seed", "files", "verify", "thaw"] {
+        let failed = run(host.command(&["restore", "-d", &image]).env("FLOE_FAIL_AT", stage));
+        assert_eq!(failed.status, 1, "{}", failed.err);
+        until("the end of a device", || {
+            !left().contains("floe0") && !left().contains("eth")
+        });
+    }
+    host.done(&["restore", "-d", &image]);
+    exchange(&mut end, &[], "behind restores that failed");
 }

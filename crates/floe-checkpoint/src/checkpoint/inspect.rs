@@ -8,8 +8,9 @@ use crate::{
 use floe_image::{
     Numbering,
     record::{
-        AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, NamespaceOrigin,
-        NetworkRecord, NsPid, PacketFilterRecord, ProcessRecord, SandboxRecord, TerminalLink, VdsoRecord,
+        AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
+        NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, ProcessRecord, PublishedRecord, SandboxRecord,
+        TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
@@ -22,7 +23,7 @@ use floe_resources::{
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
 };
-use floe_sandbox::AttachError;
+use floe_sandbox::{AttachError, LINK_INSIDE, LinkState};
 use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, sched::Usual, time_namespace::Clocks};
 use floe_tracee::{Stopped, TraceError, vdso_tail, xfeatures};
 use nix::errno::Errno;
@@ -168,10 +169,12 @@ impl Inspected {
             frozen: &frozen,
         };
         let cgroups = cgroup::dump(&held.tree, own, refusals)?;
+        let way = target.link().map(LinkState::way);
         let options = CollectOptions {
             cgroups: &cgroups,
             search_outside: matches!(target, Target::Tree { .. }),
             tcp,
+            joined: way.as_ref(),
             external,
         };
         let mut files = file::collect((&held.tree, &sharing, &others), links, &mut contents, refusals, options)?;
@@ -378,7 +381,11 @@ fn sandbox(
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find(&held.tree, &files.devices, (contents, refusals))?;
+    let found = ns::find(
+        &held.tree,
+        (&files.devices, target.link().map(|_| LINK_INSIDE)),
+        (contents, refusals),
+    )?;
     let (uts, ipc, net, cgroup, mount, devpts, mounts, packet_filter, networks) = match found {
         Some(ns) => (
             ns.uts,
@@ -429,8 +436,29 @@ fn sandbox(
         ipc_objects: IpcRecord::default(),
         packet_filter,
         cgroups: Vec::new(),
+        link: link_record(target, networks.first()),
     };
     Ok((record, mounts, networks))
+}
+
+/// What joins the tree's network to the host's.
+fn link_record(target: &Target, network: Option<&NetworkRecord>) -> Option<LinkRecord> {
+    let link = target.link()?;
+    // The tree may have removed it.
+    let mut devices = network?.devices.iter();
+    let is_there = devices.any(|device| device.inherited && device.name == LINK_INSIDE.as_bytes());
+    is_there.then(|| LinkRecord {
+        address: link.address.octets(),
+        published: link
+            .published
+            .iter()
+            .map(|port| PublishedRecord {
+                udp: port.udp,
+                host: port.host,
+                inside: port.inside,
+            })
+            .collect(),
+    })
 }
 
 /// Read when all timers have been, so that none can have fired at a time that the restored tree has yet to see.

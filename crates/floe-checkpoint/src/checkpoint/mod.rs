@@ -30,6 +30,7 @@ use floe_resources::{
     task::Sleepers,
     tree::FoundTree,
 };
+use floe_sandbox::LinkState;
 use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
@@ -73,6 +74,8 @@ pub enum Target {
         folder: PathBuf,
         /// Its command line.
         command: Vec<String>,
+        /// What joins its network to the host's.
+        link: Option<LinkState>,
     },
     /// A tree that floe did not start: its root.
     Tree {
@@ -96,6 +99,14 @@ impl Target {
     fn links(&self) -> &ConsoleLinks {
         match self {
             Self::Sandbox { links, .. } | Self::Tree { links, .. } => links,
+        }
+    }
+
+    /// What joins its network to the host's.
+    fn link(&self) -> Option<&LinkState> {
+        match self {
+            Self::Sandbox { link, .. } => link.as_ref(),
+            Self::Tree { .. } => None,
         }
     }
 

@@ -65,7 +65,7 @@ fn tables(caller: &Caller) -> Finding {
     let result = caller.attempt(libc::CLONE_NEWNET, || {
         let end = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         // In this namespace there is nobody else.
-        Ok(Hold::take("floe-check", &[(end(1), end(2))]).map(|_| 0)?)
+        Ok(Hold::take("floe-check", &[(end(1), end(2))], None).map(|_| 0)?)
     });
     match result {
         Ok(_) if caller.is_privileged() => Finding::Yes("a table was made in a network namespace".to_owned()),

@@ -15,6 +15,7 @@ mod console;
 mod contents;
 mod disk;
 mod files;
+mod link;
 mod mounts;
 mod nameless;
 mod namespaces;
@@ -274,7 +275,7 @@ pub fn dry_run(
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let connections = OutsideEnds::of(&image, outside.tcp)?;
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image))?;
     let obstacles = obstacles(&image, (&connections, outside), files)?;
     Ok(DryRun { steps, obstacles })
 }
@@ -330,7 +331,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
     let outside = request.outside;
-    let connections = OutsideEnds::of(&image, outside.tcp)?;
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image))?;
     let found = obstacles(&image, (&connections, outside), request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
@@ -352,6 +353,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         executable,
         keep: vec![far.as_raw_fd()],
     };
+    // Before there is a way to the tree, on which nobody answers yet.
+    let on_the_way = connections.hold_on_the_way()?;
     let launch = Launch::begin(request.state_dir, &spec, first)?;
     let seized = Puppet::expect_seed(launch.pid1())?;
     let console = console_ends(launch.pid1())?;
@@ -375,7 +378,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("tree")?;
     make_room_for_files(&image, roots.own());
     // Before this thread stays on one processor, as do those that it makes.
-    let held = connections.hold(launch.pid1())?;
+    let held = on_the_way.map_or_else(|| connections.hold(launch.pid1()), |held| Ok(Some(held)))?;
     let complete = std::thread::scope(|scope| {
         let original = Original::new(&image, &made, &roots)?;
         let (sender, finished) = mpsc::channel();
@@ -500,6 +503,7 @@ fn sandbox_spec(image: &Image, name: Option<String>, foreground: bool) -> Sandbo
         uts: origin(*uts),
         ipc: origin(record.ipc),
         net: origin(record.net),
+        link: link::spec(image),
         cgroup: origin(record.cgroup),
         // A private /proc needs a mount namespace, also for a tree that had none.
         mount: Origin::Own,

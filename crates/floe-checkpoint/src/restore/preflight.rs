@@ -3,6 +3,7 @@
 use super::{
     RestoreError, abilities, cgroups,
     disk::{FilesMode, Look},
+    link,
     mounts::Rehearsal,
     networks, supply,
 };
@@ -93,6 +94,7 @@ pub fn obstacles(
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;
+    found.extend(link::obstacle(image)?);
     let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
     for (object, reason) in ends
         .into_iter()

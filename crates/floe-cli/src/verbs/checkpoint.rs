@@ -224,6 +224,7 @@ fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
         links,
         folder: sandbox.folder().to_owned(),
         command: sandbox.state().command.clone(),
+        link: sandbox.state().link.clone(),
     })
 }
 

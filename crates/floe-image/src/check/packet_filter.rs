@@ -1,4 +1,4 @@
-//! Packet filters: in an own network namespace alone, and such that the kernel can be told them message by message.
+//! Packet filters, and what joins networks: in an own network namespace alone, and such that the kernel can be told them message by message.
 
 use super::ensure;
 use crate::{
@@ -8,6 +8,8 @@ use crate::{
 
 /// The most handles without anything: the kernel gives them one by one.
 const MOST_SKIPPED: u64 = 1 << 20;
+/// The addresses of networks that are joined to the host's.
+const POOL: [u8; 2] = [10, 241];
 /// Bytes before the value of an attribute of netlink.
 const HEAD: usize = 4;
 /// Bytes of a message's attributes, by far.
@@ -21,6 +23,9 @@ pub enum FilterFault {
     /// Rules outside of any namespace.
     #[error("there are rules of a packet filter, but no network namespace of their own")]
     Namespace,
+    /// Joined to the host's network, by an address that can't be.
+    #[error("the network can't be joined to the host's by the address {0:?}")]
+    Link([u8; 4]),
     /// A table that no kernel has.
     #[error("table {handle} of the packet filter {fault}")]
     Table {
@@ -43,6 +48,11 @@ pub(super) fn check(image: &Image) -> Result<(), FilterFault> {
     ensure(own || *record == PacketFilterRecord::default(), || {
         FilterFault::Namespace
     })?;
+    if let Some(link) = &image.sandbox().link {
+        let [first, second, _, last] = link.address;
+        let possible = own && [first, second] == POOL && last % 4 == 2;
+        ensure(possible, || FilterFault::Link(link.address))?;
+    }
     let (mut last, mut skipped) = (0, 0_u64);
     for table in &record.tables {
         ensure(table.handle > last, || FilterFault::Table {

@@ -48,7 +48,9 @@ pub use process::{
     AlternateStack, Credentials, DirectoryRecord, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit,
     RobustList, RseqRegistration, Scheduling, SignalAction, TerminalLink, ThreadRecord,
 };
-pub use sandbox::{ConsoleRecord, HeaderRecord, InputRecord, NamespaceOrigin, SandboxRecord, VdsoRecord};
+pub use sandbox::{
+    ConsoleRecord, HeaderRecord, InputRecord, LinkRecord, NamespaceOrigin, PublishedRecord, SandboxRecord, VdsoRecord,
+};
 pub use seccomp::{SeccompFilter, SeccompRecord};
 pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
 pub use terminal::{OutputStop, TerminalInput, TerminalRecord};

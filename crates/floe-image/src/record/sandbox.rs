@@ -71,6 +71,26 @@ pub struct InputRecord {
     pub ended: bool,
 }
 
+/// The pair of devices that joins a sandbox's network to the host's: `eth0` inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The sandbox's address (IPv4); the host's is the one before.
+    pub address: [u8; 4],
+    /// Ports of the host that are the sandbox's.
+    pub published: Vec<PublishedRecord>,
+}
+
+/// A port of the host that is one of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRecord {
+    /// Whether it is one of UDP, not of TCP.
+    pub udp: bool,
+    /// The host's.
+    pub host: u16,
+    /// The sandbox's.
+    pub inside: u16,
+}
+
 /// The sandbox: its name and namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRecord {
@@ -112,4 +132,6 @@ pub struct SandboxRecord {
     pub packet_filter: PacketFilterRecord,
     /// What is set in its cgroups, one for each hierarchy where something is.
     pub cgroups: Vec<HierarchyRecord>,
+    /// What joins an own network namespace to the host's.
+    pub link: Option<LinkRecord>,
 }

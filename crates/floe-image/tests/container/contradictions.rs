@@ -642,6 +642,12 @@ fn packet_filters_that_no_kernel_has_are_refused() {
         "there are rules of a packet filter, but no network namespace of their own",
         |s| s.sandbox.net = NamespaceOrigin::Host,
     );
+    for address in [[10, 242, 3, 6], [10, 241, 3, 5]] {
+        contradiction(
+            &format!("the network can't be joined to the host's by the address {address:?}"),
+            |s| s.sandbox.link.as_mut().expect("a link").address = address,
+        );
+    }
     contradiction(&table("is not behind the one before it"), |s| {
         let again = s.sandbox.packet_filter.tables[0].clone();
         s.sandbox.packet_filter.tables.push(again);

@@ -152,6 +152,7 @@ proptest! {
                 ipc_objects: IpcRecord::default(),
                 packet_filter: PacketFilterRecord::default(),
                 cgroups: Vec::new(),
+                link: None,
                 ..sandbox
             },
             open_files: open_files.into_iter().enumerate().map(|(id, record)| file(id, record)).collect(),

@@ -155,6 +155,7 @@ pub fn whole() -> Sample {
             ipc_objects: ipc_objects(),
             packet_filter: sample_filter::packet_filter(),
             cgroups: sample_cgroups::cgroups(),
+            link: Some(sample_filter::link()),
         },
         processes: vec![
             ProcessRecord {
@@ -359,6 +360,7 @@ pub fn tiny() -> Sample {
             ipc_objects: IpcRecord::default(),
             packet_filter: PacketFilterRecord::default(),
             cgroups: Vec::new(),
+            link: None,
         },
         processes: vec![ProcessRecord {
             threads: process

@@ -1,6 +1,8 @@
-//! The packet filter of the sample.
+//! The packet filter of the sample, and what joins its network to the host's.
 
-use floe_image::record::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
+use floe_image::record::{
+    FilterPartKind, FilterPartRecord, FilterTableRecord, LinkRecord, PacketFilterRecord, PublishedRecord, TrackedRecord,
+};
 
 /// `table ip t` with a chain `c`, a set `s` that has 1.2.3.4 in it, and a rule of the chain; and a connection's mark.
 pub fn packet_filter() -> PacketFilterRecord {
@@ -28,6 +30,17 @@ pub fn packet_filter() -> PacketFilterRecord {
         connections: vec![TrackedRecord {
             family: 2,
             attributes: vec![8, 0, 8, 0, 0, 0, 0, 7],
+        }],
+    }
+}
+
+pub fn link() -> LinkRecord {
+    LinkRecord {
+        address: [10, 241, 3, 6],
+        published: vec![PublishedRecord {
+            udp: true,
+            host: 5353,
+            inside: 53,
         }],
     }
 }

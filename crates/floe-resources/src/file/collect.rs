@@ -76,6 +76,8 @@ pub struct CollectOptions<'a> {
     pub search_outside: bool,
     /// What becomes of TCP connections whose other ends are outside.
     pub tcp: TcpMode,
+    /// How the tree's network is joined to floe's own, where it is.
+    pub joined: Option<&'a floe_sys::netfilter::Way>,
     /// What the user says of ends and files outside.
     pub external: &'a Externals,
 }
@@ -113,7 +115,13 @@ pub fn collect(
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
-        connections: super::socket::FoundConnections::new(options.tcp),
+        connections: super::socket::FoundConnections::new(
+            options.tcp,
+            options
+                .joined
+                .zip(tree.root())
+                .map(|(way, root)| (way.clone(), root.task())),
+        ),
         keeper: Rc::default(),
         usual: super::socket::UsualOptions::default(),
         memory,

@@ -55,7 +55,7 @@ pub struct FoundNamespaces {
 /// [`NsError`].
 pub fn find(
     tree: &FoundTree,
-    carried: &HashSet<Vec<u8>>,
+    carried: (&HashSet<Vec<u8>>, Option<&str>),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };

@@ -197,6 +197,14 @@ impl Message<'_> {
         self.compare(value);
     }
 
+    /// Puts a value into a register.
+    pub(super) fn put(&mut self, register: u32, value: &[u8]) {
+        self.expression("immediate", |data| {
+            data.number(NFTA_IMMEDIATE_DREG, register);
+            data.nest(NFTA_IMMEDIATE_DATA, |nested| nested.attribute(NFTA_DATA_VALUE, value));
+        });
+    }
+
     /// Loads that into the first register.
     pub(super) fn load_known(&mut self, key: u32) {
         self.expression("meta", |data| {

@@ -36,14 +36,15 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Holds back all packets of these connections in the calling thread's network namespace, by a table of this name.
+    /// Holds back all packets of these connections in the calling thread's network namespace, by a table of this name; with a
+    /// way those that pass there to and from another network namespace.
     ///
     /// # Errors
     /// EEXIST or, where it is another process's, EPERM if there is such a table; EOPNOTSUPP and EPROTONOSUPPORT where the kernel has no nf_tables, or none with
     /// owners (Linux 5.12); EPERM without CAP_NET_ADMIN.
-    pub fn take(name: &str, connections: &[Connection]) -> Result<Self, Errno> {
+    pub fn take(name: &str, connections: &[Connection], way: Option<&Way>) -> Result<Self, Errno> {
         let socket = open()?;
-        perform(&socket, &table(name, NFT_TABLE_F_OWNER, connections, None))?;
+        perform(&socket, &table(name, NFT_TABLE_F_OWNER, (connections, way), None))?;
         Ok(Self { _socket: socket })
     }
 
@@ -105,21 +106,25 @@ impl Release {
     }
 }
 
-/// Holds back packets for so many milliseconds, whatever becomes of this process, by a table of this name.
+/// Holds back packets for so many milliseconds, whatever becomes of this process, by a table of this name; with a way it keeps
+/// that open, too, so that nobody is told meanwhile that there is no such port.
 ///
 /// # Errors
 /// As for [`Hold::take`].
-pub fn hold_for(name: &str, connections: &[Connection], milliseconds: u64) -> Result<(), Errno> {
-    perform(&open()?, &table(name, 0, connections, Some(milliseconds)))
+pub fn hold_for(name: &str, (connections, way): (&[Connection], Option<&Way>), milliseconds: u64) -> Result<(), Errno> {
+    perform(&open()?, &table(name, 0, (connections, way), Some(milliseconds)))
 }
 
 /// The mark (SO_MARK) of packets that are not held back.
 pub const PASS: u32 = u32::from_be_bytes(*b"floe");
 
-/// Chains: name and hook (NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT).
-const CHAINS: [(&str, u32); 2] = [("in", 1), ("out", 3)];
-/// As NF_IP_PRI_RAW, so that connection tracking sees none of it.
-const PRIORITY: i32 = -300;
+/// Chains: name, hook (NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT) and priority: as NF_IP_PRI_RAW, so that connection tracking sees
+/// none of it.
+const CHAINS: [Chain; 2] = [("in", 1, -300), ("out", 3, -300)];
+/// Where packets of another network namespace pass (NF_INET_PRE_ROUTING, NF_INET_POST_ROUTING): before addresses are translated
+/// in one direction and behind that in the other, so that they are those that it knows.
+const PASSING: [Chain; 2] = [("from", 0, -300), ("to", 4, 300)];
+type Chain = (&'static str, u32, i32);
 
 /// The set for an IP version.
 struct Set {
@@ -187,10 +192,19 @@ impl Set {
 const ELEMENTS: usize = 500;
 
 /// A table with all in it, as one transaction.
-fn table(name: &str, flags: u32, connections: &[Connection], milliseconds: Option<u64>) -> Vec<u8> {
+fn table(
+    name: &str,
+    flags: u32,
+    (connections, way): (&[Connection], Option<&Way>),
+    milliseconds: Option<u64>,
+) -> Vec<u8> {
     let mut batch = Batch::default();
-    add_table(&mut batch, name, flags, &CHAINS);
-    for (chain, _) in CHAINS {
+    let chains = if way.is_some() { PASSING } else { CHAINS };
+    add_table(&mut batch, name, flags, &chains);
+    if let (Some(way), Some(_)) = (way, milliseconds) {
+        way::add(&mut batch, name, way);
+    }
+    for (chain, ..) in chains {
         add_rule(&mut batch, name, chain, |list| {
             list.compare_known(NFT_META_MARK, &PASS.to_ne_bytes());
             list.accept();
@@ -198,27 +212,31 @@ fn table(name: &str, flags: u32, connections: &[Connection], milliseconds: Optio
     }
     for set in &SETS {
         add_set(&mut batch, name, set, connections, milliseconds);
-        for (chain, _) in CHAINS {
+        for (chain, ..) in chains {
             add_rule(&mut batch, name, chain, |list| drop_members(list, set));
         }
     }
     batch.finish()
 }
 
-fn add_table(batch: &mut Batch, name: &str, flags: u32, chains: &[(&str, u32)]) {
+fn add_table(batch: &mut Batch, name: &str, flags: u32, chains: &[Chain]) {
     batch.message(NFT_MSG_NEWTABLE, NEW, |message| {
         message.text(NFTA_TABLE_NAME, name);
         message.number(NFTA_TABLE_FLAGS, flags);
     });
-    for (chain, hook) in chains {
+    add_chains(batch, (name, "filter"), chains);
+}
+
+fn add_chains(batch: &mut Batch, (table, kind): (&str, &str), chains: &[Chain]) {
+    for (chain, hook, priority) in chains {
         batch.message(NFT_MSG_NEWCHAIN, NEW, |message| {
-            message.text(NFTA_CHAIN_TABLE, name);
+            message.text(NFTA_CHAIN_TABLE, table);
             message.text(NFTA_CHAIN_NAME, chain);
             message.nest(NFTA_CHAIN_HOOK, |hooked| {
                 hooked.number(NFTA_HOOK_HOOKNUM, *hook);
-                hooked.number(NFTA_HOOK_PRIORITY, PRIORITY as u32);
+                hooked.number(NFTA_HOOK_PRIORITY, *priority as u32);
             });
-            message.text(NFTA_CHAIN_TYPE, "filter");
+            message.text(NFTA_CHAIN_TYPE, kind);
         });
     }
 }
@@ -454,8 +472,8 @@ mod tests {
     #[test]
     fn a_hold_ends_with_its_owner() {
         let mut connections = connected();
-        let hold = Hold::take("floe-test", &ends(&connections)).expect("hold");
-        assert_eq!(Hold::take("floe-test", &[]).err(), Some(Errno::EPERM));
+        let hold = Hold::take("floe-test", &ends(&connections), None).expect("hold");
+        assert_eq!(Hold::take("floe-test", &[], None).err(), Some(Errno::EPERM));
         for (one, other) in &mut connections {
             assert!(!comes(one, other), "held");
         }
@@ -471,7 +489,7 @@ mod tests {
     #[test]
     fn what_is_marked_passes() {
         let mut connections = connected();
-        let _hold = Hold::take("floe-test", &ends(&connections)).expect("hold");
+        let _hold = Hold::take("floe-test", &ends(&connections), None).expect("hold");
         for (one, other) in &mut connections {
             for (mark, passes) in [(PASS, true), (PASS + 1, false)] {
                 set_option(one.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes()).expect("SO_MARK");
@@ -511,7 +529,7 @@ mod tests {
                 )
             })
             .collect();
-        hold_for("floe-test", &[ends(&connections), many].concat(), 60_000).expect("hold");
+        hold_for("floe-test", (&[ends(&connections), many].concat(), None), 60_000).expect("hold");
         for (one, other) in &mut connections {
             assert!(!comes(other, one), "held");
         }

@@ -2,7 +2,7 @@
 //! published ports of the host goes on to the sandbox. Rules of the table that has them:
 //! ```text
 //! postrouting  ip saddr INSIDE oifname != DEVICE masquerade
-//!              ip saddr 127.0.0.0/8 oifname DEVICE masquerade
+//!              ip saddr 127.0.0.0/8 oifname DEVICE snat to HOST
 //! prerouting   fib daddr type local PROTOCOL dport PORT dnat to INSIDE:PORT
 //! output       the same
 //! ```
@@ -24,9 +24,10 @@ const NFTA_NAT_TYPE: u16 = 1;
 const NFTA_NAT_FAMILY: u16 = 2;
 const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+const NFT_NAT_SNAT: u32 = 0;
 const NFT_NAT_DNAT: u32 = 1;
 /// Chains: name, hook (NF_INET_POST_ROUTING, PRE_ROUTING, LOCAL_OUT) and priority, as NF_IP_PRI_NAT_SRC and _DST.
-const CHAINS: [(&str, u32, i32); 3] = [("leaves", 4, 100), ("comes", 0, -100), ("own", 3, -100)];
+const CHAINS: [super::Chain; 3] = [("leaves", 4, 100), ("comes", 0, -100), ("own", 3, -100)];
 /// Bytes of a device's name with its NUL, IFNAMSIZ.
 const NAME: usize = 16;
 
@@ -35,6 +36,8 @@ const NAME: usize = 16;
 pub struct Way {
     /// The host's device.
     pub device: String,
+    /// The host's address on it.
+    pub host: Ipv4Addr,
     /// The address inside.
     pub inside: Ipv4Addr,
     /// Ports of the host that are ports of the sandbox.
@@ -77,17 +80,7 @@ impl OpenWay {
 
 /// Adds the rules to a table.
 pub(super) fn add(batch: &mut Batch, table: &str, way: &Way) {
-    for (chain, hook, priority) in CHAINS {
-        batch.message(NFT_MSG_NEWCHAIN, NEW, |message| {
-            message.text(NFTA_CHAIN_TABLE, table);
-            message.text(NFTA_CHAIN_NAME, chain);
-            message.nest(NFTA_CHAIN_HOOK, |hooked| {
-                hooked.number(NFTA_HOOK_HOOKNUM, hook);
-                hooked.number(NFTA_HOOK_PRIORITY, priority as u32);
-            });
-            message.text(NFTA_CHAIN_TYPE, "nat");
-        });
-    }
+    super::add_chains(batch, (table, "nat"), &CHAINS);
     let mut device = [0; NAME];
     for (slot, byte) in device.iter_mut().zip(way.device.bytes().take(NAME - 1)) {
         *slot = byte;
@@ -100,7 +93,16 @@ pub(super) fn add(batch: &mut Batch, table: &str, way: &Way) {
             list.compare(source);
             list.load_known(NFTA_META_OIFNAME);
             list.compare_by(operator, &device);
-            list.expression("masq", |_| {});
+            if operator == NFT_CMP_NEQ {
+                list.expression("masq", |_| {});
+            } else {
+                list.put(NFT_REG_1, &way.host.octets());
+                list.expression("nat", |data| {
+                    data.number(NFTA_NAT_TYPE, NFT_NAT_SNAT);
+                    data.number(NFTA_NAT_FAMILY, NFPROTO_IPV4.into());
+                    data.number(NFTA_NAT_REG_ADDR_MIN, NFT_REG_1);
+                });
+            }
         });
     }
     for chain in [comes, own] {
@@ -121,15 +123,8 @@ fn publish(list: &mut Message<'_>, port: PublishedPort, inside: Ipv4Addr) {
         data.number(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
     });
     list.compare(&RTN_LOCAL.to_ne_bytes());
-    for (register, value) in [
-        (NFT_REG_1, &inside.octets()[..]),
-        (NFT_REG_2, &port.inside.to_be_bytes()),
-    ] {
-        list.expression("immediate", |data| {
-            data.number(NFTA_IMMEDIATE_DREG, register);
-            data.nest(NFTA_IMMEDIATE_DATA, |nested| nested.attribute(NFTA_DATA_VALUE, value));
-        });
-    }
+    list.put(NFT_REG_1, &inside.octets());
+    list.put(NFT_REG_2, &port.inside.to_be_bytes());
     list.expression("nat", |data| {
         data.number(NFTA_NAT_TYPE, NFT_NAT_DNAT);
         data.number(NFTA_NAT_FAMILY, NFPROTO_IPV4.into());

@@ -68,6 +68,12 @@ pub(super) fn find_devices(
     found.map_err(|error| system("find the network devices of", id, io::Error::other(error)))
 }
 
+/// Whether an image's own network has a device of this name.
+fn has_device(image: &Image, name: &str) -> bool {
+    let mut all = image.networks().iter().flat_map(|network| &network.devices);
+    all.any(|device| device.name == name.as_bytes())
+}
+
 /// Names of the network devices that open files need and that are not there: in floe's own network namespace, or in a new one,
 /// which has loopback alone. Those that the image makes are left to that.
 ///
@@ -84,7 +90,7 @@ pub fn lacking_devices(image: &Image, own_network: bool) -> Result<Vec<(String, 
         names.extend(tcp::devices_in(record)?);
         let is_there = |name: &str| {
             if own_network {
-                name == "lo"
+                name == "lo" || has_device(image, name)
             } else {
                 device_number(name).is_some()
             }

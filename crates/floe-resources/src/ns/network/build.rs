@@ -2,15 +2,17 @@
 
 use super::{compare, device_of, settings, tables, title};
 use crate::ns::{NsError, inside};
-use floe_image::record::NetworkRecord;
+use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::{
     Pid, ethtool,
-    route::{Device, Table, devices},
+    route::{Device, Link, Table, VethEnd, devices, link, make_veth, set_link},
 };
 use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
+    os::fd::AsFd,
 };
 
 /// IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
@@ -77,6 +79,8 @@ pub fn rehearse(record: &NetworkRecord) -> Result<Vec<(String, String)>, NsError
         ..record.clone()
     };
     inside::in_new_network(|| {
+        let joining = record.devices.iter().find(|device| joins(device));
+        let _beyond = joining.map(stand_in).transpose()?;
         if let Err(error) = build(&unusual) {
             let reason = format!("this host can't {} it: {}", error.action, error.source);
             return Ok(vec![(error.object, reason)]);
@@ -84,6 +88,39 @@ pub fn rehearse(record: &NetworkRecord) -> Result<Vec<(String, String)>, NsError
         let differences = compare::here(record)?.into_iter();
         Ok(differences.map(|text| ("network".to_owned(), text)).collect())
     })
+}
+
+/// Whether a device is that by which the host joins the network to its own.
+fn joins(device: &NetworkDeviceRecord) -> bool {
+    device.inherited && device.kind == "veth"
+}
+
+/// Makes such a device in the calling thread's network namespace, whose other end is in one that goes with what is returned.
+fn stand_in(device: &NetworkDeviceRecord) -> io::Result<File> {
+    const OTHER: &str = "beyond";
+    let here = File::open("/proc/thread-self/ns/net")?;
+    let name = String::from_utf8_lossy(&device.name).into_owned();
+    let make = || {
+        let end = |name, index, namespace| VethEnd {
+            name,
+            address: None,
+            index,
+            namespace,
+        };
+        make_veth(&end(OTHER, 0, None), &end(&name, device.number, Some(here.as_fd())))?;
+        let other = link(OTHER.as_bytes())?;
+        let up = libc::IFF_UP as u32;
+        set_link(
+            other.index,
+            &Link {
+                flags: up,
+                ..other.clone()
+            },
+            up,
+        )?;
+        File::open("/proc/thread-self/ns/net")
+    };
+    inside::in_new_network(make).map_err(io::Error::other)
 }
 
 fn build(record: &NetworkRecord) -> Result<(), NetworkError> {

@@ -1,6 +1,6 @@
 //! What differs between a network namespace and what it should be.
 
-use super::{record_of, tables, title};
+use super::{as_seen_here, record_of, tables, title};
 use crate::ns::{NsError, inside};
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::{
@@ -23,7 +23,7 @@ pub(super) fn here(record: &NetworkRecord) -> Result<Vec<String>, Errno> {
     let mut found = Vec::new();
     let present: Vec<NetworkDeviceRecord> = devices()?
         .into_iter()
-        .map(|(device, _)| record_of(device, false))
+        .map(|(device, beyond)| record_of(as_seen_here(device, &beyond), false))
         .collect();
     for wanted in &record.devices {
         let name = title::device(&wanted.name, &wanted.kind);

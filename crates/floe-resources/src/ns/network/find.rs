@@ -1,6 +1,6 @@
 //! Finds what is in a network namespace, and what of it can't be carried.
 
-use super::{foreign, record_of, settings, tables, title};
+use super::{as_seen_here, foreign, record_of, settings, tables, title};
 use crate::{
     ns::{NsError, inside},
     refusal::Refusals,
@@ -39,11 +39,16 @@ fn look() -> io::Result<Seen> {
     })
 }
 
-/// What is in the network namespace of a task, but for the devices with the names `carried`, which go with files of the tree.
+/// What is in the network namespace of a task, but for the devices with the names `carried`, which go with files of the tree. Of
+/// the device `joined` the other end is the host's, and it is made with the sandbox.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(pid: Pid, carried: &HashSet<Vec<u8>>, refusals: &mut Refusals) -> Result<NetworkRecord, NsError> {
+pub fn find(
+    pid: Pid,
+    (carried, joined): (&HashSet<Vec<u8>>, Option<&str>),
+    refusals: &mut Refusals,
+) -> Result<NetworkRecord, NsError> {
     let (seen, new) = std::thread::scope(|scope| {
         let new = scope.spawn(|| inside::in_new_network(|| Ok((devices()?, settings::read()?))));
         let seen = inside::run(pid, CloneFlags::CLONE_NEWNET, look);
@@ -66,11 +71,12 @@ pub fn find(pid: Pid, carried: &HashSet<Vec<u8>>, refusals: &mut Refusals) -> Re
     let kinds: BTreeMap<u32, String> = own.iter().map(|(one, _)| (one.index, one.kind.clone())).collect();
     let mut record = NetworkRecord::default();
     for (device, beyond) in own {
-        let inherited = inherited(&device);
-        if let Some((reason, advice)) = obstacle(&device, &beyond, (inherited, &kinds)) {
+        let joins = beyond.namespace.is_some() && joined.is_some_and(|name| name.as_bytes() == device.name);
+        let inherited = joins || inherited(&device);
+        if let Some((reason, advice)) = obstacle(&device, &beyond, (inherited, joins, &kinds)) {
             refusals.add(None, title::device(&device.name, &device.kind), reason, advice);
         }
-        record.devices.push(record_of(device, inherited));
+        record.devices.push(record_of(as_seen_here(device, &beyond), inherited));
     }
     for (table, entries) in seen.tables {
         let kept = entries
@@ -98,7 +104,7 @@ pub fn find(pid: Pid, carried: &HashSet<Vec<u8>>, refusals: &mut Refusals) -> Re
 fn obstacle(
     device: &Device,
     beyond: &Beyond,
-    (inherited, kinds): (bool, &BTreeMap<u32, String>),
+    (inherited, joins, kinds): (bool, bool, &BTreeMap<u32, String>),
 ) -> Option<(String, &'static str)> {
     const REMOVE: &str = "remove it, or use --net host";
     let outside = if device.kind == "veth" {
@@ -107,7 +113,7 @@ fn obstacle(
         "the device that it is on is in another network namespace"
     };
     let is_there = |other: Option<u32>| other.is_none_or(|other| kinds.contains_key(&other));
-    if beyond.namespace.is_some() {
+    if beyond.namespace.is_some() && !joins {
         return Some((outside.to_owned(), REMOVE));
     }
     if beyond.program {

@@ -19,7 +19,7 @@ pub use compare::differences;
 pub use find::find;
 
 use floe_image::record::NetworkDeviceRecord;
-use floe_sys::route::Device;
+use floe_sys::route::{Beyond, Device};
 use serde_bytes::ByteBuf;
 
 /// A device as the record has it.
@@ -39,6 +39,14 @@ fn record_of(device: Device, inherited: bool) -> NetworkDeviceRecord {
         port: device.port,
         address_mode: device.address_mode,
     }
+}
+
+/// Without what it is in another network namespace's view.
+fn as_seen_here(mut device: Device, beyond: &Beyond) -> Device {
+    if beyond.namespace.is_some() {
+        device.link = None;
+    }
+    device
 }
 
 /// The device of a record.

@@ -33,6 +33,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     descriptor::{self, pidfd_getfd},
+    netfilter::Way,
     socket::{is_somebodys, option},
 };
 use nix::{errno::Errno, sched::CloneFlags};
@@ -49,6 +50,8 @@ pub(in crate::file) struct FoundConnections {
     carried: Vec<FoundConnection>,
     /// What becomes of those whose other ends are outside of the tree.
     mode: TcpMode,
+    /// How the tree's network is joined to floe's own, where it is, and a process in it.
+    joined: Option<(Way, Pid)>,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
     /// Sockets that listen.
@@ -174,7 +177,8 @@ pub(in crate::file) fn resolve(
     let is_known = |ends: Ends| in_tree(ends) || unaccepted.contains(&ends);
     // Before anything of them is looked at: what comes from outside would change them meanwhile.
     let outside = all.outside(is_known, refusals)?;
-    let held = Held::take(outside.iter().map(|one| one.body.ends()).collect())?;
+    let way = all.joined.as_ref().map(|(way, _)| way.clone());
+    let held = Held::take(outside.iter().map(|one| one.body.ends()).collect(), way)?;
     let mut sent = HashMap::with_capacity(found.len());
     for one in found.iter().filter(|one| is_known(one.body.ends())) {
         sent.insert(one.body.ends(), (one.unreceived(look)?, one.body.shut_write));
@@ -225,10 +229,11 @@ pub(in crate::file) fn resolve(
 }
 
 impl FoundConnections {
-    pub(in crate::file) fn new(mode: TcpMode) -> Self {
+    pub(in crate::file) fn new(mode: TcpMode, joined: Option<(Way, Pid)>) -> Self {
         Self {
             carried: Vec::new(),
             mode,
+            joined,
             refused: HashSet::new(),
             listening: Vec::new(),
             hidden: Vec::new(),
@@ -256,7 +261,7 @@ impl FoundConnections {
                     "an address of one network device (scope) of a TCP connection with an end outside of the tree can't be carried yet".to_owned(),
                     "use another address, end the connection, or give it up by --tcp close",
                 ),
-                TcpMode::Established if one.is_in_floes_network()? => outside.push(one),
+                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one)? => outside.push(one),
                 TcpMode::Close => {}
                 TcpMode::Established => refusals.add(
                     Some(&one.subject),
@@ -273,6 +278,19 @@ impl FoundConnections {
             }
         }
         Ok(outside)
+    }
+}
+
+impl FoundConnections {
+    /// Whether its packets come by the way that joins the tree's network to floe's.
+    fn is_joined(&self, one: &FoundConnection) -> Result<bool, FileError> {
+        let Some((way, member)) = &self.joined else {
+            return Ok(false);
+        };
+        let (local, _) = one.body.ends();
+        let network = |pid: Pid| std::fs::read_link(format!("/proc/{pid}/ns/net"));
+        let same = network(*member).and_then(|theirs| Ok(theirs == network(one.viewer)?));
+        Ok(local.ip() == way.inside && same.map_err(one.failed("look at the network of"))?)
     }
 }
 

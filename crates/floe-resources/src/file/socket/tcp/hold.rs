@@ -19,7 +19,7 @@ use crate::{
 use floe_image::{Image, record::OpenFileRecord};
 use floe_sys::{
     Pid,
-    netfilter::{self, Hold, Release},
+    netfilter::{self, Hold, Release, Way},
     packet::Packet,
     socket::{end_orphans, is_somebodys},
 };
@@ -57,6 +57,8 @@ fn failed(action: &'static str) -> impl FnOnce(Errno) -> FileError {
 /// Packets are held back as long as this is there, and longer if it is told so.
 pub struct Held {
     ends: Vec<Ends>,
+    /// How they come through floe's own network namespace, where they are of another one.
+    way: Option<Way>,
     _hold: Hold,
 }
 
@@ -68,13 +70,14 @@ pub struct Ending<'a> {
 }
 
 impl Held {
-    /// Those of connections in floe's own network namespace; `None` where there are none.
-    pub(super) fn take(ends: Vec<Ends>) -> Result<Option<Self>, FileError> {
+    /// Those of connections in floe's own network namespace, or with a way of one that is joined to it; `None` where there are
+    /// none.
+    pub(super) fn take(ends: Vec<Ends>, way: Option<Way>) -> Result<Option<Self>, FileError> {
         if ends.is_empty() {
             return Ok(None);
         }
-        let hold = Hold::take(&own_name(&ends), &ends).map_err(failed("hold back"))?;
-        Ok(Some(Self { ends, _hold: hold }))
+        let hold = Hold::take(&own_name(&ends), &ends, way.as_ref()).map_err(failed("hold back"))?;
+        Ok(Some(Self { ends, way, _hold: hold }))
     }
 
     /// Holds them back also when floe has ended.
@@ -88,7 +91,7 @@ impl Held {
             .send_at_end(socket.as_fd(), bytes, root)
             .map_err(failed("have an eye on"))?;
         let ending = Ending { keeper, release, root };
-        netfilter::hold_for(&name, &self.ends, AWAY).map_err(failed("hold back"))?;
+        netfilter::hold_for(&name, (&self.ends, self.way.as_ref()), AWAY).map_err(failed("hold back"))?;
         Ok(ending)
     }
 }
@@ -126,6 +129,8 @@ impl Newcomers {
 pub struct OutsideEnds {
     ends: Vec<(u32, Body)>,
     mode: TcpMode,
+    /// How they come through floe's own network namespace, where the tree gets one that is joined to it.
+    way: Option<Way>,
 }
 
 /// Such ends made again, in repair mode.
@@ -136,12 +141,12 @@ impl OutsideEnds {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn of(image: &Image, mode: TcpMode) -> Result<Self, FileError> {
+    pub fn of(image: &Image, mode: TcpMode, way: Option<Way>) -> Result<Self, FileError> {
         let records = image.open_files().iter().filter(|record| record.kind == NAME);
         let bodies = records.map(|record: &OpenFileRecord| Ok((record.id, super::possible(record)?)));
         let mut ends = bodies.collect::<Result<Vec<_>, FileError>>()?;
         ends.retain(|(_, body)| matches!(body.other, OtherEnd::Outside(_)));
-        Ok(Self { ends, mode })
+        Ok(Self { ends, mode, way })
     }
 
     fn all(&self) -> Vec<Ends> {
@@ -160,6 +165,7 @@ impl OutsideEnds {
             let reason = match self.mode {
                 TcpMode::Close => continue,
                 TcpMode::Refuse => "it is carried by --tcp established, and given up by --tcp close",
+                TcpMode::Established if self.way.as_ref().is_some_and(|way| local.ip() == way.inside) => continue,
                 TcpMode::Established if own_network => {
                     "the tree's own network has no way to it (--tcp close gives it up)"
                 }
@@ -176,18 +182,30 @@ impl OutsideEnds {
         Ok(found)
     }
 
+    /// Holds back their packets on their way to a network that is joined to floe's own, before that is made; `None` where they
+    /// are of no such one.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn hold_on_the_way(&self) -> Result<Option<Held>, FileError> {
+        if self.way.is_none() || self.mode != TcpMode::Established {
+            return Ok(None);
+        }
+        Held::take(self.all(), self.way.clone())
+    }
+
     /// Holds back their packets in the network namespace of a process; `None` where there are none. What is left of the
     /// tree's own ends there, which nobody has any more, is ended.
     ///
     /// # Errors
     /// [`FileError`].
     pub fn hold(&self, inside: Pid) -> Result<Option<Held>, FileError> {
-        if self.ends.is_empty() || self.mode != TcpMode::Established {
+        if self.ends.is_empty() || self.mode != TcpMode::Established || self.way.is_some() {
             return Ok(None);
         }
         let ends = self.all();
         run(inside, "hold back", || {
-            let held = Held::take(ends).map_err(io::Error::other)?;
+            let held = Held::take(ends, None).map_err(io::Error::other)?;
             end_orphans(&self.all())?;
             Ok(held)
         })
@@ -204,9 +222,12 @@ impl OutsideEnds {
         let release = || match Release::of(&name(&self.all())).and_then(|release| release.perform()) {
             // Where there is no way to hold anything back nothing was.
             Err(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP) => Ok(false),
-            released => Ok(released?),
+            released => released,
         };
-        run(inside, "release", release)?;
+        match self.way {
+            Some(_) => release().map_err(failed("release"))?,
+            None => run(inside, "release", || Ok(release()?))?,
+        };
         drop(held);
         let bodies: HashMap<u32, &Body> = self.ends.iter().map(|(id, body)| (*id, body)).collect();
         let mut raw = BTreeMap::new();
