@@ -327,6 +327,44 @@ fn what_the_hosts_root_alone_may_look_at_is_refused_by_name() {
 }
 
 #[test]
+fn what_root_alone_may_do_is_refused_by_name() {
+    for (kind, reason) in [
+        (
+            "socket-unix-sender",
+            "a message waits in it with its sender's name (SO_PASSCRED), which only the host's root may give",
+        ),
+        (
+            "shared-guard",
+            "what lies behind it floe could read only as the host's root",
+        ),
+    ] {
+        let host = Host::of_ordinary_user();
+        let name = host.name("refused");
+        let mut victim = Victim::start_as(&name, &host, "refused", &[], &[kind]);
+        let error = host.floe(&["checkpoint", "--dry-run", &name]).expect_failed();
+        assert!(error.contains(reason), "{kind}: {error}");
+        victim.check("after it was refused");
+    }
+}
+
+#[test]
+fn messages_that_only_root_may_send_again_are_in_the_way() {
+    let root = Host::new();
+    let name = root.name("sender");
+    let _victim = Victim::start_as(&name, &root, "refused", &[], &["socket-unix-sender"]);
+    let host = Host::of_ordinary_user();
+    let image = host.path("sender.floe");
+    let image = image.to_str().expect("a plain path");
+    root.done(&["checkpoint", &name, "-o", image]);
+    std::os::unix::fs::chown(image, Some(ORDINARY), None).expect("give it away");
+    let error = host.floe(&["restore", "--dry-run", image]).expect_failed();
+    assert!(
+        error.contains("which only the host's root may give") && error.contains("stands in the way of this restore"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_the_kernels_memory_alone_tells_is_refused_by_name() {
     for (kind, reason) in [
         (

@@ -156,7 +156,7 @@ impl Inspected {
             others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
-                pages += mm::look_at_pages(&process, &mut space)?;
+                pages += mm::look_at_pages(&process, &mut space, &mut contents)?;
                 others.refuse_segments(found, (&record, &space), refusals);
                 spaces.push(space);
             }
@@ -170,6 +170,7 @@ impl Inspected {
         };
         let cgroups = cgroup::dump(&held.tree, own, refusals)?;
         let way = target.link().map(LinkState::way);
+        contents.refuse_hidden(refusals);
         let options = CollectOptions {
             cgroups: &cgroups,
             search_outside: matches!(target, Target::Tree { .. }),

@@ -371,11 +371,15 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
 }
 
 /// How many private pages of the mappings hold content of their own. Notes guard regions, which are found this way, in
-/// the process's record.
+/// the process's record and for what `contents` are read where they are mapped.
 ///
 /// # Errors
 /// [`ContentError`].
-pub fn look_at_pages(held: &HeldProcess<'_>, space: &mut AddressSpaceRecord) -> Result<u64, ContentError> {
+pub fn look_at_pages(
+    held: &HeldProcess<'_>,
+    space: &mut AddressSpaceRecord,
+    contents: &mut Contents,
+) -> Result<u64, ContentError> {
     let pid = held.found.task();
     let wrap = |source| ContentError {
         action: "scan",
@@ -399,8 +403,11 @@ pub fn look_at_pages(held: &HeldProcess<'_>, space: &mut AddressSpaceRecord) -> 
         }
         scan(&GUARDS, &mut regions)?;
         if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
-            let guards = regions.iter().map(|region| (region.start, region.end));
-            space.vmas[index].details.guards = guards.collect();
+            let guards: Vec<_> = regions.iter().map(|region| (region.start, region.end)).collect();
+            if mapping.shared && !guards.is_empty() {
+                contents.leave_out(&held.found.subject(), (pid, mapping.start), &guards);
+            }
+            space.vmas[index].details.guards = guards;
         }
     }
     Ok(pages)

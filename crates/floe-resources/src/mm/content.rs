@@ -3,7 +3,7 @@
 //! Each is found by device and inode number, gets a number in the image, and where its content goes into the image the
 //! link of /proc to read that from.
 
-use super::{build_id, links::MappedLinks};
+use super::{build_id, hidden::Hidden, links::MappedLinks};
 use crate::{
     ns::MountSpaces,
     refusal::{Refusals, Subject},
@@ -118,6 +118,8 @@ pub struct Contents {
     unread: Vec<(usize, String)>,
     /// Links to what is mapped.
     pub(super) links: MappedLinks,
+    /// What guards hide of memory that is read where it is mapped.
+    pub(super) hidden: Vec<Hidden>,
     /// Device number of the filesystem that memfds lie on, once it was needed.
     kernel_tmpfs: Option<u64>,
 }
@@ -160,6 +162,7 @@ impl Contents {
             ghost_by: HashMap::new(),
             unread: Vec::new(),
             links: MappedLinks::default(),
+            hidden: Vec::new(),
             kernel_tmpfs: None,
         }
     }
@@ -285,15 +288,11 @@ impl Contents {
         self.shmems[id as usize].size = size;
         self.sources[source].size = size;
         if let ContentPlace::Memory(parts) = &mut self.sources[source].place {
-            // What others have mapped, too, need not be read twice.
-            let known = |part: &MappedPart| part.range.start <= mapping.offset && end <= part.range.end;
-            if !parts.iter().any(known) {
-                parts.push(MappedPart {
-                    range: mapping.offset..end,
-                    pid,
-                    address: mapping.start,
-                });
-            }
+            parts.push(MappedPart {
+                range: mapping.offset..end,
+                pid,
+                address: mapping.start,
+            });
         }
         id
     }

@@ -1,7 +1,7 @@
 //! Memory: which mappings there are, what they map, which pages hold what.
 //!
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
-//! memory), with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
+//! memory), with `hidden` what guards hide of it, with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
 //! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod advice;
@@ -15,6 +15,7 @@ mod compare;
 mod content;
 mod fill;
 mod ghost;
+mod hidden;
 mod links;
 mod pages;
 mod runs;

@@ -10,7 +10,9 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{ControlMessage, MsgFlags, UnixAddr, UnixCredentials, sendmsg},
+    sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sendmsg, socketpair,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -270,6 +272,38 @@ impl Message {
         let urgent = !self.urgent || is_stream && self.bytes.len() == 1 && self.files.is_empty();
         some && urgent && self.files.len() <= MOST_FILES
     }
+}
+
+/// Why floe can't send some of them as they were sent: it takes rights over PIDs and users to name others, unix(7).
+pub(super) fn nameless(messages: &[Message]) -> Result<Option<&'static str>, Errno> {
+    let own = nix::unistd::Pid::this().as_raw();
+    for sender in messages.iter().filter_map(|message| message.sender) {
+        // Somebody is PID 1 in every namespace.
+        let pid = if sender.pid.0 == 0 { own } else { 1 };
+        let (near, _far) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
+        let credentials = UnixCredentials::from(libc::ucred {
+            pid,
+            uid: sender.uid,
+            gid: sender.gid,
+        });
+        let control = [ControlMessage::ScmCredentials(&credentials)];
+        match sendmsg::<UnixAddr>(
+            near.as_raw_fd(),
+            &[IoSlice::new(b"?")],
+            &control,
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        ) {
+            Ok(_) => {}
+            Err(Errno::EPERM | Errno::EINVAL) => {
+                let reason =
+                    "a message waits in it with its sender's name (SO_PASSCRED), which only the host's root may give";
+                return Ok(Some(reason));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// How many bytes all of them are.

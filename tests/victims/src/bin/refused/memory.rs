@@ -18,6 +18,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("device-memory", device_memory),
     ("userfaultfd", userfaultfd),
     ("protection-key", protection_key),
+    ("shared-guard", shared_guard),
 ];
 
 pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -171,5 +172,16 @@ fn protection_key(_: &Stage) -> io::Result<Check> {
     let arguments = [mapping.address, PAGE, READ_WRITE as usize, key as usize];
     // SAFETY: a mapping of our own, with the protection it has.
     unsafe { call::raw(libc::SYS_pkey_mprotect, &arguments) }?;
+    Ok(marked(mapping))
+}
+
+/// What lies behind the guard only the host's root reads.
+fn shared_guard(_: &Stage) -> io::Result<Check> {
+    /// asm-generic/mman-common.h.
+    const MADV_GUARD_INSTALL: i32 = 102;
+    let mapping = map(4 * PAGE, READ_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)?;
+    let address = (mapping.address + 2 * PAGE) as *mut libc::c_void;
+    // SAFETY: a page of the mapping above, to which nothing refers.
+    call::checked(unsafe { libc::madvise(address, PAGE, MADV_GUARD_INSTALL) }.into())?;
     Ok(marked(mapping))
 }

@@ -5,6 +5,7 @@ use super::{
     descriptors::{self, bpf_map},
     unchanged,
 };
+use nix::sys::socket::{setsockopt, sockopt::PassCred};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -47,6 +48,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("socket-tcp-filter-waiting", tcp_filter_waiting),
     ("socket-tcp-signature", tcp_signature),
     ("socket-unix-waiting", unix_waiting),
+    ("socket-unix-sender", unix_sender),
     ("socket-unix-flight", unix_flight),
     ("socket-unix-urgent", unix_urgent),
     ("socket-unix-nameless", unix_nameless),
@@ -303,4 +305,19 @@ fn unix_nameless(stage: &Stage) -> io::Result<Check> {
     drop(one.take_error()?);
     forget(two);
     Ok(kept(one))
+}
+
+/// A message that tells who sent it.
+fn unix_sender(_: &Stage) -> io::Result<Check> {
+    let (near, far) = UnixDatagram::pair()?;
+    setsockopt(&far, PassCred, &true)?;
+    near.send(b"mine")?;
+    Ok(Box::new(move |findings| {
+        let mut bytes = [0; 8];
+        // SAFETY: the buffer has that size.
+        let seen = unsafe { libc::recv(far.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_PEEK) };
+        findings.same("what waits", &4, &seen);
+        findings.same("that it is", &b"mine"[..], &bytes[..4]);
+        let _near = &near;
+    }))
 }

@@ -138,7 +138,8 @@ impl FoundSocket {
             if strange && !body.takes_letters() {
                 trouble = Some("messages of others than its other end wait in this socket");
             }
-            if let Some(reason) = trouble {
+            let nameless = queue::nameless(&queue).map_err(FileError::system("name senders to", self.title.clone()))?;
+            for reason in trouble.into_iter().chain(nameless) {
                 self.refuse(reason, "receive them, or close it", context.refusals);
             }
         }

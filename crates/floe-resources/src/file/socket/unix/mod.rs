@@ -268,6 +268,16 @@ impl FileKind for Unix {
         {
             return Ok(Some(found));
         }
+        let waiting = match &body.state {
+            State::Listening { waiting, .. } => &waiting[..],
+            _ => &[],
+        };
+        for queue in waiting.iter().map(|one| &one.queue).chain([&body.queue]) {
+            let found = queue::nameless(queue).map_err(|source| system("name senders to", record.id, source.into()))?;
+            if let Some(found) = found {
+                return Ok(Some(found.to_owned()));
+            }
+        }
         // An end that was accepted has the name of the one that listens.
         match (&body.name, &body.state) {
             (
