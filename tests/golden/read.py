@@ -125,6 +125,7 @@ terminal = fields(
     index=u32, settings=raw, locked=raw, window=times(u16, 4), owner=times(u32, 2), mode=u32, exclusive=boolean,
     stopped=choice(("No", None), ("Key", None), ("Call", None)), input=terminal_input,
 )
+pipe_owner = fields(user=u32, group=u32, permissions=u32)
 console = choice(
     ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
     ("Terminal", terminal),
@@ -171,7 +172,8 @@ sandbox = fields(
     has_init=boolean, namespaces=several(fields(owner=u32, contents=namespace)),
     pid_namespaces=several(fields(parent=u32, owner=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
-    ipc_objects=ipc, packet_filter=packet_filter, cgroups=several(hierarchy), link=optional(fields(
+    ipc_objects=ipc, sysctls=several(fields(kind=choice(("Ipc", None), ("Pid", None), ("User", None)), namespace=u32, name=text, value=text)),
+    packet_filter=packet_filter, cgroups=several(hierarchy), link=optional(fields(
         address=times(u8, 4), published=several(fields(udp=boolean, host=u16, inside=u16)),
     )),
 )
@@ -348,8 +350,8 @@ OPEN_FILE_BODIES = {
     "namespace": fields(name=text, left=optional(fields(inode=u64, host=raw, domain=raw))),
     "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
-    "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
-    "console-pipe": fields(stream=u8, capacity=u32), "console-terminal": fields(path=raw),
+    "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32, owner=pipe_owner), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
+    "console-pipe": fields(stream=u8, capacity=u32, owner=pipe_owner), "console-terminal": fields(path=raw),
     "eventfd": fields(count=u64, semaphore=boolean), "signalfd": fields(mask=u64),
     "inotify": fields(
         watches=several(fields(number=i32, mask=u32, path=raw)), next=i32,

@@ -41,7 +41,7 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(verbs::run::Run),
+    Run(Box<verbs::run::Run>),
     Ps(verbs::ps::Ps),
     Ns(verbs::ns::Ns),
     Pid(verbs::pid::Translate),

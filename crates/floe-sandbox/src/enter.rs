@@ -7,13 +7,16 @@ use crate::{
     tasks::living_thread,
 };
 use floe_cgroup::{CgroupError, Entrance};
-use floe_sys::{capability, descriptor, exec, fork, namespace::Kind};
+use floe_sys::{
+    capability, descriptor, exec, fork,
+    namespace::{self, Kind},
+};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sched::{CloneFlags, setns},
     sys::{
-        stat::Mode,
+        stat::{Mode, fstat},
         wait::{WaitStatus, waitpid},
     },
     unistd::{Pid, chdir, chroot, fchdir},
@@ -21,8 +24,11 @@ use nix::{
 use std::{
     ffi::{CString, OsString},
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::MetadataExt,
+        },
     },
 };
 
@@ -100,6 +106,8 @@ pub struct Place {
     /// A task that is there, and stands for it.
     thread: floe_sys::Pid,
     pidfd: OwnedFd,
+    /// The PID namespace that the command is to be in, where that is one below the task's.
+    below: Option<OwnedFd>,
     /// Its cgroups, where the command is to be in those.
     entrances: Vec<Entrance>,
     /// Its root and working directory, where these are to be the command's.
@@ -120,6 +128,7 @@ impl Place {
         }
         Ok(Self {
             name: format!("sandbox {}", sandbox.name()),
+            below: shown_below(thread),
             thread,
             pidfd,
             entrances: cgroups.entrances_to(sandbox.pid1()?)?,
@@ -151,6 +160,7 @@ impl Place {
         Ok(Self {
             thread,
             pidfd,
+            below: None,
             entrances: entrances_of_sandbox(thread, state_dir)?,
             directories: Some(directories),
             name,
@@ -167,6 +177,29 @@ impl Place {
             all | CloneFlags::from_bits_retain(kind.flag())
         })
     }
+}
+
+/// The PID namespace whose processes a task's /proc shows, where that is one below the task's own: whoever is there is to find
+/// themselves in it.
+fn shown_below(task: floe_sys::Pid) -> Option<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let shown = open(
+        format!("/proc/{task}/root/proc/1/ns/pid").as_str(),
+        flags,
+        Mode::empty(),
+    )
+    .ok()?;
+    let inode = |file: BorrowedFd<'_>| fstat(file).map(|found| found.st_ino);
+    let own = std::fs::metadata(format!("/proc/{task}/ns/pid")).ok()?.ino();
+    // It may be whatever the sandbox has there.
+    if namespace::kind(shown.as_fd()) != Ok(libc::CLONE_NEWPID) || inode(shown.as_fd()) == Ok(own) {
+        return None;
+    }
+    let mut above = namespace::parent(shown.as_fd()).ok()?;
+    while inode(above.as_fd()) != Ok(own) {
+        above = namespace::parent(above.as_fd()).ok()?;
+    }
+    Some(shown)
 }
 
 /// The ways into the cgroups of a task of a sandbox; none where it is of none.
@@ -207,6 +240,9 @@ pub fn enter(place: &Place, request: &EnterRequest, started: impl FnOnce(Pid)) -
     let namespaces = place.namespaces();
     if !namespaces.is_empty() {
         setns(&place.pidfd, namespaces).map_err(system("enter the namespaces"))?;
+    }
+    if let Some(below) = &place.below {
+        setns(below, CloneFlags::CLONE_NEWPID).map_err(system("enter the PID namespace"))?;
     }
     // setns changes the namespace that children are in, so the command must be a child.
     let (hear, say) = message::pair().map_err(system("make a socket for the command"))?;

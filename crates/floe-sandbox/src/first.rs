@@ -1,7 +1,9 @@
 //! PID 1 of a sandbox, from its birth to its exec.
 
 use crate::{
-    init, link,
+    account::Account,
+    execute::{FLOE_FAILED, execute, unknown},
+    link,
     message::{self, kind},
     mounts,
     spec::{Console, Origin, SandboxSpec},
@@ -11,14 +13,11 @@ use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid},
+    unistd::{Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, sethostname, setsid},
 };
 use std::{
-    ffi::{CString, OsString},
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::ffi::{OsStrExt, OsStringExt},
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 /// What PID 1 executes.
@@ -35,11 +34,6 @@ pub enum Program {
     },
 }
 
-/// Exit status after an exec that failed: not found, or not executable.
-const NOT_FOUND: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
-const FLOE_FAILED: i32 = 125;
-
 /// The life of PID 1; returns its exit status where it does not come to the exec.
 pub fn live(
     spec: &SandboxSpec,
@@ -48,20 +42,21 @@ pub fn live(
     monitor: &OwnedFd,
     streams: [Option<OwnedFd>; 3],
 ) -> i32 {
-    match prepare(spec, name, monitor, streams) {
-        Ok(()) => {}
+    let account = match prepare(spec, name, monitor, streams) {
+        Ok(account) => account,
         Err((error, text)) => {
             report(monitor, error, &text);
             return FLOE_FAILED;
         }
-    }
+    };
     if !matches!(message::get(monitor), Ok(Some((kind::EXECUTE, _)))) {
         return FLOE_FAILED;
     }
-    execute(spec, program, monitor)
+    execute(spec, account.as_ref(), program, monitor)
 }
 
-fn report(monitor: &OwnedFd, error: Errno, text: &str) {
+/// Tells the monitor what failed.
+pub fn report(monitor: &OwnedFd, error: Errno, text: &str) {
     if let Err(error) = message::put(monitor, kind::FAILED, &message::failure(error, text)) {
         tracing::debug!(%error, "the monitor is gone");
     }
@@ -75,7 +70,13 @@ pub fn failed(text: impl Into<String>) -> impl FnOnce(Errno) -> Failure {
     move |error| (error, text)
 }
 
-fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<OwnedFd>; 3]) -> Result<(), Failure> {
+/// Makes it all ready; whom the command is to run as.
+fn prepare(
+    spec: &SandboxSpec,
+    name: &str,
+    monitor: &OwnedFd,
+    streams: [Option<OwnedFd>; 3],
+) -> Result<Option<Account>, Failure> {
     let told = await_message(monitor, kind::PLACED)?;
     setsid().map_err(failed("make a session"))?;
     if spec.cgroup == Origin::Own {
@@ -97,12 +98,21 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
         link::raise_inside(&told).map_err(failed("raise the network device eth0"))?;
     }
     if spec.mount == Origin::Own {
-        own_mounts(spec.has_devpts())?;
+        own_mounts(spec)?;
         mounts::make(&spec.mounts)?;
     }
     message::put(monitor, kind::MOUNTED, &[]).map_err(failed("tell the monitor"))?;
     await_message(monitor, kind::CONSOLE)?;
     connect_streams(spec.console, streams)?;
+    let account = spec
+        .run_as
+        .as_ref()
+        .map(|wanted| wanted.find(Path::new("/")))
+        .transpose();
+    let account = account.map_err(|text| (Errno::ENOENT, text))?;
+    if let Some(account) = &account {
+        give_streams(spec.console, account).map_err(|error| (error, unknown(account, error)))?;
+    }
     if let Some(directory) = &spec.workdir {
         chdir(directory.as_os_str()).map_err(failed(format!(
             "enter the working directory {}",
@@ -110,7 +120,8 @@ fn prepare(spec: &SandboxSpec, name: &str, monitor: &OwnedFd, streams: [Option<O
         )))?;
     }
     fork::default_signals();
-    message::put(monitor, kind::READY, &[]).map_err(failed("tell the monitor"))
+    message::put(monitor, kind::READY, &[]).map_err(failed("tell the monitor"))?;
+    Ok(account)
 }
 
 fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<Vec<u8>, Failure> {
@@ -121,13 +132,22 @@ fn await_message(monitor: &OwnedFd, wanted: u8) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn own_mounts(devpts: bool) -> Result<(), Failure> {
+fn own_mounts(spec: &SandboxSpec) -> Result<(), Failure> {
     let none: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;
+    // Else it is the command's PID namespace that /proc is to show.
+    if spec.pid_depth == 1 {
+        mount_proc()?;
+    }
+    if spec.has_devpts() { own_terminals() } else { Ok(()) }
+}
+
+/// Mounts a /proc of the calling process's PID namespace.
+pub fn mount_proc() -> Result<(), Failure> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))?;
-    if devpts { own_terminals() } else { Ok(()) }
+    let none: Option<&str> = None;
+    mount(Some("proc"), "/proc", Some("proc"), quiet, none).map_err(failed("mount a private /proc"))
 }
 
 /// Mounts terminals of its own (devpts) in the calling thread's mount namespace, as a new sandbox has them.
@@ -186,70 +206,15 @@ fn connect_streams(console: Console, streams: [Option<OwnedFd>; 3]) -> Result<()
     result.map_err(connect)
 }
 
-fn strings(words: &[OsString]) -> Vec<CString> {
-    // A word with a NUL in it can't come from a command line.
-    words
-        .iter()
-        .map(|word| CString::new(word.clone().into_vec()).unwrap_or_default())
-        .collect()
-}
-
-fn execute(spec: &SandboxSpec, program: &Program, monitor: &OwnedFd) -> i32 {
-    let environment = strings(&spec.env);
-    fork::close_on_exec_from(3);
-    match program {
-        Program::Seed { executable, keep } => {
-            for number in keep {
-                floe_sys::descriptor::keep_over_exec(*number);
-            }
-            let error = fork::execute_descriptor(executable.as_raw_fd(), &[c"floe-seed".to_owned()], &[]);
-            report(monitor, error, "execute the seed");
-            FLOE_FAILED
-        }
-        Program::Command if spec.init => execute_under_init(spec, &environment, monitor),
-        Program::Command => execute_command(spec, &environment, monitor),
+/// Lets a user open the standard streams by their names again (/dev/stdout), as a login does.
+fn give_streams(console: Console, account: &Account) -> Result<(), Errno> {
+    let owner = Some(Uid::from_raw(account.user));
+    match console {
+        Console::Terminal { .. } => return fchown(std::io::stdin(), owner, None),
+        Console::Pipes { stdin: true } => fchown(std::io::stdin(), owner, None)?,
+        // It is /dev/null, which is everybody's.
+        Console::Pipes { stdin: false } => {}
     }
-}
-
-fn execute_command(spec: &SandboxSpec, environment: &[CString], monitor: &OwnedFd) -> i32 {
-    let arguments = strings(&spec.command);
-    let Some(program) = spec.command.first() else {
-        return FLOE_FAILED;
-    };
-    let path = environment
-        .iter()
-        .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
-    let error = floe_sys::exec::search_and_execute(program.as_bytes(), path, &arguments, environment);
-    report(monitor, error, &format!("execute {}", program.to_string_lossy()));
-    if error == Errno::ENOENT {
-        NOT_FOUND
-    } else {
-        NOT_EXECUTABLE
-    }
-}
-
-fn execute_under_init(spec: &SandboxSpec, environment: &[CString], monitor: &OwnedFd) -> i32 {
-    let program = match init::program() {
-        Ok(program) => program,
-        Err(error) => {
-            report(
-                monitor,
-                Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-                "make the init program",
-            );
-            return FLOE_FAILED;
-        }
-    };
-    let child = match fork::child(|| execute_command(spec, environment, monitor)) {
-        Ok(child) => child,
-        Err(error) => {
-            report(monitor, error, "fork the command");
-            return FLOE_FAILED;
-        }
-    };
-    let number = CString::new(child.to_string()).unwrap_or_default();
-    let name = CString::new(init::NAME).unwrap_or_default();
-    let error = fork::execute_descriptor(program.as_raw_fd(), &[name, number], &[]);
-    report(monitor, error, "execute the init program");
-    FLOE_FAILED
+    fchown(std::io::stdout(), owner, None)?;
+    fchown(std::io::stderr(), owner, None)
 }

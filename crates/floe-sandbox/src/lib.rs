@@ -9,9 +9,11 @@ pub mod namespaces;
 pub mod pids;
 pub mod tasks;
 
+mod account;
 mod arch;
 mod attach;
 mod enter;
+mod execute;
 mod first;
 mod launch;
 mod link;
@@ -25,6 +27,7 @@ mod survey;
 mod terminal;
 mod user;
 
+pub use account::RunAs;
 pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, Place, enter};
 pub use first::own_terminals;
@@ -36,7 +39,7 @@ pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
-pub use user::{Others, UserError, become_root, join as join_user, map as map_user};
+pub use user::{IdMap, UserError, become_root, join as join_user, map as map_user};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

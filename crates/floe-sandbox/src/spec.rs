@@ -1,6 +1,6 @@
 //! What a sandbox is to be.
 
-use crate::{Mounts, WindowSize, link::LinkSpec};
+use crate::{Mounts, WindowSize, account::RunAs, link::LinkSpec};
 use floe_cgroup::Limits;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -63,6 +63,10 @@ pub struct SandboxSpec {
     pub devpts: Origin,
     /// What is mounted besides, in an own mount namespace.
     pub mounts: Mounts,
+    /// Whom the command runs as; the caller where `None`.
+    pub run_as: Option<RunAs>,
+    /// How many PID namespaces, one in the other, the command is in: 1 is the sandbox's own alone.
+    pub pid_depth: u32,
     /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
     pub init: bool,
     /// What it may take.
@@ -92,6 +96,8 @@ impl Default for SandboxSpec {
             mount: Origin::Own,
             devpts: Origin::Host,
             mounts: Mounts::default(),
+            run_as: None,
+            pid_depth: 1,
             init: false,
             limits: Limits::default(),
             controllers: Vec::new(),

@@ -30,6 +30,9 @@ pub enum UserError {
         #[source]
         source: Errno,
     },
+    /// Root has no use for it.
+    #[error("--map-user says as what an ordinary user appears; root gives another user by --user")]
+    IsRoot,
     /// Its maps.
     #[error("write {file}")]
     Map {
@@ -67,33 +70,40 @@ pub enum UserError {
     },
 }
 
-/// Who is in a user namespace besides its maker.
+/// Who is in a user namespace, and as what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Others {
-    /// Nobody.
+pub enum IdMap {
+    /// Its maker alone, as root.
     #[default]
-    None,
-    /// Users and groups from 1 on, as many as were given to the maker in /etc/subuid and /etc/subgid, subuid(5).
-    Given,
+    Root,
+    /// Its maker as root; and users and groups from 1 on, as many as were given to the maker in /etc/subuid and /etc/subgid,
+    /// subuid(5).
+    RootAndGiven,
+    /// Its maker alone, as this user of this group.
+    As(u32, u32),
 }
 
-/// Makes an ordinary user root of a new user namespace; does nothing for root. The caller must have one thread.
+/// Has an ordinary user all rights in a new user namespace; does nothing for root. The caller must have one thread.
 ///
 /// # Errors
 /// [`UserError`].
-pub fn become_root(others: Others) -> Result<(), UserError> {
+pub fn become_root(ids: IdMap) -> Result<(), UserError> {
     let (user, group) = (geteuid(), getegid());
     if user.is_root() {
-        return Ok(());
+        return match ids {
+            IdMap::As(..) => Err(UserError::IsRoot),
+            IdMap::Root | IdMap::RootAndGiven => Ok(()),
+        };
     }
-    let mapper = match others {
-        Others::None => None,
-        Others::Given => Some(Mapper::start(user, group)?),
+    let mapper = match ids {
+        IdMap::Root | IdMap::As(..) => None,
+        IdMap::RootAndGiven => Some(Mapper::start(user, group)?),
     };
     unshare(CloneFlags::CLONE_NEWUSER).map_err(|source| UserError::Make { user, source })?;
-    match mapper {
-        None => map(user, group),
-        Some(mapper) => mapper.map(),
+    match (mapper, ids) {
+        (Some(mapper), _) => mapper.map(),
+        (None, IdMap::As(inside, inside_group)) => map((user, inside), (group, inside_group)),
+        (None, _) => map((user, 0), (group, 0)),
     }
 }
 
@@ -161,15 +171,15 @@ fn find_range(text: &str, (user, name): (Uid, Option<&str>)) -> Option<(u64, u64
     })
 }
 
-/// Maps the caller, who has just made a user namespace, to its root, and nobody else. A group can be mapped without the right to do so only when groups can't be dropped any more.
+/// Maps the caller, who has just made a user namespace, and nobody else: user and group, each with what it is inside. A group can be mapped without the right to do so only when groups can't be dropped any more.
 ///
 /// # Errors
 /// [`UserError::Map`].
-pub fn map(user: Uid, group: Gid) -> Result<(), UserError> {
+pub fn map((user, inside): (Uid, u32), (group, inside_group): (Gid, u32)) -> Result<(), UserError> {
     let lines = [
         ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("0 {user} 1")),
-        ("/proc/self/gid_map", format!("0 {group} 1")),
+        ("/proc/self/uid_map", format!("{inside} {user} 1")),
+        ("/proc/self/gid_map", format!("{inside_group} {group} 1")),
     ];
     for (file, line) in lines {
         std::fs::write(file, line).map_err(|source| UserError::Map { file, source })?;

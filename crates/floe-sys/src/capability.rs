@@ -57,6 +57,48 @@ fn drop_groups() -> Result<(), Errno> {
     }
 }
 
+/// Makes the calling thread, and it alone, this user of this group, with these supplementary groups alone; where there are
+/// to be none and its user namespace lets none be given up, it keeps them. For children as above.
+///
+/// # Errors
+/// EPERM; EINVAL for ids that its user namespace does not know.
+pub fn become_member(user: u32, group: u32, groups: &[u32]) -> Result<(), Errno> {
+    if groups.is_empty() {
+        drop_groups()?;
+    } else {
+        call(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize, 0])?;
+    }
+    call(libc::SYS_setresgid, [group as usize; 3])?;
+    call(libc::SYS_setresuid, [user as usize; 3])
+}
+
+/// Has the capabilities of the calling thread outlast an exec, which takes them from whoever is not root: ambient ones. Root keeps them anyway.
+///
+/// # Errors
+/// Those of capget(2), capset(2) and prctl(2).
+pub fn keep_over_exec() -> Result<(), Errno> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let header = [VERSION, 0];
+    // Two of `struct __user_cap_data_struct`: effective, permitted, inheritable.
+    let mut sets = [0_u32; 6];
+    call(
+        libc::SYS_capget,
+        [header.as_ptr() as usize, sets.as_mut_ptr() as usize, 0],
+    )?;
+    let permitted = [sets[1], sets[4]];
+    [sets[2], sets[5]] = permitted;
+    call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])?;
+    let all = u64::from(permitted[0]) | u64::from(permitted[1]) << 32;
+    for number in (0..64).filter(|number| all & 1 << number != 0) {
+        // SAFETY: plain numbers.
+        let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number, 0, 0) };
+        Errno::result(raised)?;
+    }
+    Ok(())
+}
+
 /// Makes the calling thread, and it alone, root of its user namespace, without other groups, as far as that knows these
 /// numbers. For children as above, that have just entered it and have all its capabilities.
 ///
@@ -74,7 +116,7 @@ pub fn become_root() -> Result<(), Errno> {
 }
 
 fn call(number: i64, [a, b, c]: [usize; 3]) -> Result<(), Errno> {
-    // SAFETY: of the calls above only capset takes addresses, of two arrays that outlive the call and are as long as this
-    // version says; setgroups is told of no groups.
+    // SAFETY: of the calls above capset and capget take addresses, of two arrays that outlive the call and are as long as this
+    // version says, and setgroups that of a slice, with its length.
     Errno::result(unsafe { libc::syscall(number, a, b, c) }).map(drop)
 }

@@ -40,6 +40,7 @@ victims! {
     memory_shared_anonymous "memory-shared-anonymous",
     many_tasks "many-tasks",
     stopped "stopped",
+    sysctls "sysctls",
     interrupted_by_signal "interrupted-by-signal",
     memory_locked "memory-locked",
     memory_policy "memory-policy",
@@ -362,6 +363,38 @@ fn messages_that_only_root_may_send_again_are_in_the_way() {
         error.contains("which only the host's root may give") && error.contains("stands in the way of this restore"),
         "{error}"
     );
+}
+
+#[test]
+fn a_segment_that_nobody_has_attached_is_refused_by_name() {
+    let host = Host::of_ordinary_user();
+    let name = host.sleeper("segment");
+    host.done(&["exec", &name, "--", "ipcmk", "-M", "4096"]);
+    let error = host.floe(&["checkpoint", "--dry-run", &name]).expect_failed();
+    let reason = "System V shared memory 0: only the host's root may look at what is mapped and has no name";
+    assert!(error.contains(reason), "{error}");
+    assert_eq!(host.state(&name), "running");
+}
+
+#[test]
+fn settings_that_only_root_may_make_are_in_the_way() {
+    let root = Host::new();
+    let name = root.name("setting");
+    root.done(&["run", "-d", "--name", &name, "--", "sleep", "1000"]);
+    root.done(&["exec", &name, "--", "sh", "-c", "echo 1 > /proc/sys/vm/memfd_noexec"]);
+    let host = Host::of_ordinary_user();
+    let image = host.path("setting.floe");
+    let image = image.to_str().expect("a plain path");
+    root.done(&["checkpoint", &name, "-o", image]);
+    std::os::unix::fs::chown(image, Some(ORDINARY), None).expect("give it away");
+    let error = host.floe(&["restore", "--dry-run", image]).expect_failed();
+    assert!(
+        error.contains("sysctl vm.memfd_noexec: it can't be set to 1 here"),
+        "{error}"
+    );
+    root.done(&["restore", "-d", image]);
+    let value = root.done(&["exec", &name, "--", "cat", "/proc/sys/vm/memfd_noexec"]);
+    assert_eq!(value, "1\n");
 }
 
 #[test]

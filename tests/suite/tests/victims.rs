@@ -243,6 +243,7 @@ victims! {
     switches "switches",
     sysv_queues "sysv-queues",
     sysv_semaphores "sysv-semaphores",
+    sysctls "sysctls",
     sysv_undo "sysv-undo",
     task_settings "task-settings",
     terminal_pairs "terminal-pairs",

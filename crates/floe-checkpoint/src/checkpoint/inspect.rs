@@ -435,6 +435,7 @@ fn sandbox(
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
+        sysctls: ns::sysctl::find(&held.tree, ipc, refusals)?,
         packet_filter,
         cgroups: Vec::new(),
         link: link_record(target, networks.first()),

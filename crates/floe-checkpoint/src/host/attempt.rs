@@ -105,7 +105,7 @@ impl Caller {
 
     /// Of the user namespace that the calling process has just been born into.
     fn become_root(&self) -> io::Result<()> {
-        floe_sandbox::map_user(self.user.into(), self.group.into()).map_err(io::Error::other)
+        floe_sandbox::map_user((self.user.into(), 0), (self.group.into(), 0)).map_err(io::Error::other)
     }
 }
 

@@ -9,8 +9,9 @@ use super::{
     contents::MadeContents,
     tree::{Heritage, World},
 };
-use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord};
-use floe_sys::namespace::Kind;
+use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord, SysctlKind, SysctlRecord};
+use floe_resources::ns::sysctl;
+use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Batch, CallId, Puppet, PuppetIds};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,6 +110,14 @@ impl World<'_> {
                 self.puppet(self.numbering.init(other).ok_or_else(lacking)?)
             }
         }
+    }
+
+    /// Makes the settings of the tree's namespaces, when all tasks and objects are there.
+    pub fn set_sysctls(&self, records: &[SysctlRecord]) -> Result<(), RestoreError> {
+        let of_pids = records.iter().filter(|record| record.kind == SysctlKind::Pid);
+        let inside = of_pids.map(|record| Ok((record.namespace, self.somebody_in(record.namespace)?.tid())));
+        let inside: BTreeMap<u32, Pid> = inside.collect::<Result<_, RestoreError>>()?;
+        Ok(sysctl::settle(records, self.seed()?.tid(), &inside)?)
     }
 
     /// Carries out a fork of the plan.

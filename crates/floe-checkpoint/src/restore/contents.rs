@@ -9,7 +9,7 @@ use floe_resources::{
     file::reopen,
     ipc,
     mm::{Filler, Sources},
-    ns::Roots,
+    ns::{Roots, sysctl},
 };
 use floe_sys::{
     Pid,
@@ -76,6 +76,7 @@ impl MadeContents {
             }
             made.ghosts.insert(record.id, file.into());
         }
+        sysctl::raise(&image.sandbox().sysctls, 0, world.seed()?.tid())?;
         for segment in ipc::make(world.seed()?.tid(), &image.sandbox().ipc_objects)? {
             let owner = ContentOwner::Segment(segment.id);
             let (size, huge_page) = (segment.size, segment.huge_page);

@@ -418,6 +418,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         files::open_late(all, &world, &made, &console, (&roots, outside))?;
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, &roots, &crowd.host_ids(), unsent)?;
+        world.set_sysctls(&image.sandbox().sysctls)?;
         let threads = state::complete(&image, &mut world, crowd, &base, &sender)?;
         drop(sender);
         drop(one);

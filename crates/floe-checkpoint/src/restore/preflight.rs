@@ -14,7 +14,7 @@ use floe_image::{
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
-    ns::{Roots, packet_filter},
+    ns::{Roots, packet_filter, sysctl},
 };
 use floe_sys::{
     Pid,
@@ -115,6 +115,9 @@ pub fn obstacles(
         found.insert(Obstacle { object, reason });
     })?;
     found.extend(supply::lacking(image, &own));
+    for (object, reason) in sysctl::obstacles(&image.sandbox().sysctls)? {
+        found.insert(Obstacle { object, reason });
+    }
     for record in image.processes() {
         privileges(record, &own, &mut found)?;
         for (what, directory) in [("working", &record.cwd), ("root", &record.root)] {

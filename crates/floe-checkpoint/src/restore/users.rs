@@ -56,7 +56,9 @@ impl KnownUsers {
     pub(super) fn obstacle(&self, wanted: &Credentials) -> Option<String> {
         let unknown = |known: &[Range<u64>], id: &u32| !known.iter().any(|range| range.contains(&u64::from(*id)));
         if let Some(user) = wanted.uids.iter().find(|user| unknown(&self.users, user)) {
-            return Some(format!("it is of user {user}, whom this user namespace does not know"));
+            return Some(format!(
+                "it is of user {user}, whom this user namespace does not know (--map-user, --map-auto)"
+            ));
         }
         let groups = if wanted.groups == self.own {
             &[][..]
@@ -70,7 +72,7 @@ impl KnownUsers {
             .find(|group| unknown(&self.groups, group))
         {
             return Some(format!(
-                "it is of group {group}, which this user namespace does not know"
+                "it is of group {group}, which this user namespace does not know (--map-user, --map-auto)"
             ));
         }
         let changes = !groups.is_empty() || wanted.groups.len() != self.own.len();

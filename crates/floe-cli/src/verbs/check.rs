@@ -11,7 +11,7 @@ use floe_resources::{
     file::{Grants, Outside, TcpMode},
     ns::mounts::Given,
 };
-use floe_sandbox::{Others, become_root};
+use floe_sandbox::{IdMap, become_root};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -72,7 +72,7 @@ impl Check {
         let obstacles = match image {
             Some(image) => {
                 // As restore does.
-                become_root(Others::None)?;
+                become_root(IdMap::Root)?;
                 let grants = Grants::take(Vec::new(), &[])?;
                 let outside = Outside {
                     tcp: TcpMode::Established,

@@ -112,7 +112,7 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
-        become_root(self.map.others())?;
+        become_root(self.map.ids())?;
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let mounts = Given::new(&self.mount)?;

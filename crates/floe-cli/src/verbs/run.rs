@@ -11,7 +11,8 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
 };
 use floe_sandbox::{
-    Client, Console, First, Launch, LinkSpec, Origin, Others, Published, SandboxSpec, Signals, WindowSize, become_root,
+    Client, Console, First, IdMap, Launch, LinkSpec, Origin, Published, RunAs, SandboxSpec, Signals, WindowSize,
+    become_root,
 };
 use floe_sys::descriptor;
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
@@ -33,7 +34,7 @@ pub struct Run {
     #[arg(short, long)]
     detach: bool,
     /// Give it a pseudo-terminal.
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "map_user")]
     tty: bool,
     /// Its name; one is made up otherwise.
     #[arg(long)]
@@ -50,6 +51,20 @@ pub struct Run {
     /// Run the command below a small init.
     #[arg(long)]
     init: bool,
+    /// Run the command as this user, with all groups of theirs, or with one that is given: UID[:GID] or NAME[:GROUP], by
+    /// /etc/passwd and /etc/group. HOME, USER and LOGNAME are theirs.
+    #[arg(long, value_name = "USER[:GROUP]", conflicts_with = "map_user")]
+    user: Option<RunAs>,
+    /// Run the command so many PID namespaces deep, each in the one before. It is PID 1 of the innermost, whose processes
+    /// /proc shows; each above has a small init. Not with --rootfs yet. The kernel nests 32 at most, with those that floe is in.
+    #[arg(
+        long,
+        value_name = "LEVELS",
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=32),
+        conflicts_with = "rootfs"
+    )]
+    pid_depth: u32,
     #[command(flatten)]
     map: Map,
     /// Its network.
@@ -136,16 +151,50 @@ pub struct Map {
     /// /etc/subgid give you, from 1 on. Takes newuidmap and newgidmap (package uidmap).
     #[arg(long)]
     map_auto: bool,
+    /// As an ordinary user: appear as this user in the sandbox, of the group of that number or of the one given. There is no
+    /// root in it then, and so no terminal of its own (-t).
+    #[arg(long, value_name = "UID[:GID]", value_parser = ids, conflicts_with = "map_auto")]
+    map_user: Option<(u32, u32)>,
+}
+
+/// Parses a user and perhaps a group.
+fn ids(text: &str) -> Result<(u32, u32), String> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    let number = |text: &str| text.parse().ok().filter(|number| *number != u32::MAX);
+    let both = number(user).zip(number(group));
+    both.ok_or_else(|| "give numbers: UID, or UID:GID".to_owned())
 }
 
 impl Map {
     /// Who is in it.
-    pub fn others(self) -> Others {
-        if self.map_auto { Others::Given } else { Others::None }
+    pub fn ids(self) -> IdMap {
+        match self.map_user {
+            Some((user, group)) => IdMap::As(user, group),
+            None if self.map_auto => IdMap::RootAndGiven,
+            None => IdMap::Root,
+        }
     }
 }
 
 impl Run {
+    /// The caller's with changes; of another user than that what is not told of the caller.
+    fn environment(&self) -> Vec<OsString> {
+        let mut all = environment(&self.env);
+        if self.user.is_some() {
+            let name = |variable: &OsString| {
+                variable
+                    .as_bytes()
+                    .split(|byte| *byte == b'=')
+                    .next()
+                    .map(<[u8]>::to_vec)
+            };
+            let given: Vec<_> = self.env.iter().map(name).collect();
+            let theirs = [&b"HOME"[..], b"USER", b"LOGNAME"].map(|name| Some(name.to_vec()));
+            all.retain(|variable| !theirs.contains(&name(variable)) || given.contains(&name(variable)));
+        }
+        all
+    }
+
     fn spec(&self) -> anyhow::Result<SandboxSpec> {
         anyhow::ensure!(
             self.publish.is_empty() || self.net == Net::New,
@@ -160,7 +209,7 @@ impl Run {
         Ok(SandboxSpec {
             name: self.name.clone(),
             command: self.command.clone(),
-            env: environment(&self.env),
+            env: self.environment(),
             workdir: self
                 .workdir
                 .clone()
@@ -176,6 +225,8 @@ impl Run {
                 address: None,
             }),
             mounts: self.mounts.mounts()?,
+            run_as: self.user.clone(),
+            pid_depth: self.pid_depth,
             init: self.init,
             limits: self.limits.limits()?,
             console,
@@ -191,7 +242,7 @@ impl Run {
             Failure::with_status(error, status)
         };
         let spec = self.spec().map_err(|error| Failure::with_status(error, 125))?;
-        become_root(self.map.others())?;
+        become_root(self.map.ids())?;
         let launch = Launch::begin(&context.state_dir, &spec, First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
         if launch.state().link.as_ref().is_some_and(|link| !link.forwarded) {

@@ -11,6 +11,7 @@ mod namespaces;
 mod network;
 mod packet_filter;
 mod pids;
+mod sysctl;
 mod task;
 mod time;
 mod tree;
@@ -25,6 +26,7 @@ pub use namespaces::NamespaceFault;
 pub use network::NetworkFault;
 pub use packet_filter::FilterFault;
 pub use pids::PidFault;
+pub use sysctl::SysctlFault;
 pub use task::TaskFault;
 pub use time::TimeFault;
 pub use tree::TreeFault;
@@ -89,6 +91,9 @@ pub enum Contradiction {
     /// Cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupFault),
+    /// Settings of namespaces.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlFault),
     /// Address spaces.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
@@ -120,6 +125,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     namespaces::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
+    sysctl::check(image)?;
     packet_filter::check(image)?;
     cgroups::check(image)?;
     time::check(image)?;

@@ -17,6 +17,7 @@ mod process;
 mod sandbox;
 mod seccomp;
 mod switches;
+mod sysctl;
 mod terminal;
 mod time;
 mod vma_details;
@@ -53,6 +54,7 @@ pub use sandbox::{
 };
 pub use seccomp::{SeccompFilter, SeccompRecord};
 pub use switches::{CallDispatch, MemoryPolicy, ProcessSwitches, ThreadSwitches};
+pub use sysctl::{SysctlKind, SysctlRecord};
 pub use terminal::{OutputStop, TerminalInput, TerminalRecord};
 pub use time::{ClocksRecord, PosixTimerRecord, TimerExpiry};
 pub use vma_details::{RangePolicy, VmaDetails};

@@ -2,7 +2,7 @@
 
 use super::{
     ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, NamespaceRecord, PacketFilterRecord,
-    PidNamespaceRecord, TerminalRecord,
+    PidNamespaceRecord, SysctlRecord, TerminalRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,8 @@ pub struct SandboxRecord {
     pub login: u32,
     /// System V IPC objects of an own IPC namespace.
     pub ipc_objects: IpcRecord,
+    /// Settings of its namespaces.
+    pub sysctls: Vec<SysctlRecord>,
     /// The packet filter of an own network namespace.
     pub packet_filter: PacketFilterRecord,
     /// What is set in its cgroups, one for each hierarchy where something is.

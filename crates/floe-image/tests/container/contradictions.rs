@@ -151,6 +151,38 @@ fn namespaces_that_are_none_are_refused() {
 }
 
 #[test]
+fn settings_that_floe_does_not_carry_are_refused() {
+    let set = |index: usize, name: &'static str| move |s: &mut Sample| s.sandbox.sysctls[index].name = name.to_owned();
+    contradiction(
+        "sysctl kernel.core_pattern is none that is carried",
+        set(0, "kernel/core_pattern"),
+    );
+    contradiction(
+        "sysctl kernel....net.ipv4.ip_forward is none that is carried",
+        set(0, "kernel/../net/ipv4/ip_forward"),
+    );
+    contradiction("sysctl kernel.sem is none that is carried", set(1, "kernel/sem"));
+    for value in ["", "1 ", "x", "1\n2", &"1 ".repeat(100)] {
+        contradiction("sysctl kernel.pid_max has no numbers as its value", |s| {
+            value.clone_into(&mut s.sandbox.sysctls[1].value);
+        });
+    }
+    contradiction("sysctl kernel.pid_max is of a namespace that is not there", |s| {
+        s.sandbox.sysctls[1].namespace = 2;
+    });
+    contradiction(
+        "sysctl user.max_ipc_namespaces is of a namespace that is not there",
+        |s| {
+            s.sandbox.sysctls[2].namespace = 1;
+        },
+    );
+    contradiction("sysctl kernel.sem is there twice", |s| {
+        let again = s.sandbox.sysctls[0].clone();
+        s.sandbox.sysctls.push(again);
+    });
+}
+
+#[test]
 fn trees_that_are_none_are_refused() {
     contradiction("process 7 is its own ancestor", |s| {
         s.processes[1].ppid = NsPid(7);

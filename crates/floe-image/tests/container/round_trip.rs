@@ -150,6 +150,7 @@ proptest! {
                 log: None,
                 clocks: possible(sandbox.clocks),
                 ipc_objects: IpcRecord::default(),
+                sysctls: Vec::new(),
                 packet_filter: PacketFilterRecord::default(),
                 cgroups: Vec::new(),
                 link: None,

@@ -124,6 +124,21 @@ fn terminal() -> TerminalRecord {
     }
 }
 
+fn sysctls() -> Vec<SysctlRecord> {
+    [
+        (SysctlKind::Ipc, 0, "kernel/sem", "250 32000 32 128"),
+        (SysctlKind::Pid, 1, "kernel/pid_max", "5000"),
+        (SysctlKind::User, 0, "user/max_ipc_namespaces", "7"),
+    ]
+    .map(|(kind, namespace, name, value)| SysctlRecord {
+        kind,
+        namespace,
+        name: name.to_owned(),
+        value: value.to_owned(),
+    })
+    .to_vec()
+}
+
 /// The content of `tests/golden/v1.floe`.
 pub fn whole() -> Sample {
     Sample {
@@ -153,6 +168,7 @@ pub fn whole() -> Sample {
             },
             login: 1000,
             ipc_objects: ipc_objects(),
+            sysctls: sysctls(),
             packet_filter: sample_filter::packet_filter(),
             cgroups: sample_cgroups::cgroups(),
             link: Some(sample_filter::link()),
@@ -358,6 +374,7 @@ pub fn tiny() -> Sample {
             clocks: ClocksRecord::default(),
             login: u32::MAX,
             ipc_objects: IpcRecord::default(),
+            sysctls: Vec::new(),
             packet_filter: PacketFilterRecord::default(),
             cgroups: Vec::new(),
             link: None,

@@ -4,6 +4,9 @@ use super::terminal;
 use floe_image::{codec, record::*};
 use serde::Serialize;
 
+/// User, group and permissions of a pipe.
+const PIPE_OWNER: (u32, u32, u32) = (1000, 100, 0o600);
+
 /// One of each kind. The bodies have the shapes that docs/image-format.md gives for their kinds.
 pub fn open_files() -> Vec<OpenFileRecord> {
     let path = |path: &str| path.as_bytes().to_vec();
@@ -19,12 +22,12 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ("regular", 0o2, 5, regular(b"/tmp/\xff gone", Some(0), 5000, -1)),
         ("directory", 0o200_000, 24, body(&(path("/srv"), None::<u32>))),
         ("device", 0o2, 0, body(&(path("/dev/null"), 1_u64, 3_u64))),
-        ("pipe", 0o0, 0, body(&0_u32)),
-        ("pipe", 0o4_001, 0, body(&0_u32)),
+        ("pipe", 0o0, 0, body(&(0_u32, PIPE_OWNER))),
+        ("pipe", 0o4_001, 0, body(&(0_u32, PIPE_OWNER))),
         ("fifo", 0o2, 0, body(&(1_u32, path("/tmp/fifo"), false))),
         ("console-terminal", 0o2, 0, body(&path("/dev/pts/0"))),
         ("controlling-terminal", 0o2, 0, body(&(path("/dev/tty"), Some(0_u32)))),
-        ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32))),
+        ("console-pipe", 0o1, 0, body(&(1_u8, 65_536_u32, PIPE_OWNER))),
         ("eventfd", 0o2, 0, body(&(5_u64, true))),
         ("signalfd", 0o4_002, 0, body(&0x200_u64)),
         (

@@ -5,7 +5,7 @@ use crate::{
     mm::{ContentPlace, ContentSource, Contents},
     ns::run_inside,
     refusal::Refusals,
-    tree::{FoundThread, FoundTree},
+    tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_image::record::{
     AdjustmentRecord, ContentOwner, IpcPermission, IpcRecord, MessageRecord, NsPid, QueueRecord, SegmentRecord,
@@ -48,7 +48,7 @@ pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
     };
     let mut records = Vec::with_capacity(segments.len());
     for segment in &segments {
-        let huge_page = segment_content(root.task(), segment, contents)?;
+        let huge_page = segment_content(root, segment, (contents, refusals))?;
         records.push(segment_record(segment, huge_page));
     }
     refuse_foreign(&segments, contents, refusals);
@@ -111,21 +111,36 @@ fn segment_record(found: &Segment, huge_page: u64) -> SegmentRecord {
 
 /// Notes where to read a segment's content: in a task that has it attached, or where nobody has, in floe itself. Returns
 /// bytes of a page of hugetlbfs, or 0.
-fn segment_content(pid: Pid, segment: &Segment, contents: &mut Contents) -> Result<u64, IpcError> {
+fn segment_content(
+    root: &FoundProcess,
+    segment: &Segment,
+    (contents, refusals): (&mut Contents, &mut Refusals),
+) -> Result<u64, IpcError> {
     let id = segment.permission.id;
     let link = match contents.segments.get(&id) {
         Some(found) => found.link.clone(),
         None if segment.attached > 0 => return Ok(0),
         None => {
             let attach = || Attachment::new(segment);
-            let attachment = run_inside(pid, CloneFlags::CLONE_NEWIPC, attach)
+            let attachment = run_inside(root.task(), CloneFlags::CLONE_NEWIPC, attach)
                 .map_err(namespace("attach System V shared memory"))?;
             let link = attachment.link();
             contents.attachments.push(attachment);
             link
         }
     };
-    let huge_page = contents.huge_page(&link)?;
+    let huge_page = match contents.huge_page(&link) {
+        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+            refusals.add(
+                Some(&root.subject()),
+                format!("System V shared memory {id}"),
+                "only the host's root may look at what is mapped and has no name",
+                "ipcrm it, or run floe as root",
+            );
+            return Ok(0);
+        }
+        found => found?,
+    };
     contents.sources.push(ContentSource {
         owner: ContentOwner::Segment(id),
         place: ContentPlace::Link(link.into()),

@@ -60,7 +60,10 @@ fn cut(part: &MappedPart, guards: &[(u64, u64)]) -> (Vec<MappedPart>, Vec<Range<
     let hidden: Vec<Range<u64>> = guards.iter().map(|(start, end)| inside(*start)..inside(*end)).collect();
     let mut seen = Vec::new();
     let mut at = part.range.start;
-    let ends = hidden.iter().cloned().chain(std::iter::once(part.range.end..part.range.end));
+    let ends = hidden
+        .iter()
+        .cloned()
+        .chain(std::iter::once(part.range.end..part.range.end));
     for gap in ends {
         if at < gap.start {
             seen.push(MappedPart {

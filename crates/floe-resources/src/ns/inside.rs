@@ -100,6 +100,25 @@ pub fn run_in<T: Send>(
     })
 }
 
+/// Runs `look` on a thread in new namespaces `flags`, which end with it.
+///
+/// # Errors
+/// [`NsError::Enter`].
+pub(super) fn run_in_new<T: Send>(
+    flags: CloneFlags,
+    look: impl FnOnce() -> Result<T, io::Error> + Send,
+) -> Result<T, NsError> {
+    let enter = || -> Result<T, io::Error> {
+        unshare(flags)?;
+        look()
+    };
+    apart(enter).map_err(|source| NsError::Enter {
+        pid: Pid::new(std::process::id() as i32),
+        flags,
+        source,
+    })
+}
+
 /// Runs something on a thread that ends with it.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let result = std::thread::scope(|scope| scope.spawn(work).join());

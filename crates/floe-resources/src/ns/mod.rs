@@ -10,6 +10,7 @@ pub mod packet_filter;
 pub mod pids;
 mod roots;
 mod spaces;
+pub mod sysctl;
 
 pub use contents::{make as make_namespace, set_clocks};
 pub use inside::{NsError, root_directory, run as run_inside};

@@ -33,7 +33,7 @@ pub fn restore_credentials(
     match entry {
         UserEntry::None if base.same(wanted) => {}
         UserEntry::None => {
-            change_ids(batch, wanted);
+            change_ids(batch, wanted, base.status.groups != wanted.groups);
             change_capabilities(batch, wanted);
         }
         UserEntry::By {
@@ -123,26 +123,28 @@ fn enter_user(batch: &mut Batch, number: RawFd) {
 
 fn change_ids_as(batch: &mut Batch, wanted: &Credentials, seen: Option<&SeenUsers>) -> Result<(), RestoreError> {
     match seen {
-        None => change_ids(batch, wanted),
-        Some(seen) => change_ids(batch, &seen.credentials(wanted).ok_or(RestoreError::Unknown)?),
+        None => change_ids(batch, wanted, true),
+        Some(seen) => change_ids(batch, &seen.credentials(wanted).ok_or(RestoreError::Unknown)?, true),
     }
     Ok(())
 }
 
-/// Users and groups. The capabilities stay.
-fn change_ids(batch: &mut Batch, wanted: &Credentials) {
+/// Users and groups. The capabilities stay, and supplementary groups that are the same: not everybody may set them.
+fn change_ids(batch: &mut Batch, wanted: &Credentials, changes_groups: bool) {
     batch.call(
         "keep capabilities over setuid",
         libc::SYS_prctl,
         &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP],
     );
-    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
-    let place = batch.data(&groups);
-    batch.call(
-        "set the supplementary groups",
-        libc::SYS_setgroups,
-        &[wanted.groups.len() as u64, place],
-    );
+    if changes_groups {
+        let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+        let place = batch.data(&groups);
+        batch.call(
+            "set the supplementary groups",
+            libc::SYS_setgroups,
+            &[wanted.groups.len() as u64, place],
+        );
+    }
     let ids = |ids: [u32; 4]| ids.map(u64::from);
     let [real, effective, saved, filesystem] = ids(wanted.gids);
     batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);

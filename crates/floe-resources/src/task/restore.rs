@@ -61,7 +61,7 @@ pub enum RestoreError {
 /// What the seed brought with it, so that only differences are set.
 #[derive(Debug, Clone)]
 pub struct SeedState {
-    status: Status,
+    pub(super) status: Status,
     processors: Vec<u32>,
     /// The slice of threads that ask for none.
     slice: u64,

@@ -58,6 +58,7 @@ struct PipeBody {
     stream: u8,
     /// F_GETPIPE_SZ.
     capacity: u32,
+    owner: pipe::Owner,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +109,11 @@ impl FileKind for ConsolePipe {
             context.input = contents.bytes;
         }
         let capacity = contents.capacity;
-        Ok(Some(codec::encode(&PipeBody { stream, capacity })?))
+        Ok(Some(codec::encode(&PipeBody {
+            stream,
+            capacity,
+            owner: pipe::Owner::of(&file.metadata),
+        })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
@@ -119,6 +124,7 @@ impl FileKind for ConsolePipe {
         };
         let end = context.console.get(usize::from(body.stream)).ok_or_else(unknown)?;
         pipe::set_capacity(end.as_fd(), body.capacity)?;
+        body.owner.put_back(end.as_fd())?;
         if was_opened(record) {
             let end = reopen(end.as_fd(), open_flags(record) & !libc::O_DIRECT)?;
             set_status(end.as_fd(), record)?;

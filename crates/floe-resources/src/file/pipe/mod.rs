@@ -2,6 +2,7 @@
 
 mod contents;
 mod outside;
+mod owner;
 
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, console::is_console, decode, named,
@@ -28,6 +29,7 @@ use std::{
 pub(crate) use contents::MadePipe;
 pub(super) use contents::set_capacity;
 pub(crate) use outside::FoundPipes;
+pub(super) use owner::Owner;
 
 const OBJECT_KIND: &str = "pipe";
 
@@ -40,6 +42,7 @@ pub struct Fifo;
 #[derive(Debug, Serialize, Deserialize)]
 struct PipeBody {
     pipe: u32,
+    owner: Owner,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,12 +140,15 @@ impl FileKind for Pipe {
         let Some(pipe) = pipe_number(file, context)? else {
             return Ok(None);
         };
-        Ok(Some(codec::encode(&PipeBody { pipe })?))
+        let owner = Owner::of(&file.metadata);
+        Ok(Some(codec::encode(&PipeBody { pipe, owner })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body: PipeBody = decode(record)?;
-        open_end(record, (body.pipe, false), context, MadePipe::anonymous)
+        let end = open_end(record, (body.pipe, false), context, MadePipe::anonymous)?;
+        body.owner.put_back(end.as_fd())?;
+        Ok(end)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
