@@ -279,7 +279,7 @@ mount = fields(
     ),
     attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
 )
-mount_namespace = fields(unmounted=several(raw), mounts=several(mount))
+mount_namespace = fields(owner=u32, unmounted=several(raw), mounts=several(mount))
 node = fields(
     parent=u32, name=raw,
     kind=choice(

@@ -27,16 +27,32 @@ fn goes_on(folder: &Path) -> String {
 /// Each shows its own processes and those below, whoever looks.
 #[test]
 fn pid_namespaces_below_each_other_have_their_own_proc() {
-    nested(&Host::new());
+    nested(&Host::new(), "unshare --fork --pid --mount-proc");
+}
+
+/// Each in a user namespace below the other's, whose all else is.
+#[test]
+fn user_namespaces_below_each_other_have_theirs() {
+    nested(
+        &Host::new(),
+        "unshare --user --map-root-user --fork --pid --mount-proc --uts --ipc --net",
+    );
+}
+
+#[test]
+fn those_of_an_ordinary_user_have_theirs_too() {
+    nested(
+        &Host::of_ordinary_user(),
+        "unshare --user --map-root-user --fork --pid --mount-proc",
+    );
 }
 
 #[test]
 fn those_of_an_ordinary_user_have_it_too() {
-    nested(&Host::of_ordinary_user());
+    nested(&Host::of_ordinary_user(), "unshare --fork --pid --mount-proc");
 }
 
-fn nested(host: &Host) {
-    let nested = "unshare --fork --pid --mount-proc";
+fn nested(host: &Host, nested: &str) {
     let script = format!("cd /; {nested} {nested} {nested} bash -c '{COUNT}' $0 & {WAIT}");
     let mounting = Mounting::start(host, &script);
     let innermost = "1 bash cat";

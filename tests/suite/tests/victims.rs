@@ -195,6 +195,7 @@ victims! {
     networks "networks",
     packet_filter "packet-filter",
     pidfds "pidfds",
+    namespaces_container "namespaces-container",
     namespaces_names "namespaces-names",
     namespaces_user "namespaces-user",
     pids_nested "pids-nested",

@@ -200,9 +200,12 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let (mut sandbox, mounts, networks) =
+        let (mut sandbox, mut mounts, networks) =
             sandbox(held, target, (&streams, &files, &others), (&mut contents, refusals))?;
         sandbox.cgroups = cgroups;
+        for (number, record) in mounts.namespaces.iter_mut().enumerate() {
+            record.owner = others.owner_of_mounts(number);
+        }
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
         if sandbox.ipc == NamespaceOrigin::Own {
             sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;

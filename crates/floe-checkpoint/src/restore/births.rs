@@ -10,7 +10,7 @@ use super::{
     tree::{Heritage, World},
 };
 use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord, SysctlKind, SysctlRecord};
-use floe_resources::ns::sysctl;
+use floe_resources::ns::{Roots, sysctl};
 use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Batch, CallId, Puppet, PuppetIds};
 use std::{
@@ -125,7 +125,7 @@ impl World<'_> {
         &mut self,
         by: i32,
         (pid, namespace, helper): (i32, u32, bool),
-        made: &MadeContents,
+        (made, roots): (&MadeContents, &Roots),
     ) -> Result<(), RestoreError> {
         let lending = self.lendings.get(&by).cloned();
         if let Some(held) = lending.as_ref().and_then(|lending| lending.before.get(&pid)) {
@@ -145,7 +145,7 @@ impl World<'_> {
         let (new, exit_signal) = (if is_first { NEW_PIDS } else { 0 }, exit_signal.max(0) as u64);
         let owner = self.namespaces.owner_of_pids(namespace);
         let child = if is_first && owner != self.whereabouts(by).user() {
-            self.spawn_first_of(owner, (by, pid), (u64::from(shared) | new, exit_signal))?
+            self.spawn_first_of((owner, roots), (by, pid), (u64::from(shared) | new, exit_signal))?
         } else {
             let child = self.spawn(by, pid, (u64::from(shared) | new, exit_signal))?;
             self.places.insert(pid, self.whereabouts(by));
@@ -165,7 +165,7 @@ impl World<'_> {
             self.heritage.insert(pid, heritage);
         }
         if let Some(directories) = self.directories.get(&by).copied() {
-            self.directories.insert(pid, directories);
+            self.directories.entry(pid).or_insert(directories);
         }
         match lending {
             Some(lending) if lending.last == pid => self.hold(by, self.own(by)?, made, None),
@@ -177,7 +177,7 @@ impl World<'_> {
     /// whose parent is the child's, too (CLONE_PARENT).
     fn spawn_first_of(
         &mut self,
-        user: u32,
+        (user, roots): (u32, &Roots),
         (by, pid): (i32, i32),
         (flags, exit_signal): (u64, u64),
     ) -> Result<Puppet, RestoreError> {
@@ -189,9 +189,12 @@ impl World<'_> {
         let puppet = self.spawn(by, maker, (0, exit_signal))?;
         self.puppets.insert(maker, puppet);
         self.places.insert(maker, self.whereabouts(by));
-        self.settle_maker_in(maker, pid, user)?;
+        self.settle_maker_in((by, maker), pid, (user, roots))?;
         let child = self.spawn(maker, pid, (flags | libc::CLONE_PARENT as u64, 0))?;
         self.places.insert(pid, self.whereabouts(maker));
+        if let Some(directories) = self.directories.remove(&maker) {
+            self.directories.insert(pid, directories);
+        }
         self.end_helper(maker, by)?;
         self.forget_child_signal(NsPid(by), exit_signal as i32)?;
         self.numbering.remove(maker);

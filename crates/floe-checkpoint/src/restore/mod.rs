@@ -368,8 +368,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     world.restore_login(image.sandbox().login)?;
     world.namespaces = Namespaces::make(&image, launch.pid1())?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
+    world.base = base.users();
     control.enter("mounts")?;
-    let (roots, unmounted) = mounts::make(&image, world.seed()?, (launch.pid1(), outside.mounts))?;
+    let (roots, unmounted) = mounts::make(
+        &image,
+        world.seed()?,
+        (launch.pid1(), outside.mounts, &world.namespaces.known),
+    )?;
     control.enter("network")?;
     networks::make(&image, launch.pid1())?;
     control.enter("contents")?;

@@ -12,7 +12,7 @@ use floe_image::{
 use floe_resources::{
     mm::Filler,
     ns::{
-        Roots,
+        Known, Roots,
         mounts::{self, Given, Mounting},
         run_inside,
     },
@@ -164,7 +164,7 @@ fn act(
     if !lacking.is_empty() {
         return Ok(Err(lacking));
     }
-    let mounting = Mounting::begin(image, made, given, proc)?;
+    let mounting = Mounting::begin(image, made, (given, &Known::default()), proc)?;
     let roots = mounting.roots()?;
     mounting.go_home()?;
     mounting.complete(HashMap::new())?;
@@ -233,7 +233,7 @@ fn with_kind(image: &Image, kind: FilesystemKind) -> impl Iterator<Item = &Files
 pub fn make<'a>(
     image: &'a Image,
     seed: &Puppet,
-    (pid1, given): (Pid, &Given),
+    (pid1, given, known): (Pid, &Given, &Known),
 ) -> Result<(Roots, Option<Mounting<'a>>), RestoreError> {
     let proc = proc_directory()?;
     if changes_nothing(image) {
@@ -245,7 +245,7 @@ pub fn make<'a>(
         made.insert(record.id, proc_of(seed, record)?);
     }
     run_inside(pid1, INSIDE, || {
-        Ok(Mounting::begin(image, made, given, proc).and_then(|mounting| {
+        Ok(Mounting::begin(image, made, (given, known), proc).and_then(|mounting| {
             let roots = mounting.roots()?;
             Ok((roots, mounting))
         }))

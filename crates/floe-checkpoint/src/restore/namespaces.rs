@@ -11,8 +11,8 @@ use floe_image::{
     },
 };
 use floe_resources::{
-    ns::{Known, make_namespace},
-    task::{SeenUsers, UserEntry, become_and_enter},
+    ns::{Known, Roots, make_namespace},
+    task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
 };
 use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Puppet, Script};
@@ -163,12 +163,23 @@ impl<'a> World<'a> {
     }
 
     /// Has a helper become who `first` was and enter, for good, the user namespace whose a new PID namespace is to be.
-    pub(super) fn settle_maker_in(&mut self, maker: i32, first: i32, user: u32) -> Result<(), RestoreError> {
+    pub(super) fn settle_maker_in(
+        &mut self,
+        (by, maker): (i32, i32),
+        first: i32,
+        (user, roots): (u32, &Roots),
+    ) -> Result<(), RestoreError> {
         let lacking = || RestoreError::Inconsistent(format!("process {first} is not in the image"));
         let record = self.record(first).ok_or_else(lacking)?;
         let who = &record.threads.first().ok_or_else(lacking)?.credentials;
         let (now, wanted) = (self.whereabouts(maker), self.namespaces.first(record));
         self.move_to(self.puppet(maker)?, now.namespaces, wanted)?;
+        let mounts = self.directories.get(&by).map_or(0, |(_, number)| *number);
+        if mounts != record.mount_namespace {
+            let namespace = roots.namespace(record.mount_namespace);
+            self.enter(self.puppet(maker)?, (Kind::Mount, namespace))?;
+            self.directories.insert(maker, (None, record.mount_namespace));
+        }
         self.become_inside(maker, user, who)?;
         if let Some(place) = self.places.get_mut(&maker) {
             place.namespaces = wanted;
@@ -183,11 +194,8 @@ impl<'a> World<'a> {
             .channel
             .give(&mut script, &[self.namespaces.file(Kind::User, user)?])?[0];
         let mut place = self.whereabouts(pid);
-        let seen = place
-            .early
-            .map(|(inside, _)| self.namespaces.seen(inside))
-            .transpose()?;
-        become_and_enter(&mut script, (who, seen), number).map_err(|e| task_error(pid, e))?;
+        let from = self.standpoint(&place)?;
+        become_and_enter(&mut script, (who, &from), number).map_err(|e| task_error(pid, e))?;
         script.run()?;
         place.early = Some((user, who));
         self.places.insert(pid, place);
@@ -236,23 +244,32 @@ impl<'a> World<'a> {
         thread: &ThreadRecord,
     ) -> Result<UserEntry<'_>, RestoreError> {
         let (user, place) = (thread.namespaces.user, self.whereabouts(process.pid.0));
-        match place.early {
-            Some((inside, now)) if inside == user => Ok(UserEntry::Inside {
-                now,
-                seen: self.namespaces.seen(user)?,
-            }),
-            None if user == 0 => Ok(UserEntry::None),
-            early => {
-                let seen = early.map(|(inside, _)| self.namespaces.seen(inside)).transpose()?;
-                let number = self.channel.give(script, &[self.namespaces.file(Kind::User, user)?])?[0];
-                let leaves_pids = process.pids_of_children == PidsOfChildren::New;
-                Ok(UserEntry::By {
-                    number,
-                    seen,
-                    leaves_pids,
-                })
-            }
+        if place.user() != user {
+            let number = self.channel.give(script, &[self.namespaces.file(Kind::User, user)?])?[0];
+            return Ok(UserEntry::By {
+                number,
+                from: self.standpoint(&place)?,
+                leaves_pids: process.pids_of_children == PidsOfChildren::New,
+            });
         }
+        match user {
+            0 => Ok(UserEntry::None),
+            _ => Ok(UserEntry::Inside(self.standpoint(&place)?)),
+        }
+    }
+
+    /// Who a process is by now.
+    fn standpoint(&self, place: &Place<'_>) -> Result<Standpoint<'_>, RestoreError> {
+        Ok(match place.early {
+            None => Standpoint {
+                now: self.base.clone(),
+                seen: None,
+            },
+            Some((inside, now)) => Standpoint {
+                now: now.clone(),
+                seen: Some(self.namespaces.seen(inside)?),
+            },
+        })
     }
 
     fn move_to(&self, puppet: &Puppet, now: TaskNamespaces, wanted: TaskNamespaces) -> Result<(), RestoreError> {

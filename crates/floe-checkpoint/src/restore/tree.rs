@@ -11,7 +11,7 @@ use super::{
 use crate::stage::Control;
 use floe_image::{
     Image, Numbering,
-    record::{DirectoryRecord, NsPid, ProcessRecord, ProcessState},
+    record::{Credentials, DirectoryRecord, NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     cgroup::Made,
@@ -46,8 +46,8 @@ const CORE_SIGNALS: [i32; 10] = [
     libc::SIGSYS,
 ];
 
-/// Working and root directory, and the number of the mount namespace.
-type Directories<'a> = (&'a DirectoryRecord, &'a DirectoryRecord, u32);
+/// Working and root directory, and the number of the mount namespace, in whose root directory both are where there are none.
+pub(super) type Directories<'a> = (Option<(&'a DirectoryRecord, &'a DirectoryRecord)>, u32);
 
 /// An address space that a task has.
 #[derive(Clone)]
@@ -84,6 +84,8 @@ pub struct World<'a> {
     pub(super) namespaces: Namespaces,
     /// Which of these processes have entered.
     pub(super) places: HashMap<i32, Place<'a>>,
+    /// Who tasks are until they are somebody.
+    pub(super) base: Credentials,
     memory: Memory<'a>,
     /// Leaders by their id in the namespace.
     pub puppets: BTreeMap<i32, Puppet>,
@@ -126,6 +128,7 @@ impl<'a> World<'a> {
             pid_namespaces: HashMap::new(),
             namespaces: Namespaces::default(),
             places: HashMap::new(),
+            base: Credentials::default(),
             memory: Memory::of(image),
             puppets: BTreeMap::from([(1, puppet)]),
             heritage: HashMap::new(),
@@ -309,7 +312,7 @@ impl<'a> World<'a> {
                     pid,
                     namespace,
                     helper,
-                } => self.fork(by, (pid, namespace, helper), made)?,
+                } => self.fork(by, (pid, namespace, helper), (made, roots))?,
                 Step::Build(pid) => {
                     if let Some(record) = self.record(pid) {
                         self.place(record)?;
@@ -436,9 +439,9 @@ impl<'a> World<'a> {
         let Some(record) = self.record(pid) else {
             return Ok(None);
         };
-        let wanted = (&record.cwd, &record.root, record.mount_namespace);
+        let (wanted, number) = ((&record.cwd, &record.root), record.mount_namespace);
         let before = self.directories.get(&pid).copied();
-        if before == Some(wanted) {
+        if before == Some((Some(wanted), number)) {
             return Ok(None);
         }
         let open = |directory: &DirectoryRecord| {
@@ -448,14 +451,15 @@ impl<'a> World<'a> {
             )))
         };
         let (cwd, own_root) = (open(wanted.0)?, open(wanted.1)?);
-        let namespace = roots.namespace(wanted.2);
+        let namespace = roots.namespace(number);
         let numbers = self.channel.give(script, &[cwd.as_fd(), own_root.as_fd(), namespace])?;
         let [cwd, own_root, namespace] = [numbers[0], numbers[1], numbers[2]].map(|number| number as u64);
         let batch = script.reserve(7, 16)?;
         // To enter one is to be in its root directory.
-        let moves = before.map_or(0, |(.., namespace)| namespace) != wanted.2;
-        let before = before.map(|(_, root, _)| root).filter(|_| !moves);
-        let is_top = wanted.1.path == b"/" && wanted.1.mount_namespace == wanted.2;
+        let moves = before.map_or(0, |(_, before)| before) != number;
+        let before = before.and_then(|(both, _)| both).map(|(_, root)| root);
+        let before = before.filter(|_| !moves);
+        let is_top = wanted.1.path == b"/" && wanted.1.mount_namespace == number;
         let is_there = before.map_or(is_top, |before| before == wanted.1);
         if moves {
             let arguments = [namespace, libc::CLONE_NEWNS as u64];
@@ -470,7 +474,7 @@ impl<'a> World<'a> {
         batch.call("close", libc::SYS_close, &[cwd]);
         batch.call("close", libc::SYS_close, &[own_root]);
         batch.call("close", libc::SYS_close, &[namespace]);
-        Ok(Some(wanted))
+        Ok(Some((Some(wanted), number)))
     }
 
     pub(super) fn end_helper(&mut self, pid: i32, parent: i32) -> Result<(), RestoreError> {
@@ -500,7 +504,7 @@ impl<'a> World<'a> {
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
             let who = match self.whereabouts(pid).user() {
                 0 => Some(thread.credentials.clone()),
-                inside => self.namespaces.seen(inside)?.credentials(&thread.credentials),
+                inside => self.namespaces.seen(inside)?.credentials(&thread.credentials, false),
             };
             // Whom its user namespace does not know it is by birth.
             if let Some(who) = who {

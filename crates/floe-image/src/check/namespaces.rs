@@ -52,6 +52,9 @@ pub enum NamespaceFault {
     /// A root in what counts as others' namespaces.
     #[error("process {0}, the tree's root, is in namespaces of others")]
     Root(i32),
+    /// A mount namespace that belongs to no user namespace.
+    #[error("mount namespace {0} belongs to no user namespace that the image has")]
+    Mount(u32),
     /// A PID namespace that belongs to no user namespace.
     #[error("PID namespace {0} belongs to no user namespace that the image has")]
     Pid(u32),
@@ -86,6 +89,11 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
     for (number, record) in (1..).zip(&image.sandbox().pid_namespaces) {
         let exists = (record.owner as usize) < levels.len();
         ensure(exists, || NamespaceFault::Pid(number))?;
+    }
+    for (number, record) in (0..).zip(image.mount_namespaces()) {
+        // That of the root is the one that the sandbox has.
+        let exists = (record.owner as usize) < levels.len() && (number != 0 || record.owner == 0);
+        ensure(exists, || NamespaceFault::Mount(number))?;
     }
     Ok(())
 }

@@ -10,6 +10,9 @@ const LAYERS: [&str; 4] = ["lowerdir+", "datadir+", "upperdir", "workdir"];
 /// the tree's root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountNamespaceRecord {
+    /// The user namespace whose privileges count in it, by its number among the
+    /// [`NamespaceRecord`](super::NamespaceRecord)s; 0 for that of the tree's root.
+    pub owner: u32,
     /// Mount points at which a new sandbox has something that is not there, in the order in which it is unmounted.
     pub unmounted: Vec<MountPoint>,
     /// Mounts, each behind the one that it is on; the first is the root. None where nothing else is different.

@@ -145,6 +145,18 @@ fn namespaces_that_are_none_are_refused() {
     contradiction("threads of process 7 are in different user or time namespaces", |s| {
         s.processes[1].threads[1].namespaces.user = 1;
     });
+    contradiction(
+        "mount namespace 1 belongs to no user namespace that the image has",
+        |s| {
+            s.mount_namespaces[1].owner = 3;
+        },
+    );
+    contradiction(
+        "mount namespace 0 belongs to no user namespace that the image has",
+        |s| {
+            s.mount_namespaces[0].owner = 1;
+        },
+    );
     contradiction("PID namespace 1 belongs to no user namespace that the image has", |s| {
         s.sandbox.pid_namespaces[0].owner = 3;
     });

@@ -41,6 +41,7 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
         root: at(b"/"),
     };
     let further = MountNamespaceRecord {
+        owner: 2,
         unmounted: Vec::new(),
         mounts: vec![
             MountRecord {
@@ -51,6 +52,7 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
         ],
     };
     let own = MountNamespaceRecord {
+        owner: 0,
         unmounted: vec![at(b"/proc"), at(b"/sys")],
         mounts: vec![
             mount(0, b"/", MountSource::Inherited),

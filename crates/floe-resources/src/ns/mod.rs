@@ -23,8 +23,8 @@ pub use spaces::MountSpaces;
 use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
 use floe_image::record::{NamespaceOrigin, NetworkRecord, PacketFilterRecord};
 use floe_sys::Pid;
-use nix::{sched::CloneFlags, sys::stat::fstat};
-use std::{collections::HashSet, os::fd::AsFd};
+use nix::sched::CloneFlags;
+use std::collections::HashSet;
 
 /// The namespaces of a tree.
 #[derive(Debug)]
@@ -85,42 +85,10 @@ pub fn find(
         found.packet_filter = packet_filter::dump(pid, refusals)?;
     }
     found.mounts = mounts::find(tree, contents, refusals)?;
-    refuse_owners(tree, contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }
     Ok(Some(found))
-}
-
-/// Refuses mount namespaces that belong to another user namespace than that of the tree's root: who makes one anew would have
-/// to be in that.
-fn refuse_owners(tree: &FoundTree, contents: &Contents, refusals: &mut Refusals) -> Result<(), NsError> {
-    let owner = |task: Pid| {
-        let path = format!("/proc/{task}/ns/mnt");
-        let owner = std::fs::File::open(&path).and_then(|namespace| {
-            let owner = floe_sys::namespace::owner(namespace.as_fd())?;
-            Ok(fstat(owner)?.st_ino)
-        });
-        owner.map_err(|source| NsError::Read { path, source })
-    };
-    let further: Vec<u32> = contents.spaces.numbers().skip(1).collect();
-    if further.is_empty() {
-        return Ok(());
-    }
-    let own = owner(contents.spaces.task(0))?;
-    for number in further {
-        let task = contents.spaces.task(number);
-        if owner(task)? != own {
-            let process = tree.living().find(|process| process.task() == task);
-            refusals.add(
-                process.map(crate::tree::FoundProcess::subject).as_ref(),
-                "mount namespace of another user namespace",
-                "it belongs to a user namespace that is not that of the tree's root",
-                "make it without a user namespace (unshare -m without -U)",
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Whether the namespace `name` (as in /proc/PID/ns) of a task is floe's own.

@@ -69,6 +69,8 @@ pub struct Others {
     mounts: Vec<u64>,
     /// PID namespaces, of which the first is the tree root's.
     pids: Vec<u64>,
+    /// Owners of the mount namespaces.
+    of_mounts: Vec<u64>,
     /// Owners of the PID namespaces below the tree's.
     of_pids: Vec<u64>,
 }
@@ -108,6 +110,7 @@ impl Others {
             others: Vec::new(),
             led: HashSet::new(),
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
+            of_mounts: Vec::new(),
             of_pids: Vec::new(),
         };
         let Some(root) = tree.root() else { return Ok(found) };
@@ -118,16 +121,9 @@ impl Others {
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
-        found.find_owners(tree, refusals)?;
-        for number in spaces.numbers().skip(1) {
-            let path = format!("/proc/{}/ns/mnt", spaces.task(number));
-            let file = File::open(&path).map_err(read_error(path))?;
-            let title = format!("mount namespace mnt:[{}]", found.mounts[number as usize]);
-            if found.note_owner(namespace::owner(file.as_fd()), &title, refusals)? != found.root[&Kind::User] {
-                let reason = "one that is a user namespace's of its own is not carried yet";
-                refusals.add(None, title, reason, "let the tree's root make it");
-            }
-        }
+        found.find_owners_of_pids(tree, refusals)?;
+        found.find_owners_of_mounts(spaces, refusals)?;
+        found.find_owners(refusals)?;
         Ok(found)
     }
 
@@ -202,7 +198,7 @@ impl Others {
     }
 
     /// Finds whose privileges count in each, and with these the user namespaces between that no task is in.
-    fn find_owners(&mut self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
+    fn find_owners(&mut self, refusals: &mut Refusals) -> Result<(), NsError> {
         let mut place = 0;
         while let Some(other) = self.others.get(place) {
             let (owner, title) = (namespace::owner(other.file.as_fd()), other.title());
@@ -218,6 +214,10 @@ impl Others {
             Kind::User => (0, depth(other.inode)),
             _ => (1, 0),
         });
+        Ok(())
+    }
+
+    fn find_owners_of_pids(&mut self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
         for (place, known) in tree.pid_namespaces.iter().enumerate().skip(1) {
             let inside = |process: &&FoundProcess| process.pid_namespace == place;
             let owner = match tree.living().find(inside) {
@@ -231,6 +231,21 @@ impl Others {
                 None => self.root[&Kind::User],
             };
             self.of_pids.push(owner);
+        }
+        Ok(())
+    }
+
+    fn find_owners_of_mounts(&mut self, spaces: &MountSpaces, refusals: &mut Refusals) -> Result<(), NsError> {
+        for number in spaces.numbers() {
+            let path = format!("/proc/{}/ns/mnt", spaces.task(number));
+            let title = format!("mount namespace mnt:[{}]", self.mounts[number as usize]);
+            let file = File::open(&path).map_err(read_error(path))?;
+            let owner = match number {
+                // It may be the host's.
+                0 => self.root[&Kind::User],
+                _ => self.note_owner(namespace::owner(file.as_fd()), &title, refusals)?,
+            };
+            self.of_mounts.push(owner);
         }
         Ok(())
     }
@@ -331,6 +346,13 @@ impl Others {
     pub fn owner_of_pids(&self, number: usize) -> u32 {
         let place = number.checked_sub(1);
         let owner = place.and_then(|place| self.of_pids.get(place));
+        owner.and_then(|owner| self.number(Kind::User, *owner)).unwrap_or(0)
+    }
+
+    /// The owner of a mount namespace.
+    #[must_use]
+    pub fn owner_of_mounts(&self, number: usize) -> u32 {
+        let owner = self.of_mounts.get(number);
         owner.and_then(|owner| self.number(Kind::User, *owner)).unwrap_or(0)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     restore::{RestoreError, SeedState, words_bytes},
-    user::{SeenUsers, UserEntry},
+    user::{Standpoint, UserEntry},
 };
 use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
 use floe_tracee::{Batch, Script};
@@ -33,15 +33,19 @@ pub fn restore_credentials(
     match entry {
         UserEntry::None if base.same(wanted) => {}
         UserEntry::None => {
-            change_ids(batch, wanted, base.status.groups != wanted.groups);
+            let from = Standpoint {
+                now: base.users(),
+                seen: None,
+            };
+            change_ids_from(batch, wanted, &from)?;
             change_capabilities(batch, wanted);
         }
         UserEntry::By {
             number,
-            seen,
+            from,
             leaves_pids,
         } => {
-            change_ids_as(batch, wanted, *seen)?;
+            change_ids_from(batch, wanted, from)?;
             enter_user(batch, *number);
             if *leaves_pids {
                 let arguments = [libc::CLONE_NEWPID as u64];
@@ -53,11 +57,8 @@ pub fn restore_credentials(
             }
             change_capabilities(batch, wanted);
         }
-        UserEntry::Inside { now, seen } => {
-            let same = (now.uids, now.gids, &now.groups) == (wanted.uids, wanted.gids, &wanted.groups);
-            if !same {
-                change_ids_as(batch, wanted, Some(seen))?;
-            }
+        UserEntry::Inside(from) => {
+            change_ids_from(batch, wanted, from)?;
             change_capabilities(batch, wanted);
         }
     }
@@ -100,17 +101,17 @@ fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
 }
 
 /// Has a task become who it was and enter a user namespace, by its descriptor `number` of that. It has all capabilities
-/// there. Where it is in one that sees users by other numbers than floe, `seen` are these.
+/// there.
 ///
 /// # Errors
 /// [`RestoreError`].
 pub fn become_and_enter(
     script: &mut Script<'_>,
-    (wanted, seen): (&Credentials, Option<&SeenUsers>),
+    (wanted, from): (&Credentials, &Standpoint<'_>),
     number: RawFd,
 ) -> Result<(), RestoreError> {
     let batch = script.reserve(10, (1 << 10) + wanted.groups.len() * 4)?;
-    change_ids_as(batch, wanted, seen)?;
+    change_ids_from(batch, wanted, from)?;
     enter_user(batch, number);
     Ok(())
 }
@@ -121,30 +122,44 @@ fn enter_user(batch: &mut Batch, number: RawFd) {
     batch.call("close it", libc::SYS_close, &[number as u64]);
 }
 
-fn change_ids_as(batch: &mut Batch, wanted: &Credentials, seen: Option<&SeenUsers>) -> Result<(), RestoreError> {
-    match seen {
-        None => change_ids(batch, wanted, true),
-        Some(seen) => change_ids(batch, &seen.credentials(wanted).ok_or(RestoreError::Unknown)?, true),
+/// Users and groups; the capabilities stay. What it is already it need not become, and maybe could not.
+fn change_ids_from(batch: &mut Batch, wanted: &Credentials, from: &Standpoint<'_>) -> Result<(), RestoreError> {
+    let now = &from.now;
+    let groups = now.groups != wanted.groups;
+    if (now.uids, now.gids) == (wanted.uids, wanted.gids) && !groups {
+        return Ok(());
     }
+    let there = match from.seen {
+        None => wanted.clone(),
+        Some(seen) => seen.credentials(wanted, groups).ok_or(RestoreError::Unknown)?,
+    };
+    keep_capabilities(batch);
+    if groups {
+        change_groups(batch, &there);
+    }
+    change_users(batch, &there);
     Ok(())
 }
 
-/// Users and groups. The capabilities stay, and supplementary groups that are the same: not everybody may set them.
-fn change_ids(batch: &mut Batch, wanted: &Credentials, changes_groups: bool) {
+fn keep_capabilities(batch: &mut Batch) {
     batch.call(
         "keep capabilities over setuid",
         libc::SYS_prctl,
         &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP],
     );
-    if changes_groups {
-        let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
-        let place = batch.data(&groups);
-        batch.call(
-            "set the supplementary groups",
-            libc::SYS_setgroups,
-            &[wanted.groups.len() as u64, place],
-        );
-    }
+}
+
+fn change_groups(batch: &mut Batch, wanted: &Credentials) {
+    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+    let place = batch.data(&groups);
+    batch.call(
+        "set the supplementary groups",
+        libc::SYS_setgroups,
+        &[wanted.groups.len() as u64, place],
+    );
+}
+
+fn change_users(batch: &mut Batch, wanted: &Credentials) {
     let ids = |ids: [u32; 4]| ids.map(u64::from);
     let [real, effective, saved, filesystem] = ids(wanted.gids);
     batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);

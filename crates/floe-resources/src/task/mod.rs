@@ -38,4 +38,4 @@ pub use settings::{restore_process_settings, restore_thread_settings};
 pub use share::{ShareError, Sharing};
 pub use sleep::{Sleepers, continue_sleep};
 pub use timers::{arm_timers, make_timers};
-pub use user::{SeenUsers, UserEntry};
+pub use user::{SeenUsers, Standpoint, UserEntry};

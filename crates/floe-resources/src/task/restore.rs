@@ -113,6 +113,17 @@ impl SeedState {
         })
     }
 
+    /// Users and groups of the seed, which all tasks have until they are somebody.
+    #[must_use]
+    pub fn users(&self) -> Credentials {
+        Credentials {
+            uids: self.status.uids,
+            gids: self.status.gids,
+            groups: self.status.groups.clone(),
+            ..Credentials::default()
+        }
+    }
+
     pub(super) fn same(&self, wanted: &Credentials) -> bool {
         let [inheritable, permitted, effective, bounding, ambient] = self.status.capabilities;
         (self.status.uids, self.status.gids, &self.status.groups) == (wanted.uids, wanted.gids, &wanted.groups)

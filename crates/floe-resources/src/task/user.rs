@@ -12,18 +12,22 @@ pub enum UserEntry<'a> {
     By {
         /// The descriptor.
         number: RawFd,
-        /// How the one that it is in sees others, where that is not the tree root's.
-        seen: Option<&'a SeenUsers>,
+        /// Where it enters from.
+        from: Standpoint<'a>,
         /// Whether it then has its children be born into a new PID namespace (unshare(2)).
         leaves_pids: bool,
     },
     /// It is there already.
-    Inside {
-        /// Who it is.
-        now: &'a Credentials,
-        /// How it sees others.
-        seen: &'a SeenUsers,
-    },
+    Inside(Standpoint<'a>),
+}
+
+/// Who a task is by now, by the numbers that floe sees, and how its user namespace sees users where that is not floe's.
+#[derive(Debug, Clone)]
+pub struct Standpoint<'a> {
+    /// Who.
+    pub now: Credentials,
+    /// How.
+    pub seen: Option<&'a SeenUsers>,
 }
 
 /// Users and groups that a user namespace knows; `above` is their number in the one that floe is in.
@@ -55,21 +59,22 @@ impl SeenUsers {
         all
     }
 
-    /// Credentials by the numbers inside; `None` where somebody is not known there.
+    /// Credentials by the numbers inside, with supplementary groups or without; `None` where somebody is not known there.
     #[must_use]
-    pub fn credentials(&self, seen: &Credentials) -> Option<Credentials> {
+    pub fn credentials(&self, seen: &Credentials, with_groups: bool) -> Option<Credentials> {
         let four = |map: &[IdRange], ids: [u32; 4]| {
             let inside: Vec<u32> = ids.iter().map(|id| inside(map, *id)).collect::<Option<_>>()?;
             inside.try_into().ok()
         };
+        let groups = if with_groups { &seen.groups[..] } else { &[] };
+        let groups = groups
+            .iter()
+            .map(|id| inside(&self.groups, *id))
+            .collect::<Option<_>>()?;
         Some(Credentials {
             uids: four(&self.users, seen.uids)?,
             gids: four(&self.groups, seen.gids)?,
-            groups: seen
-                .groups
-                .iter()
-                .map(|id| inside(&self.groups, *id))
-                .collect::<Option<_>>()?,
+            groups,
             ..seen.clone()
         })
     }
@@ -127,7 +132,7 @@ mod tests {
         };
         let seen = |number: usize, uid| {
             let seen = all[number].as_ref().expect("a user namespace");
-            seen.credentials(&who(uid)).map(|inside| inside.uids[0])
+            seen.credentials(&who(uid), true).map(|inside| inside.uids[0])
         };
         assert!(all[0].is_none());
         assert_eq!((seen(1, 1000), seen(1, 5009), seen(1, 5010)), (Some(0), Some(10), None));

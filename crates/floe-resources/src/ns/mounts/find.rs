@@ -178,6 +178,7 @@ impl Found<'_> {
             unmounted.retain(|point| point.0 != PROC);
         }
         Ok(MountNamespaceRecord {
+            owner: 0,
             unmounted,
             mounts: records,
         })

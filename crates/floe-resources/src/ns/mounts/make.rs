@@ -6,7 +6,7 @@ use super::{
     inherited,
     namespaces::Spaces,
 };
-use crate::ns::Roots;
+use crate::ns::{Known, Roots};
 use floe_image::{
     Image,
     record::{FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource},
@@ -117,14 +117,15 @@ struct Done {
 
 impl<'a> Mounting<'a> {
     /// Makes all mounts, but for procs of PID namespaces below the tree's, in which nobody is yet, and what is on these.
-    /// `made` are filesystems that are there already, by number; `proc` is floe's own /proc.
+    /// `made` are filesystems that are there already, by number; namespaces are those of user namespaces that are `known`;
+    /// `proc` is floe's own /proc.
     ///
     /// # Errors
     /// [`MountError`] of the first that can't be made.
     pub fn begin(
         image: &'a Image,
         made: HashMap<u32, OwnedFd>,
-        given: &Given,
+        (given, known): (&Given, &Known),
         proc: OwnedFd,
     ) -> Result<Self, MountError> {
         let spaces = Spaces::make(image, proc).map_err(of_root("copy its namespace"))?;
@@ -141,7 +142,11 @@ impl<'a> Mounting<'a> {
         mounting.make_views_of_devices()?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            let done = mounting.prepare(namespace, given)?;
+            let mut done = mounting.prepare(namespace, given)?;
+            if let Some(user) = known.made(namespace.owner) {
+                mounting.spaces.give_to(user).map_err(of_root("copy its namespace"))?;
+                done.roots = mounting.inherited(&namespace.mounts)?;
+            }
             mounting.done.push(done);
             mounting.mount_all(number)?;
         }
@@ -241,16 +246,20 @@ impl<'a> Mounting<'a> {
                 })?;
             }
         }
-        let mut inherited = inherited::open(mounts, root.as_fd(), &|| self.spaces.mounts())?;
-        let mut roots = Vec::with_capacity(mounts.len());
-        for (index, mount) in mounts.iter().enumerate() {
-            let there = inherited.remove(&index);
-            if let (Some(there), Some(attributes)) = (&there, mount.attributes) {
+        let roots = self.inherited(mounts)?;
+        for (there, mount) in roots.iter().zip(mounts) {
+            if let (Some(there), Some(attributes)) = (there, mount.attributes) {
                 set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
             }
-            roots.push(there);
         }
         Ok(Done { shown, roots })
+    }
+
+    /// By position, those mounts that are there by themselves in the namespace that the thread is in.
+    fn inherited(&self, mounts: &[MountRecord]) -> Result<Vec<Option<OwnedFd>>, MountError> {
+        let root = self.spaces.root().map_err(of_root("open it"))?;
+        let mut found = inherited::open(mounts, root.as_fd(), &|| self.spaces.mounts())?;
+        Ok((0..mounts.len()).map(|index| found.remove(&index)).collect())
     }
 
     /// Makes those mounts of a namespace, which the thread is in, that are not there and can be.

@@ -2,7 +2,10 @@
 
 use super::make::errno;
 use floe_image::Image;
-use floe_sys::procfs::{MountInfo, mounts_in};
+use floe_sys::{
+    namespace::Standing,
+    procfs::{MountInfo, mounts_in},
+};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat},
@@ -50,6 +53,25 @@ impl Spaces {
     fn namespace(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         openat(&self.proc, "thread-self/ns/mnt", flags, Mode::empty())
+    }
+
+    /// Replaces one, which the calling thread is in, by a copy that is a user namespace's. What is mounted in it by now is locked
+    /// together (mount_namespaces(7)), as it was where that user namespace's root made it.
+    ///
+    /// # Errors
+    /// Those of setns(2), unshare(2).
+    pub(super) fn give_to(&mut self, user: BorrowedFd<'_>) -> Result<(), Errno> {
+        let copy = || {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+            unshare(CloneFlags::CLONE_NEWNS)
+        };
+        let standing = Standing::there(copy).map_err(|error| errno(&error))?;
+        let path = format!("{}/ns/mnt", standing.task());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let copied = openat(&self.proc, path.as_str(), flags, Mode::empty())?;
+        setns(&copied, CloneFlags::CLONE_NEWNS)?;
+        self.all[self.current.get() as usize] = copied;
+        Ok(())
     }
 
     /// Has the calling thread be in one.

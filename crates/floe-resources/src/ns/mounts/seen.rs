@@ -10,6 +10,7 @@ use crate::ns::{
 };
 use floe_sys::{
     Pid,
+    descriptor::mount_of,
     mount::{clone_mount, leave_times_alone},
     namespace::known_ids,
     procfs::{MountInfo, mounts_in},
@@ -23,7 +24,7 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -156,13 +157,25 @@ fn shown_by(proc: BorrowedFd<'_>) -> Option<u64> {
     found.ok().map(|found| found.st_ino)
 }
 
-/// Opens mounts in a copy of the namespace, what is on top first, and takes away there what hides others.
+/// Opens mounts; those that others hide in a copy of the namespace, what is on top first, and takes away there what hides
+/// them. In a copy of one that is another user namespace's that could not be, nor could the mounts be changed.
 fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Opened> {
+    let mut roots = BTreeMap::new();
+    for index in wanted.clone() {
+        let path = &mounts[index].path;
+        let on_top = mount_of(&CString::new(path.as_slice())?).is_ok_and(|id| id == u64::from(mounts[index].id));
+        if on_top {
+            roots.insert(index, open_root(OsStr::from_bytes(path), &mounts[index].kind));
+            wanted.remove(&index);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(roots);
+    }
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let above = Above::of(mounts);
-    let mut roots = BTreeMap::new();
     for index in parents_first(mounts).into_iter().rev() {
         let path = OsStr::from_bytes(&mounts[index].path);
         if wanted.remove(&index) {
@@ -180,7 +193,7 @@ fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Ope
 
 fn open_root(path: &OsStr, kind: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // The copy is taken apart when this thread ends; what was cloned of it stays.
+    // A copy is taken apart when this thread ends; what was cloned of it stays.
     let root = clone_mount(open(path, flags, Mode::empty())?.as_fd())?;
     // All that is in it will be read.
     if kind == b"tmpfs" {
