@@ -97,14 +97,14 @@ fn namespaces_that_are_none_are_refused() {
     });
     contradiction("user namespace 4 does not come before those of other kinds", |s| {
         let late = s.sandbox.namespaces.remove(1);
-        s.sandbox.namespaces[1].owner = 1;
+        s.sandbox.namespaces[2].owner = 1;
         s.sandbox.namespaces.insert(3, late);
     });
     let no_map = "user namespace 1 has a map that can't have been written";
     contradiction(no_map, |s| user(s, |user| user.users[0].count = 0));
     contradiction(no_map, |s| user(s, |user| user.users[0].count = 6));
     contradiction(no_map, |s| {
-        user(s, |user| user.groups[0].above = u32::MAX - 1 + user.groups[0].count);
+        user(s, |user| (user.groups[0].above, user.groups[0].count) = (u32::MAX, 2));
     });
     contradiction(no_map, |s| user(s, |user| user.groups = vec![user.groups[0]; 341]));
     contradiction("UTS namespace 3 has a name of more than 64 bytes", |s| {

@@ -537,6 +537,7 @@ fn timers() -> Vec<PosixTimerRecord> {
 fn below(mut process: ProcessRecord, ids: &[i32]) -> ProcessRecord {
     process.pid_namespace = 1;
     process.pids_of_children = PidsOfChildren::Known(1);
+    process.time_of_children = 5;
     for (thread, id) in process.threads.iter_mut().zip(ids) {
         thread.inner = vec![NsPid(*id)];
         thread.namespaces = TaskNamespaces {
