@@ -347,7 +347,7 @@ other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("Giv
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": fields(path=raw, ghost=optional(u32)),
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
-    "namespace": fields(name=text, left=optional(fields(inode=u64, host=raw, domain=raw))),
+    "namespace": fields(name=text, number=u32, left=optional(fields(inode=u64, host=raw, domain=raw))),
     "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
     "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32, owner=pipe_owner), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),

@@ -42,7 +42,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "path-only /srv/link (symbolic link, by O_PATH)",
         "proc /proc/1/limits",
         "proc /proc/12/task/13/comm (the task has ended)",
-        "namespace the tree's net namespace",
+        "namespace net namespace 6",
         "namespace another uts namespace",
         "cgroup /sys/fs/cgroup/floe/job/cgroup.procs (of the tree's own cgroup)",
         "terminal-master master of terminal 0",

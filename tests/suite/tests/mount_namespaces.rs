@@ -156,23 +156,6 @@ fn a_restore_that_fails_leaves_no_namespace() {
 }
 
 #[test]
-fn what_is_not_carried_is_told() {
-    let host = Host::new();
-    let script = "cd /; unshare --user --map-root-user --mount sleep 1000 & outer=$!; \
-        until [ $(readlink /proc/$outer/ns/mnt) != $(readlink /proc/self/ns/mnt) ]; do sleep 0.01; done; \
-        until [ $(cat /proc/$outer/comm) = sleep ]; do sleep 0.01; done; \
-        nsenter -t $outer -m sleep 1000 & inner=$!; \
-        until [ $(readlink /proc/$outer/ns/mnt) = $(readlink /proc/$inner/ns/mnt) ]; do sleep 0.01; done; \
-        kill $outer; wait $outer || :; touch $0/ready; sleep 1000";
-    let found = Mounting::start(&host, script).findings();
-    assert!(found.contains("mount namespace of another user namespace"), "{found}");
-    assert!(
-        found.contains("it belongs to a user namespace that is not that of the tree's root"),
-        "{found}"
-    );
-}
-
-#[test]
 fn a_proc_of_nobody_is_refused() {
     let host = Host::new();
     let script = format!("mkdir $0/p; unshare --fork --pid mount -t proc none $0/p; {WAIT}");

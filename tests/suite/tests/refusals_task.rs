@@ -8,7 +8,7 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 17] = [
+const FINDINGS: [Finding; 16] = [
     (
         "timer-tells-ended",
         "POSIX timer 0 (timer_create)",
@@ -58,16 +58,10 @@ const FINDINGS: [Finding; 17] = [
         "start it without",
     ),
     (
-        "time-namespace",
-        "time namespace of its own",
+        "cgroup-namespace",
+        "cgroup namespace of its own",
         "not carried yet",
-        "one set of namespaces",
-    ),
-    (
-        "uts-namespace",
-        "uts namespace of its own",
-        "not carried yet",
-        "one set of namespaces",
+        "give the whole tree one",
     ),
     (
         "files",
@@ -171,7 +165,7 @@ fn so_do_those_about_tasks_that_cannot_be_stopped() {
     // What needs a look inside is found at the next try.
     let outside = FINDINGS
         .iter()
-        .filter(|finding| ["timer-tells-ended", "uts-namespace"].contains(&finding.0));
+        .filter(|finding| ["timer-tells-ended", "pid-namespace-adopted"].contains(&finding.0));
     assert_eq!(outside.clone().count(), 2);
     let all: Vec<Finding> = UNSTOPPABLE.iter().chain(outside).copied().collect();
     refused(&all);
@@ -196,6 +190,6 @@ fn the_tracer_is_named() {
 #[test]
 fn the_victim_notices() {
     let host = Host::new();
-    let verdict = Victim::start(&host, VICTIM, &[], &["--sabotage", "uts-namespace"]).verdict();
+    let verdict = Victim::start(&host, VICTIM, &[], &["--sabotage", "cgroup-namespace"]).verdict();
     assert!(verdict.starts_with("FAIL"), "{verdict}");
 }

@@ -119,6 +119,7 @@ impl Inspected {
         let links = target.links();
         task::refuse_unsupported(&held.tree, refusals)?;
         task::refuse_labels(&held.tree, refusals)?;
+        let sysctls = ns::sysctl::find(&held.tree, refusals)?;
         let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
@@ -202,7 +203,7 @@ impl Inspected {
         }
         let (mut sandbox, mut mounts, networks) =
             sandbox(held, target, (&streams, &files, &others), (&mut contents, refusals))?;
-        sandbox.cgroups = cgroups;
+        (sandbox.cgroups, sandbox.sysctls) = (cgroups, sysctls);
         for (number, record) in mounts.namespaces.iter_mut().enumerate() {
             record.owner = others.owner_of_mounts(number);
         }
@@ -438,7 +439,7 @@ fn sandbox(
         clocks: clocks(held.tree.root().map_or(target.root(), FoundProcess::task))?,
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
-        sysctls: ns::sysctl::find(&held.tree, ipc, refusals)?,
+        sysctls: Vec::new(),
         packet_filter,
         cgroups: Vec::new(),
         link: link_record(target, networks.first()),

@@ -24,6 +24,7 @@ fn there_is_one_which_is_the_trees_own() {
     contradiction("it has what is in a network that is not the tree's own", |s| {
         s.sandbox.net = NamespaceOrigin::Host;
         s.sandbox.packet_filter = PacketFilterRecord::default();
+        s.sandbox.link = None;
     });
 }
 

@@ -85,12 +85,12 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ),
         ("proc", 0o100_000, 12, body(&(path("/proc/1/limits"), None::<i32>))),
         ("proc", 0o100_000, 3, body(&(path("/proc/12/task/13/comm"), Some(13)))),
-        ("namespace", 0o100_000, 0, body(&("net", NO_LEFT))),
+        ("namespace", 0o100_000, 0, body(&("net", 6_u32, NO_LEFT))),
         (
             "namespace",
             0o100_000,
             0,
-            body(&("uts", Some((4711_u64, path("elsewhere"), path("(none)"))))),
+            body(&("uts", 0_u32, Some((4711_u64, path("elsewhere"), path("(none)"))))),
         ),
         (
             "cgroup",

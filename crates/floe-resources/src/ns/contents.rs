@@ -1,9 +1,13 @@
 //! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
-use super::{inside::run_in, others::Other};
+use super::{
+    inside::{run_in, run_in_new},
+    others::Other,
+    sysctl,
+};
 use crate::refusal::Refusals;
-use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
+use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, SysctlKind, UserNamespaceRecord};
 use floe_sys::{
     capability, mount,
     namespace::{self, Kind, Standing},
@@ -44,6 +48,17 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
                     "remove it (ipcrm, mq_unlink)",
                 );
             }
+            let usual = run_in_new(CloneFlags::CLONE_NEWIPC, settings).map_err(io::Error::other)?;
+            let values = run_in(file, settings)?;
+            for (name, _) in values.iter().filter(|value| !usual.contains(value)) {
+                let reason = "settings of an IPC namespace that the tree's root is not in are not carried yet";
+                refusals.add(
+                    None,
+                    format!("{name} of {}", other.title()),
+                    reason,
+                    "set it as a new namespace has it",
+                );
+            }
             NamespaceContents::Ipc
         }
         Kind::Network => {
@@ -71,6 +86,10 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
         }
         Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
     })
+}
+
+fn settings() -> io::Result<sysctl::Values> {
+    sysctl::seen(SysctlKind::Ipc)
 }
 
 /// Host and domain name.

@@ -1,7 +1,10 @@
 //! Settings (sysctl) of IPC, PID and user namespaces. The kernel shows and sets those of whoever looks: those of an IPC
 //! namespace to a thread that has entered it, those of a PID namespace only to a process that was born in it.
 
-use super::inside::{NsError, run, run_in_new};
+use super::{
+    inside::{NsError, run, run_in_new},
+    origin,
+};
 use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
@@ -16,7 +19,7 @@ use nix::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{pipe2, read, write},
+    unistd::{getpid, pipe2, read, write},
 };
 use std::{
     collections::BTreeMap,
@@ -28,16 +31,17 @@ use std::{
 const UNLIMITED: &str = "2147483647";
 /// More than any of these takes.
 const ROOM: usize = 256;
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 
 /// Names and values.
-type Values = Vec<(&'static str, String)>;
+pub(super) type Values = Vec<(&'static str, String)>;
 
 fn place(name: &str) -> String {
     format!("/proc/sys/{name}")
 }
 
 /// Those that this kernel has, as the calling thread sees them.
-fn seen(kind: SysctlKind) -> io::Result<Values> {
+pub(super) fn seen(kind: SysctlKind) -> io::Result<Values> {
     let mut found = Vec::new();
     for name in kind.names() {
         match std::fs::read_to_string(place(name)) {
@@ -69,32 +73,74 @@ fn born(act: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
     }
 }
 
-/// The same setting as `seen`, by a process that `born` makes; `None` where this kernel does not have it.
-fn seen_by_child(name: &str) -> io::Result<Option<String>> {
-    let path = place(name);
+/// Those of a PID namespace, by a process that `born` makes, which gives the number back that it took there, so that the next
+/// process of the namespace gets it.
+fn seen_by_child() -> io::Result<Values> {
+    let paths: Vec<String> = SysctlKind::Pid.names().iter().map(|name| place(name)).collect();
     let (near, far) = pipe2(OFlag::O_CLOEXEC)?;
-    let told = born(|| {
-        let file = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut room = [0; ROOM];
-        let bytes = read(&file, &mut room)?;
-        write(&far, &room[..bytes]).map(drop)
-    });
+    born(|| {
+        let mut number = [0; 12];
+        let last = decimal(getpid().as_raw() - 1, &mut number);
+        // Where it can't be written, that process gets a later number, which is no reason not to save the tree.
+        if let Ok(file) = open(LAST_PID, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            let _ = write(&file, last);
+        }
+        for path in &paths {
+            let mut room = [0; ROOM];
+            match open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                Ok(file) => {
+                    let bytes = read(&file, &mut room)?;
+                    write(&far, &room[..bytes])?;
+                }
+                Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+            write(&far, &[0])?;
+        }
+        Ok(())
+    })?;
     drop(far);
-    match told {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        told => told?,
-    }
     let mut text = String::new();
     std::fs::File::from(near).read_to_string(&mut text)?;
-    Ok(Some(plain(&text)))
+    let both = SysctlKind::Pid.names().iter().zip(text.split('\0'));
+    Ok(both
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (*name, plain(value)))
+        .collect())
 }
 
-fn all_seen_by_children() -> io::Result<Values> {
-    let mut found = Vec::new();
-    for name in SysctlKind::Pid.names() {
-        found.extend(seen_by_child(name)?.map(|value| (*name, value)));
+/// The digits of a number, without memory of the heap.
+fn decimal(mut number: i32, room: &mut [u8; 12]) -> &[u8] {
+    let mut start = room.len();
+    loop {
+        start -= 1;
+        room[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &room[start..];
+        }
     }
-    Ok(found)
+}
+
+/// Those of a new PID namespace, where `values` are those of one of the tree's: without making one where these are the ones
+/// that Linux gives to all.
+fn usual_of_pids(values: &Values) -> Result<Values, NsError> {
+    /// PID_MAX_LIMIT of linux/threads.h, which a new namespace has since these have their own (Linux 6.14).
+    const MOST: &str = "4194304";
+    let here = seen(SysctlKind::Pid).map_err(|source| NsError::Read {
+        path: "/proc/sys".to_owned(),
+        source,
+    })?;
+    let is_usual = |(name, value): &(&str, String)| match *name {
+        "kernel/pid_max" => value == MOST,
+        // That of the one above.
+        _ => here.iter().any(|(other, here)| other == name && here == value),
+    };
+    if values.iter().all(is_usual) {
+        return Ok(values.clone());
+    }
+    // The first child is PID 1, with which its namespace ends.
+    run_in_new(CloneFlags::CLONE_NEWPID, seen_by_child)
 }
 
 fn set(path: &str, value: &str) -> Result<(), Errno> {
@@ -121,29 +167,24 @@ fn differing<'a>(
         })
 }
 
-/// Those of the tree's own namespaces; `origin` is that of its IPC namespace.
+/// Those of the tree's namespaces. To be looked for while floe has no process in the tree's PID namespaces.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(tree: &FoundTree, origin: NamespaceOrigin, refusals: &mut Refusals) -> Result<Vec<SysctlRecord>, NsError> {
+pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Vec<SysctlRecord>, NsError> {
     let Some(root) = tree.root() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    if origin == NamespaceOrigin::Own {
+    if origin(root.task(), "ipc")? == NamespaceOrigin::Own {
         found.extend(of_ipc(0, root.task())?);
         refuse_orphans(root, &found, refusals)?;
     }
     // Without its PID 1 it is in a namespace of others.
     if root.ns_pid == 1 {
-        let mut usual = Values::new();
-        for name in SysctlKind::Pid.names() {
-            // The first child is PID 1, with which its namespace ends.
-            let value = run_in_new(CloneFlags::CLONE_NEWPID, || seen_by_child(name))?;
-            usual.extend(value.map(|value| (*name, value)));
-        }
         for (number, _) in tree.pid_namespaces.iter().enumerate() {
             let first = tree.living().find(|process| process.pid_namespace == number);
             let Some(first) = first else { continue };
-            let values = run(first.task(), CloneFlags::CLONE_NEWPID, all_seen_by_children)?;
+            let values = run(first.task(), CloneFlags::CLONE_NEWPID, seen_by_child)?;
+            let usual = usual_of_pids(&values)?;
             found.extend(differing((SysctlKind::Pid, number as u32), values, &usual));
         }
     }

@@ -129,6 +129,7 @@ mod tests {
         let above = Standing::there(|| unshare(CloneFlags::CLONE_NEWUSER)).expect("a user namespace");
         let path = above.directory().join("uid_map");
         write_inside(None, &path, "0 0 10\n").expect("a map");
+        write_inside(None, &above.directory().join("gid_map"), "0 0 10\n").expect("a map");
         let above = above.namespace(Kind::User).expect("a namespace");
         let enter = || {
             setns(above.as_fd(), CloneFlags::CLONE_NEWUSER)?;

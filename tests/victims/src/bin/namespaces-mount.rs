@@ -48,6 +48,7 @@ fn main() {
         let inner = open(&inside(alone, &place.join("inner")), libc::O_RDWR);
         let (seen, link) = (Seen::of(inner), link(inner));
         let mut same = unchanged(stage.dir());
+        let folder = stage.dir().to_owned();
         let mut round = 0;
         move |findings: &mut Findings| {
             same(findings);
@@ -81,6 +82,12 @@ fn main() {
                     count(slave),
                 ]
             };
+            // What comes and goes now others must not see while they look.
+            let done = |part: &str| folder.join(format!("part-{part}.{round}")).exists();
+            findings.that(
+                wait_until(|| ["peer", "slave"].into_iter().all(done)),
+                "others do not look",
+            );
             filesystem("tmpfs", point.clone(), MsFlags::empty(), "size=1m");
             findings.same("mounts after one here", &[1, 0, 1, 1], &counts());
             unmount(&point);

@@ -164,8 +164,9 @@ fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Ope
     for index in wanted.clone() {
         let path = &mounts[index].path;
         let on_top = mount_of(&CString::new(path.as_slice())?).is_ok_and(|id| id == u64::from(mounts[index].id));
-        if on_top {
-            roots.insert(index, open_root(OsStr::from_bytes(path), &mounts[index].kind));
+        // One that may not be bound can be in the copy.
+        if on_top && let Ok(root) = open_root(OsStr::from_bytes(path), &mounts[index].kind) {
+            roots.insert(index, Ok(root));
             wanted.remove(&index);
         }
     }
