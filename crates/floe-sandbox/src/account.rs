@@ -1,6 +1,13 @@
 //! Whom a command runs as: users and groups by their numbers, or by their names in passwd(5) and group(5) of a root directory.
 
-use std::{num::ParseIntError, path::Path, str::FromStr};
+use std::{
+    fs::File,
+    io::{self, Read},
+    num::ParseIntError,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    str::FromStr,
+};
 
 /// A user or group that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +68,23 @@ pub struct Account {
     pub variables: Vec<(&'static str, String)>,
 }
 
+/// The content of a file that somebody else may have put there; what is no regular one, or enormous, is not read.
+fn regular(path: &Path) -> io::Result<Vec<u8>> {
+    const MOST: u64 = 1 << 24;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut content = Vec::new();
+    file.take(MOST).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// A user or a group: the highest number says that it stays as it is, setresuid(2).
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
 impl RunAs {
     /// Who that is by the files of the root directory `root`.
     ///
@@ -68,7 +92,7 @@ impl RunAs {
     /// What is not known there.
     pub(crate) fn find(&self, root: &Path) -> Result<Account, String> {
         // Where there is no such file nobody is known.
-        let read = |name: &str| std::fs::read(root.join("etc").join(name)).unwrap_or_default();
+        let read = |name: &str| regular(&root.join("etc").join(name)).unwrap_or_default();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         self.find_in(&text(read("passwd")), &text(read("group")))
     }
@@ -76,11 +100,7 @@ impl RunAs {
     fn find_in(&self, passwd: &str, group: &str) -> Result<Account, String> {
         let line = passwd.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
-            let (name, user, group) = (
-                *fields.first()?,
-                fields.get(2)?.parse().ok()?,
-                fields.get(3)?.parse().ok()?,
-            );
+            let (name, user, group) = (*fields.first()?, id(fields.get(2)?)?, id(fields.get(3)?)?);
             let meant = match &self.user {
                 Id::Number(number) => *number == user,
                 Id::Name(wanted) => wanted == name,
@@ -140,7 +160,7 @@ impl RunAs {
 fn group_of(line: &str) -> Option<(&str, u32, &str)> {
     let mut fields = line.split(':');
     let name = fields.next()?;
-    let number = fields.nth(1)?.parse().ok()?;
+    let number = id(fields.nth(1)?)?;
     Some((name, number, fields.next().unwrap_or("")))
 }
 

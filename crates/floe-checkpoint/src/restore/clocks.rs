@@ -71,10 +71,7 @@ pub fn set_others(image: &Image, world: &mut World<'_>) -> Result<(), RestoreErr
         let mut later = Vec::new();
         for (number, clocks) in waiting {
             let file = match makers.get(&number) {
-                None => {
-                    let owner = world.namespaces.known.made(records[number as usize - 1].owner);
-                    make_namespace(&NamespaceContents::Time(clocks), owner).map_err(failed)?
-                }
+                None => make_namespace(&NamespaceContents::Time(clocks), None).map_err(failed)?,
                 Some(maker) => {
                     let puppet = world.puppet(maker.pid.0)?;
                     match (own(maker), made.get(&own(maker))) {

@@ -504,7 +504,10 @@ impl<'a> World<'a> {
             batch.call("set the name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
             let who = match self.whereabouts(pid).user() {
                 0 => Some(thread.credentials.clone()),
-                inside => self.namespaces.seen(inside)?.credentials(&thread.credentials, false),
+                inside => self
+                    .namespaces
+                    .seen(inside)?
+                    .credentials(&thread.credentials, [true, true, false]),
             };
             // Whom its user namespace does not know it is by birth.
             if let Some(who) = who {

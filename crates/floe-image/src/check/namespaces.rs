@@ -80,6 +80,8 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
             }
             NamespaceContents::Time(clocks) => {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
+                // Who is born into a user namespace could not enter the one that another makes.
+                ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
             }
             NamespaceContents::Ipc | NamespaceContents::Network { .. } => {}
         }

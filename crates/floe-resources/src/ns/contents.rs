@@ -7,12 +7,14 @@ use super::{
     sysctl,
 };
 use crate::refusal::Refusals;
-use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, SysctlKind, UserNamespaceRecord};
+use floe_image::record::{
+    ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, PacketFilterRecord, SysctlKind, UserNamespaceRecord,
+};
 use floe_sys::{
     capability, mount,
     namespace::{self, Kind, Standing},
     network, sysv,
-    time_namespace::Clocks,
+    time_namespace::{self, Clocks},
 };
 use nix::{
     errno::Errno,
@@ -20,6 +22,7 @@ use nix::{
     sys::utsname::uname,
 };
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs, io,
     os::{
@@ -30,7 +33,11 @@ use std::{
 };
 
 /// Looks into one. What can't be carried is refused.
-pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
+pub(super) fn look(
+    other: &Other,
+    owner: Option<BorrowedFd<'_>>,
+    refusals: &mut Refusals,
+) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -62,23 +69,19 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
             NamespaceContents::Ipc
         }
         Kind::Network => {
-            let (up, devices) = run_in(file, || Ok((network::is_loopback_up()?, network::device_names()?)))?;
-            for device in devices.into_iter().filter(|name| name != "lo") {
-                let reason = "devices of network namespaces that the tree's root is not in are not carried yet";
-                refusals.add(
-                    None,
-                    format!("network device {device} of {}", other.title()),
-                    reason,
-                    "remove it",
-                );
-            }
+            let up = run_in(file, || Ok(network::is_loopback_up()?))?;
+            refuse_contents((other, owner), up, refusals)?;
             NamespaceContents::Network { up }
         }
         Kind::Time => {
-            let member = other
-                .member
-                .map_or_else(|| "self".to_owned(), |member| member.to_string());
-            let seen = Clocks::seen_by(&member).map_err(io::Error::other)?;
+            let seen = match other.member {
+                Some(member) => Clocks::seen_by(&member.to_string()),
+                None => {
+                    let enter = || setns(file, CloneFlags::from_bits_retain(Kind::Time.flag()));
+                    Clocks::seen_by(&Standing::there(enter)?.task().to_string())
+                }
+            };
+            let seen = seen.map_err(io::Error::other)?;
             NamespaceContents::Time(ClocksRecord {
                 monotonic: seen.monotonic.max(0) as u64,
                 boottime: seen.boottime.max(0) as u64,
@@ -86,6 +89,47 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
         }
         Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
     })
+}
+
+/// Refuses what is in a network namespace besides its loopback device as a new one has it.
+fn refuse_contents(
+    (other, owner): (&Other, Option<BorrowedFd<'_>>),
+    up: bool,
+    refusals: &mut Refusals,
+) -> io::Result<()> {
+    // Tasks have led floe to it.
+    let member = other.member.ok_or(Errno::ESRCH)?;
+    let find = |task, refusals: &mut Refusals| {
+        let found = super::network::find(task, (&HashSet::new(), None), refusals);
+        found.map_err(io::Error::other)
+    };
+    let found = find(member, refusals)?;
+    // Who owns it decides which settings it has.
+    let standing = Standing::there(|| {
+        if let Some(owner) = owner {
+            setns(owner, CloneFlags::CLONE_NEWUSER)?;
+        }
+        unshare(CloneFlags::CLONE_NEWNET)
+    })?;
+    if up {
+        let new = standing.namespace(Kind::Network)?;
+        run_in(new.as_fd(), || Ok(network::raise_loopback()?))?;
+    }
+    let reason =
+        "what is in a network namespace that the tree's root is not in is not carried yet, but for its loopback device";
+    let advice = "have it in the network namespace of the tree's root";
+    let filter = super::packet_filter::dump(member, refusals).map_err(io::Error::other)?;
+    let differs = found != find(standing.task(), &mut Refusals::default())?;
+    let filters = filter != PacketFilterRecord::default();
+    for (what, is) in [
+        ("devices, addresses, routes or settings", differs),
+        ("packet filter", filters),
+    ] {
+        if is {
+            refusals.add(None, format!("{what} of {}", other.title()), reason, advice);
+        }
+    }
+    Ok(())
 }
 
 fn settings() -> io::Result<sysctl::Values> {
@@ -238,11 +282,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             }
             Ok(made)
         }
-        NamespaceContents::Time(clocks) => {
-            let standing = stand(CloneFlags::from_bits_retain(Kind::Time.flag()), None)?;
-            set_clocks(&standing.directory(), *clocks)?;
-            Ok(fs::File::open(standing.directory().join("ns/time_for_children"))?.into())
-        }
+        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
     }
 }
 
@@ -251,11 +291,14 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
 /// # Errors
 /// Those of write(2), or why the clocks can't be read.
 pub fn set_clocks(process: &Path, clocks: ClocksRecord) -> io::Result<()> {
-    let clocks = Clocks {
+    shown(clocks).set(process)
+}
+
+fn shown(clocks: ClocksRecord) -> Clocks {
+    Clocks {
         monotonic: clocks.monotonic as i64,
         boottime: clocks.boottime as i64,
-    };
-    clocks.set(process)
+    }
 }
 
 fn text(map: &[IdRange]) -> String {

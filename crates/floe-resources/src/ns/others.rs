@@ -124,6 +124,7 @@ impl Others {
         found.find_owners_of_pids(tree, refusals)?;
         found.find_owners_of_mounts(spaces, refusals)?;
         found.find_owners(refusals)?;
+        found.refuse_times(tree, refusals)?;
         Ok(found)
     }
 
@@ -165,7 +166,14 @@ impl Others {
     ) -> Result<(), NsError> {
         let path = path(process.pid, tid, name);
         let inode = inode_at(path.clone())?;
-        if self.root.get(&kind) == Some(&inode) || self.find_other(kind, inode).is_some() {
+        // What a task tells of its time namespace is that of its children.
+        let member = (name != Kind::Time.name()).then_some(tid);
+        if let Some(place) = self.find_other(kind, inode) {
+            let known = &mut self.others[place].member;
+            *known = known.or(member);
+            return Ok(());
+        }
+        if self.root.get(&kind) == Some(&inode) {
             return Ok(());
         }
         if !CARRIED.contains(&kind) {
@@ -187,7 +195,7 @@ impl Others {
             inode,
             owner: 0,
             file: file.into(),
-            member: Some(tid),
+            member,
         });
         Ok(())
     }
@@ -195,6 +203,25 @@ impl Others {
     fn find_other(&self, kind: Kind, inode: u64) -> Option<usize> {
         let is_it = |other: &Other| (other.kind, other.inode) == (kind, inode);
         self.others.iter().position(is_it)
+    }
+
+    /// Refuses time namespaces that are a user namespace's, or that processes are in which are born into a user namespace: these
+    /// could not enter them, nor be in the ones that their makers make.
+    fn refuse_times(&self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
+        let root = self.root.get(&Kind::User);
+        let times = self.others.iter().filter(|other| other.kind == Kind::Time);
+        for other in times.filter(|other| Some(&other.owner) != root) {
+            let reason = "one that is a user namespace's of its own is not carried yet";
+            refusals.add(None, other.title(), reason, "let the tree's root make it");
+        }
+        for process in tree.living().filter(|process| process.pid_namespace > 0) {
+            let is_below = self.of_pids.get(process.pid_namespace - 1) != root;
+            let time = inode_at(path(process.pid, process.task(), Kind::Time.name()))?;
+            if is_below && self.root.get(&Kind::Time) != Some(&time) {
+                refuse_kind(process, Kind::Time.name(), refusals);
+            }
+        }
+        Ok(())
     }
 
     /// Finds whose privileges count in each, and with these the user namespaces between that no task is in.
@@ -312,9 +339,10 @@ impl Others {
     /// [`NsError`].
     pub fn records(&self, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
         let record = |other: &Other| {
+            let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
-                owner: self.number(Kind::User, other.owner).unwrap_or(0),
-                contents: contents::look(other, refusals).map_err(read_error(other.title()))?,
+                owner,
+                contents: contents::look(other, self.file(owner), refusals).map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;

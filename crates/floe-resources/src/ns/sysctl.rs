@@ -230,6 +230,20 @@ fn refuse_orphans(root: &FoundProcess, found: &[SysctlRecord], refusals: &mut Re
     Ok(())
 }
 
+/// Whether each PID namespace has a limit of its own, which can be set without a change of the host's.
+fn has_own_limits() -> bool {
+    let release = nix::sys::utsname::uname();
+    release.is_ok_and(|names| is_from(&names.release().to_string_lossy(), (6, 14)))
+}
+
+/// Whether a kernel's release is this version or a later one.
+fn is_from(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
 /// Settings that can't be made here, and why.
 ///
 /// # Errors
@@ -239,6 +253,14 @@ pub fn obstacles(records: &[SysctlRecord]) -> Result<Vec<(String, String)>, NsEr
     let mut found = Vec::new();
     for record in records {
         let path = place(&record.name);
+        if record.name == "kernel/pid_max" && !has_own_limits() {
+            let reason = format!(
+                "it was {} in a PID namespace, and here it is the host's (Linux 6.14)",
+                record.value
+            );
+            found.push((record.title(), reason));
+            continue;
+        }
         let attempt = match record.kind {
             SysctlKind::Ipc => run_in_new(CloneFlags::CLONE_NEWIPC, || Ok(set(&path, &record.value)?)),
             SysctlKind::Pid => run_in_new(CloneFlags::CLONE_NEWPID, || born(|| set(&path, &record.value))),
@@ -323,7 +345,7 @@ pub fn settle(records: &[SysctlRecord], root: Pid, inside: &BTreeMap<u32, Pid>) 
 
 #[cfg(test)]
 mod tests {
-    use super::{differing, higher, plain};
+    use super::{differing, higher, is_from, plain};
     use floe_image::record::SysctlKind;
 
     #[test]
@@ -341,6 +363,13 @@ mod tests {
             .map(|record| record.title())
             .collect();
         assert_eq!(found, ["sysctl kernel.sem", "sysctl kernel.new"]);
+    }
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        let own = ["6.14", "6.18.44", "7.0-rc1", "10.1"].map(|release| is_from(release, (6, 14)));
+        let older = ["6.13.9", "6.8.0-45-generic", "5.15", ""].map(|release| is_from(release, (6, 14)));
+        assert_eq!((own, older), ([true; 4], [false; 4]));
     }
 
     #[test]

@@ -125,19 +125,41 @@ fn enter_user(batch: &mut Batch, number: RawFd) {
 /// Users and groups; the capabilities stay. What it is already it need not become, and maybe could not.
 fn change_ids_from(batch: &mut Batch, wanted: &Credentials, from: &Standpoint<'_>) -> Result<(), RestoreError> {
     let now = &from.now;
-    let groups = now.groups != wanted.groups;
-    if (now.uids, now.gids) == (wanted.uids, wanted.gids) && !groups {
+    let changes = [
+        now.uids != wanted.uids,
+        now.gids != wanted.gids,
+        now.groups != wanted.groups,
+    ];
+    if changes == [false; 3] {
         return Ok(());
     }
     let there = match from.seen {
         None => wanted.clone(),
-        Some(seen) => seen.credentials(wanted, groups).ok_or(RestoreError::Unknown)?,
+        Some(seen) => seen.credentials(wanted, changes).ok_or(RestoreError::Unknown)?,
     };
+    let [users, groups, others] = changes;
     keep_capabilities(batch);
-    if groups {
-        change_groups(batch, &there);
+    if others {
+        let place = batch.data(
+            &there
+                .groups
+                .iter()
+                .flat_map(|group| group.to_ne_bytes())
+                .collect::<Vec<u8>>(),
+        );
+        let arguments = [there.groups.len() as u64, place];
+        batch.call("set the supplementary groups", libc::SYS_setgroups, &arguments);
     }
-    change_users(batch, &there);
+    if groups {
+        let [real, effective, saved, filesystem] = there.gids.map(u64::from);
+        batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);
+        batch.attempt("set the filesystem group", libc::SYS_setfsgid, &[filesystem]);
+    }
+    if users {
+        let [real, effective, saved, filesystem] = there.uids.map(u64::from);
+        batch.call("set the users", libc::SYS_setresuid, &[real, effective, saved]);
+        batch.attempt("set the filesystem user", libc::SYS_setfsuid, &[filesystem]);
+    }
     Ok(())
 }
 
@@ -147,26 +169,6 @@ fn keep_capabilities(batch: &mut Batch) {
         libc::SYS_prctl,
         &[PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP],
     );
-}
-
-fn change_groups(batch: &mut Batch, wanted: &Credentials) {
-    let groups: Vec<u8> = wanted.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
-    let place = batch.data(&groups);
-    batch.call(
-        "set the supplementary groups",
-        libc::SYS_setgroups,
-        &[wanted.groups.len() as u64, place],
-    );
-}
-
-fn change_users(batch: &mut Batch, wanted: &Credentials) {
-    let ids = |ids: [u32; 4]| ids.map(u64::from);
-    let [real, effective, saved, filesystem] = ids(wanted.gids);
-    batch.call("set the groups", libc::SYS_setresgid, &[real, effective, saved]);
-    batch.attempt("set the filesystem group", libc::SYS_setfsgid, &[filesystem]);
-    let [real, effective, saved, filesystem] = ids(wanted.uids);
-    batch.call("set the users", libc::SYS_setresuid, &[real, effective, saved]);
-    batch.attempt("set the filesystem user", libc::SYS_setfsuid, &[filesystem]);
 }
 
 fn change_capabilities(batch: &mut Batch, wanted: &Credentials) {

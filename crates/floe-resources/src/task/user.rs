@@ -59,22 +59,31 @@ impl SeenUsers {
         all
     }
 
-    /// Credentials by the numbers inside, with supplementary groups or without; `None` where somebody is not known there.
+    /// Credentials by the numbers inside: of users, of groups, of supplementary ones those that are asked for; `None` where one
+    /// of these is not known there.
     #[must_use]
-    pub fn credentials(&self, seen: &Credentials, with_groups: bool) -> Option<Credentials> {
-        let four = |map: &[IdRange], ids: [u32; 4]| {
+    pub fn credentials(&self, seen: &Credentials, [users, groups, others]: [bool; 3]) -> Option<Credentials> {
+        let four = |map: &[IdRange], ids: [u32; 4]| -> Option<[u32; 4]> {
             let inside: Vec<u32> = ids.iter().map(|id| inside(map, *id)).collect::<Option<_>>()?;
             inside.try_into().ok()
         };
-        let groups = if with_groups { &seen.groups[..] } else { &[] };
-        let groups = groups
-            .iter()
-            .map(|id| inside(&self.groups, *id))
-            .collect::<Option<_>>()?;
+        let supplementary = seen.groups.iter().map(|id| inside(&self.groups, *id));
         Some(Credentials {
-            uids: four(&self.users, seen.uids)?,
-            gids: four(&self.groups, seen.gids)?,
-            groups,
+            uids: if users {
+                four(&self.users, seen.uids)?
+            } else {
+                seen.uids
+            },
+            gids: if groups {
+                four(&self.groups, seen.gids)?
+            } else {
+                seen.gids
+            },
+            groups: if others {
+                supplementary.collect::<Option<_>>()?
+            } else {
+                Vec::new()
+            },
             ..seen.clone()
         })
     }
@@ -132,7 +141,7 @@ mod tests {
         };
         let seen = |number: usize, uid| {
             let seen = all[number].as_ref().expect("a user namespace");
-            seen.credentials(&who(uid), true).map(|inside| inside.uids[0])
+            seen.credentials(&who(uid), [true; 3]).map(|inside| inside.uids[0])
         };
         assert!(all[0].is_none());
         assert_eq!((seen(1, 1000), seen(1, 5009), seen(1, 5010)), (Some(0), Some(10), None));

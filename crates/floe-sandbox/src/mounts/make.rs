@@ -73,7 +73,7 @@ impl Making {
         let opened = directory(&root.path).map_err(failed(format!("open {}", name())))?;
         let new = clone_tree(opened.as_fd()).map_err(failed(format!("bind {}", name())))?;
         if root.read_only {
-            add_attributes(new.as_fd(), RDONLY, false).map_err(failed(format!("make {} read-only", name())))?;
+            add_attributes(new.as_fd(), RDONLY, true).map_err(failed(format!("make {} read-only", name())))?;
         }
         attach(new.as_fd(), self.top.as_fd()).map_err(failed(format!("mount {}", name())))?;
         self.top = new;

@@ -2,76 +2,107 @@
 //! write there what only somebody inside may.
 
 use super::Kind;
-use crate::fork;
+use crate::{elf::waiting_program, fork};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sched::{CloneFlags, setns},
     sys::{
-        prctl::set_dumpable,
+        prctl::{set_dumpable, set_no_new_privs},
         signal::{Signal, kill},
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{Pid, getpid, pause, write},
+    unistd::{Pid, dup2_stdin, pipe2, write},
 };
 use std::{
     ffi::CString,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, net::UnixStream},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
-/// A child of the caller that stands in namespaces. It ends when this is dropped, or its parent ends.
+/// What one executes. Made once, for where a thread has entered another mount namespace it may find no /proc to make it by.
+fn program() -> io::Result<&'static OwnedFd> {
+    static MADE: OnceLock<OwnedFd> = OnceLock::new();
+    match MADE.get() {
+        Some(made) => Ok(made),
+        None => {
+            let made = waiting_program(NAME)?;
+            Ok(MADE.get_or_init(|| made))
+        }
+    }
+}
+
+/// What a standing process is called.
+const NAME: &str = "floe-standing";
+
+/// A child of the caller that stands in namespaces. It ends when this is dropped, and with its parent.
+///
+/// Whoever owns a user namespace that it is in may look into it. So it keeps nothing of floe: it executes a program of one
+/// page that waits, without descriptors of others, and is shown to nobody until then.
 #[derive(Debug)]
-pub struct Standing(Pid);
+pub struct Standing {
+    process: Pid,
+    /// It lives as long as this end is open.
+    _life: OwnedFd,
+}
 
 impl Standing {
-    /// Makes one that goes there by `enter`.
+    /// Makes one that goes there by `enter`, which must take no memory of the heap.
     ///
     /// # Errors
     /// Those of `enter`; EAGAIN, ENOMEM, ENFILE.
     pub fn there(enter: impl FnOnce() -> Result<(), Errno>) -> io::Result<Self> {
-        let (mut near, far) = UnixStream::pair()?;
-        let parent = getpid();
-        let guard = || fork::signal_at_parents_end(Signal::SIGKILL, parent);
-        let life = || {
-            // Who has changed its user is shown to nobody by itself, and the signal is gone then, too.
-            let result = guard()
-                .and_then(|()| enter())
-                .and_then(|()| set_dumpable(true))
-                .and_then(|()| guard());
-            let code = result.err().map_or(0, |error| error as i32);
-            if (&far).write_all(&code.to_ne_bytes()).is_err() || code != 0 {
-                return 1;
-            }
-            loop {
-                pause();
+        let (end, life) = pipe2(OFlag::O_CLOEXEC)?;
+        let (answer, told) = pipe2(OFlag::O_CLOEXEC)?;
+        let program = program()?;
+        let name = [CString::new(NAME)?];
+        let stand = || -> Errno {
+            let go = || {
+                set_dumpable(false)?;
+                enter()?;
+                dup2_stdin(&end)?;
+                fork::close_all_but(&[0, program.as_raw_fd(), told.as_raw_fd()]);
+                set_no_new_privs()
+            };
+            match go() {
+                Ok(()) => fork::execute_descriptor(program.as_raw_fd(), &name, &[]),
+                Err(error) => error,
             }
         };
-        let standing = Self(fork::child(life)?);
-        let mut code = [0; 4];
-        near.read_exact(&mut code)?;
-        match i32::from_ne_bytes(code) {
-            0 => Ok(standing),
-            code => Err(io::Error::from_raw_os_error(code)),
+        let process = fork::child(|| {
+            let code = stand() as i32;
+            // Where it can't be told either, the end of the pipe tells.
+            let _ = write(&told, &code.to_ne_bytes());
+            1
+        })?;
+        let standing = Self { process, _life: life };
+        drop((told, end));
+        let mut code = Vec::new();
+        File::from(answer).read_to_end(&mut code)?;
+        match code.try_into() {
+            Ok(code) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
+            // Its end closed by the exec; or by its end before that, which shows where somebody looks at it.
+            Err(_) => Ok(standing),
         }
     }
 
     /// Its id.
     #[must_use]
     pub fn task(&self) -> crate::Pid {
-        crate::Pid::new(self.0.as_raw())
+        crate::Pid::new(self.process.as_raw())
     }
 
     /// Its directory in /proc.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        format!("/proc/{}", self.0).into()
+        format!("/proc/{}", self.process).into()
     }
 
     /// A namespace that it is in.
@@ -86,8 +117,8 @@ impl Standing {
 impl Drop for Standing {
     fn drop(&mut self) {
         // It was not waited for, so the id is its own.
-        let _ = kill(self.0, Signal::SIGKILL);
-        while let Err(Errno::EINTR) = waitpid(self.0, None) {}
+        let _ = kill(self.process, Signal::SIGKILL);
+        while let Err(Errno::EINTR) = waitpid(self.process, None) {}
     }
 }
 
@@ -99,6 +130,8 @@ impl Drop for Standing {
 pub fn write_inside(user: Option<BorrowedFd<'_>>, path: &Path, text: &str) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let act = || -> Result<(), Errno> {
+        // Whose the user namespace is must not look into this copy of floe.
+        set_dumpable(false)?;
         if let Some(user) = user {
             setns(user, CloneFlags::CLONE_NEWUSER)?;
         }

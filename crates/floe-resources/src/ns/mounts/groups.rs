@@ -1,5 +1,6 @@
 //! Groups of mounts that share what is mounted on them, mount_namespaces(7).
 
+use super::shape::below;
 use super::{
     make::{MountError, failed},
     namespaces::Spaces,
@@ -50,7 +51,7 @@ pub(super) fn refuse(mounts: &[MountInfo], host: &[MountInfo], refusals: &mut Re
         .iter()
         .filter(|mount| inner.contains(&mount.shared) || inner.contains(&mount.master))
     {
-        let shows = |root: &[u8]| root == b"/" || mount.root.starts_with(root);
+        let shows = |root: &[u8]| below(&mount.root, root).is_some();
         let leader = |group: u32| {
             members(group)
                 .map(|other| other.root.as_slice())

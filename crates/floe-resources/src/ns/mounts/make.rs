@@ -61,7 +61,7 @@ pub(super) fn as_path(point: &MountPoint) -> &Path {
     Path::new(OsStr::from_bytes(&point.0))
 }
 
-/// What of the host's is not there, or given in vain, as seen by a thread as for [`make`]: object and reason.
+/// What of the host's is not there, or given in vain, as seen by a thread as for [`Mounting::begin`]: object and reason.
 #[must_use]
 pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(String, String)> {
     let namespaces = image.mount_namespaces();
