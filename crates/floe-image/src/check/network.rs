@@ -1,7 +1,7 @@
 //! Networks: devices with names and numbers of their own, which stand on each other, and settings that lead nowhere else.
 //! What the kernel's own words mean, the kernel checks.
 
-use super::{ensure, is_path};
+use super::{ensure, is_path, packet_filter::are_attributes};
 use crate::{
     Image,
     record::{NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting},
@@ -12,8 +12,10 @@ use std::collections::HashSet;
 /// IFNAMSIZ, ALTIFNAMSIZ of linux/if.h.
 const NAME_BYTES: usize = 16;
 const OTHER_NAME_BYTES: usize = 128;
-/// How long a message, what attributes have, and a setting can be.
-const MOST_BYTES: usize = 65_536;
+/// How long a message and a setting can be. An attribute says its length in 16 bits.
+const MOST_BYTES: usize = 60_000;
+/// How long all attributes of a device can be: they are told to the kernel within others, some longer than they are here.
+const MOST_OF_DEVICE: usize = 16_384;
 
 /// A network that can't have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,11 +92,11 @@ fn device(record: &NetworkDeviceRecord, numbers: &HashSet<u32>) -> Result<(), &'
     ensure(related(record.link), || "is on one that is not there")?;
     ensure(related(record.master), || "is a part of one that is not there")?;
     ensure(record.inherited || !record.kind.is_empty(), || "is of no kind")?;
-    let lengths = [&record.attributes, &record.options, &record.port].map(Vec::len);
-    ensure(
-        lengths.into_iter().all(|length| length <= MOST_BYTES),
-        || "has attributes that are too long",
-    )
+    let lists = [&record.attributes, &record.options, &record.port];
+    let length: usize = lists.iter().map(|list| list.len()).sum();
+    ensure(length <= MOST_OF_DEVICE, || "has attributes that are too long")?;
+    let whole = lists.iter().all(|list| list.is_empty() || are_attributes(list));
+    ensure(whole, || "has no attributes of netlink")
 }
 
 /// As dev_valid_name() of the kernel has it.

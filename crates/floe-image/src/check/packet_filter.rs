@@ -101,7 +101,7 @@ fn check_table(table: &FilterTableRecord) -> Result<u64, FilterFault> {
 }
 
 /// Whether the bytes are attributes, each as long as it says, up to the end.
-fn are_attributes(mut bytes: &[u8]) -> bool {
+pub(super) fn are_attributes(mut bytes: &[u8]) -> bool {
     if bytes.is_empty() || bytes.len() > MOST {
         return false;
     }

@@ -59,11 +59,18 @@ fn devices_stand_on_others_that_are_there() {
 
 #[test]
 fn nothing_is_too_long() {
-    device(1, "2 has attributes that are too long", |d| d.options = vec![0; 65_537]);
-    contradiction("entry 1 of the routes of a network is too long", |s| {
-        s.networks[0].routes[1] = ByteBuf::from(vec![0; 65_537]);
+    device(1, "2 has attributes that are too long", |d| d.options = vec![0; 16_385]);
+    device(1, "2 has attributes that are too long", |d| {
+        // One that is as long as it says, and fits in no other one.
+        d.attributes = [&[0xfc, 0xff, 1, 0][..], &[0; 0xfff8]].concat();
     });
-    setting("has an impossible value", |s| s.value = vec![b'1'; 65_537]);
+    for attributes in [vec![0; 5], vec![255, 255, 1, 0], vec![5, 0, 1, 0, 7]] {
+        device(1, "2 has no attributes of netlink", |d| d.port = attributes);
+    }
+    contradiction("entry 1 of the routes of a network is too long", |s| {
+        s.networks[0].routes[1] = ByteBuf::from(vec![0; 60_001]);
+    });
+    setting("has an impossible value", |s| s.value = vec![b'1'; 60_001]);
 }
 
 #[test]

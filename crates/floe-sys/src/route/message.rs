@@ -33,7 +33,7 @@ pub(super) fn flagged(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Adds one.
+/// Adds one. Where it is longer than it can say, so is the request that it becomes a part of, which is then refused.
 pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.extend(((value.len() + ATTRIBUTE_HEAD) as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -64,7 +64,12 @@ impl Request {
         Self { to, bytes }
     }
 
+    /// # Errors
+    /// EMSGSIZE where an attribute of it, or one within another, could be longer than it can say; others of netlink.
     fn send(&self) -> Result<OwnedFd, Errno> {
+        if self.bytes.len() > usize::from(u16::MAX) {
+            return Err(Errno::EMSGSIZE);
+        }
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: numbers.
         let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, self.to) };
@@ -141,7 +146,8 @@ pub(super) fn dump(kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::{attribute, attributes};
+    use super::{Request, attribute, attributes};
+    use nix::errno::Errno;
 
     #[test]
     fn attributes_are_read_as_they_are_written() {
@@ -152,5 +158,13 @@ mod tests {
         let read: Vec<_> = attributes(&bytes).collect();
         assert_eq!(read, [(3, &b"lo\0"[..]), (4, &[])]);
         assert_eq!(attributes(&bytes[..5]).count(), 0);
+    }
+
+    /// The kernel would take what is in it for attributes beside it.
+    #[test]
+    fn what_is_longer_than_it_can_say_is_not_sent() {
+        let mut body = vec![0; 16];
+        attribute(&mut body, 1, &[0; 65_536]);
+        assert_eq!(Request::new(18, 0, &body).perform(), Err(Errno::EMSGSIZE));
     }
 }
