@@ -6,10 +6,12 @@ use crate::{netfilter::message::*, route::attributes};
 /// NFTA_DYNSET_SET_NAME, NFTA_OBJREF_SET_NAME.
 const DYNSET_SET_NAME: u16 = 1;
 const OBJREF_SET_NAME: u16 = 4;
-/// Of elements: NFTA_SET_ELEM_TIMEOUT, EXPIRATION, EXPR, EXPRESSIONS.
+/// Of elements: NFTA_SET_ELEM_EXPIRATION, EXPR, EXPRESSIONS.
 const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_EXPR: u16 = 7;
 const ELEMENT_EXPRESSIONS: u16 = 11;
+/// NFT_SET_EVAL.
+const SET_EVAL: u32 = 0x20;
 const CHAIN_COUNTERS: u16 = 8;
 const OBJECT_DATA: u16 = 4;
 const RULE_COMPAT: u16 = 5;
@@ -91,8 +93,8 @@ pub(super) fn compatibility(rule: &[u8]) -> Option<Vec<u8>> {
     Some(all)
 }
 
-/// Without what changes by itself: when elements expire and when something was last; and where packets may have come
-/// meanwhile also what they are counted by.
+/// Without what changes by itself: elements that expire and when something was last; and where packets may have come
+/// meanwhile also what they are counted by, and elements that rules add and take away.
 pub(super) fn steady(tables: &[Table], is_quiet: bool) -> Vec<Table> {
     let mut tables = tables.to_vec();
     for part in tables.iter_mut().flat_map(|table| &mut table.parts) {
@@ -103,9 +105,12 @@ pub(super) fn steady(tables: &[Table], is_quiet: bool) -> Vec<Table> {
             _ => (&[], &[]),
         };
         part.attributes = without(&part.attributes, (lists, dropped), is_quiet);
+        let fed = part.kind == PartKind::Set
+            && word(&part.attributes, NFTA_SET_FLAGS).is_some_and(|flags| flags & SET_EVAL != 0);
+        part.elements
+            .retain(|element| value(element, ELEMENT_EXPIRATION).is_none() && (is_quiet || !fed));
         for element in &mut part.elements {
-            let lists = [ELEMENT_EXPRESSIONS, ELEMENT_EXPR];
-            *element = without(element, (&lists, &[ELEMENT_EXPIRATION]), is_quiet);
+            *element = without(element, (&[ELEMENT_EXPRESSIONS, ELEMENT_EXPR], &[]), is_quiet);
         }
         part.elements.sort_unstable();
     }

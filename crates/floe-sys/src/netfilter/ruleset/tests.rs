@@ -125,6 +125,20 @@ fn what_differs_is_named() {
 }
 
 #[test]
+fn what_expires_or_comes_of_packets_makes_no_difference() {
+    let Some(tables) = with(RULES) else { return };
+    // As if time had passed.
+    run("nft delete element inet filt dyn { 1.2.3.4 }");
+    assert_eq!(differing(&tables, &read().expect("read"), true), None);
+    let rules = "table ip t {\n set fed { type ipv4_addr; size 9; flags dynamic; elements = { 1.1.1.1 } }\n }";
+    let Some(tables) = with(rules) else { return };
+    run("nft add element ip t fed { 2.2.2.2 }");
+    let now = read().expect("read");
+    assert_eq!(differing(&tables, &now, false), None);
+    assert_eq!(differing(&tables, &now, true), Some("ip t".to_owned()));
+}
+
+#[test]
 fn handles_that_are_too_far_apart_are_an_error() {
     let mut table = Table {
         family: 2,
