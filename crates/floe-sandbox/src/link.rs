@@ -15,13 +15,16 @@ use floe_sys::{
     netfilter::{OpenWay, PublishedPort, Way},
     route::{self, Link as Device, VethEnd, ipv4, ipv4::Network},
 };
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     net::Ipv4Addr,
-    os::fd::BorrowedFd,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 /// The addresses that pairs are given.
@@ -56,6 +59,20 @@ pub struct Published {
     pub inside: u16,
 }
 
+impl Published {
+    /// Takes the host's port, that no other sandbox and no program has it as long as the socket is there. No packet comes to
+    /// the socket: rules lead all elsewhere.
+    ///
+    /// # Errors
+    /// EADDRINUSE where somebody has it.
+    fn take(self) -> Result<OwnedFd, Errno> {
+        let kind = if self.udp { SockType::Datagram } else { SockType::Stream };
+        let taken = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(taken.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, self.host))?;
+        Ok(taken)
+    }
+}
+
 impl std::fmt::Display for Published {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}{}", self.host, self.inside, if self.udp { "/udp" } else { "" })
@@ -81,6 +98,10 @@ pub struct LinkState {
 #[derive(Debug)]
 pub struct Link {
     state: LinkState,
+    /// The number of the host's device.
+    index: u32,
+    /// The published ports, so that nobody else can have them.
+    _ports: Vec<OwnedFd>,
     _way: OpenWay,
 }
 
@@ -143,6 +164,22 @@ impl LinkState {
         Ok(is_used.then_some("this host has it, or a way to it, already; is the tree still running?"))
     }
 
+    /// The first published port that somebody else has.
+    ///
+    /// # Errors
+    /// Those of sockets.
+    pub fn taken_port(&self) -> Result<Option<Published>, Errno> {
+        let mut held = Vec::with_capacity(self.published.len());
+        for port in &self.published {
+            match port.take() {
+                Ok(socket) => held.push(socket),
+                Err(Errno::EADDRINUSE) => return Ok(Some(*port)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// What PID 1 is told.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         [self.address.octets(), self.host.octets()].concat()
@@ -164,13 +201,18 @@ impl Link {
                 "join the sandbox to the host's network, which only root may (--net host has it, --net none has none)";
             return Err((Errno::EPERM, action.to_owned()));
         }
+        let ports = spec.published.iter().map(|port| {
+            let action = || format!("publish port {port} (does another sandbox or program have the host's?)");
+            port.take().map_err(|error| (error, action()))
+        });
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
         if let Some(address) = spec.address {
             let state = LinkState::with(address, &spec.published).ok_or((
                 Errno::EINVAL,
                 format!("give the sandbox the address {address} (it is not of 10.241.0.0/16)"),
             ))?;
             make_pair(&state, inside).map_err(failed("make the pair of network devices that it had"))?;
-            return Self::open(state);
+            return Self::open(state, ports);
         }
         let used = ipv4::networks_in_use().map_err(failed("look at the addresses of the host"))?;
         let mut hasher = DefaultHasher::new();
@@ -183,7 +225,7 @@ impl Link {
                 continue;
             }
             match make_pair(&state, inside) {
-                Ok(()) => return Self::open(state),
+                Ok(()) => return Self::open(state, ports),
                 // Somebody else was faster.
                 Err(Errno::EEXIST) => {}
                 Err(error) => return Err((error, "make a pair of network devices (veth)".to_owned())),
@@ -195,13 +237,22 @@ impl Link {
         ))
     }
 
-    fn open(state: LinkState) -> Result<Self, (Errno, String)> {
-        let opened = raise(&state).and_then(|()| OpenWay::open(&format!("floe-net-{}", state.device), &state.way()));
+    fn open(state: LinkState, ports: Vec<OwnedFd>) -> Result<Self, (Errno, String)> {
+        let failed = |error| (error, format!("open the way to {} (nf_tables)", state.device));
+        let device = route::link(state.device.as_bytes()).map_err(failed)?;
+        // The rules are there before any packet is.
+        let opened = OpenWay::open(&format!("floe-net-{}", state.device), &state.way())
+            .and_then(|way| raise(&state, &device).map(|()| way));
         match opened {
-            Ok(way) => Ok(Self { state, _way: way }),
+            Ok(way) => Ok(Self {
+                state,
+                index: device.index,
+                _ports: ports,
+                _way: way,
+            }),
             Err(error) => {
-                remove(&state.device);
-                Err((error, format!("open the way to {} (nf_tables)", state.device)))
+                remove(device.index);
+                Err(failed(error))
             }
         }
     }
@@ -214,15 +265,15 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        remove(&self.state.device);
+        remove(self.index);
     }
 }
 
-fn remove(device: &str) {
-    match route::remove(device) {
+fn remove(index: u32) {
+    match route::remove(index) {
         // It has gone with the sandbox's network.
         Ok(()) | Err(Errno::ENODEV) => {}
-        Err(error) => tracing::error!(%error, device, "remove a network device"),
+        Err(error) => tracing::error!(%error, index, "remove a network device"),
     }
 }
 
@@ -243,15 +294,14 @@ fn make_pair(state: &LinkState, inside: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// The host's end.
-fn raise(state: &LinkState) -> Result<(), Errno> {
-    let device = route::link(state.device.as_bytes())?;
+fn raise(state: &LinkState, device: &Device) -> Result<(), Errno> {
     if !state.published.is_empty() {
         // Programs of the host come from 127.0.0.1.
         let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", state.device);
         fs::write(path, "1").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     }
     ipv4::give_address(device.index, LinkState::network(state.host))?;
-    up(&device)
+    up(device)
 }
 
 fn up(device: &Device) -> Result<(), Errno> {

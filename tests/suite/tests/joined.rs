@@ -5,7 +5,7 @@ use floe_suite::{Host, PID_METHODS, enter_own_network, has, json, run, signal, s
 use std::{
     fs,
     io::Read,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command},
     time::Duration,
 };
@@ -107,6 +107,85 @@ fn host_and_sandbox_reach_each_other() {
     assert_eq!(entry(&host, &name)["published"], serde_json::json!(["8080:8000"]));
     assert!(host.done(&["ps"]).contains(&format!("{address} 8080:8000")));
     host.done(&["rm", "-f", &name]);
+    nothing_is_left();
+}
+
+/// Root inside sends packets to 127.0.0.1 of the host, and from there: by routes and addresses of its own, and as CVE-2020-8558.
+const INTRUDER: &str = "
+import socket, struct, sys
+gateway, port = sys.argv[1], int(sys.argv[2])
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x800))
+# The host's hardware address.
+probe = socket.create_connection((gateway, port + 1), 20)
+host = bytes([0x02, 0xf1, 0x0e, 0]) + socket.inet_aton(gateway)[2:]
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+def send(source, target, text):
+    datagram = struct.pack('!4H', 5000, port, 8 + len(text), 0) + text
+    head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(target))
+    head = head[:10] + struct.pack('!H', checksum(head)) + head[12:]
+    raw.sendto(head + datagram, ('eth0', 0x800, 0, 0, host))
+own = probe.getsockname()[0]
+send(own, '127.0.0.1', b'to loopback')
+send('127.0.0.1', gateway, b'from loopback')
+send(own, gateway, b'last')
+";
+
+#[test]
+fn loopback_of_the_host_is_not_reached_from_inside() {
+    let Some(host) = host(true) else { return };
+    let name = host.name("job");
+    let address = start(&host, &name, &["-p", "8080:8000"]);
+    let gateway = Ipv4Addr::from(u32::from(address) - 1);
+    let (service, beside) = (UdpSocket::bind("0.0.0.0:7000"), TcpListener::bind((gateway, 7001)));
+    let (service, _beside) = (service.expect("bind"), beside.expect("bind"));
+    service
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
+    let gateway = gateway.to_string();
+    host.done(&["exec", &name, "--", "python3", "-c", INTRUDER, &gateway, "7000"]);
+    let mut got = [0; 99];
+    let (length, from) = service.recv_from(&mut got).expect("a datagram");
+    // The others came before it.
+    assert_eq!(
+        (&got[..length], from.ip()),
+        (&b"last"[..], address.into()),
+        "it is the only one"
+    );
+}
+
+#[test]
+fn a_published_port_is_one_sandboxs() {
+    let Some(host) = host(true) else { return };
+    let names = ["one", "two"].map(|name| host.name(name));
+    start(&host, &names[0], &["-p", "8080:8000", "-p", "8080:53/udp"]);
+    let try_to = |ports: &[&str]| {
+        let line = [&["run", "--name", &names[1], "--net", "new"], ports, &["--", "true"]].concat();
+        host.floe(&line)
+    };
+    for port in ["8080:80", "8080:80/udp"] {
+        let second = try_to(&["-p", port]);
+        assert_eq!(second.status, 125, "{}", second.err);
+        assert!(second.err.contains(&format!("publish port {port}")), "{}", second.err);
+    }
+    let service = TcpListener::bind("127.0.0.1:8081").expect("bind");
+    assert!(try_to(&["-p", "8081:80"]).err.contains("publish port 8081:80"));
+    let twice = try_to(&["-p", "8082:80", "-p", "8082:81"]);
+    assert!(twice.err.contains("port 8082:81"), "{}", twice.err);
+    assert_eq!(try_to(&["-p", "8082:80", "-p", "8082:80/udp"]).status, 0);
+    // A port that somebody has by now.
+    let image = host.path("job.floe").display().to_string();
+    host.done(&["checkpoint", &names[0], "-o", &image]);
+    drop(service);
+    let service = TcpListener::bind("127.0.0.1:8080").expect("the port is free");
+    let error = host.floe(&["restore", "-d", &image]).expect_failed();
+    assert!(error.contains("published port 8080:8000"), "{error}");
+    drop(service);
+    host.done(&["restore", "-d", &image]);
+    host.done(&["rm", "-f", &names[0]]);
     nothing_is_left();
 }
 

@@ -39,8 +39,16 @@ pub fn obstacle(image: &Image) -> Result<Option<Obstacle>, RestoreError> {
     };
     let reason = state.obstacle();
     let reason = reason.map_err(RestoreError::system("look at the addresses of the host"))?;
-    Ok(reason.map(|reason| Obstacle {
-        object: format!("address {} of the sandbox", state.address),
-        reason: reason.to_owned(),
+    if let Some(reason) = reason {
+        return Ok(Some(Obstacle {
+            object: format!("address {} of the sandbox", state.address),
+            reason: reason.to_owned(),
+        }));
+    }
+    let taken = state.taken_port();
+    let taken = taken.map_err(RestoreError::system("take the published ports"))?;
+    Ok(taken.map(|port| Obstacle {
+        object: format!("published port {port}"),
+        reason: "another sandbox or program has the host's port".to_owned(),
     }))
 }

@@ -15,7 +15,7 @@ use floe_sandbox::{
     become_root,
 };
 use floe_sys::descriptor;
-use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{collections::HashSet, ffi::OsString, os::unix::ffi::OsStrExt};
 
 /// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
 /// /proc.
@@ -200,6 +200,14 @@ impl Run {
             self.publish.is_empty() || self.net == Net::New,
             "ports are published with --net new alone"
         );
+        let mut published = HashSet::new();
+        let twice = self
+            .publish
+            .iter()
+            .find(|port| !published.insert((port.udp, port.host)));
+        if let Some(port) = twice {
+            anyhow::bail!("port {port}: the host's is published already");
+        }
         let console = if self.tty {
             let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
             Console::Terminal { window, index: 0 }

@@ -1,16 +1,21 @@
 //! The way of a sandbox's packets to others and back: what leaves by the host has the host's address, and what comes to
 //! published ports of the host goes on to the sandbox. Rules of the table that has them:
 //! ```text
+//! guard        iifname DEVICE ip saddr 127.0.0.0/8 drop
+//!              iifname DEVICE ip daddr 127.0.0.0/8 drop
 //! postrouting  ip saddr INSIDE oifname != DEVICE masquerade
 //!              ip saddr 127.0.0.0/8 oifname DEVICE snat to HOST
 //! prerouting   fib daddr type local PROTOCOL dport PORT dnat to INSIDE:PORT
 //! output       the same
 //! ```
+//! The first two come before all others where packets come in: for published ports the host's device takes packets of
+//! loopback's addresses (route_localnet), and the sandbox must not reach by it what listens there.
 
 use super::{Batch, add_rule, message::*, open, perform};
 use nix::errno::Errno;
 use std::{net::Ipv4Addr, os::fd::OwnedFd};
 
+const NFTA_META_IIFNAME: u32 = 6;
 const NFTA_META_OIFNAME: u32 = 7;
 const NFT_CMP_NEQ: u32 = 1;
 const NFT_REG_2: u32 = 2;
@@ -28,6 +33,11 @@ const NFT_NAT_SNAT: u32 = 0;
 const NFT_NAT_DNAT: u32 = 1;
 /// Chains: name, hook (NF_INET_POST_ROUTING, PRE_ROUTING, LOCAL_OUT) and priority, as NF_IP_PRI_NAT_SRC and _DST.
 const CHAINS: [super::Chain; 3] = [("leaves", 4, 100), ("comes", 0, -100), ("own", 3, -100)];
+/// NF_INET_PRE_ROUTING, before connections are tracked (NF_IP_PRI_RAW).
+const GUARD: super::Chain = ("guard", 0, -300);
+/// Where the addresses are in a header of IP version 4.
+const SOURCE: u32 = 12;
+const DESTINATION: u32 = 16;
 /// Bytes of a device's name with its NUL, IFNAMSIZ.
 const NAME: usize = 16;
 
@@ -80,16 +90,26 @@ impl OpenWay {
 
 /// Adds the rules to a table.
 pub(super) fn add(batch: &mut Batch, table: &str, way: &Way) {
+    super::add_chains(batch, (table, "filter"), &[GUARD]);
     super::add_chains(batch, (table, "nat"), &CHAINS);
     let mut device = [0; NAME];
     for (slot, byte) in device.iter_mut().zip(way.device.bytes().take(NAME - 1)) {
         *slot = byte;
     }
+    for address in [SOURCE, DESTINATION] {
+        add_rule(batch, table, GUARD.0, |list| {
+            list.compare_known(NFTA_META_IIFNAME, &device);
+            list.compare_known(NFT_META_NFPROTO, &[NFPROTO_IPV4]);
+            list.payload(NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, address, 1);
+            list.compare(&[127]);
+            list.drop();
+        });
+    }
     let [leaves, comes, own] = CHAINS.map(|(chain, ..)| chain);
     for (source, operator) in [(&way.inside.octets()[..], NFT_CMP_NEQ), (&[127], NFT_CMP_EQ)] {
         add_rule(batch, table, leaves, |list| {
             list.compare_known(NFT_META_NFPROTO, &[NFPROTO_IPV4]);
-            list.payload(NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, 12, source.len() as u32);
+            list.payload(NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, SOURCE, source.len() as u32);
             list.compare(source);
             list.load_known(NFTA_META_OIFNAME);
             list.compare_by(operator, &device);

@@ -144,7 +144,7 @@ mod tests {
         let used = networks_in_use().expect("read");
         assert!(used.contains(&network("10.1.2.5", 30)), "{used:?}");
         assert!(used.iter().all(|one| one.bits > 0), "{used:?}");
-        make::remove("one").expect("it goes");
+        make::remove(link.index).expect("it goes");
         assert!(!networks_in_use().expect("read").contains(&network("10.1.2.5", 30)));
     }
 }

@@ -73,12 +73,12 @@ fn make(mut body: Vec<u8>, kind: &str, data: &[u8]) -> Result<(), Errno> {
     Request::new(RTM_NEWLINK, NEW, &body).perform()
 }
 
-/// Takes a device away.
+/// Takes a device away, by its number: its name may be another's by now.
 ///
 /// # Errors
-/// ENODEV where there is none of this name.
-pub fn remove(name: &str) -> Result<(), Errno> {
+/// ENODEV where there is none of this number.
+pub fn remove(index: u32) -> Result<(), Errno> {
     let mut body = vec![0; HEAD];
-    attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
     Request::new(RTM_DELLINK, 0, &body).perform()
 }
