@@ -1,7 +1,7 @@
 //! Puts a task's own state back in a puppet that already has its PID, memory and descriptors.
 //!
 //! Order matters and the caller keeps it: [`restore_process`] and [`restore_thread`] with all privileges, then
-//! [`restore_credentials`], which also sets what a change of credentials would reset; when the script with these has run,
+//! [`restore_credentials`](super::restore_credentials), which also sets what a change of credentials would reset; when the script with these has run,
 //! [`apply_outside`] and [`queue_signals`], then [`finish_thread`].
 
 use super::{
