@@ -51,7 +51,7 @@ pub struct Run {
     /// Run the command below a small init.
     #[arg(long)]
     init: bool,
-    /// Run the command as this user, with all groups of theirs, or with one that is given: UID[:GID] or NAME[:GROUP], by
+    /// Run the command as this user, with all groups of theirs, or with one that is given: `UID[:GID]` or `NAME[:GROUP]`, by
     /// /etc/passwd and /etc/group. HOME, USER and LOGNAME are theirs.
     #[arg(long, value_name = "USER[:GROUP]", conflicts_with = "map_user")]
     user: Option<RunAs>,
