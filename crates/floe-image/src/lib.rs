@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cgroup_settings;
 pub mod check;
 pub mod chunk;
 pub mod codec;

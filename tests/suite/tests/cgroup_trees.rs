@@ -4,6 +4,7 @@
 use floe_suite::{Host, Traces, cgroup_file, cgroups_of, json, run, signal, spawn, until, wait};
 use std::{
     fs,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -97,7 +98,7 @@ const SETTINGS: [(&str, &str); 19] = [
     ("notify_on_release", "1"),
     ("pids.max", "33"),
     ("cpuset.cpus.partition", "member"),
-    ("tomorrow.knob", "1"),
+    ("cgroup.pressure", "0"),
 ];
 
 #[test]
@@ -147,6 +148,103 @@ fn what_was_set_by_hand_survives() {
     let own = tree.own();
     host.done(&["rm", "-f", &job]);
     assert!(own.iter().all(|path| !path.exists()), "{own:?}");
+}
+
+/// Limits that let nothing more be made, and protections of everything.
+#[test]
+fn limits_of_nothing_survive() {
+    let host = Host::new();
+    let job = host.name("job");
+    let tree = limited(&host, &job);
+    let extremes = [
+        ("cgroup.max.depth", "0"),
+        ("cgroup.max.descendants", "0"),
+        ("memory.min", "max"),
+        ("memory.swap.max", "0"),
+        ("pids.max", "0"),
+    ];
+    let there = || -> Vec<PathBuf> {
+        let all = tree.own().into_iter();
+        let files = all.flat_map(|own| extremes.map(|(name, _)| own.join(name)));
+        files.filter(|path| path.exists()).collect()
+    };
+    let look = || -> Vec<String> {
+        let read = |path: &PathBuf| {
+            let name = path.file_name().expect("a name").to_string_lossy();
+            format!("{name} {}", fs::read_to_string(path).expect("read"))
+        };
+        there().iter().map(read).collect()
+    };
+    for path in there() {
+        let named = extremes.iter().find(|(name, _)| path.ends_with(name));
+        write(&path, named.expect("one of them").1);
+    }
+    let before = look();
+    assert!(!before.is_empty(), "nothing can be set in {:?}", tree.own());
+    for method in floe_suite::PID_METHODS {
+        tree.round_trip(method);
+        assert_eq!(look(), before);
+    }
+}
+
+/// Rules of devices, in a cgroup and in one below it, which were made by hand.
+#[test]
+fn rules_of_devices_survive() {
+    let hierarchy = Path::new("/sys/fs/cgroup/devices");
+    if !hierarchy.join("devices.list").exists() {
+        floe_suite::skip("the version 1 hierarchy of devices is not mounted");
+        return;
+    }
+    let host = Host::new();
+    let job = host.name("job");
+    let image = host.path("job.floe").display().to_string();
+    let own = ByHand(hierarchy.join(format!("{job}-devices")));
+    let rules = [(own.0.clone(), "c 1:3 rwm\nc *:* m"), (own.0.join("below"), "c 1:3 r")];
+    for (path, list) in &rules {
+        fs::create_dir(path).expect("make a cgroup");
+        write(&path.join("devices.deny"), "a");
+        list.lines().for_each(|line| write(&path.join("devices.allow"), line));
+    }
+    // A sandbox's own cgroup namespace would begin elsewhere.
+    let script = "echo $$ > \"$0/cgroup.procs\"; sleep 1000 & echo $! > \"$0/below/cgroup.procs\"; echo > \"$1\"; wait";
+    let ready = host.path("ready");
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&own.0).arg(&ready);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: what it calls is safe between fork and exec.
+    unsafe { command.pre_exec(floe_suite::leave) };
+    let mut child = command.spawn().expect("start it");
+    until("it is in its places", || ready.exists());
+    host.done(&["checkpoint", "--pid", &child.id().to_string(), "-o", &image]);
+    child.wait().expect("it has ended");
+    for method in floe_suite::PID_METHODS {
+        host.done(&["restore", "-d", "--name", &job, "--pid-method", method, &image]);
+        let all = cgroups_of(host.pid1(&job));
+        let new = all
+            .iter()
+            .find(|path| path.starts_with(hierarchy))
+            .expect("one of devices");
+        let read = |path: PathBuf| fs::read_to_string(path.join("devices.list")).expect("read");
+        assert_eq!(read(new.clone()).trim_end(), rules[0].1);
+        assert_eq!(read(new.join("below")).trim_end(), rules[1].1);
+        host.done(&["rm", "-f", &job]);
+    }
+}
+
+/// A cgroup with one below, which end with the test and who is in them.
+struct ByHand(PathBuf);
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        for path in [self.0.join("below"), self.0.clone()] {
+            let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+            for pid in text.lines().filter_map(|line| line.parse().ok()) {
+                signal(pid, libc::SIGKILL);
+            }
+            // One that was never made can't be removed.
+            until("it is removed", || fs::remove_dir(&path).is_ok() || !path.exists());
+        }
+    }
 }
 
 /// Makes a calm cgroup and a frozen one below the tree's own, with a process in each.

@@ -3,6 +3,7 @@
 use super::{PATH_BYTES, ensure, living};
 use crate::{
     Image,
+    cgroup_settings::usual,
     record::{CgroupRecord, HierarchyRecord},
 };
 use std::collections::HashSet;
@@ -104,6 +105,9 @@ fn files(cgroup: &CgroupRecord) -> Option<&'static str> {
     let names = names.chain(cgroup.files.iter().map(|(name, _)| name));
     if !names.into_iter().all(|name| is_word(name, b"._-")) {
         return Some("has a file without a possible name");
+    }
+    if cgroup.settings.iter().any(|(name, _)| usual(name).is_none()) {
+        return Some("sets what is no known setting");
     }
     if !cgroup.hands_on.iter().all(|name| is_word(name, b"_")) {
         return Some("hands on what is no controller");

@@ -746,6 +746,29 @@ fn cgroups_that_can_not_be_are_refused() {
             s.sandbox.cgroups[1].cgroups[0].settings[0].0 = "../cpu.shares".to_owned();
         },
     );
+    for name in [
+        "cgroup.procs",
+        "cgroup.threads",
+        "cgroup.kill",
+        "cgroup.subtree_control",
+        "cgroup.type",
+    ] {
+        contradiction("cgroup 2 of hierarchy \"\" sets what is no known setting", |s| {
+            s.sandbox.cgroups[0].cgroups[2].settings[0].0 = name.to_owned();
+        });
+    }
+    for name in [
+        "tasks",
+        "freezer.state",
+        "release_agent",
+        "devices.deny",
+        "tomorrow.knob",
+    ] {
+        contradiction(
+            "cgroup 0 of hierarchy \"cpu,cpuacct\" sets what is no known setting",
+            |s| s.sandbox.cgroups[1].cgroups[0].settings[0].0 = name.to_owned(),
+        );
+    }
     contradiction("cgroup 1 of hierarchy \"\" hands on what is no controller", |s| {
         s.sandbox.cgroups[0].cgroups[1].hands_on[0] = "pids +memory".to_owned();
     });

@@ -58,7 +58,7 @@ pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<V
         let Some(base) = base(tree, own, (&seats, is_top), shown, refusals)? else {
             continue;
         };
-        let record = hierarchy(&controllers, &base, &seats, own.frozen)?;
+        let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
         let lone = record.cgroups.len() == 1;
         let is_new = |cgroup: &CgroupRecord| {
             *cgroup
@@ -221,13 +221,13 @@ fn holds_only(path: &Path, tree: &FoundTree) -> Result<bool, TreeError> {
 fn hierarchy(
     controllers: &str,
     base: &Path,
-    seats: &[Seat<'_>],
-    frozen: &[PathBuf],
+    (seats, frozen): (&[Seat<'_>], &[PathBuf]),
+    refusals: &mut Refusals,
 ) -> Result<HierarchyRecord, TreeError> {
     let directories: Vec<PathBuf> = [base.to_owned()].into_iter().chain(folder::below(base)?).collect();
     let mut cgroups = Vec::with_capacity(directories.len());
     for directory in &directories {
-        let mut record = cgroup(directory)?;
+        let mut record = cgroup(directory, refusals)?;
         record.path = directory
             .strip_prefix(base)
             .map_or_else(|_| Vec::new(), |path| path.as_os_str().as_bytes().to_vec());
@@ -264,7 +264,7 @@ fn access(metadata: &fs::Metadata) -> CgroupAccess {
 }
 
 /// What one cgroup has, but for its path.
-fn cgroup(directory: &Path) -> Result<CgroupRecord, TreeError> {
+fn cgroup(directory: &Path, refusals: &mut Refusals) -> Result<CgroupRecord, TreeError> {
     let metadata = fs::metadata(directory).map_err(file("look at", directory))?;
     let mut record = CgroupRecord {
         access: access(&metadata),
@@ -297,8 +297,17 @@ fn cgroup(directory: &Path) -> Result<CgroupRecord, TreeError> {
             "cgroup.freeze" | "freezer.self_freezing" => {
                 record.frozen = text(&path)?.is_some_and(|text| text.trim() == "1");
             }
-            name if knobs::is_setting(name) && found.mode & BOTH == BOTH => {
-                let found = text(&path)?.and_then(|text| knobs::differing(name, &text));
+            name if knobs::may_set(name) && found.mode & BOTH == BOTH => {
+                let text = text(&path)?.unwrap_or_default();
+                if knobs::is_unknown(name, &text) {
+                    refusals.add(
+                        None,
+                        format!("cgroup setting {}", path.display()),
+                        "floe does not know it, and it may have been set",
+                        "set it to 0 or max, or move the tree to another cgroup",
+                    );
+                }
+                let found = knobs::differing(name, &text);
                 record.settings.extend(found.map(|value| (name.to_owned(), value)));
             }
             _ => {}

@@ -1,13 +1,16 @@
-//! Files of cgroups that set something: which do, what they say in a new cgroup, how they are written, and what they are
-//! called in the other version.
+//! Files of cgroups that set something: whether they differ from those of a new cgroup, how they are written, and what they
+//! are called in the other version. Which do is in [`floe_image::cgroup_settings`].
 //!
-//! Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel. A file that is not named here sets something if it
-//! can be both read and written, and says `0`, `max` or nothing in a new cgroup.
+//! Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel.
 
-/// Files that can be written, but tell of tasks, of pressure or of what was so far; and other names of others.
-const NO_SETTINGS: [&str; 15] = [
+use floe_image::cgroup_settings::{UNLIMITED, usual};
+use std::collections::BTreeMap;
+
+/// Files that can be read and written, but tell of tasks, of pressure or of what was so far; and other names of others.
+const NO_SETTINGS: [&str; 16] = [
     "cgroup.procs",
     "cgroup.threads",
+    "cgroup.kill",
     "tasks",
     "cgroup.type",
     "cgroup.subtree_control",
@@ -25,38 +28,23 @@ const NO_SETTINGS: [&str; 15] = [
 /// How the names of such files end.
 const NO_SETTINGS_ENDS: [&str; 4] = [".pressure", ".failcnt", "max_usage_in_bytes", ".events"];
 
-/// What is said in a new cgroup, where that is neither `0` nor `max` nor nothing nor the greatest number.
-const NEW: [(&str, &str); 18] = [
-    ("blkio.bfq.weight", "100"),
-    ("blkio.bfq.weight_device", "default 100"),
-    ("blkio.weight", "500"),
-    ("cgroup.pressure", "1"),
-    ("cpu.cfs_period_us", "100000"),
-    ("cpu.cfs_quota_us", "-1"),
-    ("cpu.max", "max 100000"),
-    ("cpu.rt_period_us", "1000000"),
-    ("cpu.shares", "1024"),
-    ("cpu.uclamp.min", "0.00"),
-    ("cpu.weight", "100"),
-    ("cpuset.cpus.partition", "member"),
-    ("cpuset.sched_load_balance", "1"),
-    ("cpuset.sched_relax_domain_level", "-1"),
-    ("io.bfq.weight", "default 100"),
-    ("io.weight", "default 100"),
-    ("memory.swappiness", "60"),
-    ("memory.zswap.writeback", "1"),
-];
-
 /// No limit, in bytes: the greatest number of whole pages, or of huge ones.
-const UNLIMITED: u64 = i64::MAX as u64 - (1 << 31);
+const GREATEST: u64 = i64::MAX as u64 - (1 << 31);
 
-/// Whether a file that can be read and written sets something.
-pub fn is_setting(name: &str) -> bool {
-    !NO_SETTINGS.contains(&name) && !NO_SETTINGS_ENDS.iter().any(|end| name.ends_with(end))
+/// Whether a file that can be read and written may set something.
+pub fn may_set(name: &str) -> bool {
+    let is_other = NO_SETTINGS.contains(&name) || NO_SETTINGS_ENDS.iter().any(|end| name.ends_with(end));
+    usual(name).is_some() || !is_other
 }
 
-/// What a file says, without what it says in a new cgroup; `None` where that is all.
+/// Whether a file that may set something is not known, and says other than nothing, `0` or `max`, as most in a new cgroup.
+pub fn is_unknown(name: &str, text: &str) -> bool {
+    usual(name).is_none() && !matches!(text.trim_end(), "" | "0" | UNLIMITED)
+}
+
+/// What a setting says, without what it says in a new cgroup; `None` where that is all, or it is none.
 pub fn differing(name: &str, text: &str) -> Option<String> {
+    let new = usual(name)?;
     let text = text.trim_end();
     match name {
         "memory.oom_control" => return text.contains("oom_kill_disable 1").then(|| "1".to_owned()),
@@ -69,13 +57,15 @@ pub fn differing(name: &str, text: &str) -> Option<String> {
                 line.split_whitespace().skip(1).any(|word| !word.ends_with("max"))
             });
         }
+        "dmem.low" | "dmem.min" => return lines(text, |line| !line.ends_with(" 0")),
         _ => {}
     }
-    let is_new = match NEW.iter().find(|(known, _)| *known == name) {
-        Some((_, new)) => text == *new,
-        None => matches!(text, "" | "0" | "max") || text.parse().is_ok_and(|number: u64| number >= UNLIMITED),
-    };
-    (!is_new).then(|| text.to_owned())
+    // Some say nothing where no device, or no processor, has anything.
+    if text.is_empty() {
+        return None;
+    }
+    let is_greatest = || new == UNLIMITED && text.parse().is_ok_and(|number: u64| number >= GREATEST);
+    (text != new && !is_greatest()).then(|| text.to_owned())
 }
 
 fn lines(text: &str, counts: impl Fn(&&str) -> bool) -> Option<String> {
@@ -136,7 +126,7 @@ pub fn to_v2(settings: &[(String, String)]) -> Result<Vec<(String, String)>, Str
         let value = format!("{} {}", quota.unwrap_or("max"), period.unwrap_or("100000"));
         found.push(("cpu.max".to_owned(), value));
     }
-    let mut limits: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    let mut limits: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for (name, value) in settings {
         let same = |to: &str| Some((to.to_owned(), value.clone()));
         let lacking = || format!("{name} ({value})");
@@ -164,7 +154,7 @@ pub fn to_v2(settings: &[(String, String)]) -> Result<Vec<(String, String)>, Str
                     .ok_or_else(lacking)?;
                 for line in value.lines() {
                     let (device, number) = line.split_once(' ').ok_or_else(lacking)?;
-                    limits.entry(device).or_default().push(format!("{word}={number}"));
+                    limits.entry(device).or_default().insert(word, number);
                 }
                 None
             }
@@ -177,7 +167,12 @@ pub fn to_v2(settings: &[(String, String)]) -> Result<Vec<(String, String)>, Str
     if !limits.is_empty() {
         let lines: Vec<String> = limits
             .into_iter()
-            .map(|(device, words)| format!("{device} {}", words.join(" ")))
+            .map(|(device, numbers)| {
+                let all = throttles().map(|(_, word)| (word, numbers.get(word).unwrap_or(&UNLIMITED)));
+                all.fold(device.to_owned(), |line, (word, number)| {
+                    format!("{line} {word}={number}")
+                })
+            })
             .collect();
         found.push(("io.max".to_owned(), lines.join("\n")));
     }
@@ -249,12 +244,12 @@ fn scaled(value: u64, to: u64, from: u64) -> u64 {
     value.saturating_mul(to).saturating_add(from / 2) / from
 }
 
-/// Files of version 1 and words of io.max that are the same.
+/// Files of version 1 and words of io.max that are the same, in the order in which that tells all of them.
 fn throttles() -> impl Iterator<Item = (&'static str, &'static str)> {
     [
         ("blkio.throttle.read_bps_device", "rbps"),
-        ("blkio.throttle.read_iops_device", "riops"),
         ("blkio.throttle.write_bps_device", "wbps"),
+        ("blkio.throttle.read_iops_device", "riops"),
         ("blkio.throttle.write_iops_device", "wiops"),
     ]
     .into_iter()
@@ -262,7 +257,7 @@ fn throttles() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{differing, is_setting, says, to_v1, to_v2, writings};
+    use super::{differing, is_unknown, may_set, says, to_v1, to_v2, writings};
 
     fn all(settings: &[(&str, &str)]) -> Vec<(String, String)> {
         settings
@@ -283,12 +278,56 @@ mod tests {
             ("rdma.max", "mlx4_0 hca_handle=max hca_object=max\n"),
             ("misc.max", "sev max\nsev_es max\n"),
             ("blkio.throttle.read_bps_device", ""),
-            ("tomorrow.knob", "0\n"),
+            ("cpuset.cpus", "\n"),
+            ("memory.min", "0\n"),
+            ("dmem.min", "drm/card0 0\n"),
         ];
         for (name, text) in new {
             assert_eq!(differing(name, text), None, "{name}");
         }
-        assert!(!is_setting("memory.memsw.max_usage_in_bytes") && !is_setting("cpu.pressure"));
+    }
+
+    /// A limit of nothing and a protection of everything are none of a new cgroup.
+    #[test]
+    fn the_other_end_of_a_limit_is_kept() {
+        let set = [
+            ("memory.swap.max", "0"),
+            ("memory.high", "0"),
+            ("memory.limit_in_bytes", "0"),
+            ("pids.max", "0"),
+            ("hugetlb.2MB.max", "0"),
+            ("cgroup.max.depth", "0"),
+            ("cgroup.max.descendants", "0"),
+            ("cgroup.pressure", "0"),
+            ("cpuset.sched_load_balance", "0"),
+            ("memory.min", "max"),
+            ("memory.low", "max"),
+            ("cpu.uclamp.min", "max"),
+        ];
+        for (name, text) in set {
+            assert_eq!(differing(name, &format!("{text}\n")).as_deref(), Some(text), "{name}");
+            assert!(says(name, text, text), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_where_it_says_something() {
+        assert!(may_set("tomorrow.knob") && is_unknown("tomorrow.knob", "7\n"));
+        assert!(may_set("cgroup.pressure"));
+        let others = [
+            ("tomorrow.knob", "0\n"),
+            ("tomorrow.knob", "max\n"),
+            ("pids.max", "7\n"),
+            ("cgroup.procs", "7\n"),
+            ("cgroup.kill", "7\n"),
+            ("cgroup.threads", "7\n"),
+            ("cpu.pressure", "some avg10=0.00\n"),
+            ("memory.memsw.max_usage_in_bytes", "7\n"),
+        ];
+        for (name, text) in others {
+            assert!(!may_set(name) || !is_unknown(name, text), "{name}");
+            assert!(name == "pids.max" || differing(name, text).is_none(), "{name}");
+        }
     }
 
     #[test]
@@ -326,7 +365,7 @@ mod tests {
             ("cpu.max", "50000 100000"),
             ("cpu.weight", "50"),
             ("hugetlb.2MB.max", "4194304"),
-            ("io.max", "8:0 rbps=1000 wiops=10"),
+            ("io.max", "8:0 rbps=1000 wbps=max riops=max wiops=10"),
             ("memory.max", "1048576"),
             ("memory.swap.max", "2097152"),
         ]);

@@ -8,7 +8,7 @@ use floe_cgroup::{Cgroups, Hierarchies, Kind};
 use floe_image::record::{CgroupAccess, CgroupRecord, HierarchyRecord, ProcessRecord};
 use floe_sys::{Pid, descriptor::set_attribute_of_link};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsStr,
     fs, io,
     os::unix::{
@@ -17,6 +17,12 @@ use std::{
     },
     path::{Path, PathBuf},
 };
+
+/// Tells the rules that devices.allow and devices.deny make.
+const DEVICES: &str = "devices.list";
+
+/// Rules that allow all devices.
+const ALL_DEVICES: [&str; 2] = ["b *:* rwm", "c *:* rwm"];
 
 /// The tree's cgroups on this host.
 #[derive(Debug)]
@@ -73,6 +79,9 @@ impl<'a> Made<'a> {
                 let directory = made.directory(cgroup);
                 if !cgroup.path.is_empty() {
                     fs::create_dir(&directory).map_err(file("make cgroup", &directory))?;
+                }
+                if let Some((_, value)) = cgroup.settings.iter().find(|(name, _)| name == DEVICES) {
+                    prepare_devices(&directory, value)?;
                 }
                 if cgroup.threaded {
                     write(&directory.join("cgroup.type"), "threaded")?;
@@ -245,14 +254,17 @@ fn write(path: &Path, value: &str) -> Result<(), TreeError> {
 
 /// Has a file say something, and looks whether it does.
 fn set(directory: &Path, name: &str, value: &str) -> Result<(), TreeError> {
-    if name == "devices.list" {
-        write(&directory.join("devices.deny"), "a")?;
-        return value
-            .lines()
-            .try_for_each(|line| write(&directory.join("devices.allow"), line));
-    }
     let path = directory.join(name);
     let read = || fs::read_to_string(&path).map_err(file("read", &path));
+    if name == DEVICES {
+        set_devices(directory, value)?;
+        let after = read()?;
+        let rules = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<String>>();
+        return match rules(&after) == rules(value) {
+            true => Ok(()),
+            false => Err(differs(path, &after, value)),
+        };
+    }
     let before = read()?;
     if knobs::says(name, value, &before) {
         return Ok(());
@@ -272,11 +284,40 @@ fn set(directory: &Path, name: &str, value: &str) -> Result<(), TreeError> {
     if knobs::says(name, value, &after) {
         return Ok(());
     }
-    Err(TreeError::Differs {
+    Err(differs(path, &after, value))
+}
+
+fn differs(path: PathBuf, says: &str, wanted: &str) -> TreeError {
+    TreeError::Differs {
         path,
-        says: after.trim_end().to_owned(),
-        wanted: value.to_owned(),
-    })
+        says: says.trim_end().to_owned(),
+        wanted: wanted.to_owned(),
+    }
+}
+
+/// Has a cgroup of version 1 allow devices by rules alone, which the kernel lets only one without others below
+/// (devcgroup_update_access of security/device_cgroup.c). Until [`set_devices`] all are allowed: restoring takes more than
+/// the tasks may have.
+fn prepare_devices(directory: &Path, rules: &str) -> Result<(), TreeError> {
+    write(&directory.join("devices.deny"), "a")?;
+    let allow = directory.join("devices.allow");
+    rules.lines().try_for_each(|rule| write(&allow, rule))?;
+    for rule in ALL_DEVICES {
+        match fs::write(&allow, rule) {
+            // Where floe itself may not have them all.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            other => other.map_err(file("write", &allow))?,
+        }
+    }
+    Ok(())
+}
+
+/// Allows only devices of these rules. Denying takes away what others with the same numbers allow, too.
+fn set_devices(directory: &Path, rules: &str) -> Result<(), TreeError> {
+    let deny = directory.join("devices.deny");
+    ALL_DEVICES.iter().try_for_each(|rule| write(&deny, rule))?;
+    let allow = directory.join("devices.allow");
+    rules.lines().try_for_each(|rule| write(&allow, rule))
 }
 
 /// Version 2 ends tasks that have more than a new limit; version 1 refuses the limit.
