@@ -360,7 +360,7 @@ fn messages_that_only_root_may_send_again_are_in_the_way() {
     std::os::unix::fs::chown(image, Some(ORDINARY), None).expect("give it away");
     let error = host.floe(&["restore", "--dry-run", image]).expect_failed();
     assert!(
-        error.contains("which only the host's root may give") && error.contains("stands in the way of this restore"),
+        error.contains("which only the host's root may give") && error.contains("in the way of this restore"),
         "{error}"
     );
 }

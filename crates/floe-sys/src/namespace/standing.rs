@@ -67,6 +67,8 @@ impl Standing {
             let go = || {
                 set_dumpable(false)?;
                 enter()?;
+                // A change of user may have said otherwise (fs.suid_dumpable).
+                set_dumpable(false)?;
                 dup2_stdin(&end)?;
                 fork::close_all_but(&[0, program.as_raw_fd(), told.as_raw_fd()]);
                 set_no_new_privs()
@@ -134,6 +136,7 @@ pub fn write_inside(user: Option<BorrowedFd<'_>>, path: &Path, text: &str) -> io
         set_dumpable(false)?;
         if let Some(user) = user {
             setns(user, CloneFlags::CLONE_NEWUSER)?;
+            set_dumpable(false)?;
         }
         let file = open(path.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         write(file.as_fd(), text.as_bytes()).map(drop)
