@@ -112,14 +112,14 @@ pub fn translated_controller(controller: &str) -> &str {
     }
 }
 
+fn value_of<'a>(settings: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    let found = settings.iter().find(|(name, _)| name == wanted);
+    found.map(|(_, value)| value.as_str())
+}
+
 /// All settings of a cgroup, by the names of version 2; or the first that means nothing there.
 pub fn to_v2(settings: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
-    let get = |wanted: &str| {
-        settings
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map(|(_, value)| value.as_str())
-    };
+    let get = |wanted: &str| value_of(settings, wanted);
     let mut found = Vec::new();
     let (quota, period) = (get("cpu.cfs_quota_us"), get("cpu.cfs_period_us"));
     if quota.is_some() || period.is_some() {
@@ -182,12 +182,7 @@ pub fn to_v2(settings: &[(String, String)]) -> Result<Vec<(String, String)>, Str
 
 /// All settings of a cgroup, by the names of version 1; or the first that means nothing there.
 pub fn to_v1(settings: &[(String, String)]) -> Result<Vec<(String, String)>, String> {
-    let get = |wanted: &str| {
-        settings
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map(|(_, value)| value.as_str())
-    };
+    let get = |wanted: &str| value_of(settings, wanted);
     let mut found = Vec::new();
     for (name, value) in settings {
         let lacking = || format!("{name} ({value})");
