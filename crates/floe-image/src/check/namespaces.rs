@@ -83,7 +83,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
                 // Who is born into a user namespace could not enter the one that another makes.
                 ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
             }
-            NamespaceContents::Ipc | NamespaceContents::Network { .. } => {}
+            NamespaceContents::Ipc | NamespaceContents::Network { .. } | NamespaceContents::Cgroup => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -116,7 +116,8 @@ fn possible(user: &UserNamespaceRecord) -> bool {
     })
 }
 
-/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's.
+/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's, but for
+/// its user namespace: it may have entered that when it had the others.
 fn children(image: &Image) -> Result<(), NamespaceFault> {
     let mut led = HashSet::new();
     for process in image.processes() {
@@ -126,7 +127,11 @@ fn children(image: &Image) -> Result<(), NamespaceFault> {
         let (own, children) = (leader.namespaces.time, process.time_of_children);
         let makes = own == children || children != 0 && led.insert(children);
         ensure(makes, || NamespaceFault::Children(process.pid.0))?;
-        let others = leader.namespaces != TaskNamespaces::default();
+        let of_root = TaskNamespaces {
+            user: leader.namespaces.user,
+            ..TaskNamespaces::default()
+        };
+        let others = leader.namespaces != of_root;
         ensure(!others || process.ppid.0 != 0, || NamespaceFault::Root(process.pid.0))?;
     }
     Ok(())
@@ -149,6 +154,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
             ipc,
             network,
             time,
+            cgroup,
         } = thread.namespaces;
         let is_user = |contents: &NamespaceContents| matches!(contents, NamespaceContents::User(_));
         ensure(known(user, is_user), || fault(task, "user", user))?;
@@ -159,6 +165,8 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
+        let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup);
+        ensure(known(cgroup, is_cgroup), || fault(task, "cgroup", cgroup))?;
         let same = first.is_none_or(|first| (first.user, first.time) == (user, time));
         ensure(same, || NamespaceFault::Threads(process.pid.0))?;
     }

@@ -36,6 +36,8 @@ pub enum NamespaceContents {
     },
     /// Clocks, time_namespaces(7).
     Time(ClocksRecord),
+    /// Cgroups, of which it shows the tree's own ones as the root of all: cgroup_namespaces(7).
+    Cgroup,
 }
 
 /// A user namespace.
@@ -75,4 +77,6 @@ pub struct TaskNamespaces {
     pub network: u32,
     /// Time namespace.
     pub time: u32,
+    /// Cgroup namespace.
+    pub cgroup: u32,
 }

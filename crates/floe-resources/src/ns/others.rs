@@ -35,7 +35,14 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Time,
 ];
 /// Those that are made anew.
-const CARRIED: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
+const CARRIED: [Kind; 6] = [
+    Kind::User,
+    Kind::Uts,
+    Kind::Ipc,
+    Kind::Network,
+    Kind::Time,
+    Kind::Cgroup,
+];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -59,7 +66,7 @@ impl Other {
 /// All namespaces of a tree but those of PIDs.
 #[derive(Debug)]
 pub struct Others {
-    /// Those of the tree's root.
+    /// Those of the tree's root; but the user namespace is the one that floe is in, which the root may be below.
     root: HashMap<Kind, u64>,
     /// User namespaces first, each behind the one above it.
     others: Vec<Other>,
@@ -86,6 +93,10 @@ fn path(pid: Pid, tid: Pid, name: &str) -> String {
 fn inode_at(path: String) -> Result<u64, NsError> {
     let found = std::fs::metadata(&path).map_err(read_error(path))?;
     Ok(found.ino())
+}
+
+fn inode_of(file: &OwnedFd) -> io::Result<u64> {
+    Ok(fstat(file.as_fd())?.st_ino)
 }
 
 fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
@@ -115,9 +126,13 @@ impl Others {
         };
         let Some(root) = tree.root() else { return Ok(found) };
         for kind in OF_A_PROCESS {
-            let inode = inode_at(path(root.task(), root.task(), kind.name()))?;
-            found.root.insert(kind, inode);
+            let path = match kind {
+                Kind::User => "/proc/self/ns/user".to_owned(),
+                _ => path(root.task(), root.task(), kind.name()),
+            };
+            found.root.insert(kind, inode_at(path)?);
         }
+        found.refuse_owned_below(root, refusals)?;
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
@@ -126,6 +141,30 @@ impl Others {
         found.find_owners(refusals)?;
         found.refuse_times(tree, refusals)?;
         Ok(found)
+    }
+
+    /// Refuses a tree whose own namespaces belong to a user namespace that floe is not in: those of a new sandbox are of floe's.
+    fn refuse_owned_below(&self, root: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::User) {
+            let path = path(root.pid, root.task(), kind.name());
+            if inode_at(path.clone())? == inode_at(format!("/proc/self/ns/{kind}"))? {
+                continue;
+            }
+            let file = File::open(&path).map_err(read_error(path.clone()))?;
+            let is_floes = match namespace::owner(file.as_fd()) {
+                Ok(owner) => self.root.get(&Kind::User) == Some(&inode_of(&owner).map_err(read_error(path))?),
+                // It belongs to one above.
+                Err(Errno::EPERM) => true,
+                Err(error) => return Err(read_error(path)(error.into())),
+            };
+            if !is_floes {
+                let reason = format!("its {kind} namespace belongs to that, and floe as the host's root stays outside");
+                let advice = "have it saved by the user who made it";
+                refusals.add(Some(&root.subject()), "user namespace of its own", reason, advice);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn meet_all(&mut self, process: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
@@ -285,7 +324,6 @@ impl Others {
         refusals: &mut Refusals,
     ) -> Result<u64, NsError> {
         let root = self.root[&Kind::User];
-        let wrap = |source: Errno| read_error(format!("whose {title} is"))(source.into());
         let file = match owner {
             Ok(file) => file,
             Err(Errno::EPERM) => {
@@ -293,9 +331,9 @@ impl Others {
                 refusals.add(None, title, reason, "start who made it from the tree's root");
                 return Ok(root);
             }
-            Err(error) => return Err(wrap(error)),
+            Err(error) => return Err(read_error(format!("whose {title} is"))(error.into())),
         };
-        let inode = fstat(file.as_fd()).map_err(wrap)?.st_ino;
+        let inode = inode_of(&file).map_err(read_error(title.to_owned()))?;
         if inode != root && self.find_other(Kind::User, inode).is_none() {
             self.others.push(Other {
                 kind: Kind::User,
@@ -408,6 +446,7 @@ impl Others {
                 ipc: of(Kind::Ipc)?,
                 network: of(Kind::Network)?,
                 time: of(Kind::Time)?,
+                cgroup: of(Kind::Cgroup)?,
             };
         }
         record.time_of_children = number(process.task(), Kind::Time, "time_for_children")?;
