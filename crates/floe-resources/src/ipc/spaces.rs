@@ -18,7 +18,7 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::File,
     io,
     os::{
@@ -165,14 +165,16 @@ impl IpcSpaces {
     fn memory(&mut self, place: usize, id: i32) -> io::Result<&File> {
         let space = &self.all[place];
         let key = (space.number, id);
-        if !self.known.contains_key(&key) {
-            let segment = space.segments.iter().find(|segment| segment.permission.id == id);
-            let segment = segment.ok_or(io::ErrorKind::NotFound)?;
-            let attachment = run_in(space.file(), || Attachment::new(segment))?;
-            let file = File::open(attachment.link())?;
-            self.known.insert(key, (attachment, file));
+        match self.known.entry(key) {
+            Entry::Occupied(known) => Ok(&known.into_mut().1),
+            Entry::Vacant(place) => {
+                let segment = space.segments.iter().find(|segment| segment.permission.id == id);
+                let segment = segment.ok_or(io::ErrorKind::NotFound)?;
+                let attachment = run_in(space.file(), || Attachment::new(segment))?;
+                let file = File::open(attachment.link())?;
+                Ok(&place.insert((attachment, file)).1)
+            }
         }
-        Ok(&self.known[&key].1)
     }
 }
 
