@@ -1,4 +1,4 @@
-//! Namespaces of a restored tree that are not the ones of its root.
+//! Namespaces of a restored tree that are not the ones of its root, but for that of IPC.
 
 use floe_sys::Pid;
 use std::{
@@ -10,6 +10,8 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Known {
     made: HashMap<u32, OwnedFd>,
+    /// The IPC namespace of the tree's root.
+    ipc_of_root: Option<OwnedFd>,
     /// The first task of each PID namespace below the tree's.
     firsts: HashMap<u32, Pid>,
 }
@@ -18,6 +20,11 @@ impl Known {
     /// Notes a namespace, by its number in the image.
     pub fn add(&mut self, number: u32, made: OwnedFd) {
         self.made.insert(number, made);
+    }
+
+    /// Notes the IPC namespace of the tree's root.
+    pub fn add_ipc_of_root(&mut self, namespace: OwnedFd) {
+        self.ipc_of_root = Some(namespace);
     }
 
     /// Notes the first task of a PID namespace.
@@ -29,6 +36,15 @@ impl Known {
     #[must_use]
     pub fn made(&self, number: u32) -> Option<BorrowedFd<'_>> {
         self.made.get(&number).map(AsFd::as_fd)
+    }
+
+    /// An IPC namespace, also that of the tree's root, which is 0.
+    #[must_use]
+    pub fn ipc(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        match number {
+            0 => self.ipc_of_root.as_ref().map(AsFd::as_fd),
+            other => self.made(other),
+        }
     }
 
     pub(crate) fn first_of_pids(&self, number: u32) -> Option<Pid> {
