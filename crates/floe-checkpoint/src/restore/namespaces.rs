@@ -1,4 +1,4 @@
-//! Namespaces that not all tasks of a tree are in: made before the tree is, and entered as soon as each task can.
+//! Namespaces that not all tasks of a tree are in, or none: made before the tree is, and entered as soon as each task can.
 //!
 //! Who has entered a user namespace has no privileges in those above it, so that comes last. All others are entered before, by
 //! a process as soon as it is forked, and by threads when they are there. Time namespaces are entered when the clocks go on.
@@ -7,7 +7,8 @@ use super::{RestoreError, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces, ThreadRecord,
+        Credentials, NamespaceContents, NamespaceKind, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces,
+        ThreadRecord,
     },
 };
 use floe_resources::{
@@ -16,12 +17,7 @@ use floe_resources::{
 };
 use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Puppet, Script};
-use std::{
-    collections::HashMap,
-    fs::File,
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
 /// Kinds that a thread can be in another one of than its process.
 const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
@@ -29,9 +25,7 @@ const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
 /// All of them that were made.
 #[derive(Default)]
 pub(super) struct Namespaces {
-    /// Those of the tree's root.
-    root: HashMap<Kind, File>,
-    /// All others; those of time come late.
+    /// Those of the tree's root, and all others; those of time come late.
     pub known: Known,
     /// Whose each is, by number.
     owners: Vec<u32>,
@@ -62,13 +56,13 @@ impl Namespaces {
     pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
-        if records.is_empty() {
-            return Ok(all);
-        }
-        for kind in OF_A_THREAD {
-            let path = format!("/proc/{seed}/ns/{kind}");
-            let file = File::open(&path).map_err(failed(format!("open {path}")))?;
-            all.root.insert(kind, file);
+        // That of time it enters late, and mount namespaces have their own numbers.
+        for kind in Kind::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Time | Kind::Mount))
+        {
+            let action = format!("open the {kind} namespace of the new sandbox");
+            all.known.add_own(kind, &seed.to_string()).map_err(failed(action))?;
         }
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
@@ -85,8 +79,7 @@ impl Namespaces {
     }
 
     fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
-        let root = (number == 0).then(|| self.root.get(&kind)).flatten();
-        let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
+        let found = NamespaceKind::named(kind.name()).and_then(|kind| self.known.one(kind, number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
     }
 

@@ -282,7 +282,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             }
             Ok(made)
         }
-        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
+        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
     }
 }
 
