@@ -169,7 +169,7 @@ fn tasks(image: &Image) -> Vec<Task> {
             ContentOwner::Shmem(_)
             | ContentOwner::Ghost(_)
             | ContentOwner::Log
-            | ContentOwner::Segment(_)
+            | ContentOwner::Segment { .. }
             | ContentOwner::Node { .. } => None,
         })
         .collect();
@@ -211,7 +211,17 @@ fn source(image: &Image, source: &VmaSource) -> String {
             ring.most,
             ring.waiting.len()
         ),
-        VmaSource::Segment { id, offset, .. } => format!("System V shared memory {id} + {offset:#x}"),
+        VmaSource::Segment {
+            namespace: 0,
+            id,
+            offset,
+            ..
+        } => format!("System V shared memory {id} + {offset:#x}"),
+        VmaSource::Segment {
+            namespace, id, offset, ..
+        } => {
+            format!("System V shared memory {id} of namespace {namespace} + {offset:#x}")
+        }
     }
 }
 

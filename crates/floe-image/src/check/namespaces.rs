@@ -81,7 +81,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
             NamespaceContents::Time(clocks) => {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
             }
-            NamespaceContents::Ipc | NamespaceContents::Network { .. } => {}
+            NamespaceContents::Ipc(_) | NamespaceContents::Network { .. } => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -158,7 +158,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         ensure(known(user, is_user), || fault(task, "user", user))?;
         let is_uts = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Uts { .. });
         ensure(known(uts, is_uts), || fault(task, "UTS", uts))?;
-        let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc);
+        let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc(_));
         ensure(known(ipc, is_ipc), || fault(task, "IPC", ipc))?;
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
         ensure(known(network, is_network), || fault(task, "network", network))?;

@@ -1,6 +1,6 @@
 //! Namespaces of a tree whose tasks are not all in the same, or that none is in: namespaces(7).
 
-use super::ClocksRecord;
+use super::{ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
 /// A namespace, of another kind than PIDs, that is not the one of the tree's root. It may be that no task is in it, and that
@@ -27,8 +27,8 @@ pub enum NamespaceContents {
         #[serde(with = "serde_bytes")]
         domain: Vec<u8>,
     },
-    /// System V IPC and POSIX message queues, of which there are none: ipc_namespaces(7).
-    Ipc,
+    /// System V IPC and POSIX message queues, ipc_namespaces(7).
+    Ipc(IpcRecord),
     /// The loopback device: network_namespaces(7).
     Network {
         /// Whether it is up.
@@ -116,7 +116,7 @@ impl NamespaceContents {
         match self {
             Self::User(_) => NamespaceKind::User,
             Self::Uts { .. } => NamespaceKind::Uts,
-            Self::Ipc => NamespaceKind::Ipc,
+            Self::Ipc(_) => NamespaceKind::Ipc,
             Self::Network { .. } => NamespaceKind::Network,
             Self::Time(_) => NamespaceKind::Time,
         }

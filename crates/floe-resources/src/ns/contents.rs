@@ -1,19 +1,15 @@
 //! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
-use super::{
-    inside::{run_in, run_in_new},
-    others::Other,
-    sysctl,
-};
+use super::{inside::run_in, others::Other};
 use crate::refusal::Refusals;
 use floe_image::record::{
-    ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, PacketFilterRecord, SysctlKind, UserNamespaceRecord,
+    ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, PacketFilterRecord, UserNamespaceRecord,
 };
 use floe_sys::{
-    capability, mount,
+    capability,
     namespace::{self, Kind, Standing},
-    network, sysv,
+    network,
     time_namespace::{self, Clocks},
 };
 use nix::{
@@ -26,13 +22,13 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-/// Looks into one. What can't be carried is refused.
+/// Looks into one; objects of an IPC namespace are found otherwise. What can't be carried is refused.
 pub(super) fn look(
     other: &Other,
     owner: Option<BorrowedFd<'_>>,
@@ -45,29 +41,7 @@ pub(super) fn look(
             let (host, domain) = run_in(file, names)?;
             NamespaceContents::Uts { host, domain }
         }
-        Kind::Ipc => {
-            for object in run_in(file, objects)? {
-                let reason = "what is in an IPC namespace that the tree's root is not in is not carried yet";
-                refusals.add(
-                    None,
-                    format!("{object} of {}", other.title()),
-                    reason,
-                    "remove it (ipcrm, mq_unlink)",
-                );
-            }
-            let usual = run_in_new(CloneFlags::CLONE_NEWIPC, settings).map_err(io::Error::other)?;
-            let values = run_in(file, settings)?;
-            for (name, _) in values.iter().filter(|value| !usual.contains(value)) {
-                let reason = "settings of an IPC namespace that the tree's root is not in are not carried yet";
-                refusals.add(
-                    None,
-                    format!("{name} of {}", other.title()),
-                    reason,
-                    "set it as a new namespace has it",
-                );
-            }
-            NamespaceContents::Ipc
-        }
+        Kind::Ipc => NamespaceContents::Ipc(IpcRecord::default()),
         Kind::Network => {
             let up = run_in(file, || Ok(network::is_loopback_up()?))?;
             refuse_contents((other, owner), up, refusals)?;
@@ -132,10 +106,6 @@ fn refuse_contents(
     Ok(())
 }
 
-fn settings() -> io::Result<sysctl::Values> {
-    sysctl::seen(SysctlKind::Ipc)
-}
-
 /// Host and domain name.
 pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
     let names = uname()?;
@@ -143,29 +113,6 @@ pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
         names.nodename().as_bytes().to_vec(),
         names.domainname().as_bytes().to_vec(),
     ))
-}
-
-/// What is in the IPC namespace of the calling thread, by name.
-fn objects() -> io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    let titled = |what: &'static str| move |id: i32| format!("{what} {id}");
-    let ids = sysv::segments()?.into_iter().map(|segment| segment.permission.id);
-    found.extend(ids.map(titled("shared memory")));
-    let ids = sysv::semaphore_sets()?.into_iter().map(|(permission, _)| permission.id);
-    found.extend(ids.map(titled("semaphore set")));
-    let ids = sysv::queues()?.into_iter().map(|queue| queue.permission.id);
-    found.extend(ids.map(titled("message queue")));
-    // Who may not mount here may do it in a mount namespace of its own.
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let posix = match mount::file_system(c"mqueue") {
-        Ok(posix) => posix,
-        Err(Errno::ENODEV) => return Ok(found),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in fs::read_dir(format!("/proc/self/fd/{}", posix.as_raw_fd()))? {
-        found.push(format!("message queue /{}", entry?.file_name().to_string_lossy()));
-    }
-    Ok(found)
 }
 
 /// Maps of a user namespace as they are seen from floe's.
@@ -231,7 +178,7 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
     map.iter().find_map(|range| Some(range.inside + offset(range)?))
 }
 
-/// Makes one anew; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
+/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
@@ -274,7 +221,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             })?;
             Ok(made)
         }
-        NamespaceContents::Ipc => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
+        NamespaceContents::Ipc(_) => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
         NamespaceContents::Network { up } => {
             let made = stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network)?;
             if *up {

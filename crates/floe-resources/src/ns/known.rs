@@ -76,6 +76,12 @@ impl Known {
         self.pids.get(&number).map(|(_, made)| made.as_fd())
     }
 
+    /// An IPC namespace, also that of the tree's root, which is 0.
+    #[must_use]
+    pub fn ipc(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        self.one(NamespaceKind::Ipc, number)
+    }
+
     pub(crate) fn first_of_pids(&self, number: u32) -> Option<Pid> {
         self.pids.get(&number).map(|(first, _)| *first)
     }
