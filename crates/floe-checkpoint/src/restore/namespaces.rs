@@ -8,8 +8,7 @@ use floe_image::{
     Image,
     record::{
         Credentials, NamespaceContents, NamespaceKind, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
-        TaskNamespaces,
-        ThreadRecord,
+        TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{

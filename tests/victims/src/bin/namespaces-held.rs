@@ -270,7 +270,7 @@ fn hidden(top: &Path) -> Check {
     for name in ["below", "above"] {
         let named = || sethostname(name).expect("a name");
         made(CloneFlags::CLONE_NEWUTS, named, |ns| {
-            bind(&ns.join("uts"), &place, MsFlags::empty())
+            bind(&ns.join("uts"), &place, MsFlags::empty());
         });
     }
     Box::new(move |findings| {
@@ -340,7 +340,7 @@ fn elsewhere(stage: &Stage) -> impl FnMut(&mut Findings) + use<> {
     let [other, own] = [place(&top, "other"), place(&top, "own")];
     let named = || sethostname("elsewhere").expect("a name");
     made(CloneFlags::CLONE_NEWUTS, named, |ns| {
-        bind(&ns.join("uts"), &other, MsFlags::empty())
+        bind(&ns.join("uts"), &other, MsFlags::empty());
     });
     bind(Path::new("/proc/self/ns/uts"), &own, MsFlags::empty());
     move |findings| {
