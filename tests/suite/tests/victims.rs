@@ -197,6 +197,7 @@ victims! {
     packet_filter "packet-filter",
     pidfds "pidfds",
     namespaces_container "namespaces-container",
+    namespaces_held "namespaces-held",
     namespaces_names "namespaces-names",
     namespaces_user "namespaces-user",
     pids_nested "pids-nested",

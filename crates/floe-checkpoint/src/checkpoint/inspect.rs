@@ -123,8 +123,9 @@ impl Inspected {
         let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
-        let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
-        let others = Others::find(&held.tree, &contents.spaces, refusals)?;
+        let mut kept = ns::Held::by_descriptors(&held.tree)?;
+        let mut contents = Contents::new(MountSpaces::find(&held.tree, first, &mut kept)?);
+        let others = Others::find(&held.tree, (&contents.spaces, &kept), refusals)?;
         contents.ipc = IpcSpaces::find(&held.tree, &others)?;
         sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
@@ -392,7 +393,7 @@ fn sandbox(
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
     let found = ns::find(
-        &held.tree,
+        (&held.tree, others),
         (&files.devices, target.link().map(|_| LINK_INSIDE)),
         (contents, refusals),
     )?;

@@ -5,8 +5,8 @@ use super::{RestoreError, preflight::Obstacle, tree::World};
 use floe_image::{
     Image,
     record::{
-        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountNamespaceRecord, NamespaceOrigin, PageRun,
-        ProcessRecord, ProcessState,
+        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountNamespaceRecord, NamespaceKind,
+        NamespaceOrigin, PageRun, ProcessRecord, ProcessState,
     },
 };
 use floe_resources::{
@@ -159,10 +159,14 @@ fn act(
     if !lacking.is_empty() {
         return Ok(Err(lacking));
     }
-    let mounting = Mounting::begin(image, made, (given, &Known::default()), proc)?;
+    let known = Known::rehearsed().map_err(|source| RestoreError::System {
+        action: "open floe's own namespaces".to_owned(),
+        source,
+    })?;
+    let mounting = Mounting::begin(image, made, (given, &known), proc)?;
     let roots = mounting.roots()?;
     mounting.go_home()?;
-    mounting.complete(HashMap::new())?;
+    mounting.finish(&known)?;
     Ok(Ok(roots))
 }
 
@@ -247,15 +251,23 @@ pub fn make<'a>(
     .map_err(RestoreError::from)
 }
 
-/// Makes the rest, by processes of the PID namespaces whose processes are to be shown.
-pub fn complete(mounting: Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
+/// Makes what was waited for, by processes of the PID namespaces whose processes are to be shown.
+pub fn complete(mounting: &mut Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
     let mut made = HashMap::new();
     for record in mounting.lacks() {
         let inside = world.somebody_in(record.pid_namespace)?.tid();
         let owner = world.namespaces.owner_of_pids(record.pid_namespace);
         made.insert(record.id, proc_of(inside, world.namespaces.known.made(owner), record)?);
     }
-    run_inside(pid1, INSIDE, || Ok(mounting.complete(made)))??;
+    let known = &world.namespaces.known;
+    run_inside(pid1, INSIDE, || Ok(mounting.complete(made, known)))??;
+    Ok(())
+}
+
+/// Makes the rest, when all namespaces are there.
+pub fn finish(mounting: Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
+    let known = &world.namespaces.known;
+    run_inside(pid1, INSIDE, || Ok(mounting.finish(known)))??;
     Ok(())
 }
 
@@ -284,7 +296,7 @@ fn proc_of(task: Pid, user: Option<BorrowedFd<'_>>, record: &FilesystemRecord) -
 /// What differs from the image in the mounts of a restored tree, and in who is in which namespace.
 pub fn compare(
     image: &Image,
-    roots: &Roots,
+    (roots, known): (&Roots, &Known),
     (hosts, pid1): (&BTreeMap<i32, Pid>, Pid),
 ) -> Result<Vec<String>, RestoreError> {
     let mut differences = Vec::new();
@@ -308,7 +320,14 @@ pub fn compare(
         });
         Ok(all.collect::<Result<Vec<_>, Errno>>()?)
     })?;
-    differences.extend(mounts::differences(image, &found));
+    let inode = |kind, number| {
+        let namespace = match kind {
+            NamespaceKind::Mount => Some(roots.namespace(number)),
+            _ => known.one(kind, number),
+        };
+        fstat(namespace?).ok().map(|found| found.st_ino)
+    };
+    differences.extend(mounts::differences(image, &found, &inode));
     Ok(differences)
 }
 

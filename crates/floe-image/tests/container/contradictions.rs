@@ -114,6 +114,9 @@ fn namespaces_that_are_none_are_refused() {
             domain: names.1,
         };
     });
+    let owner = "namespace 5 belongs to no user namespace before it, or is on a level that does not exist";
+    // A process leads its children there.
+    contradiction(owner, |s| s.sandbox.namespaces[4].owner = 1);
     contradiction("the clocks of time namespace 5 show a time too late", |s| {
         s.sandbox.namespaces[4].contents = NamespaceContents::Time(ClocksRecord {
             monotonic: u64::MAX,

@@ -233,7 +233,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups:
             }
             Ok(made)
         }
-        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
+        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
         NamespaceContents::Cgroup => {
             let standing = Standing::there(|| {
                 for file in cgroups {

@@ -90,6 +90,17 @@ enum Privileges {
     New,
 }
 
+/// The user namespace that is to be entered before a namespace can be, where floe has no privileges of its own.
+///
+/// # Errors
+/// Those of NS_GET_USERNS.
+pub(super) fn owner_to_enter(namespace: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    Ok(match Privileges::to_enter(namespace)? {
+        Privileges::Of(user) => Some(user),
+        Privileges::Own | Privileges::New => None,
+    })
+}
+
 impl Privileges {
     fn to_enter(namespace: BorrowedFd<'_>) -> io::Result<Self> {
         if has_own()? {

@@ -1,6 +1,11 @@
-//! Namespaces of a tree whose tasks are not all in the same: which there are, whose they are, and who is in them.
+//! Namespaces of a tree whose tasks are not all in the same, or that none is in: which there are, whose they are, and who is
+//! in them.
 
-use super::{contents, inside::NsError};
+use super::{
+    contents,
+    held::{Held, Identity},
+    inside::{NsError, owner_to_enter},
+};
 use crate::{
     ns::MountSpaces,
     refusal::Refusals,
@@ -9,11 +14,15 @@ use crate::{
 use floe_image::record::{AddressSpaceRecord, NamespaceRecord, ProcessRecord, TaskNamespaces, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
-    namespace::{self, Kind},
+    namespace::{self, Kind, Standing},
 };
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::stat::fstat,
+};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -34,15 +43,8 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Cgroup,
     Kind::Time,
 ];
-/// Those that are made anew.
-const CARRIED: [Kind; 6] = [
-    Kind::User,
-    Kind::Uts,
-    Kind::Ipc,
-    Kind::Network,
-    Kind::Time,
-    Kind::Cgroup,
-];
+/// Those that are made anew also where no task is in them. What one of cgroups shows only tells who is in it.
+const WITHOUT_TASKS: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub(super) struct Other {
     pub file: OwnedFd,
     /// A task whose children are in it.
     pub member: Option<Pid>,
+    /// That one, where it is floe's, as none of the tree's is in it.
+    standing: Option<Standing>,
 }
 
 impl Other {
@@ -80,6 +84,8 @@ pub struct Others {
     of_mounts: Vec<u64>,
     /// Owners of the PID namespaces below the tree's.
     of_pids: Vec<u64>,
+    /// Those that the tree keeps, but not alone.
+    elsewhere: BTreeSet<Identity>,
 }
 
 fn read_error(path: String) -> impl FnOnce(io::Error) -> NsError {
@@ -113,7 +119,11 @@ impl Others {
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn find(tree: &FoundTree, spaces: &MountSpaces, refusals: &mut Refusals) -> Result<Self, NsError> {
+    pub fn find(
+        tree: &FoundTree,
+        (spaces, held): (&MountSpaces, &Held),
+        refusals: &mut Refusals,
+    ) -> Result<Self, NsError> {
         let inode_of = |number| inode_at(format!("/proc/{}/ns/mnt", spaces.task(number)));
         let mut found = Self {
             mounts: spaces.numbers().map(inode_of).collect::<Result<_, _>>()?,
@@ -123,6 +133,7 @@ impl Others {
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
             of_mounts: Vec::new(),
             of_pids: Vec::new(),
+            elsewhere: held.elsewhere(),
         };
         let Some(root) = tree.root() else { return Ok(found) };
         for kind in OF_A_PROCESS {
@@ -136,6 +147,7 @@ impl Others {
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
+        found.meet_held(held)?;
         found.find_owners_of_pids(tree, refusals)?;
         found.find_owners_of_mounts(spaces, refusals)?;
         found.find_owners(refusals)?;
@@ -215,10 +227,6 @@ impl Others {
         if self.root.get(&kind) == Some(&inode) {
             return Ok(());
         }
-        if !CARRIED.contains(&kind) {
-            refuse_kind(process, name, refusals);
-            return Ok(());
-        }
         if inode_at(format!("/proc/self/ns/{kind}"))? == inode {
             refusals.add(
                 Some(&process.subject()),
@@ -235,7 +243,38 @@ impl Others {
             owner: 0,
             file: file.into(),
             member,
+            standing: None,
         });
+        Ok(())
+    }
+
+    /// Notes those that no task is in.
+    fn meet_held(&mut self, held: &Held) -> Result<(), NsError> {
+        for kind in WITHOUT_TASKS {
+            let own = inode_at(format!("/proc/self/ns/{kind}"))?;
+            for (inode, file) in held.of_kind(kind) {
+                if self.number(kind, inode).is_some() || inode == own {
+                    continue;
+                }
+                let wrap = || read_error(format!("{kind} namespace {kind}:[{inode}]"));
+                let user = owner_to_enter(file).map_err(wrap())?;
+                let enter = || {
+                    if let Some(user) = &user {
+                        setns(user, CloneFlags::CLONE_NEWUSER)?;
+                    }
+                    setns(file, CloneFlags::from_bits_retain(kind.flag()))
+                };
+                let standing = Standing::there(enter).map_err(wrap())?;
+                self.others.push(Other {
+                    kind,
+                    inode,
+                    owner: 0,
+                    file: file.try_clone().map_err(wrap())?,
+                    member: Some(standing.task()),
+                    standing: Some(standing),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -244,11 +283,12 @@ impl Others {
         self.others.iter().position(is_it)
     }
 
-    /// Refuses time namespaces that are a user namespace's, or that processes are in which are born into a user namespace: these
-    /// could not enter them, nor be in the ones that their makers make.
+    /// Refuses time namespaces that are a user namespace's and that processes are in, or are born into a user namespace in:
+    /// these could not enter them, nor be in the ones that their makers make.
     fn refuse_times(&self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
         let root = self.root.get(&Kind::User);
-        let times = self.others.iter().filter(|other| other.kind == Kind::Time);
+        let has_tasks = |other: &&Other| other.kind == Kind::Time && other.standing.is_none();
+        let times = self.others.iter().filter(has_tasks);
         for other in times.filter(|other| Some(&other.owner) != root) {
             let reason = "one that is a user namespace's of its own is not carried yet";
             refusals.add(None, other.title(), reason, "let the tree's root make it");
@@ -341,6 +381,7 @@ impl Others {
                 owner: 0,
                 file,
                 member: None,
+                standing: None,
             });
         }
         Ok(inode)
@@ -362,6 +403,21 @@ impl Others {
             return Some(0);
         }
         self.find_other(kind, inode).map(|place| place as u32 + 1)
+    }
+
+    /// Why a namespace that has no number is not carried.
+    pub(crate) fn why_not(&self, identity: Identity) -> &'static str {
+        match identity.0 {
+            _ if self.elsewhere.contains(&identity) => {
+                "processes outside of the tree are in that namespace, or the host keeps it, too"
+            }
+            Kind::Pid => "a PID namespace whose PID 1 has ended is not made again",
+            Kind::Cgroup => "a cgroup namespace that no task is in is not made again",
+            Kind::Mount => {
+                "that mount namespace is kept where floe can't look at it: by a hidden mount, or a message alone"
+            }
+            _ => "that namespace is kept where floe can't look at it: by a message alone",
+        }
     }
 
     /// A namespace that is not the root's.
