@@ -257,7 +257,7 @@ impl Others {
                     continue;
                 }
                 let wrap = || read_error(format!("{kind} namespace {kind}:[{inode}]"));
-                let user = owner_to_enter(file).map_err(wrap())?;
+                let user = owner_to_enter(file.as_fd()).map_err(wrap())?;
                 let enter = || {
                     if let Some(user) = &user {
                         setns(user, CloneFlags::CLONE_NEWUSER)?;
