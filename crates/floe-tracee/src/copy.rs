@@ -26,7 +26,6 @@ pub struct MemoryCopy {
     /// `None` once it was ended.
     task: Option<Stopped>,
     pid: Pid,
-    number: i32,
 }
 
 impl MemoryCopy {
@@ -36,13 +35,8 @@ impl MemoryCopy {
         self.pid
     }
 
-    /// The same, as its maker does, which has to wait for it in the end ([`MemoryCopy::end`]).
-    #[must_use]
-    pub fn number(&self) -> i32 {
-        self.number
-    }
-
-    /// Ends it. It stays a zombie of its maker's until that waits for it (wait4(2) with `__WALL`).
+    /// Ends it. It stays a zombie of its maker's, or of who has adopted it, until that waits for it (wait4(2) with
+    /// `__WALL`).
     ///
     /// # Errors
     /// [`TraceError`].
@@ -72,7 +66,7 @@ impl CallHost<'_> {
         arguments[CHILD_TID] = batch.place_of_argument(CallId::SECOND, 0);
         let bytes: Vec<u8> = arguments.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let place = batch.data(&bytes);
-        let made = batch.call(
+        batch.call(
             "copy its memory (clone3)",
             libc::SYS_clone3,
             &[place, bytes.len() as u64],
@@ -93,7 +87,6 @@ impl CallHost<'_> {
         let copy = MemoryCopy {
             pid: task.tid(),
             task: Some(task),
-            number: batch.result(made) as i32,
         };
         copy.close_files(self)?;
         Ok(copy)

@@ -59,15 +59,6 @@ pub struct CopiedProcess {
     pub memory: MemoryCopy,
     /// What was stored of its pages while it stood still.
     pub stored_before: PrivatePages,
-    maker: Maker,
-}
-
-/// Who made a copy and has to wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Maker {
-    pid: Pid,
-    /// When it began, by which it is known from another one of its number.
-    started: u64,
 }
 
 /// The copies of a tree. Dropped, they end, and nothing is left of them; by then nobody may trace the tree.
@@ -75,6 +66,8 @@ struct Maker {
 pub struct Copies {
     all: Vec<CopiedProcess>,
     not_copied: Vec<String>,
+    /// The processes of the tree, and when each began, by which it is known from another one of its number.
+    tree: HashMap<Pid, u64>,
 }
 
 impl Copies {
@@ -83,6 +76,11 @@ impl Copies {
     /// # Errors
     /// [`CopyError`].
     pub fn make(&mut self, held: &HeldTree, inspected: &Inspected) -> Result<(), CopyError> {
+        self.tree = held
+            .tree
+            .living()
+            .map(|found| (found.pid, found.stat.starttime))
+            .collect();
         let worth = |found: &&FoundProcess| inspected.pages_of(found.ns_pid) >= WORTH_PAGES;
         for found in held.tree.living().filter(worth) {
             if held.was_frozen() {
@@ -114,10 +112,6 @@ impl Copies {
                 mappings: mappings.to_vec(),
                 memory,
                 stored_before: PrivatePages::default(),
-                maker: Maker {
-                    pid: found.pid,
-                    started: found.stat.starttime,
-                },
             }),
             Err(error) => match limit(&error) {
                 Some(limit) => self.leave(found, limit),
@@ -154,17 +148,27 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        let mut numbers: HashMap<Maker, Vec<i32>> = HashMap::new();
+        let mut ended: HashMap<Pid, Vec<Pid>> = HashMap::new();
         for copy in std::mem::take(&mut self.all) {
-            numbers.entry(copy.maker).or_default().push(copy.memory.number());
+            let pid = copy.memory.pid();
             if let Err(error) = copy.memory.end() {
                 tracing::debug!(process = copy.process, %error, "a copy of its memory has gone already");
             }
+            // Its maker, or who has adopted it because that has ended.
+            match Stat::of(pid) {
+                Ok(stat) => ended.entry(Pid::new(stat.ppid)).or_default().push(pid),
+                Err(error) if error.is_gone() => {}
+                Err(error) => tracing::debug!(pid = pid.raw(), %error, "whose a copy of memory is"),
+            }
         }
-        for (maker, numbers) in numbers {
-            // A zombie that nobody sees but by name: the image is none the worse for it.
-            if let Err(error) = maker.collect(&numbers) {
-                tracing::warn!(process = maker.pid.raw(), %error, "an ended copy of its memory stays a zombie of a process");
+        for (parent, copies) in ended {
+            // Who is not of the tree waits for whom it adopts.
+            if !self.tree.contains_key(&parent) {
+                continue;
+            }
+            // The image is none the worse for a zombie that nobody sees but by name.
+            if let Err(error) = self.collect(parent, &copies) {
+                tracing::warn!(process = parent.raw(), %error, "an ended copy of its memory stays a zombie of a process");
             }
         }
     }
@@ -209,40 +213,40 @@ enum CollectError {
     Busy,
 }
 
-impl Maker {
-    /// Has the process wait for its ended children of these numbers; one that has ended itself need not.
-    fn collect(&self, numbers: &[i32]) -> Result<(), CollectError> {
+impl Copies {
+    /// Has a process wait for its ended children; one that has ended itself need not.
+    fn collect(&self, parent: Pid, ended: &[Pid]) -> Result<(), CollectError> {
         for _ in 0..VFORK_ROUNDS {
-            if !self.is_there()? {
+            if !self.is_there(parent)? {
                 return Ok(());
             }
-            if is_in_vfork(self.pid, self.pid) {
+            if is_in_vfork(parent, parent) {
                 std::thread::sleep(VFORK_PAUSE);
                 continue;
             }
-            let process = StoppedProcess::stop(self.pid)?;
+            let process = StoppedProcess::stop(parent)?;
             return match process.threads.first() {
                 Some(thread) => {
-                    wait_by(thread, self.pid, numbers)?;
+                    wait_by(thread, parent, ended)?;
                     Ok(process.release()?)
                 }
-                None if self.is_there()? => Err(CollectError::Busy),
+                None if self.is_there(parent)? => Err(CollectError::Busy),
                 None => Ok(()),
             };
         }
         Err(CollectError::Busy)
     }
 
-    fn is_there(&self) -> Result<bool, ProcError> {
-        match Stat::of(self.pid) {
-            Ok(stat) => Ok(stat.starttime == self.started && !matches!(stat.state, b'Z' | b'X')),
+    fn is_there(&self, pid: Pid) -> Result<bool, ProcError> {
+        match Stat::of(pid) {
+            Ok(stat) => Ok(self.tree.get(&pid) == Some(&stat.starttime) && !matches!(stat.state, b'Z' | b'X')),
             Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
         }
     }
 }
 
-fn wait_by(thread: &Stopped, pid: Pid, numbers: &[i32]) -> Result<(), CollectError> {
+fn wait_by(thread: &Stopped, pid: Pid, ended: &[Pid]) -> Result<(), CollectError> {
     let status = Status::read(&format!("/proc/{pid}/task/{}", thread.tid()))?;
     if !is_native(&thread.registers()?) {
         return Err(CollectError::Busy);
@@ -251,17 +255,22 @@ fn wait_by(thread: &Stopped, pid: Pid, numbers: &[i32]) -> Result<(), CollectErr
         thread.suspend_seccomp()?;
     }
     let own = |numbers: &[i32], outside: Pid| numbers.last().copied().unwrap_or(outside.raw());
+    let level = status.ns_pid.len().saturating_sub(1);
     let own_pid = own(&Status::read(&format!("/proc/{pid}"))?.ns_pid, pid);
     let host = CallHost::new(thread, own_pid, &Mapping::read_all_without_flags(pid)?)?;
     let mut batch = host.batch();
-    for number in numbers {
-        // One that its maker has found by itself is gone.
-        let options = (libc::__WALL | libc::WNOHANG) as u64;
-        batch.attempt(
-            "wait for a copy of its memory",
-            libc::SYS_wait4,
-            &[*number as u64, 0, options, 0],
-        );
+    for copy in ended {
+        let number = match Status::read(&format!("/proc/{copy}")) {
+            Ok(copy) => copy.ns_pid.get(level).copied(),
+            // The parent has waited for it by itself.
+            Err(error) if error.is_gone() => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(number) = number {
+            let options = (libc::__WALL | libc::WNOHANG) as u64;
+            let arguments = [number as u64, 0, options, 0];
+            batch.attempt("wait for a copy of its memory", libc::SYS_wait4, &arguments);
+        }
     }
     host.run(thread, own(&status.ns_pid, thread.tid()), &status, &mut batch)?;
     host.remove()?;

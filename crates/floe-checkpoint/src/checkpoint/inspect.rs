@@ -103,7 +103,7 @@ pub struct Inspected {
     pub mounts: FoundMounts,
     pub networks: Vec<NetworkRecord>,
     /// The monitor keeps still as long as this is there.
-    streams: Option<Streams>,
+    _streams: Streams,
     /// Bytes of pages to be written.
     pub bytes: u64,
     /// How many pages each process has of its own.
@@ -241,7 +241,7 @@ impl Inspected {
             files,
             mounts,
             networks,
-            streams: Some(streams),
+            _streams: streams,
             bytes,
             pages,
         })
@@ -256,11 +256,6 @@ impl Inspected {
     pub fn pids_of_children(&self, process: i32) -> Option<PidsOfChildren> {
         let record = self.processes.iter().find(|record| record.pid.0 == process)?;
         Some(record.pids_of_children)
-    }
-
-    /// What keeps the monitor still.
-    pub fn take_streams(&mut self) -> Option<Streams> {
-        self.streams.take()
     }
 }
 

@@ -332,7 +332,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     }
     let mut writing = Writing::start(&inspected, sink, request.level, control)?;
     control.enter("pages")?;
-    writing.pages(&held, &mut Copies::default())?;
+    writing.pages(&held, &inspected, &mut Copies::default())?;
     report.image = Some(writing.finish()?);
     control.enter("commit")?;
     file.sync()?;
@@ -355,7 +355,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
 /// still.
 fn save_meanwhile(
     held: HeldTree,
-    mut inspected: Inspected,
+    inspected: Inspected,
     (sink, level): (Box<dyn Write + Send>, i32),
     (started, control): (Instant, &Control<'_>),
 ) -> Result<(Summary, Vec<String>, Duration), CheckpointError> {
@@ -364,14 +364,14 @@ fn save_meanwhile(
     let mut copies = Copies::default();
     let held = held;
     copies.make(&held, &inspected)?;
-    let streams = inspected.take_streams();
     let mut writing = Writing::start(&inspected, sink, level, control)?;
     control.enter("pages")?;
-    writing.pages(&held, &mut copies)?;
+    writing.pages(&held, &inspected, &mut copies)?;
     writing.settle()?;
     control.enter("let-go")?;
     held.release()?;
-    drop(streams);
+    // What floe has open of the tree's it would hold open.
+    drop(inspected);
     let frozen = started.elapsed();
     writing.copied_pages(&mut copies)?;
     let summary = writing.finish()?;

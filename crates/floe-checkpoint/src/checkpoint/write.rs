@@ -26,17 +26,18 @@ pub enum WriteStageError {
 
 /// An image that is being written.
 pub struct Writing<'a> {
-    inspected: &'a Inspected,
     control: &'a Control<'a>,
     writer: ImageWriter,
     /// Pages so far.
     stored: u64,
+    /// Bytes of all pages.
+    bytes: u64,
 }
 
 impl<'a> Writing<'a> {
     /// Writes all records but page maps.
     pub fn start(
-        inspected: &'a Inspected,
+        inspected: &Inspected,
         sink: Box<dyn Write + Send>,
         level: i32,
         control: &'a Control<'a>,
@@ -47,10 +48,10 @@ impl<'a> Writing<'a> {
         };
         let writer = ImageWriter::start(sink, &options)?;
         let mut writing = Self {
-            inspected,
             control,
             writer,
             stored: 0,
+            bytes: inspected.bytes,
         };
         writing.or_told_to_stop(|writing| Ok(write_records(inspected, &mut writing.writer)?))?;
         Ok(writing)
@@ -68,18 +69,28 @@ impl<'a> Writing<'a> {
     }
 
     /// Writes the pages of a tree that stands still, but for what `copies` have.
-    pub fn pages(&mut self, held: &HeldTree, copies: &mut Copies) -> Result<(), WriteStageError> {
-        self.or_told_to_stop(|writing| writing.write_pages(held, copies))
+    pub fn pages(
+        &mut self,
+        held: &HeldTree,
+        inspected: &Inspected,
+        copies: &mut Copies,
+    ) -> Result<(), WriteStageError> {
+        self.or_told_to_stop(|writing| writing.write_pages(held, inspected, copies))
     }
 
-    fn write_pages(&mut self, held: &HeldTree, copies: &mut Copies) -> Result<(), WriteStageError> {
-        for source in &self.inspected.contents.sources {
+    fn write_pages(
+        &mut self,
+        held: &HeldTree,
+        inspected: &Inspected,
+        copies: &mut Copies,
+    ) -> Result<(), WriteStageError> {
+        for source in &inspected.contents.sources {
             self.control.check("pages")?;
             let map = mm::dump_content(source, &mut self.writer)?;
             self.add(map.runs.iter().map(|run| run.pages).sum());
             self.writer.record(&map)?;
         }
-        let own_memory: HashSet<i32> = self.inspected.spaces.iter().map(|space| space.pid.0).collect();
+        let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
         let mut shared = SharedPages::default();
         let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
         for found in held.tree.living() {
@@ -154,7 +165,7 @@ impl<'a> Writing<'a> {
 
     fn add(&mut self, pages: u64) {
         self.stored += pages;
-        self.control.observer.pages(self.stored * 4096, self.inspected.bytes);
+        self.control.observer.pages(self.stored * 4096, self.bytes);
     }
 }
 
