@@ -9,8 +9,8 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
-        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, PidsOfChildren, ProcessRecord, PublishedRecord,
-        SandboxRecord, TerminalLink, VdsoRecord,
+        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, PidsOfChildren, ProcessRecord,
+        PublishedRecord, SandboxRecord, TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
