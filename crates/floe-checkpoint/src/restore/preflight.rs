@@ -13,7 +13,7 @@ use floe_image::{
     record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord},
 };
 use floe_resources::{
-    file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
+    file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by, taken_addresses},
     ns::{Roots, packet_filter, sysctl},
 };
 use floe_sys::{
@@ -94,11 +94,16 @@ pub fn obstacles(
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;
+    let taken = match own_network {
+        true => Vec::new(),
+        false => taken_addresses(image)?,
+    };
     found.extend(link::obstacle(image)?);
     let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
     for (object, reason) in ends
         .into_iter()
         .chain(devices)
+        .chain(taken)
         .chain(filter)
         .chain(outside.grants.obstacles(image)?)
     {

@@ -12,6 +12,7 @@ mod queue;
 mod queued;
 mod raw;
 mod supply;
+mod taken;
 mod tcp;
 mod tcp_state;
 mod udp;
@@ -30,6 +31,7 @@ pub(super) use unknown::of_family;
 pub use devices::lacking_devices;
 pub use inet::Inet;
 pub use raw::Raw;
+pub use taken::taken_addresses;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 

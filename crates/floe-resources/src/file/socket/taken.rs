@@ -1,0 +1,23 @@
+//! Addresses of the host's network that sockets of an image are bound to, and that somebody else has: ip(7), tcp(7), udp(7).
+//! They are tried before anything is made, each by a socket that is bound and never listens.
+
+use super::inet;
+use crate::file::FileError;
+use floe_image::Image;
+
+/// Sockets whose addresses can't be had in floe's own network namespace, and why not.
+///
+/// # Errors
+/// [`FileError`] for a record that can't be read.
+pub fn taken_addresses(image: &Image) -> Result<Vec<(String, String)>, FileError> {
+    let mut found = Vec::new();
+    // All at the same time, as the tree has them.
+    let mut held = Vec::new();
+    for record in image.open_files() {
+        match inet::try_address(record)? {
+            Ok(socket) => held.extend(socket),
+            Err(reason) => found.push((format!("open file {}", record.id), reason)),
+        }
+    }
+    Ok(found)
+}
