@@ -3,7 +3,7 @@
 use super::{
     RestoreError, abilities, cgroups,
     disk::{FilesMode, Look},
-    link,
+    link::{self, Publish},
     mounts::Rehearsal,
     networks, supply,
 };
@@ -54,7 +54,7 @@ impl fmt::Display for Obstacle {
 /// [`RestoreError`] where looking for them fails.
 pub fn obstacles(
     image: &Image,
-    (connections, outside): (&OutsideEnds, Outside<'_>),
+    (connections, outside, publish): (&OutsideEnds, Outside<'_>, Publish<'_>),
     files: FilesMode,
 ) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
@@ -98,7 +98,7 @@ pub fn obstacles(
         true => Vec::new(),
         false => taken_addresses(image)?,
     };
-    found.extend(link::obstacle(image)?);
+    found.extend(link::obstacles(image, publish)?);
     let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
     for (object, reason) in ends
         .into_iter()

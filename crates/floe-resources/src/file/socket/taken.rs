@@ -1,7 +1,8 @@
-//! Addresses of the host's network that sockets of an image are bound to, and that somebody else has: ip(7), tcp(7), udp(7).
-//! They are tried before anything is made, each by a socket that is bound and never listens.
+//! Addresses of the host's network that sockets of an image are bound to, and that somebody else has: ip(7), tcp(7), udp(7); and names of
+//! unix sockets that are no paths, unix(7). Addresses are tried before anything is made, each by a socket that is bound and
+//! never listens.
 
-use super::inet;
+use super::{inet, unix};
 use crate::file::FileError;
 use floe_image::Image;
 
@@ -17,6 +18,9 @@ pub fn taken_addresses(image: &Image) -> Result<Vec<(String, String)>, FileError
         match inet::try_address(record)? {
             Ok(socket) => held.extend(socket),
             Err(reason) => found.push((format!("open file {}", record.id), reason)),
+        }
+        if let Some(reason) = unix::taken_name(record)? {
+            found.push((format!("open file {}", record.id), reason));
         }
     }
     Ok(found)
