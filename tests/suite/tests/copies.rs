@@ -93,7 +93,7 @@ fn addresses_of_the_hosts_network_are_in_the_way() {
         let error = host.floe(line).expect_failed();
         let both = ["TCP address 127.0.0.1:7432 is somebody else's", "floe-copy"];
         assert!(both.iter().all(|text| error.contains(text)), "{line:?}: {error}");
-        assert_eq!(host.sandboxes(), [first.clone()], "nothing of it is left");
+        assert_eq!(host.sandboxes(), std::slice::from_ref(&first), "nothing of it is left");
     }
     counts_on(&host, &first);
     TcpStream::connect("127.0.0.1:7432").expect("the first one has it still");
