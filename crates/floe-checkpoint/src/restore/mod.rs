@@ -51,13 +51,14 @@ use floe_resources::{
     },
     ipc::{self, IpcError},
     mm::{BuildError, FillError},
-    ns::{NsError, mounts::MountError, network::NetworkError, packet_filter},
+    ns::{NsError, mounts::MountError, network::NetworkError},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
 use namespaces::Namespaces;
+use networks::Networks;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -376,7 +377,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         (launch.pid1(), outside.mounts, &world.namespaces.known),
     )?;
     control.enter("network")?;
-    networks::make(&image, launch.pid1())?;
+    let networks = Networks::of(&image, launch.pid1())?;
+    networks.make(&world.namespaces)?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;
@@ -407,7 +409,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let all = (&image, &stash);
         let mut opened = files::open_all(all, &world, (&made, terminals), &console, (&roots, outside))?;
         made.finish(&image, launch.pid1())?;
-        networks::finish(&image, launch.pid1())?;
+        networks.finish(&world.namespaces)?;
         ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
@@ -436,7 +438,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
                 thread.detach()?;
             }
         }
-        packet_filter::restore(launch.pid1(), &image.sandbox().packet_filter)?;
+        networks.filter(&world.namespaces)?;
         groups.set()?;
         groups.freeze()?;
         control.enter("verify")?;
@@ -447,9 +449,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
         differences.extend(mounts::compare(&image, &roots, (&hosts, launch.pid1()))?);
-        let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
-        differences.extend(filter.into_iter().collect());
-        differences.extend(networks::compare(&image, launch.pid1())?);
+        differences.extend(networks.compare(&world.namespaces)?);
         differences.extend(groups.differences(&everybody)?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;

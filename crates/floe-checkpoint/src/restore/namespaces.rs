@@ -7,7 +7,8 @@ use super::{RestoreError, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces, ThreadRecord,
+        Credentials, NamespaceContents, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces,
+        ThreadRecord,
     },
 };
 use floe_resources::{
@@ -70,6 +71,8 @@ impl Namespaces {
             let file = File::open(&path).map_err(failed(format!("open {path}")))?;
             all.root.insert(kind, file);
         }
+        let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
+        all.known.set_root(seed, records.iter().any(is_network));
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
         all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
@@ -84,7 +87,8 @@ impl Namespaces {
         Ok(all)
     }
 
-    fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
+    /// One of a kind, by its number.
+    pub fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
         let root = (number == 0).then(|| self.root.get(&kind)).flatten();
         let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))

@@ -83,7 +83,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
                 // Who is born into a user namespace could not enter the one that another makes.
                 ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
             }
-            NamespaceContents::Ipc | NamespaceContents::Network { .. } => {}
+            NamespaceContents::Ipc | NamespaceContents::Network => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -156,7 +156,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         ensure(known(uts, is_uts), || fault(task, "UTS", uts))?;
         let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc);
         ensure(known(ipc, is_ipc), || fault(task, "IPC", ipc))?;
-        let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
+        let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network);
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
         let same = first.is_none_or(|first| (first.user, first.time) == (user, time));

@@ -7,13 +7,11 @@ use super::{
     sysctl,
 };
 use crate::refusal::Refusals;
-use floe_image::record::{
-    ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, PacketFilterRecord, SysctlKind, UserNamespaceRecord,
-};
+use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, SysctlKind, UserNamespaceRecord};
 use floe_sys::{
     capability, mount,
     namespace::{self, Kind, Standing},
-    network, sysv,
+    sysv,
     time_namespace::{self, Clocks},
 };
 use nix::{
@@ -22,7 +20,6 @@ use nix::{
     sys::utsname::uname,
 };
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs, io,
     os::{
@@ -33,11 +30,7 @@ use std::{
 };
 
 /// Looks into one. What can't be carried is refused.
-pub(super) fn look(
-    other: &Other,
-    owner: Option<BorrowedFd<'_>>,
-    refusals: &mut Refusals,
-) -> io::Result<NamespaceContents> {
+pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -68,11 +61,7 @@ pub(super) fn look(
             }
             NamespaceContents::Ipc
         }
-        Kind::Network => {
-            let up = run_in(file, || Ok(network::is_loopback_up()?))?;
-            refuse_contents((other, owner), up, refusals)?;
-            NamespaceContents::Network { up }
-        }
+        Kind::Network => NamespaceContents::Network,
         Kind::Time => {
             let seen = match other.member {
                 Some(member) => Clocks::seen_by(&member.to_string()),
@@ -89,47 +78,6 @@ pub(super) fn look(
         }
         Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
     })
-}
-
-/// Refuses what is in a network namespace besides its loopback device as a new one has it.
-fn refuse_contents(
-    (other, owner): (&Other, Option<BorrowedFd<'_>>),
-    up: bool,
-    refusals: &mut Refusals,
-) -> io::Result<()> {
-    // Tasks have led floe to it.
-    let member = other.member.ok_or(Errno::ESRCH)?;
-    let find = |task, refusals: &mut Refusals| {
-        let found = super::network::find(task, (&HashSet::new(), None), refusals);
-        found.map_err(io::Error::other)
-    };
-    let found = find(member, refusals)?;
-    // Who owns it decides which settings it has.
-    let standing = Standing::there(|| {
-        if let Some(owner) = owner {
-            setns(owner, CloneFlags::CLONE_NEWUSER)?;
-        }
-        unshare(CloneFlags::CLONE_NEWNET)
-    })?;
-    if up {
-        let new = standing.namespace(Kind::Network)?;
-        run_in(new.as_fd(), || Ok(network::raise_loopback()?))?;
-    }
-    let reason =
-        "what is in a network namespace that the tree's root is not in is not carried yet, but for its loopback device";
-    let advice = "have it in the network namespace of the tree's root";
-    let filter = super::packet_filter::dump(member, refusals).map_err(io::Error::other)?;
-    let differs = found != find(standing.task(), &mut Refusals::default())?;
-    let filters = filter != PacketFilterRecord::default();
-    for (what, is) in [
-        ("devices, addresses, routes or settings", differs),
-        ("packet filter", filters),
-    ] {
-        if is {
-            refusals.add(None, format!("{what} of {}", other.title()), reason, advice);
-        }
-    }
-    Ok(())
 }
 
 fn settings() -> io::Result<sysctl::Values> {
@@ -275,13 +223,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             Ok(made)
         }
         NamespaceContents::Ipc => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
-        NamespaceContents::Network { up } => {
-            let made = stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network)?;
-            if *up {
-                run_in(made.as_fd(), || Ok(network::raise_loopback()?))?;
-            }
-            Ok(made)
-        }
+        NamespaceContents::Network => stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network),
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
     }
 }

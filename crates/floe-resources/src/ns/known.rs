@@ -12,12 +12,25 @@ pub struct Known {
     made: HashMap<u32, OwnedFd>,
     /// The first task of each PID namespace below the tree's.
     firsts: HashMap<u32, Pid>,
+    /// A task that is in the root's, and whether there are other network namespaces.
+    root: Option<Pid>,
+    has_networks: bool,
 }
 
 impl Known {
     /// Notes a namespace, by its number in the image.
     pub fn add(&mut self, number: u32, made: OwnedFd) {
         self.made.insert(number, made);
+    }
+
+    /// Notes a task that is where the tree's root is, and whether there are network namespaces where that is not.
+    pub fn set_root(&mut self, root: Pid, has_networks: bool) {
+        (self.root, self.has_networks) = (Some(root), has_networks);
+    }
+
+    /// A task that is in the network namespace of the tree's root, where there are others.
+    pub(crate) fn root_beside_others(&self) -> Option<Pid> {
+        self.root.filter(|_| self.has_networks)
     }
 
     /// Notes the first task of a PID namespace.

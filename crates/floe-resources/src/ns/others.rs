@@ -2,7 +2,7 @@
 
 use super::{contents, inside::NsError};
 use crate::{
-    ns::MountSpaces,
+    ns::{MountSpaces, NetworkSpace},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
@@ -20,6 +20,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    rc::Rc,
 };
 
 /// Kinds of which a thread can be in another one than its process: of the others the kernel lets only a process of one
@@ -44,7 +45,7 @@ pub(super) struct Other {
     inode: u64,
     /// The user namespace whose privileges count in it, by its inode number.
     owner: u64,
-    pub file: OwnedFd,
+    pub file: Rc<OwnedFd>,
     /// A task whose children are in it.
     pub member: Option<Pid>,
 }
@@ -61,6 +62,8 @@ impl Other {
 pub struct Others {
     /// Those of the tree's root.
     root: HashMap<Kind, u64>,
+    /// That task itself.
+    root_task: Option<Pid>,
     /// User namespaces first, each behind the one above it.
     others: Vec<Other>,
     /// Time namespaces that processes lead their children into, and are not in themselves.
@@ -107,6 +110,7 @@ impl Others {
         let mut found = Self {
             mounts: spaces.numbers().map(inode_of).collect::<Result<_, _>>()?,
             root: HashMap::new(),
+            root_task: tree.root().map(FoundProcess::task),
             others: Vec::new(),
             led: HashSet::new(),
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
@@ -194,7 +198,7 @@ impl Others {
             kind,
             inode,
             owner: 0,
-            file: file.into(),
+            file: Rc::new(file.into()),
             member,
         });
         Ok(())
@@ -301,7 +305,7 @@ impl Others {
                 kind: Kind::User,
                 inode,
                 owner: 0,
-                file,
+                file: Rc::new(file),
                 member: None,
             });
         }
@@ -333,6 +337,20 @@ impl Others {
         self.others.get(place).map(|other| other.file.as_fd())
     }
 
+    /// The network namespaces, that of the tree's root first.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = NetworkSpace> {
+        let root = self.root_task.map(NetworkSpace::of_root);
+        let others = (1..).zip(&self.others).filter(|(_, other)| other.kind == Kind::Network);
+        let others = others.map(|(number, other)| NetworkSpace::apart(number, Rc::clone(&other.file), other.inode));
+        root.into_iter().chain(others)
+    }
+
+    /// The user namespace whose privileges count in one, where that is not the tree root's.
+    pub(crate) fn owner(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        let other = self.others.get((number as usize).checked_sub(1)?)?;
+        self.file(self.number(Kind::User, other.owner)?)
+    }
+
     /// What is in them. What can't be carried is refused.
     ///
     /// # Errors
@@ -342,7 +360,7 @@ impl Others {
             let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
                 owner,
-                contents: contents::look(other, self.file(owner), refusals).map_err(read_error(other.title()))?,
+                contents: contents::look(other, refusals).map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;
