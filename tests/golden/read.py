@@ -134,7 +134,7 @@ permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32
 ipc = fields(
     segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean, huge_page=u64)),
     semaphores=several(fields(permission=permission, values=several(u16))),
-    adjustments=several(fields(pid=i32, set=i32, values=several(i16))),
+    adjustments=several(fields(task=i32, set=i32, values=several(i16))),
     queues=several(fields(permission=permission, capacity=u64, messages=several(fields(kind=i64, text=raw)))),
     posix=several(fields(
         name=raw, unlinked=boolean, mode=u32, uid=u32, gid=u32, most_messages=u32, message_bytes=u32,
@@ -164,7 +164,7 @@ hierarchy = fields(
 ranges = several(fields(inside=u32, above=u32, count=u32))
 namespace = choice(
     ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
-    ("Uts", fields(host=raw, domain=raw)), ("Ipc", None), ("Network", None),
+    ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", None),
     ("Time", fields(monotonic=u64, boottime=u64)),
 )
 sandbox = fields(
@@ -222,7 +222,7 @@ process = fields(
 source = choice(
     ("Anonymous", None), ("Shmem", fields(object=u32, offset=u64)),
     ("File", fields(file=u32, offset=u64, shared=boolean)), ("Special", fields(name=text)),
-    ("Segment", fields(id=i32, offset=u64, writable=boolean)),
+    ("Segment", fields(namespace=u32, id=i32, offset=u64, writable=boolean)),
     ("AioRing", fields(
         most=u32, events=u32, head=u32, waiting=several(fields(data=u64, obj=u64, res=i64, res2=i64)),
     )),
@@ -270,7 +270,7 @@ descriptor_table = fields(
     notices=several(fields(number=i32, events=u32)),
 )
 owner = choice(
-    ("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", i32), ("Node", fields(filesystem=u32, node=u32)),
+    ("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", fields(namespace=u32, id=i32)), ("Node", fields(filesystem=u32, node=u32)),
 )
 mount = fields(
     parent=u32, point=raw,
@@ -291,7 +291,7 @@ node = fields(
 filesystem = fields(
     id=u32,
     kind=choice(("Tmpfs", None), ("Proc", None), ("Sysfs", None), ("Mqueue", None), ("Devpts", None), ("Overlay", None)),
-    source=raw, options=several(fields(key=text, value=optional(raw))), pid_namespace=u32, read_only=boolean, nodes=several(node),
+    source=raw, options=several(fields(key=text, value=optional(raw))), pid_namespace=u32, ipc_namespace=u32, read_only=boolean, nodes=several(node),
 )
 network_device = fields(
     number=u32, name=raw, other_names=several(raw), kind=text, inherited=boolean, flags=u32, carrier=boolean, link=optional(u32),
@@ -366,7 +366,7 @@ OPEN_FILE_BODIES = {
     ),
     "bpf-map": fields(map=u32),
     "tun": fields(path=raw, device=optional(fields(number=u32, detached=boolean))),
-    "message-queue": fields(queue=u32),
+    "message-queue": fields(namespace=u32, queue=u32),
     "external": fields(name=text, shape=shape, identity=times(u64, 2), waits=boolean),
     "pidfd": fields(task=optional(i32), status=i32),
     "timerfd": fields(clock=i32, flags=i32, ticks=u64, value=u64, interval=u64),

@@ -38,7 +38,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "inet-socket tcp 127.0.0.1:80, listens, 1 connections wait",
         "inet-socket udp [::]:53, sends to [909:909:909:909:909:909:909:909]:5353, 1 datagrams wait, one is being gathered, 1 errors wait",
         "tcp-connection 127.0.0.1:80 to 127.0.0.1:45678, outside of the tree, 5 bytes wait",
-        "message-queue queue 0",
+        "message-queue queue 0 of namespace 4",
         "path-only /srv/link (symbolic link, by O_PATH)",
         "proc /proc/1/limits",
         "proc /proc/12/task/13/comm (the task has ended)",

@@ -224,6 +224,27 @@ pub fn is_same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool,
     Ok(place(one)? == place(other)?)
 }
 
+/// Whether two open files, on which nobody has a lock of flock(2), are the same file, also where they have the same device and
+/// inode number though they are not: segments of System V in different IPC namespaces.
+///
+/// # Errors
+/// EWOULDBLOCK where somebody has such a lock; those of flock(2).
+pub fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let lock = |file: BorrowedFd<'_>, operation: i32| {
+        // SAFETY: numbers.
+        Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) })
+    };
+    let (take, leave) = (libc::LOCK_EX | libc::LOCK_NB, libc::LOCK_UN);
+    lock(one, take)?;
+    let same = match lock(other, take) {
+        Ok(_) => lock(other, leave).map(|_| false),
+        Err(Errno::EWOULDBLOCK) => Ok(true),
+        Err(error) => Err(error),
+    };
+    lock(one, leave)?;
+    same
+}
+
 /// The number of the mount that a file is reached by, as mountinfo tells it; links are followed (statx(2), Linux 5.8).
 ///
 /// # Errors

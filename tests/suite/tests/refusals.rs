@@ -302,7 +302,11 @@ fn everything_is_refused_in_one_list() {
 fn what_a_sandbox_holds_is_refused() {
     let cases = [
         ("mount", "mount ", "ramfs has no limit"),
-        ("foreign-segment", "System V shared memory ", "of another IPC namespace"),
+        (
+            "foreign-segment",
+            "task ",
+            "it belongs to an IPC namespace that no task of the tree is in",
+        ),
         (
             "network-device",
             "network device victim",

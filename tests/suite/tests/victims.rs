@@ -185,6 +185,7 @@ victims! {
     memory_memfd_shared "memory-memfd-shared",
     memory_policy "memory-policy",
     memory_private "memory-private",
+    ipc_several "ipc-several",
     leader_ended "leader-ended",
     memory_relatives "memory-relatives",
     memory_siblings "memory-siblings",

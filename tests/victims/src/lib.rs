@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod descriptor;
 pub mod filter;
 pub mod findings;
+pub mod ipc;
 pub mod letter;
 pub mod memory;
 pub mod mounts;

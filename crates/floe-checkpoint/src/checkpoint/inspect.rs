@@ -9,13 +9,14 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
-        NamespaceOrigin, NetworkRecord, NsPid, ProcessRecord, PublishedRecord, SandboxRecord, TerminalLink, VdsoRecord,
+        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, ProcessRecord, PublishedRecord, SandboxRecord,
+        TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
     cgroup::{self, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
-    ipc::{self, IpcError},
+    ipc::{self, IpcError, IpcSpaces},
     mm::{self, ContentError, Contents},
     ns::{self, FoundMounts, MountSpaces, NsError, Others},
     refusal::Refusals,
@@ -118,12 +119,14 @@ impl Inspected {
         let links = target.links();
         task::refuse_unsupported(&held.tree, refusals)?;
         task::refuse_labels(&held.tree, refusals)?;
-        let sysctls = ns::sysctl::find(&held.tree, refusals)?;
+        let mut sysctls = ns::sysctl::find(&held.tree)?;
         let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
         let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
         let others = Others::find(&held.tree, &contents.spaces, refusals)?;
+        contents.ipc = IpcSpaces::find(&held.tree, &others)?;
+        sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
         let mut processes = Vec::with_capacity(held.tree.processes.len());
         let mut spaces = Vec::new();
@@ -207,9 +210,12 @@ impl Inspected {
             record.owner = others.owner_of_mounts(number);
         }
         sandbox.ended_leaders = ns::pids::ended_leaders(&held.tree, &processes);
-        if sandbox.ipc == NamespaceOrigin::Own {
-            sandbox.ipc_objects = ipc::dump(&held.tree, &mut contents, refusals)?;
-            sandbox.ipc_objects.posix = std::mem::take(&mut files.queues);
+        for (number, mut record) in ipc::dump((&held.tree, &processes), &mut contents, refusals)? {
+            record.posix = files.queues.remove(&number).unwrap_or_default();
+            match (number as usize).checked_sub(1) {
+                None => sandbox.ipc_objects = record,
+                Some(place) => sandbox.namespaces[place].contents = NamespaceContents::Ipc(record),
+            }
         }
         // What was refused is missing, and then nothing can be said of the rest.
         if refusals.is_empty()
@@ -415,7 +421,7 @@ fn sandbox(
         mount,
         devpts,
         has_init,
-        namespaces: others.records(refusals)?,
+        namespaces: others.records()?,
         pid_namespaces: ns::pids::records(&held.tree, others),
         ended_leaders: Vec::new(),
         console: streams.record(&files.input),

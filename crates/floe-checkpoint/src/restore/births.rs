@@ -11,7 +11,7 @@ use super::{
 };
 use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord, SysctlKind, SysctlRecord};
 use floe_resources::ns::{Roots, sysctl};
-use floe_sys::{Pid, namespace::Kind};
+use floe_sys::namespace::Kind;
 use floe_tracee::{Batch, CallId, Puppet, PuppetIds};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -114,10 +114,15 @@ impl World<'_> {
 
     /// Makes the settings of the tree's namespaces, when all tasks and objects are there.
     pub fn set_sysctls(&self, records: &[SysctlRecord]) -> Result<(), RestoreError> {
-        let of_pids = records.iter().filter(|record| record.kind == SysctlKind::Pid);
-        let inside = of_pids.map(|record| Ok((record.namespace, self.somebody_in(record.namespace)?.tid())));
-        let inside: BTreeMap<u32, Pid> = inside.collect::<Result<_, RestoreError>>()?;
-        Ok(sysctl::settle(records, self.seed()?.tid(), &inside)?)
+        for record in records {
+            let (ipc, inside) = match record.kind {
+                SysctlKind::Ipc => (Some(self.namespaces.ipc(record.namespace)?), self.seed()?),
+                SysctlKind::Pid => (None, self.somebody_in(record.namespace)?),
+                SysctlKind::User => (None, self.seed()?),
+            };
+            sysctl::settle(record, ipc, inside.tid())?;
+        }
+        Ok(())
     }
 
     /// Carries out a fork of the plan.

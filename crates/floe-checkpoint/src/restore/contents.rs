@@ -1,18 +1,17 @@
 //! Makes what several tasks share before any task needs it: shared memory, deleted files, files to be mapped.
 
-use super::{RestoreError, nameless, tree::World};
+use super::{RestoreError, nameless, namespaces::Namespaces, tree::World};
 use floe_image::{
     Image,
     record::{ContentOwner, DirectoryRecord, GhostKind, GhostRecord, MappedFileRecord, PageRun, ShmemRecord},
 };
 use floe_resources::{
     file::reopen,
-    ipc,
+    ipc::{self, SegmentFile},
     mm::{Filler, Sources},
     ns::{Roots, sysctl},
 };
 use floe_sys::{
-    Pid,
     descriptor::{adopt, open_in_root, set_extended_attribute},
     memfd::{self, F_SEAL_EXEC, MFD_EXEC, MFD_NOEXEC_SEAL},
     memory::{HUGETLBFS, huge_page_bits},
@@ -76,12 +75,22 @@ impl MadeContents {
             }
             made.ghosts.insert(record.id, file.into());
         }
-        sysctl::raise(&image.sandbox().sysctls, 0, world.seed()?.tid())?;
-        for segment in ipc::make(world.seed()?.tid(), &image.sandbox().ipc_objects)? {
-            let owner = ContentOwner::Segment(segment.id);
-            let (size, huge_page) = (segment.size, segment.huge_page);
-            fill(world, &filler, (&segment.file, size, huge_page), runs(image, owner))?;
-            made.sources.segments.insert(segment.id, (size, huge_page.max(4096)));
+        for (namespace, record) in image.sandbox().ipc_namespaces() {
+            let space = world.namespaces.ipc(namespace)?;
+            sysctl::raise(&image.sandbox().sysctls, (namespace, space))
+                .map_err(system(format!("raise the limits of IPC namespace {namespace}")))?;
+            for SegmentFile {
+                id,
+                size,
+                huge_page,
+                file,
+            } in ipc::make(space, record)?
+            {
+                let content = runs(image, ContentOwner::Segment { namespace, id });
+                fill(world, &filler, (&file, size, huge_page), content)?;
+                let known = (size, huge_page.max(4096));
+                made.sources.segments.insert((namespace, id), known);
+            }
         }
         for record in image.mapped_files() {
             let file = open_mapped(roots.of(record.mount_namespace), record, &made.ghosts)?;
@@ -116,9 +125,11 @@ impl MadeContents {
         }
     }
 
-    /// Does what would have kept mappings from being made; all of them are by now. `pid` is a process of the tree.
-    pub fn finish(&self, image: &Image, pid: Pid) -> Result<(), RestoreError> {
-        ipc::remove_segments(pid, &image.sandbox().ipc_objects)?;
+    /// Does what would have kept mappings from being made; all of them are by now.
+    pub fn finish(&self, image: &Image, namespaces: &Namespaces) -> Result<(), RestoreError> {
+        for (number, record) in image.sandbox().ipc_namespaces() {
+            ipc::remove_segments(namespaces.ipc(number)?, record)?;
+        }
         let late = image
             .ghosts()
             .iter()

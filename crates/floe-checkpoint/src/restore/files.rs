@@ -41,7 +41,7 @@ pub fn open_all(
     let tasks = (&world.puppets, world.host_pids(), &world.namespaces.known);
     let mut context = OpenContext::new((roots, &world.channel), console, &made.ghosts, image, tasks, outside)?;
     context.set_terminals(terminals, sessions);
-    context.make_queues(world.seed()?.tid(), image)?;
+    context.make_queues(image)?;
     let early: Vec<_> = image.open_files().iter().filter(|record| !is_late(record)).collect();
     place_all(stash, world, &early, &mut context)?;
     Ok(context.finish()?)
@@ -150,7 +150,7 @@ pub fn connect_all(
     take_locks(stash.own(), &holders)?;
     ask_directories(stash.own(), &holders)?;
     set_signals(own, &holders)?;
-    set_notices(&image.sandbox().ipc_objects.posix, image.open_files(), &holders)?;
+    set_notices(image.sandbox(), image.open_files(), &holders)?;
     Ok(())
 }
 

@@ -49,7 +49,7 @@ use floe_resources::{
         FileError, Outside, OutsideEnds, PlaceError, Stash,
         terminal::{MadeTerminals, has_terminals},
     },
-    ipc::{self, IpcError},
+    ipc::IpcError,
     mm::{BuildError, FillError},
     ns::{NsError, mounts::MountError, network::NetworkError},
     task::{RestoreError as TaskError, SeedState},
@@ -408,9 +408,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let stash = Stash::new(image.descriptor_tables(), world.own_numbers());
         let all = (&image, &stash);
         let mut opened = files::open_all(all, &world, (&made, terminals), &console, (&roots, outside))?;
-        made.finish(&image, launch.pid1())?;
+        made.finish(&image, &world.namespaces)?;
         networks.finish(&world.namespaces)?;
-        ipc::adjust(&world.puppets, &image.sandbox().ipc_objects)?;
+        world.adjust_early(image.sandbox())?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
         if !shared {
@@ -420,6 +420,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         control.enter("state")?;
         world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &mut world)?;
+        world.adjust_late(image.sandbox(), &crowd)?;
         world.settle_pids_of_children(image.processes())?;
         let everybody = cgroups::place_threads(&groups, image.processes(), &crowd.host_ids(), &world)?;
         files::open_late(all, &world, &made, &console, (&roots, outside))?;

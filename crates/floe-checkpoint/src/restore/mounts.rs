@@ -106,9 +106,10 @@ fn shown_namespaces(image: &Image) -> CloneFlags {
         (FilesystemKind::Sysfs, sandbox.net, CloneFlags::CLONE_NEWNET),
         (FilesystemKind::Mqueue, sandbox.ipc, CloneFlags::CLONE_NEWIPC),
     ];
-    let own = shown
-        .into_iter()
-        .filter(|(kind, origin, _)| *origin == NamespaceOrigin::Own && with_kind(image, *kind).next().is_some());
+    let own = shown.into_iter().filter(|(kind, origin, _)| {
+        let mut all = with_kind(image, *kind);
+        all.any(|record| *origin == NamespaceOrigin::Own || record.ipc_namespace != 0)
+    });
     own.map(|(.., flag)| flag).collect()
 }
 

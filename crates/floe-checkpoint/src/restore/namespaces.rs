@@ -3,15 +3,16 @@
 //! Who has entered a user namespace has no privileges in those above it, so that comes last. All others are entered before, by
 //! a process as soon as it is forked, and by threads when they are there. Time namespaces are entered when the clocks go on.
 
-use super::{RestoreError, task_error, tree::World};
+use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState, TaskNamespaces,
-        ThreadRecord,
+        Credentials, NamespaceContents, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
+        TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
+    ipc,
     ns::{Known, Roots, make_namespace},
     task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
 };
@@ -63,13 +64,16 @@ impl Namespaces {
     pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
+        let of_root = |kind: Kind| {
+            let path = format!("/proc/{seed}/ns/{kind}");
+            File::open(&path).map_err(failed(format!("open {path}")))
+        };
+        all.known.add_ipc_of_root(of_root(Kind::Ipc)?.into());
         if records.is_empty() {
             return Ok(all);
         }
         for kind in OF_A_THREAD {
-            let path = format!("/proc/{seed}/ns/{kind}");
-            let file = File::open(&path).map_err(failed(format!("open {path}")))?;
-            all.root.insert(kind, file);
+            all.root.insert(kind, of_root(kind)?);
         }
         let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
         all.known.set_root(seed, records.iter().any(is_network));
@@ -92,6 +96,12 @@ impl Namespaces {
         let root = (number == 0).then(|| self.root.get(&kind)).flatten();
         let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
+    }
+
+    /// An IPC namespace.
+    pub fn ipc(&self, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
+        let lacking = || RestoreError::Inconsistent(format!("there is no IPC namespace {number}"));
+        self.known.ipc(number).ok_or_else(lacking)
     }
 
     /// How a user namespace but the tree root's sees users.
@@ -149,6 +159,11 @@ impl Place<'_> {
     /// The user namespace whose privileges it has.
     pub fn user(&self) -> u32 {
         self.early.map_or(0, |(user, _)| user)
+    }
+
+    /// The IPC namespace that it is in.
+    pub fn ipc(&self) -> u32 {
+        self.namespaces.ipc
     }
 }
 
@@ -218,6 +233,39 @@ impl<'a> World<'a> {
         let (pid, user) = (record.pid.0, leader.namespaces.user);
         if record.threads.len() > 1 && self.whereabouts(pid).user() != user {
             self.become_inside(pid, user, &leader.credentials)?;
+        }
+        Ok(())
+    }
+
+    /// Has processes that are in their IPC namespaces adjust semaphores of these when they end, while they have the privileges
+    /// of the tree's root.
+    pub(super) fn adjust_early(&self, sandbox: &SandboxRecord) -> Result<(), RestoreError> {
+        self.adjust(sandbox, |task, namespace| {
+            let is_there = self.whereabouts(task).ipc() == namespace;
+            self.puppets.get(&task).filter(|_| is_there)
+        })
+    }
+
+    /// The same of those that have come to theirs only with their threads, and of threads that are elsewhere.
+    pub(super) fn adjust_late(&self, sandbox: &SandboxRecord, crowd: &Crowd<'_>) -> Result<(), RestoreError> {
+        self.adjust(sandbox, |task, namespace| {
+            let was_there = self.whereabouts(task).ipc() == namespace;
+            let process = self.puppets.get(&task).filter(|_| !was_there);
+            process.or_else(|| crowd.thread(task))
+        })
+    }
+
+    fn adjust<'p>(
+        &self,
+        sandbox: &SandboxRecord,
+        find: impl Fn(i32, u32) -> Option<&'p Puppet>,
+    ) -> Result<(), RestoreError> {
+        for (namespace, record) in sandbox.ipc_namespaces() {
+            for adjustment in &record.adjustments {
+                if let Some(puppet) = find(adjustment.task.0, namespace) {
+                    ipc::adjust(puppet, adjustment)?;
+                }
+            }
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl<'a> Memory<'a> {
             ContentOwner::Shmem(_)
             | ContentOwner::Ghost(_)
             | ContentOwner::Log
-            | ContentOwner::Segment(_)
+            | ContentOwner::Segment { .. }
             | ContentOwner::Node { .. } => None,
         };
         let maps = || image.page_maps().iter().filter_map(owned);

@@ -41,6 +41,12 @@ impl Crowd<'_> {
         let all = self.members.iter().flatten().flat_map(|(_, threads)| threads);
         all.map(|thread| (thread.thread(), thread.tid())).collect()
     }
+
+    /// One of them, by its id in the image.
+    pub fn thread(&self, id: i32) -> Option<&Puppet> {
+        let mut all = self.members.iter().flatten().flat_map(|(_, threads)| threads);
+        all.find(|thread| thread.thread() == id)
+    }
 }
 
 /// Makes the threads of all processes.

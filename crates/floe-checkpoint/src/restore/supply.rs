@@ -59,7 +59,8 @@ fn huge_pages_needed(image: &Image) -> BTreeMap<u64, u64> {
     for (bytes, owner) in shared.chain(memfds).filter(|(bytes, _)| *bytes != 0) {
         *needed.entry(bytes).or_default() += touched(runs(image, owner), bytes, &(0..u64::MAX));
     }
-    for segment in &image.sandbox().ipc_objects.segments {
+    let all = image.sandbox().ipc_namespaces();
+    for segment in all.flat_map(|(_, record)| &record.segments) {
         if let Some(pages) = segment.whole().checked_div(segment.huge_page) {
             *needed.entry(segment.huge_page).or_default() += pages;
         }

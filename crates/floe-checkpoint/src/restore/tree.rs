@@ -407,6 +407,7 @@ impl<'a> World<'a> {
             filler: &self.filler,
             channel: &self.channel,
             sources: &made.sources,
+            ipc: (&self.namespaces.known, self.whereabouts(pid).ipc()),
         };
         let mut script = Script::new(self.puppet(pid)?);
         let heritage = self.heritage.get(&pid).map(Heritage::filled);

@@ -58,7 +58,10 @@ impl fmt::Display for Named {
             ContentOwner::Shmem(id) => write!(f, "shared memory object {id}"),
             ContentOwner::Ghost(id) => write!(f, "deleted file {id}"),
             ContentOwner::Log => write!(f, "the log"),
-            ContentOwner::Segment(id) => write!(f, "System V shared memory {id}"),
+            ContentOwner::Segment { namespace: 0, id } => write!(f, "System V shared memory {id}"),
+            ContentOwner::Segment { namespace, id } => {
+                write!(f, "System V shared memory {id} of namespace {namespace}")
+            }
             ContentOwner::Node { filesystem, node } => write!(f, "file {node} of filesystem {filesystem}"),
         }
     }
@@ -79,8 +82,10 @@ pub(super) fn check(image: &Image, living: &HashSet<i32>) -> Result<(), ContentF
     let ghosts = image.ghosts().iter().filter(|record| record.has_content());
     let ghosts = ghosts.map(|record| ContentOwner::Ghost(record.id));
     let log = image.sandbox().log.map(|_| ContentOwner::Log);
-    let segments = image.sandbox().ipc_objects.segments.iter();
-    let segments = segments.map(|segment| ContentOwner::Segment(segment.permission.id));
+    let segments = image.sandbox().ipc_namespaces().flat_map(|(namespace, record)| {
+        let ids = record.segments.iter().map(|segment| segment.permission.id);
+        ids.map(move |id| ContentOwner::Segment { namespace, id })
+    });
     let nodes = image.filesystems().iter().flat_map(|record| record.contents());
     let nodes = nodes.map(|(owner, _)| owner);
     for owner in processes
@@ -107,9 +112,9 @@ fn room(image: &Image, spaces: &HashMap<i32, &AddressSpaceRecord>, owner: Conten
             .filter(|record| record.has_content())
             .map(|record| sized(record.size)),
         ContentOwner::Log => image.sandbox().log.map(sized),
-        ContentOwner::Segment(id) => image
+        ContentOwner::Segment { namespace, id } => image
             .sandbox()
-            .ipc_objects
+            .ipc_namespace(namespace)?
             .segment(id)
             .map(|record| sized(record.whole())),
         ContentOwner::Node { filesystem, node } => image.filesystems().get(filesystem as usize).and_then(|record| {

@@ -1,4 +1,4 @@
-//! IPC objects: in an own namespace alone, known by identifiers or names, of values that the kernel knows.
+//! IPC objects: in namespaces of the tree's own alone, known by identifiers or names, of values that the kernel knows.
 
 use super::{ADDRESS_LIMIT, PAGE, ensure, memory::is_page_size};
 use crate::{
@@ -39,11 +39,17 @@ pub enum IpcFault {
 }
 
 pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
-    let record = &image.sandbox().ipc_objects;
+    let sandbox = image.sandbox();
     ensure(
-        *record == IpcRecord::default() || image.sandbox().ipc == NamespaceOrigin::Own,
+        sandbox.ipc_objects == IpcRecord::default() || sandbox.ipc == NamespaceOrigin::Own,
         || IpcFault::Namespace,
     )?;
+    let mut all = sandbox.ipc_namespaces();
+    all.try_for_each(|(number, record)| objects(image, number, record))
+}
+
+/// What is in one namespace.
+fn objects(image: &Image, number: u32, record: &IpcRecord) -> Result<(), IpcFault> {
     let mut last = -1;
     for segment in &record.segments {
         let bad = permission("shared memory", &segment.permission, &mut last)?;
@@ -62,14 +68,14 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
         })?;
     }
     for adjustment in &record.adjustments {
-        let (pid, id) = (adjustment.pid, adjustment.set);
+        let (task, id) = (adjustment.task, adjustment.set);
         let set = record.semaphores.iter().find(|set| set.permission.id == id);
         let possible = adjustment.values.iter().all(|value| *value != i16::MIN);
         let fits = possible && set.is_some_and(|set| set.values.len() == adjustment.values.len());
-        ensure(lives(image, pid) && fits, || IpcFault::Object {
+        ensure(adjusts(image, task, number) && fits, || IpcFault::Object {
             what: "semaphore set",
             id,
-            fault: "is adjusted by a process that is missing, or in another size",
+            fault: "is adjusted by a task that is missing or elsewhere, or in another size",
         })?;
     }
     last = -1;
@@ -91,6 +97,18 @@ pub(super) fn check(image: &Image) -> Result<(), IpcFault> {
         })?;
     }
     Ok(())
+}
+
+/// Whether a task may have adjustments in an IPC namespace: that which it is in, and in which only its process has some.
+fn adjusts(image: &Image, task: NsPid, namespace: u32) -> bool {
+    image.processes().iter().any(|process| {
+        let leader = process.threads.first().map(|leader| leader.namespaces.ipc);
+        let own = process.threads.iter().find(|thread| thread.tid == task);
+        own.is_some_and(|own| {
+            let is_of_process = leader == Some(namespace);
+            own.namespaces.ipc == namespace && is_of_process == (task == process.pid)
+        })
+    })
 }
 
 fn lives(image: &Image, pid: NsPid) -> bool {

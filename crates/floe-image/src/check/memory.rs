@@ -183,11 +183,13 @@ fn mapping(image: &Image, vma: &VmaRecord, last: u64) -> Result<(), &'static str
         VmaSource::Shmem { object, offset } => (image.shmems().len(), *object, *offset),
         VmaSource::Anonymous | VmaSource::Special { .. } => return Ok(()),
         VmaSource::AioRing(ring) => return aio_ring(ring, vma.end - vma.start),
-        VmaSource::Segment { id, offset, .. } => {
+        VmaSource::Segment {
+            namespace, id, offset, ..
+        } => {
             let segment = image
                 .sandbox()
-                .ipc_objects
-                .segment(*id)
+                .ipc_namespace(*namespace)
+                .and_then(|record| record.segment(*id))
                 .ok_or("maps something that is missing")?;
             let behind = offset.checked_add(vma.end - vma.start);
             let inside = behind.is_some_and(|behind| behind <= segment.whole());

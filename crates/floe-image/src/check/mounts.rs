@@ -84,7 +84,8 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
         MountFault::Count("a mount namespace that no process is in")
     })?;
     for record in image.filesystems() {
-        filesystem(record).map_err(|fault| MountFault::Filesystem { id: record.id, fault })?;
+        let sound = filesystem(record).and_then(|()| shows_queues(image, record));
+        sound.map_err(|fault| MountFault::Filesystem { id: record.id, fault })?;
         nodes(record)?;
     }
     users(image, namespaces.len().max(1) as u32)?;
@@ -261,6 +262,17 @@ fn filesystem(record: &FilesystemRecord) -> Result<(), &'static str> {
     ensure(
         holds != record.nodes.is_empty(),
         || "has files and can't, or has none and must",
+    )
+}
+
+/// Those of an IPC namespace are queues.
+fn shows_queues(image: &Image, record: &FilesystemRecord) -> Result<(), &'static str> {
+    let number = record.ipc_namespace;
+    let possible =
+        number == 0 || record.kind == FilesystemKind::Mqueue && image.sandbox().ipc_namespace(number).is_some();
+    ensure(
+        possible,
+        || "shows queues of an IPC namespace that is missing, or no queues",
     )
 }
 

@@ -83,7 +83,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
                 // Who is born into a user namespace could not enter the one that another makes.
                 ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
             }
-            NamespaceContents::Ipc | NamespaceContents::Network => {}
+            NamespaceContents::Ipc(_) | NamespaceContents::Network => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -154,7 +154,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         ensure(known(user, is_user), || fault(task, "user", user))?;
         let is_uts = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Uts { .. });
         ensure(known(uts, is_uts), || fault(task, "UTS", uts))?;
-        let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc);
+        let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc(_));
         ensure(known(ipc, is_ipc), || fault(task, "IPC", ipc))?;
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network);
         ensure(known(network, is_network), || fault(task, "network", network))?;

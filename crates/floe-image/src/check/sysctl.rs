@@ -30,7 +30,8 @@ pub(super) fn check(image: &Image) -> Result<(), SysctlFault> {
         let known = record.kind.names().contains(&record.name.as_str());
         ensure(known, bad("is none that is carried"))?;
         let exists = match record.kind {
-            SysctlKind::Ipc => record.namespace == 0 && sandbox.ipc == NamespaceOrigin::Own,
+            SysctlKind::Ipc if record.namespace == 0 => sandbox.ipc == NamespaceOrigin::Own,
+            SysctlKind::Ipc => sandbox.ipc_namespace(record.namespace).is_some(),
             SysctlKind::Pid => record.namespace as usize <= sandbox.pid_namespaces.len(),
             SysctlKind::User => record.namespace == 0,
         };

@@ -1,4 +1,4 @@
-//! Objects of a tree's own IPC namespace: those of System V, and POSIX message queues.
+//! Objects of an IPC namespace of a tree's own: those of System V, and POSIX message queues.
 
 use super::NsPid;
 use serde::{Deserialize, Serialize};
@@ -82,8 +82,8 @@ pub struct SemaphoreSetRecord {
 /// What is added to the semaphores of a set when a process ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdjustmentRecord {
-    /// The process.
-    pub pid: NsPid,
+    /// The process, or a thread of it that is in the namespace where the process is not.
+    pub task: NsPid,
     /// Identifier of the set.
     pub set: i32,
     /// For each of its semaphores.

@@ -86,6 +86,8 @@ pub enum VmaSource {
     },
     /// A System V shared memory segment that is attached.
     Segment {
+        /// The IPC namespace that it is of; 0 is that of the tree's root.
+        namespace: u32,
         /// Identifier of a [`SegmentRecord`](super::SegmentRecord).
         id: i32,
         /// Byte offset in the segment.
@@ -251,8 +253,13 @@ pub enum ContentOwner {
     Ghost(u32),
     /// The sandbox's log, by byte offset.
     Log,
-    /// The System V segment with this identifier, by byte offset.
-    Segment(i32),
+    /// A System V segment, by byte offset.
+    Segment {
+        /// Its IPC namespace.
+        namespace: u32,
+        /// Its identifier.
+        id: i32,
+    },
     /// A file of a [`FilesystemRecord`](super::FilesystemRecord), by byte offset.
     Node {
         /// Id of the filesystem.

@@ -77,6 +77,8 @@ pub struct FilesystemRecord {
     pub options: Vec<FilesystemOption>,
     /// Of [`FilesystemKind::Proc`]: number of the PID namespace whose processes it shows; 0 of others.
     pub pid_namespace: u32,
+    /// Of [`FilesystemKind::Mqueue`]: number of the IPC namespace whose queues it shows; 0 of others.
+    pub ipc_namespace: u32,
     /// Whether nobody can write to it, through whichever mount.
     pub read_only: bool,
     /// What is in it, for those that hold something; each behind the directory that it is in, the first is the root.

@@ -1,6 +1,6 @@
 //! Namespaces of a tree whose tasks are not all in the same: namespaces(7).
 
-use super::ClocksRecord;
+use super::{ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
 /// A namespace, of another kind than PIDs, that is not the one of the tree's root. They are numbered from 1 on; of each kind 0
@@ -27,8 +27,8 @@ pub enum NamespaceContents {
         #[serde(with = "serde_bytes")]
         domain: Vec<u8>,
     },
-    /// System V IPC and POSIX message queues, of which there are none: ipc_namespaces(7).
-    Ipc,
+    /// System V IPC and POSIX message queues, ipc_namespaces(7).
+    Ipc(IpcRecord),
     /// What a [`NetworkRecord`](super::NetworkRecord) tells: network_namespaces(7).
     Network,
     /// Clocks, time_namespaces(7).

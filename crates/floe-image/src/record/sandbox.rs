@@ -1,8 +1,8 @@
 //! What the image as a whole is, and the sandbox the tree lived in.
 
 use super::{
-    ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, NamespaceRecord, PidNamespaceRecord, SysctlRecord,
-    TerminalRecord,
+    ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, NamespaceContents, NamespaceRecord,
+    PidNamespaceRecord, SysctlRecord, TerminalRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ pub struct SandboxRecord {
     pub clocks: ClocksRecord,
     /// The user whose login all its tasks descend from (`/proc/PID/loginuid`, of audit); 4294967295 for none.
     pub login: u32,
-    /// System V IPC objects of an own IPC namespace.
+    /// Objects of an own IPC namespace.
     pub ipc_objects: IpcRecord,
     /// Settings of its namespaces.
     pub sysctls: Vec<SysctlRecord>,
@@ -134,4 +134,29 @@ pub struct SandboxRecord {
     pub cgroups: Vec<HierarchyRecord>,
     /// What joins an own network namespace to the host's.
     pub link: Option<LinkRecord>,
+}
+
+impl SandboxRecord {
+    /// What is in each IPC namespace of the tree, by number; in that of the root nothing where it is the host's.
+    pub fn ipc_namespaces(&self) -> impl Iterator<Item = (u32, &IpcRecord)> {
+        let others = (1..)
+            .zip(&self.namespaces)
+            .filter_map(|(number, record)| match &record.contents {
+                NamespaceContents::Ipc(objects) => Some((number, objects)),
+                _ => None,
+            });
+        std::iter::once((0, &self.ipc_objects)).chain(others)
+    }
+
+    /// What is in an IPC namespace of the tree.
+    #[must_use]
+    pub fn ipc_namespace(&self, number: u32) -> Option<&IpcRecord> {
+        let Some(place) = number.checked_sub(1) else {
+            return Some(&self.ipc_objects);
+        };
+        match &self.namespaces.get(place as usize)?.contents {
+            NamespaceContents::Ipc(objects) => Some(objects),
+            _ => None,
+        }
+    }
 }

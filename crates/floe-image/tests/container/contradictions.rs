@@ -173,21 +173,24 @@ fn settings_that_floe_does_not_carry_are_refused() {
         "sysctl kernel....net.ipv4.ip_forward is none that is carried",
         set(0, "kernel/../net/ipv4/ip_forward"),
     );
-    contradiction("sysctl kernel.sem is none that is carried", set(1, "kernel/sem"));
+    contradiction("sysctl kernel.sem is none that is carried", set(2, "kernel/sem"));
     for value in ["", "1 ", "x", "1\n2", &"1 ".repeat(100)] {
         contradiction("sysctl kernel.pid_max has no numbers as its value", |s| {
-            value.clone_into(&mut s.sandbox.sysctls[1].value);
+            value.clone_into(&mut s.sandbox.sysctls[2].value);
         });
     }
     contradiction("sysctl kernel.pid_max is of a namespace that is not there", |s| {
-        s.sandbox.sysctls[1].namespace = 2;
+        s.sandbox.sysctls[2].namespace = 2;
     });
     contradiction(
         "sysctl user.max_ipc_namespaces is of a namespace that is not there",
         |s| {
-            s.sandbox.sysctls[2].namespace = 1;
+            s.sandbox.sysctls[3].namespace = 1;
         },
     );
+    contradiction("sysctl kernel.sem is of a namespace that is not there", |s| {
+        s.sandbox.sysctls[1].namespace = 3;
+    });
     contradiction("sysctl kernel.sem is there twice", |s| {
         let again = s.sandbox.sysctls[0].clone();
         s.sandbox.sysctls.push(again);
@@ -474,6 +477,7 @@ fn details_of_mappings_that_can_not_be_are_refused() {
     let segment = |id, offset| {
         move |vma: &mut VmaRecord| {
             vma.source = VmaSource::Segment {
+                namespace: 0,
                 id,
                 offset,
                 writable: true,
@@ -482,6 +486,14 @@ fn details_of_mappings_that_can_not_be_are_refused() {
     };
     mapping("maps something that is missing", 6, &segment(32_768, 0));
     mapping("maps something that is missing", 6, &segment(-1, 0));
+    mapping("maps something that is missing", 6, &|vma| {
+        vma.source = VmaSource::Segment {
+            namespace: 3,
+            id: 32_769,
+            offset: 0,
+            writable: true,
+        };
+    });
     mapping("has an impossible offset", 6, &segment(32_769, 0x2000));
     mapping("has an impossible offset", 6, &segment(32_769, 8));
     mapping("has an impossible offset", 6, &segment(32_769, u64::MAX - 0xfff));
@@ -580,8 +592,9 @@ fn system_v_objects_that_are_none_are_refused() {
     contradiction("System V semaphore set 2 has an impossible value", |s| {
         s.sandbox.ipc_objects.semaphores[0].values[0] = 32_768;
     });
-    let adjusted = "System V semaphore set 2 is adjusted by a process that is missing, or in another size";
-    contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].pid = NsPid(99));
+    let adjusted = "System V semaphore set 2 is adjusted by a task that is missing or elsewhere, or in another size";
+    contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].task = NsPid(99));
+    contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].task = NsPid(7));
     contradiction(adjusted, |s| s.sandbox.ipc_objects.adjustments[0].values.push(1));
     contradiction(adjusted, |s| {
         s.sandbox.ipc_objects.adjustments[0].values[0] = i16::MIN;
@@ -592,12 +605,24 @@ fn system_v_objects_that_are_none_are_refused() {
     contradiction(
         "a page map belongs to System V shared memory 5, which is missing",
         |s| {
-            s.page_maps.last_mut().expect("a map").owner = ContentOwner::Segment(5);
+            s.page_maps.last_mut().expect("a map").owner = ContentOwner::Segment { namespace: 0, id: 5 };
         },
     );
-    contradiction("System V shared memory 32769 has no page map", |s| {
+    contradiction(
+        "a page map belongs to System V shared memory 32769 of namespace 3, which is missing",
+        |s| {
+            let owner = ContentOwner::Segment {
+                namespace: 3,
+                id: 32_769,
+            };
+            s.page_maps.last_mut().expect("a map").owner = owner;
+        },
+    );
+    contradiction("System V shared memory 32769 of namespace 4 has no page map", |s| {
         s.page_maps.pop();
     });
+    let queues = "filesystem 1 shows queues of an IPC namespace that is missing, or no queues";
+    contradiction(queues, |s| s.filesystems[1].ipc_namespace = 4);
 }
 
 #[test]

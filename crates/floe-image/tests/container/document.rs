@@ -171,7 +171,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
              }},
              "shut_write": true, "shut_read": false,
              "queue": {"bytes": bytes("GET /"), "marks": [{"at": 1, "byte": "Read"}]}, "coming": 0, "got_end": true, "options": [{"level": 6, "name": 1, "value": [1, 0, 0, 0]}]},
-            {"queue": 0},
+            {"namespace": 4, "queue": 0},
             {"path": bytes("/srv/link"), "file_type": 0o120_000, "device": 0},
             {"path": bytes("/proc/1/limits"), "ended": null},
             {"path": bytes("/proc/12/task/13/comm"), "ended": 13},

@@ -124,9 +124,14 @@ fn terminal() -> TerminalRecord {
     }
 }
 
+fn segment(namespace: u32) -> ContentOwner {
+    ContentOwner::Segment { namespace, id: 32_769 }
+}
+
 fn sysctls() -> Vec<SysctlRecord> {
     [
         (SysctlKind::Ipc, 0, "kernel/sem", "250 32000 32 128"),
+        (SysctlKind::Ipc, 4, "kernel/sem", "250 32000 32 129"),
         (SysctlKind::Pid, 1, "kernel/pid_max", "5000"),
         (SysctlKind::User, 0, "user/max_ipc_namespaces", "7"),
     ]
@@ -324,7 +329,8 @@ pub fn whole() -> Sample {
             map(ContentOwner::Ghost(1), &[]),
             map(ContentOwner::Node { filesystem: 0, node: 2 }, &[(4096, 1, 3)]),
             map(ContentOwner::Log, &[(0, 2, 9)]),
-            map(ContentOwner::Segment(32_769), &[(0x1000, 1, 0)]),
+            map(segment(0), &[(0x1000, 1, 0)]),
+            map(segment(4), &[]),
         ],
         mount_namespaces: sample_mounts::mount_namespaces(),
         networks: sample_network::networks(sample_filter::packet_filter()),
@@ -707,7 +713,7 @@ fn namespaces() -> Vec<NamespaceRecord> {
                 domain: b"(none)".to_vec(),
             },
         ),
-        record(2, NamespaceContents::Ipc),
+        record(2, NamespaceContents::Ipc(ipc_objects_below())),
         record(
             0,
             NamespaceContents::Time(ClocksRecord {
@@ -742,7 +748,7 @@ fn ipc_objects() -> IpcRecord {
             values: vec![0, 32_767],
         }],
         adjustments: vec![AdjustmentRecord {
-            pid: NsPid(1),
+            task: NsPid(1),
             set: 2,
             values: vec![-3, 0],
         }],
@@ -769,6 +775,29 @@ fn ipc_objects() -> IpcRecord {
                 ..posix_queue(b"jobs")
             },
         ],
+    }
+}
+
+/// Those of the namespace that not all are in: the same identifiers, keys and names stand for others.
+fn ipc_objects_below() -> IpcRecord {
+    let IpcRecord {
+        mut segments,
+        mut semaphores,
+        queues,
+        ..
+    } = ipc_objects();
+    segments[0].removed = false;
+    semaphores[0].values[1] = 7;
+    IpcRecord {
+        segments,
+        semaphores,
+        adjustments: vec![AdjustmentRecord {
+            task: NsPid(7),
+            set: 2,
+            values: vec![0, 5],
+        }],
+        queues,
+        posix: vec![posix_queue(b"jobs")],
     }
 }
 
@@ -826,6 +855,7 @@ fn space(pid: i32) -> AddressSpaceRecord {
                 1,
                 1,
                 VmaSource::Segment {
+                    namespace: 0,
                     id: 32_769,
                     offset: 0x1000,
                     writable: false,

@@ -76,7 +76,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
             ),
         ),
         ("tcp-connection", 0o2, 0, tcp_connection()),
-        ("message-queue", 0o4_002, 0, body(&0_u32)),
+        ("message-queue", 0o4_002, 0, body(&(4_u32, 0_u32))),
         (
             "path-only",
             0o10_400_000,

@@ -106,6 +106,7 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             source: b"none".to_vec(),
             options: vec![option("size", Some(b"1024k")), option("inode64", None)],
             pid_namespace: 0,
+            ipc_namespace: 0,
             read_only: true,
             nodes: vec![
                 node(0, b"", NodeKind::Directory),
@@ -130,6 +131,7 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             source: b"proc".to_vec(),
             options: vec![option("hidepid", Some(b"invisible"))],
             pid_namespace: 0,
+            ipc_namespace: 0,
             read_only: false,
             nodes: Vec::new(),
         },
@@ -139,6 +141,7 @@ pub fn filesystems() -> Vec<FilesystemRecord> {
             source: b"proc".to_vec(),
             options: Vec::new(),
             pid_namespace: 1,
+            ipc_namespace: 0,
             read_only: false,
             nodes: Vec::new(),
         },

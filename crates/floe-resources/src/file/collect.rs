@@ -28,7 +28,7 @@ use floe_sys::{
 };
 use std::{
     cmp::Ordering,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     os::unix::fs::MetadataExt,
     rc::Rc,
 };
@@ -43,8 +43,8 @@ pub struct Collected {
     pub objects: Vec<ObjectRecord>,
     /// What is in the pipe that is the sandbox's standard input.
     pub input: Vec<u8>,
-    /// POSIX message queues of the tree's own IPC namespace.
-    pub queues: Vec<PosixQueueRecord>,
+    /// POSIX message queues of the tree's own IPC namespaces, by the numbers of these.
+    pub queues: BTreeMap<u32, Vec<PosixQueueRecord>>,
     /// Packets of TCP connections that are held back.
     held: Option<Held>,
     keeper: Rc<Keeper>,
@@ -96,10 +96,7 @@ pub fn collect(
     let console = &console.seen(contents);
     let memory = super::memory::Memory::default();
     let processes = tree.living().map(|process| (process.pid, process.ns_pid)).collect();
-    let queues = match tree.root() {
-        Some(root) => FoundQueues::survey(root.task(), &processes, (&memory, refusals))?,
-        None => FoundQueues::default(),
-    };
+    let queues = FoundQueues::survey(&contents.ipc, &processes, (&memory, refusals))?;
     let terminals = super::terminal::FoundTerminals::new(contents.spaces.root(0), console.terminal.as_deref());
     let shown = super::proc::Shown::find(contents, tree);
     let mut context = DumpContext {

@@ -356,12 +356,12 @@ impl<'a> OpenContext<'a> {
         self.host_pids.get(&pid).copied()
     }
 
-    /// Makes the image's message queues in the IPC namespace of `pid`.
+    /// Makes the image's message queues in their IPC namespaces.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn make_queues(&mut self, pid: Pid, image: &Image) -> Result<(), FileError> {
-        self.queues = queue::make_all(pid, image)?;
+    pub fn make_queues(&mut self, image: &Image) -> Result<(), FileError> {
+        self.queues = queue::make_all(self.known, image)?;
         Ok(())
     }
 

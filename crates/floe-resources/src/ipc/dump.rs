@@ -1,15 +1,15 @@
-//! Reads the objects of an IPC namespace.
+//! Reads the objects of IPC namespaces.
 
-use super::{IpcError, namespace};
+use super::{IpcError, IpcSpace, namespace};
 use crate::{
     mm::{ContentPlace, ContentSource, Contents},
-    ns::run_inside,
+    ns::run_in,
     refusal::Refusals,
-    tree::{FoundProcess, FoundThread, FoundTree},
+    tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{
-    AdjustmentRecord, ContentOwner, IpcPermission, IpcRecord, MessageRecord, NsPid, QueueRecord, SegmentRecord,
-    SemaphoreSetRecord,
+    AdjustmentRecord, ContentOwner, IpcPermission, IpcRecord, MessageRecord, NsPid, ProcessRecord, QueueRecord,
+    SegmentRecord, SemaphoreSetRecord,
 };
 use floe_sys::{
     Pid, fork,
@@ -17,41 +17,51 @@ use floe_sys::{
     kernel::semaphore_adjustments,
     sysv::{self, Attachment, Permission, Queue, SHM_DEST, SHM_LOCKED, Segment},
 };
-use nix::{errno::Errno, sched::CloneFlags, sys::wait::waitpid};
+use nix::{errno::Errno, sys::wait::waitpid};
 use std::{cmp::Ordering, collections::HashMap, io};
 
-/// What is in the namespace, as it is read.
-type Found = (
-    Vec<Segment>,
-    Vec<(Permission, Vec<u16>)>,
-    Vec<(Queue, Vec<MessageRecord>)>,
-);
+/// What is in a namespace besides segments, as it is read.
+type Found = (Vec<(Permission, Vec<u16>)>, Vec<(Queue, Vec<MessageRecord>)>);
 
-/// The System V objects of the IPC namespace of `tree`, which is its own and whose mappings were looked at before. Contents of
-/// segments are noted in `contents`.
+/// The System V objects of the IPC namespaces of a tree, whose mappings were looked at before, by the numbers of these.
+/// `processes` are records of its processes. Contents of segments are noted in `contents`.
 ///
 /// # Errors
 /// [`IpcError`].
-pub fn dump(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) -> Result<IpcRecord, IpcError> {
-    let Some(root) = tree.root() else {
-        return Ok(IpcRecord::default());
+pub fn dump(
+    (tree, processes): (&FoundTree, &[ProcessRecord]),
+    contents: &mut Contents,
+    refusals: &mut Refusals,
+) -> Result<Vec<(u32, IpcRecord)>, IpcError> {
+    let spaces = std::mem::take(&mut contents.ipc);
+    let dump = |space| {
+        let users = Users::of(tree, processes, space);
+        Ok((space.number, dump_one(space, &users, (&mut *contents, &mut *refusals))?))
     };
-    let (mut segments, mut sets, mut queues) =
-        run_inside(root.task(), CloneFlags::CLONE_NEWIPC, read).map_err(namespace("read System V IPC objects"))?;
-    segments.sort_by_key(|segment| segment.permission.id);
+    let dumped = spaces.all().iter().map(dump).collect();
+    contents.ipc = spaces;
+    dumped
+}
+
+fn dump_one(
+    space: &IpcSpace,
+    users: &Users<'_>,
+    (contents, refusals): (&mut Contents, &mut Refusals),
+) -> Result<IpcRecord, IpcError> {
+    let (mut sets, mut queues) = run_in(space.file(), read).map_err(namespace("read System V IPC objects"))?;
     sets.sort_by_key(|(permission, _)| permission.id);
     queues.sort_by_key(|(queue, _)| queue.permission.id);
     let adjustments = if sets.is_empty() {
         Vec::new()
     } else {
-        adjustments(tree, &sets, refusals)?
+        adjustments(users, &sets, refusals)?
     };
-    let mut records = Vec::with_capacity(segments.len());
-    for segment in &segments {
-        let huge_page = segment_content(root, segment, (contents, refusals))?;
+    let mut records = Vec::with_capacity(space.segments.len());
+    for segment in &space.segments {
+        let huge_page = segment_content(space, segment, (contents, refusals))?;
         records.push(segment_record(segment, huge_page));
     }
-    refuse_foreign(&segments, contents, refusals);
+    refuse_foreign(space, contents, refusals);
     Ok(IpcRecord {
         segments: records,
         semaphores: sets
@@ -84,7 +94,7 @@ fn read() -> io::Result<Found> {
         let messages = (0..queue.messages).map(message).collect::<io::Result<_>>()?;
         queues.push((queue, messages));
     }
-    Ok((sysv::segments()?, sysv::semaphore_sets()?, queues))
+    Ok((sysv::semaphore_sets()?, queues))
 }
 
 fn permission(found: &Permission) -> IpcPermission {
@@ -112,18 +122,17 @@ fn segment_record(found: &Segment, huge_page: u64) -> SegmentRecord {
 /// Notes where to read a segment's content: in a task that has it attached, or where nobody has, in floe itself. Returns
 /// bytes of a page of hugetlbfs, or 0.
 fn segment_content(
-    root: &FoundProcess,
+    space: &IpcSpace,
     segment: &Segment,
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<u64, IpcError> {
-    let id = segment.permission.id;
-    let link = match contents.segments.get(&id) {
+    let (namespace, id) = (space.number, segment.permission.id);
+    let link = match contents.segments.get(&(namespace, id)) {
         Some(found) => found.link.clone(),
         None if segment.attached > 0 => return Ok(0),
         None => {
-            let attach = || Attachment::new(segment);
-            let attachment = run_inside(root.task(), CloneFlags::CLONE_NEWIPC, attach)
-                .map_err(namespace("attach System V shared memory"))?;
+            let attachment = run_in(space.file(), || Attachment::new(segment))
+                .map_err(super::namespace("attach System V shared memory"))?;
             let link = attachment.link();
             contents.attachments.push(attachment);
             link
@@ -132,8 +141,8 @@ fn segment_content(
     let huge_page = match contents.huge_page(&link) {
         Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
             refusals.add(
-                Some(&root.subject()),
-                format!("System V shared memory {id}"),
+                None,
+                title(space, id),
                 "only the host's root may look at what is mapped and has no name",
                 "ipcrm it, or run floe as root",
             );
@@ -142,72 +151,117 @@ fn segment_content(
         found => found?,
     };
     contents.sources.push(ContentSource {
-        owner: ContentOwner::Segment(id),
+        owner: ContentOwner::Segment { namespace, id },
         place: ContentPlace::Link(link.into()),
         size: segment.size,
     });
     Ok(huge_page)
 }
 
-fn title(id: i32) -> String {
-    format!("System V shared memory {id}")
+fn title(space: &IpcSpace, id: i32) -> String {
+    space.title(&format!("System V shared memory {id}"))
 }
 
-/// Mappings are known by identifiers, which other namespaces use too, and each mapping counts as an attachment: where
-/// the kernel counts others than were found, somebody else has the segment attached or a task has a stranger's.
-fn refuse_foreign(segments: &[Segment], contents: &Contents, refusals: &mut Refusals) {
-    let mut refuse = |id| {
-        refusals.add(
-            None,
-            title(id),
-            "it is attached outside of the tree, or of another IPC namespace",
-            "detach it (shmdt)",
-        );
+/// Each mapping counts as an attachment: where the kernel counts others than were found, somebody else has the segment
+/// attached or a task has a stranger's.
+fn refuse_foreign(space: &IpcSpace, contents: &Contents, refusals: &mut Refusals) {
+    let counted = |id| {
+        contents
+            .segments
+            .get(&(space.number, id))
+            .map_or(0, |found| found.mappings)
     };
-    let counted = |id| contents.segments.get(&id).map_or(0, |found| found.mappings);
-    for segment in segments {
-        if segment.attached != counted(segment.permission.id) {
-            refuse(segment.permission.id);
-        }
-    }
-    for id in contents.segments.keys() {
-        if !segments.iter().any(|segment| segment.permission.id == *id) {
-            refuse(*id);
+    for segment in &space.segments {
+        let id = segment.permission.id;
+        if segment.attached != counted(id) {
+            refusals.add(
+                None,
+                title(space, id),
+                "it is attached outside of the tree, or of another IPC namespace",
+                "detach it (shmdt)",
+            );
         }
     }
 }
 
-/// What processes have on their lists of adjustments (SEM_UNDO). Threads have one from the start, which is empty until
+/// Who may have adjustments in a namespace: its processes, and such threads of others as have entered it.
+struct Users<'a>(Vec<User<'a>>);
+
+/// One of them.
+struct User<'a> {
+    process: &'a FoundProcess,
+    name: NsPid,
+    /// Those that have one list.
+    threads: Vec<Pid>,
+}
+
+impl<'a> Users<'a> {
+    fn of(tree: &'a FoundTree, processes: &[ProcessRecord], space: &IpcSpace) -> Self {
+        let mut found = Vec::new();
+        for process in tree.living() {
+            let record = processes.iter().find(|record| record.pid.0 == process.ns_pid);
+            let Some(record) = record else { continue };
+            let mut inside = (record.threads.iter())
+                .filter(|thread| thread.namespaces.ipc == space.number)
+                .filter_map(|thread| Some((thread.tid, own_tid(process, thread.tid)?)))
+                .peekable();
+            if inside.peek().is_some_and(|(name, _)| *name == record.pid) {
+                found.push(User {
+                    process,
+                    name: record.pid,
+                    threads: inside.map(|(_, tid)| tid).collect(),
+                });
+            } else {
+                found.extend(inside.map(|(name, tid)| User {
+                    process,
+                    name,
+                    threads: vec![tid],
+                }));
+            }
+        }
+        Self(found)
+    }
+}
+
+/// A thread, by its number in the image.
+fn own_tid(process: &FoundProcess, name: NsPid) -> Option<Pid> {
+    let found = process.threads.iter().find(|thread| thread.ns_tid == name.0);
+    found.map(|thread| thread.tid)
+}
+
+/// What tasks have on their lists of adjustments (SEM_UNDO). Threads have one from the start, which is empty until
 /// something is put on it; only the kernel's own memory tells what. Refused where that can't be read.
 fn adjustments(
-    tree: &FoundTree,
+    users: &Users<'_>,
     sets: &[(Permission, Vec<u16>)],
     refusals: &mut Refusals,
 ) -> Result<Vec<AdjustmentRecord>, IpcError> {
     let bare = Bare::start().map_err(IpcError::Compare)?;
     let own = Pid::new(bare.0.as_raw());
     let mut with_list = Vec::new();
-    for process in tree.living() {
-        let has_list = |thread: &FoundThread| -> Result<bool, Errno> {
-            let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (thread.tid, 0))?;
+    for user in &users.0 {
+        let has_list = |tid: &Pid| -> Result<bool, Errno> {
+            let order = kcmp::compare(Resource::SemaphoreUndo, (own, 0), (*tid, 0))?;
             Ok(order != Ordering::Equal)
         };
-        let threads: Result<Vec<bool>, Errno> = process.threads.iter().map(has_list).collect();
+        let threads: Result<Vec<bool>, Errno> = user.threads.iter().map(has_list).collect();
         if threads.map_err(IpcError::Compare)?.contains(&true) {
-            with_list.push(process);
+            with_list.push(user);
         }
     }
     if with_list.is_empty() {
         return Ok(Vec::new());
     }
     let sizes: HashMap<i32, usize> = sets.iter().map(|(found, values)| (found.id, values.len())).collect();
-    let pids: Vec<Pid> = with_list.iter().map(|process| process.pid).collect();
-    let found = match semaphore_adjustments(&pids, &sizes) {
+    let tasks: Vec<(Pid, &[Pid])> = (with_list.iter())
+        .map(|user| (user.process.pid, user.threads.as_slice()))
+        .collect();
+    let found = match semaphore_adjustments(&tasks, &sizes) {
         Ok(found) => found,
         Err(error) => {
-            for process in with_list {
+            for user in with_list {
                 refusals.add(
-                    Some(&process.subject()),
+                    Some(&user.process.subject()),
                     "semaphore adjustments (SEM_UNDO)",
                     format!("whether it has any can't be read from the kernel's memory: {error}"),
                     "run floe as root where bpf(2) may be used, or remove the semaphores with ipcrm",
@@ -217,12 +271,12 @@ fn adjustments(
         }
     };
     let mut records = Vec::new();
-    for (process, found) in with_list.iter().zip(found) {
+    for (user, found) in with_list.iter().zip(found) {
         let some = found
             .into_iter()
             .filter(|(_, values)| values.iter().any(|value| *value != 0));
         records.extend(some.map(|(set, values)| AdjustmentRecord {
-            pid: NsPid(process.ns_pid),
+            task: user.name,
             set,
             values,
         }));

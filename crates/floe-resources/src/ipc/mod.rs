@@ -1,16 +1,20 @@
-//! System V IPC objects of an own IPC namespace: shared memory, semaphore sets, message queues.
+//! System V IPC objects of IPC namespaces of a tree's own: shared memory, semaphore sets, message queues.
 //!
 //! Identifiers, keys, owners, permissions and contents are carried. Who used an object last and when is not: the kernel
 //! lets nobody say it. Those of the host's namespace stay the host's.
 
 mod dump;
 mod restore;
+mod spaces;
 
 pub use dump::dump;
 pub use restore::{SegmentFile, adjust, make, remove_segments};
+pub(crate) use spaces::IpcSpace;
+pub use spaces::IpcSpaces;
 
 use crate::{mm::ContentError, ns::NsError};
 use nix::errno::Errno;
+use std::io;
 
 /// An object that could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +26,20 @@ pub enum IpcError {
         action: &'static str,
         /// Why it failed.
         #[source]
-        source: NsError,
+        source: io::Error,
     },
+    /// Which there are.
+    #[error("look at {path}")]
+    Look {
+        /// What.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// That of a task.
+    #[error(transparent)]
+    Task(#[from] NsError),
     /// The content of a segment.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -32,6 +48,6 @@ pub enum IpcError {
     Compare(#[source] Errno),
 }
 
-fn namespace(action: &'static str) -> impl FnOnce(NsError) -> IpcError {
+fn namespace(action: &'static str) -> impl FnOnce(io::Error) -> IpcError {
     move |source| IpcError::Namespace { action, source }
 }

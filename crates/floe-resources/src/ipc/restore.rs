@@ -1,18 +1,14 @@
-//! Makes the objects again, in the new IPC namespace, with their identifiers.
+//! Makes the objects again, in new IPC namespaces, with their identifiers.
 
 use super::{IpcError, namespace};
-use crate::ns::run_inside;
-use floe_image::record::{IpcPermission, IpcRecord, QueueRecord, SegmentRecord};
-use floe_sys::{
-    Pid,
-    sysv::{self, Attachment, Kind, Permission, Segment},
-};
+use crate::ns::run_in;
+use floe_image::record::{AdjustmentRecord, IpcPermission, IpcRecord, QueueRecord, SegmentRecord};
+use floe_sys::sysv::{self, Attachment, Kind, Permission, Segment};
 use floe_tracee::{Puppet, PuppetError, Script};
-use nix::sched::CloneFlags;
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
     io,
+    os::fd::BorrowedFd,
 };
 
 /// A segment that was made, and its memory as a file.
@@ -28,11 +24,11 @@ pub struct SegmentFile {
     pub file: File,
 }
 
-/// Makes all objects of `record` in the IPC namespace of `pid`; semaphores and queues with what is in them.
+/// Makes all objects of `record` in an IPC namespace; semaphores and queues with what is in them.
 ///
 /// # Errors
 /// [`IpcError`].
-pub fn make(pid: Pid, record: &IpcRecord) -> Result<Vec<SegmentFile>, IpcError> {
+pub fn make(space: BorrowedFd<'_>, record: &IpcRecord) -> Result<Vec<SegmentFile>, IpcError> {
     if *record == IpcRecord::default() {
         return Ok(Vec::new());
     }
@@ -47,7 +43,7 @@ pub fn make(pid: Pid, record: &IpcRecord) -> Result<Vec<SegmentFile>, IpcError> 
         let segment = |record| make_segment(record).map_err(about("shared memory", record.permission.id));
         record.segments.iter().map(segment).collect()
     };
-    run_inside(pid, CloneFlags::CLONE_NEWIPC, make_all).map_err(namespace("make System V IPC objects"))
+    run_in(space, make_all).map_err(namespace("make System V IPC objects"))
 }
 
 /// Names the object that could not be made.
@@ -103,43 +99,37 @@ fn make_queue(record: &QueueRecord) -> io::Result<()> {
 ///
 /// # Errors
 /// [`IpcError`].
-pub fn remove_segments(pid: Pid, record: &IpcRecord) -> Result<(), IpcError> {
+pub fn remove_segments(space: BorrowedFd<'_>, record: &IpcRecord) -> Result<(), IpcError> {
     let mut removed = record.segments.iter().filter(|segment| segment.removed).peekable();
     if removed.peek().is_none() {
         return Ok(());
     }
     let remove_all = || removed.try_for_each(|segment| sysv::remove(Kind::Segment, segment.permission.id));
-    run_inside(pid, CloneFlags::CLONE_NEWIPC, remove_all).map_err(namespace("remove System V shared memory"))
+    run_in(space, remove_all).map_err(namespace("remove System V shared memory"))
 }
 
-/// Has processes adjust semaphores when they end, as they did. Each adds and takes what comes to nothing, but is to undo
-/// the one half of it, in a call that nobody can come between.
+/// Has a task, which is in the namespace, adjust semaphores when it ends, as it did. It adds and takes what comes to nothing,
+/// but is to undo the one half of it, in a call that nobody can come between.
 ///
 /// # Errors
 /// [`PuppetError`].
-pub fn adjust(puppets: &BTreeMap<i32, Puppet>, record: &IpcRecord) -> Result<(), PuppetError> {
+pub fn adjust(puppet: &Puppet, adjustment: &AdjustmentRecord) -> Result<(), PuppetError> {
     /// SEMOPM of linux/sem.h, halved.
     const MOST: usize = 250;
-    for adjustment in &record.adjustments {
-        let Some(puppet) = puppets.get(&adjustment.pid.0) else {
-            continue;
-        };
-        let mut script = Script::new(puppet);
-        let numbered = (0_u16..).zip(&adjustment.values).filter(|(_, value)| **value != 0);
-        let numbered: Vec<(u16, i16)> = numbered.map(|(number, value)| (number, *value)).collect();
-        for some in numbered.chunks(MOST) {
-            let operations: Vec<u8> = some
-                .iter()
-                .flat_map(|(number, value)| undone(*number, *value))
-                .collect();
-            let batch = script.reserve(1, operations.len() + 16)?;
-            let place = batch.data(&operations);
-            let arguments = [adjustment.set as u64, place, 2 * some.len() as u64];
-            batch.call("adjust semaphores at its end", libc::SYS_semop, &arguments);
-        }
-        script.run()?;
+    let mut script = Script::new(puppet);
+    let numbered = (0_u16..).zip(&adjustment.values).filter(|(_, value)| **value != 0);
+    let numbered: Vec<(u16, i16)> = numbered.map(|(number, value)| (number, *value)).collect();
+    for some in numbered.chunks(MOST) {
+        let operations: Vec<u8> = some
+            .iter()
+            .flat_map(|(number, value)| undone(*number, *value))
+            .collect();
+        let batch = script.reserve(1, operations.len() + 16)?;
+        let place = batch.data(&operations);
+        let arguments = [adjustment.set as u64, place, 2 * some.len() as u64];
+        batch.call("adjust semaphores at its end", libc::SYS_semop, &arguments);
     }
-    Ok(())
+    script.run().map(drop)
 }
 
 /// Two of struct sembuf. What takes comes second.

@@ -12,7 +12,10 @@ use super::{
     fill::{FillError, Filler},
     runs::{page_work, part_huge},
 };
-use crate::channel::{Channel, ChannelError};
+use crate::{
+    channel::{Channel, ChannelError},
+    ns::Known,
+};
 use floe_image::record::{AddressSpaceRecord, HugeRun, MmLayout, PageRun, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
@@ -88,8 +91,8 @@ pub struct Sources {
     pub files: HashMap<u32, OwnedFd>,
     /// Shared anonymous memory.
     pub shmems: HashMap<u32, OwnedFd>,
-    /// Bytes of System V segments and of their pages, by identifier.
-    pub segments: HashMap<i32, (u64, u64)>,
+    /// Bytes of System V segments and of their pages, by IPC namespace and identifier.
+    pub segments: HashMap<(u32, i32), (u64, u64)>,
 }
 
 /// What building address spaces needs.
@@ -101,6 +104,8 @@ pub struct Builder<'a> {
     pub channel: &'a Channel,
     /// What mappings map.
     pub sources: &'a Sources,
+    /// IPC namespaces, and the number of that which the puppet is in.
+    pub ipc: (&'a Known, u32),
 }
 
 /// An address space with its private pages.
@@ -183,21 +188,34 @@ impl Builder<'_> {
         set_layout(script, &wanted.layout, &wanted.auxv, None)
     }
 
+    /// Attaches segments, those of other IPC namespaces than the puppet's in there.
     fn attach_all(
         &self,
         script: &mut Script<'_>,
         plan: &Assembly,
         wanted: &AddressSpaceRecord,
     ) -> Result<(), BuildError> {
+        let (_, own) = self.ipc;
+        let mut now = own;
         for vma in plan.map.iter().map(|index| &wanted.vmas[*index]) {
-            let VmaSource::Segment { id, offset, writable } = vma.source else {
+            let VmaSource::Segment {
+                namespace,
+                id,
+                offset,
+                writable,
+            } = vma.source
+            else {
                 continue;
             };
             let missing = BuildError::Missing {
                 what: "System V segment",
                 id: id as u32,
             };
-            let (size, page) = *self.sources.segments.get(&id).ok_or(missing)?;
+            let (size, page) = *self.sources.segments.get(&(namespace, id)).ok_or(missing)?;
+            if namespace != now {
+                self.enter(script, namespace)?;
+                now = namespace;
+            }
             let attach = Attach {
                 vma,
                 id,
@@ -208,6 +226,23 @@ impl Builder<'_> {
             };
             attach.run(script)?;
         }
+        if now != own {
+            self.enter(script, own)?;
+        }
+        Ok(())
+    }
+
+    /// Has the puppet enter an IPC namespace.
+    fn enter(&self, script: &mut Script<'_>, number: u32) -> Result<(), BuildError> {
+        let missing = BuildError::Missing {
+            what: "IPC namespace",
+            id: number,
+        };
+        let file = self.ipc.0.ipc(number).ok_or(missing)?;
+        let number = self.channel.give(script, &[file])?[0] as u64;
+        let arguments = [number, libc::CLONE_NEWIPC as u64];
+        script.call("enter an IPC namespace", libc::SYS_setns, &arguments)?;
+        script.call("close it", libc::SYS_close, &[number])?;
         Ok(())
     }
 

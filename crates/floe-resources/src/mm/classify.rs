@@ -238,8 +238,8 @@ impl Classifier<'_> {
             self.refuse(mapping, &what, "protection keys are not carried yet");
             return Ok(None);
         }
-        if let Some(id) = segment {
-            return self.segment(id, mapping);
+        if let Some((namespace, id)) = segment {
+            return self.segment(namespace, id, mapping);
         }
         if mapping.has(b"ht") && path.starts_with(ANONYMOUS_HUGE) {
             return self.anonymous_huge(mapping, &magic).map(Some);
@@ -268,9 +268,9 @@ impl Classifier<'_> {
         }))
     }
 
-    /// Counts a mapping of a System V segment; returns the identifier, which is the inode number. Other files of such names
-    /// lie on filesystems that are mounted somewhere.
-    fn segment_of(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<i32>, ContentError> {
+    /// Counts a mapping of a System V segment; returns its namespace, where that is one of the tree's, and the identifier, which
+    /// is the inode number. Other files of such names lie on filesystems that are mounted somewhere.
+    fn segment_of(&mut self, mapping: &Mapping, magic: &str) -> Result<Option<(Option<u32>, i32)>, ContentError> {
         if !mapping.path.starts_with(SYSV) || !mapping.shared {
             return Ok(None);
         }
@@ -284,8 +284,16 @@ impl Classifier<'_> {
             return Ok(None);
         }
         let id = mapping.inode as i32;
-        self.contents.segment(id, magic);
-        Ok(Some(id))
+        let namespace = self.contents.ipc.of_segment(self.pid, id, magic);
+        let namespace = namespace.map_err(|source| ContentError {
+            action: "find the IPC namespace of",
+            path: magic.to_owned(),
+            source,
+        })?;
+        if let Some(namespace) = namespace {
+            self.contents.segment((namespace, id), magic);
+        }
+        Ok(Some((namespace, id)))
     }
 
     /// Memory of MAP_HUGETLB, which is a file that has no name anywhere.
@@ -311,26 +319,38 @@ impl Classifier<'_> {
         }
     }
 
-    fn segment(&mut self, id: i32, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+    fn segment(
+        &mut self,
+        namespace: Option<u32>,
+        id: i32,
+        mapping: &Mapping,
+    ) -> Result<Option<VmaSource>, ContentError> {
+        if let Some(namespace) = namespace {
+            return Ok(Some(VmaSource::Segment {
+                namespace,
+                id,
+                offset: mapping.offset,
+                writable: mapping.has(b"mw"),
+            }));
+        }
         let origin = ns::origin(self.pid, "ipc").map_err(|error| ContentError {
             action: "look at the IPC namespace of process",
             path: self.pid.to_string(),
             source: std::io::Error::other(error),
         })?;
-        if origin == NamespaceOrigin::Host {
-            self.refusals.add(
-                Some(self.subject),
-                title(mapping, "System V shared memory"),
+        let title = title(mapping, "System V shared memory");
+        let (reason, advice) = match origin {
+            NamespaceOrigin::Host => (
                 "it belongs to the host's IPC namespace, and may be in use there",
                 "start the workload by floe run, or in an IPC namespace of its own",
-            );
-            return Ok(None);
-        }
-        Ok(Some(VmaSource::Segment {
-            id,
-            offset: mapping.offset,
-            writable: mapping.has(b"mw"),
-        }))
+            ),
+            NamespaceOrigin::Own => (
+                "it belongs to an IPC namespace that no task of the tree is in",
+                "detach it (shmdt)",
+            ),
+        };
+        self.refusals.add(Some(self.subject), title, reason, advice);
+        Ok(None)
     }
 
     fn anonymous(&mut self, mapping: &Mapping) -> Option<VmaSource> {

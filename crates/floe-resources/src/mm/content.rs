@@ -5,6 +5,7 @@
 
 use super::{build_id, hidden::Hidden, links::MappedLinks};
 use crate::{
+    ipc::IpcSpaces,
     ns::MountSpaces,
     refusal::{Refusals, Subject},
 };
@@ -102,8 +103,10 @@ pub struct Contents {
     pub shmems: Vec<ShmemRecord>,
     /// Deleted files.
     pub ghosts: Vec<GhostRecord>,
-    /// System V segments that are attached, by identifier.
-    pub(crate) segments: BTreeMap<i32, AttachedSegment>,
+    /// The tree's IPC namespaces.
+    pub ipc: IpcSpaces,
+    /// System V segments that are attached, by namespace and identifier.
+    pub(crate) segments: BTreeMap<(u32, i32), AttachedSegment>,
     /// System V segments that floe itself has attached to read them.
     pub(crate) attachments: Vec<Attachment>,
     /// Contents to be stored.
@@ -153,6 +156,7 @@ impl Contents {
             mapped: Vec::new(),
             shmems: Vec::new(),
             ghosts: Vec::new(),
+            ipc: IpcSpaces::default(),
             segments: BTreeMap::new(),
             attachments: Vec::new(),
             sources: Vec::new(),
@@ -318,9 +322,9 @@ impl Contents {
         mapped.contains(&true) || self.ghost_by.contains_key(&file)
     }
 
-    /// Notes a mapping of the System V segment `id`, whose memory is behind `magic`.
-    pub(super) fn segment(&mut self, id: i32, magic: &str) {
-        let found = self.segments.entry(id).or_insert_with(|| AttachedSegment {
+    /// Notes a mapping of a System V segment, by namespace and identifier, whose memory is behind `magic`.
+    pub(super) fn segment(&mut self, known: (u32, i32), magic: &str) {
+        let found = self.segments.entry(known).or_insert_with(|| AttachedSegment {
             mappings: 0,
             link: magic.to_owned(),
         });

@@ -1,17 +1,11 @@
 //! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
-use super::{
-    inside::{run_in, run_in_new},
-    others::Other,
-    sysctl,
-};
-use crate::refusal::Refusals;
-use floe_image::record::{ClocksRecord, IdRange, NamespaceContents, NamespaceRecord, SysctlKind, UserNamespaceRecord};
+use super::{inside::run_in, others::Other};
+use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
-    capability, mount,
+    capability,
     namespace::{self, Kind, Standing},
-    sysv,
     time_namespace::{self, Clocks},
 };
 use nix::{
@@ -23,14 +17,14 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-/// Looks into one. What can't be carried is refused.
-pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
+/// Looks into one; objects of an IPC namespace, and what is in a network namespace, are found otherwise.
+pub(super) fn look(other: &Other) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -38,29 +32,7 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
             let (host, domain) = run_in(file, names)?;
             NamespaceContents::Uts { host, domain }
         }
-        Kind::Ipc => {
-            for object in run_in(file, objects)? {
-                let reason = "what is in an IPC namespace that the tree's root is not in is not carried yet";
-                refusals.add(
-                    None,
-                    format!("{object} of {}", other.title()),
-                    reason,
-                    "remove it (ipcrm, mq_unlink)",
-                );
-            }
-            let usual = run_in_new(CloneFlags::CLONE_NEWIPC, settings).map_err(io::Error::other)?;
-            let values = run_in(file, settings)?;
-            for (name, _) in values.iter().filter(|value| !usual.contains(value)) {
-                let reason = "settings of an IPC namespace that the tree's root is not in are not carried yet";
-                refusals.add(
-                    None,
-                    format!("{name} of {}", other.title()),
-                    reason,
-                    "set it as a new namespace has it",
-                );
-            }
-            NamespaceContents::Ipc
-        }
+        Kind::Ipc => NamespaceContents::Ipc(IpcRecord::default()),
         Kind::Network => NamespaceContents::Network,
         Kind::Time => {
             let seen = match other.member {
@@ -80,10 +52,6 @@ pub(super) fn look(other: &Other, refusals: &mut Refusals) -> io::Result<Namespa
     })
 }
 
-fn settings() -> io::Result<sysctl::Values> {
-    sysctl::seen(SysctlKind::Ipc)
-}
-
 /// Host and domain name.
 pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
     let names = uname()?;
@@ -91,29 +59,6 @@ pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
         names.nodename().as_bytes().to_vec(),
         names.domainname().as_bytes().to_vec(),
     ))
-}
-
-/// What is in the IPC namespace of the calling thread, by name.
-fn objects() -> io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    let titled = |what: &'static str| move |id: i32| format!("{what} {id}");
-    let ids = sysv::segments()?.into_iter().map(|segment| segment.permission.id);
-    found.extend(ids.map(titled("shared memory")));
-    let ids = sysv::semaphore_sets()?.into_iter().map(|(permission, _)| permission.id);
-    found.extend(ids.map(titled("semaphore set")));
-    let ids = sysv::queues()?.into_iter().map(|queue| queue.permission.id);
-    found.extend(ids.map(titled("message queue")));
-    // Who may not mount here may do it in a mount namespace of its own.
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let posix = match mount::file_system(c"mqueue") {
-        Ok(posix) => posix,
-        Err(Errno::ENODEV) => return Ok(found),
-        Err(error) => return Err(error.into()),
-    };
-    for entry in fs::read_dir(format!("/proc/self/fd/{}", posix.as_raw_fd()))? {
-        found.push(format!("message queue /{}", entry?.file_name().to_string_lossy()));
-    }
-    Ok(found)
 }
 
 /// Maps of a user namespace as they are seen from floe's.
@@ -179,7 +124,7 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
     map.iter().find_map(|range| Some(range.inside + offset(range)?))
 }
 
-/// Makes one anew; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
+/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
@@ -222,7 +167,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             })?;
             Ok(made)
         }
-        NamespaceContents::Ipc => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
+        NamespaceContents::Ipc(_) => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
         NamespaceContents::Network => stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network),
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
     }

@@ -23,6 +23,15 @@ pub enum NsError {
         #[source]
         source: io::Error,
     },
+    /// A setting.
+    #[error("write {path}")]
+    Write {
+        /// Which.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Mounts.
     #[error(transparent)]
     Proc(ProcError),

@@ -13,6 +13,7 @@ mod spaces;
 pub mod sysctl;
 
 pub use contents::{make as make_namespace, set_clocks};
+pub(crate) use inside::run_in;
 pub use inside::{NsError, root_directory, run as run_inside};
 pub use known::Known;
 pub use mounts::FoundMounts;

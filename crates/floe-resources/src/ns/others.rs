@@ -351,16 +351,22 @@ impl Others {
         self.file(self.number(Kind::User, other.owner)?)
     }
 
-    /// What is in them. What can't be carried is refused.
+    /// Those of a kind that are not the root's, by number.
+    pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        let all = (1..).zip(&self.others).filter(move |(_, other)| other.kind == kind);
+        all.map(|(number, other)| (number, other.file.as_fd()))
+    }
+
+    /// What is in them; IPC objects and networks are found otherwise.
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn records(&self, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
+    pub fn records(&self) -> Result<Vec<NamespaceRecord>, NsError> {
         let record = |other: &Other| {
             let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
                 owner,
-                contents: contents::look(other, refusals).map_err(read_error(other.title()))?,
+                contents: contents::look(other).map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;
@@ -368,23 +374,43 @@ impl Others {
         Ok(records)
     }
 
-    /// Refuses shared memory that a process has attached and that is not of its own IPC namespace, or not of the root's.
+    /// Refuses shared memory that a process has attached and that floe could not attach there again: one that is born into a
+    /// user namespace can enter no IPC namespace of those above, nor come back to the one that it is born in.
     pub fn refuse_segments(
         &self,
         process: &FoundProcess,
         (record, space): (&ProcessRecord, &AddressSpaceRecord),
         refusals: &mut Refusals,
     ) {
-        let is_elsewhere = record.threads.iter().any(|thread| thread.namespaces.ipc != 0);
-        let has_segment = |vma: &VmaRecord| matches!(vma.source, VmaSource::Segment { .. });
-        if is_elsewhere && space.vmas.iter().any(has_segment) {
+        let user = self.owner_of_pids(process.pid_namespace);
+        let of = |vma: &VmaRecord| match vma.source {
+            VmaSource::Segment { namespace, .. } => Some(namespace),
+            _ => None,
+        };
+        let above = |number: &u32| !self.is_of(*number, user);
+        let mut segments = space.vmas.iter().filter_map(of);
+        let mut own = record.threads.iter().map(|thread| thread.namespaces.ipc);
+        let lost = match own.find(above) {
+            Some(only) => segments.any(|number| number != only),
+            None => segments.any(|number| above(&number)),
+        };
+        if user != 0 && lost {
             refusals.add(
                 Some(&process.subject()),
-                "System V shared memory in another IPC namespace than that of the tree's root",
-                "it is not carried yet",
+                "System V shared memory of an IPC namespace that it is not in",
+                "the user namespace that it was born in has no rights there",
                 "detach it (shmdt)",
             );
         }
+    }
+
+    /// Whether the privileges of a user namespace count in a namespace.
+    fn is_of(&self, number: u32, user: u32) -> bool {
+        let owner = |number: &u32| {
+            let other = self.others.get((*number as usize).checked_sub(1)?)?;
+            self.number(Kind::User, other.owner)
+        };
+        std::iter::successors(owner(&number), owner).any(|above| above == user)
     }
 
     /// The owner of a PID namespace below the tree's.

@@ -1,15 +1,13 @@
 //! Settings (sysctl) of IPC, PID and user namespaces. The kernel shows and sets those of whoever looks: those of an IPC
 //! namespace to a thread that has entered it, those of a PID namespace only to a process that was born in it.
 
-use super::{
-    inside::{NsError, run, run_in_new},
-    origin,
-};
+use super::inside::{NsError, run, run_in, run_in_new};
 use crate::{
+    ipc::{IpcSpace, IpcSpaces},
     refusal::Refusals,
-    tree::{FoundProcess, FoundTree},
+    tree::FoundTree,
 };
-use floe_image::record::{NamespaceOrigin, SysctlKind, SysctlRecord};
+use floe_image::record::{SysctlKind, SysctlRecord};
 use floe_sys::{Pid, fork, namespace::is_in_first_user};
 use nix::{
     errno::Errno,
@@ -22,9 +20,8 @@ use nix::{
     unistd::{getpid, pipe2, read, write},
 };
 use std::{
-    collections::BTreeMap,
     io::{self, Read},
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 /// What a user namespace has that nobody has limited.
@@ -167,17 +164,13 @@ fn differing<'a>(
         })
 }
 
-/// Those of the tree's namespaces. To be looked for while floe has no process in the tree's PID namespaces.
+/// Those of the tree's PID and user namespaces. To be looked for while floe has no process in the tree's PID namespaces.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Vec<SysctlRecord>, NsError> {
+pub fn find(tree: &FoundTree) -> Result<Vec<SysctlRecord>, NsError> {
     let Some(root) = tree.root() else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    if origin(root.task(), "ipc")? == NamespaceOrigin::Own {
-        found.extend(of_ipc(0, root.task())?);
-        refuse_orphans(root, &found, refusals)?;
-    }
     // Without its PID 1 it is in a namespace of others.
     if root.ns_pid == 1 {
         for (number, _) in tree.pid_namespaces.iter().enumerate() {
@@ -201,33 +194,43 @@ pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Vec<SysctlRecor
     Ok(found)
 }
 
-/// Those of the IPC namespace of a task, which has a number among the tree's.
-fn of_ipc(number: u32, task: Pid) -> Result<Vec<SysctlRecord>, NsError> {
-    let usual = run_in_new(CloneFlags::CLONE_NEWIPC, || seen(SysctlKind::Ipc))?;
-    let values = run(task, CloneFlags::CLONE_NEWIPC, || seen(SysctlKind::Ipc))?;
-    Ok(differing((SysctlKind::Ipc, number), values, &usual).collect())
+/// Those of the tree's IPC namespaces.
+///
+/// # Errors
+/// [`NsError`].
+pub fn find_of_ipc(spaces: &IpcSpaces, refusals: &mut Refusals) -> Result<Vec<SysctlRecord>, NsError> {
+    let mut all = Vec::new();
+    if spaces.all().is_empty() {
+        return Ok(all);
+    }
+    let look = || seen(SysctlKind::Ipc);
+    let usual = run_in_new(CloneFlags::CLONE_NEWIPC, look)?;
+    for space in spaces.all() {
+        let values = run_in(space.file(), look).map_err(|source| NsError::Read {
+            path: space.title("the settings"),
+            source,
+        })?;
+        let found: Vec<_> = differing((SysctlKind::Ipc, space.number), values, &usual).collect();
+        refuse_orphans(space, &found, refusals);
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 /// With kernel.shm_rmid_forced segments end with the process that made them, and floe's makers end.
-fn refuse_orphans(root: &FoundProcess, found: &[SysctlRecord], refusals: &mut Refusals) -> Result<(), NsError> {
+fn refuse_orphans(space: &IpcSpace, found: &[SysctlRecord], refusals: &mut Refusals) {
     let forced = found.iter().find(|record| record.name == "kernel/shm_rmid_forced");
     let Some(forced) = forced.filter(|record| record.value != "0") else {
-        return Ok(());
+        return;
     };
-    let list = run(root.task(), CloneFlags::CLONE_NEWIPC, || {
-        std::fs::read_to_string("/proc/sysvipc/shm")
-    })?;
-    // Columns of proc_pid(5): key, shmid, perms, size, cpid, lpid, nattch.
-    let attached = |line: &str| line.split_ascii_whitespace().nth(6).map(|count| count != "0");
-    if list.lines().skip(1).any(|line| attached(line) == Some(false)) {
+    if space.segments.iter().any(|segment| segment.attached == 0) {
         refusals.add(
-            Some(&root.subject()),
-            forced.title(),
+            None,
+            space.title(&forced.title()),
             "a segment that nobody has attached would go with floe's process that makes it again",
             "ipcrm it, or set kernel.shm_rmid_forced=0",
         );
     }
-    Ok(())
 }
 
 /// Whether each PID namespace has a limit of its own, which can be set without a change of the host's.
@@ -285,14 +288,14 @@ pub fn obstacles(records: &[SysctlRecord]) -> Result<Vec<(String, String)>, NsEr
     Ok(found)
 }
 
-/// Makes limits of the IPC namespace of a task as high as they are to be, before its objects are made. Those that are to be lower
-/// wait until then.
+/// Makes limits of an IPC namespace as high as they are to be, before its objects are made. Those that are to be lower wait
+/// until then.
 ///
 /// # Errors
-/// [`NsError`].
-pub fn raise(records: &[SysctlRecord], namespace: u32, task: Pid) -> Result<(), NsError> {
+/// Those of writing them.
+pub fn raise(records: &[SysctlRecord], (number, namespace): (u32, BorrowedFd<'_>)) -> io::Result<()> {
     let is_limit = |name: &str| !name.ends_with("_next_id") && name != "kernel/shm_rmid_forced";
-    let of_it = |record: &&SysctlRecord| (record.kind, record.namespace) == (SysctlKind::Ipc, namespace);
+    let of_it = |record: &&SysctlRecord| (record.kind, record.namespace) == (SysctlKind::Ipc, number);
     let limits: Vec<_> = records
         .iter()
         .filter(of_it)
@@ -301,7 +304,7 @@ pub fn raise(records: &[SysctlRecord], namespace: u32, task: Pid) -> Result<(), 
     if limits.is_empty() {
         return Ok(());
     }
-    run(task, CloneFlags::CLONE_NEWIPC, || {
+    run_in(namespace, || {
         for record in limits {
             let path = place(&record.name);
             let now = std::fs::read_to_string(&path)?;
@@ -321,26 +324,23 @@ fn higher(wanted: &str, now: &str) -> String {
     all.join(" ")
 }
 
-/// Makes all settings, when everything else is there. `task` finds somebody who is in a PID namespace.
+/// Makes a setting, when everything else is there: in an IPC namespace, or in the PID namespace of `task`.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn settle(records: &[SysctlRecord], root: Pid, inside: &BTreeMap<u32, Pid>) -> Result<(), NsError> {
-    for record in records {
-        let path = place(&record.name);
-        match record.kind {
-            SysctlKind::Ipc => run(root, CloneFlags::CLONE_NEWIPC, || Ok(set(&path, &record.value)?))?,
-            SysctlKind::Pid => {
-                let task = inside.get(&record.namespace).copied().unwrap_or(root);
-                run(task, CloneFlags::CLONE_NEWPID, || born(|| set(&path, &record.value)))?;
-            }
-            SysctlKind::User => set(&path, &record.value).map_err(|error| NsError::Read {
-                path,
-                source: error.into(),
-            })?,
-        }
-    }
-    Ok(())
+pub fn settle(record: &SysctlRecord, ipc: Option<BorrowedFd<'_>>, task: Pid) -> Result<(), NsError> {
+    let path = place(&record.name);
+    let set = || set(&path, &record.value);
+    let done = match (record.kind, ipc) {
+        (SysctlKind::Ipc, Some(namespace)) => run_in(namespace, || Ok(set()?)),
+        (SysctlKind::Ipc, None) => Err(Errno::ENOENT.into()),
+        (SysctlKind::Pid, _) => return run(task, CloneFlags::CLONE_NEWPID, || born(set)),
+        (SysctlKind::User, _) => set().map_err(io::Error::from),
+    };
+    done.map_err(|source| NsError::Write {
+        path: path.clone(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -15,23 +15,27 @@ pub type Adjustments = Vec<(i32, Vec<i16>)>;
 /// A process has an adjustment for no more sets than there can be: IPCMNI_EXTEND.
 const MOST_SETS: usize = 1 << 24;
 
-/// The adjustments of each of `processes`, which stand still, in their order. `semaphores` tells how many each of the
-/// IPC namespace's sets has.
+/// The adjustments of some threads of each of `processes`, which stand still, in their order. `semaphores` tells how many each
+/// of the IPC namespace's sets has.
 ///
 /// # Errors
 /// Those of [`aio_contexts`](super::aio_contexts).
-pub fn semaphore_adjustments(processes: &[Pid], semaphores: &HashMap<i32, usize>) -> io::Result<Vec<Adjustments>> {
+pub fn semaphore_adjustments(
+    processes: &[(Pid, &[Pid])],
+    semaphores: &HashMap<i32, usize>,
+) -> io::Result<Vec<Adjustments>> {
     let memory = KernelMemory::open(&[&STRUCTURES[..], &tasks::STRUCTURES].concat())?;
     let all = tasks::all(&memory)?;
     let mut seen = HashSet::new();
-    let of = |pid: &Pid| {
+    let of = |(pid, threads): &(Pid, &[Pid])| {
         let leader = *all.get(&pid.raw()).ok_or(io::ErrorKind::NotFound)?;
         // struct sysv_sem: a pointer, and no more.
-        let lists: Vec<u64> = tasks::of_threads(&memory, leader, "sysvsem")?.into_iter().collect();
+        let lists = tasks::of_some_threads(&memory, leader, threads, "sysvsem")?;
+        let lists: Vec<u64> = lists.into_iter().collect();
         match lists[..] {
             [] => Ok(Vec::new()),
             [list] if seen.insert(list) => read(&memory, list, semaphores),
-            [_] => Err(io::Error::other("two processes share theirs (CLONE_SYSVSEM)")),
+            [_] => Err(io::Error::other("two tasks share theirs (CLONE_SYSVSEM)")),
             _ => Err(io::Error::other(
                 "threads have some apart from each other (CLONE_SYSVSEM)",
             )),

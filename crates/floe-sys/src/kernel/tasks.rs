@@ -1,6 +1,7 @@
 //! Processes and their threads: include/linux/sched.h.
 
 use super::KernelMemory;
+use crate::Pid;
 use nix::errno::Errno;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -87,17 +88,45 @@ fn numbers(memory: &KernelMemory, level: u32) -> io::Result<u64> {
 
 /// What a member that points to something points to, each once: of all threads of a process.
 pub(super) fn of_threads(memory: &KernelMemory, leader: u64, member: &str) -> io::Result<BTreeSet<u64>> {
+    let mut found = BTreeSet::new();
+    for thread in threads(memory, leader)? {
+        found.insert(memory.member("task_struct", thread, member)?);
+    }
+    found.remove(&0);
+    Ok(found)
+}
+
+/// The same of those of its threads whose ids are `wanted`.
+pub(super) fn of_some_threads(
+    memory: &KernelMemory,
+    leader: u64,
+    wanted: &[Pid],
+    member: &str,
+) -> io::Result<BTreeSet<u64>> {
+    let here = Here::find(memory)?;
+    let mut found = BTreeSet::new();
+    for thread in threads(memory, leader)? {
+        let id = here.number(memory, memory.member("task_struct", thread, "thread_pid")?)?;
+        if wanted.contains(&Pid::new(id as i32)) {
+            found.insert(memory.member("task_struct", thread, member)?);
+        }
+    }
+    found.remove(&0);
+    Ok(found)
+}
+
+/// The `task_struct` of each thread of a process.
+fn threads(memory: &KernelMemory, leader: u64) -> io::Result<Vec<u64>> {
     let signal = memory.member("task_struct", leader, "signal")?;
     let head = signal + memory.types.offset("signal_struct", "thread_head")?;
     let node = memory.types.offset("task_struct", "thread_node")?;
-    let mut found = BTreeSet::new();
+    let mut found = Vec::new();
     let mut thread = memory.word(head)?;
     for _ in 0..MOST_PROCESSES {
         if thread == head {
-            found.remove(&0);
             return Ok(found);
         }
-        found.insert(memory.member("task_struct", thread.wrapping_sub(node), member)?);
+        found.push(thread.wrapping_sub(node));
         thread = memory.word(thread)?;
     }
     Err(Errno::ESRCH.into())

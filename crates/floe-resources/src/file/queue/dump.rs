@@ -1,22 +1,17 @@
-//! Finds the queues of a tree's IPC namespace: those that have names, and those that only have users.
+//! Finds the queues of a tree's IPC namespaces: those that have names, and those that only have users.
 
 use super::super::{DumpContext, FileError, FoundFile, memory::Memory};
-use crate::{
-    mm::FileIdentity,
-    ns::{NsError, origin, run_inside},
-    refusal::Refusals,
-};
-use floe_image::record::{NamespaceOrigin, NoticeRecord, NsPid, PosixMessageRecord, PosixQueueRecord};
-use floe_sys::{Pid, mount, mqueue};
+use crate::{ipc::IpcSpaces, mm::FileIdentity, refusal::Refusals};
+use floe_image::record::{NoticeRecord, NsPid, PosixMessageRecord, PosixQueueRecord};
+use floe_sys::{Pid, mqueue};
 use nix::{
     dir::Dir,
     errno::Errno,
     fcntl::{OFlag, openat},
-    sched::CloneFlags,
     sys::stat::Mode,
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{File, Metadata},
     io,
     os::{
@@ -28,109 +23,94 @@ use std::{
 /// The queues found so far.
 #[derive(Debug, Default)]
 pub struct FoundQueues {
-    /// Device of the namespace's queues; none where it is not the tree's own.
-    device: Option<u64>,
-    /// The place of each; none where it was refused.
-    places: HashMap<FileIdentity, Option<u32>>,
-    records: Vec<PosixQueueRecord>,
+    /// The number of the namespace of each, and its place there; none where it was refused.
+    places: HashMap<FileIdentity, Option<(u32, u32)>>,
+    records: BTreeMap<u32, Vec<PosixQueueRecord>>,
 }
 
 /// A queue with a name: that, and the queue itself, which is only there to be looked at.
 type Named = (Vec<u8>, File);
 
 impl FoundQueues {
-    /// Those that have names, in the IPC namespace of `root` unless that is the host's.
+    /// Those that have names, in the tree's IPC namespaces.
     pub fn survey(
-        root: Pid,
+        spaces: &IpcSpaces,
         processes: &HashMap<Pid, i32>,
         (memory, refusals): (&Memory, &mut Refusals),
     ) -> Result<Self, FileError> {
         let mut found = Self::default();
-        if origin(root, "ipc").map_err(namespace)? == NamespaceOrigin::Host {
-            return Ok(found);
-        }
-        // Who may not mount here may do it there.
-        let both = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS;
-        let Some((device, named)) = run_inside(root, both, list).map_err(namespace)? else {
-            return Ok(found);
-        };
-        found.device = Some(device);
-        for (name, queue) in named {
-            let title = format!("message queue /{}", String::from_utf8_lossy(&name));
-            let system = |action| FileError::system(action, title.clone());
-            let metadata = queue.metadata().map_err(|_| system("stat")(Errno::EIO))?;
-            let read = read((&queue, &metadata), (name, false), processes, memory)?;
-            let place = match read {
-                Ok(record) => Some(found.add(record)),
-                Err(reason) => {
-                    refusals.add(None, title, reason, "receive its messages, or mq_unlink it");
-                    None
-                }
-            };
-            found.places.insert(FileIdentity::from(&metadata), place);
+        for space in spaces.all() {
+            let named = space.queues.as_ref().map(list).transpose();
+            let named = named.map_err(|source| FileError::System {
+                action: "look for",
+                object: space.title("message queues"),
+                source,
+            })?;
+            for (name, queue) in named.into_iter().flatten() {
+                let title = space.title(&format!("message queue /{}", String::from_utf8_lossy(&name)));
+                let system = |action| FileError::system(action, title.clone());
+                let metadata = queue.metadata().map_err(|_| system("stat")(Errno::EIO))?;
+                let read = read((&queue, &metadata), (name, false), processes, memory)?;
+                let place = match read {
+                    Ok(record) => Some(found.add(space.number, record)),
+                    Err(reason) => {
+                        refusals.add(None, title, reason, "receive its messages, or mq_unlink it");
+                        None
+                    }
+                };
+                found.places.insert(FileIdentity::from(&metadata), place);
+            }
         }
         Ok(found)
     }
 
-    fn add(&mut self, record: PosixQueueRecord) -> u32 {
-        self.records.push(record);
-        self.records.len() as u32 - 1
+    fn add(&mut self, namespace: u32, record: PosixQueueRecord) -> (u32, u32) {
+        let records = self.records.entry(namespace).or_default();
+        records.push(record);
+        (namespace, records.len() as u32 - 1)
     }
 
-    /// All of them.
-    pub fn into_records(self) -> Vec<PosixQueueRecord> {
+    /// All of them, by the numbers of their namespaces.
+    pub fn into_records(self) -> BTreeMap<u32, Vec<PosixQueueRecord>> {
         self.records
     }
 }
 
-fn namespace(source: NsError) -> FileError {
-    FileError::System {
-        action: "look for message queues of",
-        object: "the tree's IPC namespace".to_owned(),
-        source: io::Error::other(source),
-    }
-}
-
-/// The queues of the calling thread's namespace; none where the kernel has no queues.
-fn list() -> io::Result<Option<(u64, Vec<Named>)>> {
-    let root = match mount::file_system(c"mqueue") {
-        Ok(root) => File::from(root),
-        Err(Errno::ENODEV) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+/// The queues of a namespace.
+fn list(root: &File) -> io::Result<Vec<Named>> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let mut named = Vec::new();
-    for entry in Dir::openat(&root, ".", flags, Mode::empty())?.iter() {
+    for entry in Dir::openat(root, ".", flags, Mode::empty())?.iter() {
         let name = entry?.file_name().to_owned();
         if name != *c"." && name != *c".." {
-            let queue = File::from(openat(&root, name.as_c_str(), flags, Mode::empty())?);
+            let queue = File::from(openat(root, name.as_c_str(), flags, Mode::empty())?);
             named.push((name.into_bytes(), queue));
         }
     }
     named.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(Some((root.metadata()?.dev(), named)))
+    Ok(named)
 }
 
-/// The place of the queue behind a file; `None` where it was refused.
-pub fn number_of(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<u32>, FileError> {
+/// The namespace and the place of the queue behind a file; `None` where it was refused.
+pub fn number_of(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<(u32, u32)>, FileError> {
     let identity = file.identity();
     if let Some(place) = context.queues.places.get(&identity) {
         return Ok(*place);
     }
     let name = file.link.strip_suffix(b" (deleted)").unwrap_or(&file.link);
     let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
-    let read = if context.queues.device == Some(file.metadata.dev()) {
-        read(
+    let read = match context.contents.ipc.of_queues(file.metadata.dev()) {
+        Some(namespace) => read(
             (file, &file.metadata),
             (name, true),
             &context.processes,
             &context.memory,
         )?
-    } else {
-        Err("it belongs to the host's IPC namespace, or to another one than the tree's".to_owned())
+        .map(|record| (namespace, record)),
+        None => Err("it belongs to the host's IPC namespace, or to one that no task of the tree is in".to_owned()),
     };
     let place = match read {
-        Ok(record) => Some(context.queues.add(record)),
+        Ok((namespace, record)) => Some(context.queues.add(namespace, record)),
         Err(reason) => {
             context
                 .refusals

@@ -1,19 +1,18 @@
-//! Makes queues again, in the new IPC namespace, and opens all files of them: a queue that has lost its name can be opened
+//! Makes queues again, in new IPC namespaces, and opens all files of them: a queue that has lost its name can be opened
 //! only before.
 
 use super::{
     super::{FileError, open_flags, reopen, was_opened},
     files_of,
 };
-use crate::ns::run_inside;
+use crate::ns::{Known, run_in};
 use floe_image::{
     Image,
     record::{OpenFileRecord, PosixQueueRecord},
 };
-use floe_sys::{Pid, mqueue};
+use floe_sys::mqueue;
 use nix::{
     errno::Errno,
-    sched::CloneFlags,
     sys::stat::{Mode, fchmod},
     unistd::{Gid, Uid, Whence, fchown, lseek},
 };
@@ -35,34 +34,48 @@ impl MadeQueues {
     }
 }
 
-/// Makes all queues of an image in the IPC namespace of `pid`.
+/// Makes all queues of an image in their IPC namespaces.
 ///
 /// # Errors
 /// [`FileError`].
-pub fn make_all(pid: Pid, image: &Image) -> Result<MadeQueues, FileError> {
-    let queues = &image.sandbox().ipc_objects.posix;
-    if queues.is_empty() {
-        return Ok(MadeQueues::default());
-    }
-    let make = || {
-        let mut made = HashMap::new();
-        // Others may have their names by now.
-        let (unlinked, named): (Vec<_>, Vec<_>) = queues.iter().enumerate().partition(|(_, queue)| queue.unlinked);
-        for (index, queue) in unlinked.into_iter().chain(named) {
-            let files: Vec<&OpenFileRecord> = files_of(index, image.open_files()).collect();
-            let opened = make_one(queue, &files).map_err(|error| {
-                let name = String::from_utf8_lossy(&queue.name);
-                io::Error::new(error.kind(), format!("message queue /{name}: {error}"))
-            })?;
-            made.extend(opened);
+pub fn make_all(known: &Known, image: &Image) -> Result<MadeQueues, FileError> {
+    let mut made = HashMap::new();
+    for (number, record) in image.sandbox().ipc_namespaces() {
+        if record.posix.is_empty() {
+            continue;
         }
-        Ok(MadeQueues(made))
-    };
-    run_inside(pid, CloneFlags::CLONE_NEWIPC, make).map_err(|source| FileError::System {
-        action: "make message queues in",
-        object: "the new IPC namespace".to_owned(),
-        source: io::Error::other(source),
-    })
+        let failed = |source| FileError::System {
+            action: "make message queues in",
+            object: format!("IPC namespace {number} of the image"),
+            source,
+        };
+        let namespace = known
+            .ipc(number)
+            .ok_or(io::ErrorKind::NotFound.into())
+            .map_err(failed)?;
+        let opened = run_in(namespace, || make_in((number, &record.posix), image.open_files()));
+        made.extend(opened.map_err(failed)?);
+    }
+    Ok(MadeQueues(made))
+}
+
+/// Those of the namespace that the calling thread is in; their files by number.
+fn make_in(
+    (namespace, queues): (u32, &[PosixQueueRecord]),
+    files: &[OpenFileRecord],
+) -> io::Result<Vec<(u32, OwnedFd)>> {
+    let mut made = Vec::new();
+    // Others may have their names by now.
+    let (unlinked, named): (Vec<_>, Vec<_>) = queues.iter().enumerate().partition(|(_, queue)| queue.unlinked);
+    for (index, queue) in unlinked.into_iter().chain(named) {
+        let files: Vec<&OpenFileRecord> = files_of((namespace, index), files).collect();
+        let opened = make_one(queue, &files).map_err(|error| {
+            let name = String::from_utf8_lossy(&queue.name);
+            io::Error::new(error.kind(), format!("message queue /{name}: {error}"))
+        })?;
+        made.extend(opened);
+    }
+    Ok(made)
 }
 
 fn make_one(record: &PosixQueueRecord, files: &[&OpenFileRecord]) -> io::Result<Vec<(u32, OwnedFd)>> {

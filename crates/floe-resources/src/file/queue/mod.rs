@@ -1,4 +1,4 @@
-//! POSIX message queues (mq_overview(7)) of an own IPC namespace, whoever has them open, with what waits in them and who
+//! POSIX message queues (mq_overview(7)) of IPC namespaces of the tree's own, whoever has them open, with what waits in them and who
 //! is told of it. Only the kernel's own memory tells what waits without taking it.
 
 mod dump;
@@ -8,7 +8,7 @@ use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, 
 pub(super) use dump::FoundQueues;
 use floe_image::{
     codec,
-    record::{OpenFileRecord, PosixQueueRecord},
+    record::{OpenFileRecord, SandboxRecord},
 };
 use floe_tracee::Script;
 pub(super) use make::{MadeQueues, make_all};
@@ -25,7 +25,9 @@ const MQUEUE: i64 = 0x1980_0202;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
-    /// Its place in the sandbox's record.
+    /// The number of its IPC namespace.
+    namespace: u32,
+    /// Its place there.
     queue: u32,
 }
 
@@ -39,10 +41,10 @@ impl FileKind for Queue {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(queue) = dump::number_of(file, context)? else {
+        let Some((namespace, queue)) = dump::number_of(file, context)? else {
             return Ok(None);
         };
-        Ok(Some(codec::encode(&Body { queue })?))
+        Ok(Some(codec::encode(&Body { namespace, queue })?))
     }
 
     /// All have been opened before: some have lost their names by now.
@@ -56,7 +58,10 @@ impl FileKind for Queue {
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
         let body: Body = decode(record)?;
-        Ok(format!("queue {}", body.queue))
+        Ok(match body.namespace {
+            0 => format!("queue {}", body.queue),
+            namespace => format!("queue {} of namespace {namespace}", body.queue),
+        })
     }
 
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
@@ -64,29 +69,31 @@ impl FileKind for Queue {
     }
 }
 
-/// The files of a queue.
-fn files_of(queue: usize, files: &[OpenFileRecord]) -> impl Iterator<Item = &OpenFileRecord> {
+/// The files of a queue, which is known by namespace and place.
+fn files_of((namespace, queue): (u32, usize), files: &[OpenFileRecord]) -> impl Iterator<Item = &OpenFileRecord> {
     let own = files.iter().filter(|record| record.kind == NAME);
-    own.filter(move |record| decode::<Body>(record).is_ok_and(|body| body.queue as usize == queue))
+    let is_it = move |body: Body| (body.namespace, body.queue as usize) == (namespace, queue);
+    own.filter(move |record| decode::<Body>(record).is_ok_and(is_it))
 }
 
 /// Has processes told of messages, which ends when they close any file of the queue: nothing is closed any more.
 ///
 /// # Errors
 /// [`FileError`].
-pub fn set_notices(
-    queues: &[PosixQueueRecord],
-    files: &[OpenFileRecord],
-    holders: &Holders<'_>,
-) -> Result<(), FileError> {
-    for (index, queue) in queues.iter().enumerate() {
+pub fn set_notices(sandbox: &SandboxRecord, files: &[OpenFileRecord], holders: &Holders<'_>) -> Result<(), FileError> {
+    let all = sandbox.ipc_namespaces().flat_map(|(namespace, record)| {
+        let queues = record.posix.iter().enumerate();
+        queues.map(move |(index, queue)| ((namespace, index), queue))
+    });
+    for (place, queue) in all {
         let Some(notice) = &queue.notice else { continue };
-        let number = files_of(index, files).find_map(|record| holders.number(notice.pid.0, record.id));
+        let number = files_of(place, files).find_map(|record| holders.number(notice.pid.0, record.id));
         let number = number.ok_or_else(|| FileError::Unknown {
             id: 0,
             what: format!(
-                "process {} is told of message queue {index}, which it lacks",
-                notice.pid
+                "process {} is told of message queue {}, which it lacks",
+                notice.pid,
+                String::from_utf8_lossy(&queue.name)
             ),
         })?;
         let how = match notice.signal {

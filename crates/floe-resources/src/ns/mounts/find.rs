@@ -281,6 +281,15 @@ impl Finder<'_, '_> {
             Ok(shown) => shown,
             Err(refused) => return Ok(Err(refused)),
         };
+        let ipc_namespace = match kind {
+            FilesystemKind::Mqueue => contents.ipc.shown_by(there.st_dev),
+            _ => Some(0),
+        };
+        let Some(ipc_namespace) = ipc_namespace else {
+            let reason =
+                "it shows message queues of the host's IPC namespace, or of one that no task of the tree is in";
+            return Ok(Err((reason.to_owned(), UNMOUNT)));
+        };
         let id = self.found.mounts.filesystems.len() as u32;
         let mut record = FilesystemRecord {
             id,
@@ -288,6 +297,7 @@ impl Finder<'_, '_> {
             source: mount.source.clone(),
             options,
             pid_namespace,
+            ipc_namespace,
             read_only: mount.filesystem_is_read_only(),
             nodes: Vec::new(),
         };

@@ -22,6 +22,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     mount::{MntFlags, umount2},
+    sched::{CloneFlags, setns},
     sys::stat::{Mode, fstat},
 };
 use std::{
@@ -140,6 +141,7 @@ impl<'a> Mounting<'a> {
             done: Vec::new(),
         };
         mounting.make_views_of_devices()?;
+        mounting.make_views_of_queues(known)?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
             let mut done = mounting.prepare(namespace, given)?;
@@ -160,6 +162,29 @@ impl<'a> Mounting<'a> {
         for record in self.image.filesystems().iter().filter(is_sysfs) {
             let made = new_filesystem(record, root.as_fd()).map_err(|source| MountError {
                 object: format!("sysfs {}", record.id),
+                action: "make it".to_owned(),
+                source,
+            })?;
+            self.filesystems.made.insert(record.id, made);
+        }
+        Ok(())
+    }
+
+    /// Those of other IPC namespaces than the tree root's are made in there. Where these are not there yet, any does.
+    fn make_views_of_queues(&mut self, known: &Known) -> Result<(), MountError> {
+        let root = self.spaces.root().map_err(of_root("open it"))?;
+        let filesystems = self.image.filesystems().iter();
+        for record in filesystems.filter(|record| record.ipc_namespace != 0) {
+            let enter = |namespace| setns(namespace, CloneFlags::CLONE_NEWIPC);
+            let make = || {
+                let both = known.made(record.ipc_namespace).zip(known.ipc(0));
+                both.map_or(Ok(()), |(there, _)| enter(there))?;
+                let made = new_filesystem(record, root.as_fd());
+                both.map_or(Ok(()), |(_, own)| enter(own))?;
+                made
+            };
+            let made = make().map_err(|source| MountError {
+                object: format!("mqueue {}", record.id),
                 action: "make it".to_owned(),
                 source,
             })?;

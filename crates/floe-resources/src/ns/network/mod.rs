@@ -21,6 +21,7 @@ pub use compare::differences;
 pub use find::{Carried, find};
 pub use rehearse::rehearse;
 pub use space::NetworkSpace;
+pub use title::addresses;
 
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Beyond, Device, namespace_number};

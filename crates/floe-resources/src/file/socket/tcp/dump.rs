@@ -37,7 +37,7 @@ use nix::errno::Errno;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -264,6 +264,20 @@ impl FoundConnections {
                 refusals.add(Some(&one.subject), one.title.clone(), reason, "end one of them");
                 continue;
             }
+            let elsewhere = match other {
+                Other::End(end) => Some(self.carried[*end].network.number),
+                Other::Unaccepted(network) => Some(*network),
+                Other::Several | Other::Nobody => None,
+            };
+            if elsewhere.is_some_and(|network| network != one.network.number) && !one.has_way() {
+                let reason = "it is between two network namespaces, and there is no way to its other end any more, by which it is made again";
+                refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    reason,
+                    "put its devices and routes back, or end it",
+                );
+            }
             if !matches!(other, Other::Nobody) || is_told_elsewhere || one.is_alone()? {
                 continue;
             }
@@ -350,6 +364,13 @@ impl FoundConnection {
     fn is_in_floes_network(&self) -> Result<bool, FileError> {
         let found = self.network.is_floes();
         found.map_err(|error| self.failed("look at the network of")(io::Error::other(error)))
+    }
+
+    /// Whether its network namespace has its address still, and a way to the other end.
+    fn has_way(&self) -> bool {
+        let (local, remote) = self.body.ends();
+        let connect = || UdpSocket::bind((local.ip(), 0))?.connect(remote);
+        is_of_a_link(local.ip()) || self.network.run(connect).is_ok()
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.
