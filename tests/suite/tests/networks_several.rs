@@ -112,13 +112,13 @@ impl Drop for Beyond {
 }
 
 /// Has a device lead out of the tree, and a connection be over one that is gone.
-const STRANGE: &str = "import os, socket, subprocess, sys, time
+const STRANGE: &str = "import ctypes, os, socket, subprocess, sys, time
 run = lambda line: subprocess.run(line.split(), check=True)
 parent = socket.socketpair()
 run('ip link set lo up')
 child = os.fork()
 if child == 0:
-    os.unshare(os.CLONE_NEWNET)
+    if ctypes.CDLL(None).unshare(0x40000000): sys.exit('unshare')
     run('ip link set lo up')
     parent[1].send(b'r')
     parent[1].recv(1)
@@ -165,7 +165,7 @@ fn what_leads_nowhere_is_refused() {
         "ip link add lead type veth peer name out && ip link set out netns {}",
         beyond.0.id()
     );
-    run(Command::new("nsenter").args(["-t", &first.to_string(), "-n", "sh", "-c", &lead])).expect_done();
+    let _ = run(Command::new("nsenter").args(["-t", &first.to_string(), "-n", "sh", "-c", &lead])).expect_done();
     let error = host.floe(&["checkpoint", "--dry-run", "box"]).expect_failed();
     for wanted in [
         "network device lead (veth): its other end is in a network namespace that no task of the tree is in",
