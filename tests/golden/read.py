@@ -165,7 +165,7 @@ ranges = several(fields(inside=u32, above=u32, count=u32))
 namespace = choice(
     ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
     ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", None),
-    ("Time", fields(monotonic=u64, boottime=u64)),
+    ("Time", fields(monotonic=u64, boottime=u64)), ("Cgroup", None),
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
@@ -189,7 +189,7 @@ scheduling = fields(
 )
 thread = fields(
     tid=i32, inner=several(i32),
-    namespaces=fields(user=u32, uts=u32, ipc=u32, network=u32, time=u32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
+    namespaces=fields(user=u32, uts=u32, ipc=u32, network=u32, time=u32, cgroup=u32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,
@@ -272,10 +272,14 @@ descriptor_table = fields(
 owner = choice(
     ("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", fields(namespace=u32, id=i32)), ("Node", fields(filesystem=u32, node=u32)),
 )
+namespace_kind = choice(
+    ("Mount", None), ("Network", None), ("Ipc", None), ("User", None), ("Pid", None), ("Uts", None), ("Cgroup", None), ("Time", None),
+)
 mount = fields(
     parent=u32, point=raw,
     source=choice(
         ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)),
+        ("Namespace", fields(kind=namespace_kind, number=u32)),
     ),
     attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
 )
@@ -347,7 +351,7 @@ other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("Giv
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": fields(path=raw, ghost=optional(u32)),
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
-    "namespace": fields(name=text, number=u32, left=optional(fields(inode=u64, host=raw, domain=raw))),
+    "namespace": fields(name=text, number=u32, mount=raw),
     "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
     "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32, owner=pipe_owner), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),

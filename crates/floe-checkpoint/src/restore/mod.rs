@@ -362,20 +362,18 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
+    let namespaces = Namespaces::make(&image, &launch)?;
     let groups = cgroups::make((&image, &plan, &hierarchies), &launch)?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
-    world.namespaces = Namespaces::make(&image, launch.pid1())?;
+    world.namespaces = namespaces;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
-    let (roots, unmounted) = mounts::make(
-        &image,
-        world.seed()?,
-        (launch.pid1(), outside.mounts, &world.namespaces.known),
-    )?;
+    let known = &world.namespaces.known;
+    let (roots, unmounted) = mounts::make(&image, (launch.pid1(), outside.mounts, known))?;
     control.enter("network")?;
     let networks = Networks::of(&image, launch.pid1())?;
     networks.make(&world.namespaces)?;
@@ -396,12 +394,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         let shared = clocks::must_come_early(&image);
         if shared {
-            clocks::set(&image, &world)?;
+            clocks::set(&image, &mut world)?;
         }
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
         cgroups::place_all(&image, &world)?;
-        if let Some(mounting) = unmounted {
+        let mut unmounted = unmounted;
+        if let Some(mounting) = &mut unmounted {
             mounts::complete(mounting, &world, launch.pid1())?;
         }
         control.enter("files")?;
@@ -414,9 +413,12 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
         if !shared {
-            clocks::set(&image, &world)?;
+            clocks::set(&image, &mut world)?;
         }
         clocks::set_others(&image, &mut world)?;
+        if let Some(mounting) = unmounted {
+            mounts::finish(mounting, &world, launch.pid1())?;
+        }
         control.enter("state")?;
         world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &mut world)?;
@@ -449,7 +451,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let mut differences = compared?;
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
-        differences.extend(mounts::compare(&image, &roots, (&hosts, launch.pid1()))?);
+        differences.extend(mounts::compare(
+            &image,
+            (&roots, &world.namespaces.known),
+            (&hosts, launch.pid1()),
+        )?);
         differences.extend(networks.compare(&world.namespaces)?);
         differences.extend(groups.differences(&everybody)?);
         differences.into_result()?;

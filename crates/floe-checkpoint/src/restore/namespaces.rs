@@ -1,4 +1,4 @@
-//! Namespaces that not all tasks of a tree are in: made before the tree is, and entered as soon as each task can.
+//! Namespaces that not all tasks of a tree are in, or none: made before the tree is, and entered as soon as each task can.
 //!
 //! Who has entered a user namespace has no privileges in those above it, so that comes last. All others are entered before, by
 //! a process as soon as it is forked, and by threads when they are there. Time namespaces are entered when the clocks go on.
@@ -7,8 +7,8 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
-        TaskNamespaces, ThreadRecord,
+        Credentials, NamespaceContents, NamespaceKind, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState,
+        SandboxRecord, TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
@@ -16,24 +16,23 @@ use floe_resources::{
     ns::{Known, Roots, make_namespace},
     task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
 };
-use floe_sys::{Pid, namespace::Kind};
+use floe_sandbox::Launch;
+use floe_sys::namespace::Kind;
 use floe_tracee::{Puppet, Script};
 use std::{
-    collections::HashMap,
-    fs::File,
+    fs::{File, OpenOptions},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::BorrowedFd,
+    path::Path,
 };
 
 /// Kinds that a thread can be in another one of than its process.
-const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
+const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
 
 /// All of them that were made.
 #[derive(Default)]
 pub(super) struct Namespaces {
-    /// Those of the tree's root.
-    root: HashMap<Kind, File>,
-    /// All others; those of time come late.
+    /// Those of the tree's root, and all others; those of time come late.
     pub known: Known,
     /// Whose each is, by number.
     owners: Vec<u32>,
@@ -47,6 +46,16 @@ fn failed(action: String) -> impl FnOnce(io::Error) -> RestoreError {
     move |source| RestoreError::System { action, source }
 }
 
+/// The files by which tasks join the sandbox's cgroups.
+fn entrances(launch: &Launch) -> Result<Vec<File>, RestoreError> {
+    let open = |path: &Path| {
+        let path = path.join("cgroup.procs");
+        let file = OpenOptions::new().write(true).open(&path);
+        file.map_err(failed(format!("open {}", path.display())))
+    };
+    launch.cgroups().paths().map(open).collect()
+}
+
 /// The number of the namespace of a kind.
 fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
     match kind {
@@ -55,35 +64,42 @@ fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
         Kind::Ipc => of.ipc,
         Kind::Network => of.network,
         Kind::Time => of.time,
-        Kind::Mount | Kind::Pid | Kind::Cgroup => 0,
+        Kind::Cgroup => of.cgroup,
+        Kind::Mount | Kind::Pid => 0,
     }
 }
 
 impl Namespaces {
-    /// Makes all but those of time, where `seed` is the first task of the new sandbox.
-    pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
+    /// Makes all but those of time, for a new sandbox whose cgroups are without controllers for others yet.
+    pub fn make(image: &Image, launch: &Launch) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
-        let of_root = |kind: Kind| {
-            let path = format!("/proc/{seed}/ns/{kind}");
-            File::open(&path).map_err(failed(format!("open {path}")))
+        // That of time it enters late, and mount namespaces have their own numbers.
+        for kind in Kind::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Time | Kind::Mount))
+        {
+            let action = format!("open the {kind} namespace of the new sandbox");
+            all.known
+                .add_own(kind, &launch.pid1().to_string())
+                .map_err(failed(action))?;
+        }
+        let is_cgroup = |record: &NamespaceRecord| record.contents == NamespaceContents::Cgroup;
+        let cgroups = match records.iter().any(is_cgroup) {
+            true => entrances(launch)?,
+            false => Vec::new(),
         };
-        all.known.add_ipc_of_root(of_root(Kind::Ipc)?.into());
-        if records.is_empty() {
-            return Ok(all);
-        }
-        for kind in OF_A_THREAD {
-            all.root.insert(kind, of_root(kind)?);
-        }
         let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
-        all.known.set_root(seed, records.iter().any(is_network));
+        if records.iter().any(is_network) {
+            all.known.expect_networks();
+        }
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
         all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
         all.owners = records.iter().map(|record| record.owner).collect();
         for (number, record) in (1..).zip(records) {
             if !matches!(record.contents, NamespaceContents::Time(_)) {
-                let made = make_namespace(&record.contents, all.known.made(record.owner));
+                let made = make_namespace(&record.contents, all.known.made(record.owner), &cgroups);
                 let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
                 all.known.add(number, made);
             }
@@ -93,8 +109,7 @@ impl Namespaces {
 
     /// One of a kind, by its number.
     pub fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
-        let root = (number == 0).then(|| self.root.get(&kind)).flatten();
-        let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
+        let found = NamespaceKind::named(kind.name()).and_then(|kind| self.known.one(kind, number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
     }
 
@@ -142,6 +157,7 @@ impl Namespaces {
             uts: pick(Kind::Uts),
             ipc: pick(Kind::Ipc),
             network: pick(Kind::Network),
+            cgroup: pick(Kind::Cgroup),
             ..leader
         }
     }

@@ -1,6 +1,6 @@
 //! What was mounted in a sandbox besides what a new one has by itself, and filesystems that are made anew.
 
-use super::{ContentOwner, ExtendedAttribute};
+use super::{ContentOwner, ExtendedAttribute, NamespaceKind};
 use serde::{Deserialize, Serialize};
 
 /// Layers of overlayfs are opened by their paths.
@@ -60,6 +60,14 @@ pub enum MountSource {
         filesystem: u32,
         /// The part.
         root: MountPoint,
+    },
+    /// A namespace, which it keeps.
+    Namespace {
+        /// Of this kind.
+        kind: NamespaceKind,
+        /// Its number among those of its kind; see [`NamespaceRecord`](super::NamespaceRecord) for all but mount and PID
+        /// namespaces.
+        number: u32,
     },
 }
 

@@ -550,6 +550,7 @@ fn below(mut process: ProcessRecord, ids: &[i32]) -> ProcessRecord {
             ipc: 4,
             network: 6,
             time: 5,
+            cgroup: 7,
         };
     }
     process
@@ -722,6 +723,7 @@ fn namespaces() -> Vec<NamespaceRecord> {
             }),
         ),
         record(0, NamespaceContents::Network),
+        record(1, NamespaceContents::Cgroup),
     ]
 }
 

@@ -266,9 +266,7 @@ pub struct OpenContext<'a> {
     queues: queue::MadeQueues,
     maps: bpf_map::MadeMaps,
     tuns: tun::MadeTuns,
-    /// UTS namespaces that no task is in.
-    left: HashMap<u64, OwnedFd>,
-    /// All others but the tree root's.
+    /// Namespaces.
     known: &'a Known,
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
@@ -330,7 +328,6 @@ impl<'a> OpenContext<'a> {
             repaired: Vec::new(),
             maps: bpf_map::MadeMaps::default(),
             tuns: tun::MadeTuns::default(),
-            left: HashMap::new(),
             known,
             terminals: None,
         })

@@ -1,6 +1,7 @@
 //! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
 
 mod contents;
+mod held;
 pub(crate) mod inside;
 mod known;
 pub mod mounts;
@@ -13,6 +14,7 @@ mod spaces;
 pub mod sysctl;
 
 pub use contents::{make as make_namespace, set_clocks};
+pub use held::Held;
 pub(crate) use inside::run_in;
 pub use inside::{NsError, root_directory, run as run_inside};
 pub use known::Known;
@@ -51,7 +53,7 @@ pub struct FoundNamespaces {
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    tree: &FoundTree,
+    (tree, others): (&FoundTree, &Others),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
@@ -65,15 +67,7 @@ pub fn find(
         devpts: NamespaceOrigin::Host,
         mounts: FoundMounts::default(),
     };
-    if origin(pid, "user")? == NamespaceOrigin::Own {
-        refusals.add(
-            Some(&root.subject()),
-            "user namespace of its own",
-            "it is not carried yet",
-            "start the workload without it",
-        );
-    }
-    found.mounts = mounts::find(tree, contents, refusals)?;
+    found.mounts = mounts::find((tree, others), contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }

@@ -3,12 +3,12 @@
 
 use super::{Maker, system};
 use crate::{channel::Channel, file::FileError, ns::Known};
+use floe_image::record::NamespaceKind;
 use floe_tracee::{Batch, Puppet, Script};
-use nix::sys::stat::fstat;
+use nix::{errno::Errno, sys::stat::fstat};
 use std::{
     collections::BTreeMap,
     fs::File,
-    io,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -47,7 +47,6 @@ impl<'a> Makers<'a> {
         let Some((there, back)) = self.way(id, puppet, network)? else {
             return Ok(Visit(None));
         };
-        let there = self.known.made(network).unwrap_or(there.as_fd());
         let numbers = self.channel.give(&mut Script::new(puppet), &[there, back.as_fd()])?;
         Ok(Visit(Some(Numbers {
             there: numbers[0],
@@ -55,18 +54,18 @@ impl<'a> Makers<'a> {
         })))
     }
 
-    /// The network namespace of the tree's root, and the one that a task is in, unless that is the one of this number.
-    fn way(&self, id: u32, puppet: &Puppet, network: u32) -> Result<Option<(File, File)>, FileError> {
-        let Some(root) = self.known.root_beside_others() else {
+    /// The network namespace of this number and the one that a task is in, unless that is the same.
+    fn way(&self, id: u32, puppet: &Puppet, network: u32) -> Result<Option<(BorrowedFd<'a>, File)>, FileError> {
+        if !self.known.has_networks() {
             return Ok(None);
-        };
+        }
         let wrap = |source| system("find the network namespace of", id, source);
-        let own = |task| File::open(format!("/proc/{task}/ns/net")).map_err(wrap);
-        let (root, back) = (own(root)?, own(puppet.tid())?);
-        let inode = |file: BorrowedFd<'_>| -> io::Result<u64> { Ok(fstat(file)?.st_ino) };
-        let there = self.known.made(network).unwrap_or(root.as_fd());
-        let same = inode(there).map_err(wrap)? == inode(back.as_fd()).map_err(wrap)?;
-        Ok((!same).then_some((root, back)))
+        let there = self.known.one(NamespaceKind::Network, network);
+        let there = there.ok_or_else(|| wrap(Errno::ESRCH.into()))?;
+        let back = File::open(format!("/proc/{}/ns/net", puppet.tid())).map_err(wrap)?;
+        let inode = |file: BorrowedFd<'_>| fstat(file).map(|found| found.st_ino);
+        let same = inode(there).and_then(|there| Ok(there == inode(back.as_fd())?));
+        Ok((!same.map_err(|error| wrap(error.into()))?).then_some((there, back)))
     }
 }
 

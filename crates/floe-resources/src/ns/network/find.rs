@@ -2,7 +2,11 @@
 
 use super::{NetworkSpace, Relatives, foreign, record_of, relatives_here, settings, tables, title};
 use crate::{
-    ns::{NsError, Others, inside::run_in, make_namespace, packet_filter},
+    ns::{
+        NsError, Others,
+        inside::{self, run_in},
+        make_namespace, packet_filter,
+    },
     refusal::Refusals,
 };
 use floe_image::record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting};
@@ -99,8 +103,11 @@ pub fn find(
 type Fresh = (Vec<(Device, Beyond)>, settings::Settings);
 
 fn look_at_new(owner: Option<BorrowedFd<'_>>) -> io::Result<Fresh> {
-    let new = make_namespace(&NamespaceContents::Network, owner)?;
-    run_in(new.as_fd(), || Ok((devices()?, settings::read()?)))
+    let look = || Ok((devices()?, settings::read()?));
+    match owner {
+        Some(_) => run_in(make_namespace(&NamespaceContents::Network, owner, &[])?.as_fd(), look),
+        None => inside::in_new_network(look).map_err(io::Error::other),
+    }
 }
 
 /// Refuses devices that are on one in another network namespace which goes with a file.

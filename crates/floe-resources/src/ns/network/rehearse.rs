@@ -44,13 +44,13 @@ pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Re
 fn make_all(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> io::Result<HashMap<u32, OwnedFd>> {
     let mut made: HashMap<u32, OwnedFd> = HashMap::new();
     if records.iter().any(|record| record.namespace == 0) {
-        made.insert(0, make_namespace(&NamespaceContents::Network, None)?);
+        made.insert(0, make_namespace(&NamespaceContents::Network, None, &[])?);
     }
     let is_apart = records.iter().any(|record| record.namespace != 0);
     for (number, record) in (1..).zip(namespaces).filter(|_| is_apart) {
         if let NamespaceContents::User(_) | NamespaceContents::Network = record.contents {
             let owner = (record.owner != 0).then(|| made[&record.owner].as_fd());
-            let one = make_namespace(&record.contents, owner)?;
+            let one = make_namespace(&record.contents, owner, &[])?;
             made.insert(number, one);
         }
     }
