@@ -14,7 +14,7 @@ use floe_image::{
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by, taken_addresses},
-    ns::{Roots, packet_filter, sysctl},
+    ns::{Roots, sysctl},
 };
 use floe_sys::{
     Pid,
@@ -99,12 +99,10 @@ pub fn obstacles(
         false => taken_addresses(image)?,
     };
     found.extend(link::obstacles(image, publish)?);
-    let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
     for (object, reason) in ends
         .into_iter()
         .chain(devices)
         .chain(taken)
-        .chain(filter)
         .chain(outside.grants.obstacles(image)?)
     {
         found.insert(Obstacle { object, reason });

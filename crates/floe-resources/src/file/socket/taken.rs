@@ -6,7 +6,7 @@ use super::{inet, unix};
 use crate::file::FileError;
 use floe_image::Image;
 
-/// Sockets whose addresses can't be had in floe's own network namespace, and why not.
+/// Sockets of the tree root's network whose addresses can't be had in floe's own, and why not.
 ///
 /// # Errors
 /// [`FileError`] for a record that can't be read.
@@ -14,7 +14,7 @@ pub fn taken_addresses(image: &Image) -> Result<Vec<(String, String)>, FileError
     let mut found = Vec::new();
     // All at the same time, as the tree has them.
     let mut held = Vec::new();
-    for record in image.open_files() {
+    for record in image.open_files().iter().filter(|record| record.network == 0) {
         match inet::try_address(record)? {
             Ok(socket) => held.extend(socket),
             Err(reason) => found.push((format!("open file {}", record.id), reason)),
