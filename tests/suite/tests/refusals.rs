@@ -143,7 +143,11 @@ const DESCRIPTORS: [Case; 31] = [
         "what it was told to watch",
     ),
     ("proc-device", &["(/proc/bus)"], "it stands for a device"),
-    ("namespace", &["(ipc:["], "a namespace that no task of the tree is in"),
+    (
+        "namespace",
+        &["(cgroup:["],
+        "a cgroup namespace other than the tree root's is not made again",
+    ),
     (
         "cgroup-file",
         &["/cpu.pressure)"],

@@ -21,16 +21,23 @@ fn pid_namespaces_that_are_none_are_refused() {
     contradiction(no_level, |s| s.sandbox.pid_namespaces[0].parent = 1);
     contradiction(
         "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
-        |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent, owner: 0 }).collect(),
+        |s| {
+            let record = |parent| PidNamespaceRecord {
+                parent,
+                owner: 0,
+                ended: false,
+            };
+            s.sandbox.pid_namespaces = (0..40).map(record).collect();
+        },
     );
     contradiction("filesystem 1 can't show PID namespace 2", |s| {
-        s.filesystems[1].pid_namespace = 2;
+        s.filesystems[1].pid_namespace = 3;
     });
     contradiction("filesystem 0 can't show PID namespace 1", |s| {
         s.filesystems[0].pid_namespace = 1;
     });
     contradiction("task 7 is in PID namespace 2, which the image lacks", |s| {
-        s.processes[1].pid_namespace = 2;
+        s.processes[1].pid_namespace = 3;
     });
     contradiction("task 9 has ids in 2 PID namespaces below the tree's, not 1", |s| {
         s.processes[1].threads[1].inner.push(NsPid(3));
