@@ -183,19 +183,12 @@ pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io:
         if wanted.remove(&index) {
             roots.insert(index, open_root(path, &mounts[index].kind));
         }
-        let hidden: Vec<usize> = (wanted.iter().copied())
-            .filter(|other| above.hides(mounts, index, *other))
-            .collect();
         // A copy has no mounts that keep mount namespaces (copy_tree of fs/namespace.c).
         let is_there = shown(&mounts[index]).is_none_or(|(kind, _)| kind != Kind::Mount);
-        if hidden.is_empty() || !is_there {
-            continue;
-        }
-        // What is on it goes as well; it has been opened.
-        if let Err(error) = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            for other in hidden {
-                wanted.remove(&other);
-                roots.insert(other, Err(error));
+        if is_there && wanted.iter().any(|other| above.hides(mounts, index, *other)) {
+            // What is on it goes as well; it has been opened. What can't be unmounted here could not be there either.
+            if let Err(error) = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                tracing::debug!(%error, ?path, "it stays where it hides another mount");
             }
         }
     }
