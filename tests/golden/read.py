@@ -165,7 +165,7 @@ ranges = several(fields(inside=u32, above=u32, count=u32))
 namespace = choice(
     ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
     ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", fields(up=boolean)),
-    ("Time", fields(monotonic=u64, boottime=u64)),
+    ("Time", fields(monotonic=u64, boottime=u64)), ("Cgroup", None),
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
@@ -189,7 +189,7 @@ scheduling = fields(
 )
 thread = fields(
     tid=i32, inner=several(i32),
-    namespaces=fields(user=u32, uts=u32, ipc=u32, network=u32, time=u32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
+    namespaces=fields(user=u32, uts=u32, ipc=u32, network=u32, time=u32, cgroup=u32), comm=raw, registers=fields(general=raw, extended=raw), signal_mask=u64,
     alternate_stack=fields(base=u64, flags=i32, size=u64), pending=several(raw),
     robust_list=fields(head=u64, size=u64), rseq=optional(fields(address=u64, size=u32, signature=u32)),
     tid_address=u64, credentials=credentials, scheduling=scheduling, parent_death_signal=i32, timer_slack=u64,

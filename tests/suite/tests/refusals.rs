@@ -145,8 +145,8 @@ const DESCRIPTORS: [Case; 31] = [
     ("proc-device", &["(/proc/bus)"], "it stands for a device"),
     (
         "namespace",
-        &["(cgroup:["],
-        "a cgroup namespace other than the tree root's is not made again",
+        &["(pid:["],
+        "that PID namespace is below another one that has ended",
     ),
     (
         "cgroup-file",

@@ -174,7 +174,7 @@ impl Inspected {
             paths: &own,
             frozen: &frozen,
         };
-        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
+        let cgroups = cgroup::dump((&held.tree, &others), own, refusals)?;
         let way = target.link().map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {

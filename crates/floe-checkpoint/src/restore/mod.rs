@@ -361,20 +361,18 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
+    let namespaces = Namespaces::make(&image, &launch)?;
     let groups = cgroups::make((&image, &plan, &hierarchies), &launch)?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
-    world.namespaces = Namespaces::make(&image, launch.pid1())?;
+    world.namespaces = namespaces;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
-    let (roots, unmounted) = mounts::make(
-        &image,
-        world.seed()?,
-        (launch.pid1(), outside.mounts, &world.namespaces.known),
-    )?;
+    let known = &world.namespaces.known;
+    let (roots, unmounted) = mounts::make(&image, (launch.pid1(), outside.mounts, known))?;
     control.enter("network")?;
     networks::make(&image, launch.pid1())?;
     control.enter("contents")?;

@@ -7,8 +7,8 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, NamespaceKind, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
-        TaskNamespaces, ThreadRecord,
+        Credentials, NamespaceContents, NamespaceKind, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState,
+        SandboxRecord, TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
@@ -16,12 +16,18 @@ use floe_resources::{
     ns::{Known, Roots, make_namespace},
     task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
 };
-use floe_sys::{Pid, namespace::Kind};
+use floe_sandbox::Launch;
+use floe_sys::namespace::Kind;
 use floe_tracee::{Puppet, Script};
-use std::{io, os::fd::BorrowedFd};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::fd::BorrowedFd,
+    path::Path,
+};
 
 /// Kinds that a thread can be in another one of than its process.
-const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
+const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
 
 /// All of them that were made.
 #[derive(Default)]
@@ -40,6 +46,16 @@ fn failed(action: String) -> impl FnOnce(io::Error) -> RestoreError {
     move |source| RestoreError::System { action, source }
 }
 
+/// The files by which tasks join the sandbox's cgroups.
+fn entrances(launch: &Launch) -> Result<Vec<File>, RestoreError> {
+    let open = |path: &Path| {
+        let path = path.join("cgroup.procs");
+        let file = OpenOptions::new().write(true).open(&path);
+        file.map_err(failed(format!("open {}", path.display())))
+    };
+    launch.cgroups().paths().map(open).collect()
+}
+
 /// The number of the namespace of a kind.
 fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
     match kind {
@@ -48,13 +64,14 @@ fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
         Kind::Ipc => of.ipc,
         Kind::Network => of.network,
         Kind::Time => of.time,
-        Kind::Mount | Kind::Pid | Kind::Cgroup => 0,
+        Kind::Cgroup => of.cgroup,
+        Kind::Mount | Kind::Pid => 0,
     }
 }
 
 impl Namespaces {
-    /// Makes all but those of time, where `seed` is the first task of the new sandbox.
-    pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
+    /// Makes all but those of time, for a new sandbox whose cgroups are without controllers for others yet.
+    pub fn make(image: &Image, launch: &Launch) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
         // That of time it enters late, and mount namespaces have their own numbers.
@@ -63,15 +80,22 @@ impl Namespaces {
             .filter(|kind| !matches!(kind, Kind::Time | Kind::Mount))
         {
             let action = format!("open the {kind} namespace of the new sandbox");
-            all.known.add_own(kind, &seed.to_string()).map_err(failed(action))?;
+            all.known
+                .add_own(kind, &launch.pid1().to_string())
+                .map_err(failed(action))?;
         }
+        let is_cgroup = |record: &NamespaceRecord| record.contents == NamespaceContents::Cgroup;
+        let cgroups = match records.iter().any(is_cgroup) {
+            true => entrances(launch)?,
+            false => Vec::new(),
+        };
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
         all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
         all.owners = records.iter().map(|record| record.owner).collect();
         for (number, record) in (1..).zip(records) {
             if !matches!(record.contents, NamespaceContents::Time(_)) {
-                let made = make_namespace(&record.contents, all.known.made(record.owner));
+                let made = make_namespace(&record.contents, all.known.made(record.owner), &cgroups);
                 let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
                 all.known.add(number, made);
             }
@@ -128,6 +152,7 @@ impl Namespaces {
             uts: pick(Kind::Uts),
             ipc: pick(Kind::Ipc),
             network: pick(Kind::Network),
+            cgroup: pick(Kind::Cgroup),
             ..leader
         }
     }

@@ -81,7 +81,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
             NamespaceContents::Time(clocks) => {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
             }
-            NamespaceContents::Ipc(_) | NamespaceContents::Network { .. } => {}
+            NamespaceContents::Ipc(_) | NamespaceContents::Network { .. } | NamespaceContents::Cgroup => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -114,7 +114,8 @@ fn possible(user: &UserNamespaceRecord) -> bool {
     })
 }
 
-/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's.
+/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's, but for
+/// its user namespace: it may have entered that when it had the others.
 fn children(image: &Image) -> Result<(), NamespaceFault> {
     let mut led = HashSet::new();
     for process in image.processes() {
@@ -124,7 +125,11 @@ fn children(image: &Image) -> Result<(), NamespaceFault> {
         let (own, children) = (leader.namespaces.time, process.time_of_children);
         let makes = own == children || children != 0 && led.insert(children);
         ensure(makes, || NamespaceFault::Children(process.pid.0))?;
-        let others = leader.namespaces != TaskNamespaces::default();
+        let of_root = TaskNamespaces {
+            user: leader.namespaces.user,
+            ..TaskNamespaces::default()
+        };
+        let others = leader.namespaces != of_root;
         ensure(!others || process.ppid.0 != 0, || NamespaceFault::Root(process.pid.0))?;
     }
     Ok(())
@@ -153,6 +158,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
             ipc,
             network,
             time,
+            cgroup,
         } = thread.namespaces;
         let is_user = |contents: &NamespaceContents| matches!(contents, NamespaceContents::User(_));
         ensure(known(user, is_user), || fault(task, "user", user))?;
@@ -163,6 +169,8 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
+        let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup);
+        ensure(known(cgroup, is_cgroup), || fault(task, "cgroup", cgroup))?;
         ensure(owner(time).is_none_or(|owner| owner == 0), || {
             NamespaceFault::Owner(time)
         })?;

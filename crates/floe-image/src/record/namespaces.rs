@@ -36,6 +36,8 @@ pub enum NamespaceContents {
     },
     /// Clocks, time_namespaces(7).
     Time(ClocksRecord),
+    /// Cgroups, of which it shows the tree's own ones as the root of all: cgroup_namespaces(7).
+    Cgroup,
 }
 
 /// A user namespace.
@@ -119,6 +121,7 @@ impl NamespaceContents {
             Self::Ipc(_) => NamespaceKind::Ipc,
             Self::Network { .. } => NamespaceKind::Network,
             Self::Time(_) => NamespaceKind::Time,
+            Self::Cgroup => NamespaceKind::Cgroup,
         }
     }
 }
@@ -136,4 +139,6 @@ pub struct TaskNamespaces {
     pub network: u32,
     /// Time namespace.
     pub time: u32,
+    /// Cgroup namespace.
+    pub cgroup: u32,
 }

@@ -2,7 +2,7 @@
 
 use super::{TreeError, file, knobs};
 use crate::{
-    ns::{self, NsError},
+    ns::{self, NsError, Others},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
@@ -10,6 +10,7 @@ use floe_cgroup::folder;
 use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
 use floe_sys::{
     Pid, descriptor,
+    namespace::Kind,
     procfs::{self, OwnCgroup},
 };
 use nix::sched::CloneFlags;
@@ -50,14 +51,21 @@ struct Seat<'a> {
 ///
 /// # Errors
 /// [`TreeError`].
-pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<Vec<HierarchyRecord>, TreeError> {
+pub fn dump(
+    (tree, others): (&FoundTree, &Others),
+    own: Own<'_>,
+    refusals: &mut Refusals,
+) -> Result<Vec<HierarchyRecord>, TreeError> {
     let mut records = Vec::new();
-    let inside = root_inside(tree)?;
+    let views = views(tree, others)?;
+    let of_root = views
+        .first()
+        .filter(|view| Some(view.task) == tree.root().map(FoundProcess::task));
     for (controllers, seats, is_top) in seats(tree)? {
-        let shown = inside.get(&controllers).map(Vec::as_slice);
-        let Some(base) = base(tree, own, (&seats, is_top), shown, refusals)? else {
-            continue;
-        };
+        let shown = of_root.and_then(|view| view.shows(&controllers));
+        let base = base(tree, own, (&seats, is_top), shown, refusals)?;
+        refuse_views(&views, (&controllers, &seats), base.as_deref(), refusals);
+        let Some(base) = base else { continue };
         let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
         let lone = record.cgroups.len() == 1;
         let is_new = |cgroup: &CgroupRecord| {
@@ -109,16 +117,77 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
     Ok(all.into_iter().map(|(name, (seats, top))| (name, seats, top)).collect())
 }
 
-/// What the root's own cgroup namespace shows of its places, by hierarchy; nothing where it has none.
-fn root_inside(tree: &FoundTree) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
-    let Some(root) = tree.root() else {
-        return Ok(BTreeMap::new());
-    };
-    if ns::origin(root.task(), "cgroup")? == NamespaceOrigin::Host {
-        return Ok(BTreeMap::new());
+/// A cgroup namespace of the tree's.
+struct View {
+    /// Who is in it; of one that nobody is in, the tree's root.
+    task: Pid,
+    /// What it shows of that one's places, by hierarchy.
+    shown: BTreeMap<String, Vec<u8>>,
+}
+
+impl View {
+    fn shows(&self, controllers: &str) -> Option<&[u8]> {
+        self.shown.get(controllers).map(Vec::as_slice)
     }
-    let path = format!("/proc/{}/cgroup", root.task());
-    let text = ns::run_inside(root.task(), CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
+}
+
+/// All cgroup namespaces of the tree but floe's own; that of the root, where it has one, first.
+fn views(tree: &FoundTree, others: &Others) -> Result<Vec<View>, NsError> {
+    let mut known = HashSet::new();
+    let mut found = Vec::new();
+    for process in tree.root().into_iter().chain(tree.living()) {
+        let task = process.task();
+        let path = format!("/proc/{task}/ns/cgroup");
+        let link = fs::read_link(&path).map_err(|source| NsError::Read { path, source })?;
+        if known.insert(link) && ns::origin(task, "cgroup")? == NamespaceOrigin::Own {
+            let shown = seen_inside(task)?;
+            found.push(View { task, shown });
+        }
+    }
+    let root = tree.root().map(FoundProcess::task);
+    for (namespace, task) in others.held(Kind::Cgroup).flat_map(|held| root.map(|root| (held, root))) {
+        let path = format!("/proc/{task}/cgroup");
+        let text = ns::run_in(namespace, || fs::read(&path)).map_err(|source| NsError::Read { path, source })?;
+        let shown = places(&text);
+        found.push(View { task, shown });
+    }
+    Ok(found)
+}
+
+/// Refuses namespaces that begin elsewhere than where those of a restored tree can.
+fn refuse_views(
+    views: &[View],
+    (controllers, seats): (&str, &[Seat<'_>]),
+    base: Option<&Path>,
+    refusals: &mut Refusals,
+) {
+    for view in views {
+        let Some(seat) = seats.iter().find(|seat| seat.process.task() == view.task) else {
+            continue;
+        };
+        let wanted = base.unwrap_or(&seat.directory);
+        let root = view
+            .shows(controllers)
+            .and_then(|shown| without_end(&seat.directory, shown));
+        if root.as_deref() != Some(wanted) {
+            refusals.add(
+                Some(&seat.process.subject()),
+                "cgroup namespace",
+                format!("its root is another cgroup than the tree's own, {}", wanted.display()),
+                "start the workload without it, or let it make the namespace where it is to begin",
+            );
+        }
+    }
+}
+
+/// What a task's cgroup namespace shows of its places, by hierarchy.
+fn seen_inside(task: Pid) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
+    let path = format!("/proc/{task}/cgroup");
+    let text = ns::run_inside(task, CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
+    Ok(places(&text))
+}
+
+fn places(text: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n');
     let parts = lines.filter_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':').skip(1);
@@ -127,7 +196,7 @@ fn root_inside(tree: &FoundTree) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
             parts.next()?.to_vec(),
         ))
     });
-    Ok(parts.collect())
+    parts.collect()
 }
 
 /// The tree's own cgroup; `None` where it has none in a hierarchy.
@@ -161,18 +230,7 @@ fn base(
         }
     };
     match found {
-        Some(base) => {
-            let hidden = shown.is_some() && namespace_root.as_ref() != Some(&base);
-            if hidden {
-                refusals.add(
-                    Some(&first.process.subject()),
-                    "cgroup namespace",
-                    format!("its root is another cgroup than the tree's own, {}", base.display()),
-                    "start the workload without it, or let it make the namespace where it is to begin",
-                );
-            }
-            Ok(Some(base))
-        }
+        Some(base) => Ok(Some(base)),
         None => {
             for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
                 refuse_place(seat, &first.directory, refusals);

@@ -61,7 +61,9 @@ pub(super) fn look(
                 boottime: seen.boottime.max(0) as u64,
             })
         }
-        Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
+        // What it shows is held against the tree's cgroups where these are read.
+        Kind::Cgroup => NamespaceContents::Cgroup,
+        Kind::Mount | Kind::Pid => return Err(Errno::EINVAL.into()),
     })
 }
 
@@ -123,7 +125,8 @@ fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
     let map = |name: &str| ranges(&fs::read_to_string(directory.join(name))?);
     let (users, groups) = (map("uid_map")?, map("gid_map")?);
     Ok(UserNamespaceRecord {
-        maker: (maker, 0),
+        // Of which group it was the kernel tells nobody, and does nothing with it.
+        maker: (maker, nix::unistd::getegid().as_raw()),
         users,
         groups,
         setgroups: fs::read_to_string(directory.join("setgroups"))?.trim() == "allow",
@@ -161,7 +164,7 @@ pub(super) fn maps_from_above(records: &mut [NamespaceRecord]) {
         let (NamespaceContents::User(user), Some(Some(above))) = (&mut record.contents, above) else {
             continue;
         };
-        // The kernel tells nobody which group it was, and does nothing with it; but one that is known there.
+        // A group that is known there.
         user.maker.1 = above.groups.first().map_or(0, |range| range.above);
         for (map, above) in [(&mut user.users, &above.users), (&mut user.groups, &above.groups)] {
             for range in map {
@@ -179,10 +182,11 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
 }
 
 /// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
+/// One of cgroups begins at those that are joined by writing 0 to the files `cgroups`.
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
-pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups: &[fs::File]) -> io::Result<OwnedFd> {
     let stand = |flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
             if let Some((user, group)) = maker {
@@ -230,6 +234,18 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             Ok(made)
         }
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
+        NamespaceContents::Cgroup => {
+            let standing = Standing::there(|| {
+                for file in cgroups {
+                    nix::unistd::write(file, b"0")?;
+                }
+                if let Some(user) = user {
+                    setns(user, CloneFlags::CLONE_NEWUSER)?;
+                }
+                unshare(CloneFlags::CLONE_NEWCGROUP)
+            })?;
+            standing.namespace(Kind::Cgroup)
+        }
     }
 }
 

@@ -75,14 +75,6 @@ pub fn find(
         mounts: FoundMounts::default(),
         networks: Vec::new(),
     };
-    if origin(pid, "user")? == NamespaceOrigin::Own {
-        refusals.add(
-            Some(&root.subject()),
-            "user namespace of its own",
-            "it is not carried yet",
-            "start the workload without it",
-        );
-    }
     if found.net == NamespaceOrigin::Own {
         found.networks.push(network::find(pid, carried, refusals)?);
         found.packet_filter = packet_filter::dump(pid, refusals)?;

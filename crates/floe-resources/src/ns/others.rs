@@ -4,7 +4,7 @@
 use super::{
     contents,
     held::{Held, Identity},
-    inside::NsError,
+    inside::{NsError, owner_to_enter},
 };
 use crate::{
     ns::MountSpaces,
@@ -45,8 +45,6 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Cgroup,
     Kind::Time,
 ];
-/// Those that are made anew.
-const CARRIED: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -72,7 +70,7 @@ impl Other {
 /// All namespaces of a tree but those of PIDs.
 #[derive(Debug)]
 pub struct Others {
-    /// Those of the tree's root.
+    /// Those of the tree's root; but the user namespace is the one that floe is in, which the root may be below.
     root: HashMap<Kind, u64>,
     /// User namespaces first, each behind the one above it.
     others: Vec<Other>,
@@ -103,6 +101,10 @@ fn path(pid: Pid, tid: Pid, name: &str) -> String {
 fn inode_at(path: String) -> Result<u64, NsError> {
     let found = std::fs::metadata(&path).map_err(read_error(path))?;
     Ok(found.ino())
+}
+
+fn inode_of(file: &OwnedFd) -> io::Result<u64> {
+    Ok(fstat(file.as_fd())?.st_ino)
 }
 
 fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
@@ -138,9 +140,13 @@ impl Others {
         };
         let Some(root) = tree.root() else { return Ok(found) };
         for kind in OF_A_PROCESS {
-            let inode = inode_at(path(root.task(), root.task(), kind.name()))?;
-            found.root.insert(kind, inode);
+            let path = match kind {
+                Kind::User => "/proc/self/ns/user".to_owned(),
+                _ => path(root.task(), root.task(), kind.name()),
+            };
+            found.root.insert(kind, inode_at(path)?);
         }
+        found.refuse_owned_below(root, refusals)?;
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
@@ -151,6 +157,30 @@ impl Others {
         found.find_owners(refusals)?;
         found.refuse_times(tree, refusals)?;
         Ok(found)
+    }
+
+    /// Refuses a tree whose own namespaces belong to a user namespace that floe is not in: those of a new sandbox are of floe's.
+    fn refuse_owned_below(&self, root: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::User) {
+            let path = path(root.pid, root.task(), kind.name());
+            if inode_at(path.clone())? == inode_at(format!("/proc/self/ns/{kind}"))? {
+                continue;
+            }
+            let file = File::open(&path).map_err(read_error(path.clone()))?;
+            let is_floes = match namespace::owner(file.as_fd()) {
+                Ok(owner) => self.root.get(&Kind::User) == Some(&inode_of(&owner).map_err(read_error(path))?),
+                // It belongs to one above.
+                Err(Errno::EPERM) => true,
+                Err(error) => return Err(read_error(path)(error.into())),
+            };
+            if !is_floes {
+                let reason = format!("its {kind} namespace belongs to that, and floe as the host's root stays outside");
+                let advice = "have it saved by the user who made it";
+                refusals.add(Some(&root.subject()), "user namespace of its own", reason, advice);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn meet_all(&mut self, process: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
@@ -201,10 +231,6 @@ impl Others {
         if self.root.get(&kind) == Some(&inode) {
             return Ok(());
         }
-        if !CARRIED.contains(&kind) {
-            refuse_kind(process, name, refusals);
-            return Ok(());
-        }
         if inode_at(format!("/proc/self/ns/{kind}"))? == inode {
             refusals.add(
                 Some(&process.subject()),
@@ -228,14 +254,20 @@ impl Others {
 
     /// Notes those that no task is in.
     fn meet_held(&mut self, held: &Held) -> Result<(), NsError> {
-        for kind in CARRIED {
+        for kind in OF_A_PROCESS {
             let own = inode_at(format!("/proc/self/ns/{kind}"))?;
             for (inode, file) in held.of_kind(kind) {
                 if self.number(kind, inode).is_some() || inode == own {
                     continue;
                 }
                 let wrap = || read_error(format!("{kind} namespace {kind}:[{inode}]"));
-                let enter = || setns(file, CloneFlags::from_bits_retain(kind.flag()));
+                let user = owner_to_enter(file.as_fd()).map_err(wrap())?;
+                let enter = || {
+                    if let Some(user) = &user {
+                        setns(user, CloneFlags::CLONE_NEWUSER)?;
+                    }
+                    setns(file, CloneFlags::from_bits_retain(kind.flag()))
+                };
                 let standing = Standing::there(enter).map_err(wrap())?;
                 self.others.push(Other {
                     kind,
@@ -376,7 +408,6 @@ impl Others {
         refusals: &mut Refusals,
     ) -> Result<u64, NsError> {
         let root = self.root[&Kind::User];
-        let wrap = |source: Errno| read_error(format!("whose {title} is"))(source.into());
         let file = match owner {
             Ok(file) => file,
             Err(Errno::EPERM) => {
@@ -384,9 +415,9 @@ impl Others {
                 refusals.add(None, title, reason, "start who made it from the tree's root");
                 return Ok(root);
             }
-            Err(error) => return Err(wrap(error)),
+            Err(error) => return Err(read_error(format!("whose {title} is"))(error.into())),
         };
-        let inode = fstat(file.as_fd()).map_err(wrap)?.st_ino;
+        let inode = inode_of(&file).map_err(read_error(title.to_owned()))?;
         if inode != root && self.find_other(Kind::User, inode).is_none() {
             self.others.push(Other {
                 kind: Kind::User,
@@ -425,7 +456,6 @@ impl Others {
                 "processes outside of the tree are in that namespace, or the host keeps it, too"
             }
             Kind::Pid => "that PID namespace is below another one that has ended, or is none of the tree's",
-            Kind::Cgroup => "a cgroup namespace other than the tree root's is not made again",
             Kind::Mount => {
                 "that mount namespace is kept where floe can't look at it: by a hidden mount, or a message alone"
             }
@@ -444,6 +474,12 @@ impl Others {
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         let all = (1..).zip(&self.others).filter(move |(_, other)| other.kind == kind);
         all.map(|(number, other)| (number, other.file.as_fd()))
+    }
+
+    /// Those of a kind that no task is in.
+    pub(crate) fn held(&self, kind: Kind) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let held = move |other: &&Other| other.kind == kind && other.standing.is_some();
+        self.others.iter().filter(held).map(|other| other.file.as_fd())
     }
 
     /// What is in them; IPC objects are found otherwise. What can't be carried is refused.
@@ -541,6 +577,7 @@ impl Others {
                 ipc: of(Kind::Ipc)?,
                 network: of(Kind::Network)?,
                 time: of(Kind::Time)?,
+                cgroup: of(Kind::Cgroup)?,
             };
         }
         record.time_of_children = number(process.task(), Kind::Time, "time_for_children")?;

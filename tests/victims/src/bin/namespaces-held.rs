@@ -133,6 +133,10 @@ fn devices() -> String {
     told.join(", ")
 }
 
+fn cgroups() -> String {
+    fs::read_to_string("/proc/self/cgroup").expect("cgroups")
+}
+
 fn users() -> String {
     let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
     map.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -185,6 +189,7 @@ fn by_descriptors(top: &Path) -> Check {
     let down = made(CloneFlags::CLONE_NEWNET, || (), |ns| open(ns, "net"));
     let ipc = made(CloneFlags::CLONE_NEWIPC, || (), |ns| open(ns, "ipc"));
     let time = made(NEW_TIME, delay, |ns| open(ns, "time_for_children"));
+    let cgroup = made(CloneFlags::CLONE_NEWCGROUP, || (), |ns| open(ns, "cgroup"));
     let user = made(CloneFlags::CLONE_NEWUSER, || (), |ns| open(ns, "user"));
     let nobody = made(
         CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC,
@@ -207,6 +212,7 @@ fn by_descriptors(top: &Path) -> Check {
         findings.same("segments", "0", inside(&ipc, segments).as_str());
         findings.that(own != inode(&ipc), "an IPC namespace is the own one");
         findings.same("whether it is late", "true", inside(&time, is_late).as_str());
+        findings.same("cgroups", cgroups().as_str(), inside(&cgroup, cgroups).as_str());
         findings.same("users", "0 1000 10 70 0 1", inside(&user, users).as_str());
         let above = fs::metadata("/proc/self/ns/user").map(|found| found.ino()).ok();
         findings.same("what is above it", &above, &Some(inode(owner(&user))));
