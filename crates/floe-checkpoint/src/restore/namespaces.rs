@@ -89,6 +89,10 @@ impl Namespaces {
             true => entrances(launch)?,
             false => Vec::new(),
         };
+        let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
+        if records.iter().any(is_network) {
+            all.known.expect_networks();
+        }
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
         all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
@@ -103,7 +107,8 @@ impl Namespaces {
         Ok(all)
     }
 
-    fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
+    /// One of a kind, by its number.
+    pub fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
         let found = NamespaceKind::named(kind.name()).and_then(|kind| self.known.one(kind, number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
     }

@@ -2,14 +2,10 @@
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
 use super::{inside::run_in, others::Other};
-use crate::refusal::Refusals;
-use floe_image::record::{
-    ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, PacketFilterRecord, UserNamespaceRecord,
-};
+use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
     capability,
     namespace::{self, Kind, Standing},
-    network,
     time_namespace::{self, Clocks},
 };
 use nix::{
@@ -18,7 +14,6 @@ use nix::{
     sys::utsname::uname,
 };
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs, io,
     os::{
@@ -28,12 +23,8 @@ use std::{
     path::Path,
 };
 
-/// Looks into one; objects of an IPC namespace are found otherwise. What can't be carried is refused.
-pub(super) fn look(
-    other: &Other,
-    owner: Option<BorrowedFd<'_>>,
-    refusals: &mut Refusals,
-) -> io::Result<NamespaceContents> {
+/// Looks into one; objects of an IPC namespace, and what is in a network namespace, are found otherwise.
+pub(super) fn look(other: &Other) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -42,11 +33,7 @@ pub(super) fn look(
             NamespaceContents::Uts { host, domain }
         }
         Kind::Ipc => NamespaceContents::Ipc(IpcRecord::default()),
-        Kind::Network => {
-            let up = run_in(file, || Ok(network::is_loopback_up()?))?;
-            refuse_contents((other, owner), up, refusals)?;
-            NamespaceContents::Network { up }
-        }
+        Kind::Network => NamespaceContents::Network,
         Kind::Time => {
             let seen = match other.member {
                 Some(member) => Clocks::seen_by(&member.to_string()),
@@ -65,47 +52,6 @@ pub(super) fn look(
         Kind::Cgroup => NamespaceContents::Cgroup,
         Kind::Mount | Kind::Pid => return Err(Errno::EINVAL.into()),
     })
-}
-
-/// Refuses what is in a network namespace besides its loopback device as a new one has it.
-fn refuse_contents(
-    (other, owner): (&Other, Option<BorrowedFd<'_>>),
-    up: bool,
-    refusals: &mut Refusals,
-) -> io::Result<()> {
-    // Tasks have led floe to it.
-    let member = other.member.ok_or(Errno::ESRCH)?;
-    let find = |task, refusals: &mut Refusals| {
-        let found = super::network::find(task, (&HashSet::new(), None), refusals);
-        found.map_err(io::Error::other)
-    };
-    let found = find(member, refusals)?;
-    // Who owns it decides which settings it has.
-    let standing = Standing::there(|| {
-        if let Some(owner) = owner {
-            setns(owner, CloneFlags::CLONE_NEWUSER)?;
-        }
-        unshare(CloneFlags::CLONE_NEWNET)
-    })?;
-    if up {
-        let new = standing.namespace(Kind::Network)?;
-        run_in(new.as_fd(), || Ok(network::raise_loopback()?))?;
-    }
-    let reason =
-        "what is in a network namespace that the tree's root is not in is not carried yet, but for its loopback device";
-    let advice = "have it in the network namespace of the tree's root";
-    let filter = super::packet_filter::dump(member, refusals).map_err(io::Error::other)?;
-    let differs = found != find(standing.task(), &mut Refusals::default())?;
-    let filters = filter != PacketFilterRecord::default();
-    for (what, is) in [
-        ("devices, addresses, routes or settings", differs),
-        ("packet filter", filters),
-    ] {
-        if is {
-            refusals.add(None, format!("{what} of {}", other.title()), reason, advice);
-        }
-    }
-    Ok(())
 }
 
 /// Host and domain name.
@@ -226,13 +172,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups:
             Ok(made)
         }
         NamespaceContents::Ipc(_) => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
-        NamespaceContents::Network { up } => {
-            let made = stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network)?;
-            if *up {
-                run_in(made.as_fd(), || Ok(network::raise_loopback()?))?;
-            }
-            Ok(made)
-        }
+        NamespaceContents::Network => stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network),
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
         NamespaceContents::Cgroup => {
             let standing = Standing::there(|| {
