@@ -406,6 +406,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
         cgroups::place_all(&image, &world)?;
+        world.make_ended_pids(&image.sandbox().pid_namespaces)?;
         let mut unmounted = unmounted;
         if let Some(mounting) = &mut unmounted {
             mounts::complete(mounting, &world, launch.pid1())?;
