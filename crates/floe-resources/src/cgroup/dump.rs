@@ -4,7 +4,7 @@ use super::{TreeError, file, knobs};
 use crate::{
     ns::{self, NsError, Others},
     refusal::Refusals,
-    tree::{FoundProcess, FoundTree},
+    tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_cgroup::folder;
 use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
@@ -43,7 +43,7 @@ pub struct Own<'a> {
 /// A thread and where it is in one hierarchy.
 struct Seat<'a> {
     process: &'a FoundProcess,
-    ns_tid: i32,
+    thread: &'a FoundThread,
     directory: PathBuf,
 }
 
@@ -108,7 +108,7 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
                 *top |= is_top;
                 seats.push(Seat {
                     process,
-                    ns_tid: thread.ns_tid,
+                    thread,
                     directory: PathBuf::from(OsStr::from_bytes(&path)),
                 });
             }
@@ -135,8 +135,12 @@ impl View {
 fn views(tree: &FoundTree, others: &Others) -> Result<Vec<View>, NsError> {
     let mut known = HashSet::new();
     let mut found = Vec::new();
-    for process in tree.root().into_iter().chain(tree.living()) {
-        let task = process.task();
+    // Each thread may have one of its own.
+    let tasks = |process: &FoundProcess| {
+        let threads: Vec<Pid> = process.threads.iter().map(|thread| thread.tid).collect();
+        [process.task()].into_iter().chain(threads)
+    };
+    for task in tree.root().into_iter().chain(tree.living()).flat_map(tasks) {
         let path = format!("/proc/{task}/ns/cgroup");
         let link = fs::read_link(&path).map_err(|source| NsError::Read { path, source })?;
         if known.insert(link) && ns::origin(task, "cgroup")? == NamespaceOrigin::Own {
@@ -162,7 +166,7 @@ fn refuse_views(
     refusals: &mut Refusals,
 ) {
     for view in views {
-        let Some(seat) = seats.iter().find(|seat| seat.process.task() == view.task) else {
+        let Some(seat) = seats.iter().find(|seat| seat.thread.tid == view.task) else {
             continue;
         };
         let wanted = base.unwrap_or(&seat.directory);
@@ -301,7 +305,7 @@ fn hierarchy(
     for seat in seats {
         match positions.get(seat.directory.as_path()) {
             Some(0) => {}
-            Some(position) => members.push((NsPid(seat.ns_tid), *position)),
+            Some(position) => members.push((NsPid(seat.thread.ns_tid), *position)),
             None => tracing::debug!(directory = %seat.directory.display(), "a task is elsewhere, which was refused"),
         }
     }
