@@ -14,7 +14,7 @@ use floe_image::{
     },
 };
 use floe_resources::{
-    cgroup::{self, TreeError},
+    cgroup::{self, FoundCgroups, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError, IpcSpaces},
     mm::{self, ContentError, Contents},
@@ -124,7 +124,14 @@ impl Inspected {
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
         let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
-        let others = Others::find(&held.tree, &contents.spaces, refusals)?;
+        let own = target.own_cgroups();
+        let frozen = held.frozen_before();
+        let own = cgroup::Own {
+            paths: &own,
+            frozen: &frozen,
+        };
+        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
+        let others = Others::find(&held.tree, (&contents.spaces, &cgroups), refusals)?;
         contents.ipc = IpcSpaces::find(&held.tree, &others)?;
         sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
@@ -165,13 +172,6 @@ impl Inspected {
             }
             processes.push(record);
         }
-        let own = target.own_cgroups();
-        let frozen = held.frozen_before();
-        let own = cgroup::Own {
-            paths: &own,
-            frozen: &frozen,
-        };
-        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
         let way = target.link().map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {
@@ -203,9 +203,13 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let (mut sandbox, mut mounts, networks) =
-            sandbox(held, target, (&streams, &files, &others), (&mut contents, refusals))?;
-        (sandbox.cgroups, sandbox.sysctls) = (cgroups, sysctls);
+        let (mut sandbox, mut mounts, networks) = sandbox(
+            (held, &cgroups),
+            target,
+            (&streams, &files, &others),
+            (&mut contents, refusals),
+        )?;
+        (sandbox.cgroups, sandbox.sysctls) = (cgroups.into_records(&mounts.namespaces), sysctls);
         for (number, record) in mounts.namespaces.iter_mut().enumerate() {
             record.owner = others.owner_of_mounts(number);
         }
@@ -381,7 +385,7 @@ fn foreground(tree: &FoundTree, found: &FoundProcess) -> NsPid {
 }
 
 fn sandbox(
-    held: &HeldTree,
+    (held, cgroups): (&HeldTree, &FoundCgroups),
     target: &Target,
     (streams, files, others): (&Streams, &Collected, &Others),
     (contents, refusals): (&mut Contents, &mut Refusals),
@@ -392,7 +396,7 @@ fn sandbox(
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
     let found = ns::find(
-        &held.tree,
+        (&held.tree, cgroups),
         (&files.devices, target.link().map(|_| LINK_INSIDE)),
         (contents, refusals),
     )?;
@@ -435,7 +439,7 @@ fn sandbox(
         mount,
         devpts,
         has_init,
-        namespaces: others.records(refusals)?,
+        namespaces: others.records(cgroups, refusals)?,
         pid_namespaces: ns::pids::records(&held.tree, others),
         ended_leaders: Vec::new(),
         console: streams.record(&files.input),

@@ -36,7 +36,7 @@ fn failed(source: io::Error) -> RestoreError {
 /// Makes the time namespace of the tree's root and takes every process there is into it, the later small init too.
 pub fn set(image: &Image, world: &World<'_>) -> Result<(), RestoreError> {
     let contents = NamespaceContents::Time(image.sandbox().clocks);
-    let namespace = make_namespace(&contents, None).map_err(failed)?;
+    let namespace = make_namespace(&contents, (None, &[])).map_err(failed)?;
     for puppet in world.puppets.values() {
         world.enter(puppet, (Kind::Time, namespace.as_fd()))?;
     }
@@ -71,7 +71,7 @@ pub fn set_others(image: &Image, world: &mut World<'_>) -> Result<(), RestoreErr
         let mut later = Vec::new();
         for (number, clocks) in waiting {
             let file = match makers.get(&number) {
-                None => make_namespace(&NamespaceContents::Time(clocks), None).map_err(failed)?,
+                None => make_namespace(&NamespaceContents::Time(clocks), (None, &[])).map_err(failed)?,
                 Some(maker) => {
                     let puppet = world.puppet(maker.pid.0)?;
                     match (own(maker), made.get(&own(maker))) {

@@ -366,14 +366,20 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     drop(far);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
-    world.namespaces = Namespaces::make(&image, launch.pid1())?;
+    world.namespaces = Namespaces::make(&image, launch.pid1(), &|places| {
+        groups.entrances(launch.cgroups(), places)
+    })?;
+    let views = cgroups::views(&image, &groups, launch.cgroups())?;
+    groups.open_up()?;
+    world.settle_in(1)?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
     let (roots, unmounted) = mounts::make(
         &image,
         world.seed()?,
-        (launch.pid1(), outside.mounts, &world.namespaces.known),
+        launch.pid1(),
+        (outside.mounts, &world.namespaces.known, &views),
     )?;
     control.enter("network")?;
     networks::make(&image, launch.pid1())?;

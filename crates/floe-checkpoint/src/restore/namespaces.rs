@@ -7,11 +7,12 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord, TaskNamespaces,
-        ThreadRecord,
+        CgroupPlace, Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
+        TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
+    cgroup::TreeError,
     ipc,
     ns::{Known, Roots, make_namespace},
     task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
@@ -26,7 +27,7 @@ use std::{
 };
 
 /// Kinds that a thread can be in another one of than its process.
-const OF_A_THREAD: [Kind; 3] = [Kind::Uts, Kind::Ipc, Kind::Network];
+const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
 
 /// All of them that were made.
 #[derive(Default)]
@@ -43,6 +44,9 @@ pub(super) struct Namespaces {
     seen: Vec<Option<SeenUsers>>,
 }
 
+/// Files that lead whoever writes 0 to them into cgroups.
+pub(super) type Entrances<'a> = dyn Fn(&[CgroupPlace]) -> Result<Vec<File>, TreeError> + 'a;
+
 fn failed(action: String) -> impl FnOnce(io::Error) -> RestoreError {
     move |source| RestoreError::System { action, source }
 }
@@ -55,13 +59,15 @@ fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
         Kind::Ipc => of.ipc,
         Kind::Network => of.network,
         Kind::Time => of.time,
-        Kind::Mount | Kind::Pid | Kind::Cgroup => 0,
+        Kind::Cgroup => of.cgroup,
+        Kind::Mount | Kind::Pid => 0,
     }
 }
 
 impl Namespaces {
-    /// Makes all but those of time, where `seed` is the first task of the new sandbox.
-    pub fn make(image: &Image, seed: Pid) -> Result<Self, RestoreError> {
+    /// Makes all but those of time, where `seed` is the first task of the new sandbox. `entrances` opens the cgroups that a
+    /// cgroup namespace begins at, in which nobody may be once they hand on controllers.
+    pub fn make(image: &Image, seed: Pid, entrances: &Entrances<'_>) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
         let of_root = |kind: Kind| {
@@ -81,7 +87,12 @@ impl Namespaces {
         all.owners = records.iter().map(|record| record.owner).collect();
         for (number, record) in (1..).zip(records) {
             if !matches!(record.contents, NamespaceContents::Time(_)) {
-                let made = make_namespace(&record.contents, all.known.made(record.owner));
+                let entrances = match &record.contents {
+                    NamespaceContents::Cgroup(places) => entrances(places)?,
+                    _ => Vec::new(),
+                };
+                let user = all.known.made(record.owner);
+                let made = make_namespace(&record.contents, (user, &entrances));
                 let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
                 all.known.add(number, made);
             }
@@ -139,6 +150,7 @@ impl Namespaces {
             uts: pick(Kind::Uts),
             ipc: pick(Kind::Ipc),
             network: pick(Kind::Network),
+            cgroup: pick(Kind::Cgroup),
             ..leader
         }
     }

@@ -51,7 +51,10 @@ pub enum NamespaceFault {
     Children(i32),
     /// A root in what counts as others' namespaces.
     #[error("process {0}, the tree's root, is in namespaces of others")]
-    Root(i32),
+    OfOthers(i32),
+    /// A cgroup namespace that begins nowhere.
+    #[error("cgroup namespace {0} begins at a cgroup that is missing, that has threads alone, or that every tree has")]
+    Root(u32),
     /// A mount namespace that belongs to no user namespace.
     #[error("mount namespace {0} belongs to no user namespace that the image has")]
     Mount(u32),
@@ -82,6 +85,15 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
                 // Who is born into a user namespace could not enter the one that another makes.
                 ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
+            }
+            NamespaceContents::Cgroup(roots) => {
+                let mut known = HashSet::new();
+                let possible = roots.iter().all(|place| {
+                    let cgroup = place.find(&image.sandbox().cgroups);
+                    known.insert(&place.hierarchy)
+                        && cgroup.is_some_and(|found| !found.path.is_empty() && !found.threaded)
+                });
+                ensure(possible, || NamespaceFault::Root(number))?;
             }
             NamespaceContents::Ipc(_) | NamespaceContents::Network { .. } => {}
         }
@@ -126,8 +138,14 @@ fn children(image: &Image) -> Result<(), NamespaceFault> {
         let (own, children) = (leader.namespaces.time, process.time_of_children);
         let makes = own == children || children != 0 && led.insert(children);
         ensure(makes, || NamespaceFault::Children(process.pid.0))?;
-        let others = leader.namespaces != TaskNamespaces::default();
-        ensure(!others || process.ppid.0 != 0, || NamespaceFault::Root(process.pid.0))?;
+        let own = TaskNamespaces {
+            cgroup: leader.namespaces.cgroup,
+            ..TaskNamespaces::default()
+        };
+        let others = leader.namespaces != own;
+        ensure(!others || process.ppid.0 != 0, || {
+            NamespaceFault::OfOthers(process.pid.0)
+        })?;
     }
     Ok(())
 }
@@ -149,6 +167,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
             ipc,
             network,
             time,
+            cgroup,
         } = thread.namespaces;
         let is_user = |contents: &NamespaceContents| matches!(contents, NamespaceContents::User(_));
         ensure(known(user, is_user), || fault(task, "user", user))?;
@@ -159,6 +178,8 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
+        let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup(_));
+        ensure(known(cgroup, is_cgroup), || fault(task, "cgroup", cgroup))?;
         let same = first.is_none_or(|first| (first.user, first.time) == (user, time));
         ensure(same, || NamespaceFault::Threads(process.pid.0))?;
     }

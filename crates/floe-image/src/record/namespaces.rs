@@ -1,6 +1,6 @@
 //! Namespaces of a tree whose tasks are not all in the same: namespaces(7).
 
-use super::{ClocksRecord, IpcRecord};
+use super::{CgroupPlace, ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
 /// A namespace, of another kind than PIDs, that is not the one of the tree's root. They are numbered from 1 on; of each kind 0
@@ -36,6 +36,8 @@ pub enum NamespaceContents {
     },
     /// Clocks, time_namespaces(7).
     Time(ClocksRecord),
+    /// Where in each hierarchy it begins, unless that is at the tree's own cgroup: cgroup_namespaces(7).
+    Cgroup(Vec<CgroupPlace>),
 }
 
 /// A user namespace.
@@ -75,4 +77,6 @@ pub struct TaskNamespaces {
     pub network: u32,
     /// Time namespace.
     pub time: u32,
+    /// Cgroup namespace; 0 is the one that begins at the tree's own cgroups, or the host's.
+    pub cgroup: u32,
 }

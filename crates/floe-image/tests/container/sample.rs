@@ -552,6 +552,7 @@ fn below(mut process: ProcessRecord, ids: &[i32]) -> ProcessRecord {
             ipc: 4,
             network: 6,
             time: 5,
+            cgroup: 7,
         };
     }
     process
@@ -724,6 +725,7 @@ fn namespaces() -> Vec<NamespaceRecord> {
             }),
         ),
         record(0, NamespaceContents::Network { up: true }),
+        record(1, NamespaceContents::Cgroup(vec![sample_cgroups::place("", b"work")])),
     ]
 }
 

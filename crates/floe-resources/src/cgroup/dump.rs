@@ -1,13 +1,15 @@
 //! Reads the tree's cgroups.
 
-use super::{TreeError, file, knobs};
+use super::{FoundCgroups, TreeError, file, knobs};
 use crate::{
     ns::{self, NsError},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
 use floe_cgroup::folder;
-use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
+use floe_image::record::{
+    CgroupAccess, CgroupPlace, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid,
+};
 use floe_sys::{
     Pid, descriptor,
     procfs::{self, OwnCgroup},
@@ -50,31 +52,49 @@ struct Seat<'a> {
 ///
 /// # Errors
 /// [`TreeError`].
-pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<Vec<HierarchyRecord>, TreeError> {
-    let mut records = Vec::new();
+pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<FoundCgroups, TreeError> {
+    let mut found = FoundCgroups::default();
     let inside = root_inside(tree)?;
     for (controllers, seats, is_top) in seats(tree)? {
-        let shown = inside.get(&controllers).map(Vec::as_slice);
-        let Some(base) = base(tree, own, (&seats, is_top), shown, refusals)? else {
-            continue;
-        };
-        let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
-        let lone = record.cgroups.len() == 1;
-        let is_new = |cgroup: &CgroupRecord| {
-            *cgroup
-                == CgroupRecord {
-                    access: usual(),
-                    ..CgroupRecord::default()
+        let shown = inside
+            .as_ref()
+            .map(|inside| inside.get(&controllers).map(Vec::as_slice));
+        let namespace_root = shown.map(|shown| without_end(&seats.first()?.directory, shown?));
+        let base = base(tree, own, (&seats, is_top), namespace_root.as_ref(), refusals)?;
+        let shared = seats.first().map(|seat| &seat.directory);
+        let begins_here = namespace_root.is_none_or(|root| root.as_ref() == base.as_ref().or(shared));
+        found.root_is_elsewhere |= !begins_here;
+        match base {
+            None => {
+                if let Some(shared) = shared {
+                    found.shared.insert(identity(shared)?);
                 }
-        };
-        if !lone || !record.cgroups.iter().all(is_new) {
-            records.push(record);
+            }
+            Some(base) => {
+                let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
+                for cgroup in &record.cgroups {
+                    let place = CgroupPlace {
+                        hierarchy: controllers.clone(),
+                        path: cgroup.path.clone(),
+                    };
+                    let directory = base.join(OsStr::from_bytes(&cgroup.path));
+                    found.places.insert(identity(&directory)?, place);
+                }
+                found.records.push(record);
+            }
         }
     }
-    Ok(records)
+    Ok(found)
 }
 
-fn usual() -> CgroupAccess {
+/// What makes a directory another one than others.
+fn identity(directory: &Path) -> Result<(u64, u64), TreeError> {
+    let metadata = fs::metadata(directory).map_err(file("look at", directory))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Owner and permissions of a new one.
+pub(super) fn usual() -> CgroupAccess {
     CgroupAccess {
         uid: 0,
         gid: 0,
@@ -109,13 +129,11 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
     Ok(all.into_iter().map(|(name, (seats, top))| (name, seats, top)).collect())
 }
 
-/// What the root's own cgroup namespace shows of its places, by hierarchy; nothing where it has none.
-fn root_inside(tree: &FoundTree) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
-    let Some(root) = tree.root() else {
-        return Ok(BTreeMap::new());
-    };
+/// What the root's own cgroup namespace shows of its places, by hierarchy; `None` where it has none.
+fn root_inside(tree: &FoundTree) -> Result<Option<BTreeMap<String, Vec<u8>>>, NsError> {
+    let Some(root) = tree.root() else { return Ok(None) };
     if ns::origin(root.task(), "cgroup")? == NamespaceOrigin::Host {
-        return Ok(BTreeMap::new());
+        return Ok(None);
     }
     let path = format!("/proc/{}/cgroup", root.task());
     let text = ns::run_inside(root.task(), CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
@@ -127,7 +145,7 @@ fn root_inside(tree: &FoundTree) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
             parts.next()?.to_vec(),
         ))
     });
-    Ok(parts.collect())
+    Ok(Some(parts.collect()))
 }
 
 /// The tree's own cgroup; `None` where it has none in a hierarchy.
@@ -135,11 +153,10 @@ fn base(
     tree: &FoundTree,
     own: Own<'_>,
     (seats, is_top): (&[Seat<'_>], bool),
-    shown: Option<&[u8]>,
+    namespace_root: Option<&Option<PathBuf>>,
     refusals: &mut Refusals,
 ) -> Result<Option<PathBuf>, TreeError> {
     let Some(first) = seats.first() else { return Ok(None) };
-    let namespace_root = shown.and_then(|shown| without_end(&first.directory, shown));
     let known = own
         .paths
         .iter()
@@ -155,31 +172,17 @@ fn base(
             let common = seats
                 .iter()
                 .fold(first.directory.clone(), |common, seat| both(&common, &seat.directory));
-            let mut candidates = namespace_root.iter().chain([&common]);
+            let mut candidates = namespace_root.into_iter().flatten().chain([&common]);
             let fits = |path: &&PathBuf| !is_top && common.starts_with(path) && holds_only(path, tree).unwrap_or(false);
             candidates.find(fits).cloned()
         }
     };
-    match found {
-        Some(base) => {
-            let hidden = shown.is_some() && namespace_root.as_ref() != Some(&base);
-            if hidden {
-                refusals.add(
-                    Some(&first.process.subject()),
-                    "cgroup namespace",
-                    format!("its root is another cgroup than the tree's own, {}", base.display()),
-                    "start the workload without it, or let it make the namespace where it is to begin",
-                );
-            }
-            Ok(Some(base))
-        }
-        None => {
-            for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
-                refuse_place(seat, &first.directory, refusals);
-            }
-            Ok(None)
+    if found.is_none() {
+        for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
+            refuse_place(seat, &first.directory, refusals);
         }
     }
+    Ok(found)
 }
 
 fn refuse_place(seat: &Seat<'_>, usual: &Path, refusals: &mut Refusals) {

@@ -2,7 +2,7 @@
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
 use super::{inside::run_in, others::Other};
-use crate::refusal::Refusals;
+use crate::{cgroup::FoundCgroups, refusal::Refusals};
 use floe_image::record::{
     ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, PacketFilterRecord, UserNamespaceRecord,
 };
@@ -16,11 +16,13 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
     sys::utsname::uname,
+    unistd::write,
 };
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -31,7 +33,7 @@ use std::{
 /// Looks into one; objects of an IPC namespace are found otherwise. What can't be carried is refused.
 pub(super) fn look(
     other: &Other,
-    owner: Option<BorrowedFd<'_>>,
+    (owner, cgroups): (Option<BorrowedFd<'_>>, &FoundCgroups),
     refusals: &mut Refusals,
 ) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
@@ -61,7 +63,15 @@ pub(super) fn look(
                 boottime: seen.boottime.max(0) as u64,
             })
         }
-        Kind::Mount | Kind::Pid | Kind::Cgroup => return Err(Errno::EINVAL.into()),
+        Kind::Cgroup => {
+            let found = cgroups.beginning(file)?;
+            if found.is_none() {
+                let reason = "it begins at a cgroup that is not the tree's, or that is gone";
+                refusals.add(None, other.title(), reason, "have it made in a cgroup of the tree's");
+            }
+            NamespaceContents::Cgroup(found.unwrap_or_default())
+        }
+        Kind::Mount | Kind::Pid => return Err(Errno::EINVAL.into()),
     })
 }
 
@@ -178,13 +188,16 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
     map.iter().find_map(|range| Some(range.inside + offset(range)?))
 }
 
-/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
+/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is
+/// floe's own; of a user namespace the one above. What is written to `entrances` leads into the cgroups that a cgroup
+/// namespace begins at.
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
-pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
-    let stand = |flags: CloneFlags, maker: Option<(u32, u32)>| {
+pub fn make(contents: &NamespaceContents, (user, entrances): (Option<BorrowedFd<'_>>, &[File])) -> io::Result<OwnedFd> {
+    let stand_after = |first: &dyn Fn() -> Result<(), Errno>, flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
+            first()?;
             if let Some((user, group)) = maker {
                 capability::become_powerful(user, group)?;
             }
@@ -194,6 +207,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             unshare(flags)
         })
     };
+    let stand = |flags, maker| stand_after(&|| Ok(()), flags, maker);
     match contents {
         NamespaceContents::User(record) => {
             let standing = stand(CloneFlags::CLONE_NEWUSER, Some(record.maker))?;
@@ -230,6 +244,15 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>) -> io::R
             Ok(made)
         }
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
+        NamespaceContents::Cgroup(_) => {
+            let enter = || {
+                for entrance in entrances {
+                    write(entrance, b"0")?;
+                }
+                Ok(())
+            };
+            stand_after(&enter, CloneFlags::CLONE_NEWCGROUP, None)?.namespace(Kind::Cgroup)
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use others::Others;
 pub use roots::Roots;
 pub use spaces::MountSpaces;
 
-use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
+use crate::{cgroup::FoundCgroups, mm::Contents, refusal::Refusals, tree::FoundTree};
 use floe_image::record::{NamespaceOrigin, NetworkRecord, PacketFilterRecord};
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
@@ -56,7 +56,7 @@ pub struct FoundNamespaces {
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    tree: &FoundTree,
+    (tree, cgroups): (&FoundTree, &FoundCgroups),
     carried: (&HashSet<Vec<u8>>, Option<&str>),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
@@ -85,7 +85,7 @@ pub fn find(
         found.networks.push(network::find(pid, carried, refusals)?);
         found.packet_filter = packet_filter::dump(pid, refusals)?;
     }
-    found.mounts = mounts::find(tree, contents, refusals)?;
+    found.mounts = mounts::find((tree, cgroups), contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }

@@ -2,6 +2,7 @@
 
 use super::{contents, inside::NsError};
 use crate::{
+    cgroup::FoundCgroups,
     ns::MountSpaces,
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
@@ -35,7 +36,14 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Time,
 ];
 /// Those that are made anew.
-const CARRIED: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
+const CARRIED: [Kind; 6] = [
+    Kind::User,
+    Kind::Uts,
+    Kind::Ipc,
+    Kind::Network,
+    Kind::Time,
+    Kind::Cgroup,
+];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -98,11 +106,16 @@ fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
 }
 
 impl Others {
-    /// Finds them; what can't be made again is refused.
+    /// Finds them; what can't be made again is refused. The root's cgroup namespace counts among the others where it begins
+    /// elsewhere than at the tree's own cgroups.
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn find(tree: &FoundTree, spaces: &MountSpaces, refusals: &mut Refusals) -> Result<Self, NsError> {
+    pub fn find(
+        tree: &FoundTree,
+        (spaces, cgroups): (&MountSpaces, &FoundCgroups),
+        refusals: &mut Refusals,
+    ) -> Result<Self, NsError> {
         let inode_of = |number| inode_at(format!("/proc/{}/ns/mnt", spaces.task(number)));
         let mut found = Self {
             mounts: spaces.numbers().map(inode_of).collect::<Result<_, _>>()?,
@@ -114,7 +127,8 @@ impl Others {
             of_pids: Vec::new(),
         };
         let Some(root) = tree.root() else { return Ok(found) };
-        for kind in OF_A_PROCESS {
+        let begins_elsewhere = |kind: &Kind| *kind == Kind::Cgroup && cgroups.root_is_elsewhere;
+        for kind in OF_A_PROCESS.into_iter().filter(|kind| !begins_elsewhere(kind)) {
             let inode = inode_at(path(root.task(), root.task(), kind.name()))?;
             found.root.insert(kind, inode);
         }
@@ -343,12 +357,13 @@ impl Others {
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn records(&self, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
+    pub fn records(&self, cgroups: &FoundCgroups, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
         let record = |other: &Other| {
             let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
                 owner,
-                contents: contents::look(other, self.file(owner), refusals).map_err(read_error(other.title()))?,
+                contents: contents::look(other, (self.file(owner), cgroups), refusals)
+                    .map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;
@@ -434,6 +449,7 @@ impl Others {
                 ipc: of(Kind::Ipc)?,
                 network: of(Kind::Network)?,
                 time: of(Kind::Time)?,
+                cgroup: of(Kind::Cgroup)?,
             };
         }
         record.time_of_children = number(process.task(), Kind::Time, "time_for_children")?;

@@ -18,12 +18,13 @@ use std::{
 /// How a kind is numbered.
 type Numbered = (Kind, fn(&TaskNamespaces) -> u32);
 
-const ALL: [Numbered; 5] = [
+const ALL: [Numbered; 6] = [
     (Kind::Time, |of| of.time),
     (Kind::User, |of| of.user),
     (Kind::Uts, |of| of.uts),
     (Kind::Ipc, |of| of.ipc),
     (Kind::Network, |of| of.network),
+    (Kind::Cgroup, |of| of.cgroup),
 ];
 
 fn inode(task: &str, kind: Kind) -> Result<u64, ProcError> {

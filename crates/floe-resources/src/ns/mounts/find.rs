@@ -9,7 +9,7 @@ use super::{
     seen::{Above, Ours, Seen},
     shape::{Refused, UNMOUNT, below, is_view, joined, kind_of, refuse_shape, title},
 };
-use crate::{mm::Contents, ns::inside::NsError, refusal::Refusals, tree::FoundTree};
+use crate::{cgroup::FoundCgroups, mm::Contents, ns::inside::NsError, refusal::Refusals, tree::FoundTree};
 use floe_image::record::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
     NamespaceOrigin, NodeRecord,
@@ -46,7 +46,11 @@ const PROC: &[u8] = b"/proc";
 ///
 /// # Errors
 /// [`NsError`].
-pub fn find(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) -> Result<FoundMounts, NsError> {
+pub fn find(
+    (tree, cgroups): (&FoundTree, &FoundCgroups),
+    contents: &mut Contents,
+    refusals: &mut Refusals,
+) -> Result<FoundMounts, NsError> {
     let host = procfs::mount_points("/proc/self").map_err(NsError::Proc)?;
     let mut ours = Ours::new(tree.pid_namespaces.first().map_or(0, |own| own.inode));
     let mut all: Vec<Option<Seen>> = Vec::new();
@@ -67,6 +71,7 @@ pub fn find(tree: &FoundTree, contents: &mut Contents, refusals: &mut Refusals) 
     let mut found = Found {
         host: &host,
         tree,
+        cgroups,
         ids: Ids::read().map_err(NsError::Proc)?,
         pids_are_hosts: inode("/proc/self/ns/pid")? == ours.pids,
         all: &all,
@@ -99,6 +104,7 @@ fn inode(path: &str) -> Result<u64, NsError> {
 struct Found<'a> {
     host: &'a [MountInfo],
     tree: &'a FoundTree,
+    cgroups: &'a FoundCgroups,
     ids: Ids,
     /// Whether the tree has no PID namespace of its own, so that the host's /proc shows its processes.
     pids_are_hosts: bool,
@@ -261,6 +267,22 @@ impl Finder<'_, '_> {
             path: String::from_utf8_lossy(&mount.path).into_owned(),
             source: error.into(),
         })?;
+        if let Some(place) = self.found.cgroups.place((there.st_dev, there.st_ino)) {
+            if place
+                .find(&self.found.cgroups.records)
+                .is_some_and(|cgroup| cgroup.threaded)
+            {
+                return Ok(Err(("it shows a cgroup that has threads alone".to_owned(), UNMOUNT)));
+            }
+            return Ok(Ok(MountSource::Cgroup {
+                place: place.clone(),
+                source: mount.source.clone(),
+            }));
+        }
+        if matches!(mount.kind.as_slice(), b"cgroup" | b"cgroup2") && mount.root != b"/" {
+            let reason = "it shows a cgroup that is not the tree's, or a file of one";
+            return Ok(Err((reason.to_owned(), UNMOUNT)));
+        }
         let outside = (!is_view(mount)).then(|| self.path_outside(mount, &there)).flatten();
         if let Some(path) = outside {
             let directory = there.st_mode & libc::S_IFMT == libc::S_IFDIR;

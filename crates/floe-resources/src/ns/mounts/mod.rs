@@ -25,6 +25,6 @@ mod views;
 pub use compare::differences;
 pub use find::{FoundMounts, find};
 pub use given::{Given, GivenError, given_mount};
-pub use make::{MountError, Mounting, missing, new_filesystem};
+pub use make::{CgroupView, CgroupViews, MountError, Mounting, missing, new_filesystem};
 pub use populate::{Fill, populate};
 pub(in crate::ns) use views::Views;
