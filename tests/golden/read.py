@@ -273,10 +273,14 @@ descriptor_table = fields(
 owner = choice(
     ("Process", i32), ("Shmem", u32), ("Ghost", u32), ("Log", None), ("Segment", fields(namespace=u32, id=i32)), ("Node", fields(filesystem=u32, node=u32)),
 )
+namespace_kind = choice(
+    ("Mount", None), ("Network", None), ("Ipc", None), ("User", None), ("Pid", None), ("Uts", None), ("Cgroup", None), ("Time", None),
+)
 mount = fields(
     parent=u32, point=raw,
     source=choice(
-        ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)), ("Cgroup", fields(place=cgroup_place, source=raw)),
+        ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)),
+        ("Cgroup", fields(place=cgroup_place, source=raw)), ("Namespace", fields(kind=namespace_kind, number=u32)),
     ),
     attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
 )
@@ -348,7 +352,7 @@ other_end = choice(("Tree", None), ("Closed", None), ("Outside", outside), ("Giv
 OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": fields(path=raw, ghost=optional(u32)),
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
-    "namespace": fields(name=text, number=u32, left=optional(fields(inode=u64, host=raw, domain=raw))),
+    "namespace": fields(name=text, number=u32, mount=raw),
     "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw)), shown=boolean),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
     "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32, owner=pipe_owner), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),

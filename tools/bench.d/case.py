@@ -22,6 +22,8 @@ CASES = [
     Case("2 processes", "processes", ("1",)),
     Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536),
     Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536),
+    Case("4 GiB random memory", "memory", ("random", "4096"), warm_mib=6144),
+    Case("4 GiB of huge pages", "memory", ("huge", "4096"), warm_mib=6144),
     Case("500 processes", "processes", ("500",)),
     Case("500 threads", "threads", ("500",)),
     Case("1,000 descriptors", "descriptors", ("1000",)),

@@ -1,6 +1,6 @@
-// Workload: so many MiB of private memory, all touched, random or compressible.
+// Workload: so many MiB of private memory, all touched, random or compressible, or random in huge pages.
 //
-//   memory DIR random|compressible MIB
+//   memory DIR random|compressible|huge MIB
 //
 // Compressible memory is made of 64-byte records as a log or a table would hold them: fixed text, a number that counts,
 // eight random bytes. Neither kind has two equal pages or a page of zeros.
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { PAGE = 4096, RECORD = 64, WORDS = PAGE / sizeof(unsigned long) };
+enum { PAGE = 4096, HUGE = 2 << 20, RECORD = 64, WORDS = PAGE / sizeof(unsigned long) };
 
 static unsigned char *memory;
 static unsigned long page_count;
@@ -70,9 +70,13 @@ int main(int count, char **arguments)
         return 2;
     compressible = !strcmp(arguments[2], "compressible");
     page_count = strtoul(arguments[3], NULL, 10) * 1024 * 1024 / PAGE;
-    memory = mmap(NULL, page_count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memory = mmap(NULL, page_count * PAGE + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         fail("mmap");
+    memory = (unsigned char *)(((unsigned long)memory + HUGE - 1) / HUGE * HUGE);
+    int huge = !strcmp(arguments[2], "huge");
+    if (madvise(memory, page_count * PAGE, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+        fail("madvise");
     for (unsigned long i = 0; i < page_count; i++)
         make_page(memory + i * PAGE, i);
     tick(arguments[1], check);

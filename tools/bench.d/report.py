@@ -11,6 +11,7 @@ TABLES = [
     ("checkpoint_ms", "Checkpoint, wall time", "ms"),
     ("restore_ms", "Restore, wall time", "ms"),
     ("frozen_ms", "Frozen time, as the workload saw it", "ms"),
+    ("background_ms", "Frozen time with `--background`, as the workload saw it", "ms"),
     ("image_mib", "Image size", "MiB"),
     ("checkpoint_peak_mib", "Peak memory of the tool, checkpoint", "MiB"),
     ("restore_peak_mib", "Peak memory of the tool, restore", "MiB"),
@@ -21,7 +22,8 @@ def render(results, tools, absent, arguments):
     lines = [machine(tools, arguments), ""]
     lines += [f"Not measured: {name}, because {reason}." for name, reason in absent.items()]
     for metric, title, unit in TABLES:
-        lines += [f"### {title} ({unit})", "", *table(results, metric, [tool.name for tool in tools]), ""]
+        names = [tool.name for tool in tools if metric != "background_ms" or tool.background]
+        lines += [f"### {title} ({unit})", "", *table(results, metric, names), ""] if names else []
     lines += failures(results)
     return "\n".join(lines).strip()
 

@@ -4,7 +4,9 @@ import time
 
 from place import Failure, await_true
 
-METRICS = ["checkpoint_ms", "restore_ms", "frozen_ms", "image_mib", "checkpoint_peak_mib", "restore_peak_mib"]
+METRICS = [
+    "checkpoint_ms", "restore_ms", "frozen_ms", "background_ms", "image_mib", "checkpoint_peak_mib", "restore_peak_mib",
+]
 
 
 def measure_round(case, tool, place):
@@ -13,23 +15,24 @@ def measure_round(case, tool, place):
     try:
         tool.start(case.command(place), place, case.connected)
         await_true((place.work / "ready").exists, "the workload did not become ready")
-        frozen = measure_frozen(tool, place)
-        saved = tool.checkpoint(image, leave_running=False)
+        frozen = measure_frozen(tool, place, tool.running)
+        background = measure_frozen(tool, place, tool.background) if tool.background else None
+        saved = tool.checkpoint(image)
         size = size_mib(image)
         restored = tool.restore(image)
         read_report(place.work)
     finally:
         tool.stop()
-    values = [saved.wall_ms, restored.wall_ms, frozen, size, saved.peak_mib, restored.peak_mib]
+    values = [saved.wall_ms, restored.wall_ms, frozen, background, size, saved.peak_mib, restored.peak_mib]
     return dict(zip(METRICS, values, strict=True))
 
 
-def measure_frozen(tool, place):
+def measure_frozen(tool, place, how):
     """How long the workload stood still, by its own clock, during a checkpoint that let it run on."""
     image = place.folder / "image-of-running"
     read_report(place.work)
     start = time.monotonic_ns()
-    tool.checkpoint(image, leave_running=True)
+    tool.checkpoint(image, how)
     end = time.monotonic_ns()
     gaps = [length for at, length in read_report(place.work) if at + length > start and at < end]
     remove(image)

@@ -16,6 +16,8 @@ class Floe:
 
     name = "floe"
     SANDBOX = "bench"
+    # Options of a checkpoint that lets the workload run on, at its end or meanwhile.
+    running, background = "--leave-running", "--background"
 
     def __init__(self, binary, state):
         self.binary, self.place = binary, None
@@ -38,10 +40,9 @@ class Floe:
         self.place = place
         self._floe("run", "-d", "--name", self.SANDBOX, "--", *command)
 
-    def checkpoint(self, image, leave_running):
-        extra = ["--leave-running"] if leave_running else []
-        taken = self._floe("checkpoint", self.SANDBOX, "-o", str(image), *extra)
-        if not leave_running:
+    def checkpoint(self, image, how=None):
+        taken = self._floe("checkpoint", self.SANDBOX, "-o", str(image), *filter(None, [how]))
+        if not how:
             self._remove()
         return taken
 
@@ -66,6 +67,7 @@ class Criu:
     """CRIU by its command line. The image is a folder of files, neither compressed nor synced."""
 
     name = "criu"
+    running, background = "--leave-running", None
 
     def __init__(self, command):
         self.command, self.place, self.extra = command, None, []
@@ -91,11 +93,10 @@ class Criu:
         await_true(lambda: children.read_text().strip(), "the workload did not start")
         self.root_task = int(children.read_text())
 
-    def checkpoint(self, image, leave_running):
+    def checkpoint(self, image, how=None):
         image.mkdir()
-        extra = ["--leave-running"] if leave_running else []
-        taken = self._criu("dump", image, "--tree", str(self.root_task), *extra)
-        if not leave_running:
+        taken = self._criu("dump", image, "--tree", str(self.root_task), *filter(None, [how]))
+        if not how:
             self.starter.wait(LIMIT_S)
             self.starter, self.root_task = None, None
         return taken

@@ -43,7 +43,7 @@ fn every_kind_reads_what_version_1_wrote() {
         "proc /proc/1/limits",
         "proc /proc/12/task/13/comm (the task has ended)",
         "namespace net namespace 6",
-        "namespace another uts namespace",
+        "namespace uts namespace 3",
         "cgroup /sys/fs/cgroup/floe/job/cgroup.procs (of the tree's own cgroup)",
         "terminal-master master of terminal 0",
         "terminal-slave slave of terminal 0",

@@ -3,16 +3,21 @@
 //!
 //! Must not know: what is done as that root.
 
-use floe_sys::{Pid, namespace::is_in_first_user};
+use floe_sys::{
+    Pid,
+    namespace::{self, Kind, is_in_first_user},
+};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
+    sys::stat::fstat,
     unistd::{Gid, Uid, User, getegid, geteuid},
 };
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::fd::{AsFd, OwnedFd},
     process::{Child, Command, Stdio},
 };
 
@@ -187,8 +192,9 @@ pub fn map((user, inside): (Uid, u32), (group, inside_group): (Gid, u32)) -> Res
     Ok(())
 }
 
-/// Enters the user namespace of a process, where that is another one than the caller's. The caller must have one thread. The
-/// host's root stays outside: whoever made the namespace has all rights over what is in it.
+/// Enters the user namespace that a process's other namespaces belong to, where that is another one than the caller's: the one
+/// that the process is in, or one above (bubblewrap makes a second one when all is set up). The caller must have one thread.
+/// The host's root stays outside: whoever made the namespace has all rights over what is in it.
 ///
 /// # Errors
 /// [`UserError::Enter`].
@@ -197,13 +203,43 @@ pub fn join(pid: Pid) -> Result<(), UserError> {
         if geteuid().is_root() && is_in_first_user().map_err(io::Error::other)? {
             return Ok(());
         }
-        let theirs = File::open(format!("/proc/{pid}/ns/user"))?;
-        if theirs.metadata()?.ino() != std::fs::metadata("/proc/self/ns/user")?.ino() {
+        if let Some(theirs) = owner_of_all(pid)? {
             setns(theirs, CloneFlags::CLONE_NEWUSER)?;
         }
         Ok(())
     };
     enter().map_err(|source| UserError::Enter { pid, source })
+}
+
+/// The highest of the user namespaces below the caller's that a process is in, or that one of its other namespaces belongs to.
+fn owner_of_all(pid: Pid) -> io::Result<Option<OwnedFd>> {
+    let inode = |file: &OwnedFd| fstat(file).map(|status| status.st_ino);
+    let open = |who: &str, kind: Kind| File::open(format!("/proc/{who}/ns/{kind}")).map(OwnedFd::from);
+    let own = inode(&open("self", Kind::User)?)?;
+    let mut owners = HashSet::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::User) {
+        match namespace::owner(open(&pid.to_string(), kind)?.as_fd()) {
+            Ok(owner) => owners.extend([inode(&owner)?]),
+            // It belongs to one above the caller's.
+            Err(Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut found = None;
+    let mut next = open(&pid.to_string(), Kind::User)?;
+    while inode(&next)? != own {
+        let above = namespace::owner(next.as_fd());
+        if found.is_none() || owners.contains(&inode(&next)?) {
+            found = Some(next);
+        }
+        next = match above {
+            Ok(above) => above,
+            // That of a process above the caller's, which it can't enter.
+            Err(Errno::EPERM) => break,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -29,6 +29,12 @@ fn become_user(user: u32, group: u32) -> Result<(), Errno> {
 /// As for [`become_powerless`].
 pub fn become_powerful(user: u32, group: u32) -> Result<(), Errno> {
     const SECBIT_NO_SETUID_FIXUP: usize = 4;
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    let is_already = [users.real, users.effective, users.saved].map(|id| id.as_raw()) == [user; 3]
+        && [groups.real, groups.effective, groups.saved].map(|id| id.as_raw()) == [group; 3];
+    if is_already {
+        return drop_groups();
+    }
     call(
         libc::SYS_prctl,
         [libc::PR_SET_SECUREBITS as usize, SECBIT_NO_SETUID_FIXUP, 0],

@@ -3,7 +3,10 @@
 
 use crate::Pid;
 use crate::namespace::Kind;
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+};
 use std::{
     ffi::{CStr, CString},
     os::{
@@ -177,16 +180,14 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) ->
 }
 
 /// Opens what is below `directory`, by its path only (O_PATH), crossing neither symbolic links nor mounts. The empty path is
-/// that of the directory itself.
+/// that of the directory itself, which may be a file then.
 ///
 /// # Errors
 /// EXDEV where a mount is in the way; others of openat2(2).
 pub fn open_on_mount(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
+    if path.as_os_str().is_empty() {
+        return fcntl(directory, FcntlArg::F_DUPFD_CLOEXEC(0)).map(adopt);
+    }
     let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
     open_resolved(directory, path, (libc::O_PATH | libc::O_NOFOLLOW, 0), resolve)
 }

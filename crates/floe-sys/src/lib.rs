@@ -3,6 +3,7 @@
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
 mod arch;
+pub mod beside;
 pub mod bpf_map;
 pub mod capability;
 pub mod descriptor;

@@ -19,6 +19,7 @@ use std::{
 const NS_GET_USERNS: libc::Ioctl = nix::request_code_none!(0xb7, 1);
 const NS_GET_PARENT: libc::Ioctl = nix::request_code_none!(0xb7, 2);
 const NS_GET_OWNER_UID: libc::Ioctl = nix::request_code_none!(0xb7, 4);
+const NS_GET_MNTNS_ID: libc::Ioctl = nix::request_code_read!(0xb7, 5, size_of::<u64>());
 const NS_GET_NSTYPE: libc::Ioctl = nix::request_code_none!(0xb7, 3);
 
 /// A kind of namespace.
@@ -76,6 +77,18 @@ impl Kind {
             Self::Cgroup => libc::CLONE_NEWCGROUP,
             Self::Time => crate::time_namespace::CLONE_NEWTIME,
         }
+    }
+
+    /// That of a namespace.
+    ///
+    /// # Errors
+    /// ENOTTY for another file; EBADF for one of O_PATH.
+    pub fn of(namespace: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let flag = kind(namespace)?;
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.flag() == flag)
+            .ok_or(Errno::EINVAL)
     }
 
     /// Whether namespaces of this kind have parents of the same kind.
@@ -140,6 +153,22 @@ pub fn parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 pub fn owner(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: no argument is read.
     owned(i64::from(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) }))
+}
+
+/// The number by which the kernel tells which of two mount namespaces came first; none where it tells nobody (before Linux
+/// 6.12).
+///
+/// # Errors
+/// EINVAL for another kind.
+pub fn age_of_mounts(namespace: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+    let mut found: u64 = 0;
+    // SAFETY: `found` is room for the answer.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_MNTNS_ID, &raw mut found) };
+    match Errno::result(result) {
+        Ok(_) => Ok(Some(found)),
+        Err(Errno::ENOTTY) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The user that made a user namespace, by its number in the caller's.

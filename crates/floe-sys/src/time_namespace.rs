@@ -3,13 +3,21 @@
 //! Offsets are those to the clocks of the initial namespace, also where that is not the caller's. They can be set until
 //! the first task enters.
 
-use crate::procfs::{self, ProcError};
-use nix::errno::Errno;
+use crate::{
+    namespace::Standing,
+    procfs::{self, ProcError},
+};
+use nix::{
+    fcntl::{OFlag, open},
+    sched::{CloneFlags, setns, unshare},
+    sys::{prctl::set_dumpable, stat::Mode},
+    unistd::write,
+};
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 /// CLONE_NEWTIME of linux/sched.h.
@@ -106,24 +114,29 @@ fn parse(text: &str) -> Option<Clocks> {
     })
 }
 
-/// Makes a time namespace in which the clocks show `clocks` now. Processes enter it by setns(2) with [`CLONE_NEWTIME`].
+/// Makes a time namespace in which the clocks show `clocks` now, and which is `user`'s where there is such a user namespace.
+/// Processes enter it by setns(2) with [`CLONE_NEWTIME`].
 ///
 /// # Errors
 /// EPERM, ENOSPC (too many), ERANGE, EINVAL (this kernel has none), or why a file of /proc could not be read.
-pub fn make(clocks: Clocks) -> io::Result<OwnedFd> {
-    // Only children of the caller would enter a namespace that it makes, and its threads are none; so one that ends at
-    // once leaves nothing behind in the caller.
-    let made = std::thread::scope(|scope| scope.spawn(move || make_here(clocks)).join());
-    made.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
-}
-
-fn make_here(clocks: Clocks) -> io::Result<OwnedFd> {
-    // SAFETY: takes a number; the calling thread's own namespaces stay as they are.
-    Errno::result(unsafe { libc::unshare(CLONE_NEWTIME) })?;
-    let namespace = File::open("/proc/thread-self/ns/time_for_children")?;
-    // It stands beside the files of processes alone, where a thread's id names that thread.
-    clocks.set(&PathBuf::from(format!("/proc/{}", nix::unistd::gettid())))?;
-    Ok(namespace.into())
+pub fn make(clocks: Clocks, user: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let initial = Clocks::initial().map_err(io::Error::other)?;
+    let offsets = text(clocks.combine(initial, i64::saturating_sub));
+    let standing = Standing::there(|| {
+        // Who opened it decides, and a user namespace's root could not. It belongs to whoever the process is where that may be
+        // looked into, as it may be by all who may look into the caller while it is nowhere else.
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        set_dumpable(true)?;
+        let file = open(c"/proc/self/timens_offsets", flags, Mode::empty())?;
+        set_dumpable(false)?;
+        if let Some(user) = user {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?;
+        // Before it executes anything, for that may take it there.
+        write(file, offsets.as_bytes()).map(drop)
+    })?;
+    Ok(File::open(standing.directory().join("ns/time_for_children"))?.into())
 }
 
 fn text(offsets: Clocks) -> String {

@@ -15,6 +15,11 @@ const ENTRY_BYTES: u64 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallId(usize);
 
+impl CallId {
+    /// The second call of a batch.
+    pub(crate) const SECOND: Self = Self(1);
+}
+
 /// A batch that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -151,6 +156,11 @@ impl Batch {
         CallId(self.entries.len() - 1)
     }
 
+    /// Where an argument of a call stands in the task while the batch runs.
+    pub(crate) fn place_of_argument(&self, call: CallId, argument: u64) -> u64 {
+        self.arena.memory + call.0 as u64 * ENTRY_BYTES + (1 + argument) * 8
+    }
+
     /// Runs the calls in `task`. Its registers are the stub's then, and all its signals but `end.2` must be blocked.
     ///
     /// `end` is what the stub's last tgkill(2) names: process and thread in the task's own PID namespace, and a signal
@@ -217,7 +227,7 @@ impl Batch {
             return Ok(());
         }
         if end.2 == 0 {
-            task.run_through_calls(self.entries.len() + 1)?;
+            task.run_through_calls(self.entries.len() + 1, &mut observe)?;
         } else {
             task.comes_to_signal(end.2, &mut observe)?;
             // The same signal from somebody else does not end it. A task that ignores it loses nothing.

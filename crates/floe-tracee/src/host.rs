@@ -5,7 +5,7 @@
 //! alive. The tail has room for two stubs, so that one thread can run while the other is looked at.
 
 use crate::{
-    Arena, Batch, CallError, RestartCode, Stopped, TraceError,
+    Arena, Batch, CallError, RestartCode, Seized, Stopped, TraceError,
     arch::{self, Registers},
     batch::End,
     restart_code,
@@ -207,10 +207,7 @@ impl<'a> CallHost<'a> {
         status: &Status,
         batch: Batch,
     ) -> Result<Running<'r>, HostError> {
-        let signal = quiet_signal(status);
-        let open = signal.map_or(0, bit);
-        let guest = Guest::enter(self, thread, ALL_SIGNALS & !open)?;
-        let end = (self.ns_pid, ns_tid, signal.unwrap_or(0));
+        let (guest, end) = self.enter(thread, ns_tid, status)?;
         match batch.launch(thread, end) {
             Ok(()) => Ok(Running {
                 guest: Some(guest),
@@ -222,6 +219,37 @@ impl<'a> CallHost<'a> {
                 Err(error.into())
             }
         }
+    }
+
+    /// Like [`CallHost::run`], for calls one of which makes a task, which the kernel attaches to floe before it runs. Where
+    /// the batch fails, that has ended.
+    pub(crate) fn run_with_birth(
+        &self,
+        thread: &Stopped,
+        ns_tid: i32,
+        status: &Status,
+        batch: &mut Batch,
+    ) -> Result<Option<Seized>, HostError> {
+        let mut born = None;
+        thread.attach_children(true)?;
+        let (guest, end) = self.enter(thread, ns_tid, status)?;
+        let ran = batch.run_observed(thread, end, |tid| born = Some(Seized::born(tid)));
+        guest.leave()?;
+        thread.attach_children(false)?;
+        ran?;
+        Ok(born)
+    }
+
+    /// Has the thread's registers lead into the stub, and chooses how a batch ends.
+    fn enter<'r>(&'r self, thread: &'r Stopped, ns_tid: i32, status: &Status) -> Result<(Guest<'r>, End), HostError> {
+        let signal = quiet_signal(status);
+        let open = signal.map_or(0, bit);
+        let guest = Guest::enter(self, thread, ALL_SIGNALS & !open)?;
+        Ok((guest, (self.ns_pid, ns_tid, signal.unwrap_or(0))))
+    }
+
+    pub(crate) fn arena(&self) -> Arena {
+        self.arena
     }
 
     fn single(&self, what: &str, number: i64, arguments: [u64; 6]) -> Result<i64, HostError> {

@@ -5,6 +5,7 @@
 mod arch;
 mod arena;
 mod batch;
+mod copy;
 mod events;
 mod filter;
 mod host;
@@ -17,6 +18,7 @@ mod stopped;
 pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail, xfeatures};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
+pub use copy::MemoryCopy;
 pub use events::give_events_back;
 pub use host::{CallHost, HostError, Running};
 pub use interrupted::{InterruptionError, RestartCode, has_handled_signal_pending, is_restarted, restart_code};

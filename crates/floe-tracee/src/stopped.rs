@@ -120,6 +120,8 @@ pub struct Stopped {
     /// Its registers, where they have been read since it last ran or was given others.
     registers: Cell<Option<Registers>>,
     options: Options,
+    /// Whether its seccomp mode and filters are suspended.
+    unconfined: Cell<bool>,
     armed: bool,
     not_send: NotSend,
 }
@@ -287,8 +289,47 @@ impl Stopped {
             stop_again: Cell::new(false),
             registers: Cell::new(None),
             options,
+            unconfined: Cell::new(false),
             armed: true,
             not_send: PhantomData,
+        }
+    }
+
+    /// Sets what ptrace reports: what its options say, and these.
+    fn set_options(&self, further: i32, action: &'static str) -> Result<(), TraceError> {
+        let confinement = if self.unconfined.get() {
+            libc::PTRACE_O_SUSPEND_SECCOMP
+        } else {
+            0
+        };
+        ptrace::set_options(self.tid, self.options.bits() | confinement | further).map_err(|e| self.failed(action, e))
+    }
+
+    /// Whether the kernel attaches tasks that it makes to floe from now on, as it does for those that floe made.
+    pub(crate) fn attach_children(&self, attach: bool) -> Result<(), TraceError> {
+        let births = libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACECLONE;
+        self.set_options(if attach { births } else { 0 }, "attach children")
+    }
+
+    /// Takes over a task that the kernel attached because its creator is traced, but that has not got the options of one
+    /// of floe's own: from now on it ends with floe.
+    pub(crate) fn own_as(self, creator: &Self) -> Result<Self, TraceError> {
+        self.unconfined.set(creator.unconfined.get());
+        self.set_options(0, "own")?;
+        Ok(self)
+    }
+
+    /// Ends it, and collects it as its tracer does; its parent still sees a zombie.
+    pub(crate) fn kill(mut self) -> Result<(), TraceError> {
+        self.armed = false;
+        end(self.tid);
+        loop {
+            match self.wait() {
+                Err(TraceError::Ended { .. }) => return Ok(()),
+                // It was on its way to this stop when the signal came.
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -406,8 +447,12 @@ impl Stopped {
     /// [`TraceError::Request`]; EPERM without CAP_SYS_ADMIN in the first user namespace, or where floe has filters
     /// itself.
     pub fn suspend_seccomp(&self) -> Result<(), TraceError> {
-        ptrace::set_options(self.tid, self.options.bits() | libc::PTRACE_O_SUSPEND_SECCOMP)
-            .map_err(|e| self.failed("suspend seccomp", e))
+        let before = self.unconfined.replace(true);
+        let suspended = self.set_options(0, "suspend seccomp");
+        if suspended.is_err() {
+            self.unconfined.set(before);
+        }
+        suspended
     }
 
     /// By what rule its system calls are turned into signals (syscall user dispatch); `None` where they are not.
@@ -444,10 +489,7 @@ impl Stopped {
         loop {
             match self.wait()? {
                 Wait::Signal(got) if got == signal => return Ok(()),
-                Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, _) => {
-                    let id = ptrace::event_message(self.tid).map_err(|e| self.failed("read event", e))?;
-                    observe(Pid::new(id as i32));
-                }
+                Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, _) => observe(self.born()?),
                 // A job-control stop in force reports itself again; the thread runs on under its tracer.
                 Wait::Event(libc::PTRACE_EVENT_STOP, _) => {}
                 // It can't be blocked.
@@ -460,11 +502,21 @@ impl Stopped {
 
     /// Lets it run through one whole system call.
     pub(crate) fn run_through_call(&self) -> Result<(), TraceError> {
-        for _entry_then_exit in 0..2 {
+        self.run_through_calls(1, |_| {})
+    }
+
+    /// Lets it run through so many system calls, whatever lies between them. Tasks that it makes on the way are told to
+    /// `observe`.
+    pub(crate) fn run_through_calls(&self, calls: usize, mut observe: impl FnMut(Pid)) -> Result<(), TraceError> {
+        for _entry_then_exit in 0..2 * calls {
             self.resume_to_call(0)?;
             loop {
                 match self.wait()? {
                     Wait::Call => break,
+                    Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE, _) => {
+                        observe(self.born()?);
+                        self.resume_to_call(0)?;
+                    }
                     Wait::Event(libc::PTRACE_EVENT_STOP, _) => self.resume_to_call(0)?,
                     Wait::Signal(libc::SIGSTOP) => {
                         self.stop_again.set(true);
@@ -477,9 +529,10 @@ impl Stopped {
         Ok(())
     }
 
-    /// Lets it run through so many system calls, whatever lies between them.
-    pub(crate) fn run_through_calls(&self, calls: usize) -> Result<(), TraceError> {
-        (0..calls).try_for_each(|_| self.run_through_call())
+    /// The task that it has just made.
+    fn born(&self) -> Result<Pid, TraceError> {
+        let id = ptrace::event_message(self.tid).map_err(|e| self.failed("read event", e))?;
+        Ok(Pid::new(id as i32))
     }
 
     /// Delivers a stop signal, which must not be blocked, to a thread that stands before the delivery of another one;

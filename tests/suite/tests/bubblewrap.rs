@@ -1,6 +1,7 @@
-//! Trees that bubblewrap started, as root: their root is a tmpfs of its own with what is bound there, the old one is gone.
+//! Trees that bubblewrap started, as root and as an ordinary user: their root is a tmpfs of its own with what is bound there, the
+//! old one is gone. An ordinary user's is in the second of two user namespaces, and all else belongs to the first.
 
-use floe_suite::{Host, PID_METHODS, has, leave, until};
+use floe_suite::{Host, ORDINARY, PID_METHODS, has, leave, until};
 use std::{
     fs,
     os::unix::process::CommandExt,
@@ -46,13 +47,16 @@ struct Wrapped {
 }
 
 impl Wrapped {
-    fn start(host: &Host, options: &[&str]) -> Self {
+    fn start(host: &Host, user: Option<u32>, options: &[&str]) -> Self {
         let out = host.folder("out");
         let place = out.display().to_string();
         let mut command = Command::new("bwrap");
         command.args(USUAL).args(["--bind", &place, "/out"]).args(options);
         command.args(["--", "bash", "-c", COUNT]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
         // SAFETY: what it calls is safe between fork and exec.
         unsafe { command.pre_exec(leave) };
         let wrapped = Self {
@@ -88,7 +92,7 @@ fn goes_on(options: &[&str]) {
         return;
     }
     let host = Host::new();
-    let mut wrapped = Wrapped::start(&host, &[&["--die-with-parent"], options].concat());
+    let mut wrapped = Wrapped::start(&host, None, &[&["--die-with-parent"], options].concat());
     let image = host.path("image.floe").display().to_string();
     host.done(&["checkpoint", "--pid", &wrapped.pid(), "-o", &image]);
     wrapped.outer.wait().expect("bubblewrap ends with its tree");
@@ -119,6 +123,62 @@ fn goes_on(options: &[&str]) {
     host.done(&["restore", "-d", "--mount", &given, &image]);
     let before = wrapped.ticks();
     until("the script", || wrapped.ticks() > before);
+}
+
+/// Saved by its PID 1, or by bubblewrap's own process outside, which then waits in the new sandbox as it did.
+fn goes_on_as_ordinary_user(options: &[&str], whole: bool) {
+    if !has("bwrap") {
+        return;
+    }
+    let host = Host::of_ordinary_user();
+    let mut wrapped = Wrapped::start(&host, Some(ORDINARY), options);
+    let image = host.path("image.floe").display().to_string();
+    let root = if whole {
+        wrapped.outer.id().to_string()
+    } else {
+        wrapped.pid()
+    };
+    host.done(&["checkpoint", "--pid", &root, "-o", &image]);
+    wrapped.outer.wait().expect("bubblewrap ends with its tree");
+    let name = host.name("wrapped");
+    for method in PID_METHODS.iter().cycle().take(4) {
+        host.done(&["restore", "-d", "--name", &name, "--pid-method", method, &image]);
+        let before = wrapped.ticks();
+        until("the script", || wrapped.ticks() > before);
+        let tasks = host.done(&["ps", &name, "--json"]);
+        let shell = floe_suite::json(&tasks);
+        let shell = shell
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|task| task["comm"] == "bash");
+        let levels = shell.expect("the shell")["nspid"].as_array().expect("levels");
+        assert_eq!(levels.last().and_then(serde_json::Value::as_i64), Some(2), "{tasks}");
+        let pid = levels[0].to_string();
+        let inside = |script: &str| host.done(&["exec", "--pid", &pid, "--", "bash", "-c", script]);
+        assert_eq!(inside("cat /tmp/file; pwd"), "kept\n/made\n");
+        assert_eq!(inside("cd /; echo *"), "bin dev lib lib64 made out proc tmp usr\n");
+        let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("its map");
+        let words: Vec<&str> = map.split_ascii_whitespace().collect();
+        assert_eq!(words[0], ORDINARY.to_string(), "who it is in there");
+        host.done(&["checkpoint", &name, "-o", &image]);
+    }
+}
+
+#[test]
+fn a_tree_of_an_ordinary_user_goes_on() {
+    goes_on_as_ordinary_user(&["--unshare-all", "--die-with-parent"], false);
+}
+
+#[test]
+fn a_tree_of_an_ordinary_user_goes_on_with_what_started_it() {
+    goes_on_as_ordinary_user(&["--unshare-all"], true);
+}
+
+#[test]
+fn a_tree_of_an_ordinary_user_in_the_hosts_network_goes_on() {
+    goes_on_as_ordinary_user(&["--unshare-user", "--cap-add", "ALL"], true);
+    goes_on_as_ordinary_user(&["--unshare-user"], false);
 }
 
 #[test]

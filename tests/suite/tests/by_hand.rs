@@ -27,11 +27,14 @@ struct Tree {
 
 impl Tree {
     fn start(host: &Host, user: Option<u32>, unshare: &[&str]) -> Self {
+        Self::of(host, user, &[unshare, &["bash", "-c", SCRIPT]].concat())
+    }
+
+    fn of(host: &Host, user: Option<u32>, line: &[&str]) -> Self {
         let folder = host.folder("by-hand");
-        let mut command = Command::new(unshare[0]);
+        let mut command = Command::new(line[0]);
         command
-            .args(&unshare[1..])
-            .args(["bash", "-c", SCRIPT])
+            .args(&line[1..])
             .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -118,6 +121,43 @@ fn survives(host: &Host, user: Option<u32>, unshare: &[&str]) {
 fn shell_below(pid: i32) -> i32 {
     let children = run(Command::new("pgrep").args(["-P", &pid.to_string()]));
     children.expect_done().trim().parse().expect("one child")
+}
+
+/// What a program of an ordinary user, as which floe may do nothing special, has made below itself.
+#[test]
+fn namespaces_below_an_ordinary_users_shell() {
+    let host = Host::of_ordinary_user();
+    let nested = "unshare --user --map-root-user --fork --pid --mount-proc --uts --ipc --net --cgroup";
+    let line = format!("{nested} {nested} bash -c \"$0\"; exit");
+    let mut tree = Tree::of(&host, Some(ORDINARY), &["bash", "-c", &line, SCRIPT]);
+    goes_on(&tree, "at first");
+    let root = tree.root.id();
+    let (name, image) = (host.name("shell"), host.path("shell.floe"));
+    let image = image.to_str().expect("a plain path");
+    host.done(&["checkpoint", "--pid", &root.to_string(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    for method in PID_METHODS.iter().cycle().take(4) {
+        host.done(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
+        assert_eq!(goes_on(&tree, "after a trip"), "bash");
+        let user = ORDINARY.to_string();
+        let whoami = host.done(&["exec", &name, "--", "id", "-u"]);
+        assert_eq!(whoami.trim(), user, "all of it was one user");
+        let tasks = json(&host.done(&["ps", &name, "--json"]));
+        let levels = |task: &serde_json::Value| task["nspid"].as_array().map_or(0, Vec::len);
+        let all = tasks.as_array().expect("a list");
+        let most = all.iter().map(levels).max();
+        // The shell, and none of the programs that it starts.
+        let is_shell = |task: &&serde_json::Value| {
+            Some(levels(task)) == most && task["nspid"].as_array().expect("levels").last() == Some(&1.into())
+        };
+        let pid = all.iter().find(is_shell).expect("the shell")["nspid"][0].to_string();
+        let line = ["exec", "--pid", &pid, "--", "sh", "-c", "id -u; cat /proc/self/cgroup"];
+        let inside = host.done(&line);
+        let mut lines = inside.lines();
+        assert_eq!(lines.next(), Some("0"), "{inside}");
+        assert!(lines.all(|line| line.ends_with(":/")), "{inside}");
+        host.done(&["checkpoint", &name, "-o", image]);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ const VICTIM: &str = "refused-tasks";
 /// A kind of child, and what the finding about it says: the object, a part of the reason, a part of the advice.
 type Finding = (&'static str, &'static str, &'static str, &'static str);
 
-const FINDINGS: [Finding; 16] = [
+const FINDINGS: [Finding; 15] = [
     (
         "timer-tells-ended",
         "POSIX timer 0 (timer_create)",
@@ -56,12 +56,6 @@ const FINDINGS: [Finding; 16] = [
         "PID 1 whose parent is in another PID namespace than the one above",
         "CLONE_PARENT",
         "start it without",
-    ),
-    (
-        "cgroup-namespace",
-        "cgroup namespace of its own",
-        "not carried yet",
-        "give the whole tree one",
     ),
     (
         "files",
@@ -190,6 +184,6 @@ fn the_tracer_is_named() {
 #[test]
 fn the_victim_notices() {
     let host = Host::new();
-    let verdict = Victim::start(&host, VICTIM, &[], &["--sabotage", "cgroup-namespace"]).verdict();
+    let verdict = Victim::start(&host, VICTIM, &[], &["--sabotage", "pid-namespace"]).verdict();
     assert!(verdict.starts_with("FAIL"), "{verdict}");
 }

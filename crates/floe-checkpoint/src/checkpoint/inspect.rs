@@ -9,8 +9,8 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
-        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, ProcessRecord, PublishedRecord,
-        SandboxRecord, TerminalLink, VdsoRecord,
+        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, PidsOfChildren, ProcessRecord,
+        PublishedRecord, SandboxRecord, TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
@@ -103,9 +103,11 @@ pub struct Inspected {
     pub mounts: FoundMounts,
     pub networks: Vec<NetworkRecord>,
     /// The monitor keeps still as long as this is there.
-    pub _streams: Streams,
+    _streams: Streams,
     /// Bytes of pages to be written.
     pub bytes: u64,
+    /// How many pages each process has of its own.
+    pages: HashMap<i32, u64>,
 }
 
 impl Inspected {
@@ -123,7 +125,8 @@ impl Inspected {
         let sharing = Sharing::find(&held.tree, refusals)?;
         let first = held.tree.root().map_or(target.root(), FoundProcess::task);
         let root = ns::root_directory(first)?;
-        let mut contents = Contents::new(MountSpaces::find(&held.tree, first)?);
+        let mut kept = ns::Held::by_descriptors(&held.tree)?;
+        let mut contents = Contents::new(MountSpaces::find(&held.tree, first, &mut kept)?);
         let own = target.own_cgroups();
         let frozen = held.frozen_before();
         let own = cgroup::Own {
@@ -131,7 +134,7 @@ impl Inspected {
             frozen: &frozen,
         };
         let cgroups = cgroup::dump(&held.tree, own, refusals)?;
-        let others = Others::find(&held.tree, (&contents.spaces, &cgroups), refusals)?;
+        let others = Others::find(&held.tree, (&contents.spaces, &kept, &cgroups), refusals)?;
         contents.ipc = IpcSpaces::find(&held.tree, &others)?;
         sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
@@ -139,7 +142,7 @@ impl Inspected {
         let mut spaces = Vec::new();
         let mut decoys = Decoys::none_yet();
         let usual = Usual::find().map_err(InspectError::Usual)?;
-        let mut pages = 0;
+        let mut pages = HashMap::new();
         let mut ends = Ends::none_yet()?;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -166,7 +169,7 @@ impl Inspected {
             others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
-                pages += mm::look_at_pages(&process, &mut space, &mut contents)?;
+                pages.insert(found.ns_pid, mm::look_at_pages(&process, &mut space, &mut contents)?);
                 others.refuse_segments(found, (&record, &space), refusals);
                 spaces.push(space);
             }
@@ -231,7 +234,7 @@ impl Inspected {
         if refusals.is_empty() {
             contents.read_heads()?;
         }
-        let bytes = pages * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
+        let bytes = pages.values().sum::<u64>() * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
         let header = header(held)?;
         Ok(Self {
             header,
@@ -244,7 +247,19 @@ impl Inspected {
             networks,
             _streams: streams,
             bytes,
+            pages,
         })
+    }
+
+    /// How many pages a process has of its own.
+    pub fn pages_of(&self, process: i32) -> u64 {
+        self.pages.get(&process).copied().unwrap_or(0)
+    }
+
+    /// Where its children are born.
+    pub fn pids_of_children(&self, process: i32) -> Option<PidsOfChildren> {
+        let record = self.processes.iter().find(|record| record.pid.0 == process)?;
+        Some(record.pids_of_children)
     }
 }
 
@@ -396,7 +411,7 @@ fn sandbox(
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
     let found = ns::find(
-        (&held.tree, cgroups),
+        (&held.tree, others, cgroups),
         (&files.devices, target.link().map(|_| LINK_INSIDE)),
         (contents, refusals),
     )?;

@@ -3,25 +3,35 @@
 //! ```text
 //! freeze -> collect -> seize (thaw) -> inspect -> write -> commit -> end or resume
 //! ```
+//! With the pages saved in the background, [`Then::RunOnMeanwhile`]:
+//!
+//! ```text
+//! ... inspect -> copy memory -> write the rest -> let go -> write the copies -> commit
+//! ```
 //! Nothing of the tree is changed before `end`. Whatever fails before it, guards undo: seized tasks are let go with their
 //! own registers, the cgroup is thawed, the unnamed output file vanishes.
 
+mod background;
 mod console;
 mod inspect;
 mod output;
 mod patience;
 mod seize;
+mod traces;
 mod tty;
 mod write;
 
+pub use background::CopyError;
 pub use inspect::InspectError;
 pub(crate) use inspect::read_vdso;
 pub use output::{Output, OutputError};
-pub use seize::{SeizeError, freeze_without_traces, thaw_without_traces};
+pub use seize::SeizeError;
+pub use traces::{freeze_without_traces, thaw_without_traces};
 pub use tty::{TtyError, terminal_of};
 pub use write::WriteStageError;
 
 use crate::stage::{Control, StageError};
+use background::Copies;
 use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
@@ -39,9 +49,11 @@ use inspect::Inspected;
 use patience::Patience;
 use seize::HeldTree;
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use write::Writing;
 
 /// The names of the stages, in order.
 pub const STAGES: [&str; 8] = [
@@ -51,6 +63,20 @@ pub const STAGES: [&str; 8] = [
     "inspect",
     "open-output",
     "pages",
+    "commit",
+    "end",
+];
+
+/// As [`STAGES`], where the pages are saved in the background.
+pub const BACKGROUND_STAGES: [&str; 10] = [
+    "freeze",
+    "collect",
+    "seize",
+    "inspect",
+    "open-output",
+    "copy",
+    "pages",
+    "let-go",
     "commit",
     "end",
 ];
@@ -133,6 +159,17 @@ impl Target {
     }
 }
 
+/// What becomes of a tree that is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It ends.
+    End,
+    /// It runs on when the image is complete.
+    RunOn,
+    /// It runs on as soon as all but its memory is saved, of which the image has what was there at that instant.
+    RunOnMeanwhile,
+}
+
 /// How to save it.
 pub struct Request<'a> {
     /// What.
@@ -141,8 +178,8 @@ pub struct Request<'a> {
     pub output: Option<Output>,
     /// zstd level.
     pub level: i32,
-    /// Let the tree run on afterwards.
-    pub leave_running: bool,
+    /// What becomes of the tree.
+    pub then: Then,
     /// What becomes of TCP connections whose other ends are outside of the tree.
     pub tcp: TcpMode,
     /// How long what passes by itself is waited for.
@@ -168,6 +205,8 @@ pub struct Report {
     pub frozen: Duration,
     /// About the file; `None` after a dry run.
     pub image: Option<Summary>,
+    /// Processes whose memory was saved while they stood still though it was to be saved in the background, and why.
+    pub not_copied: Vec<String>,
 }
 
 /// Why a checkpoint did not come about.
@@ -188,6 +227,9 @@ pub enum CheckpointError {
     /// Reading it.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// Copying memory.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// Writing the image.
     #[error(transparent)]
     Write(#[from] WriteStageError),
@@ -248,7 +290,7 @@ fn has_confined(tree: &FoundTree) -> bool {
 ///
 /// # Errors
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
-pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
+pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
     let mut patience = Patience::new(request.patience);
     let mut sleepers = Sleepers::default();
     let (held, inspected, started) = loop {
@@ -271,26 +313,32 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
         }
     };
     let mut report = describe(&held.tree, &inspected);
-    let Some(output) = request.output else {
+    let Some(output) = request.output.take() else {
         drop(held);
         report.frozen = started.elapsed();
         return Ok(report);
     };
     control.enter("open-output")?;
     let file = output.open()?;
-    let summary = write::write(
-        &held,
-        &inspected,
-        file.sink(control.interrupted)?,
-        request.level,
-        control,
-    )?;
+    let sink = file.sink(control.interrupted)?;
+    if request.then == Then::RunOnMeanwhile {
+        let (summary, not_copied, frozen) = save_meanwhile(held, inspected, (sink, request.level), (started, control))?;
+        (report.image, report.not_copied, report.frozen) = (Some(summary), not_copied, frozen);
+        control.enter("commit")?;
+        file.sync()?;
+        control.enter("end")?;
+        file.publish()?;
+        return Ok(report);
+    }
+    let mut writing = Writing::start(&inspected, sink, request.level, control)?;
+    control.enter("pages")?;
+    writing.pages(&held, &inspected, &mut Copies::default())?;
+    report.image = Some(writing.finish()?);
     control.enter("commit")?;
     file.sync()?;
-    report.image = Some(summary);
     // The last moment at which nothing has happened: from the image's name on, the tree ends or is released.
     control.enter("end")?;
-    if request.leave_running {
+    if request.then == Then::RunOn {
         file.publish()?;
         held.release()?;
     } else {
@@ -301,6 +349,33 @@ pub fn checkpoint(request: Request<'_>, control: &Control<'_>) -> Result<Report,
     }
     report.frozen = started.elapsed();
     Ok(report)
+}
+
+/// Writes the image of a tree that runs on meanwhile. Returns whose memory was not copied, and how long the tree stood
+/// still.
+fn save_meanwhile(
+    held: HeldTree,
+    inspected: Inspected,
+    (sink, level): (Box<dyn Write + Send>, i32),
+    (started, control): (Instant, &Control<'_>),
+) -> Result<(Summary, Vec<String>, Duration), CheckpointError> {
+    control.enter("copy")?;
+    // Whatever fails, the tree is let go before the copies end.
+    let mut copies = Copies::default();
+    let held = held;
+    copies.make(&held, &inspected)?;
+    let mut writing = Writing::start(&inspected, sink, level, control)?;
+    control.enter("pages")?;
+    writing.pages(&held, &inspected, &mut copies)?;
+    writing.settle()?;
+    control.enter("let-go")?;
+    held.release()?;
+    // What floe has open of the tree's it would hold open.
+    drop(inspected);
+    let frozen = started.elapsed();
+    writing.copied_pages(&mut copies)?;
+    let summary = writing.finish()?;
+    Ok((summary, copies.not_copied().to_vec(), frozen))
 }
 
 /// All of a held tree, or what stands in the way.
@@ -334,5 +409,6 @@ fn describe(tree: &FoundTree, inspected: &Inspected) -> Report {
         memory: inspected.bytes,
         frozen: Duration::ZERO,
         image: None,
+        not_copied: Vec::new(),
     }
 }

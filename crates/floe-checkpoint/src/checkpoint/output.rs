@@ -109,6 +109,8 @@ fn apart(act: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
 /// A stream whose reader may take its time: waiting for it ends when floe is told to stop.
 struct Stream {
     file: File,
+    /// How many bytes can be written without waiting once there is room.
+    most: usize,
     interrupted: &'static AtomicBool,
 }
 
@@ -117,15 +119,23 @@ const GLANCE: u8 = 50;
 
 impl Stream {
     fn new(file: &File, interrupted: &'static AtomicBool) -> io::Result<Self> {
-        let file = if file.metadata()?.file_type().is_fifo() {
-            // O_NONBLOCK belongs to the open file, which others share; so the pipe is opened anew.
-            let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            File::from(nix::fcntl::open(path.as_str(), flags, Mode::empty())?)
-        } else {
-            file.try_clone()?
+        let stream = |file, most| Self {
+            file,
+            most,
+            interrupted,
         };
-        Ok(Self { file, interrupted })
+        if !file.metadata()?.file_type().is_fifo() {
+            return Ok(stream(file.try_clone()?, usize::MAX));
+        }
+        // O_NONBLOCK belongs to the open file, which others share; so the pipe is opened anew.
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match nix::fcntl::open(path.as_str(), flags, Mode::empty()) {
+            Ok(opened) => Ok(stream(File::from(opened), usize::MAX)),
+            // Another user made it. A pipe that can be written to takes a buffer of this size, pipe(7).
+            Err(Errno::EACCES) => Ok(stream(file.try_clone()?, libc::PIPE_BUF)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -144,6 +154,7 @@ impl Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = &bytes[..bytes.len().min(self.most)];
         loop {
             self.wait()?;
             match self.file.write(bytes) {

@@ -1,12 +1,12 @@
 //! Stops a tree so that no task runs any of its own code meanwhile: frozen by the cgroup, every thread seized, thawed
 //! again. Without a cgroup of its own the tree is stopped by ptrace alone, again and again until no new task appears.
 
-use super::Target;
+use super::{Target, traces::thaw_without_traces};
 use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
-    task::{Sleepers, has_vfork_in_flight, is_in_vfork},
+    task::{Sleepers, has_vfork_in_flight},
     tree::{FoundThread, FoundTree},
 };
 use floe_sandbox::{SandboxError, tasks::in_namespace_of};
@@ -375,14 +375,14 @@ fn has_ended(tid: Pid) -> bool {
 }
 
 /// A tree in a frozen cgroup. Dropped, it runs on as if it had never been frozen, unless it was before.
-struct FrozenTree<'a> {
+pub(super) struct FrozenTree<'a> {
     cgroup: &'a Cgroup,
     frozen: Option<Frozen<'a>>,
     seized: Vec<Seized>,
 }
 
 impl<'a> FrozenTree<'a> {
-    fn freeze(cgroup: &'a Cgroup) -> Result<Self, SeizeError> {
+    pub(super) fn freeze(cgroup: &'a Cgroup) -> Result<Self, SeizeError> {
         let frozen = cgroup.freeze_guarded(&|cgroup: &Cgroup| {
             if thaw_without_traces(cgroup).is_err() {
                 // There is nobody to tell; better a call that ends early than a tree that stands still.
@@ -394,6 +394,13 @@ impl<'a> FrozenTree<'a> {
             frozen: Some(frozen),
             seized: Vec::new(),
         })
+    }
+
+    /// Leaves it frozen.
+    pub(super) fn keep(mut self) {
+        if let Some(frozen) = self.frozen.take() {
+            frozen.keep();
+        }
     }
 
     /// Seizes all its threads and thaws it; they are about to stop then.
@@ -460,74 +467,6 @@ fn refuse_strangers_inside(tree: &FoundTree) -> Result<(), SeizeError> {
         if !known.contains(&pid) && !has_ended(pid) {
             return Err(stranger(pid)?);
         }
-    }
-    Ok(())
-}
-
-/// Freezes a cgroup for good; where that fails, nothing shows that it was tried.
-///
-/// # Errors
-/// [`SeizeError`].
-pub fn freeze_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
-    if let Some(frozen) = FrozenTree::freeze(cgroup)?.frozen.take() {
-        frozen.keep();
-    }
-    Ok(())
-}
-
-/// Thaws a frozen cgroup so that no call in it answers EINTR because of the freezing: its tasks are stopped once more,
-/// and such calls set up to be issued again.
-///
-/// # Errors
-/// [`SeizeError`].
-pub fn thaw_without_traces(cgroup: &Cgroup) -> Result<(), SeizeError> {
-    let mut seized = Vec::new();
-    // Those that stay frozen, by themselves.
-    let mut still = HashSet::new();
-    for below in cgroup.frozen_below()? {
-        still.extend(below.processes()?);
-    }
-    for pid in cgroup.processes()?.into_iter().filter(|pid| !still.contains(pid)) {
-        let mut is_whole = true;
-        let mut threads = Vec::new();
-        let tids = match floe_sys::procfs::threads(pid) {
-            Ok(tids) => tids,
-            Err(error) if error.is_gone() => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for tid in tids {
-            // It can't stop before its child has gone on, which may be stopped first; and the freezing does not show in
-            // a call that nothing interrupts.
-            if is_in_vfork(pid, tid) {
-                is_whole = false;
-                continue;
-            }
-            match Seized::new(tid, Options::Observe) {
-                Ok(task) => threads.push(task),
-                Err(error) if error.source == Errno::ESRCH => {}
-                // Traced by a debugger, whose stops are its own business.
-                Err(error) if error.source == Errno::EPERM => is_whole = false,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        seized.push((is_whole, threads));
-    }
-    cgroup.thaw()?;
-    // All stand still before events go back: memory may be shared by processes.
-    let mut stopped = Vec::new();
-    for (is_whole, threads) in seized {
-        for thread in threads {
-            match thread.stop() {
-                Ok(thread) => stopped.push((is_whole, thread)),
-                Err(TraceError::Ended { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    let whole = stopped.iter().filter(|(is_whole, _)| *is_whole);
-    give_events_back(whole.map(|(_, thread)| thread))?;
-    for (_, thread) in stopped {
-        thread.detach()?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Writes the records and pages of an inspected tree.
 
-use super::{inspect::Inspected, seize::HeldTree};
+use super::{background::Copies, inspect::Inspected, seize::HeldTree};
 use crate::stage::{Control, StageError};
-use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::PageMapRecord};
-use floe_resources::mm::{self, PagesError};
-use floe_sys::Pid;
+use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::NsPid};
+use floe_resources::mm::{self, PagesError, PagesOf, PrivatePages, SharedPages};
+use floe_sys::{Pid, procfs::Mapping};
 use std::{
     collections::{HashMap, HashSet},
     io::Write,
@@ -24,69 +24,149 @@ pub enum WriteStageError {
     Stage(#[from] StageError),
 }
 
-/// Writes everything to `sink`.
-pub fn write(
-    held: &HeldTree,
-    inspected: &Inspected,
-    sink: Box<dyn Write + Send>,
-    level: i32,
-    control: &Control<'_>,
-) -> Result<Summary, WriteStageError> {
-    let written = write_all(held, inspected, sink, level, control);
-    // A sink that gave up because floe was told to stop is no failure of the sink.
-    written.or_else(|error| {
-        control.check("pages")?;
-        Err(error)
-    })
+/// An image that is being written.
+pub struct Writing<'a> {
+    control: &'a Control<'a>,
+    writer: ImageWriter,
+    /// Pages so far.
+    stored: u64,
+    /// Bytes of all pages.
+    bytes: u64,
 }
 
-fn write_all(
-    held: &HeldTree,
-    inspected: &Inspected,
-    sink: Box<dyn Write + Send>,
-    level: i32,
-    control: &Control<'_>,
-) -> Result<Summary, WriteStageError> {
-    let mut writer = ImageWriter::start(
-        sink,
-        &WriteOptions {
+impl<'a> Writing<'a> {
+    /// Writes all records but page maps.
+    pub fn start(
+        inspected: &Inspected,
+        sink: Box<dyn Write + Send>,
+        level: i32,
+        control: &'a Control<'a>,
+    ) -> Result<Self, WriteStageError> {
+        let options = WriteOptions {
             level,
             ..WriteOptions::default()
-        },
-    )?;
-    write_records(inspected, &mut writer)?;
-    control.enter("pages")?;
-    let mut stored = 0;
-    for source in &inspected.contents.sources {
-        control.check("pages")?;
-        let map = mm::dump_content(source, &mut writer)?;
-        stored += pages(&map);
-        control.observer.pages(stored * 4096, inspected.bytes);
-        writer.record(&map)?;
+        };
+        let writer = ImageWriter::start(sink, &options)?;
+        let mut writing = Self {
+            control,
+            writer,
+            stored: 0,
+            bytes: inspected.bytes,
+        };
+        writing.or_told_to_stop(|writing| Ok(write_records(inspected, &mut writing.writer)?))?;
+        Ok(writing)
     }
-    let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
-    let mut shared = mm::SharedPages::default();
-    let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
-    for found in held.tree.living() {
-        control.check("pages")?;
-        if !own_memory.contains(&found.ns_pid) {
-            // It has its parent's.
-            continue;
-        }
-        let process = held.process(found);
-        let parent = hosts.get(&found.ns_ppid).copied();
-        let map = mm::dump_process_pages(&process, parent, &mut shared, &mut writer)?;
-        stored += pages(&map);
-        control.observer.pages(stored * 4096, inspected.bytes);
-        writer.record(&map)?;
-    }
-    let (mut sink, summary) = writer.finish()?;
-    sink.flush().map_err(WriteError::from)?;
-    Ok(summary)
-}
 
-fn pages(map: &PageMapRecord) -> u64 {
-    map.runs.iter().map(|run| run.pages).sum()
+    /// A sink that gave up because floe was told to stop is no failure of the sink.
+    fn or_told_to_stop<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, WriteStageError>,
+    ) -> Result<T, WriteStageError> {
+        write(self).or_else(|error| {
+            self.control.check("pages")?;
+            Err(error)
+        })
+    }
+
+    /// Writes the pages of a tree that stands still, but for what `copies` have.
+    pub fn pages(
+        &mut self,
+        held: &HeldTree,
+        inspected: &Inspected,
+        copies: &mut Copies,
+    ) -> Result<(), WriteStageError> {
+        self.or_told_to_stop(|writing| writing.write_pages(held, inspected, copies))
+    }
+
+    fn write_pages(
+        &mut self,
+        held: &HeldTree,
+        inspected: &Inspected,
+        copies: &mut Copies,
+    ) -> Result<(), WriteStageError> {
+        for source in &inspected.contents.sources {
+            self.control.check("pages")?;
+            let map = mm::dump_content(source, &mut self.writer)?;
+            self.add(map.runs.iter().map(|run| run.pages).sum());
+            self.writer.record(&map)?;
+        }
+        let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
+        let mut shared = SharedPages::default();
+        let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
+        for found in held.tree.living() {
+            self.control.check("pages")?;
+            if !own_memory.contains(&found.ns_pid) {
+                // It has its parent's.
+                continue;
+            }
+            let process = held.process(found);
+            let of = PagesOf {
+                pid: found.task(),
+                parent: hosts.get(&found.ns_ppid).copied(),
+                mappings: process.mappings,
+            };
+            let mut pages = PrivatePages::default();
+            let copy = copies.of(found.ns_pid);
+            let is_left = |mapping: &Mapping| copy.is_none() || !mm::is_copied_by_fork(mapping);
+            pages.store(of, is_left, &mut shared, &mut self.writer)?;
+            self.add(pages.count());
+            match copy {
+                Some(copy) => copy.stored_before = pages,
+                None => self.writer.record(&pages.into_record(NsPid(found.ns_pid)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was to be read of the tree is: it may run on.
+    pub fn settle(&mut self) -> Result<(), WriteStageError> {
+        self.or_told_to_stop(|writing| Ok(writing.writer.settle()?))
+    }
+
+    /// Writes what copies of memory hold.
+    pub fn copied_pages(&mut self, copies: &mut Copies) -> Result<(), WriteStageError> {
+        self.or_told_to_stop(|writing| {
+            // Pages are looked up by where they are now, so only among copies, which keep them.
+            let mut shared = SharedPages::default();
+            let pids: HashMap<i32, Pid> = copies
+                .all()
+                .iter()
+                .map(|copy| (copy.process, copy.memory.pid()))
+                .collect();
+            for copy in copies.all() {
+                writing.control.check("pages")?;
+                let mut pages = std::mem::take(&mut copy.stored_before);
+                let before = pages.count();
+                let of = PagesOf {
+                    pid: copy.memory.pid(),
+                    parent: pids.get(&copy.parent).copied(),
+                    mappings: &copy.mappings,
+                };
+                pages.store(of, mm::is_copied_by_fork, &mut shared, &mut writing.writer)?;
+                writing.add(pages.count() - before);
+                writing.writer.record(&pages.into_record(NsPid(copy.process)))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the end.
+    pub fn finish(self) -> Result<Summary, WriteStageError> {
+        let control = self.control;
+        let finished = self.writer.finish().and_then(|(mut sink, summary)| {
+            sink.flush()?;
+            Ok(summary)
+        });
+        finished.or_else(|error| {
+            control.check("pages")?;
+            Err(error.into())
+        })
+    }
+
+    fn add(&mut self, pages: u64) {
+        self.stored += pages;
+        self.control.observer.pages(self.stored * 4096, self.bytes);
+    }
 }
 
 fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), WriteError> {

@@ -159,10 +159,7 @@ impl World<'_> {
         if is_first {
             // It may end as a zombie before children of others are to be born into what is left of it.
             let file = File::open(format!("/proc/{}/ns/pid", child.tid())).map_err(namespace_failed)?;
-            self.pid_namespaces.insert(namespace, file);
-        }
-        if is_first {
-            self.namespaces.known.add_first_of_pids(namespace, child.tid());
+            self.namespaces.known.add_pids(namespace, (child.tid(), file.into()));
         }
         self.puppets.insert(pid, child);
         self.settle_in(pid)?;
@@ -234,9 +231,9 @@ impl World<'_> {
         if now == namespace {
             return Ok(());
         }
-        let opened = match self.pid_namespaces.get(&namespace) {
-            Some(file) => file.try_clone(),
-            None => File::open(format!("/proc/{}/ns/pid", self.somebody_in(namespace)?.tid())),
+        let opened = match self.namespaces.known.pids(namespace) {
+            Some(file) => file.try_clone_to_owned(),
+            None => File::open(format!("/proc/{}/ns/pid", self.somebody_in(namespace)?.tid())).map(Into::into),
         };
         let file = opened.map_err(namespace_failed)?;
         self.enter(self.puppet(pid)?, (Kind::Pid, file.as_fd()))?;

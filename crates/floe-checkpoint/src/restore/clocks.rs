@@ -34,13 +34,14 @@ fn failed(source: io::Error) -> RestoreError {
 }
 
 /// Makes the time namespace of the tree's root and takes every process there is into it, the later small init too.
-pub fn set(image: &Image, world: &World<'_>) -> Result<(), RestoreError> {
+pub fn set(image: &Image, world: &mut World<'_>) -> Result<(), RestoreError> {
     let contents = NamespaceContents::Time(image.sandbox().clocks);
     let namespace = make_namespace(&contents, (None, &[])).map_err(failed)?;
     for puppet in world.puppets.values() {
         world.enter(puppet, (Kind::Time, namespace.as_fd()))?;
     }
-    Ok(())
+    let seed = world.seed()?.tid().to_string();
+    world.namespaces.known.add_own(Kind::Time, &seed).map_err(failed)
 }
 
 /// Makes the time namespaces that not all processes are in, and has these enter, when all are in the root's.
@@ -71,7 +72,10 @@ pub fn set_others(image: &Image, world: &mut World<'_>) -> Result<(), RestoreErr
         let mut later = Vec::new();
         for (number, clocks) in waiting {
             let file = match makers.get(&number) {
-                None => make_namespace(&NamespaceContents::Time(clocks), (None, &[])).map_err(failed)?,
+                None => {
+                    let owner = world.namespaces.known.made(records[number as usize - 1].owner);
+                    make_namespace(&NamespaceContents::Time(clocks), (owner, &[])).map_err(failed)?
+                }
                 Some(maker) => {
                     let puppet = world.puppet(maker.pid.0)?;
                     match (own(maker), made.get(&own(maker))) {

@@ -375,12 +375,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
-    let (roots, unmounted) = mounts::make(
-        &image,
-        world.seed()?,
-        launch.pid1(),
-        (outside.mounts, &world.namespaces.known, &views),
-    )?;
+    let known = &world.namespaces.known;
+    let (roots, unmounted) = mounts::make(&image, launch.pid1(), (outside.mounts, known, &views))?;
     control.enter("network")?;
     networks::make(&image, launch.pid1())?;
     control.enter("contents")?;
@@ -400,12 +396,13 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         }
         let shared = clocks::must_come_early(&image);
         if shared {
-            clocks::set(&image, &world)?;
+            clocks::set(&image, &mut world)?;
         }
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
         cgroups::place_all(&image, &world)?;
-        if let Some(mounting) = unmounted {
+        let mut unmounted = unmounted;
+        if let Some(mounting) = &mut unmounted {
             mounts::complete(mounting, &world, launch.pid1())?;
         }
         control.enter("files")?;
@@ -418,9 +415,12 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
         if !shared {
-            clocks::set(&image, &world)?;
+            clocks::set(&image, &mut world)?;
         }
         clocks::set_others(&image, &mut world)?;
+        if let Some(mounting) = unmounted {
+            mounts::finish(mounting, &world, launch.pid1())?;
+        }
         control.enter("state")?;
         world.keep_children_home(image.processes())?;
         let crowd = state::make_threads(&image, &mut world)?;
@@ -453,7 +453,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let mut differences = compared?;
         let hosts = world.host_pids();
         verify::relations(&image, &hosts, &mut differences)?;
-        differences.extend(mounts::compare(&image, &roots, (&hosts, launch.pid1()))?);
+        differences.extend(mounts::compare(
+            &image,
+            (&roots, &world.namespaces.known),
+            (&hosts, launch.pid1()),
+        )?);
         let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
         differences.extend(filter.into_iter().collect());
         differences.extend(networks::compare(&image, launch.pid1())?);

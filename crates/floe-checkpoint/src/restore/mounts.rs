@@ -5,8 +5,8 @@ use super::{RestoreError, cgroups, preflight::Obstacle, tree::World};
 use floe_image::{
     Image,
     record::{
-        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountNamespaceRecord, NamespaceOrigin, PageRun,
-        ProcessRecord, ProcessState,
+        ConsoleRecord, ContentOwner, FilesystemKind, FilesystemRecord, MountNamespaceRecord, NamespaceKind,
+        NamespaceOrigin, PageRun, ProcessRecord, ProcessState,
     },
 };
 use floe_resources::{
@@ -19,11 +19,10 @@ use floe_resources::{
 };
 use floe_sys::{
     Pid,
-    descriptor::{pidfd_getfd, pidfd_open},
+    beside::beside,
     mount::clone_tree,
     procfs::{MountInfo, mounts_in},
 };
-use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat},
@@ -35,14 +34,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io::Read,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// FSCONFIG_* and flags of linux/mount.h.
-const FSCONFIG_SET_FLAG: u64 = 0;
-const FSCONFIG_SET_STRING: u64 = 1;
-const FSCONFIG_CMD_CREATE: u64 = 6;
-const CLOEXEC: u64 = 1;
 /// The namespaces of a sandbox that what is mounted depends on.
 const INSIDE: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWIPC)
@@ -166,10 +160,14 @@ fn act(
     if !lacking.is_empty() {
         return Ok(Err(lacking));
     }
-    let mounting = Mounting::begin(image, made, (given, &Known::default(), cgroups), proc)?;
+    let known = Known::rehearsed().map_err(|source| RestoreError::System {
+        action: "open floe's own namespaces".to_owned(),
+        source,
+    })?;
+    let mounting = Mounting::begin(image, made, (given, &known, cgroups), proc)?;
     let roots = mounting.roots()?;
     mounting.go_home()?;
-    mounting.complete(HashMap::new())?;
+    mounting.finish(&known)?;
     Ok(Ok(roots))
 }
 
@@ -230,11 +228,9 @@ fn with_kind(image: &Image, kind: FilesystemKind) -> impl Iterator<Item = &Files
     image.filesystems().iter().filter(move |record| record.kind == kind)
 }
 
-/// Makes the mounts of an image in a new sandbox, by its seed where only a process of its can. What is left to do when all
-/// processes are there.
+/// Makes the mounts of an image in a new sandbox. What is left to do when all processes are there.
 pub fn make<'a>(
     image: &'a Image,
-    seed: &Puppet,
     pid1: Pid,
     outside: (&Given, &Known, &CgroupViews),
 ) -> Result<(Roots, Option<Mounting<'a>>), RestoreError> {
@@ -245,7 +241,7 @@ pub fn make<'a>(
     }
     let mut made = apart(|| populated(image, Some(&Filler::new(image))))?;
     for record in with_kind(image, FilesystemKind::Proc).filter(|record| record.pid_namespace == 0) {
-        made.insert(record.id, proc_of(seed, record)?);
+        made.insert(record.id, proc_of(pid1, None, record)?);
     }
     run_inside(pid1, INSIDE, || {
         Ok(Mounting::begin(image, made, outside, proc).and_then(|mounting| {
@@ -257,60 +253,52 @@ pub fn make<'a>(
     .map_err(RestoreError::from)
 }
 
-/// Makes the rest, by processes of the PID namespaces whose processes are to be shown.
-pub fn complete(mounting: Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
+/// Makes what was waited for, by processes of the PID namespaces whose processes are to be shown.
+pub fn complete(mounting: &mut Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
     let mut made = HashMap::new();
     for record in mounting.lacks() {
-        let inside = world.somebody_in(record.pid_namespace)?;
-        made.insert(record.id, proc_of(inside, record)?);
+        let inside = world.somebody_in(record.pid_namespace)?.tid();
+        let owner = world.namespaces.owner_of_pids(record.pid_namespace);
+        made.insert(record.id, proc_of(inside, world.namespaces.known.made(owner), record)?);
     }
-    run_inside(pid1, INSIDE, || Ok(mounting.complete(made)))??;
+    let known = &world.namespaces.known;
+    run_inside(pid1, INSIDE, || Ok(mounting.complete(made, known)))??;
     Ok(())
 }
 
-/// A filesystem of the processes of the puppet's PID namespace, which a thread of floe's can't be in.
-fn proc_of(seed: &Puppet, record: &FilesystemRecord) -> Result<OwnedFd, RestoreError> {
-    let mut batch = seed.batch();
-    let kind = batch.data(b"proc\0");
-    let opened = batch.call("make a proc filesystem", libc::SYS_fsopen, &[kind, CLOEXEC]);
-    seed.run(&mut batch)?;
-    let context = batch.result(opened) as u64;
-    let mut batch = seed.batch();
-    let options = record.options.iter();
-    let options = options.map(|option| (option.key.as_str(), option.value.as_deref()));
-    for (key, value) in options.chain([("source", Some(record.source.as_slice()))]) {
-        let key = batch.data(&[key.as_bytes(), b"\0"].concat());
-        let (command, value) = match value {
-            Some(value) => (FSCONFIG_SET_STRING, batch.data(&[value, b"\0"].concat())),
-            None => (FSCONFIG_SET_FLAG, 0),
-        };
-        batch.call(
-            "set an option of a proc filesystem",
-            libc::SYS_fsconfig,
-            &[context, command, key, value, 0],
-        );
-    }
-    batch.call(
-        "make a proc filesystem",
-        libc::SYS_fsconfig,
-        &[context, FSCONFIG_CMD_CREATE, 0, 0, 0],
-    );
-    let mounted = batch.call("mount a proc filesystem", libc::SYS_fsmount, &[context, CLOEXEC, 0]);
-    batch.call("close a filesystem", libc::SYS_close, &[context]);
-    seed.run(&mut batch)?;
-    let number = batch.result(mounted);
-    let fetch = || -> Result<OwnedFd, Errno> { pidfd_getfd(pidfd_open(seed.tid())?.as_fd(), number as RawFd) };
-    let fetched = fetch().map_err(RestoreError::system("fetch a proc filesystem"))?;
-    let mut batch = seed.batch();
-    batch.call("close a filesystem", libc::SYS_close, &[number as u64]);
-    seed.run(&mut batch)?;
-    Ok(fetched)
+/// Makes the rest, when all namespaces are there.
+pub fn finish(mounting: Mounting<'_>, world: &World<'_>, pid1: Pid) -> Result<(), RestoreError> {
+    let known = &world.namespaces.known;
+    run_inside(pid1, INSIDE, || Ok(mounting.finish(known)))??;
+    Ok(())
+}
+
+/// A filesystem of the processes of the PID namespace that a task is in. It is made by a process that is there for a moment: in
+/// the user namespace that the PID namespace belongs to, where that is not floe's; and in a copy of floe's mount namespace, as
+/// in a user namespace only who sees a proc may make one, and the tree's own may be hidden.
+fn proc_of(task: Pid, user: Option<BorrowedFd<'_>>, record: &FilesystemRecord) -> Result<OwnedFd, RestoreError> {
+    let path = format!("/proc/{task}/ns/pid");
+    let pids = File::open(&path).map_err(|source| RestoreError::System {
+        action: format!("open {path}"),
+        source,
+    })?;
+    let root = root()?;
+    let make = || -> Result<OwnedFd, Errno> {
+        if let Some(user) = user {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        setns(&pids, CloneFlags::CLONE_NEWPID)?;
+        beside(|| mounts::new_filesystem(record, root.as_fd()))?
+    };
+    let made = beside(make).and_then(|made| made);
+    made.map_err(RestoreError::system("make a proc filesystem"))
 }
 
 /// What differs from the image in the mounts of a restored tree, and in who is in which namespace.
 pub fn compare(
     image: &Image,
-    roots: &Roots,
+    (roots, known): (&Roots, &Known),
     (hosts, pid1): (&BTreeMap<i32, Pid>, Pid),
 ) -> Result<Vec<String>, RestoreError> {
     let mut differences = Vec::new();
@@ -334,7 +322,14 @@ pub fn compare(
         });
         Ok(all.collect::<Result<Vec<_>, Errno>>()?)
     })?;
-    differences.extend(mounts::differences(image, &found));
+    let inode = |kind, number| {
+        let namespace = match kind {
+            NamespaceKind::Mount => Some(roots.namespace(number)),
+            _ => known.one(kind, number),
+        };
+        fstat(namespace?).ok().map(|found| found.st_ino)
+    };
+    differences.extend(mounts::differences(image, &found, &inode));
     Ok(differences)
 }
 

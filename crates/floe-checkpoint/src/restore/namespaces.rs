@@ -1,4 +1,4 @@
-//! Namespaces that not all tasks of a tree are in: made before the tree is, and entered as soon as each task can.
+//! Namespaces that not all tasks of a tree are in, or none: made before the tree is, and entered as soon as each task can.
 //!
 //! Who has entered a user namespace has no privileges in those above it, so that comes last. All others are entered before, by
 //! a process as soon as it is forked, and by threads when they are there. Time namespaces are entered when the clocks go on.
@@ -7,8 +7,8 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        CgroupPlace, Credentials, NamespaceContents, PidsOfChildren, ProcessRecord, ProcessState, SandboxRecord,
-        TaskNamespaces, ThreadRecord,
+        CgroupPlace, Credentials, NamespaceContents, NamespaceKind, PidsOfChildren, ProcessRecord, ProcessState,
+        SandboxRecord, TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
@@ -19,12 +19,7 @@ use floe_resources::{
 };
 use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Puppet, Script};
-use std::{
-    collections::HashMap,
-    fs::File,
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{fs::File, io, os::fd::BorrowedFd};
 
 /// Kinds that a thread can be in another one of than its process.
 const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
@@ -32,9 +27,7 @@ const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgrou
 /// All of them that were made.
 #[derive(Default)]
 pub(super) struct Namespaces {
-    /// Those of the tree's root.
-    root: HashMap<Kind, File>,
-    /// All others; those of time come late.
+    /// Those of the tree's root, and all others; those of time come late.
     pub known: Known,
     /// Whose each is, by number.
     owners: Vec<u32>,
@@ -70,16 +63,13 @@ impl Namespaces {
     pub fn make(image: &Image, seed: Pid, entrances: &Entrances<'_>) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
-        let of_root = |kind: Kind| {
-            let path = format!("/proc/{seed}/ns/{kind}");
-            File::open(&path).map_err(failed(format!("open {path}")))
-        };
-        all.known.add_ipc_of_root(of_root(Kind::Ipc)?.into());
-        if records.is_empty() {
-            return Ok(all);
-        }
-        for kind in OF_A_THREAD {
-            all.root.insert(kind, of_root(kind)?);
+        // That of time it enters late, and mount namespaces have their own numbers.
+        for kind in Kind::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Time | Kind::Mount))
+        {
+            let action = format!("open the {kind} namespace of the new sandbox");
+            all.known.add_own(kind, &seed.to_string()).map_err(failed(action))?;
         }
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
@@ -101,8 +91,7 @@ impl Namespaces {
     }
 
     fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
-        let root = (number == 0).then(|| self.root.get(&kind)).flatten();
-        let found = root.map(AsFd::as_fd).or_else(|| self.known.made(number));
+        let found = NamespaceKind::named(kind.name()).and_then(|kind| self.known.one(kind, number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
     }
 

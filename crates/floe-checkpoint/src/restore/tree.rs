@@ -25,7 +25,6 @@ use floe_sys::{Pid, procfs::Status};
 use floe_tracee::{ARENA_BYTES, Puppet, Script, Stopped};
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     os::fd::{AsFd, OwnedFd, RawFd},
     rc::Rc,
 };
@@ -78,9 +77,7 @@ pub struct World<'a> {
     pub numbering: Numbering,
     /// Where children of those are born who were told otherwise than into their own PID namespace.
     pub(super) pids_of_children: HashMap<i32, u32>,
-    /// PID namespaces below the tree's.
-    pub(super) pid_namespaces: HashMap<u32, File>,
-    /// Those of other kinds that not all tasks are in.
+    /// Those of other kinds that not all tasks are in, and PID namespaces below the tree's.
     pub(super) namespaces: Namespaces,
     /// Which of these processes have entered.
     pub(super) places: HashMap<i32, Place<'a>>,
@@ -125,7 +122,6 @@ impl<'a> World<'a> {
             records: image.processes().iter().map(|record| (record.pid.0, record)).collect(),
             numbering: Numbering::of(image),
             pids_of_children: HashMap::new(),
-            pid_namespaces: HashMap::new(),
             namespaces: Namespaces::default(),
             places: HashMap::new(),
             base: Credentials::default(),

@@ -5,7 +5,9 @@ use crate::{Context, act, failure::Outcome, front, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
-use floe_checkpoint::checkpoint::{Output, Report, Request, STAGES, Target, checkpoint, confines_calls, terminal_of};
+use floe_checkpoint::checkpoint::{
+    BACKGROUND_STAGES, Output, Report, Request, STAGES, Target, Then, checkpoint, confines_calls, terminal_of,
+};
 use floe_resources::file::{ConsoleLinks, Externals, Rule};
 use floe_sandbox::{Announcement, ConsoleState, Sandbox, join_user};
 use floe_sys::Pid;
@@ -41,6 +43,11 @@ pub struct Checkpoint {
     /// Let the tree run on.
     #[arg(long)]
     leave_running: bool,
+    /// Let the tree run on as soon as all but its memory is saved. The image is of one instant all the same: each process with
+    /// much memory forks a copy that never runs, so there is one more process of each meanwhile, and what is written
+    /// meanwhile takes memory twice. Shared memory is saved first.
+    #[arg(long, conflicts_with = "dry_run")]
+    background: bool,
     /// TCP connections with processes outside of the tree.
     #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
     tcp: Tcp,
@@ -73,7 +80,12 @@ impl Checkpoint {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
         if self.stages {
-            STAGES.iter().for_each(|stage| output::line(stage));
+            let stages = if self.background {
+                &BACKGROUND_STAGES[..]
+            } else {
+                &STAGES
+            };
+            stages.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         }
         let sandbox = self
@@ -92,7 +104,8 @@ impl Checkpoint {
             (None, None) => {}
         }
         let target = self.target(sandbox.as_ref())?;
-        if confines_calls(&target)? {
+        // Who has copies of a tree's memory has to clear them away.
+        if self.background || confines_calls(&target)? {
             front::stand(context.log_format, || {
                 self.save(context, sandbox.as_ref(), target, true)
             })
@@ -117,7 +130,7 @@ impl Checkpoint {
             target,
             output: if self.dry_run { None } else { Some(self.output()?) },
             level: self.level,
-            leave_running: self.leave_running,
+            then: self.then(),
             tcp: self.tcp.into(),
             patience: self.patience,
             external: Externals::new(self.external.clone())?,
@@ -129,7 +142,18 @@ impl Checkpoint {
             announcement.wait_gone()?;
         }
         context.tell(&summary(&report, self.dry_run));
+        for note in &report.not_copied {
+            context.tell(&format!("saved while it stood still: {note}"));
+        }
         Ok(0)
+    }
+
+    fn then(&self) -> Then {
+        match (self.background, self.leave_running) {
+            (true, _) => Then::RunOnMeanwhile,
+            (false, true) => Then::RunOn,
+            (false, false) => Then::End,
+        }
     }
 
     fn output(&self) -> anyhow::Result<Output> {

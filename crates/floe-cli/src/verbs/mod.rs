@@ -23,4 +23,5 @@ pub mod wait;
 mod foreground;
 mod image_file;
 mod limits;
+mod map;
 mod mounts;

@@ -1,6 +1,6 @@
 //! `floe restore`.
 
-use super::{foreground::Stay, image_file, run::Map, tcp::Tcp, tty::Tty};
+use super::{foreground::Stay, image_file, map::Map, tcp::Tcp, tty::Tty};
 use crate::{
     Context, act,
     failure::{Failure, Outcome},
@@ -112,7 +112,6 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
-        become_root(self.map.ids())?;
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let mounts = Given::new(&self.mount)?;
@@ -123,6 +122,7 @@ impl Restore {
             terminal: self.tty.is_some(),
         };
         let image = image_file::open(path)?;
+        become_root(self.map.ids_for(&image)?)?;
         if self.dry_run {
             let found = act::perform(|control| restore::dry_run(image, (outside, self.files.into()), control))??;
             return print(found);

@@ -1,6 +1,6 @@
 //! `floe run`.
 
-use super::{foreground::Stay, limits::LimitArguments, mounts::MountArguments};
+use super::{foreground::Stay, limits::LimitArguments, map::Map, mounts::MountArguments};
 use crate::{
     Context,
     failure::{Failure, Outcome},
@@ -11,8 +11,7 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
 };
 use floe_sandbox::{
-    Client, Console, First, IdMap, Launch, LinkSpec, Origin, Published, RunAs, SandboxSpec, Signals, WindowSize,
-    become_root,
+    Client, Console, First, Launch, LinkSpec, Origin, Published, RunAs, SandboxSpec, Signals, WindowSize, become_root,
 };
 use floe_sys::descriptor;
 use std::{collections::HashSet, ffi::OsString, os::unix::ffi::OsStrExt};
@@ -142,38 +141,6 @@ pub fn environment(changes: &[OsString]) -> Vec<OsString> {
             name
         })
         .collect()
-}
-
-/// Users of a user namespace.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Map {
-    /// As an ordinary user: besides yourself, who are root in the sandbox, have the users and groups in it that /etc/subuid and
-    /// /etc/subgid give you, from 1 on. Takes newuidmap and newgidmap (package uidmap).
-    #[arg(long)]
-    map_auto: bool,
-    /// As an ordinary user: appear as this user in the sandbox, of the group of that number or of the one given. There is no
-    /// root in it then, and so no terminal of its own (-t).
-    #[arg(long, value_name = "UID[:GID]", value_parser = ids, conflicts_with = "map_auto")]
-    map_user: Option<(u32, u32)>,
-}
-
-/// Parses a user and perhaps a group.
-fn ids(text: &str) -> Result<(u32, u32), String> {
-    let (user, group) = text.split_once(':').unwrap_or((text, text));
-    let number = |text: &str| text.parse().ok().filter(|number| *number != u32::MAX);
-    let both = number(user).zip(number(group));
-    both.ok_or_else(|| "give numbers: UID, or UID:GID".to_owned())
-}
-
-impl Map {
-    /// Who is in it.
-    pub fn ids(self) -> IdMap {
-        match self.map_user {
-            Some((user, group)) => IdMap::As(user, group),
-            None if self.map_auto => IdMap::RootAndGiven,
-            None => IdMap::Root,
-        }
-    }
 }
 
 impl Run {

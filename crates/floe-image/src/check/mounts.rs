@@ -5,8 +5,8 @@ use super::{ensure, is_path};
 use crate::{
     Image,
     record::{
-        FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource, NamespaceOrigin,
-        NodeKind, NodeRecord,
+        FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource, NamespaceKind,
+        NamespaceOrigin, NodeKind, NodeRecord,
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -74,15 +74,6 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
     ensure(own || namespaces.first().is_none_or(is_empty), || {
         MountFault::Count("mounts of a mount namespace that is not the tree's own")
     })?;
-    let entered: BTreeSet<u32> = image
-        .processes()
-        .iter()
-        .map(|process| process.mount_namespace)
-        .collect();
-    let mut further = 1..namespaces.len() as u32;
-    ensure(further.all(|number| entered.contains(&number)), || {
-        MountFault::Count("a mount namespace that no process is in")
-    })?;
     for record in image.filesystems() {
         let sound = filesystem(record).and_then(|()| shows_queues(image, record));
         sound.map_err(|fault| MountFault::Filesystem { id: record.id, fault })?;
@@ -98,8 +89,8 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
             MountFault::Count("something unmounted where nothing can have been")
         })?;
         for (number, mount) in record.mounts.iter().enumerate() {
-            let sound =
-                one(&record.mounts, number, filesystems).and_then(|()| shows_cgroup(image, &record.mounts[number]));
+            let kept = keeps(image, namespace, &mount.source).and_then(|()| shows_cgroup(image, mount));
+            let sound = kept.and_then(|()| one(&record.mounts, number, filesystems));
             sound.map_err(|fault| MountFault::Mount {
                 namespace,
                 number,
@@ -120,6 +111,30 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
         let fault = "is mounted nowhere";
         Err(MountFault::Filesystem { id: record.id, fault })
     })
+}
+
+/// A namespace that a mount keeps is there. That of a mount namespace is in an older one, which comes before it.
+fn keeps(image: &Image, namespace: usize, source: &MountSource) -> Result<(), &'static str> {
+    let MountSource::Namespace { kind, number } = source else {
+        return Ok(());
+    };
+    let number = *number as usize;
+    let exists = match kind {
+        NamespaceKind::Mount => {
+            let known = number < image.mount_namespaces().len();
+            ensure(
+                known && number > namespace,
+                || "keeps a mount namespace that is missing, or is not behind its own",
+            )?;
+            known
+        }
+        NamespaceKind::Pid => number <= image.sandbox().pid_namespaces.len(),
+        _ => number.checked_sub(1).is_none_or(|place| {
+            let found = image.sandbox().namespaces.get(place);
+            found.is_some_and(|record| record.contents.kind() == *kind)
+        }),
+    };
+    ensure(exists, || "keeps a namespace that is missing")
 }
 
 /// All that is in a mount namespace is in one of so many.
@@ -165,7 +180,7 @@ fn one(mounts: &[MountRecord], number: usize, filesystems: usize) -> Result<(), 
         )?;
     }
     match &mount.source {
-        MountSource::Inherited => {}
+        MountSource::Inherited | MountSource::Namespace { .. } => {}
         MountSource::Path { path, .. } => ensure(is_plain(path), || "shows a path that is no plain one")?,
         MountSource::Filesystem { filesystem, root } => {
             ensure(

@@ -1,4 +1,4 @@
-//! Namespaces that not all tasks of the tree are in.
+//! Namespaces that not all tasks of the tree are in, or none.
 
 use super::{ensure, time};
 use crate::{
@@ -83,8 +83,6 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
             }
             NamespaceContents::Time(clocks) => {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
-                // Who is born into a user namespace could not enter the one that another makes.
-                ensure(record.owner == 0, || NamespaceFault::Owner(number))?;
             }
             NamespaceContents::Cgroup(roots) => {
                 let mut known = HashSet::new();
@@ -128,7 +126,8 @@ fn possible(user: &UserNamespaceRecord) -> bool {
     })
 }
 
-/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's.
+/// Only who makes a time namespace is not in the one of its children, and the tree's root has all that is not another's, but for
+/// its user namespace: it may have entered that when it had the others.
 fn children(image: &Image) -> Result<(), NamespaceFault> {
     let mut led = HashSet::new();
     for process in image.processes() {
@@ -138,11 +137,12 @@ fn children(image: &Image) -> Result<(), NamespaceFault> {
         let (own, children) = (leader.namespaces.time, process.time_of_children);
         let makes = own == children || children != 0 && led.insert(children);
         ensure(makes, || NamespaceFault::Children(process.pid.0))?;
-        let own = TaskNamespaces {
+        let of_root = TaskNamespaces {
+            user: leader.namespaces.user,
             cgroup: leader.namespaces.cgroup,
             ..TaskNamespaces::default()
         };
-        let others = leader.namespaces != own;
+        let others = leader.namespaces != of_root;
         ensure(!others || process.ppid.0 != 0, || {
             NamespaceFault::OfOthers(process.pid.0)
         })?;
@@ -157,6 +157,12 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         found.is_none_or(|found| found.is_some_and(|found| is_it(&found.contents)))
     };
     let fault = |task, kind, number| NamespaceFault::Unknown { task, kind, number };
+    // Who is born into a user namespace could not enter the one that another makes.
+    let owner = |number: u32| {
+        (number as usize)
+            .checked_sub(1)
+            .map(|place| image.sandbox().namespaces[place].owner)
+    };
     let is_time = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Time(_));
     let first = process.threads.first().map(|leader| leader.namespaces);
     for thread in &process.threads {
@@ -180,9 +186,15 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         ensure(known(time, is_time), || fault(task, "time", time))?;
         let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup(_));
         ensure(known(cgroup, is_cgroup), || fault(task, "cgroup", cgroup))?;
+        ensure(owner(time).is_none_or(|owner| owner == 0), || {
+            NamespaceFault::Owner(time)
+        })?;
         let same = first.is_none_or(|first| (first.user, first.time) == (user, time));
         ensure(same, || NamespaceFault::Threads(process.pid.0))?;
     }
     let children = process.time_of_children;
-    ensure(known(children, is_time), || fault(process.pid.0, "time", children))
+    ensure(known(children, is_time), || fault(process.pid.0, "time", children))?;
+    ensure(owner(children).is_none_or(|owner| owner == 0), || {
+        NamespaceFault::Owner(children)
+    })
 }

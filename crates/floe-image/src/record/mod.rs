@@ -41,7 +41,7 @@ pub use mounts::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
     NodeKind, NodeRecord,
 };
-pub use namespaces::{IdRange, NamespaceContents, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
+pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
 pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting};
 pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};

@@ -1,6 +1,6 @@
 //! What was mounted in a sandbox besides what a new one has by itself, and filesystems that are made anew.
 
-use super::{CgroupPlace, ContentOwner, ExtendedAttribute};
+use super::{CgroupPlace, ContentOwner, ExtendedAttribute, NamespaceKind};
 use serde::{Deserialize, Serialize};
 
 /// Layers of overlayfs are opened by their paths.
@@ -68,6 +68,14 @@ pub enum MountSource {
         /// What it says that it was made of.
         #[serde(with = "serde_bytes")]
         source: Vec<u8>,
+    },
+    /// A namespace, which it keeps.
+    Namespace {
+        /// Of this kind.
+        kind: NamespaceKind,
+        /// Its number among those of its kind; see [`NamespaceRecord`](super::NamespaceRecord) for all but mount and PID
+        /// namespaces.
+        number: u32,
     },
 }
 

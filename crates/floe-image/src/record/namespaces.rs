@@ -1,10 +1,10 @@
-//! Namespaces of a tree whose tasks are not all in the same: namespaces(7).
+//! Namespaces of a tree whose tasks are not all in the same, or that none is in: namespaces(7).
 
 use super::{CgroupPlace, ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
-/// A namespace, of another kind than PIDs, that is not the one of the tree's root. They are numbered from 1 on; of each kind 0
-/// is that of the root. The user namespaces come first, each behind the one above it.
+/// A namespace, of another kind than PIDs, that is not the one of the tree's root. It may be that no task is in it, and that
+/// descriptors or mounts keep it, or a namespace below it. They are numbered from 1 on; of each kind 0 is that of the root. The user namespaces come first, each behind the one above it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceRecord {
     /// The user namespace whose privileges count in it; of a user namespace the one above it.
@@ -62,6 +62,68 @@ pub struct IdRange {
     pub above: u32,
     /// How many.
     pub count: u32,
+}
+
+/// Kinds of namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "their names are all there is to say")]
+pub enum NamespaceKind {
+    Mount,
+    Network,
+    Ipc,
+    User,
+    Pid,
+    Uts,
+    Cgroup,
+    Time,
+}
+
+impl NamespaceKind {
+    /// Its name in /proc/PID/ns.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mount => "mnt",
+            Self::Network => "net",
+            Self::Ipc => "ipc",
+            Self::User => "user",
+            Self::Pid => "pid",
+            Self::Uts => "uts",
+            Self::Cgroup => "cgroup",
+            Self::Time => "time",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        const ALL: [NamespaceKind; 8] = [
+            NamespaceKind::Mount,
+            NamespaceKind::Network,
+            NamespaceKind::Ipc,
+            NamespaceKind::User,
+            NamespaceKind::Pid,
+            NamespaceKind::Uts,
+            NamespaceKind::Cgroup,
+            NamespaceKind::Time,
+        ];
+        ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl NamespaceContents {
+    /// The kind of namespace that this is in.
+    #[must_use]
+    pub const fn kind(&self) -> NamespaceKind {
+        match self {
+            Self::User(_) => NamespaceKind::User,
+            Self::Uts { .. } => NamespaceKind::Uts,
+            Self::Ipc(_) => NamespaceKind::Ipc,
+            Self::Network { .. } => NamespaceKind::Network,
+            Self::Time(_) => NamespaceKind::Time,
+            Self::Cgroup(_) => NamespaceKind::Cgroup,
+        }
+    }
 }
 
 /// The namespaces that a task is in, by their numbers. Those of PIDs stand apart.

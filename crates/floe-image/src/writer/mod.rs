@@ -211,6 +211,18 @@ impl ImageWriter {
         Ok(PageId(first))
     }
 
+    /// Waits until all that was appended is written: what fills chunks is called no more for them.
+    ///
+    /// # Errors
+    /// [`WriteError`], of what was appended before.
+    pub fn settle(&mut self) -> Result<(), WriteError> {
+        self.send_records()?;
+        match self.next_piece.checked_sub(1) {
+            Some(last) if !self.turns.wait_past(last) => Err(self.failure()),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes index and trailer; returns the sink.
     ///
     /// # Errors

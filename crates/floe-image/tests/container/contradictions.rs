@@ -114,11 +114,20 @@ fn namespaces_that_are_none_are_refused() {
             domain: names.1,
         };
     });
+    let owner = "namespace 5 belongs to no user namespace before it, or is on a level that does not exist";
+    // A process leads its children there.
+    contradiction(owner, |s| s.sandbox.namespaces[4].owner = 1);
     contradiction("the clocks of time namespace 5 show a time too late", |s| {
         s.sandbox.namespaces[4].contents = NamespaceContents::Time(ClocksRecord {
             monotonic: u64::MAX,
             boottime: 0,
         });
+    });
+    contradiction("task 7 is in cgroup namespace 6, which the image lacks", |s| {
+        s.processes[1].threads[0].namespaces.cgroup = 6;
+    });
+    contradiction("process 1, the tree's root, is in namespaces of others", |s| {
+        s.processes[0].threads[0].namespaces.cgroup = 7;
     });
     contradiction("task 7 is in network namespace 7, which the image lacks", |s| {
         s.processes[1].threads[0].namespaces.network = 7;

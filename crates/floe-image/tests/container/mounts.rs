@@ -24,10 +24,7 @@ fn node(number: usize, fault: &str, change: impl FnOnce(&mut NodeRecord)) {
 }
 
 #[test]
-fn namespaces_are_the_trees_own_and_somebody_is_in_them() {
-    contradiction("it has a mount namespace that no process is in", |s| {
-        s.mount_namespaces.push(MountNamespaceRecord::default());
-    });
+fn namespaces_are_the_trees_own() {
     contradiction("it has mounts of a mount namespace that is not the tree's own", |s| {
         s.sandbox.mount = NamespaceOrigin::Host;
     });
@@ -76,6 +73,23 @@ fn mounts_are_below_what_they_are_on() {
 }
 
 #[test]
+fn namespaces_that_mounts_keep_are_there() {
+    let kept = |kind, number| MountSource::Namespace { kind, number };
+    let order = "keeps a mount namespace that is missing, or is not behind its own";
+    for number in [0, 2, u32::MAX] {
+        mount(5, order, |m| m.source = kept(NamespaceKind::Mount, number));
+    }
+    let missing = "keeps a namespace that is missing";
+    // One of another kind, and none.
+    for number in [4, 7, u32::MAX] {
+        mount(6, missing, |m| m.source = kept(NamespaceKind::Uts, number));
+    }
+    mount(6, missing, |m| m.source = kept(NamespaceKind::Pid, 2));
+    mount(6, missing, |m| m.source = kept(NamespaceKind::Cgroup, 1));
+    mount(6, "does not say what it allows", |m| m.attributes = None);
+}
+
+#[test]
 fn groups_of_mounts_end_somewhere() {
     mount(4, "can't be unbindable and share mounts", |m| m.shared = 7);
     mount(2, "gets the mounts of a group that has no members", |m| m.master = 9);
@@ -90,7 +104,7 @@ fn filesystems_have_options_that_are_known() {
         value: Some(value.to_vec()),
     };
     contradiction("filesystem 1 is mounted nowhere", |s| {
-        s.mount_namespaces[0].mounts.pop();
+        s.mount_namespaces[0].mounts.remove(4);
     });
     filesystem(0, "can't have been made of what it says", |f| f.source = vec![0]);
     filesystem(1, "has files and can't, or has none and must", |f| {

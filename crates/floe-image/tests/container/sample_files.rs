@@ -85,13 +85,8 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         ),
         ("proc", 0o100_000, 12, body(&(path("/proc/1/limits"), None::<i32>))),
         ("proc", 0o100_000, 3, body(&(path("/proc/12/task/13/comm"), Some(13)))),
-        ("namespace", 0o100_000, 0, body(&("net", 6_u32, NO_LEFT))),
-        (
-            "namespace",
-            0o100_000,
-            0,
-            body(&("uts", 0_u32, Some((4711_u64, path("elsewhere"), path("(none)"))))),
-        ),
+        ("namespace", 0o100_000, 0, body(&("net", 6_u32, path("")))),
+        ("namespace", 0o100_000, 0, body(&("uts", 3_u32, path("/run/held")))),
         (
             "cgroup",
             0o100_000,
@@ -131,9 +126,6 @@ pub fn open_files() -> Vec<OpenFileRecord> {
     })
     .collect()
 }
-
-/// A namespace that tasks are in.
-const NO_LEFT: Option<(u64, Vec<u8>, Vec<u8>)> = None;
 
 type Maker = (i32, u32, u32);
 type Name = (Vec<u8>, i32, Option<(u32, u32, u32)>);

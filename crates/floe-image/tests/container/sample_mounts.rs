@@ -37,6 +37,7 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
         filesystem: 1,
         root: at(b"/"),
     };
+    let kept = |kind, number| MountSource::Namespace { kind, number };
     let other = MountSource::Filesystem {
         filesystem: 2,
         root: at(b"/"),
@@ -79,6 +80,8 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
                 unbindable: true,
                 ..mount(0, b"/proc", proc)
             },
+            mount(1, b"/mnt/space", kept(NamespaceKind::Mount, 1)),
+            mount(1, b"/mnt/names", kept(NamespaceKind::Uts, 3)),
         ],
     };
     vec![own, further]

@@ -265,9 +265,7 @@ pub struct OpenContext<'a> {
     queues: queue::MadeQueues,
     maps: bpf_map::MadeMaps,
     tuns: tun::MadeTuns,
-    /// UTS namespaces that no task is in.
-    left: HashMap<u64, OwnedFd>,
-    /// All others but the tree root's.
+    /// Namespaces.
     known: &'a crate::ns::Known,
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
@@ -333,7 +331,6 @@ impl<'a> OpenContext<'a> {
             repaired: Vec::new(),
             maps: bpf_map::MadeMaps::default(),
             tuns: tun::MadeTuns::default(),
-            left: HashMap::new(),
             known,
             terminals: None,
         })

@@ -18,6 +18,7 @@ mod ghost;
 mod hidden;
 mod links;
 mod pages;
+mod private;
 mod runs;
 mod settle;
 mod sharing;
@@ -31,7 +32,8 @@ pub use content::{ContentError, ContentPlace, ContentSource, Contents, FileIdent
 pub(crate) use content::{Located, Place, under};
 pub use fill::{FillError, Filler};
 pub(crate) use ghost::ELSEWHERE;
-pub use pages::{PagesError, dump_content, dump_process_pages};
+pub use pages::{PagesError, dump_content};
+pub use private::{PagesOf, PrivatePages, is_copied_by_fork};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
 pub use settle::settle;
 pub use sharing::SharedPages;

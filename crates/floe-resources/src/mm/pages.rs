@@ -1,21 +1,16 @@
-//! Stores page contents: private pages of a process, contents of shared memory and deleted files.
+//! Stores contents of shared memory and deleted files.
 
 use super::{
-    classify::CONTENT,
     content::{ContentPlace, ContentSource, MappedPart},
     runs::RunList,
-    sharing::{Relatives, SharedPages},
 };
-use crate::task::HeldProcess;
 use floe_image::{
-    FillError, ImageWriter, WriteError,
-    record::{ContentOwner, HUGE_PAGE, HugeRun, NsPid, PageId, PageMapRecord},
+    ImageWriter, WriteError,
+    record::{ContentOwner, PageMapRecord},
 };
 use floe_sys::{
     Pid,
-    memory::{self, HUGETLBFS, MAX_RANGES, MemoryFile, RemoteRange},
-    pagemap::{Category, Filter, PageRegion, Pagemap},
-    procfs::Mapping,
+    memory::{HUGETLBFS, MemoryFile},
 };
 use nix::sys::statfs::fstatfs;
 use std::{
@@ -27,9 +22,7 @@ use std::{
 };
 
 const PAGE: u64 = 4096;
-const CHUNK_PAGES: usize = 256;
-/// How many pagemap entries are compared at once.
-const COMPARE_PAGES: u64 = 4096;
+pub(super) const CHUNK_PAGES: usize = 256;
 
 /// Pages that could not be stored.
 #[derive(Debug, thiserror::Error)]
@@ -57,252 +50,6 @@ pub enum PagesError {
         #[source]
         source: io::Error,
     },
-}
-
-/// Stores the private pages of a process, which are read until the image is finished. Pages that a process before has
-/// too, the same physical ones, are not stored again; `parent` is the likeliest to have them.
-///
-/// # Errors
-/// [`PagesError`].
-pub fn dump_process_pages(
-    held: &HeldProcess<'_>,
-    parent: Option<Pid>,
-    shared: &mut SharedPages,
-    writer: &mut ImageWriter,
-) -> Result<PageMapRecord, PagesError> {
-    let pid = held.found.task();
-    let open = |source| PagesError::Read {
-        pid,
-        address: 0,
-        source,
-    };
-    let mut gather = Gather {
-        pid,
-        memory: Arc::new(MemoryFile::open(pid).map_err(open)?),
-        pending: Vec::new(),
-        pending_pages: 0,
-        runs: RunList::default(),
-        writer,
-    };
-    let pagemap = Pagemap::open(pid).map_err(open)?;
-    let mut sharing = Sharing {
-        own: &pagemap,
-        relatives: shared.relatives(parent),
-        noted: Vec::new(),
-    };
-    let mut huge: Vec<HugeRun> = Vec::new();
-    let mut regions: Vec<PageRegion> = Vec::new();
-    for mapping in held.mappings.iter().filter(|m| !m.shared && !m.path.starts_with(b"[v")) {
-        regions.clear();
-        let wrap = |source| PagesError::Read {
-            pid,
-            address: mapping.start,
-            source,
-        };
-        pagemap
-            .scan(mapping.start, mapping.end, &CONTENT_AND_SIZE, &mut regions)
-            .map_err(|error| wrap(error.into()))?;
-        for region in &regions {
-            if region.categories & Category::HUGE.bits() != 0 {
-                add_huge(&mut huge, region.start..region.end);
-            }
-            let mut at = region.start;
-            while at < region.end {
-                let end = region.end.min(at + COMPARE_PAGES * PAGE);
-                for (range, how) in sharing.split(at..end).map_err(wrap)? {
-                    gather.piece(mapping, range, how)?;
-                }
-                at = end;
-            }
-        }
-    }
-    gather.flush()?;
-    let noted = sharing.noted;
-    let runs = gather.runs.into_sorted();
-    shared.add(pid, &runs, noted);
-    Ok(PageMapRecord {
-        owner: ContentOwner::Process(NsPid(held.found.ns_pid)),
-        runs,
-        huge,
-    })
-}
-
-/// As [`CONTENT`], and tells huge pages from others.
-const CONTENT_AND_SIZE: Filter = Filter {
-    report: Category::HUGE,
-    ..CONTENT
-};
-
-fn add_huge(huge: &mut Vec<HugeRun>, range: Range<u64>) {
-    let (start, end) = (
-        range.start.next_multiple_of(HUGE_PAGE),
-        range.end / HUGE_PAGE * HUGE_PAGE,
-    );
-    if start >= end {
-        return;
-    }
-    let count = (end - start) / HUGE_PAGE;
-    match huge.last_mut() {
-        Some(last) if last.start + last.count * HUGE_PAGE == start => last.count += count,
-        _ => huge.push(HugeRun { start, count }),
-    }
-}
-
-/// How a page is come by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// A relative has the same page, and it is stored.
-    Stored(PageId),
-    /// Other address spaces have it too. process_vm_readv pins pages, and before the kernel pins a page that is shared
-    /// copy-on-write it makes a copy: relatives that still share after fork would not after a checkpoint. A read of
-    /// /proc/PID/mem pins nothing.
-    Shared,
-    /// This address space alone has it.
-    Exclusive,
-}
-
-impl How {
-    /// Whether a page `distance` pages further on continues what begins with this one.
-    fn continues(self, other: Self, distance: u64) -> bool {
-        match (self, other) {
-            (Self::Stored(first), Self::Stored(page)) => page.0 == first.0 + distance,
-            _ => self == other,
-        }
-    }
-}
-
-/// Tells which pages a process shares, and which of them are stored already.
-struct Sharing<'a> {
-    own: &'a Pagemap,
-    relatives: Relatives<'a>,
-    /// Frames and addresses of shared pages that this process is the first to have.
-    noted: Vec<(u64, u64)>,
-}
-
-impl Sharing<'_> {
-    /// Cuts a range into pieces that are come by in one way.
-    fn split(&mut self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
-        let count = ((range.end - range.start) / PAGE) as usize;
-        let own = self.own.entries(range.start, count)?;
-        let mut block = self.relatives.block(range.clone())?;
-        let mut pieces: Vec<(Range<u64>, How)> = Vec::new();
-        for (index, mine) in own.iter().enumerate() {
-            let address = range.start + index as u64 * PAGE;
-            let how = match mine.frame() {
-                _ if mine.exclusive() => How::Exclusive,
-                Some(frame) => match self.relatives.find(&mut block, address, frame)? {
-                    Some(page) => How::Stored(page),
-                    None => {
-                        self.noted.push((frame, address));
-                        How::Shared
-                    }
-                },
-                None => How::Shared,
-            };
-            match pieces.last_mut() {
-                Some((piece, first)) if first.continues(how, (address - piece.start) / PAGE) => {
-                    piece.end = address + PAGE;
-                }
-                _ => pieces.push((address..address + PAGE, how)),
-            }
-        }
-        Ok(pieces)
-    }
-}
-
-/// Puts pages together until they make a chunk.
-struct Gather<'a> {
-    pid: Pid,
-    memory: Arc<MemoryFile>,
-    /// Ranges of the chunk that is being gathered, and whether they must be read through /proc/PID/mem.
-    pending: Vec<(RemoteRange, bool)>,
-    pending_pages: usize,
-    runs: RunList,
-    writer: &'a mut ImageWriter,
-}
-
-impl Gather<'_> {
-    fn piece(&mut self, mapping: &Mapping, range: Range<u64>, how: How) -> Result<(), PagesError> {
-        if let How::Stored(first) = how {
-            self.runs.push(range.start, (range.end - range.start) / PAGE, first);
-            return Ok(());
-        }
-        let by_file = how == How::Shared || mapping.prot & libc::PROT_READ as u32 == 0;
-        let mut at = range.start;
-        while at < range.end {
-            let room = (CHUNK_PAGES - self.pending_pages) as u64 * PAGE;
-            let bytes = room.min(range.end - at) as usize;
-            self.pending.push((RemoteRange { start: at, bytes }, by_file));
-            self.pending_pages += bytes / PAGE as usize;
-            at += bytes as u64;
-            if self.pending_pages == CHUNK_PAGES || self.pending.len() == MAX_RANGES {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), PagesError> {
-        if self.pending_pages == 0 {
-            return Ok(());
-        }
-        let chunk = Chunk {
-            pid: self.pid,
-            memory: Arc::clone(&self.memory),
-            ranges: self.pending.clone(),
-        };
-        let read = move |buffer: &mut [u8]| chunk.read(buffer).map_err(FillError::from);
-        let mut next = self.writer.store(self.pending_pages, read)?;
-        for (range, _) in self.pending.drain(..) {
-            let pages = range.bytes as u64 / PAGE;
-            self.runs.push(range.start, pages, next);
-            next.0 += pages;
-        }
-        self.pending_pages = 0;
-        Ok(())
-    }
-}
-
-/// What a chunk is read from.
-struct Chunk {
-    pid: Pid,
-    memory: Arc<MemoryFile>,
-    /// Ranges, and whether they must be read through /proc/PID/mem.
-    ranges: Vec<(RemoteRange, bool)>,
-}
-
-impl Chunk {
-    fn read(&self, buffer: &mut [u8]) -> Result<(), PagesError> {
-        let mut at = 0;
-        for group in self.ranges.chunk_by(|(_, one), (_, other)| one == other) {
-            let bytes: usize = group.iter().map(|(range, _)| range.bytes).sum();
-            self.read_group(group, &mut buffer[at..at + bytes])?;
-            at += bytes;
-        }
-        Ok(())
-    }
-
-    /// Reads ranges that are to be read in one way.
-    fn read_group(&self, group: &[(RemoteRange, bool)], buffer: &mut [u8]) -> Result<(), PagesError> {
-        if group.first().is_some_and(|(_, by_file)| !by_file) {
-            let ranges: Vec<RemoteRange> = group.iter().map(|(range, _)| *range).collect();
-            if memory::read_ranges(self.pid, &ranges, buffer) == Ok(buffer.len()) {
-                return Ok(());
-            }
-        }
-        let mut at = 0;
-        for (range, _) in group {
-            self.memory
-                .read(range.start, &mut buffer[at..at + range.bytes])
-                .map_err(|source| PagesError::Read {
-                    pid: self.pid,
-                    address: range.start,
-                    source,
-                })?;
-            at += range.bytes;
-        }
-        Ok(())
-    }
 }
 
 /// Stores the content of shared memory or of a deleted file, which is read until the image is finished; holes stay holes.

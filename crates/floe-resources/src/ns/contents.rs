@@ -133,7 +133,8 @@ fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
     let map = |name: &str| ranges(&fs::read_to_string(directory.join(name))?);
     let (users, groups) = (map("uid_map")?, map("gid_map")?);
     Ok(UserNamespaceRecord {
-        maker: (maker, 0),
+        // Of which group it was the kernel tells nobody, and does nothing with it.
+        maker: (maker, nix::unistd::getegid().as_raw()),
         users,
         groups,
         setgroups: fs::read_to_string(directory.join("setgroups"))?.trim() == "allow",
@@ -171,7 +172,7 @@ pub(super) fn maps_from_above(records: &mut [NamespaceRecord]) {
         let (NamespaceContents::User(user), Some(Some(above))) = (&mut record.contents, above) else {
             continue;
         };
-        // The kernel tells nobody which group it was, and does nothing with it; but one that is known there.
+        // A group that is known there.
         user.maker.1 = above.groups.first().map_or(0, |range| range.above);
         for (map, above) in [(&mut user.users, &above.users), (&mut user.groups, &above.groups)] {
             for range in map {
@@ -243,7 +244,7 @@ pub fn make(contents: &NamespaceContents, (user, entrances): (Option<BorrowedFd<
             }
             Ok(made)
         }
-        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks)),
+        NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
         NamespaceContents::Cgroup(_) => {
             let enter = || {
                 for entrance in entrances {

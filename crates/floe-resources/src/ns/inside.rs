@@ -1,14 +1,25 @@
-//! Runs a closure in another process's namespace, on a thread of its own that ends with it.
+//! Runs a closure in another process's namespace: on a thread of its own that ends with it; or, as an ordinary user who has
+//! no privileges there but as the maker of a user namespace, in a process that enters that first (no thread may).
 
-use floe_sys::{Pid, descriptor, namespace::Kind, procfs::ProcError};
+use floe_sys::{
+    Pid,
+    beside::beside,
+    descriptor,
+    namespace::{self, Kind},
+    procfs::{ProcError, Status},
+};
 use nix::{
     fcntl::OFlag,
     sched::{CloneFlags, setns, unshare},
-    sys::stat::Mode,
+    sys::stat::{Mode, fstat},
 };
 use std::{
+    fs::File,
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 /// A namespace that could not be looked into.
@@ -65,10 +76,72 @@ pub fn in_new_network<T: Send>(look: impl FnOnce() -> Result<T, io::Error> + Sen
         unshare(CloneFlags::CLONE_NEWNET)?;
         look()
     };
-    let result = std::thread::scope(|scope| scope.spawn(enter).join());
-    result
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        .map_err(NsError::New)
+    let entered = Privileges::in_new().and_then(|privileges| privileges.run(enter));
+    entered.map_err(NsError::New)
+}
+
+/// Whose privileges open a namespace.
+enum Privileges {
+    /// floe's own.
+    Own,
+    /// Those of who has entered this user namespace.
+    Of(OwnedFd),
+    /// Those of who has made a user namespace.
+    New,
+}
+
+/// The user namespace that is to be entered before a namespace can be, where floe has no privileges of its own.
+///
+/// # Errors
+/// Those of NS_GET_USERNS.
+pub(super) fn owner_to_enter(namespace: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    Ok(match Privileges::to_enter(namespace)? {
+        Privileges::Of(user) => Some(user),
+        Privileges::Own | Privileges::New => None,
+    })
+}
+
+impl Privileges {
+    fn to_enter(namespace: BorrowedFd<'_>) -> io::Result<Self> {
+        if has_own()? {
+            return Ok(Self::Own);
+        }
+        let user = namespace::owner(namespace)?;
+        let own = std::fs::metadata("/proc/self/ns/user")?.ino();
+        Ok(if fstat(&user)?.st_ino == own {
+            Self::Own
+        } else {
+            Self::Of(user)
+        })
+    }
+
+    fn in_new() -> io::Result<Self> {
+        Ok(if has_own()? { Self::Own } else { Self::New })
+    }
+
+    /// Runs something with them.
+    fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match self {
+            Self::Own => apart(work),
+            Self::Of(user) => beside(|| {
+                setns(user, CloneFlags::CLONE_NEWUSER)?;
+                work()
+            })?,
+            Self::New => beside(|| {
+                unshare(CloneFlags::CLONE_NEWUSER)?;
+                work()
+            })?,
+        }
+    }
+}
+
+/// Whether floe has privileges in its own user namespace, and so in all below it.
+fn has_own() -> io::Result<bool> {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let [_, _, effective, ..] = Status::read("/proc/thread-self")
+        .map_err(io::Error::other)?
+        .capabilities;
+    Ok(effective & 1 << CAP_SYS_ADMIN != 0)
 }
 
 /// The root directory of the mount namespace of `pid`, whatever its own root directory is.
@@ -103,7 +176,7 @@ pub fn run_in<T: Send>(
     namespace: BorrowedFd<'_>,
     look: impl FnOnce() -> Result<T, io::Error> + Send,
 ) -> Result<T, io::Error> {
-    apart(|| {
+    Privileges::to_enter(namespace)?.run(|| {
         setns(namespace, CloneFlags::empty())?;
         look()
     })
@@ -121,7 +194,8 @@ pub(super) fn run_in_new<T: Send>(
         unshare(flags)?;
         look()
     };
-    apart(enter).map_err(|source| NsError::Enter {
+    let entered = Privileges::in_new().and_then(|privileges| privileges.run(enter));
+    entered.map_err(|source| NsError::Enter {
         pid: Pid::new(std::process::id() as i32),
         flags,
         source,
@@ -129,7 +203,7 @@ pub(super) fn run_in_new<T: Send>(
 }
 
 /// Runs something on a thread that ends with it.
-fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let result = std::thread::scope(|scope| scope.spawn(work).join());
     result.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
@@ -145,17 +219,23 @@ pub fn run<T: Send>(
     flags: CloneFlags,
     look: impl FnOnce() -> Result<T, io::Error> + Send,
 ) -> Result<T, NsError> {
-    let enter = || -> Result<T, io::Error> {
-        let pidfd = descriptor::pidfd_of_task(pid)?;
-        let flags = others(pid, flags)?;
-        if flags.contains(CloneFlags::CLONE_NEWNS) {
-            // Entering a mount namespace moves root and working directory, so they must be the thread's own.
-            unshare(CloneFlags::CLONE_FS)?;
-        }
-        if !flags.is_empty() {
-            setns(pidfd, flags)?;
-        }
-        look()
-    };
-    apart(enter).map_err(|source| NsError::Enter { pid, flags, source })
+    let entered = others(pid, flags).and_then(|differing| {
+        let first = Kind::ALL.into_iter().find(|kind| differing.bits() & kind.flag() != 0);
+        let privileges = match first {
+            Some(kind) => Privileges::to_enter(File::open(format!("/proc/{pid}/ns/{kind}"))?.as_fd())?,
+            None => Privileges::Own,
+        };
+        privileges.run(|| {
+            let pidfd = descriptor::pidfd_of_task(pid)?;
+            if differing.contains(CloneFlags::CLONE_NEWNS) {
+                // Entering a mount namespace moves root and working directory, so they must be the thread's own.
+                unshare(CloneFlags::CLONE_FS)?;
+            }
+            if !differing.is_empty() {
+                setns(pidfd, differing)?;
+            }
+            look()
+        })
+    });
+    entered.map_err(|source| NsError::Enter { pid, flags, source })
 }

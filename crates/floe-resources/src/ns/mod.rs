@@ -1,6 +1,7 @@
 //! What the tree's namespaces are and hold: which are the host's, and what in them can't be carried yet.
 
 mod contents;
+mod held;
 pub(crate) mod inside;
 mod known;
 pub mod mounts;
@@ -13,6 +14,7 @@ mod spaces;
 pub mod sysctl;
 
 pub use contents::{make as make_namespace, set_clocks};
+pub use held::Held;
 pub(crate) use inside::run_in;
 pub use inside::{NsError, root_directory, run as run_inside};
 pub use known::Known;
@@ -56,7 +58,7 @@ pub struct FoundNamespaces {
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    (tree, cgroups): (&FoundTree, &FoundCgroups),
+    (tree, others, cgroups): (&FoundTree, &Others, &FoundCgroups),
     carried: (&HashSet<Vec<u8>>, Option<&str>),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
@@ -73,19 +75,11 @@ pub fn find(
         mounts: FoundMounts::default(),
         networks: Vec::new(),
     };
-    if origin(pid, "user")? == NamespaceOrigin::Own {
-        refusals.add(
-            Some(&root.subject()),
-            "user namespace of its own",
-            "it is not carried yet",
-            "start the workload without it",
-        );
-    }
     if found.net == NamespaceOrigin::Own {
         found.networks.push(network::find(pid, carried, refusals)?);
         found.packet_filter = packet_filter::dump(pid, refusals)?;
     }
-    found.mounts = mounts::find((tree, cgroups), contents, refusals)?;
+    found.mounts = mounts::find((tree, others, cgroups), contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }

@@ -1,6 +1,11 @@
-//! Namespaces of a tree whose tasks are not all in the same: which there are, whose they are, and who is in them.
+//! Namespaces of a tree whose tasks are not all in the same, or that none is in: which there are, whose they are, and who is
+//! in them.
 
-use super::{contents, inside::NsError};
+use super::{
+    contents,
+    held::{Held, Identity},
+    inside::{NsError, owner_to_enter},
+};
 use crate::{
     cgroup::FoundCgroups,
     ns::MountSpaces,
@@ -10,11 +15,15 @@ use crate::{
 use floe_image::record::{AddressSpaceRecord, NamespaceRecord, ProcessRecord, TaskNamespaces, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
-    namespace::{self, Kind},
+    namespace::{self, Kind, Standing},
 };
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::stat::fstat,
+};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -35,15 +44,6 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Cgroup,
     Kind::Time,
 ];
-/// Those that are made anew.
-const CARRIED: [Kind; 6] = [
-    Kind::User,
-    Kind::Uts,
-    Kind::Ipc,
-    Kind::Network,
-    Kind::Time,
-    Kind::Cgroup,
-];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub(super) struct Other {
     pub file: OwnedFd,
     /// A task whose children are in it.
     pub member: Option<Pid>,
+    /// That one, where it is floe's, as none of the tree's is in it.
+    standing: Option<Standing>,
 }
 
 impl Other {
@@ -67,7 +69,7 @@ impl Other {
 /// All namespaces of a tree but those of PIDs.
 #[derive(Debug)]
 pub struct Others {
-    /// Those of the tree's root.
+    /// Those of the tree's root; but the user namespace is the one that floe is in, which the root may be below.
     root: HashMap<Kind, u64>,
     /// User namespaces first, each behind the one above it.
     others: Vec<Other>,
@@ -81,6 +83,8 @@ pub struct Others {
     of_mounts: Vec<u64>,
     /// Owners of the PID namespaces below the tree's.
     of_pids: Vec<u64>,
+    /// Those that the tree keeps, but not alone.
+    elsewhere: BTreeSet<Identity>,
 }
 
 fn read_error(path: String) -> impl FnOnce(io::Error) -> NsError {
@@ -94,6 +98,10 @@ fn path(pid: Pid, tid: Pid, name: &str) -> String {
 fn inode_at(path: String) -> Result<u64, NsError> {
     let found = std::fs::metadata(&path).map_err(read_error(path))?;
     Ok(found.ino())
+}
+
+fn inode_of(file: &OwnedFd) -> io::Result<u64> {
+    Ok(fstat(file.as_fd())?.st_ino)
 }
 
 fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
@@ -113,7 +121,7 @@ impl Others {
     /// [`NsError`].
     pub fn find(
         tree: &FoundTree,
-        (spaces, cgroups): (&MountSpaces, &FoundCgroups),
+        (spaces, held, cgroups): (&MountSpaces, &Held, &FoundCgroups),
         refusals: &mut Refusals,
     ) -> Result<Self, NsError> {
         let inode_of = |number| inode_at(format!("/proc/{}/ns/mnt", spaces.task(number)));
@@ -125,21 +133,51 @@ impl Others {
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
             of_mounts: Vec::new(),
             of_pids: Vec::new(),
+            elsewhere: held.elsewhere(),
         };
         let Some(root) = tree.root() else { return Ok(found) };
         let begins_elsewhere = |kind: &Kind| *kind == Kind::Cgroup && cgroups.root_is_elsewhere;
         for kind in OF_A_PROCESS.into_iter().filter(|kind| !begins_elsewhere(kind)) {
-            let inode = inode_at(path(root.task(), root.task(), kind.name()))?;
-            found.root.insert(kind, inode);
+            let path = match kind {
+                Kind::User => "/proc/self/ns/user".to_owned(),
+                _ => path(root.task(), root.task(), kind.name()),
+            };
+            found.root.insert(kind, inode_at(path)?);
         }
+        found.refuse_owned_below(root, refusals)?;
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
+        found.meet_held(held)?;
         found.find_owners_of_pids(tree, refusals)?;
         found.find_owners_of_mounts(spaces, refusals)?;
         found.find_owners(refusals)?;
         found.refuse_times(tree, refusals)?;
         Ok(found)
+    }
+
+    /// Refuses a tree whose own namespaces belong to a user namespace that floe is not in: those of a new sandbox are of floe's.
+    fn refuse_owned_below(&self, root: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::User) {
+            let path = path(root.pid, root.task(), kind.name());
+            if inode_at(path.clone())? == inode_at(format!("/proc/self/ns/{kind}"))? {
+                continue;
+            }
+            let file = File::open(&path).map_err(read_error(path.clone()))?;
+            let is_floes = match namespace::owner(file.as_fd()) {
+                Ok(owner) => self.root.get(&Kind::User) == Some(&inode_of(&owner).map_err(read_error(path))?),
+                // It belongs to one above.
+                Err(Errno::EPERM) => true,
+                Err(error) => return Err(read_error(path)(error.into())),
+            };
+            if !is_floes {
+                let reason = format!("its {kind} namespace belongs to that, and floe as the host's root stays outside");
+                let advice = "have it saved by the user who made it";
+                refusals.add(Some(&root.subject()), "user namespace of its own", reason, advice);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn meet_all(&mut self, process: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
@@ -190,10 +228,6 @@ impl Others {
         if self.root.get(&kind) == Some(&inode) {
             return Ok(());
         }
-        if !CARRIED.contains(&kind) {
-            refuse_kind(process, name, refusals);
-            return Ok(());
-        }
         if inode_at(format!("/proc/self/ns/{kind}"))? == inode {
             refusals.add(
                 Some(&process.subject()),
@@ -210,7 +244,38 @@ impl Others {
             owner: 0,
             file: file.into(),
             member,
+            standing: None,
         });
+        Ok(())
+    }
+
+    /// Notes those that no task is in.
+    fn meet_held(&mut self, held: &Held) -> Result<(), NsError> {
+        for kind in OF_A_PROCESS {
+            let own = inode_at(format!("/proc/self/ns/{kind}"))?;
+            for (inode, file) in held.of_kind(kind) {
+                if self.number(kind, inode).is_some() || inode == own {
+                    continue;
+                }
+                let wrap = || read_error(format!("{kind} namespace {kind}:[{inode}]"));
+                let user = owner_to_enter(file.as_fd()).map_err(wrap())?;
+                let enter = || {
+                    if let Some(user) = &user {
+                        setns(user, CloneFlags::CLONE_NEWUSER)?;
+                    }
+                    setns(file, CloneFlags::from_bits_retain(kind.flag()))
+                };
+                let standing = Standing::there(enter).map_err(wrap())?;
+                self.others.push(Other {
+                    kind,
+                    inode,
+                    owner: 0,
+                    file: file.try_clone().map_err(wrap())?,
+                    member: Some(standing.task()),
+                    standing: Some(standing),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -219,11 +284,12 @@ impl Others {
         self.others.iter().position(is_it)
     }
 
-    /// Refuses time namespaces that are a user namespace's, or that processes are in which are born into a user namespace: these
-    /// could not enter them, nor be in the ones that their makers make.
+    /// Refuses time namespaces that are a user namespace's and that processes are in, or are born into a user namespace in:
+    /// these could not enter them, nor be in the ones that their makers make.
     fn refuse_times(&self, tree: &FoundTree, refusals: &mut Refusals) -> Result<(), NsError> {
         let root = self.root.get(&Kind::User);
-        let times = self.others.iter().filter(|other| other.kind == Kind::Time);
+        let has_tasks = |other: &&Other| other.kind == Kind::Time && other.standing.is_none();
+        let times = self.others.iter().filter(has_tasks);
         for other in times.filter(|other| Some(&other.owner) != root) {
             let reason = "one that is a user namespace's of its own is not carried yet";
             refusals.add(None, other.title(), reason, "let the tree's root make it");
@@ -299,7 +365,6 @@ impl Others {
         refusals: &mut Refusals,
     ) -> Result<u64, NsError> {
         let root = self.root[&Kind::User];
-        let wrap = |source: Errno| read_error(format!("whose {title} is"))(source.into());
         let file = match owner {
             Ok(file) => file,
             Err(Errno::EPERM) => {
@@ -307,9 +372,9 @@ impl Others {
                 refusals.add(None, title, reason, "start who made it from the tree's root");
                 return Ok(root);
             }
-            Err(error) => return Err(wrap(error)),
+            Err(error) => return Err(read_error(format!("whose {title} is"))(error.into())),
         };
-        let inode = fstat(file.as_fd()).map_err(wrap)?.st_ino;
+        let inode = inode_of(&file).map_err(read_error(title.to_owned()))?;
         if inode != root && self.find_other(Kind::User, inode).is_none() {
             self.others.push(Other {
                 kind: Kind::User,
@@ -317,6 +382,7 @@ impl Others {
                 owner: 0,
                 file,
                 member: None,
+                standing: None,
             });
         }
         Ok(inode)
@@ -338,6 +404,21 @@ impl Others {
             return Some(0);
         }
         self.find_other(kind, inode).map(|place| place as u32 + 1)
+    }
+
+    /// Why a namespace that has no number is not carried.
+    pub(crate) fn why_not(&self, identity: Identity) -> &'static str {
+        match identity.0 {
+            _ if self.elsewhere.contains(&identity) => {
+                "processes outside of the tree are in that namespace, or the host keeps it, too"
+            }
+            Kind::Pid => "a PID namespace whose PID 1 has ended is not made again",
+            Kind::Cgroup => "a cgroup namespace that no task is in is not made again",
+            Kind::Mount => {
+                "that mount namespace is kept where floe can't look at it: by a hidden mount, or a message alone"
+            }
+            _ => "that namespace is kept where floe can't look at it: by a message alone",
+        }
     }
 
     /// A namespace that is not the root's.

@@ -1,22 +1,32 @@
-//! The mount namespaces that tasks of a tree are in, and which of them a file is in: that of the mount that it is reached by.
+//! The mount namespaces that tasks of a tree are in, or that are kept otherwise, and which of them a file is in: that of the
+//! mount that it is reached by.
 
 use super::{
+    held::Held,
     inside::{self, NsError},
-    mounts::Views,
+    mounts::{self, Views},
 };
 use crate::tree::FoundTree;
-use floe_sys::{Pid, descriptor::mount_of, procfs::mounts_in};
+use floe_sys::{
+    Pid,
+    descriptor::mount_of,
+    namespace::{Kind, Standing},
+    procfs::mounts_in,
+};
 use nix::{
     fcntl::{OFlag, open, openat},
-    sched::CloneFlags,
+    sched::{CloneFlags, setns},
     sys::stat::Mode,
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::CString,
     fs::File,
     io::{self, Read},
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -34,42 +44,70 @@ pub struct MountSpaces {
 struct MountSpace {
     /// A task that is in it.
     task: Pid,
+    inode: u64,
     /// Its root directory, as a path of floe's.
     root: PathBuf,
     _root: OwnedFd,
     views: Views,
+    /// The task, where it is one of floe's.
+    _standing: Option<Standing>,
 }
 
 impl MountSpaces {
-    /// Those of the living tasks of a tree, and that of `first`, who stands for them where there are none.
+    /// Those of the living tasks of a tree, that of `first`, who stands for them where there are none, and those that are
+    /// `held`, to which all are added that mounts in them keep.
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn find(tree: &FoundTree, first: Pid) -> Result<Self, NsError> {
+    pub fn find(tree: &FoundTree, first: Pid, held: &mut Held) -> Result<Self, NsError> {
         let mut found = Self {
             all: Vec::new(),
             by_task: HashMap::new(),
             by_mount: HashMap::new(),
         };
-        let mut numbers = HashMap::new();
         let living = tree.living().map(crate::tree::FoundProcess::task);
         for task in std::iter::once(first).chain(living) {
-            let path = format!("/proc/{task}/ns/mnt");
-            let link = std::fs::read_link(&path).map_err(|source| NsError::Read { path, source })?;
-            let number = match numbers.get(&link) {
-                Some(number) => *number,
-                None => {
-                    let number = found.add(task)?;
-                    numbers.insert(link, number);
-                    number
-                }
+            let inode = inode_of(task)?;
+            let number = match found.number(inode) {
+                Some(number) => number,
+                None => found.add(task, inode, None)?,
             };
             found.by_task.insert(task, number);
         }
+        // By the number of what it is mounted in, and the inode number.
+        let mut mounted: Vec<(usize, u64)> = Vec::new();
+        let mut seen = 0;
+        loop {
+            while let Some(space) = found.all.get(seen) {
+                for (identity, file) in mounts::kept(space.task, space.views.mounts())? {
+                    if identity.0 == Kind::Mount {
+                        mounted.push((seen, identity.1));
+                    }
+                    held.add(identity, file, tree)?;
+                }
+                seen += 1;
+            }
+            let unseen = held
+                .of_kind(Kind::Mount)
+                .find(|(inode, _)| found.number(*inode).is_none());
+            let Some((inode, file)) = unseen else { break };
+            let enter = || setns(file, CloneFlags::CLONE_NEWNS);
+            let standing = Standing::there(enter).map_err(|source| NsError::Read {
+                path: format!("mount namespace mnt:[{inode}]"),
+                source,
+            })?;
+            found.add(standing.task(), inode, Some(standing))?;
+        }
+        found.order(&mounted);
         Ok(found)
     }
 
-    fn add(&mut self, task: Pid) -> Result<u32, NsError> {
+    fn number(&self, inode: u64) -> Option<u32> {
+        let found = self.all.iter().position(|space| space.inode == inode);
+        found.map(|number| number as u32)
+    }
+
+    fn add(&mut self, task: Pid, inode: u64, standing: Option<Standing>) -> Result<u32, NsError> {
         let number = self.all.len() as u32;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = open("/proc", flags, Mode::empty()).map_err(|error| NsError::Read {
@@ -84,11 +122,37 @@ impl MountSpaces {
             .extend(mounts.iter().map(|mount| (mount.id.into(), number)));
         self.all.push(MountSpace {
             task,
+            inode,
             root: PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())),
             _root: root,
             views: Views::new(mounts)?,
+            _standing: standing,
         });
         Ok(number)
+    }
+
+    /// Numbers them so that one which a mount keeps comes behind the one that the mount is in, as the kernel has it (no
+    /// namespace is kept by itself); the tree root's stays the first.
+    fn order(&mut self, mounted: &[(usize, u64)]) {
+        let mut order: Vec<usize> = Vec::with_capacity(self.all.len());
+        while order.len() < self.all.len() {
+            let waits = |number: usize| {
+                let inode = self.all[number].inode;
+                mounted
+                    .iter()
+                    .any(|(on, shown)| *shown == inode && !order.contains(on) && *on != number)
+            };
+            let left: BTreeSet<usize> = (0..self.all.len()).filter(|number| !order.contains(number)).collect();
+            let free = left.iter().copied().find(|number| *number == 0 || !waits(*number));
+            // Where they wait for each other, as only for the first one they can, that is told where they are looked at.
+            order.extend(free.or(left.first().copied()));
+        }
+        let places: HashMap<u32, u32> = order.iter().map(|old| *old as u32).zip(0..).collect();
+        let mut all: Vec<Option<MountSpace>> = self.all.drain(..).map(Some).collect();
+        self.all = order.iter().filter_map(|old| all[*old].take()).collect();
+        for number in self.by_task.values_mut().chain(self.by_mount.values_mut()) {
+            *number = places[number];
+        }
     }
 
     /// Their numbers.
@@ -138,6 +202,12 @@ impl MountSpaces {
         let mount = mount_of(&CString::new(magic)?)?;
         Ok(self.of_mount(mount, task))
     }
+}
+
+fn inode_of(task: Pid) -> Result<u64, NsError> {
+    let path = format!("/proc/{task}/ns/mnt");
+    let found = std::fs::metadata(&path).map_err(|source| NsError::Read { path, source })?;
+    Ok(found.ino())
 }
 
 /// mountinfo of the calling thread, by floe's own /proc.

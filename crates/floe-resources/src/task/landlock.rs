@@ -166,7 +166,8 @@ impl Decoys {
             Entry::Vacant(place) => {
                 let last = self.last.entry(process.pid_namespace);
                 let last = last.or_insert_with(|| Last::of_namespace(process.task()));
-                let decoy = place.insert(Decoy::make(process.task(), (user, group, &space), *last)?);
+                let thread = status.ns_pid.first().map_or(process.task(), |tid| Pid::new(*tid));
+                let decoy = place.insert(Decoy::make((process.task(), thread), (user, group, &space), *last)?);
                 if matches!(last, Last::BeforeMine) {
                     *last = Last::Known(decoy.inside - 1);
                 }
@@ -184,6 +185,11 @@ impl Decoys {
 /// The PID namespace of `/proc/WHO`; `None` where that is gone, which comes out elsewhere.
 fn namespace(who: &str) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{who}/ns/pid")).ok()
+}
+
+fn user_namespace(who: &str) -> Option<u64> {
+    let found = std::fs::metadata(format!("/proc/{who}/ns/user")).ok()?;
+    Some(found.ino())
 }
 
 /// Adds a finding where the answer tells of a domain.
@@ -205,12 +211,20 @@ pub(super) fn refuse(
 }
 
 impl Decoy {
-    fn make(task: Pid, (user, group, space): (u32, u32, &UserSpace), last: Last) -> Result<Self, DecoyError> {
+    /// For a thread of a process.
+    fn make(
+        (task, thread): (Pid, Pid),
+        (user, group, space): (u32, u32, &UserSpace),
+        last: Last,
+    ) -> Result<Self, DecoyError> {
         let failed = |source| DecoyError::Process { user, group, source };
         let (end, life) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (answer, ready) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let program = waiting_program(NAME).map_err(DecoyError::Program)?;
         let process = ns::run_inside(task, CloneFlags::CLONE_NEWPID, || {
+            // By their numbers in the user namespace that floe may have entered on the way.
+            let status = Status::read(&format!("/proc/{thread}")).map_err(io::Error::other)?;
+            let (user, group) = (status.uids[0], status.gids[0]);
             Ok(fork::child(|| {
                 act([&end, &ready, &program], (user, group, space), last)
             })?)
@@ -236,7 +250,8 @@ impl Decoy {
 /// What a decoy does: it becomes the user, gives up all else and executes a program that waits. Before that it is a copy of
 /// floe, into which the user may not look: only the exec makes it dumpable again. Returns where something fails, and says so.
 fn act([end, ready, program]: [&OwnedFd; 3], (user, group, space): (u32, u32, &UserSpace), last: Last) -> i32 {
-    let space = space.other.as_ref();
+    // Where floe is in it already, on its way to the PID namespace, it can't be entered once more.
+    let space = (space.other.as_ref()).filter(|_| user_namespace("self").is_none_or(|inode| inode != space.inode));
     let kept = [end, ready, program].into_iter().chain(space);
     fork::close_all_but(&kept.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
     let last = match last {

@@ -1,5 +1,5 @@
 //! Processes in a set of namespaces of their own that a user namespace owns, as containers without root have it: users,
-//! PIDs with a /proc, mounts with a tmpfs, names, IPC, a network; and one set inside of another.
+//! PIDs with a /proc, mounts with a tmpfs, names, IPC, a network, cgroups; and one set inside of another.
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -20,7 +20,7 @@ use victims::{
 
 /// linux/nsfs.h.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
-const KINDS: [&str; 5] = ["uts", "ipc", "net", "pid", "mnt"];
+const KINDS: [&str; 6] = ["uts", "ipc", "net", "cgroup", "pid", "mnt"];
 
 fn main() {
     play(|stage| {
@@ -61,7 +61,8 @@ fn container(stage: &Stage, depth: usize) {
                 | CloneFlags::CLONE_NEWPID
                 | CloneFlags::CLONE_NEWUTS
                 | CloneFlags::CLONE_NEWIPC
-                | CloneFlags::CLONE_NEWNET,
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWCGROUP,
         )
         .expect("unshare");
         become_root();
@@ -92,7 +93,7 @@ fn container(stage: &Stage, depth: usize) {
             })
         });
         stage.wait_for_part(&name);
-        member(&KINDS[..3])
+        member(&KINDS[..4])
     });
 }
 
@@ -133,10 +134,11 @@ fn member(kinds: &'static [&'static str]) -> impl FnMut(&mut Findings) + use<> {
         let mounts = below(Path::new("/"))
             .into_iter()
             .filter(|mount| !mount.contains("/point "));
-        (owned, status, name, mounts.count())
+        let cgroups = fs::read_to_string("/proc/thread-self/cgroup").expect("cgroups");
+        (owned, status, name, mounts.count(), cgroups)
     };
     let before = look();
-    move |findings| findings.same("owners, users, name, mounts", &before, &look())
+    move |findings| findings.same("owners, users, name, mounts, cgroups", &before, &look())
 }
 
 fn owner(path: &str) -> u64 {

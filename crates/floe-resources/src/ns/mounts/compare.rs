@@ -1,18 +1,21 @@
 //! Compares the mounts that a restored tree has with those of the image.
 
 use super::baseline::root_of;
+use crate::ns::held::shown;
 use floe_image::{
     Image,
-    record::{MountRecord, MountSource},
+    record::{MountRecord, MountSource, NamespaceKind},
 };
 use floe_sys::procfs::MountInfo;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What differs, for people; `found` are the mounts of each namespace, by number.
+/// What differs, for people; `found` are the mounts of each namespace, by number, and `namespaces` the inode numbers of
+/// those that mounts keep.
 #[must_use]
-pub fn differences(image: &Image, found: &[Vec<MountInfo>]) -> Vec<String> {
+pub fn differences(image: &Image, found: &[Vec<MountInfo>], namespaces: &InodeOf<'_>) -> Vec<String> {
     let mut comparison = Comparison {
         image,
+        namespaces,
         found: &[],
         differences: Vec::new(),
         groups: BTreeMap::from([(0, 0)]),
@@ -25,8 +28,12 @@ pub fn differences(image: &Image, found: &[Vec<MountInfo>]) -> Vec<String> {
     comparison.differences
 }
 
+/// The inode number of a namespace.
+pub type InodeOf<'a> = dyn Fn(NamespaceKind, u32) -> Option<u64> + 'a;
+
 struct Comparison<'a> {
     image: &'a Image,
+    namespaces: &'a InodeOf<'a>,
     found: &'a [MountInfo],
     differences: Vec<String>,
     /// Groups by the numbers that they had, and by those that they have.
@@ -84,6 +91,13 @@ impl Comparison<'_> {
                 b"cgroup"
             };
             if (is.kind.as_slice(), &is.source) != (kind, source) || !is.root.ends_with(&place.path) {
+                self.note(mount, "it shows something else");
+            }
+        }
+        if let MountSource::Namespace { kind, number } = mount.source {
+            let wanted = (self.namespaces)(kind, number).map(|inode| (kind, inode));
+            let found = shown(is).and_then(|(kind, inode)| Some((NamespaceKind::named(kind.name())?, inode)));
+            if wanted.is_none() || wanted != found {
                 self.note(mount, "it shows something else");
             }
         }

@@ -9,12 +9,21 @@ use super::{
     seen::{Above, Ours, Seen},
     shape::{Refused, UNMOUNT, below, is_view, joined, kind_of, refuse_shape, title},
 };
-use crate::{cgroup::FoundCgroups, mm::Contents, ns::inside::NsError, refusal::Refusals, tree::FoundTree};
+use crate::{
+    cgroup::FoundCgroups,
+    mm::Contents,
+    ns::{Others, held, inside::NsError},
+    refusal::Refusals,
+    tree::FoundTree,
+};
 use floe_image::record::{
     FilesystemKind, FilesystemOption, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
-    NamespaceOrigin, NodeRecord,
+    NamespaceKind, NamespaceOrigin, NodeRecord,
 };
-use floe_sys::procfs::{self, MountInfo};
+use floe_sys::{
+    namespace::Kind,
+    procfs::{self, MountInfo},
+};
 use nix::sys::stat::{FileStat, fstat, lstat};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -47,7 +56,7 @@ const PROC: &[u8] = b"/proc";
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    (tree, cgroups): (&FoundTree, &FoundCgroups),
+    (tree, others, cgroups): (&FoundTree, &Others, &FoundCgroups),
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<FoundMounts, NsError> {
@@ -71,6 +80,7 @@ pub fn find(
     let mut found = Found {
         host: &host,
         tree,
+        others,
         cgroups,
         ids: Ids::read().map_err(NsError::Proc)?,
         pids_are_hosts: inode("/proc/self/ns/pid")? == ours.pids,
@@ -104,6 +114,7 @@ fn inode(path: &str) -> Result<u64, NsError> {
 struct Found<'a> {
     host: &'a [MountInfo],
     tree: &'a FoundTree,
+    others: &'a Others,
     cgroups: &'a FoundCgroups,
     ids: Ids,
     /// Whether the tree has no PID namespace of its own, so that the host's /proc shows its processes.
@@ -252,6 +263,9 @@ impl Finder<'_, '_> {
         if let Err(refused) = self.refuse_hidden(index).and_then(|()| refuse_shape(mount)) {
             return Ok(Err(refused));
         }
+        if let Some(shown) = held::shown(mount) {
+            return Ok(self.namespace(shown));
+        }
         let key = (mount.device, mount.source.clone());
         if let Some(filesystem) = self.found.known.get(&key) {
             return Ok(Ok(MountSource::Filesystem {
@@ -335,6 +349,22 @@ impl Finder<'_, '_> {
             filesystem: id,
             root: MountPoint(mount.root.clone()),
         }))
+    }
+
+    /// A namespace that a mount keeps.
+    fn namespace(&self, (kind, inode): (Kind, u64)) -> Result<MountSource, Refused> {
+        let Some(number) = self.found.others.number(kind, inode) else {
+            return Err((self.found.others.why_not((kind, inode)).to_owned(), UNMOUNT));
+        };
+        // A copy comes behind what it is a copy of.
+        if kind == Kind::Mount && number <= self.number {
+            let reason = "it keeps a mount namespace that a new sandbox has before the one that it is in";
+            return Err((reason.to_owned(), UNMOUNT));
+        }
+        // Its names are the kernel's, as floe's are.
+        let kind =
+            NamespaceKind::named(kind.name()).ok_or_else(|| (format!("it keeps a {kind} namespace"), UNMOUNT))?;
+        Ok(MountSource::Namespace { kind, number })
     }
 
     /// The files of a filesystem.

@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     cgroup,
-    ns::{Known, Roots, run_in},
+    ns::{Known, Roots, inside::apart},
 };
 use floe_image::{
     Image,
     record::{
         CgroupPlace, FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+        NamespaceKind,
     },
 };
 use floe_sys::{
@@ -130,6 +131,8 @@ pub struct Mounting<'a> {
     image: &'a Image,
     filesystems: Filesystems<'a>,
     spaces: Spaces,
+    /// Whether mount namespaces that mounts keep are all as they stay.
+    settled: bool,
     /// By the number of the namespace.
     done: Vec<Done>,
 }
@@ -144,8 +147,8 @@ struct Done {
 }
 
 impl<'a> Mounting<'a> {
-    /// Makes all mounts, but for procs of PID namespaces below the tree's, in which nobody is yet, and what is on these.
-    /// `made` are filesystems that are there already, by number; namespaces are those of user namespaces that are `known`;
+    /// Makes all mounts, but for procs of PID namespaces below the tree's, in which nobody is yet, those that keep namespaces
+    /// which are not there yet, and what is on these. `made` are filesystems that are there already, by number; namespaces are those of user namespaces that are `known`;
     /// `proc` is floe's own /proc.
     ///
     /// # Errors
@@ -163,21 +166,35 @@ impl<'a> Mounting<'a> {
                 image,
                 made,
                 homes: HashMap::new(),
+                parts: HashMap::new(),
             },
             spaces,
+            settled: false,
             done: Vec::new(),
         };
         mounting.make_views_of_devices()?;
+        let keeps = |mount: &MountRecord| {
+            matches!(
+                mount.source,
+                MountSource::Namespace {
+                    kind: NamespaceKind::Mount,
+                    ..
+                }
+            )
+        };
+        let mut all = image.mount_namespaces().iter().flat_map(|namespace| &namespace.mounts);
+        let ordered = all.any(keeps);
         mounting.make_views_of_queues(known)?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
             let mut done = mounting.prepare(namespace, (given, cgroups))?;
-            if let Some(user) = known.made(namespace.owner) {
-                mounting.spaces.give_to(user).map_err(of_root("copy its namespace"))?;
+            let user = known.made(namespace.owner);
+            if number > 0 && (ordered || user.is_some()) {
+                mounting.spaces.renew(user).map_err(of_root("copy its namespace"))?;
                 done.roots = mounting.inherited(&namespace.mounts)?;
             }
             mounting.done.push(done);
-            mounting.mount_all(number)?;
+            mounting.mount_all(number, known)?;
         }
         Ok(mounting)
     }
@@ -249,18 +266,28 @@ impl<'a> Mounting<'a> {
         self.spaces.enter(0).map_err(of_root("enter its namespace"))
     }
 
-    /// Makes the rest, when filesystems that it lacked were `made`, on a thread that is in the tree's own namespace; then the
-    /// groups in which mounts share others.
+    /// Makes what was waited for, when filesystems that it lacked were `made`, and PID namespaces are `known`, on a thread that
+    /// is in the tree's own namespace.
     ///
     /// # Errors
     /// [`MountError`] of the first that can't be made.
-    pub fn complete(mut self, made: HashMap<u32, OwnedFd>) -> Result<(), MountError> {
+    pub fn complete(&mut self, made: HashMap<u32, OwnedFd>, known: &Known) -> Result<(), MountError> {
         self.spaces.begin_anew();
+        self.settled = true;
         self.filesystems.made.extend(made);
         for number in 0..self.done.len() as u32 {
             self.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            self.mount_all(number)?;
+            self.mount_all(number, known)?;
         }
+        Ok(())
+    }
+
+    /// Makes the rest, when all namespaces are `known`, on such a thread; then the groups in which mounts share others.
+    ///
+    /// # Errors
+    /// [`MountError`] of the first that can't be made.
+    pub fn finish(mut self, known: &Known) -> Result<(), MountError> {
+        self.complete(HashMap::new(), known)?;
         let mut all = Vec::new();
         for (space, (namespace, done)) in (0..).zip(self.image.mount_namespaces().iter().zip(&self.done)) {
             for (mount, root) in namespace.mounts.iter().zip(&done.roots) {
@@ -315,7 +342,7 @@ impl<'a> Mounting<'a> {
     }
 
     /// Makes those mounts of a namespace, which the thread is in, that are not there and can be.
-    fn mount_all(&mut self, number: u32) -> Result<(), MountError> {
+    fn mount_all(&mut self, number: u32, known: &Known) -> Result<(), MountError> {
         let mounts = &self.image.mount_namespaces()[number as usize].mounts;
         for (index, mount) in mounts.iter().enumerate() {
             let done = &mut self.done[number as usize];
@@ -339,6 +366,14 @@ impl<'a> Mounting<'a> {
                         Some(there) => Some(there),
                         None => continue,
                     }
+                }
+                MountSource::Namespace { kind, number } => {
+                    let namespace = match kind {
+                        NamespaceKind::Mount => self.settled.then(|| self.spaces.of(*number)),
+                        _ => known.one(*kind, *number),
+                    };
+                    let Some(namespace) = namespace else { continue };
+                    Some(clone_mount(namespace).map_err(failed("bind the namespace that it keeps", mount))?)
                 }
             };
             // All of both kinds are in these lists.
@@ -394,13 +429,17 @@ fn sources(
             (MountSource::Path { path, .. }, None) => bind(as_path(path)),
             (MountSource::Cgroup { place, source }, _) => match cgroups.get(place) {
                 Some(CgroupView::Inside(namespace)) => {
-                    let made = run_in(namespace.as_fd(), || Ok(cgroup::mount(&place.hierarchy, source)?));
+                    // floe's privileges count there; in this mount namespace /proc does not know the thread.
+                    let made = apart(|| {
+                        setns(namespace, CloneFlags::CLONE_NEWCGROUP)?;
+                        Ok(cgroup::mount(&place.hierarchy, source)?)
+                    });
                     made.map_err(|error| errno(&error))
                 }
                 Some(CgroupView::At(path)) => bind(path),
                 None => Err(Errno::ENOENT),
             },
-            (MountSource::Inherited | MountSource::Filesystem { .. }, _) => continue,
+            (MountSource::Inherited | MountSource::Filesystem { .. } | MountSource::Namespace { .. }, _) => continue,
         };
         let made = made.map_err(failed("bind what it shows", mount))?;
         set_propagation(made.as_fd(), Propagation::Private).map_err(failed("make it private", mount))?;
@@ -415,6 +454,8 @@ struct Filesystems<'a> {
     made: HashMap<u32, OwnedFd>,
     /// The namespaces in which they are mounted as a whole.
     homes: HashMap<u32, u32>,
+    /// Parts of these, opened before anything was mounted on them.
+    parts: HashMap<(u32, MountPoint), OwnedFd>,
 }
 
 impl Filesystems<'_> {
@@ -439,14 +480,22 @@ impl Filesystems<'_> {
         let part = match self.homes.get(&id) {
             None if root.0 == b"/" => {
                 self.homes.insert(id, space);
+                for part in parts_of(self.image, id) {
+                    let opened = open_on_mount(whole.as_fd(), below_root(part));
+                    // Where it can't be, that is told by who needs it.
+                    self.parts
+                        .extend(opened.ok().map(|opened| ((id, part.clone()), opened)));
+                }
                 let again = whole.try_clone();
                 again.map_err(|error| errno(&error))
             }
             home => {
-                let rest = Path::new(OsStr::from_bytes(root.0.strip_prefix(b"/").unwrap_or_default()));
                 // Where a mount is, it can be bound.
                 let bound = spaces.enter(home.copied().unwrap_or(space)).and_then(|()| {
-                    let part = open_on_mount(whole.as_fd(), rest)?;
+                    let part = match self.parts.get(&(id, root.clone())) {
+                        Some(part) => part.try_clone().map_err(|error| errno(&error))?,
+                        None => open_on_mount(whole.as_fd(), below_root(root))?,
+                    };
                     let part = clone_mount(part.as_fd())?;
                     set_propagation(part.as_fd(), Propagation::Private).map(|()| part)
                 });
@@ -455,6 +504,19 @@ impl Filesystems<'_> {
         };
         part.map(Some).map_err(failed("bind a part of its filesystem", mount))
     }
+}
+
+/// Parts of a filesystem that mounts show.
+fn parts_of(image: &Image, id: u32) -> impl Iterator<Item = &MountPoint> {
+    let mounts = image.mount_namespaces().iter().flat_map(|namespace| &namespace.mounts);
+    mounts.filter_map(move |mount| match &mount.source {
+        MountSource::Filesystem { filesystem, root } if *filesystem == id && root.0 != b"/" => Some(root),
+        _ => None,
+    })
+}
+
+fn below_root(part: &MountPoint) -> &Path {
+    Path::new(OsStr::from_bytes(part.0.strip_prefix(b"/").unwrap_or_default()))
 }
 
 /// A filesystem that is mounted nowhere yet, in the namespaces of the calling thread; `root` is where its layers are.

@@ -3,8 +3,10 @@
 use super::make::errno;
 use floe_image::Image;
 use floe_sys::{
-    namespace::Standing,
+    Pid,
+    namespace::{Standing, age_of_mounts},
     procfs::{MountInfo, mounts_in},
+    sched::{affinity, set_affinity},
 };
 use nix::{
     errno::Errno,
@@ -55,23 +57,50 @@ impl Spaces {
         openat(&self.proc, "thread-self/ns/mnt", flags, Mode::empty())
     }
 
-    /// Replaces one, which the calling thread is in, by a copy that is a user namespace's. What is mounted in it by now is locked
-    /// together (mount_namespaces(7)), as it was where that user namespace's root made it.
+    /// Replaces one, which the calling thread is in, by a copy, of a user namespace's where there is one. What is mounted in such
+    /// a one by now is locked together (mount_namespaces(7)), as it was where that user namespace's root made it.
     ///
     /// # Errors
-    /// Those of setns(2), unshare(2).
-    pub(super) fn give_to(&mut self, user: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// Those of setns(2), unshare(2), sched_setaffinity(2).
+    pub(super) fn renew(&mut self, user: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let copied = self.younger(user)?;
+        setns(&copied, CloneFlags::CLONE_NEWNS)?;
+        self.all[self.current.get() as usize] = copied;
+        Ok(())
+    }
+
+    /// A copy of the one that the calling thread is in, which the kernel takes to be younger than all that come before. A mount
+    /// can keep none but younger ones, by numbers that Linux 6.18 gives each processor some of: the one that the last came from
+    /// has a higher one next.
+    fn younger(&self, user: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
+        let number = self.current.get() as usize;
+        let ages = self.all[..number].iter().map(|space| age_of_mounts(space.as_fd()));
+        let oldest = ages.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().max();
+        let own = Pid::new(0);
+        let before = affinity(own)?;
+        let mut copied = self.copy(user)?;
+        for processor in &before {
+            if age_of_mounts(copied.as_fd())? >= oldest {
+                break;
+            }
+            set_affinity(own, &[*processor])?;
+            copied = self.copy(user)?;
+        }
+        set_affinity(own, &before)?;
+        Ok(copied)
+    }
+
+    fn copy(&self, user: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
         let copy = || {
-            setns(user, CloneFlags::CLONE_NEWUSER)?;
+            if let Some(user) = user {
+                setns(user, CloneFlags::CLONE_NEWUSER)?;
+            }
             unshare(CloneFlags::CLONE_NEWNS)
         };
         let standing = Standing::there(copy).map_err(|error| errno(&error))?;
         let path = format!("{}/ns/mnt", standing.task());
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let copied = openat(&self.proc, path.as_str(), flags, Mode::empty())?;
-        setns(&copied, CloneFlags::CLONE_NEWNS)?;
-        self.all[self.current.get() as usize] = copied;
-        Ok(())
+        openat(&self.proc, path.as_str(), flags, Mode::empty())
     }
 
     /// Has the calling thread be in one.
@@ -92,7 +121,7 @@ impl Spaces {
     }
 
     /// One of them.
-    fn of(&self, number: u32) -> BorrowedFd<'_> {
+    pub(super) fn of(&self, number: u32) -> BorrowedFd<'_> {
         // Checked when the image was opened: there is none above these.
         self.all[number as usize].as_fd()
     }

@@ -7,6 +7,7 @@ use crate::{
 };
 use floe_image::record::{ContentOwner, ExtendedAttribute, NodeKind, NodeRecord};
 use floe_sys::descriptor::{attribute_of_link, attributes_of_link};
+use nix::unistd::{getegid, geteuid};
 use std::{
     collections::{HashMap, VecDeque},
     ffi::{OsStr, OsString},
@@ -146,15 +147,15 @@ impl Nodes {
     }
 }
 
-/// A directory that nobody sees.
+/// A directory that nobody sees: floe's own.
 fn unseen(parent: u32, name: &[u8]) -> NodeRecord {
     NodeRecord {
         parent,
         name: name.to_vec(),
         kind: NodeKind::Directory,
         mode: 0o755,
-        uid: 0,
-        gid: 0,
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
         times: [0; 2],
         attributes: Vec::new(),
     }

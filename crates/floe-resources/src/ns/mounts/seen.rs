@@ -159,7 +159,7 @@ fn shown_by(proc: BorrowedFd<'_>) -> Option<u64> {
 
 /// Opens mounts; those that others hide in a copy of the namespace, what is on top first, and takes away there what hides
 /// them. In a copy of one that is another user namespace's that could not be, nor could the mounts be changed.
-fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Opened> {
+pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Opened> {
     let mut roots = BTreeMap::new();
     for index in wanted.clone() {
         let path = &mounts[index].path;

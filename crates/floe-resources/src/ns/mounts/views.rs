@@ -23,6 +23,11 @@ impl Views {
         Ok(Self { tree, outer })
     }
 
+    /// All of the namespace.
+    pub(in crate::ns) fn mounts(&self) -> &[MountInfo] {
+        &self.tree
+    }
+
     /// The paths at which a file of a filesystem may be, whose link says `target`.
     pub(in crate::ns) fn paths(&self, device: u64, target: &[u8]) -> Vec<Vec<u8>> {
         let of_it = |mount: &&MountInfo| libc::makedev(mount.device >> 20, mount.device & 0xf_ffff) == device;

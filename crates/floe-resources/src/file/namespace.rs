@@ -1,7 +1,5 @@
-//! Descriptors of namespaces, namespaces(7): by /proc/PID/ns, a bind mount of that, or ioctl(2) on a pidfd. Those that the
-//! tree is in are carried; of others, which the descriptor alone keeps alive, those whose names are all that is in them.
-
-mod left;
+//! Descriptors of namespaces, namespaces(7): by /proc/PID/ns, a bind mount of that, or ioctl(2) on a pidfd. Which are carried
+//! is found before any descriptor is looked at, also those that a descriptor alone keeps ([`crate::ns::Held`]).
 
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen, was_opened,
@@ -9,18 +7,24 @@ use super::{
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
     Pid,
-    descriptor::{namespace_of, pidfd_open},
+    descriptor::{namespace_of, open_in_root, pidfd_open},
     namespace::{Kind, Standing},
 };
 use floe_tracee::Puppet;
-use left::Left;
 use nix::{
     fcntl::OFlag,
     sched::{CloneFlags, setns},
     sys::stat::Mode,
 };
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+};
 
 /// NSFS_MAGIC, linux/magic.h.
 pub(super) const NSFS: i64 = 0x6e73_6673;
@@ -34,8 +38,9 @@ struct Body {
     name: String,
     /// Which of that kind: 0 for that of the tree's root.
     number: u32,
-    /// Where no task is in it.
-    left: Option<Left>,
+    /// The mount that it was opened by; empty where that was none, or is gone.
+    #[serde(with = "serde_bytes")]
+    mount: Vec<u8>,
 }
 
 impl FileKind for Namespace {
@@ -48,35 +53,42 @@ impl FileKind for Namespace {
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
-        let number = |kind: &Kind| context.others.number(*kind, file.identity().inode);
+        let inode = file.identity().inode;
+        // No two of them have the same number.
+        let number = |kind: &Kind| context.others.number(*kind, inode);
         let found = Kind::ALL.iter().find_map(|kind| Some((*kind, number(kind)?)));
-        if let Some((kind, number)) = found {
-            return Ok(Some(codec::encode(&Body {
-                name: kind.name().to_owned(),
-                number,
-                left: None,
-            })?));
-        }
-        match left::look(file)? {
-            Some(left) => Ok(Some(codec::encode(&Body {
-                name: Kind::Uts.name().to_owned(),
-                number: 0,
-                left: Some(left),
-            })?)),
-            None => {
-                let reason = "a namespace that no task of the tree is in can't be carried";
-                context
-                    .refusals
-                    .add(Some(&file.subject), file.title(), reason, "close it");
-                Ok(None)
-            }
-        }
+        let Some((kind, number)) = found else {
+            let open = std::fs::File::open(format!("/proc/{}/fd/{}", file.holder, file.number));
+            let kind = open.and_then(|open| Ok(Kind::of(open.as_fd())?));
+            let kind = kind.map_err(|source| FileError::System {
+                action: "find the kind of",
+                object: file.title(),
+                source,
+            })?;
+            let reason = context.others.why_not((kind, inode));
+            context
+                .refusals
+                .add(Some(&file.subject), file.title(), reason, "close it");
+            return Ok(None);
+        };
+        let space = file.mount_namespace(context.contents);
+        let there = std::fs::metadata(context.contents.inside(space, &file.link)).map(|found| found.ino());
+        let is_there = file.link.starts_with(b"/") && there.is_ok_and(|found| found == inode);
+        let mount = if is_there { file.link.clone() } else { Vec::new() };
+        let name = kind.name().to_owned();
+        Ok(Some(codec::encode(&Body { name, number, mount })?))
     }
 
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
-        let (kind, number, left) = possible(record)?;
-        if let Some(left) = left {
-            return left.open(record, context);
+        let Body { mount, number, .. } = decode(record)?;
+        let kind = kind_of(record)?;
+        if !mount.is_empty() {
+            let (root, path) = (
+                context.roots.of(record.mount_namespace),
+                Path::new(OsStr::from_bytes(&mount)),
+            );
+            let opened = open_in_root(root, path, open_flags(record), 0);
+            return opened.map_err(FileError::system("open", path.display().to_string()));
         }
         let lacking = || FileError::Unknown {
             id: record.id,
@@ -109,16 +121,15 @@ impl FileKind for Namespace {
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
-        let (kind, number, left) = possible(record)?;
-        Ok(match (left, number) {
-            (None, 0) => format!("the tree's {kind} namespace"),
-            (None, number) => format!("{kind} namespace {number}"),
-            (Some(_), _) => format!("another {kind} namespace"),
+        let (kind, body) = (kind_of(record)?, decode::<Body>(record)?);
+        Ok(match body.number {
+            0 => format!("the tree's {kind} namespace"),
+            number => format!("{kind} namespace {number}"),
         })
     }
 
     fn obstacle(&self, record: &OpenFileRecord, _root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
-        let (kind, ..) = possible(record)?;
+        let kind = kind_of(record)?;
         let exists = std::fs::symlink_metadata(format!("/proc/self/ns/{kind}")).is_ok();
         Ok((!exists).then(|| format!("this kernel has no {kind} namespaces")))
     }
@@ -136,13 +147,10 @@ fn of_task(task: Pid, kind: Kind, flags: Option<i32>) -> Result<OwnedFd, FileErr
     namespace_of(pidfd.as_fd(), kind).map_err(FileError::system("open by a pidfd", path))
 }
 
-fn possible(record: &OpenFileRecord) -> Result<(Kind, u32, Option<Left>), FileError> {
+fn kind_of(record: &OpenFileRecord) -> Result<Kind, FileError> {
     let body: Body = decode(record)?;
-    let kind = body.name.parse().ok();
-    let found = kind.filter(|kind| body.left.is_none() || *kind == Kind::Uts);
-    let kind = found.ok_or_else(|| FileError::Unknown {
+    body.name.parse().map_err(|_| FileError::Unknown {
         id: record.id,
         what: "there is no namespace of its kind".to_owned(),
-    })?;
-    Ok((kind, body.number, body.left))
+    })
 }

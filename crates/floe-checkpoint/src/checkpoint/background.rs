@@ -1,0 +1,278 @@
+//! Copies of memory, which are read while the tree runs on.
+//!
+//! While the tree stands still every process with much memory of its own forks a child that never runs
+//! ([`MemoryCopy`]): what the process does from then on does not show in it. What a fork does not copy (shared memory,
+//! pages that madvise(2) keeps from children, huge pages of hugetlbfs), and what is less than a fork takes, is read before
+//! the tree runs on. At the end the copies are ended and their makers wait for them, by calls of floe's.
+
+use super::{
+    inspect::Inspected,
+    seize::{HeldTree, SeizeError},
+    traces::StoppedProcess,
+};
+use floe_image::record::PidsOfChildren;
+use floe_resources::{
+    mm::PrivatePages,
+    task::is_in_vfork,
+    tree::{FoundProcess, FoundThread},
+};
+use floe_sys::{
+    Pid,
+    procfs::{Mapping, ProcError, Stat, Status},
+};
+use floe_tracee::{CallError, CallHost, HostError, MemoryCopy, Stopped, TraceError, is_native};
+use nix::errno::Errno;
+use std::{collections::HashMap, time::Duration};
+
+/// A process with fewer pages is read while it stands still, which takes no longer than a fork.
+const WORTH_PAGES: u64 = 256;
+/// How often a maker that waits for its vfork child is looked at again, and the pause between.
+const VFORK_ROUNDS: usize = 100;
+const VFORK_PAUSE: Duration = Duration::from_millis(2);
+
+/// Memory that could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The calls.
+    #[error("copy the memory of process {pid}")]
+    Host {
+        /// Whose.
+        pid: Pid,
+        /// Why not.
+        #[source]
+        source: Box<HostError>,
+    },
+    /// /proc.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+}
+
+/// The memory of one process.
+pub struct CopiedProcess {
+    /// Whose, by its number in the tree.
+    pub process: i32,
+    /// Its parent's number.
+    pub parent: i32,
+    /// Its mappings.
+    pub mappings: Vec<Mapping>,
+    /// The copy.
+    pub memory: MemoryCopy,
+    /// What was stored of its pages while it stood still.
+    pub stored_before: PrivatePages,
+}
+
+/// The copies of a tree. Dropped, they end, and nothing is left of them; by then nobody may trace the tree.
+#[derive(Default)]
+pub struct Copies {
+    all: Vec<CopiedProcess>,
+    not_copied: Vec<String>,
+    /// The processes of the tree, and when each began, by which it is known from another one of its number.
+    tree: HashMap<Pid, u64>,
+}
+
+impl Copies {
+    /// Copies the memory of all processes of a tree that are worth it.
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub fn make(&mut self, held: &HeldTree, inspected: &Inspected) -> Result<(), CopyError> {
+        self.tree = held
+            .tree
+            .living()
+            .map(|found| (found.pid, found.stat.starttime))
+            .collect();
+        let worth = |found: &&FoundProcess| inspected.pages_of(found.ns_pid) >= WORTH_PAGES;
+        for found in held.tree.living().filter(worth) {
+            if held.was_frozen() {
+                self.leave(found, "the tree had been frozen, and stays so");
+            } else if inspected.pids_of_children(found.ns_pid)
+                != Some(PidsOfChildren::Known(found.pid_namespace as u32))
+            {
+                self.leave(found, "its children are born into another PID namespace than its own");
+            } else {
+                self.add(held, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, held: &HeldTree, found: &FoundProcess) -> Result<(), CopyError> {
+        let thread = found
+            .threads
+            .first()
+            .and_then(|thread| Some((held.threads.get(&thread.tid)?, thread)));
+        let Some((stopped, thread)) = thread else {
+            return Ok(());
+        };
+        let mappings = held.process(found).mappings;
+        match copy_memory((stopped, thread), found, mappings) {
+            Ok(memory) => self.all.push(CopiedProcess {
+                process: found.ns_pid,
+                parent: found.ns_ppid,
+                mappings: mappings.to_vec(),
+                memory,
+                stored_before: PrivatePages::default(),
+            }),
+            Err(error) => match limit(&error) {
+                Some(limit) => self.leave(found, limit),
+                None => {
+                    return Err(CopyError::Host {
+                        pid: found.pid,
+                        source: Box::new(error),
+                    });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, found: &FoundProcess, why: &str) {
+        self.not_copied.push(format!("{}: {why}", found.subject()));
+    }
+
+    /// The copy of one process's memory.
+    pub fn of(&mut self, process: i32) -> Option<&mut CopiedProcess> {
+        self.all.iter_mut().find(|copy| copy.process == process)
+    }
+
+    /// All of them.
+    pub fn all(&mut self) -> &mut [CopiedProcess] {
+        &mut self.all
+    }
+
+    /// Which processes that would have been worth it were not copied, and why.
+    pub fn not_copied(&self) -> &[String] {
+        &self.not_copied
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        let mut ended: HashMap<Pid, Vec<Pid>> = HashMap::new();
+        for copy in std::mem::take(&mut self.all) {
+            let pid = copy.memory.pid();
+            if let Err(error) = copy.memory.end() {
+                tracing::debug!(process = copy.process, %error, "a copy of its memory has gone already");
+            }
+            // Its maker, or who has adopted it because that has ended.
+            match Stat::of(pid) {
+                Ok(stat) => ended.entry(Pid::new(stat.ppid)).or_default().push(pid),
+                Err(error) if error.is_gone() => {}
+                Err(error) => tracing::debug!(pid = pid.raw(), %error, "whose a copy of memory is"),
+            }
+        }
+        for (parent, copies) in ended {
+            // Who is not of the tree waits for whom it adopts.
+            if !self.tree.contains_key(&parent) {
+                continue;
+            }
+            // The image is none the worse for a zombie that nobody sees but by name.
+            if let Err(error) = self.collect(parent, &copies) {
+                tracing::warn!(process = parent.raw(), %error, "an ended copy of its memory stays a zombie of a process");
+            }
+        }
+    }
+}
+
+fn copy_memory(
+    (stopped, thread): (&Stopped, &FoundThread),
+    found: &FoundProcess,
+    mappings: &[Mapping],
+) -> Result<MemoryCopy, HostError> {
+    let host = CallHost::new(stopped, found.own_pid(), mappings)?;
+    let copy = host.copy(stopped, thread.own_tid(), &thread.status)?;
+    host.remove()?;
+    Ok(copy)
+}
+
+/// What limit of the tree's stands in the way of one more process; then its memory is read while it stands still.
+fn limit(error: &HostError) -> Option<&'static str> {
+    match error {
+        HostError::Call(CallError::Call {
+            source: Errno::EAGAIN, ..
+        }) => Some("it may make no more processes (pids.max, RLIMIT_NPROC)"),
+        HostError::Call(CallError::Call {
+            source: Errno::ENOMEM, ..
+        }) => Some("there is not memory enough to promise (vm.overcommit_memory)"),
+        _ => None,
+    }
+}
+
+/// Ended copies that could not be waited for.
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    #[error(transparent)]
+    Seize(#[from] SeizeError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("no thread of it can be stopped")]
+    Busy,
+}
+
+impl Copies {
+    /// Has a process wait for its ended children; one that has ended itself need not.
+    fn collect(&self, parent: Pid, ended: &[Pid]) -> Result<(), CollectError> {
+        for _ in 0..VFORK_ROUNDS {
+            if !self.is_there(parent)? {
+                return Ok(());
+            }
+            if is_in_vfork(parent, parent) {
+                std::thread::sleep(VFORK_PAUSE);
+                continue;
+            }
+            let process = StoppedProcess::stop(parent)?;
+            return match process.threads.first() {
+                Some(thread) => {
+                    wait_by(thread, parent, ended)?;
+                    Ok(process.release()?)
+                }
+                None if self.is_there(parent)? => Err(CollectError::Busy),
+                None => Ok(()),
+            };
+        }
+        Err(CollectError::Busy)
+    }
+
+    fn is_there(&self, pid: Pid) -> Result<bool, ProcError> {
+        match Stat::of(pid) {
+            Ok(stat) => Ok(self.tree.get(&pid) == Some(&stat.starttime) && !matches!(stat.state, b'Z' | b'X')),
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn wait_by(thread: &Stopped, pid: Pid, ended: &[Pid]) -> Result<(), CollectError> {
+    let status = Status::read(&format!("/proc/{pid}/task/{}", thread.tid()))?;
+    if !is_native(&thread.registers()?) {
+        return Err(CollectError::Busy);
+    }
+    if status.seccomp != 0 {
+        thread.suspend_seccomp()?;
+    }
+    let own = |numbers: &[i32], outside: Pid| numbers.last().copied().unwrap_or(outside.raw());
+    let level = status.ns_pid.len().saturating_sub(1);
+    let own_pid = own(&Status::read(&format!("/proc/{pid}"))?.ns_pid, pid);
+    let host = CallHost::new(thread, own_pid, &Mapping::read_all_without_flags(pid)?)?;
+    let mut batch = host.batch();
+    for copy in ended {
+        let number = match Status::read(&format!("/proc/{copy}")) {
+            Ok(copy) => copy.ns_pid.get(level).copied(),
+            // The parent has waited for it by itself.
+            Err(error) if error.is_gone() => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(number) = number {
+            let options = (libc::__WALL | libc::WNOHANG) as u64;
+            let arguments = [number as u64, 0, options, 0];
+            batch.attempt("wait for a copy of its memory", libc::SYS_wait4, &arguments);
+        }
+    }
+    host.run(thread, own(&status.ns_pid, thread.tid()), &status, &mut batch)?;
+    host.remove()?;
+    Ok(())
+}
