@@ -165,7 +165,7 @@ hierarchy = fields(
 ranges = several(fields(inside=u32, above=u32, count=u32))
 namespace = choice(
     ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
-    ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", fields(up=boolean)),
+    ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", None),
     ("Time", fields(monotonic=u64, boottime=u64)), ("Cgroup", several(cgroup_place)),
 )
 sandbox = fields(
@@ -174,7 +174,7 @@ sandbox = fields(
     pid_namespaces=several(fields(parent=u32, owner=u32)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc, sysctls=several(fields(kind=choice(("Ipc", None), ("Pid", None), ("User", None)), namespace=u32, name=text, value=text)),
-    packet_filter=packet_filter, cgroups=several(hierarchy), link=optional(fields(
+    cgroups=several(hierarchy), link=optional(fields(
         address=times(u8, 4), published=several(fields(udp=boolean, host=u16, inside=u16)),
     )),
 )
@@ -253,7 +253,7 @@ ghost = fields(
     attributes=several(fields(name=raw, value=raw)),
 )
 open_file = fields(
-    id=u32, kind=text, version=u16, flags=u32, position=u64, mount_namespace=u32,
+    id=u32, kind=text, version=u16, flags=u32, position=u64, mount_namespace=u32, network=u32,
     signals=optional(fields(
         owner=optional(fields(
             target=choice(("Thread", None), ("Process", None), ("Group", None)), id=i32, users=times(u32, 2),
@@ -300,12 +300,12 @@ filesystem = fields(
 )
 network_device = fields(
     number=u32, name=raw, other_names=several(raw), kind=text, inherited=boolean, flags=u32, carrier=boolean, link=optional(u32),
-    master=optional(u32), attributes=raw, options=raw, port=raw, address_mode=optional(u8),
+    link_namespace=optional(u32), master=optional(u32), attributes=raw, options=raw, port=raw, address_mode=optional(u8),
 )
 network = fields(
-    devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),
+    namespace=u32, devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),
     rules=several(raw), neighbours=several(raw), proxies=several(raw), frames=several(raw),
-    settings=several(fields(path=raw, value=raw, usual=boolean)),
+    settings=several(fields(path=raw, value=raw, usual=boolean)), filter=packet_filter,
 )
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(

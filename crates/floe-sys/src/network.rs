@@ -2,8 +2,7 @@
 
 use nix::{
     errno::Errno,
-    ifaddrs::{InterfaceAddress, getifaddrs},
-    net::if_::{InterfaceFlags, if_indextoname, if_nameindex, if_nametoindex},
+    net::if_::{if_indextoname, if_nameindex, if_nametoindex},
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 use std::os::fd::AsRawFd;
@@ -23,15 +22,6 @@ pub fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one that outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
     Errno::result(result).map(drop)
-}
-
-/// Whether `lo` of the calling thread's network namespace is up.
-///
-/// # Errors
-/// EMFILE, ENFILE, ENOMEM.
-pub fn is_loopback_up() -> Result<bool, Errno> {
-    let up = |device: &InterfaceAddress| device.interface_name == "lo" && device.flags.contains(InterfaceFlags::IFF_UP);
-    Ok(getifaddrs()?.any(|device| up(&device)))
 }
 
 /// The names of all devices of the calling thread's network namespace.

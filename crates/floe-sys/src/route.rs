@@ -9,7 +9,7 @@ mod namespace;
 mod other;
 mod table;
 
-pub use device::{Beyond, DEVICE_KINDS, Device, devices};
+pub use device::{Beside, Beyond, DEVICE_KINDS, Device, devices};
 pub use link::{Link, TunLink, link, set_link};
 pub use make::{VethEnd, make_bridge, make_veth, remove};
 pub use message::{attributes, netfilter};

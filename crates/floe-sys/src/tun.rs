@@ -1,7 +1,10 @@
 //! Files of /dev/net/tun and the network devices behind them: Documentation/networking/tuntap.rst, linux/if_tun.h.
 
 use crate::descriptor::owned;
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::stat::{major, minor},
+};
 use std::{
     ffi::CStr,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -21,6 +24,15 @@ const TUNSETQUEUE: libc::Ioctl = set(217);
 const TUNGETFILTER: libc::Ioctl = nix::request_code_read!(b'T', 219, 16);
 /// linux/sockios.h.
 const SIOCGSKNS: libc::Ioctl = 0x894c;
+
+/// Major and minor number, linux/miscdevice.h.
+const NUMBER: (u64, u64) = (10, 200);
+
+/// Whether a file is one of /dev/net/tun, by its type (S_IFMT) and number.
+#[must_use]
+pub fn is_it(kind: u32, number: u64) -> bool {
+    kind == libc::S_IFCHR && (major(number), minor(number)) == NUMBER
+}
 
 const IFF_DETACH_QUEUE: u16 = 0x400;
 

@@ -645,7 +645,7 @@ fn what_inspect_and_verify_tell() {
             .as_u64()
             .is_some_and(|seconds| seconds > 1_700_000_000)
     );
-    for section in ["ps", "memory", "files", "sizes"] {
+    for section in ["ps", "memory", "files", "networks", "sizes"] {
         assert_eq!(
             json(&host.done(&["inspect", "--json", &image, section])),
             whole[section],

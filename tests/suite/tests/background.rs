@@ -1,8 +1,12 @@
 //! A checkpoint in the background: the tree runs on while its memory is being saved, the image is of one instant all the same,
 //! and nothing of the saving is left in the tree.
 
-use floe_suite::{Host, PID_METHODS, Traces, Victim, run, spawn, until, wait};
-use std::{fs, io::Read, process::Stdio};
+use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, source, spawn, until, wait};
+use std::{
+    fs,
+    io::Read,
+    process::{Command, Stdio},
+};
 
 const VICTIM: &str = "memory-in-motion";
 
@@ -235,4 +239,54 @@ fn without_room_for_a_copy_the_tree_stands_still() {
     host.done(&["rm", "-f", &name]);
     host.done(&["restore", "-d", &image]);
     victim.check("restored");
+}
+
+/// Whatever is refused meanwhile passes: a client that is connecting, say.
+fn save(host: &Host, program: &Program<'_>) {
+    until("a checkpoint", || {
+        let line = ["checkpoint", &program.name, "--background", "-o", &program.image];
+        let outcome = host.floe(&line);
+        let refused = outcome.err.lines().any(|line| line.starts_with("  - "));
+        assert!(outcome.status == 0 || refused, "{}", outcome.err);
+        outcome.status == 0
+    });
+}
+
+#[test]
+fn the_java_virtual_machine_under_load() {
+    let host = Host::new();
+    if !has("javac") {
+        return;
+    }
+    let folder = host.folder("java");
+    fs::copy(source("Load.java"), folder.join("Load.java")).expect("copy");
+    let built = Command::new("javac").arg(folder.join("Load.java")).status();
+    assert!(built.expect("javac").success());
+    let program = Program::start(&host, "java", &["java", "-Xmx256m", "Load"]);
+    program.await_file("ready");
+    (0..5).for_each(|_| save(&host, &program));
+    host.done(&["rm", "-f", &program.name]);
+    host.done(&["restore", "-d", &program.image]);
+    program.finish();
+    assert_eq!(program.result(), "connected true\nwhole true\n");
+}
+
+/// A server of keys is saved again and again; its clients lose nothing.
+#[test]
+fn redis_under_load() {
+    let host = Host::new();
+    if !has("redis-server") {
+        return;
+    }
+    let folder = host.folder("redis");
+    fs::copy(source("redis.sh"), folder.join("redis.sh")).expect("copy");
+    let program = Program::start_with(&host, "redis", &["--net", "none"], &["bash", "redis.sh"]);
+    program.await_file("ready");
+    for _ in 0..5 {
+        save(&host, &program);
+        host.done(&["verify", &program.image]);
+    }
+    program.finish();
+    let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
+    assert_eq!(program.result(), "counted\ncounted\nended 0\n", "{log}");
 }

@@ -28,10 +28,11 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 22] = [
+const WITH_PORTS: [&str; 23] = [
     "epoll-targets",
     "files-kinds",
     "networks",
+    "networks-several",
     "packet-filter",
     "sockets-connecting",
     "sockets-ended",
@@ -196,6 +197,7 @@ victims! {
     memory_untouched "memory-untouched",
     mqueues "mqueues",
     networks "networks",
+    networks_several "networks-several",
     packet_filter "packet-filter",
     pidfds "pidfds",
     namespaces_container "namespaces-container",

@@ -9,8 +9,8 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
-        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PacketFilterRecord, PidsOfChildren, ProcessRecord,
-        PublishedRecord, SandboxRecord, TerminalLink, VdsoRecord,
+        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PidsOfChildren, ProcessRecord, PublishedRecord,
+        SandboxRecord, TerminalLink, VdsoRecord,
     },
 };
 use floe_resources::{
@@ -410,23 +410,9 @@ fn sandbox(
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find(
-        (&held.tree, others, cgroups),
-        (&files.devices, target.link().map(|_| LINK_INSIDE)),
-        (contents, refusals),
-    )?;
-    let (uts, ipc, net, cgroup, mount, devpts, mounts, packet_filter, networks) = match found {
-        Some(ns) => (
-            ns.uts,
-            ns.ipc,
-            ns.net,
-            ns.cgroup,
-            ns.mount,
-            ns.devpts,
-            ns.mounts,
-            ns.packet_filter,
-            ns.networks,
-        ),
+    let found = ns::find((&held.tree, others, cgroups), (contents, refusals))?;
+    let (uts, ipc, net, cgroup, mount, devpts, mounts) = match found {
+        Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts, ns.mounts),
         None => (
             host,
             NamespaceOrigin::Host,
@@ -435,10 +421,10 @@ fn sandbox(
             NamespaceOrigin::Host,
             NamespaceOrigin::Host,
             FoundMounts::default(),
-            PacketFilterRecord::default(),
-            Vec::new(),
         ),
     };
+    let going_with = (&files.devices, target.link().map(|_| LINK_INSIDE));
+    let networks = ns::network::find(others, net, going_with, refusals)?;
     let has_init = held.tree.root().is_some_and(|root| root.ns_pid == 1);
     // The number of a terminal is another one's in the host's.
     let devpts = match streams.record {
@@ -464,7 +450,6 @@ fn sandbox(
         login: task::login(&held.tree, refusals)?,
         ipc_objects: IpcRecord::default(),
         sysctls: Vec::new(),
-        packet_filter,
         cgroups: Vec::new(),
         link: link_record(target, networks.first()),
     };

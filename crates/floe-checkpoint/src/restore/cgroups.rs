@@ -72,7 +72,7 @@ pub fn views(image: &Image, made: &Made<'_>, cgroups: &Cgroups) -> Result<Cgroup
             let places = [place.clone()];
             let entrances = made.entrances(cgroups, &places)?;
             let contents = NamespaceContents::Cgroup(places.to_vec());
-            let namespace = make_namespace(&contents, (None, &entrances)).map_err(|source| RestoreError::System {
+            let namespace = make_namespace(&contents, None, &entrances).map_err(|source| RestoreError::System {
                 action: "make a cgroup namespace for a mount".to_owned(),
                 source,
             })?;

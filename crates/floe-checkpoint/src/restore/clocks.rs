@@ -36,7 +36,7 @@ fn failed(source: io::Error) -> RestoreError {
 /// Makes the time namespace of the tree's root and takes every process there is into it, the later small init too.
 pub fn set(image: &Image, world: &mut World<'_>) -> Result<(), RestoreError> {
     let contents = NamespaceContents::Time(image.sandbox().clocks);
-    let namespace = make_namespace(&contents, (None, &[])).map_err(failed)?;
+    let namespace = make_namespace(&contents, None, &[]).map_err(failed)?;
     for puppet in world.puppets.values() {
         world.enter(puppet, (Kind::Time, namespace.as_fd()))?;
     }
@@ -74,7 +74,7 @@ pub fn set_others(image: &Image, world: &mut World<'_>) -> Result<(), RestoreErr
             let file = match makers.get(&number) {
                 None => {
                     let owner = world.namespaces.known.made(records[number as usize - 1].owner);
-                    make_namespace(&NamespaceContents::Time(clocks), (owner, &[])).map_err(failed)?
+                    make_namespace(&NamespaceContents::Time(clocks), owner, &[]).map_err(failed)?
                 }
                 Some(maker) => {
                     let puppet = world.puppet(maker.pid.0)?;

@@ -129,7 +129,7 @@ pub fn connect_all(
     let channel = (&world.channel, roots);
     let holders = Holders::new(
         stash.tables(),
-        (&world.puppets, &world.numbering),
+        (&world.puppets, &world.numbering, &world.namespaces.known),
         channel,
         world.own_numbers(),
     );

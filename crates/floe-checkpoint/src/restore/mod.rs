@@ -51,13 +51,14 @@ use floe_resources::{
     },
     ipc::IpcError,
     mm::{BuildError, FillError},
-    ns::{NsError, mounts::MountError, network::NetworkError, packet_filter},
+    ns::{NsError, mounts::MountError, network::NetworkError},
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
 use namespaces::Namespaces;
+use networks::Networks;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
@@ -378,7 +379,8 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let known = &world.namespaces.known;
     let (roots, unmounted) = mounts::make(&image, launch.pid1(), (outside.mounts, known, &views))?;
     control.enter("network")?;
-    networks::make(&image, launch.pid1())?;
+    let networks = Networks::of(&image, launch.pid1())?;
+    networks.make(&world.namespaces)?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;
@@ -410,7 +412,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let all = (&image, &stash);
         let mut opened = files::open_all(all, &world, (&made, terminals), &console, (&roots, outside))?;
         made.finish(&image, &world.namespaces)?;
-        networks::finish(&image, launch.pid1())?;
+        networks.finish(&world.namespaces)?;
         world.adjust_early(image.sandbox())?;
         console::restore_input(&image, launch.folder())?;
         control.enter("clocks")?;
@@ -443,7 +445,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
                 thread.detach()?;
             }
         }
-        packet_filter::restore(launch.pid1(), &image.sandbox().packet_filter)?;
+        networks.filter(&world.namespaces)?;
         groups.set()?;
         groups.freeze()?;
         control.enter("verify")?;
@@ -458,9 +460,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             (&roots, &world.namespaces.known),
             (&hosts, launch.pid1()),
         )?);
-        let filter = packet_filter::compare(launch.pid1(), &image.sandbox().packet_filter)?;
-        differences.extend(filter.into_iter().collect());
-        differences.extend(networks::compare(&image, launch.pid1())?);
+        differences.extend(networks.compare(&world.namespaces)?);
         differences.extend(groups.differences(&everybody)?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;

@@ -7,8 +7,8 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        CgroupPlace, Credentials, NamespaceContents, NamespaceKind, PidsOfChildren, ProcessRecord, ProcessState,
-        SandboxRecord, TaskNamespaces, ThreadRecord,
+        CgroupPlace, Credentials, NamespaceContents, NamespaceKind, NamespaceRecord, PidsOfChildren, ProcessRecord,
+        ProcessState, SandboxRecord, TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
@@ -71,6 +71,10 @@ impl Namespaces {
             let action = format!("open the {kind} namespace of the new sandbox");
             all.known.add_own(kind, &seed.to_string()).map_err(failed(action))?;
         }
+        let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
+        if records.iter().any(is_network) {
+            all.known.expect_networks();
+        }
         all.seen = SeenUsers::of_all(records);
         let of_pids = image.sandbox().pid_namespaces.iter();
         all.owners_of_pids = of_pids.map(|namespace| namespace.owner).collect();
@@ -82,7 +86,7 @@ impl Namespaces {
                     _ => Vec::new(),
                 };
                 let user = all.known.made(record.owner);
-                let made = make_namespace(&record.contents, (user, &entrances));
+                let made = make_namespace(&record.contents, user, &entrances);
                 let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
                 all.known.add(number, made);
             }
@@ -90,7 +94,8 @@ impl Namespaces {
         Ok(all)
     }
 
-    fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
+    /// One of a kind, by its number.
+    pub fn file(&self, kind: Kind, number: u32) -> Result<BorrowedFd<'_>, RestoreError> {
         let found = NamespaceKind::named(kind.name()).and_then(|kind| self.known.one(kind, number));
         found.ok_or_else(|| RestoreError::Inconsistent(format!("there is no {kind} namespace {number}")))
     }

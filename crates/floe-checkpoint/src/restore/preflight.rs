@@ -14,7 +14,7 @@ use floe_image::{
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
-    ns::{Roots, packet_filter, sysctl},
+    ns::{Roots, sysctl},
 };
 use floe_sys::{
     Pid,
@@ -95,13 +95,7 @@ pub fn obstacles(
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;
     found.extend(link::obstacle(image)?);
-    let filter = packet_filter::obstacles(&image.sandbox().packet_filter);
-    for (object, reason) in ends
-        .into_iter()
-        .chain(devices)
-        .chain(filter)
-        .chain(outside.grants.obstacles(image)?)
-    {
+    for (object, reason) in ends.into_iter().chain(devices).chain(outside.grants.obstacles(image)?) {
         found.insert(Obstacle { object, reason });
     }
     if outside.terminal && !matches!(image.sandbox().console, ConsoleRecord::Terminal(_)) {

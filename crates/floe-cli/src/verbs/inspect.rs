@@ -1,5 +1,7 @@
 //! `floe inspect`.
 
+mod networks;
+
 use super::{image_file, ps::as_tree};
 use crate::{failure::Outcome, output};
 use clap::{Args, ValueEnum};
@@ -8,6 +10,7 @@ use floe_image::{
     record::{AddressSpaceRecord, CgroupRecord, ContentOwner, HierarchyRecord, ProcessState, VmaSource},
 };
 use floe_resources::file::kind_of;
+use networks::Network;
 use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -36,6 +39,8 @@ enum Section {
     Files,
     /// What is set in cgroups.
     Cgroups,
+    /// What is in network namespaces.
+    Networks,
     /// What takes how much room.
     Sizes,
 }
@@ -47,6 +52,7 @@ struct Whole {
     memory: Vec<Mapping>,
     files: Vec<Descriptor>,
     cgroups: Vec<Group>,
+    networks: Vec<Network>,
     sizes: Sizes,
 }
 
@@ -88,6 +94,8 @@ struct Descriptor {
     number: i32,
     kind: String,
     file: u32,
+    /// The network namespace that it is of, if it is a socket or the like.
+    network: u32,
     description: String,
     position: u64,
     flags: u32,
@@ -123,6 +131,7 @@ impl Inspect {
             memory: mappings(&image),
             files: descriptors(&image)?,
             cgroups: cgroups(&image),
+            networks: networks::of(&image),
             sizes: sizes(&image),
         };
         match (self.json, self.section) {
@@ -131,11 +140,13 @@ impl Inspect {
             (true, Some(Section::Memory)) => output::json(&whole.memory)?,
             (true, Some(Section::Files)) => output::json(&whole.files)?,
             (true, Some(Section::Cgroups)) => output::json(&whole.cgroups)?,
+            (true, Some(Section::Networks)) => output::json(&whole.networks)?,
             (true, Some(Section::Sizes)) => output::json(&whole.sizes)?,
             (false, Some(Section::Ps)) => print_tasks(&whole),
             (false, Some(Section::Memory)) => print_mappings(&whole),
             (false, Some(Section::Files)) => print_files(&whole),
             (false, Some(Section::Cgroups)) => print_cgroups(&whole),
+            (false, Some(Section::Networks)) => networks::print(&whole.networks),
             (false, Some(Section::Sizes)) => print_sizes(&whole),
             (false, None) => {
                 print_header(&whole);
@@ -259,7 +270,11 @@ fn descriptors(image: &Image) -> anyhow::Result<Vec<Descriptor>> {
                 number: descriptor.number,
                 kind: file.kind.clone(),
                 file: file.id,
-                description: kind_of(file)?.describe(file)?,
+                network: file.network,
+                description: match (kind_of(file)?.describe(file)?, file.network) {
+                    (what, 0) => what,
+                    (what, network) => format!("{what}, in network namespace {network}"),
+                },
                 position: file.position,
                 flags: file.flags,
                 close_on_exec: descriptor.close_on_exec,

@@ -27,7 +27,7 @@ struct Row {
     pid: i32,
     status: Option<i32>,
     cgroup: Option<String>,
-    limits: ShownLimits,
+    limits: Option<ShownLimits>,
     address: Option<String>,
     published: Vec<String>,
     created: u64,
@@ -59,7 +59,8 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
                     None
                 },
                 cgroup: state.cgroup.as_deref().map(|path| path.display().to_string()),
-                limits: limits(sandbox),
+                // Several files each, and the table does not tell them.
+                limits: json.then(|| limits(sandbox)),
                 address: state.link.as_ref().map(|link| link.address.to_string()),
                 published: published(state.link.as_ref()),
                 created: state.created,

@@ -37,6 +37,14 @@ pub enum FileFault {
         /// The open file's number.
         file: u32,
     },
+    /// Of a network namespace that the image lacks.
+    #[error("open file {id} is of network namespace {network}, which the image lacks")]
+    Network {
+        /// The open file's number.
+        id: u32,
+        /// The namespace.
+        network: u32,
+    },
     /// Through no descriptor, or none that the kernel gives.
     #[error("a lock through descriptor {number} of process {pid} is impossible")]
     Lock {
@@ -71,6 +79,11 @@ pub(super) fn check(image: &Image, owners: &HashSet<i32>) -> Result<(), FileFaul
             kind: kind.clone(),
             id,
         })?;
+    }
+    for file in image.open_files().iter().filter(|file| file.network != 0) {
+        let is_there = image.networks().iter().any(|network| network.namespace == file.network);
+        let (id, network) = (file.id, file.network);
+        ensure(is_there, || FileFault::Network { id, network })?;
     }
     let mut seen = HashSet::new();
     for table in image.descriptor_tables() {

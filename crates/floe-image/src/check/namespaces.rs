@@ -93,7 +93,7 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
                 });
                 ensure(possible, || NamespaceFault::Root(number))?;
             }
-            NamespaceContents::Ipc(_) | NamespaceContents::Network { .. } => {}
+            NamespaceContents::Ipc(_) | NamespaceContents::Network => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -181,7 +181,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         ensure(known(uts, is_uts), || fault(task, "UTS", uts))?;
         let is_ipc = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Ipc(_));
         ensure(known(ipc, is_ipc), || fault(task, "IPC", ipc))?;
-        let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network { .. });
+        let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network);
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
         let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup(_));

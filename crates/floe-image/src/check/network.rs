@@ -4,7 +4,7 @@
 use super::{ensure, is_path, packet_filter::are_attributes};
 use crate::{
     Image,
-    record::{NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting},
+    record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting},
 };
 use serde_bytes::ByteBuf;
 use std::collections::HashSet;
@@ -20,9 +20,9 @@ const MOST_OF_DEVICE: usize = 16_384;
 /// A network that can't have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkFault {
-    /// More networks than there may be, or one where there can be none.
-    #[error("it has {0}")]
-    Count(&'static str),
+    /// Others than its network namespaces, or in another order.
+    #[error("its networks are not those of its network namespaces")]
+    Namespaces,
     /// A device.
     #[error("network device {number} {fault}")]
     Device {
@@ -51,16 +51,24 @@ pub enum NetworkFault {
 
 pub(super) fn check(image: &Image) -> Result<(), NetworkFault> {
     let networks = image.networks();
-    ensure(networks.len() <= 1, || NetworkFault::Count("more than one network"))?;
     let own = image.sandbox().net == NamespaceOrigin::Own;
-    ensure(own || networks.is_empty(), || {
-        NetworkFault::Count("what is in a network that is not the tree's own")
-    })?;
-    networks.iter().try_for_each(one)
+    let others = (1..).zip(&image.sandbox().namespaces);
+    let others = others.filter(|(_, record)| record.contents == NamespaceContents::Network);
+    let all = own.then_some(0).into_iter().chain(others.map(|(number, _)| number));
+    let same = networks.iter().map(|record| record.namespace).eq(all);
+    ensure(same, || NetworkFault::Namespaces)?;
+    let devices = networks.iter().flat_map(|record| {
+        let numbers = record.devices.iter().map(|device| device.number);
+        numbers.map(|number| (record.namespace, number))
+    });
+    let devices = devices.collect();
+    networks.iter().try_for_each(|record| one(record, &devices))
 }
 
-fn one(record: &NetworkRecord) -> Result<(), NetworkFault> {
-    let numbers: HashSet<u32> = record.devices.iter().map(|device| device.number).collect();
+/// Network namespaces and the numbers of devices in them.
+type Devices = HashSet<(u32, u32)>;
+
+fn one(record: &NetworkRecord, devices: &Devices) -> Result<(), NetworkFault> {
     let mut names = HashSet::new();
     let mut last = 0;
     for found in &record.devices {
@@ -68,7 +76,7 @@ fn one(record: &NetworkRecord) -> Result<(), NetworkFault> {
         let bad = |fault| move || NetworkFault::Device { number, fault };
         ensure(number > last && i32::try_from(number).is_ok(), bad("is out of order"))?;
         last = number;
-        device(found, &numbers).map_err(|fault| NetworkFault::Device { number, fault })?;
+        device(found, record.namespace, devices).map_err(|fault| NetworkFault::Device { number, fault })?;
         let all = found.other_names.iter().map(|name| name.as_slice());
         for name in all.chain([found.name.as_slice()]) {
             ensure(names.insert(name), bad("has the name of another one"))?;
@@ -81,15 +89,21 @@ fn one(record: &NetworkRecord) -> Result<(), NetworkFault> {
     Ok(())
 }
 
-fn device(record: &NetworkDeviceRecord, numbers: &HashSet<u32>) -> Result<(), &'static str> {
+fn device(record: &NetworkDeviceRecord, namespace: u32, devices: &Devices) -> Result<(), &'static str> {
     ensure(is_name(&record.name, NAME_BYTES), || "has an impossible name")?;
     let mut others = record.other_names.iter();
     ensure(
         others.all(|name| is_name(name, OTHER_NAME_BYTES)),
         || "has an impossible other name",
     )?;
-    let related = |other: Option<u32>| other.is_none_or(|other| other != record.number && numbers.contains(&other));
-    ensure(related(record.link), || "is on one that is not there")?;
+    let is_there = |namespace: u32, other: u32| devices.contains(&(namespace, other));
+    let related = |other: Option<u32>| other.is_none_or(|other| other != record.number && is_there(namespace, other));
+    let is_on = match (record.link_namespace, record.link) {
+        (None, link) => related(link),
+        (Some(elsewhere), Some(link)) => elsewhere != namespace && is_there(elsewhere, link),
+        (Some(_), None) => false,
+    };
+    ensure(is_on, || "is on one that is not there")?;
     ensure(related(record.master), || "is a part of one that is not there")?;
     ensure(record.inherited || !record.kind.is_empty(), || "is of no kind")?;
     let lists = [&record.attributes, &record.options, &record.port];

@@ -1,4 +1,4 @@
-//! Packet filters, and what joins networks: in an own network namespace alone, and such that the kernel can be told them message by message.
+//! Packet filters, which the kernel can be told message by message, and what joins the tree's own network to the host's.
 
 use super::ensure;
 use crate::{
@@ -20,9 +20,6 @@ const MOST_OF_ELEMENT: usize = 60_000;
 /// A packet filter that can't have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterFault {
-    /// Rules outside of any namespace.
-    #[error("there are rules of a packet filter, but no network namespace of their own")]
-    Namespace,
     /// Joined to the host's network, by an address that can't be.
     #[error("the network can't be joined to the host's by the address {0:?}")]
     Link([u8; 4]),
@@ -43,16 +40,16 @@ pub enum FilterFault {
 }
 
 pub(super) fn check(image: &Image) -> Result<(), FilterFault> {
-    let record = &image.sandbox().packet_filter;
     let own = image.sandbox().net == NamespaceOrigin::Own;
-    ensure(own || *record == PacketFilterRecord::default(), || {
-        FilterFault::Namespace
-    })?;
     if let Some(link) = &image.sandbox().link {
         let [first, second, _, last] = link.address;
         let possible = own && [first, second] == POOL && last % 4 == 2;
         ensure(possible, || FilterFault::Link(link.address))?;
     }
+    image.networks().iter().try_for_each(|network| one(&network.filter))
+}
+
+fn one(record: &PacketFilterRecord) -> Result<(), FilterFault> {
     let (mut last, mut skipped) = (0, 0_u64);
     for table in &record.tables {
         ensure(table.handle > last, || FilterFault::Table {

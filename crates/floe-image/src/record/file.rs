@@ -18,6 +18,8 @@ pub struct OpenFileRecord {
     pub position: u64,
     /// Number of the mount namespace that its paths count from.
     pub mount_namespace: u32,
+    /// Number of the network namespace that it is of, if it is a socket or the like.
+    pub network: u32,
     /// Who gets signals about it, where that or the signal was set.
     pub signals: Option<FileSignals>,
     /// The kind's own record, encoded.

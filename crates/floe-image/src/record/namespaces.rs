@@ -29,11 +29,8 @@ pub enum NamespaceContents {
     },
     /// System V IPC and POSIX message queues, ipc_namespaces(7).
     Ipc(IpcRecord),
-    /// The loopback device: network_namespaces(7).
-    Network {
-        /// Whether it is up.
-        up: bool,
-    },
+    /// What a [`NetworkRecord`](super::NetworkRecord) tells: network_namespaces(7).
+    Network,
     /// Clocks, time_namespaces(7).
     Time(ClocksRecord),
     /// Where in each hierarchy it begins, unless that is at the tree's own cgroup: cgroup_namespaces(7).

@@ -3,12 +3,15 @@
 //! Much of it is in the kernel's own words: attributes and messages of rtnetlink(7), without what goes before them, in the
 //! byte order of the machine.
 
+use super::PacketFilterRecord;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// A network namespace. Number 0 is that of the tree's root, where it is its own.
+/// A network namespace of the tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
+    /// Its number; 0 is that of the tree's root, where it is its own.
+    pub namespace: u32,
     /// Devices, by number. Not those that go with files of the tree, as tuns do.
     pub devices: Vec<NetworkDeviceRecord>,
     /// Messages RTM_NEWADDR: addresses of devices.
@@ -29,6 +32,8 @@ pub struct NetworkRecord {
     pub frames: Vec<ByteBuf>,
     /// What is in /proc/sys/net and can be written, but what devices have because new ones have it (`conf/default`).
     pub settings: Vec<NetworkSetting>,
+    /// What packets are filtered by.
+    pub filter: PacketFilterRecord,
 }
 
 /// A network device.
@@ -51,6 +56,8 @@ pub struct NetworkDeviceRecord {
     pub carrier: bool,
     /// Number of the device that it is on; of a veth, of the other end.
     pub link: Option<u32>,
+    /// Number of the network namespace that this one is in, where it is another one of the tree.
+    pub link_namespace: Option<u32>,
     /// Number of the device that it is a part of.
     pub master: Option<u32>,
     /// Attributes of RTM_NEWLINK: address, largest packet, queue and so on.

@@ -2,7 +2,7 @@
 
 use super::{
     ClocksRecord, EndedLeaderRecord, HierarchyRecord, IpcRecord, NamespaceContents, NamespaceRecord,
-    PacketFilterRecord, PidNamespaceRecord, SysctlRecord, TerminalRecord,
+    PidNamespaceRecord, SysctlRecord, TerminalRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -130,8 +130,6 @@ pub struct SandboxRecord {
     pub ipc_objects: IpcRecord,
     /// Settings of its namespaces.
     pub sysctls: Vec<SysctlRecord>,
-    /// The packet filter of an own network namespace.
-    pub packet_filter: PacketFilterRecord,
     /// What is set in its cgroups, one for each hierarchy where something is.
     pub cgroups: Vec<HierarchyRecord>,
     /// What joins an own network namespace to the host's.

@@ -755,10 +755,6 @@ fn pages_that_can_not_be_are_refused() {
 #[test]
 fn packet_filters_that_no_kernel_has_are_refused() {
     let table = |fault: &str| format!("table 3 of the packet filter {fault}");
-    contradiction(
-        "there are rules of a packet filter, but no network namespace of their own",
-        |s| s.sandbox.net = NamespaceOrigin::Host,
-    );
     for address in [[10, 242, 3, 6], [10, 241, 3, 5]] {
         contradiction(
             &format!("the network can't be joined to the host's by the address {address:?}"),
@@ -766,32 +762,32 @@ fn packet_filters_that_no_kernel_has_are_refused() {
         );
     }
     contradiction(&table("is not behind the one before it"), |s| {
-        let again = s.sandbox.packet_filter.tables[0].clone();
-        s.sandbox.packet_filter.tables.push(again);
+        let again = s.networks[0].filter.tables[0].clone();
+        s.networks[0].filter.tables.push(again);
     });
     contradiction(&table("has no attributes of netlink"), |s| {
-        s.sandbox.packet_filter.tables[0].attributes[0] = 3;
+        s.networks[0].filter.tables[0].attributes[0] = 3;
     });
     for attributes in [vec![], vec![0; 5], vec![255, 255, 1, 0], vec![5, 0, 1, 0, 7]] {
         contradiction(&table("has a part without attributes of netlink"), |s| {
-            s.sandbox.packet_filter.tables[0].parts[2].attributes = attributes;
+            s.networks[0].filter.tables[0].parts[2].attributes = attributes;
         });
     }
     contradiction(&table("has an element without attributes of netlink"), |s| {
-        s.sandbox.packet_filter.tables[0].parts[1].elements[0].pop();
+        s.networks[0].filter.tables[0].parts[1].elements[0].pop();
     });
     for handle in [0, 1] {
         contradiction(&table("has parts with impossible handles"), |s| {
-            s.sandbox.packet_filter.tables[0].parts[2].handle = handle;
+            s.networks[0].filter.tables[0].parts[2].handle = handle;
         });
     }
     let skipped = "between the handles of the packet filter too many are missing";
-    contradiction(skipped, |s| s.sandbox.packet_filter.tables[0].handle = 1 << 21);
+    contradiction(skipped, |s| s.networks[0].filter.tables[0].handle = 1 << 21);
     contradiction(skipped, |s| {
-        s.sandbox.packet_filter.tables[0].parts[2].handle = u64::MAX;
+        s.networks[0].filter.tables[0].parts[2].handle = u64::MAX;
     });
     contradiction("tracked connection 0 has no attributes of netlink", |s| {
-        s.sandbox.packet_filter.connections[0].attributes.clear();
+        s.networks[0].filter.connections[0].attributes.clear();
     });
 }
 

@@ -17,14 +17,22 @@ fn setting(fault: &str, change: impl FnOnce(&mut NetworkSetting)) {
 }
 
 #[test]
-fn there_is_one_which_is_the_trees_own() {
-    contradiction("it has more than one network", |s| {
-        s.networks.push(NetworkRecord::default());
-    });
-    contradiction("it has what is in a network that is not the tree's own", |s| {
+fn each_network_namespace_has_one() {
+    let other = "its networks are not those of its network namespaces";
+    contradiction(other, |s| s.networks.push(NetworkRecord::default()));
+    contradiction(other, |s| drop(s.networks.pop()));
+    contradiction(other, |s| s.networks.reverse());
+    contradiction(other, |s| s.networks[1].namespace = 5);
+    contradiction(other, |s| {
         s.sandbox.net = NamespaceOrigin::Host;
-        s.sandbox.packet_filter = PacketFilterRecord::default();
         s.sandbox.link = None;
+    });
+}
+
+#[test]
+fn open_files_are_of_networks_that_are_there() {
+    contradiction("open file 0 is of network namespace 5, which the image lacks", |s| {
+        s.open_files[0].network = 5;
     });
 }
 
@@ -54,6 +62,13 @@ fn devices_stand_on_others_that_are_there() {
     for other in [3, 4] {
         device(2, "4 is on one that is not there", |d| d.link = Some(other));
         device(2, "4 is a part of one that is not there", |d| d.master = Some(other));
+    }
+    device(4, "6 is on one that is not there", |d| d.link = Some(3));
+    device(4, "6 is on one that is not there", |d| d.link = None);
+    for elsewhere in [0, 5] {
+        device(4, "6 is on one that is not there", |d| {
+            d.link_namespace = Some(elsewhere);
+        });
     }
 }
 

@@ -119,6 +119,7 @@ fn file(id: usize, record: OpenFileRecord) -> OpenFileRecord {
     OpenFileRecord {
         id: id as u32,
         mount_namespace: 0,
+        network: 0,
         ..record
     }
 }
@@ -151,7 +152,7 @@ proptest! {
                 clocks: possible(sandbox.clocks),
                 ipc_objects: IpcRecord::default(),
                 sysctls: Vec::new(),
-                packet_filter: PacketFilterRecord::default(),
+                net: NamespaceOrigin::Host,
                 cgroups: Vec::new(),
                 link: None,
                 ..sandbox

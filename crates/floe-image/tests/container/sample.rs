@@ -174,7 +174,6 @@ pub fn whole() -> Sample {
             login: 1000,
             ipc_objects: ipc_objects(),
             sysctls: sysctls(),
-            packet_filter: sample_filter::packet_filter(),
             cgroups: sample_cgroups::cgroups(),
             link: Some(sample_filter::link()),
         },
@@ -334,7 +333,7 @@ pub fn whole() -> Sample {
             map(segment(4), &[]),
         ],
         mount_namespaces: sample_mounts::mount_namespaces(),
-        networks: sample_network::networks(),
+        networks: sample_network::networks(sample_filter::packet_filter()),
         filesystems: sample_mounts::filesystems(),
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -381,7 +380,6 @@ pub fn tiny() -> Sample {
             login: u32::MAX,
             ipc_objects: IpcRecord::default(),
             sysctls: Vec::new(),
-            packet_filter: PacketFilterRecord::default(),
             cgroups: Vec::new(),
             link: None,
         },
@@ -724,7 +722,7 @@ fn namespaces() -> Vec<NamespaceRecord> {
                 boottime: 6,
             }),
         ),
-        record(0, NamespaceContents::Network { up: true }),
+        record(0, NamespaceContents::Network),
         record(1, NamespaceContents::Cgroup(vec![sample_cgroups::place("", b"work")])),
     ]
 }

@@ -114,6 +114,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
         flags,
         position,
         mount_namespace: 0,
+        network: if kind == "inet-socket" { 6 } else { 0 },
         signals: (kind == "unix-socket").then_some(FileSignals {
             owner: Some(SignalOwner {
                 target: SignalTarget::Group,

@@ -1,4 +1,5 @@
-//! The network of the golden image: a bridge, a pair of which one end is its port, and a device of another kind.
+//! The networks of the golden image: a bridge, a pair of which one end is its port, and another pair that leads to a further
+//! network namespace.
 
 use floe_image::record::*;
 use serde_bytes::ByteBuf;
@@ -13,6 +14,7 @@ fn device(number: u32, name: &[u8], kind: &str) -> NetworkDeviceRecord {
         flags: 0x1001,
         carrier: true,
         link: None,
+        link_namespace: None,
         master: None,
         attributes: vec![8, 0, 4, 0, 0xdc, 5, 0, 0],
         options: Vec::new(),
@@ -33,8 +35,8 @@ fn setting(path: &[u8], value: &[u8], usual: bool) -> NetworkSetting {
     }
 }
 
-/// What is in the tree's own network.
-pub fn networks() -> Vec<NetworkRecord> {
+/// What is in the tree's own network, with a packet filter, and in another one of the tree.
+pub fn networks(filter: PacketFilterRecord) -> Vec<NetworkRecord> {
     let devices = vec![
         NetworkDeviceRecord {
             inherited: true,
@@ -56,8 +58,25 @@ pub fn networks() -> Vec<NetworkRecord> {
             address_mode: None,
             ..device(5, b"v1", "veth")
         },
+        NetworkDeviceRecord {
+            link: Some(2),
+            link_namespace: Some(6),
+            ..device(6, b"v2", "veth")
+        },
     ];
-    vec![NetworkRecord {
+    let below = vec![
+        NetworkDeviceRecord {
+            inherited: true,
+            ..device(1, b"lo", "")
+        },
+        NetworkDeviceRecord {
+            link: Some(6),
+            link_namespace: Some(0),
+            ..device(2, b"eth0", "veth")
+        },
+    ];
+    let own = NetworkRecord {
+        namespace: 0,
         devices,
         addresses: entries(&[&[2, 8, 0, 254, 1, 0, 0, 0, 8, 0, 1, 0, 127, 0, 0, 1]]),
         labels: entries(&[&[10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]),
@@ -76,5 +95,13 @@ pub fn networks() -> Vec<NetworkRecord> {
             setting(b"ipv4/conf/v0/rp_filter", b"2", false),
             setting(b"ipv4/ip_forward", b"0", true),
         ],
-    }]
+        filter,
+    };
+    let further = NetworkRecord {
+        namespace: 6,
+        devices: below,
+        addresses: entries(&[&[2, 24, 0, 0, 2, 0, 0, 0, 8, 0, 1, 0, 10, 0, 0, 2]]),
+        ..NetworkRecord::default()
+    };
+    vec![own, further]
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cgroup::FoundCgroups,
-    ns::Others,
+    ns::{Others, network::Carried},
     refusal::Refusals,
     task::Sharing,
     tree::{FoundProcess, FoundTree},
@@ -51,8 +51,8 @@ pub struct Collected {
     keeper: Rc<Keeper>,
     /// Duplicates of files that are only on their way through sockets: contents are read from them.
     _flying: Vec<FoundFile>,
-    /// Names of network devices that go with the tree's files.
-    pub devices: HashSet<Vec<u8>>,
+    /// Network devices that go with the tree's files.
+    pub devices: Carried,
     /// Leaders of sessions, and which of the tree's terminals controls each.
     pub sessions: HashMap<Pid, u32>,
 }
@@ -113,13 +113,7 @@ pub fn collect(
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
-        connections: super::socket::FoundConnections::new(
-            options.tcp,
-            options
-                .joined
-                .zip(tree.root())
-                .map(|(way, root)| (way.clone(), root.task())),
-        ),
+        connections: super::socket::FoundConnections::new(options.tcp, options.joined.cloned()),
         keeper: Rc::default(),
         usual: super::socket::UsualOptions::default(),
         memory,
@@ -145,10 +139,10 @@ pub fn collect(
         let (mut descriptors, mut notices) = (Vec::new(), Vec::new());
         let mut finder = Finder::new(task)?;
         for number in procfs::descriptors(task)? {
-            let found = finder.own(&subject, number)?;
+            let mut found = finder.own(&subject, number)?;
             let close_on_exec = found.info.flags & libc::O_CLOEXEC as u32 != 0;
             let held = locks::held(&found, context.contents, context.refusals);
-            if let Some(file) = known.number_of(&found, &mut context)?.0 {
+            if let Some(file) = known.number_of(&mut found, &mut context)?.0 {
                 found_locks.add((tables.len(), process.pid, number), (&found, file), held);
                 notices.extend(notices::asked_by(process.pid, &found, &context.memory)?);
                 descriptors.push(DescriptorRecord {
@@ -205,7 +199,7 @@ pub fn collect(
         held,
         keeper: context.keeper,
         _flying: flying,
-        devices: context.tuns.names().map(<[u8]>::to_vec).collect(),
+        devices: context.tuns.all().cloned().collect(),
         sessions,
     })
 }
@@ -229,9 +223,9 @@ fn on_their_way(
         };
         let mut take = |file, context: &mut DumpContext<'_>| {
             let through = (&socket.subject, socket.viewer, socket.title.as_str());
-            let found = finder.on_its_way(through, file)?;
+            let mut found = finder.on_its_way(through, file)?;
             let held = locks::held(&found, context.contents, context.refusals);
-            let (file, is_new) = known.number_of(&found, context)?;
+            let (file, is_new) = known.number_of(&mut found, context)?;
             if !is_new {
                 return Ok(file);
             }
@@ -277,7 +271,7 @@ impl KnownFiles {
     /// The number of the file's description in the image, `None` where it was refused; and whether it was not known yet.
     fn number_of(
         &mut self,
-        found: &FoundFile,
+        found: &mut FoundFile,
         context: &mut DumpContext<'_>,
     ) -> Result<(Option<u32>, bool), FileError> {
         let metadata = &found.metadata;
@@ -321,6 +315,7 @@ impl KnownFiles {
                         flags,
                         position,
                         mount_namespace: found.mount_namespace(context.contents),
+                        network: found.network.number,
                         signals,
                         body,
                     });
@@ -336,7 +331,7 @@ impl KnownFiles {
 /// Signals, name of its kind and body.
 type Dumped = (Option<FileSignals>, String, Vec<u8>);
 
-fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Dumped>, FileError> {
+fn dump_one(found: &mut FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Dumped>, FileError> {
     let kinds = if found.is_path_only() { PATH_KINDS } else { KINDS };
     let Some(signals) = signals::read(found, context)? else {
         super::pipe::note_refused(found, context);
@@ -345,13 +340,15 @@ fn dump_one(found: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<D
     if let Some((kind, body)) = external::dump_named(found, context)? {
         return Ok(Some((signals, kind, body)));
     }
-    if let Some(reason) = super::socket::elsewhere(found, context.others)? {
-        let advice = "close it, or have who has it in the network namespace of the tree's root";
-        context
-            .refusals
-            .add(Some(&found.subject), found.title(), reason, advice);
-        return Ok(None);
+    match super::socket::network_of(found, context.others)? {
+        Ok(network) => found.network = network.unwrap_or_else(|| found.network.clone()),
+        Err(reason) => {
+            let subject = Some(&found.subject);
+            context.refusals.add(subject, found.title(), reason, "close it");
+            return Ok(None);
+        }
     }
+    let found = &*found;
     let mut claims = kinds.iter().filter(|kind| kind.claims(found, context.console));
     match (claims.next(), claims.next()) {
         (Some(kind), None) => {

@@ -3,6 +3,7 @@
 use super::FileError;
 use crate::{
     mm::{Contents, FileIdentity, Place},
+    ns::NetworkSpace,
     refusal::Subject,
 };
 use floe_sys::{
@@ -61,6 +62,8 @@ pub struct FoundFile {
     pub filesystem: Option<i64>,
     /// Position, flags, mount.
     pub info: FdInfo,
+    /// The network namespace that it is of, if it is a socket or the like.
+    pub network: NetworkSpace,
 }
 
 /// Looks at descriptors of one task, or at such as floe has.
@@ -162,6 +165,7 @@ impl Finder {
             filesystem: device.filesystem.filter(|_| metadata.is_file() || metadata.is_dir()),
             metadata,
             info: self.descriptors.info(number)?,
+            network: NetworkSpace::of_root(viewer),
         })
     }
 }

@@ -1,7 +1,10 @@
 //! Who has which file, when all are placed: for kinds that connect files with each other.
 
 use super::FileError;
-use crate::{channel::Channel, ns::Roots};
+use crate::{
+    channel::Channel,
+    ns::{Known, Roots},
+};
 use floe_image::{
     Numbering,
     record::{DescriptorTableRecord, OpenFileRecord},
@@ -10,6 +13,7 @@ use floe_sys::descriptor::{pidfd_getfd, pidfd_open};
 use floe_tracee::Puppet;
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -27,6 +31,8 @@ pub struct Holders<'a> {
     pub numbering: &'a Numbering,
     /// The root directories of the tree's mount namespaces.
     roots: &'a Roots,
+    /// Namespaces but the tree root's.
+    pub(super) known: &'a Known,
     own: [i32; 2],
     first: HashMap<u32, Place>,
     files: HashMap<Place, (u32, bool)>,
@@ -37,7 +43,7 @@ impl<'a> Holders<'a> {
     #[must_use]
     pub fn new<'t>(
         tables: impl Iterator<Item = &'t DescriptorTableRecord>,
-        (puppets, numbering): (&'a BTreeMap<i32, Puppet>, &'a Numbering),
+        (puppets, numbering, known): (&'a BTreeMap<i32, Puppet>, &'a Numbering, &'a Known),
         (channel, roots): (&'a Channel, &'a Roots),
         own: [i32; 2],
     ) -> Self {
@@ -55,10 +61,19 @@ impl<'a> Holders<'a> {
             numbering,
             channel,
             roots,
+            known,
             own,
             first,
             files,
         }
+    }
+
+    /// Runs a closure on a thread that has entered one of the tree's network namespaces.
+    ///
+    /// # Errors
+    /// Those of setns(2) and of the closure.
+    pub fn inside<T: Send>(&self, network: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        super::inside((self.puppets, self.known), network, work)
     }
 
     /// The root directory that the paths of a file count from.

@@ -53,7 +53,7 @@ pub use stash::Stash;
 
 use crate::{
     mm::{ContentError, Contents, ELSEWHERE, Place},
-    ns::Roots,
+    ns::{self, Known, Roots},
     refusal::Refusals,
 };
 use floe_image::{
@@ -65,6 +65,7 @@ use floe_sys::{Pid, procfs::ProcError};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
+    sched::CloneFlags,
     unistd::{Whence, getgroups, lseek},
 };
 use std::{
@@ -266,7 +267,7 @@ pub struct OpenContext<'a> {
     maps: bpf_map::MadeMaps,
     tuns: tun::MadeTuns,
     /// Namespaces.
-    known: &'a crate::ns::Known,
+    known: &'a Known,
     terminals: Option<terminal::MadeTerminals>,
     /// What of the host's the tree gets.
     outside: Outside<'a>,
@@ -288,11 +289,7 @@ pub struct Opened {
 
 /// Tasks of the tree: processes by their ids; host ids of processes and zombies; the namespaces that they
 /// are in, too.
-type Tasks<'a> = (
-    &'a BTreeMap<i32, floe_tracee::Puppet>,
-    BTreeMap<i32, Pid>,
-    &'a crate::ns::Known,
-);
+type Tasks<'a> = (&'a BTreeMap<i32, floe_tracee::Puppet>, BTreeMap<i32, Pid>, &'a Known);
 
 impl<'a> OpenContext<'a> {
     /// A context in which nothing has been opened yet.
@@ -339,6 +336,16 @@ impl<'a> OpenContext<'a> {
     /// The root directory that the paths of a file count from.
     fn root(&self, record: &OpenFileRecord) -> BorrowedFd<'a> {
         self.roots.of(record.mount_namespace)
+    }
+
+    /// The number of the network namespace that a file is of.
+    fn network(&self, id: u32) -> u32 {
+        self.files.get(id as usize).map_or(0, |record| record.network)
+    }
+
+    /// Runs a closure on a thread that has entered one of the tree's network namespaces.
+    fn inside<T: Send>(&self, network: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        inside((self.puppets, self.known), network, work)
     }
 
     /// The host id of a process or zombie.
@@ -388,6 +395,20 @@ impl<'a> OpenContext<'a> {
             outside: self.repaired,
         })
     }
+}
+
+/// Runs a closure on a thread that has entered one of the network namespaces of the tree of these tasks.
+fn inside<T: Send>(
+    (puppets, known): (&BTreeMap<i32, floe_tracee::Puppet>, &Known),
+    network: u32,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    if network != 0 {
+        let namespace = known.made(network).ok_or(Errno::ESRCH)?;
+        return ns::inside::run_in(namespace, work);
+    }
+    let root = puppets.values().next().ok_or(Errno::ESRCH)?.tid();
+    ns::inside::run(root, CloneFlags::CLONE_NEWNET, work).map_err(io::Error::other)
 }
 
 /// A kind of file.

@@ -3,13 +3,10 @@
 
 use super::{inside::run_in, others::Other};
 use crate::{cgroup::FoundCgroups, refusal::Refusals};
-use floe_image::record::{
-    ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, PacketFilterRecord, UserNamespaceRecord,
-};
+use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
     capability,
     namespace::{self, Kind, Standing},
-    network,
     time_namespace::{self, Clocks},
 };
 use nix::{
@@ -19,7 +16,6 @@ use nix::{
     unistd::write,
 };
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
     io,
@@ -30,12 +26,9 @@ use std::{
     path::Path,
 };
 
-/// Looks into one; objects of an IPC namespace are found otherwise. What can't be carried is refused.
-pub(super) fn look(
-    other: &Other,
-    (owner, cgroups): (Option<BorrowedFd<'_>>, &FoundCgroups),
-    refusals: &mut Refusals,
-) -> io::Result<NamespaceContents> {
+/// Looks into one; objects of an IPC namespace, and what is in a network namespace, are found otherwise. One of cgroups that can't
+/// be made again is refused.
+pub(super) fn look(other: &Other, cgroups: &FoundCgroups, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -44,11 +37,7 @@ pub(super) fn look(
             NamespaceContents::Uts { host, domain }
         }
         Kind::Ipc => NamespaceContents::Ipc(IpcRecord::default()),
-        Kind::Network => {
-            let up = run_in(file, || Ok(network::is_loopback_up()?))?;
-            refuse_contents((other, owner), up, refusals)?;
-            NamespaceContents::Network { up }
-        }
+        Kind::Network => NamespaceContents::Network,
         Kind::Time => {
             let seen = match other.member {
                 Some(member) => Clocks::seen_by(&member.to_string()),
@@ -73,47 +62,6 @@ pub(super) fn look(
         }
         Kind::Mount | Kind::Pid => return Err(Errno::EINVAL.into()),
     })
-}
-
-/// Refuses what is in a network namespace besides its loopback device as a new one has it.
-fn refuse_contents(
-    (other, owner): (&Other, Option<BorrowedFd<'_>>),
-    up: bool,
-    refusals: &mut Refusals,
-) -> io::Result<()> {
-    // Tasks have led floe to it.
-    let member = other.member.ok_or(Errno::ESRCH)?;
-    let find = |task, refusals: &mut Refusals| {
-        let found = super::network::find(task, (&HashSet::new(), None), refusals);
-        found.map_err(io::Error::other)
-    };
-    let found = find(member, refusals)?;
-    // Who owns it decides which settings it has.
-    let standing = Standing::there(|| {
-        if let Some(owner) = owner {
-            setns(owner, CloneFlags::CLONE_NEWUSER)?;
-        }
-        unshare(CloneFlags::CLONE_NEWNET)
-    })?;
-    if up {
-        let new = standing.namespace(Kind::Network)?;
-        run_in(new.as_fd(), || Ok(network::raise_loopback()?))?;
-    }
-    let reason =
-        "what is in a network namespace that the tree's root is not in is not carried yet, but for its loopback device";
-    let advice = "have it in the network namespace of the tree's root";
-    let filter = super::packet_filter::dump(member, refusals).map_err(io::Error::other)?;
-    let differs = found != find(standing.task(), &mut Refusals::default())?;
-    let filters = filter != PacketFilterRecord::default();
-    for (what, is) in [
-        ("devices, addresses, routes or settings", differs),
-        ("packet filter", filters),
-    ] {
-        if is {
-            refusals.add(None, format!("{what} of {}", other.title()), reason, advice);
-        }
-    }
-    Ok(())
 }
 
 /// Host and domain name.
@@ -195,7 +143,7 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
-pub fn make(contents: &NamespaceContents, (user, entrances): (Option<BorrowedFd<'_>>, &[File])) -> io::Result<OwnedFd> {
+pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, entrances: &[File]) -> io::Result<OwnedFd> {
     let stand_after = |first: &dyn Fn() -> Result<(), Errno>, flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
             first()?;
@@ -237,13 +185,7 @@ pub fn make(contents: &NamespaceContents, (user, entrances): (Option<BorrowedFd<
             Ok(made)
         }
         NamespaceContents::Ipc(_) => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
-        NamespaceContents::Network { up } => {
-            let made = stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network)?;
-            if *up {
-                run_in(made.as_fd(), || Ok(network::raise_loopback()?))?;
-            }
-            Ok(made)
-        }
+        NamespaceContents::Network => stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network),
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
         NamespaceContents::Cgroup(_) => {
             let enter = || {

@@ -46,6 +46,15 @@ pub enum NsError {
     /// Mounts.
     #[error(transparent)]
     Proc(ProcError),
+    /// Entering a network namespace that no task of floe's choice is in.
+    #[error("look into network namespace net:[{inode}]")]
+    Network {
+        /// Its inode number.
+        inode: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Making one.
     #[error("look into a new network namespace")]
     New(#[source] io::Error),

@@ -20,6 +20,8 @@ pub struct Known {
     own: HashMap<NamespaceKind, OwnedFd>,
     /// Whether those of the tree's root stand for all others.
     rehearsed: bool,
+    /// Whether there are network namespaces but the tree root's.
+    has_networks: bool,
 }
 
 impl Known {
@@ -57,6 +59,16 @@ impl Known {
     /// Notes a namespace, by its number in the image.
     pub fn add(&mut self, number: u32, made: OwnedFd) {
         self.made.insert(number, made);
+    }
+
+    /// Notes that there are network namespaces but the tree root's.
+    pub fn expect_networks(&mut self) {
+        self.has_networks = true;
+    }
+
+    /// Whether there are.
+    pub(crate) fn has_networks(&self) -> bool {
+        self.has_networks
     }
 
     /// Notes a PID namespace and the first task in it.

@@ -19,15 +19,15 @@ pub(crate) use inside::run_in;
 pub use inside::{NsError, root_directory, run as run_inside};
 pub use known::Known;
 pub use mounts::FoundMounts;
+pub use network::NetworkSpace;
 pub use others::Others;
 pub use roots::Roots;
 pub use spaces::MountSpaces;
 
 use crate::{cgroup::FoundCgroups, mm::Contents, refusal::Refusals, tree::FoundTree};
-use floe_image::record::{NamespaceOrigin, NetworkRecord, PacketFilterRecord};
+use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
-use std::collections::HashSet;
 
 /// The namespaces of a tree.
 #[derive(Debug)]
@@ -44,22 +44,16 @@ pub struct FoundNamespaces {
     pub mount: NamespaceOrigin,
     /// No namespace: the devpts at /dev/pts.
     pub devpts: NamespaceOrigin,
-    /// The packet filter of an own network namespace.
-    pub packet_filter: PacketFilterRecord,
     /// What is mounted.
     pub mounts: FoundMounts,
-    /// What is in network namespaces that are the tree's own.
-    pub networks: Vec<NetworkRecord>,
 }
 
-/// Looks at the namespaces of the tree's root, which all its tasks share (others were refused before). Network devices with
-/// the names `carried` go with files of the tree. Where contents are to be read goes to `contents`.
+/// Looks at the namespaces of the tree's root. Where contents are to be read goes to `contents`.
 ///
 /// # Errors
 /// [`NsError`].
 pub fn find(
     (tree, others, cgroups): (&FoundTree, &Others, &FoundCgroups),
-    carried: (&HashSet<Vec<u8>>, Option<&str>),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
@@ -71,14 +65,8 @@ pub fn find(
         cgroup: origin(pid, "cgroup")?,
         mount: origin(pid, "mnt")?,
         devpts: NamespaceOrigin::Host,
-        packet_filter: PacketFilterRecord::default(),
         mounts: FoundMounts::default(),
-        networks: Vec::new(),
     };
-    if found.net == NamespaceOrigin::Own {
-        found.networks.push(network::find(pid, carried, refusals)?);
-        found.packet_filter = packet_filter::dump(pid, refusals)?;
-    }
     found.mounts = mounts::find((tree, others, cgroups), contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cgroup::FoundCgroups,
-    ns::MountSpaces,
+    ns::{MountSpaces, NetworkSpace},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
@@ -30,6 +30,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    rc::Rc,
 };
 
 /// Kinds of which a thread can be in another one than its process: of the others the kernel lets only a process of one
@@ -52,7 +53,7 @@ pub(super) struct Other {
     inode: u64,
     /// The user namespace whose privileges count in it, by its inode number.
     owner: u64,
-    pub file: OwnedFd,
+    pub file: Rc<OwnedFd>,
     /// A task whose children are in it.
     pub member: Option<Pid>,
     /// That one, where it is floe's, as none of the tree's is in it.
@@ -71,6 +72,8 @@ impl Other {
 pub struct Others {
     /// Those of the tree's root; but the user namespace is the one that floe is in, which the root may be below.
     root: HashMap<Kind, u64>,
+    /// That task itself.
+    root_task: Option<Pid>,
     /// User namespaces first, each behind the one above it.
     others: Vec<Other>,
     /// Time namespaces that processes lead their children into, and are not in themselves.
@@ -128,6 +131,7 @@ impl Others {
         let mut found = Self {
             mounts: spaces.numbers().map(inode_of).collect::<Result<_, _>>()?,
             root: HashMap::new(),
+            root_task: tree.root().map(FoundProcess::task),
             others: Vec::new(),
             led: HashSet::new(),
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
@@ -242,7 +246,7 @@ impl Others {
             kind,
             inode,
             owner: 0,
-            file: file.into(),
+            file: Rc::new(file.into()),
             member,
             standing: None,
         });
@@ -270,7 +274,7 @@ impl Others {
                     kind,
                     inode,
                     owner: 0,
-                    file: file.try_clone().map_err(wrap())?,
+                    file: Rc::new(file.try_clone().map_err(wrap())?),
                     member: Some(standing.task()),
                     standing: Some(standing),
                 });
@@ -380,7 +384,7 @@ impl Others {
                 kind: Kind::User,
                 inode,
                 owner: 0,
-                file,
+                file: Rc::new(file),
                 member: None,
                 standing: None,
             });
@@ -428,13 +432,27 @@ impl Others {
         self.others.get(place).map(|other| other.file.as_fd())
     }
 
+    /// The network namespaces, that of the tree's root first.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = NetworkSpace> {
+        let root = self.root_task.map(NetworkSpace::of_root);
+        let others = (1..).zip(&self.others).filter(|(_, other)| other.kind == Kind::Network);
+        let others = others.map(|(number, other)| NetworkSpace::apart(number, Rc::clone(&other.file), other.inode));
+        root.into_iter().chain(others)
+    }
+
+    /// The user namespace whose privileges count in one, where that is not the tree root's.
+    pub(crate) fn owner(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        let other = self.others.get((number as usize).checked_sub(1)?)?;
+        self.file(self.number(Kind::User, other.owner)?)
+    }
+
     /// Those of a kind that are not the root's, by number.
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         let all = (1..).zip(&self.others).filter(move |(_, other)| other.kind == kind);
         all.map(|(number, other)| (number, other.file.as_fd()))
     }
 
-    /// What is in them; IPC objects are found otherwise. What can't be carried is refused.
+    /// What is in them; IPC objects and networks are found otherwise.
     ///
     /// # Errors
     /// [`NsError`].
@@ -443,8 +461,7 @@ impl Others {
             let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
                 owner,
-                contents: contents::look(other, (self.file(owner), cgroups), refusals)
-                    .map_err(read_error(other.title()))?,
+                contents: contents::look(other, cgroups, refusals).map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;

@@ -3,11 +3,13 @@
 //!
 //! Whether rules can be made again is tried when they are saved: in a network namespace that no process is in.
 
-use super::inside::{self, NsError};
+use super::{
+    NetworkSpace,
+    inside::{NsError, in_new_network, run_in},
+};
 use crate::refusal::Refusals;
 use floe_image::record::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 use floe_sys::{
-    Pid,
     netfilter::{
         self,
         ruleset::{self, Part, PartKind, Table},
@@ -15,8 +17,8 @@ use floe_sys::{
     },
     route,
 };
-use nix::{errno::Errno, sched::CloneFlags};
-use std::io;
+use nix::errno::Errno;
+use std::{io, os::fd::BorrowedFd};
 
 /// How often what changes meanwhile is read anew.
 const ATTEMPTS: usize = 20;
@@ -37,16 +39,16 @@ struct Found {
     sets: Vec<String>,
 }
 
-/// Reads the packet filter of the network namespace that a task is in.
+/// Reads the packet filter of a network namespace.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn dump(pid: Pid, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsError> {
-    let found = inside::run(pid, CloneFlags::CLONE_NEWNET, look)?;
+pub fn dump(space: &NetworkSpace, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsError> {
+    let found = space.run(look)?;
     for name in &found.legacy {
         refusals.add(
             None,
-            format!("packet filter: {name}"),
+            space.title(format!("packet filter: {name}")),
             "rules of x_tables are not carried",
             "use nft or iptables-nft",
         );
@@ -54,7 +56,7 @@ pub fn dump(pid: Pid, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsE
     for name in &found.sets {
         refusals.add(
             None,
-            format!("packet filter: ipset {name}"),
+            space.title(format!("packet filter: ipset {name}")),
             "sets of ipset(8) are not carried",
             "use sets of nft",
         );
@@ -62,7 +64,7 @@ pub fn dump(pid: Pid, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsE
     if found.tracking.helped > 0 {
         refusals.add(
             None,
-            "packet filter: tracked connections with helpers or expectations",
+            space.title("packet filter: tracked connections with helpers or expectations"),
             "more is known of them than the kernel tells",
             "end them, or conntrack -F",
         );
@@ -71,7 +73,7 @@ pub fn dump(pid: Pid, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsE
         if let Some(reason) = obstacle(table) {
             refusals.add(
                 None,
-                title(table),
+                space.title(title(table)),
                 reason,
                 "nft delete table, and make it again afterwards",
             );
@@ -150,7 +152,7 @@ fn rehearse(table: &Table) -> io::Result<Option<String>> {
         ruleset::load(&alone)?;
         Ok(ruleset::differing(&alone, &ruleset::read()?, true))
     };
-    inside::in_new_network(make).map_err(io::Error::other)
+    in_new_network(make).map_err(io::Error::other)
 }
 
 /// What stands in the way of making a packet filter on this host: object and reason.
@@ -165,15 +167,15 @@ fn title(table: &Table) -> String {
     format!("packet filter: table {} {}", table.family_name(), table.name())
 }
 
-/// Makes a packet filter in the network namespace that a task is in, before any packet comes.
+/// Makes a packet filter in a network namespace, before any packet comes.
 ///
 /// # Errors
-/// [`NsError`].
-pub fn restore(pid: Pid, record: &PacketFilterRecord) -> Result<(), NsError> {
+/// Those of setns(2) and of netlink.
+pub fn restore(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Result<()> {
     if *record == PacketFilterRecord::default() {
         return Ok(());
     }
-    inside::run(pid, CloneFlags::CLONE_NEWNET, || {
+    run_in(namespace, || {
         ruleset::load(&tables(record))?;
         let connections: Vec<Tracked> = record.connections.iter().map(tracked).collect();
         Ok(tracking::load(&connections)?)
@@ -183,12 +185,12 @@ pub fn restore(pid: Pid, record: &PacketFilterRecord) -> Result<(), NsError> {
 /// The first table that is another one than the image has.
 ///
 /// # Errors
-/// [`NsError`].
-pub fn compare(pid: Pid, record: &PacketFilterRecord) -> Result<Option<String>, NsError> {
+/// Those of setns(2) and of netlink.
+pub fn compare(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Result<Option<String>> {
     if record.tables.is_empty() {
         return Ok(None);
     }
-    inside::run(pid, CloneFlags::CLONE_NEWNET, || {
+    run_in(namespace, || {
         let now = unchanging(ruleset::read)?;
         let now: Vec<Table> = now.into_iter().filter(|table| !is_floes(table)).collect();
         let differing = ruleset::differing(&tables(record), &now, false);

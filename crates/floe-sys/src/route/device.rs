@@ -4,6 +4,7 @@
 
 use super::message::{KIND, Request, attribute, attributes, dump, flagged};
 use nix::errno::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -18,6 +19,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
@@ -219,6 +221,17 @@ pub struct Beyond {
     pub token: bool,
 }
 
+/// What a device is made with that is not itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The other end, where it is one of a pair.
+    pub other: Option<&'a Device>,
+    /// The network namespace of that, where it is another one.
+    pub others: Option<BorrowedFd<'a>>,
+    /// Its own, where that is another one than the device's that it is on: the caller's is that one's.
+    pub own: Option<BorrowedFd<'a>>,
+}
+
 fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
 }
@@ -363,9 +376,12 @@ fn nested(kind: u16, inner: &[u8]) -> Vec<u8> {
 }
 
 impl Device {
-    /// What it is asked for with: number, name, and what is set from the beginning.
-    fn birth(&self) -> Vec<u8> {
+    /// What it is asked for with: number, name, network namespace, and what is set from the beginning.
+    fn birth(&self, namespace: Option<BorrowedFd<'_>>) -> Vec<u8> {
         let mut body = head(self.index, 0, 0);
+        if let Some(namespace) = namespace {
+            attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
+        }
         attribute(&mut body, IFLA_IFNAME, &[&self.name[..], &[0]].concat());
         // A bridge that is given an address does not take those of its ports.
         let own = |kind: &u16| AT_BIRTH.contains(kind) && (*kind != IFLA_ADDRESS || self.kind != "bridge");
@@ -375,17 +391,17 @@ impl Device {
         body
     }
 
-    /// Makes it, with the `other` end where it is one of a pair. It is down, and for itself.
+    /// Makes it, with its other end where it is one of a pair. It is down, and for itself.
     ///
     /// # Errors
     /// EINVAL for a kind that is none of [`DEVICE_KINDS`]; others of netlink.
-    pub fn make(&self, other: Option<&Self>) -> Result<(), Errno> {
+    pub fn make(&self, beside: &Beside<'_>) -> Result<(), Errno> {
         if !DEVICE_KINDS.iter().any(|(kind, _)| *kind == self.kind) {
             return Err(Errno::EINVAL);
         }
-        let mut body = self.birth();
-        let options = match other {
-            Some(other) => nested(VETH_INFO_PEER, &other.birth()),
+        let mut body = self.birth(beside.own);
+        let options = match beside.other {
+            Some(other) => nested(VETH_INFO_PEER, &other.birth(beside.others)),
             None => {
                 if let Some(link) = self.link {
                     attribute(&mut body, IFLA_LINK, &link.to_ne_bytes());

@@ -5,14 +5,9 @@ use super::{
     options::{self, SocketOption},
     raw, system, tcp,
 };
-use crate::{
-    file::{FileError, FoundFile, OpenContext, tun},
-    ns,
-};
+use crate::file::{FileError, FoundFile, OpenContext, tun};
 use floe_image::Image;
 use floe_sys::network::{device_name, device_number};
-use floe_tracee::Puppet;
-use nix::sched::CloneFlags;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -31,7 +26,7 @@ pub(super) fn devices_of(
     }
     let named = |number| (number, device_name(number).unwrap_or_default());
     let find = || Ok(numbers.into_iter().map(named).collect());
-    ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, find).map_err(|error| FileError::System {
+    file.network.run(find).map_err(|error| FileError::System {
         action: "look for the network devices of",
         object: file.title(),
         source: io::Error::other(error),
@@ -55,17 +50,16 @@ pub(super) fn find_devices(
     devices: &[(u32, String)],
     context: &OpenContext<'_>,
 ) -> Result<Devices, FileError> {
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let Some(inside) = inside.filter(|_| !devices.is_empty()) else {
+    if devices.is_empty() {
         return Ok(Devices::default());
-    };
+    }
     let now = |(before, name): &(u32, String)| match device_number(name) {
         Some(now) => Ok((*before, now)),
         None => Err(io::Error::other(format!("there is no network device {name} here"))),
     };
     let find = || devices.iter().map(now).collect::<Result<_, _>>();
-    let found = ns::inside::run(inside, CloneFlags::CLONE_NEWNET, find).map(Devices);
-    found.map_err(|error| system("find the network devices of", id, io::Error::other(error)))
+    let found = context.inside(context.network(id), find).map(Devices);
+    found.map_err(|error| system("find the network devices of", id, error))
 }
 
 /// Whether an image's own network has a device of this name.

@@ -16,19 +16,14 @@ use super::{
     udp::Held,
     unknown,
 };
-use crate::{
-    file::{
-        ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
-    },
-    ns,
+use crate::file::{
+    ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
 };
 use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::socket::{end_leftovers, set_option};
-use floe_tracee::Puppet;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sched::CloneFlags,
     sys::socket::{SockaddrStorage, bind, connect},
 };
 use serde::{Deserialize, Serialize};
@@ -232,7 +227,8 @@ impl FileKind for Inet {
             socket
         } else {
             let socket = new_in_tree(record.id, (body.family, body.kind, body.protocol), context)?;
-            set_up(&socket, &body, context).map_err(|(action, source)| system(action, record.id, source))?;
+            set_up((record.network, &socket), &body, context)
+                .map_err(|(action, source)| system(action, record.id, source))?;
             if body.kind == libc::SOCK_DGRAM {
                 let of = (body.family, body.ends());
                 body.held
@@ -253,7 +249,7 @@ impl FileKind for Inet {
         let (Some(_), Some(place)) = (body.listens, holders.first(record.id)) else {
             return Ok(());
         };
-        connect_all(record.id, &body.waiting, holders)?;
+        connect_all((record.id, record.network), &body.waiting, holders)?;
         if !body.options.iter().any(SocketOption::is_of_filter) {
             return Ok(());
         }
@@ -328,7 +324,7 @@ fn all_options(
             options.extend(hidden.into_iter().filter(is_meant));
         }
         Ok(Err(reason)) => return Ok(Err(reason.to_owned())),
-        Err(error) if kind != libc::SOCK_STREAM && options::has_groups(file.viewer) => {
+        Err(error) if kind != libc::SOCK_STREAM && options::has_groups(&file.network) => {
             return Ok(Err(options::unreadable_groups(&error)));
         }
         Err(_) => {}
@@ -357,17 +353,23 @@ pub(super) fn note_waiting(
 /// Sockets that listen, made again: of which file, and at what address.
 #[derive(Default)]
 pub(in crate::file) struct MadeInet {
-    /// All of the image: number of the file and what it is.
-    records: Option<Rc<Vec<(u32, Body)>>>,
+    /// All of the image.
+    records: Option<Rc<Vec<Known>>>,
     listening: HashMap<u32, (SocketAddr, OwnedFd)>,
 }
+
+/// One of an image: the number of its file, its network namespace and what it is.
+type Known = (u32, u32, Body);
+
+/// Where connections come to: an address in a network namespace.
+type Listened = (u32, SocketAddr);
 
 fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), FileError> {
     if context.inet.listening.contains_key(&id) {
         return Ok(());
     }
     let socket = new_in_tree(id, (body.family, body.kind, body.protocol), context)?;
-    set_up(&socket, body, context).map_err(|(action, source)| system(action, id, source))?;
+    set_up((context.network(id), &socket), body, context).map_err(|(action, source)| system(action, id, source))?;
     options::set_choice(socket.as_fd(), &body.options)
         .map_err(|error| system("set the options of", id, error.into()))?;
     // One that listens without an address has got one by that.
@@ -379,11 +381,11 @@ fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<(), 
 
 /// The tree's own socket that connections to an address come to, made if it is not there yet; `None` where there is none.
 pub(super) fn listener<'c>(
-    place: SocketAddr,
+    place: Listened,
     context: &'c mut OpenContext<'_>,
 ) -> Result<Option<&'c OwnedFd>, FileError> {
     let records = all_records(context)?;
-    let Some((id, body)) = listener_among(&records, place) else {
+    let Some((id, _, body)) = listener_among(&records, place) else {
         return Ok(None);
     };
     listening(*id, body, context)?;
@@ -391,11 +393,11 @@ pub(super) fn listener<'c>(
 }
 
 /// Whether the tree has a socket that connections to an address come to.
-pub(super) fn is_listened_at(place: SocketAddr, context: &mut OpenContext<'_>) -> Result<bool, FileError> {
+pub(super) fn is_listened_at(place: Listened, context: &mut OpenContext<'_>) -> Result<bool, FileError> {
     Ok(listener_among(&all_records(context)?, place).is_some())
 }
 
-fn all_records(context: &mut OpenContext<'_>) -> Result<Rc<Vec<(u32, Body)>>, FileError> {
+fn all_records(context: &mut OpenContext<'_>) -> Result<Rc<Vec<Known>>, FileError> {
     if let Some(records) = &context.inet.records {
         return Ok(Rc::clone(records));
     }
@@ -403,25 +405,24 @@ fn all_records(context: &mut OpenContext<'_>) -> Result<Rc<Vec<(u32, Body)>>, Fi
     let found = files.map(|record| {
         let mut body: Body = decode(record)?;
         body.renumber(&find_devices(record.id, &body.devices, context)?);
-        Ok((record.id, body))
+        Ok((record.id, record.network, body))
     });
     let records = Rc::new(found.collect::<Result<_, FileError>>()?);
     context.inet.records = Some(Rc::clone(&records));
     Ok(records)
 }
 
-fn listener_among(records: &[(u32, Body)], place: SocketAddr) -> Option<&(u32, Body)> {
-    records
-        .iter()
-        .find(|(_, body)| body.listens.is_some() && body.is_at(place))
+fn listener_among(records: &[Known], (network, place): Listened) -> Option<&Known> {
+    let is_it = |(_, own, body): &&Known| *own == network && body.listens.is_some() && body.is_at(place);
+    records.iter().find(is_it)
 }
 
 /// The options that what is accepted at an address may have got from the socket that listens: the tree's own, or one of
 /// floe's.
-pub(super) fn suspects_of(place: SocketAddr, context: &OpenContext<'_>) -> Suspects {
+pub(super) fn suspects_of(place: Listened, context: &OpenContext<'_>) -> Suspects {
     let records = context.inet.records.as_ref();
     let listener = records.and_then(|records| listener_among(records, place));
-    let options = listener.into_iter().flat_map(|(_, body)| &body.options);
+    let options = listener.into_iter().flat_map(|(_, _, body)| &body.options);
     let reused = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
     Suspects::These(options.map(SocketOption::which).chain([reused]).collect())
 }
@@ -482,7 +483,11 @@ pub(super) const fn levels(protocol: i32) -> [i32; 4] {
     [libc::SOL_SOCKET, protocol, libc::IPPROTO_IP, libc::IPPROTO_IPV6]
 }
 
-fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<(), (&'static str, io::Error)> {
+fn set_up(
+    (network, socket): (u32, &OwnedFd),
+    body: &Body,
+    context: &OpenContext<'_>,
+) -> Result<(), (&'static str, io::Error)> {
     let failed = |action| move |source| (action, source);
     options::set_early(socket.as_fd(), &body.options).map_err(|error| ("set the options of", error.into()))?;
     if let Some(local) = body.local {
@@ -491,7 +496,7 @@ fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<()
             true => bind_sharing(socket.as_fd(), local),
             false => bind(socket.as_raw_fd(), &SockaddrStorage::from(local)),
         };
-        or_without_leftovers(local, context, bind).map_err(failed("bind (is its port taken?)"))?;
+        or_without_leftovers(network, local, context, bind).map_err(failed("bind (is its port taken?)"))?;
     }
     if let Some(remote) = body.remote.filter(|_| body.kind == libc::SOCK_DGRAM) {
         let connected = connect(socket.as_raw_fd(), &SockaddrStorage::from(remote));
@@ -499,27 +504,26 @@ fn set_up(socket: &OwnedFd, body: &Body, context: &OpenContext<'_>) -> Result<()
     }
     if let (Some(most), Some(local)) = (body.listens, body.local) {
         let listen = || floe_sys::socket::listen(socket.as_fd(), most);
-        or_without_leftovers(local, context, listen).map_err(failed("listen (is its port taken?) at"))?;
+        or_without_leftovers(network, local, context, listen).map_err(failed("listen (is its port taken?) at"))?;
     } else if let Some(most) = body.listens {
         floe_sys::socket::listen(socket.as_fd(), most).map_err(|error| ("listen at", error.into()))?;
     }
     Ok(())
 }
 
-/// Takes an address; where it is in use, once more when what connections of the tree that was saved have left there
+/// Takes an address of a network namespace; where it is in use, once more when what connections of the tree that was saved have left there
 /// (TIME_WAIT) is ended. Nobody has that any more, and without it the port would be taken for a minute.
 pub(super) fn or_without_leftovers(
+    network: u32,
     address: SocketAddr,
     context: &OpenContext<'_>,
     take: impl Fn() -> Result<(), Errno>,
 ) -> Result<(), io::Error> {
     let Err(error) = take() else { return Ok(()) };
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let (Errno::EADDRINUSE | Errno::EADDRNOTAVAIL, Some(inside)) = (error, inside) else {
+    let (Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) = error else {
         return Err(error.into());
     };
-    let end = || Ok(end_leftovers(address.port())?);
-    match ns::inside::run(inside, CloneFlags::CLONE_NEWNET, end) {
+    match context.inside(network, || Ok(end_leftovers(address.port())?)) {
         Ok(0) => Err(error.into()),
         Ok(_) => Ok(take()?),
         Err(other) => {

@@ -17,6 +17,7 @@ mod tcp_state;
 mod udp;
 mod unix;
 mod unknown;
+mod visit;
 mod way;
 
 pub(super) use inet::MadeInet;
@@ -33,8 +34,8 @@ pub use raw::Raw;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 
-use super::{DumpContext, FileError, FoundFile, OpenContext, has_events};
-use crate::ns::Others;
+use super::{DumpContext, FileError, FoundFile, Holders, OpenContext, has_events};
+use crate::ns::{NetworkSpace, Others};
 use floe_image::record::NsPid;
 use floe_sys::{
     Pid,
@@ -50,9 +51,13 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 use supply::SocketKind;
+use visit::Makers;
 
 /// What a finding about a socket advises.
 const ADVICE: &str = "close it, or run the program without it";
@@ -74,23 +79,25 @@ fn family(file: &FoundFile) -> Option<i32> {
     number_option(file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN).ok()
 }
 
-/// Why a socket of another network namespace than that of the tree's root can't be carried; `None` for all others.
-pub(super) fn elsewhere(file: &FoundFile, others: &Others) -> Result<Option<&'static str>, FileError> {
-    if file.file_type() != libc::S_IFSOCK {
-        return Ok(None);
+/// The network namespace of a socket or a file of tun; none of what has none, or does not tell. Or why it can't be carried.
+pub(super) fn network_of(
+    file: &FoundFile,
+    others: &Others,
+) -> Result<Result<Option<NetworkSpace>, &'static str>, FileError> {
+    let is_tun = tun::is_it(file.file_type(), file.metadata.rdev());
+    if file.file_type() != libc::S_IFSOCK && !is_tun {
+        return Ok(Ok(None));
     }
     let namespace = match tun::namespace(file.as_fd()) {
         Ok(namespace) => namespace,
         // Of a network that is not floe's to administer: the host's, for an ordinary user; or no socket any more.
-        Err(Errno::EPERM | Errno::ENOTTY | Errno::EBADF) => return Ok(None),
+        Err(Errno::EPERM | Errno::ENOTTY | Errno::EBADF) => return Ok(Ok(None)),
         Err(error) => return Err(FileError::system("find the network of", file.title())(error)),
     };
     let found = fstat(namespace.as_fd()).map_err(FileError::system("stat the network of", file.title()))?;
-    Ok(match others.number(Kind::Network, found.st_ino) {
-        Some(0) => None,
-        Some(_) => Some("sockets of a network namespace that the tree's root is not in are not carried yet"),
-        None => Some("no task of the tree is in its network namespace"),
-    })
+    let known = others.number(Kind::Network, found.st_ino);
+    let space = known.and_then(|number| others.networks().find(|space| space.number == number));
+    Ok(space.map(Some).ok_or("no task of the tree is in its network namespace"))
 }
 
 fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
@@ -127,6 +134,26 @@ fn plain_options(
 fn refuse<T>(file: &FoundFile, context: &mut DumpContext<'_>, reason: &str) -> Result<Option<T>, FileError> {
     context.refusals.add(Some(&file.subject), file.title(), reason, ADVICE);
     Ok(None)
+}
+
+impl<'a> OpenContext<'a> {
+    fn makers(&self) -> Makers<'a> {
+        Makers {
+            puppets: self.puppets,
+            channel: self.channel,
+            known: self.known,
+        }
+    }
+}
+
+impl<'a> Holders<'a> {
+    fn makers(&self) -> Makers<'a> {
+        Makers {
+            puppets: self.puppets,
+            channel: self.channel,
+            known: self.known,
+        }
+    }
 }
 
 impl Maker {

@@ -9,15 +9,14 @@ use super::{
 };
 use crate::{
     file::{FileError, OpenContext},
-    ns,
+    ns::NetworkSpace,
 };
 use floe_sys::{
     kernel::{self, FileMemory, WaitingPacket},
     message::send_beside,
     packet,
 };
-use floe_tracee::Puppet;
-use nix::{errno::Errno, sched::CloneFlags};
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
@@ -62,7 +61,7 @@ pub(super) type Ends = (i32, Option<SocketAddr>, Option<SocketAddr>);
 pub(super) fn queued(
     found: Vec<kernel::QueuedError>,
     ends: Ends,
-    own: impl FnOnce() -> String,
+    network: &NetworkSpace,
 ) -> Result<Vec<QueuedError>, String> {
     let cant = |why: &str| format!("errors that wait with what they are about (MSG_ERRQUEUE) can't be carried: {why}");
     let all: Vec<QueuedError> = found.into_iter().map(QueuedError::new).collect();
@@ -89,7 +88,7 @@ pub(super) fn queued(
     let (protocol, local, remote) = ends;
     let is_told = all.iter().any(|one| one.origin != LOCAL);
     if let (Some(local), None, true) = (local, remote, is_told)
-        && is_shared(&own(), protocol, local.port())
+        && is_told_to_many(network, protocol, local.port())
     {
         return Err(cant(
             "others have the socket's address too, and which of them is told is the kernel's choice",
@@ -181,13 +180,11 @@ pub(super) fn put_back(
         return Ok(());
     }
     let failed = |source| system("put back the errors that waited in", id, source);
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let packets: Vec<Datagram> = errors.iter().map(|one| one.packet.clone()).collect();
     let fill = || {
         let (protocol, local, remote) = ends;
         if let (Some(local), None) = (local, remote)
-            && is_shared("/proc/thread-self", protocol, local.port())
+            && is_shared(protocol, local.port())
         {
             return Err(io::Error::other(format!(
                 "another socket has port {} too",
@@ -202,7 +199,7 @@ pub(super) fn put_back(
             })
         })
     };
-    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, fill).map_err(|error| failed(io::Error::other(error)))
+    context.inside(context.network(id), fill).map_err(failed)
 }
 
 /// Sees that those that wait now are these.
@@ -229,15 +226,20 @@ pub(super) fn check(id: u32, socket: BorrowedFd<'_>, errors: &[QueuedError]) -> 
     ))))
 }
 
-/// Whether several sockets of a protocol have an address with this port, as a process's folder of `/proc` tells.
-fn is_shared(own: &str, protocol: i32, port: u16) -> bool {
+/// Whether errors for a port of a network namespace are for several sockets, or for how many it is can't be told.
+fn is_told_to_many(network: &NetworkSpace, protocol: i32, port: u16) -> bool {
+    network.run(|| Ok(is_shared(protocol, port))).unwrap_or(true)
+}
+
+/// Whether several sockets of a protocol have an address with this port in the calling thread's network namespace.
+fn is_shared(protocol: i32, port: u16) -> bool {
     let names = match protocol {
         libc::IPPROTO_UDPLITE => ["udplite", "udplite6"],
         _ => ["udp", "udp6"],
     };
     let end = format!(":{port:04X}");
     names.into_iter().any(|name| {
-        let list = fs::read_to_string(format!("{own}/net/{name}")).unwrap_or_default();
+        let list = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
         let mut seen = BTreeSet::new();
         let locals = list.lines().filter_map(|line| line.split_whitespace().nth(1));
         locals

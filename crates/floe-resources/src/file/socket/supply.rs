@@ -1,9 +1,8 @@
-//! New sockets in the tree's network namespace. A task makes them, several at once: to set a task to work, twice, takes as
+//! New sockets in the tree's network namespaces. A task makes them, several at once: to set a task to work, twice, takes as
 //! long as to make dozens.
 
-use super::{Maker, fetch};
+use super::{Makers, fetch};
 use crate::file::{FileError, OpenContext};
-use floe_tracee::Puppet;
 use std::{cell::RefCell, collections::HashMap, os::fd::OwnedFd};
 
 /// Family, kind and protocol.
@@ -12,9 +11,9 @@ pub(super) type SocketKind = (i32, i32, i32);
 /// As many as are made at once; they stay open until they are used.
 const MOST: usize = 32;
 
-/// Sockets that wait to be used. Those that are left are closed.
+/// Sockets that wait to be used, by network namespace and kind. Those that are left are closed.
 #[derive(Debug, Default)]
-pub(in crate::file) struct Supply(RefCell<HashMap<SocketKind, Stock>>);
+pub(in crate::file) struct Supply(RefCell<HashMap<(u32, SocketKind), Stock>>);
 
 #[derive(Debug, Default)]
 struct Stock {
@@ -23,34 +22,46 @@ struct Stock {
     made: usize,
 }
 
-/// A new socket in the tree's network namespace.
+/// A new socket in the network namespace of a file.
 pub(super) fn new_in_tree(id: u32, kind: SocketKind, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
+    new_in_network(id, (context.network(id), kind), context)
+}
+
+/// A new socket in one of the tree's network namespaces.
+pub(super) fn new_in_network(
+    id: u32,
+    (network, kind): (u32, SocketKind),
+    context: &OpenContext<'_>,
+) -> Result<OwnedFd, FileError> {
     let mut stocks = context.supply.0.borrow_mut();
-    let stock = stocks.entry(kind).or_default();
+    let stock = stocks.entry((network, kind)).or_default();
     if let Some(socket) = stock.sockets.pop() {
         return Ok(socket);
     }
     stock.made = (2 * stock.made).clamp(1, MOST);
-    stock.sockets = made_by(id, kind, stock.made, Maker::of(1).puppet(id, context)?)?;
+    stock.sockets = made(id, (network, kind), stock.made, context.makers())?;
     Ok(stock.sockets.pop().expect("one at least was made"))
 }
 
-/// A new socket that a certain task makes.
-pub(super) fn new_by(id: u32, kind: SocketKind, puppet: &Puppet) -> Result<OwnedFd, FileError> {
-    Ok(made_by(id, kind, 1, puppet)?.remove(0))
+/// One that is not made ahead.
+pub(super) fn new_alone(id: u32, place: (u32, SocketKind), makers: Makers<'_>) -> Result<OwnedFd, FileError> {
+    Ok(made(id, place, 1, makers)?.remove(0))
 }
 
-fn made_by(
+fn made(
     id: u32,
-    (family, kind, protocol): SocketKind,
+    (network, (family, kind, protocol)): (u32, SocketKind),
     count: usize,
-    puppet: &Puppet,
+    makers: Makers<'_>,
 ) -> Result<Vec<OwnedFd>, FileError> {
+    let puppet = makers.first(id)?;
+    let visit = makers.visit(id, puppet, network)?;
     let mut batch = puppet.batch();
     let arguments = [family as u64, (kind | libc::SOCK_CLOEXEC) as u64, protocol as u64];
-    let calls: Vec<_> = (0..count)
-        .map(|_| batch.call("make a socket", libc::SYS_socket, &arguments))
-        .collect();
+    let calls: Vec<_> = visit.during(&mut batch, |batch| {
+        let calls = (0..count).map(|_| batch.call("make a socket", libc::SYS_socket, &arguments));
+        calls.collect()
+    });
     puppet.run(&mut batch)?;
     let numbers: Vec<_> = calls.into_iter().map(|call| batch.result(call) as i32).collect();
     fetch(id, puppet, &numbers)

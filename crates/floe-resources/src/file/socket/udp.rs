@@ -74,7 +74,7 @@ impl Held {
                 if state.queued_errors {
                     let found = context.memory.queued_errors(file.as_fd());
                     let found = found.map_err(|error| error.to_string());
-                    match found.and_then(|found| queued(found, ends, || format!("/proc/{}", file.viewer))) {
+                    match found.and_then(|found| queued(found, ends, &file.network)) {
                         Ok(found) => held.errors = found,
                         Err(reason) => return Ok(Err(reason)),
                     }

@@ -5,26 +5,15 @@ use super::{
     OBJECT_KIND,
     device::Device,
 };
-use crate::{
-    mm::FileIdentity,
-    ns::run_inside,
-    refusal::{Passing, Refusals, Subject},
-};
+use crate::refusal::{Passing, Refusals, Subject};
 use floe_image::{codec, record::ObjectRecord};
 use floe_sys::tun;
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sched::CloneFlags,
-};
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    os::fd::{AsFd, OwnedFd},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::{collections::BTreeMap, os::fd::AsFd};
 
-/// The devices found so far, by name; none where one was refused.
+/// The devices found so far, by network namespace and name; none where one was refused.
 #[derive(Debug, Default)]
-pub(crate) struct FoundTuns(BTreeMap<Vec<u8>, Option<FoundTun>>);
+pub(crate) struct FoundTuns(BTreeMap<(u32, Vec<u8>), Option<FoundTun>>);
 
 #[derive(Debug)]
 struct FoundTun {
@@ -52,9 +41,9 @@ impl FoundTuns {
         }
     }
 
-    /// The names of all: what is wrong with one is told already.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.keys().map(Vec::as_slice)
+    /// Network namespaces and names of all: what is wrong with one is told already.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &(u32, Vec<u8>)> {
+        self.0.keys()
     }
 }
 
@@ -64,27 +53,20 @@ pub(super) fn device_of(
     context: &mut DumpContext<'_>,
 ) -> Result<Result<Option<(u32, bool)>, Obstacle>, FileError> {
     let wrap = |action| FileError::system(action, file.title());
-    let namespace = match tun::namespace(file.as_fd()) {
-        Ok(namespace) => identity(namespace),
-        Err(error) => {
-            let reason = format!("floe is not told the network namespace of a tun: {error}");
-            return Ok(Err((reason, "run floe as root", None)));
-        }
-    };
-    let own = std::fs::metadata(format!("/proc/{}/ns/net", file.viewer)).ok();
-    if namespace != own.map(|own| FileIdentity::from(&own)) {
-        let reason = "a tun of a network namespace that no task of the tree is in";
-        return Ok(Err((reason.to_owned(), "close it", None)));
+    if let Err(error) = tun::namespace(file.as_fd()) {
+        let reason = format!("floe is not told the network namespace of a tun: {error}");
+        return Ok(Err((reason, "run floe as root", None)));
     }
     let Some((name, flags, detached)) = tun::device(file.as_fd()).map_err(wrap("look at"))? else {
         return Ok(Ok(None));
     };
+    let place = (file.network.number, name.clone());
     if tun::has_filter(file.as_fd()).map_err(wrap("look for a filter of"))? {
         let reason = "a tap with a filter (TUNATTACHFILTER), which is told nowhere";
         return Ok(Err((reason.to_owned(), "detach it", None)));
     }
     if !detached && waits(file) {
-        context.tuns.0.insert(name, None);
+        context.tuns.0.insert(place, None);
         let reason = "packets that wait in a tun can't be read without taking them";
         return Ok(Err((
             reason.to_owned(),
@@ -92,7 +74,7 @@ pub(super) fn device_of(
             Some(Passing::OfItself),
         )));
     }
-    if let Some(known) = context.tuns.0.get_mut(&name) {
+    if let Some(known) = context.tuns.0.get_mut(&place) {
         let Some(known) = known else {
             return Ok(Err((
                 "its network device can't be carried".to_owned(),
@@ -105,11 +87,11 @@ pub(super) fn device_of(
     }
     let open = file.as_fd();
     let look = || Device::look(open, &name, flags);
-    let looked = run_inside(file.viewer, CloneFlags::CLONE_NEWNET, look);
+    let looked = file.network.run(look);
     let (device, queues) = match looked {
         Ok(looked) => looked,
         Err(error) => {
-            context.tuns.0.insert(name.clone(), None);
+            context.tuns.0.insert(place, None);
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             let name = String::from_utf8_lossy(&name);
             return Ok(Err((
@@ -133,15 +115,8 @@ pub(super) fn device_of(
         subject: file.subject.clone(),
         title: file.title(),
     };
-    context.tuns.0.insert(name, Some(found));
+    context.tuns.0.insert(place, Some(found));
     Ok(Ok(Some((number, detached))))
-}
-
-fn identity(namespace: OwnedFd) -> Option<FileIdentity> {
-    File::from(namespace)
-        .metadata()
-        .ok()
-        .map(|found| FileIdentity::from(&found))
 }
 
 /// Whether packets wait to be read.

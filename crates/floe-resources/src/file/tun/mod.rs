@@ -5,7 +5,6 @@ mod device;
 mod found;
 
 use super::{ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, named, open_flags};
-use crate::ns::run_inside;
 use device::Device;
 use floe_image::{
     Image, codec,
@@ -13,16 +12,11 @@ use floe_image::{
 };
 use floe_sys::{descriptor::open_in_root, tun};
 pub(super) use found::FoundTuns;
-use nix::{
-    errno::Errno,
-    sched::CloneFlags,
-    sys::stat::{fstat, major, makedev, minor},
-};
+use nix::{errno::Errno, sys::stat::fstat};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashSet},
     ffi::OsStr,
-    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -31,9 +25,6 @@ use std::{
 };
 
 const OBJECT_KIND: &str = "tun";
-
-/// Major and minor number, linux/miscdevice.h.
-const NUMBER: (u64, u64) = (10, 200);
 
 /// The kind.
 pub struct Tun;
@@ -55,8 +46,7 @@ impl FileKind for Tun {
     }
 
     fn claims(&self, file: &FoundFile, _console: &ConsoleLinks) -> bool {
-        let number = file.metadata.rdev();
-        file.file_type() == libc::S_IFCHR && (major(number), minor(number)) == NUMBER
+        tun::is_it(file.file_type(), file.metadata.rdev())
     }
 
     fn dump(&self, file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
@@ -84,16 +74,11 @@ impl FileKind for Tun {
             .map(|(number, detached)| Ok::<_, FileError>((device(number, record, context)?, detached)))
             .transpose()?;
         let is_first = body.device.is_some_and(|(number, _)| context.tuns.insert(number));
-        let lacking = || FileError::Unknown {
-            id: record.id,
-            what: "there is no task whose network it could be of".to_owned(),
-        };
-        let pid = context.puppets.values().next().ok_or_else(lacking)?.tid();
         let (root, flags) = (context.root(record), open_flags(record));
         let make = || {
             let file = open_in_root(root, Path::new(OsStr::from_bytes(&body.path)), flags, 0)?;
             let found = fstat(file.as_fd())?;
-            if found.st_mode & libc::S_IFMT != libc::S_IFCHR || found.st_rdev != makedev(NUMBER.0, NUMBER.1) {
+            if !tun::is_it(found.st_mode & libc::S_IFMT, found.st_rdev) {
                 return Err(Errno::ENODEV.into());
             }
             if let Some((device, detached)) = &device {
@@ -104,11 +89,13 @@ impl FileKind for Tun {
             }
             Ok(file)
         };
-        run_inside(pid, CloneFlags::CLONE_NEWNET, make).map_err(|source| FileError::System {
-            action: "make again the network device of",
-            object: String::from_utf8_lossy(&body.path).into_owned(),
-            source: io::Error::other(source),
-        })
+        context
+            .inside(record.network, make)
+            .map_err(|source| FileError::System {
+                action: "make again the network device of",
+                object: String::from_utf8_lossy(&body.path).into_owned(),
+                source,
+            })
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {

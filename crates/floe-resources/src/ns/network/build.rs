@@ -1,18 +1,17 @@
-//! Makes what a record says in a network namespace that is as new.
+//! Makes what records say in network namespaces that are as new.
 
-use super::{compare, device_of, settings, tables, title};
-use crate::ns::{NsError, inside};
+use super::{Made, device_of, settings, tables, title};
+use crate::ns::inside::run_in;
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::{
-    Pid, ethtool,
-    route::{Device, Link, Table, VethEnd, devices, link, make_veth, set_link},
+    ethtool,
+    route::{Beside, Device, Table, devices},
 };
-use nix::{errno::Errno, sched::CloneFlags};
+use nix::errno::Errno;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     io,
-    os::fd::AsFd,
+    os::fd::BorrowedFd,
 };
 
 /// IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
@@ -46,131 +45,135 @@ impl NetworkError {
     }
 }
 
-/// Makes a network in the namespace of a task, which is new.
+/// One of the network namespaces that are filled.
+struct Filling<'a> {
+    record: &'a NetworkRecord,
+    file: BorrowedFd<'a>,
+    wanted: Vec<Device>,
+    inherited: BTreeSet<u32>,
+    later: BTreeSet<Vec<u8>>,
+}
+
+/// Makes networks in network namespaces that are new.
 ///
 /// # Errors
-/// [`NsError`] where the namespace can't be entered; within, what could not be made.
-pub fn make(record: &NetworkRecord, pid: Pid) -> Result<Result<(), NetworkError>, NsError> {
-    inside::run(pid, CloneFlags::CLONE_NEWNET, || Ok(build(record)))
+/// What could not be made.
+pub fn make(all: &[Made<'_>]) -> Result<(), NetworkError> {
+    let all: Vec<Filling<'_>> = all.iter().map(|(record, file)| Filling::new(record, *file)).collect();
+    for one in &all {
+        one.inside(|| one.prepare())?;
+    }
+    make_devices(&all)?;
+    let changed = all.iter().map(|one| one.inside(|| one.configure()));
+    let changed: Vec<bool> = changed.collect::<Result<_, _>>()?;
+    switch(&all)?;
+    settle(&all)?;
+    for (one, changed) in all.iter().zip(changed) {
+        one.inside(|| one.fill(changed))?;
+    }
+    Ok(())
 }
 
 /// Sets what belongs to devices that others have made since.
 ///
 /// # Errors
-/// [`NsError`] where the namespace can't be entered; within, what could not be set.
-pub fn finish(record: &NetworkRecord, pid: Pid) -> Result<Result<(), NetworkError>, NsError> {
-    if later(record).is_empty() {
-        return Ok(Ok(()));
-    }
-    inside::run(pid, CloneFlags::CLONE_NEWNET, || {
-        Ok(settings::write(&record.settings, &BTreeSet::new()).map(drop))
-    })
-}
-
-/// Makes it in a namespace that nobody is in, and tells what is in the way: objects and reasons.
-///
-/// # Errors
-/// [`NsError`] where there can't be one.
-pub fn rehearse(record: &NetworkRecord) -> Result<Vec<(String, String)>, NsError> {
-    // What is usual can be set wherever there are networks.
-    let unusual = record.settings.iter().filter(|setting| !setting.usual);
-    let unusual = NetworkRecord {
-        settings: unusual.cloned().collect(),
-        ..record.clone()
-    };
-    inside::in_new_network(|| {
-        let joining = record.devices.iter().find(|device| joins(device));
-        let _beyond = joining.map(stand_in).transpose()?;
-        if let Err(error) = build(&unusual) {
-            let reason = format!("this host can't {} it: {}", error.action, error.source);
-            return Ok(vec![(error.object, reason)]);
-        }
-        let differences = compare::here(record)?.into_iter();
-        Ok(differences.map(|text| ("network".to_owned(), text)).collect())
-    })
-}
-
-/// Whether a device is that by which the host joins the network to its own.
-fn joins(device: &NetworkDeviceRecord) -> bool {
-    device.inherited && device.kind == "veth"
-}
-
-/// Makes such a device in the calling thread's network namespace, whose other end is in one that goes with what is returned.
-fn stand_in(device: &NetworkDeviceRecord) -> io::Result<File> {
-    const OTHER: &str = "beyond";
-    let here = File::open("/proc/thread-self/ns/net")?;
-    let name = String::from_utf8_lossy(&device.name).into_owned();
-    let make = || {
-        let end = |name, index, namespace| VethEnd {
-            name,
-            address: None,
-            index,
-            namespace,
-        };
-        make_veth(&end(OTHER, 0, None), &end(&name, device.number, Some(here.as_fd())))?;
-        let other = link(OTHER.as_bytes())?;
-        let up = libc::IFF_UP as u32;
-        set_link(
-            other.index,
-            &Link {
-                flags: up,
-                ..other.clone()
-            },
-            up,
-        )?;
-        File::open("/proc/thread-self/ns/net")
-    };
-    inside::in_new_network(make).map_err(io::Error::other)
-}
-
-fn build(record: &NetworkRecord) -> Result<(), NetworkError> {
-    let wanted: Vec<Device> = record.devices.iter().map(device_of).collect();
-    let inherited: BTreeSet<u32> = (record.devices.iter().filter(|device| device.inherited))
-        .map(|device| device.number)
-        .collect();
-    check_inherited(&wanted, &inherited)?;
-    let later = later(record);
-    // What new devices have is what those for new devices are then.
-    let own: BTreeSet<Vec<u8>> = (record.devices.iter().filter(|device| !device.inherited))
-        .map(|device| device.name.clone())
-        .collect();
-    if !own.is_empty() {
-        settings::write(&record.settings, &later.union(&own).cloned().collect())?;
-    }
-    make_devices(&wanted, &inherited)?;
-    // With devices of its own it needs another look when they are there.
-    let changed = settings::write(&record.settings, &later)?;
-    let mut joining: Vec<&Device> = wanted.iter().collect();
-    joining.sort_by_key(|device| (device.master, device.port_number()));
-    for device in joining {
-        device.join().map_err(NetworkError::of("join", device))?;
-    }
-    let now = look()?;
-    for device in &wanted {
-        let now = now.get(&device.index).ok_or(Errno::ENODEV);
-        let now = now.map_err(NetworkError::of("find", device))?;
-        device.set(now).map_err(NetworkError::of("configure", device))?;
-        if device.address_mode.is_some() && now.address_mode.is_some() {
-            let quiet = device.set_address_mode(NO_OWN_ADDRESS);
-            quiet.map_err(NetworkError::of("set the addresses of", device))?;
-        }
-    }
-    switch(&wanted)?;
-    settle(&wanted)?;
-    let numbers = wanted.iter().map(|device| device.index).collect();
-    for table in Table::ALL {
-        tables::fill(table, tables::of(record, table), &numbers)?;
-    }
-    for device in &wanted {
-        if let Some(mode) = device.address_mode {
-            let set = device.set_address_mode(mode);
-            set.map_err(NetworkError::of("set the addresses of", device))?;
-        }
-    }
-    if changed || wanted.len() > inherited.len() {
-        settings::write(&record.settings, &later)?;
+/// What could not be set.
+pub fn finish(all: &[Made<'_>]) -> Result<(), NetworkError> {
+    let all = all.iter().map(|(record, file)| Filling::new(record, *file));
+    for one in all.filter(|one| !one.later.is_empty()) {
+        one.inside(|| settings::write(&one.record.settings, &BTreeSet::new()))?;
     }
     Ok(())
+}
+
+impl<'a> Filling<'a> {
+    fn new(record: &'a NetworkRecord, file: BorrowedFd<'a>) -> Self {
+        let inherited = record.devices.iter().filter(|device| device.inherited);
+        Self {
+            record,
+            file,
+            wanted: record.devices.iter().map(device_of).collect(),
+            inherited: inherited.map(|device| device.number).collect(),
+            later: later(record),
+        }
+    }
+
+    /// Does something in it.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
+        run_in(self.file, || Ok(work())).map_err(|source| NetworkError {
+            object: format!("network namespace {} of the image", self.record.namespace),
+            action: "enter".to_owned(),
+            source,
+        })?
+    }
+
+    /// What new devices have is what those for new devices are then.
+    fn prepare(&self) -> Result<(), NetworkError> {
+        check_inherited(&self.wanted, &self.inherited)?;
+        let own: BTreeSet<Vec<u8>> = (self.record.devices.iter().filter(|device| !device.inherited))
+            .map(|device| device.name.clone())
+            .collect();
+        if !own.is_empty() {
+            settings::write(&self.record.settings, &self.later.union(&own).cloned().collect())?;
+        }
+        Ok(())
+    }
+
+    /// Sets what devices are while they are down. Whether settings were another way: then they need another look when all
+    /// devices are there.
+    fn configure(&self) -> Result<bool, NetworkError> {
+        let changed = settings::write(&self.record.settings, &self.later)?;
+        let mut joining: Vec<&Device> = self.wanted.iter().collect();
+        joining.sort_by_key(|device| (device.master, device.port_number()));
+        for device in joining {
+            device.join().map_err(NetworkError::of("join", device))?;
+        }
+        let now = look()?;
+        for device in &self.wanted {
+            let now = now.get(&device.index).ok_or(Errno::ENODEV);
+            let now = now.map_err(NetworkError::of("find", device))?;
+            device.set(now).map_err(NetworkError::of("configure", device))?;
+            if device.address_mode.is_some() && now.address_mode.is_some() {
+                let quiet = device.set_address_mode(NO_OWN_ADDRESS);
+                quiet.map_err(NetworkError::of("set the addresses of", device))?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Fills the tables, when devices are up.
+    fn fill(&self, changed: bool) -> Result<(), NetworkError> {
+        let numbers = self.wanted.iter().map(|device| device.index).collect();
+        for table in Table::ALL {
+            tables::fill(table, tables::of(self.record, table), &numbers)?;
+        }
+        for device in &self.wanted {
+            if let Some(mode) = device.address_mode {
+                let set = device.set_address_mode(mode);
+                set.map_err(NetworkError::of("set the addresses of", device))?;
+            }
+        }
+        if changed || self.wanted.len() > self.inherited.len() {
+            settings::write(&self.record.settings, &self.later)?;
+        }
+        Ok(())
+    }
+
+    /// Has the lines of its devices be as they were, where the kernel knows of them.
+    fn set_carriers(&self, before: &BTreeMap<u32, Device>) -> Result<(), NetworkError> {
+        for device in self.wanted.iter().filter(|device| device.is_up()) {
+            let is_so = |now: &Device| now.carrier == device.carrier;
+            if before.get(&device.index).is_none_or(is_so) {
+                continue;
+            }
+            match device.set_carrier() {
+                // It has none of its own; what it has is compared.
+                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Err(error) => return Err(NetworkError::of("set the line of", device)(error)),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Devices that have settings and are made later.
@@ -205,78 +208,123 @@ fn check_inherited(wanted: &[Device], inherited: &BTreeSet<u32>) -> Result<(), N
     })
 }
 
+/// A device by its place among those of its namespace, and that by its place among all.
+type Place = (usize, usize);
+
 /// Makes those that others are on first.
-fn make_devices(wanted: &[Device], inherited: &BTreeSet<u32>) -> Result<(), NetworkError> {
-    let mut made = inherited.clone();
-    let mut waiting: Vec<&Device> = wanted.iter().filter(|device| !made.contains(&device.index)).collect();
+fn make_devices(all: &[Filling<'_>]) -> Result<(), NetworkError> {
+    let inherited = all.iter().flat_map(|one| {
+        let own = one.inherited.iter();
+        own.map(|number| (one.record.namespace, *number))
+    });
+    let mut made: BTreeSet<(u32, u32)> = inherited.collect();
+    let places = all.iter().enumerate();
+    let mut waiting: Vec<Place> = places
+        .flat_map(|(place, one)| (0..one.wanted.len()).map(move |device| (place, device)))
+        .filter(|(place, device)| !made.contains(&(all[*place].record.namespace, all[*place].wanted[*device].index)))
+        .collect();
+    let number = |(place, device): Place| (all[place].record.namespace, all[place].wanted[device].index);
     while !waiting.is_empty() {
         let before = waiting.len();
-        for device in waiting.clone() {
-            let other = device.link.filter(|_| device.kind == "veth");
-            let other = other.and_then(|link| wanted.iter().find(|other| other.index == link));
-            if made.contains(&device.index) || other.is_none() && device.link.is_some_and(|link| !made.contains(&link))
-            {
+        for this in waiting.clone() {
+            let link = is_on(all, this);
+            if made.contains(&number(this)) {
                 continue;
             }
-            device.make(other).map_err(NetworkError::of("make", device))?;
-            made.insert(device.index);
-            made.extend(other.map(|other| other.index));
+            let (place, device) = (this.0, &all[this.0].wanted[this.1]);
+            let link = link.map_err(NetworkError::of("find what it is on", device))?;
+            let is_pair = device.kind == "veth";
+            if !is_pair && link.is_some_and(|link| !made.contains(&number(link))) {
+                continue;
+            }
+            let other = link.filter(|_| is_pair);
+            let elsewhere = link.filter(|link| link.0 != place);
+            // It counts the number of the device that it is on where that is.
+            let (from, into) = match elsewhere.filter(|_| !is_pair) {
+                Some((from, _)) => (from, Some(all[place].file)),
+                None => (place, None),
+            };
+            let beside = Beside {
+                other: other.map(|(place, device)| &all[place].wanted[device]),
+                others: elsewhere.filter(|_| is_pair).map(|(place, _)| all[place].file),
+                own: into,
+            };
+            all[from].inside(|| device.make(&beside).map_err(NetworkError::of("make", device)))?;
+            made.insert(number(this));
+            made.extend(other.map(number));
         }
-        waiting.retain(|device| !made.contains(&device.index));
+        waiting.retain(|this| !made.contains(&number(*this)));
         if waiting.len() == before {
-            return Err(NetworkError::of("make", waiting[0])(Errno::ELOOP));
+            let (place, device) = waiting[0];
+            return Err(NetworkError::of("make", &all[place].wanted[device])(Errno::ELOOP));
         }
     }
     Ok(())
+}
+
+/// The device that one is on, or its other end.
+fn is_on(all: &[Filling<'_>], (place, device): Place) -> Result<Option<Place>, Errno> {
+    let record: &NetworkDeviceRecord = &all[place].record.devices[device];
+    let Some(link) = record.link else { return Ok(None) };
+    let namespace = record.link_namespace.unwrap_or(all[place].record.namespace);
+    let place = all.iter().position(|one| one.record.namespace == namespace);
+    let place = place.ok_or(Errno::ENODEV)?;
+    let device = all[place].wanted.iter().position(|other| other.index == link);
+    Ok(Some((place, device.ok_or(Errno::ENODEV)?)))
 }
 
 /// Puts devices up and down; some can be up only on one that is.
-fn switch(wanted: &[Device]) -> Result<(), NetworkError> {
-    let (up, down): (Vec<&Device>, Vec<&Device>) = wanted.iter().partition(|device| device.is_up());
-    for device in down {
-        device.switch().map_err(NetworkError::of("put down", device))?;
+fn switch(all: &[Filling<'_>]) -> Result<(), NetworkError> {
+    for one in all {
+        let mut down = one.wanted.iter().filter(|device| !device.is_up());
+        one.inside(|| down.try_for_each(|device| device.switch().map_err(NetworkError::of("put down", device))))?;
     }
-    let mut waiting = up;
-    while !waiting.is_empty() {
-        let failed: Vec<_> = waiting
-            .iter()
-            .filter_map(|device| device.switch().err().map(|error| (*device, error)))
-            .collect();
-        if failed.len() == waiting.len() {
-            let (device, error) = failed[0];
-            return Err(NetworkError::of("put up", device)(error));
+    let ups = all.iter().map(|one| one.wanted.iter().filter(|device| device.is_up()));
+    let mut waiting: Vec<Vec<&Device>> = ups.map(Iterator::collect).collect();
+    loop {
+        let before: usize = waiting.iter().map(Vec::len).sum();
+        let mut first = None;
+        for (one, waiting) in all.iter().zip(&mut waiting) {
+            let failed = one.inside(|| {
+                let failed = waiting
+                    .iter()
+                    .filter_map(|device| Some((*device, device.switch().err()?)));
+                Ok(failed.collect::<Vec<_>>())
+            })?;
+            first = first.or(failed.first().copied());
+            *waiting = failed.into_iter().map(|(device, _)| device).collect();
         }
-        waiting = failed.into_iter().map(|(device, _)| device).collect();
+        match first {
+            None => return Ok(()),
+            Some((device, error)) if waiting.iter().map(Vec::len).sum::<usize>() == before => {
+                return Err(NetworkError::of("put up", device)(error));
+            }
+            Some(_) => {}
+        }
     }
-    Ok(())
 }
 
 /// Waits until the kernel knows of all lines, and of what follows from them.
-fn settle(wanted: &[Device]) -> Result<(), NetworkError> {
-    let mut before = look()?;
+fn settle(all: &[Filling<'_>]) -> Result<(), NetworkError> {
+    let looks = || all.iter().map(|one| one.inside(look)).collect::<Result<Vec<_>, _>>();
+    let mut before = looks()?;
     // Each may follow from the one before it.
-    for _ in wanted {
-        for device in wanted {
-            ethtool::sync_line(&device.name).map_err(NetworkError::of("look at", device))?;
+    for _ in all.iter().flat_map(|one| &one.wanted) {
+        for one in all {
+            let mut devices = one.wanted.iter();
+            one.inside(|| {
+                devices.try_for_each(|device| {
+                    let known = ethtool::sync_line(&device.name);
+                    known.map(drop).map_err(NetworkError::of("look at", device))
+                })
+            })?;
         }
-        let now = look()?;
+        let now = looks()?;
         if now == before {
             break;
         }
         before = now;
     }
-    for device in wanted.iter().filter(|device| device.is_up()) {
-        if before
-            .get(&device.index)
-            .is_none_or(|now| now.carrier == device.carrier)
-        {
-            continue;
-        }
-        match device.set_carrier() {
-            // It has none of its own; what it has is compared.
-            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
-            Err(error) => return Err(NetworkError::of("set the line of", device)(error)),
-        }
-    }
-    Ok(())
+    let mut all = all.iter().zip(before);
+    all.try_for_each(|(one, before)| one.inside(|| one.set_carriers(&before)))
 }

@@ -1,29 +1,36 @@
-//! What differs between a network namespace and what it should be.
+//! What differs between network namespaces and what they should be.
 
-use super::{as_seen_here, record_of, tables, title};
-use crate::ns::{NsError, inside};
+use super::{Made, record_of, relatives_here, tables, title};
+use crate::ns::inside::run_in;
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
-use floe_sys::{
-    Pid,
-    route::{Table, devices},
-};
-use nix::{errno::Errno, sched::CloneFlags};
-use std::collections::BTreeSet;
+use floe_sys::route::{Table, devices};
+use nix::errno::Errno;
+use std::{collections::BTreeSet, io, os::fd::BorrowedFd};
 
-/// What differs from a record in the network namespace of a task, in words. Settings were compared when they were made.
+/// What differs from records in their network namespaces, in words. Settings were compared when they were made.
 ///
 /// # Errors
-/// [`NsError`].
-pub fn differences(record: &NetworkRecord, pid: Pid) -> Result<Vec<String>, NsError> {
-    inside::run(pid, CloneFlags::CLONE_NEWNET, || Ok(here(record)?))
+/// Those of setns(2) and of netlink.
+pub fn differences(all: &[Made<'_>]) -> io::Result<Vec<String>> {
+    let known: Vec<_> = all.iter().map(|(record, file)| (record.namespace, *file)).collect();
+    let mut found = Vec::new();
+    for (record, file) in all {
+        let differing = run_in(*file, || Ok(here(record, &known)?))?.into_iter();
+        found.extend(differing.map(|text| match record.namespace {
+            0 => text,
+            number => format!("{text} (network namespace {number} of the image)"),
+        }));
+    }
+    Ok(found)
 }
 
 /// The same of the calling thread's.
-pub(super) fn here(record: &NetworkRecord) -> Result<Vec<String>, Errno> {
+fn here(record: &NetworkRecord, known: &[(u32, BorrowedFd<'_>)]) -> Result<Vec<String>, Errno> {
     let mut found = Vec::new();
+    let relatives = relatives_here(known)?;
     let present: Vec<NetworkDeviceRecord> = devices()?
         .into_iter()
-        .map(|(device, beyond)| record_of(as_seen_here(device, &beyond), false))
+        .map(|(device, beyond)| record_of(device, (&beyond, &relatives), false))
         .collect();
     for wanted in &record.devices {
         let name = title::device(&wanted.name, &wanted.kind);
@@ -58,11 +65,15 @@ pub(super) fn here(record: &NetworkRecord) -> Result<Vec<String>, Errno> {
 
 /// What can be compared of a device among others.
 fn essence(device: &NetworkDeviceRecord, all: &[NetworkDeviceRecord]) -> NetworkDeviceRecord {
-    let bare = super::device_of(device).essence();
-    let mut bare = record_of(bare, false);
+    let essence = super::device_of(device).essence();
     let has_parts = all.iter().any(|other| other.master == Some(device.number));
-    // Who is down has none, and a bridge without ports one until it first had some.
-    bare.carrier &= super::device_of(device).is_up() && (device.kind != "bridge" || has_parts);
+    let mut bare = NetworkDeviceRecord {
+        inherited: false,
+        // Who is down has none, and a bridge without ports one until it first had some.
+        carrier: device.carrier && essence.is_up() && (device.kind != "bridge" || has_parts),
+        port: essence.port,
+        ..device.clone()
+    };
     bare.other_names.sort();
     bare
 }

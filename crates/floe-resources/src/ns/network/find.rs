@@ -1,31 +1,37 @@
-//! Finds what is in a network namespace, and what of it can't be carried.
+//! Finds what is in network namespaces, and what of it can't be carried.
 
-use super::{as_seen_here, foreign, record_of, settings, tables, title};
+use super::{NetworkSpace, Relatives, foreign, record_of, relatives_here, settings, tables, title};
 use crate::{
-    ns::{NsError, inside},
+    ns::{
+        NsError, Others,
+        inside::{self, run_in},
+        make_namespace, packet_filter,
+    },
     refusal::Refusals,
 };
-use floe_image::record::{NetworkRecord, NetworkSetting};
-use floe_sys::{
-    Pid,
-    route::{Beyond, DEVICE_KINDS, Device, Entry, Table, Unfit, devices},
-};
-use nix::sched::CloneFlags;
+use floe_image::record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting};
+use floe_sys::route::{Beyond, DEVICE_KINDS, Device, Entry, Table, Unfit, devices};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io,
+    os::fd::{AsFd, BorrowedFd},
 };
+
+/// Kinds of devices that can be on one in another network namespace, or be one end of a pair that leads there.
+const REACHING: [&str; 4] = ["ipvlan", "macvlan", "veth", "vlan"];
+const REMOVE: &str = "remove it, or use --net host";
 
 /// What was seen in a namespace.
 struct Seen {
     devices: Vec<(Device, Beyond)>,
+    relatives: Relatives,
     tables: Vec<(Table, Vec<Entry>)>,
     settings: settings::Settings,
     foreign: Vec<foreign::Finding>,
 }
 
-fn look() -> io::Result<Seen> {
+fn look(all: &[(u32, BorrowedFd<'_>)]) -> io::Result<Seen> {
     let devices = devices()?;
     let tables = Table::ALL
         .into_iter()
@@ -34,54 +40,128 @@ fn look() -> io::Result<Seen> {
     Ok(Seen {
         foreign: foreign::look(&devices)?,
         devices,
+        relatives: relatives_here(all)?,
         tables,
         settings: settings::read()?,
     })
 }
 
-/// What is in the network namespace of a task, but for the devices with the names `carried`, which go with files of the tree. Of
-/// the device `joined` the other end is the host's, and it is made with the sandbox.
+/// Network devices that go with files of the tree: number of the network namespace, and name.
+pub type Carried = HashSet<(u32, Vec<u8>)>;
+
+/// What is in all network namespaces of a tree but the host's, that of the tree's root first, without the devices `carried`. Of
+/// the root's device `joined` the other end is the host's, and it is made with the sandbox.
 ///
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    pid: Pid,
-    (carried, joined): (&HashSet<Vec<u8>>, Option<&str>),
+    others: &Others,
+    origin: NamespaceOrigin,
+    (carried, joined): (&Carried, Option<&str>),
     refusals: &mut Refusals,
-) -> Result<NetworkRecord, NsError> {
-    let (seen, new) = std::thread::scope(|scope| {
-        let new = scope.spawn(|| inside::in_new_network(|| Ok((devices()?, settings::read()?))));
-        let seen = inside::run(pid, CloneFlags::CLONE_NEWNET, look);
-        (
-            seen,
-            new.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        )
-    });
-    let (seen, (new_devices, new_settings)) = (seen?, new?);
+) -> Result<Vec<NetworkRecord>, NsError> {
+    let unreadable = |source| NsError::Read {
+        path: "a network namespace".to_owned(),
+        source,
+    };
+    let spaces = others
+        .networks()
+        .filter(|space| space.number != 0 || origin == NamespaceOrigin::Own);
+    let spaces = spaces.map(|space| Ok((space.file()?, space)));
+    let spaces: Vec<_> = spaces.collect::<io::Result<_>>().map_err(unreadable)?;
+    let all: Vec<_> = spaces
+        .iter()
+        .map(|(file, space)| (space.number, file.as_fd()))
+        .collect();
+    let mut records = Vec::with_capacity(spaces.len());
+    for (_, space) in &spaces {
+        let joined = joined.filter(|_| space.number == 0);
+        let carried = carried.iter().filter(|(network, _)| *network == space.number);
+        let carried = carried.map(|(_, name)| name.as_slice()).collect();
+        let (seen, fresh) = std::thread::scope(|scope| {
+            let owner = others.owner(space.number);
+            let fresh = scope.spawn(move || look_at_new(owner));
+            let seen = space.run(|| look(&all));
+            (
+                seen,
+                fresh.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        });
+        let mut record = one(
+            (seen?, fresh.map_err(NsError::New)?),
+            (space, &carried, joined),
+            refusals,
+        );
+        record.filter = packet_filter::dump(space, refusals)?;
+        records.push(record);
+    }
+    refuse_unreached(&records, &spaces, refusals);
+    Ok(records)
+}
+
+/// Devices and settings of a new network namespace: who owns it decides which settings it has.
+type Fresh = (Vec<(Device, Beyond)>, settings::Settings);
+
+fn look_at_new(owner: Option<BorrowedFd<'_>>) -> io::Result<Fresh> {
+    let look = || Ok((devices()?, settings::read()?));
+    match owner {
+        Some(_) => run_in(make_namespace(&NamespaceContents::Network, owner, &[])?.as_fd(), look),
+        None => inside::in_new_network(look).map_err(io::Error::other),
+    }
+}
+
+/// Refuses devices that are on one in another network namespace which goes with a file.
+fn refuse_unreached<T>(records: &[NetworkRecord], spaces: &[(T, NetworkSpace)], refusals: &mut Refusals) {
+    let is_there = |device: &NetworkDeviceRecord| {
+        let Some(elsewhere) = device.link_namespace else {
+            return true;
+        };
+        let mut all = records.iter().filter(|record| record.namespace == elsewhere);
+        all.any(|record| record.devices.iter().any(|other| Some(other.number) == device.link))
+    };
+    for (record, (_, space)) in records.iter().zip(spaces) {
+        for device in record.devices.iter().filter(|device| !is_there(device)) {
+            let reason = "the device that it is on, in another network namespace, is not carried with that";
+            let title = space.title(title::device(&device.name, &device.kind));
+            refusals.add(None, title, reason, REMOVE);
+        }
+    }
+}
+
+fn one(
+    (seen, (new_devices, new_settings)): (Seen, Fresh),
+    (space, carried, joined): (&NetworkSpace, &HashSet<&[u8]>, Option<&str>),
+    refusals: &mut Refusals,
+) -> NetworkRecord {
     let inherited = |device: &Device| {
         let mut new = new_devices.iter();
         new.any(|(new, _)| new.index == device.index && new.kind == device.kind)
     };
     for (object, reason, advice) in seen.foreign {
-        refusals.add(None, object, reason, advice);
+        refusals.add(None, space.title(object), reason, advice);
     }
     let (gone_with, own): (Vec<_>, Vec<_>) =
-        (seen.devices.into_iter()).partition(|(one, _)| carried.contains(&one.name));
+        (seen.devices.into_iter()).partition(|(one, _)| carried.contains(one.name.as_slice()));
     let gone_with: BTreeSet<u32> = gone_with.into_iter().map(|(device, _)| device.index).collect();
     let kinds: BTreeMap<u32, String> = own.iter().map(|(one, _)| (one.index, one.kind.clone())).collect();
-    let mut record = NetworkRecord::default();
+    let mut record = NetworkRecord {
+        namespace: space.number,
+        ..NetworkRecord::default()
+    };
     for (device, beyond) in own {
         let joins = beyond.namespace.is_some() && joined.is_some_and(|name| name.as_bytes() == device.name);
         let inherited = joins || inherited(&device);
-        if let Some((reason, advice)) = obstacle(&device, &beyond, (inherited, joins, &kinds)) {
-            refusals.add(None, title::device(&device.name, &device.kind), reason, advice);
+        let found = record_of(device.clone(), (&beyond, &seen.relatives), inherited);
+        if let Some((reason, advice)) = obstacle((&device, &found), &beyond, (joins, &kinds)) {
+            let title = space.title(title::device(&device.name, &device.kind));
+            refusals.add(None, title, reason, advice);
         }
-        record.devices.push(record_of(as_seen_here(device, &beyond), inherited));
+        record.devices.push(found);
     }
     for (table, entries) in seen.tables {
         let kept = entries
             .into_iter()
-            .filter_map(|entry| kept(table, entry, &gone_with, refusals));
+            .filter_map(|entry| kept((table, entry), &gone_with, (space, refusals)));
         *tables::of_mut(&mut record, table) = kept.map(ByteBuf::from).collect();
     }
     // Others get it by themselves when they are made.
@@ -97,23 +177,22 @@ pub fn find(
             usual: settings::is_usual(path, value, &new_settings),
         })
         .collect();
-    Ok(record)
+    record
 }
 
 /// Why a device can't be carried, and what to do.
 fn obstacle(
-    device: &Device,
+    (device, found): (&Device, &NetworkDeviceRecord),
     beyond: &Beyond,
-    (inherited, joins, kinds): (bool, bool, &BTreeMap<u32, String>),
+    (joins, kinds): (bool, &BTreeMap<u32, String>),
 ) -> Option<(String, &'static str)> {
-    const REMOVE: &str = "remove it, or use --net host";
     let outside = if device.kind == "veth" {
-        "its other end is in another network namespace"
+        "its other end is in a network namespace that no task of the tree is in"
     } else {
-        "the device that it is on is in another network namespace"
+        "the device that it is on is in a network namespace that no task of the tree is in"
     };
     let is_there = |other: Option<u32>| other.is_none_or(|other| kinds.contains_key(&other));
-    if beyond.namespace.is_some() && !joins {
+    if beyond.namespace.is_some() && found.link_namespace.is_none() && !joins {
         return Some((outside.to_owned(), REMOVE));
     }
     if beyond.program {
@@ -123,7 +202,7 @@ fn obstacle(
         let reason = "it has a half of an address of IPv6 (ip token)";
         return Some((reason.to_owned(), "unset the token"));
     }
-    if inherited {
+    if found.inherited {
         return None;
     }
     if device.kind.is_empty() {
@@ -132,7 +211,12 @@ fn obstacle(
     if !DEVICE_KINDS.iter().any(|(kind, _)| *kind == device.kind) {
         return Some(("devices of this kind are not carried".to_owned(), REMOVE));
     }
-    if device.kind == "veth" && device.link.is_none() || !is_there(device.link) {
+    if found.link_namespace.is_some() {
+        if !REACHING.contains(&device.kind.as_str()) {
+            let reason = "devices of this kind are not carried where they were brought from another network namespace";
+            return Some((reason.to_owned(), REMOVE));
+        }
+    } else if device.kind == "veth" && device.link.is_none() || !is_there(device.link) {
         return Some((outside.to_owned(), REMOVE));
     }
     if !is_there(device.master) {
@@ -142,9 +226,13 @@ fn obstacle(
 }
 
 /// What is kept of an entry.
-fn kept(table: Table, entry: Entry, gone_with: &BTreeSet<u32>, refusals: &mut Refusals) -> Option<Vec<u8>> {
+fn kept(
+    (table, entry): (Table, Entry),
+    gone_with: &BTreeSet<u32>,
+    (space, refusals): (&NetworkSpace, &mut Refusals),
+) -> Option<Vec<u8>> {
     let mut refuse = |raw: &[u8], reason: String| {
-        refusals.add(None, title::entry(table, raw), reason, "remove it, or use --net host");
+        refusals.add(None, space.title(title::entry(table, raw)), reason, REMOVE);
     };
     match entry {
         Ok(entry) => {

@@ -1,7 +1,7 @@
-//! What is in a network namespace: found in one, made in another one, and compared.
+//! What is in network namespaces: found in some, made in others, and compared.
 //!
-//! All functions are about *a* namespace, which a task is in. Devices that go with files of the tree, as tuns do, are
-//! others' business, and so is what packets are filtered by.
+//! A device can be on one that is in another namespace, so all of a tree are made together. Devices that go with files of the tree, as tuns do, are
+//! others' business.
 //!
 //! Making follows from what the kernel does by itself: a device that is up gets addresses, an address brings routes. So each
 //! table is looked at again, and what is there is made what it should be.
@@ -10,20 +10,45 @@ mod build;
 mod compare;
 mod find;
 mod foreign;
+mod rehearse;
 mod settings;
+mod space;
 mod tables;
 mod title;
 
-pub use build::{NetworkError, finish, make, rehearse};
+pub use build::{NetworkError, finish, make};
 pub use compare::differences;
-pub use find::find;
+pub use find::{Carried, find};
+pub use rehearse::rehearse;
+pub use space::NetworkSpace;
+pub use title::addresses;
 
-use floe_image::record::NetworkDeviceRecord;
-use floe_sys::route::{Beyond, Device};
+use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
+use floe_sys::route::{Beyond, Device, namespace_number};
+use nix::errno::Errno;
 use serde_bytes::ByteBuf;
+use std::{collections::BTreeMap, os::fd::BorrowedFd};
+
+/// A network namespace that was made, and what is to be in it.
+pub type Made<'a> = (&'a NetworkRecord, BorrowedFd<'a>);
+
+/// The tree's other network namespaces, by the numbers that one gives them.
+type Relatives = BTreeMap<i32, u32>;
+
+/// Those of the calling thread's network namespace, among `all`.
+fn relatives_here(all: &[(u32, BorrowedFd<'_>)]) -> Result<Relatives, Errno> {
+    let known = all.iter().map(|(number, file)| Ok((namespace_number(*file)?, *number)));
+    let known: Vec<_> = known.collect::<Result<_, Errno>>()?;
+    Ok(known
+        .into_iter()
+        .filter_map(|(here, number)| Some((here?, number)))
+        .collect())
+}
 
 /// A device as the record has it.
-fn record_of(device: Device, inherited: bool) -> NetworkDeviceRecord {
+fn record_of(device: Device, (beyond, relatives): (&Beyond, &Relatives), inherited: bool) -> NetworkDeviceRecord {
+    let link_namespace = beyond.namespace.and_then(|number| relatives.get(&number).copied());
+    let is_known = beyond.namespace.is_none() || link_namespace.is_some();
     NetworkDeviceRecord {
         number: device.index,
         name: device.name,
@@ -32,21 +57,14 @@ fn record_of(device: Device, inherited: bool) -> NetworkDeviceRecord {
         inherited,
         flags: device.flags,
         carrier: device.carrier,
-        link: device.link,
+        link: device.link.filter(|_| is_known),
+        link_namespace,
         master: device.master,
         attributes: device.attributes,
         options: device.options,
         port: device.port,
         address_mode: device.address_mode,
     }
-}
-
-/// Without what it is in another network namespace's view.
-fn as_seen_here(mut device: Device, beyond: &Beyond) -> Device {
-    if beyond.namespace.is_some() {
-        device.link = None;
-    }
-    device
 }
 
 /// The device of a record.

@@ -1,6 +1,8 @@
 //! How findings name what is in a network namespace.
 
+use floe_image::record::NetworkRecord;
 use floe_sys::route::{self, Table};
+use serde_bytes::ByteBuf;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A device, with what it is.
@@ -51,6 +53,18 @@ pub(super) fn entry(table: Table, entry: &[u8]) -> String {
         Table::Proxies => format!("proxy of neighbour {}", place(of(12, 1))),
         Table::Frames => format!("forwarding of frames to {}", hardware(of(12, 2).unwrap_or_default())),
     }
+}
+
+/// The addresses of a network, each with the number of its device, in words.
+#[must_use]
+pub fn addresses(record: &NetworkRecord) -> Vec<(u32, String)> {
+    let told = |entry: &ByteBuf| {
+        // struct ifaddrmsg: family, length of the prefix, flags, scope, device.
+        let device = u32::from_ne_bytes(entry.get(4..8)?.try_into().ok()?);
+        let title = self::entry(Table::Addresses, entry);
+        Some((device, title.trim_start_matches("address ").to_owned()))
+    };
+    record.addresses.iter().filter_map(told).collect()
 }
 
 fn place(bytes: Option<&[u8]>) -> String {

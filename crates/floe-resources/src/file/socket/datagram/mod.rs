@@ -6,18 +6,14 @@ mod filling;
 pub(super) use filling::{Filling, with_room};
 
 use super::{address::is_of_a_link, devices::Devices, system, way::Way};
-use crate::{
-    file::{FileError, OpenContext, memory::Memory},
-    ns,
-};
+use crate::file::{FileError, OpenContext, memory::Memory};
 use filling::WHOLE;
 use floe_sys::{
     kernel::WaitingPacket,
     packet::{self, Came, Packet},
     socket::set_option,
 };
-use floe_tracee::Puppet;
-use nix::{errno::Errno, sched::CloneFlags};
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::{
@@ -190,10 +186,8 @@ pub(super) fn put_back(
         return Ok(());
     }
     let failed = |source| system("put back what waited in", id, source);
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let fill = || with_room(socket, datagrams, || Filling::new(socket, protocol)?.all(datagrams));
-    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, fill).map_err(|error| failed(io::Error::other(error)))
+    context.inside(context.network(id), fill).map_err(failed)
 }
 
 /// Sends whole packets once more that come to a socket by what they say. From within its network namespace.
@@ -210,8 +204,6 @@ pub(super) fn inject(
     (context, mark): (&OpenContext<'_>, Option<u32>),
 ) -> Result<(), FileError> {
     let failed = |source| system("send a packet to", id, source);
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let send = || {
         let raw = floe_sys::socket::new(packet.family(), libc::SOCK_RAW, libc::IPPROTO_RAW)?;
         if let Some(mark) = mark {
@@ -221,7 +213,7 @@ pub(super) fn inject(
         packet.clone().by(Way::to(to).by(to)).send(raw.as_fd())?;
         await_effect(|| has_come().map_err(io::Error::from))
     };
-    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, send).map_err(|error| failed(io::Error::other(error)))
+    context.inside(context.network(id), send).map_err(failed)
 }
 
 fn await_effect(has_come: impl Fn() -> io::Result<bool>) -> io::Result<()> {

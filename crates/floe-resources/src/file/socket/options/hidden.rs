@@ -2,8 +2,11 @@
 //! addresses, and what chooses among sockets that share a port. The kernel's memory has it.
 
 use super::{LONGEST, SocketOption};
-use crate::file::{memory::Memory, socket::devices::Devices};
-use floe_sys::{Pid, kernel::HiddenOption};
+use crate::{
+    file::{memory::Memory, socket::devices::Devices},
+    ns::NetworkSpace,
+};
+use floe_sys::kernel::HiddenOption;
 use std::{collections::BTreeSet, io, os::fd::BorrowedFd};
 
 const IP: i32 = libc::IPPROTO_IP;
@@ -75,18 +78,17 @@ fn carried(found: Vec<HiddenOption>) -> Result<Vec<SocketOption>, &'static str> 
     told.collect()
 }
 
-/// Whether sockets of a task's network namespace are members of groups that the kernel does not join by itself; whose they
-/// are these lists don't tell.
-pub(in crate::file::socket) fn has_groups(task: Pid) -> bool {
-    let lists = ["igmp", "igmp6"].map(
-        |name| match std::fs::read_to_string(format!("/proc/{task}/net/{name}")) {
-            // A kernel without this version, or without groups.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            list => list,
-        },
-    );
+/// Whether sockets of a network namespace are members of groups that the kernel does not join by itself; whose they are
+/// these lists don't tell.
+pub(in crate::file::socket) fn has_groups(network: &NetworkSpace) -> bool {
+    let list = |name| match std::fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
+        // A kernel without this version, or without groups.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        list => list,
+    };
+    let lists = network.run(|| Ok(["igmp", "igmp6"].map(list)));
     // What can't be looked at may hold some.
-    let [Ok(four), Ok(six)] = lists else { return true };
+    let Ok([Ok(four), Ok(six)]) = lists else { return true };
     // A line for a device, and for each of its groups one that begins with a tab: 224.0.0.1.
     let mut fours = four
         .lines()

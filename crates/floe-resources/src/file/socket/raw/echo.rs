@@ -12,9 +12,6 @@ use crate::{
     ns,
 };
 use floe_image::record::NamespaceOrigin;
-use floe_sys::Pid;
-use floe_tracee::Puppet;
-use nix::{errno::Errno, sched::CloneFlags};
 use std::{
     fs, io,
     os::fd::{BorrowedFd, OwnedFd},
@@ -45,12 +42,14 @@ pub(super) fn is_possible(packet: &Datagram) -> bool {
 /// Makes one, which is allowed to the maker meanwhile in a network namespace that is the tree's own.
 pub(super) fn allowed(
     id: u32,
-    inside: Pid,
+    context: &OpenContext<'_>,
     make: impl FnOnce() -> Result<OwnedFd, FileError>,
 ) -> Result<OwnedFd, FileError> {
     let failed = |source| system("allow (net.ipv4.ping_group_range)", id, source);
-    let origin = ns::origin(inside, "net").map_err(|error| failed(io::Error::other(error)))?;
-    if origin == NamespaceOrigin::Host {
+    let network = context.network(id);
+    let root = context.puppets.values().next().filter(|_| network == 0);
+    let origin = root.map(|root| ns::origin(root.tid(), "net")).transpose();
+    if origin.map_err(|error| failed(io::Error::other(error)))? == Some(NamespaceOrigin::Host) {
         return make();
     }
     let set = |range: String| {
@@ -59,7 +58,7 @@ pub(super) fn allowed(
             fs::write(GROUPS, range)?;
             Ok(before)
         };
-        ns::inside::run(inside, CloneFlags::CLONE_NEWNET, set).map_err(|error| failed(io::Error::other(error)))
+        context.inside(network, set).map_err(failed)
     };
     let before = set("0 2147483647".to_owned())?;
     let made = make();
@@ -78,8 +77,6 @@ pub(super) fn put_back(
         return Ok(());
     }
     let failed = |source| system("put back what waited in", id, source);
-    let inside = context.puppets.values().next().map(Puppet::tid);
-    let inside = inside.ok_or_else(|| failed(Errno::ESRCH.into()))?;
     let fill = || send_again(socket, packets);
-    ns::inside::run(inside, CloneFlags::CLONE_NEWNET, fill).map_err(|error| failed(io::Error::other(error)))
+    context.inside(context.network(id), fill).map_err(failed)
 }

@@ -240,7 +240,7 @@ fn all_options(file: &FoundFile, body: &Body, context: &DumpContext<'_>) -> Foun
         libc::AF_NETLINK => of_netlink(socket, body.protocol).map_err(wrap("read the groups of"))?,
         _ => match options::hidden(socket, &context.memory) {
             Ok(found) => found.map_err(|reason| (reason.to_owned(), ADVICE)),
-            Err(error) if options::has_groups(file.viewer) => Err((options::unreadable_groups(&error), ADVICE)),
+            Err(error) if options::has_groups(&file.network) => Err((options::unreadable_groups(&error), ADVICE)),
             Err(_) => Ok(Vec::new()),
         },
     };

@@ -13,7 +13,7 @@ use super::{
     devices::{Devices, find_devices},
     family,
     options::{self, SocketOption},
-    supply::new_by,
+    supply::new_alone,
     system,
 };
 use crate::file::{
@@ -24,7 +24,6 @@ use floe_sys::{
     message,
     socket::{set_option, set_program},
 };
-use floe_tracee::Puppet;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -214,19 +213,23 @@ fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
     }
 }
 
-/// A new one in the tree's network namespace.
+/// A new one in its network namespace.
 fn make(id: u32, body: &Body, context: &OpenContext<'_>) -> Result<OwnedFd, FileError> {
-    let puppet = context.puppets.values().next();
-    let puppet: &Puppet = puppet.ok_or_else(|| system("make", id, Errno::ESRCH.into()))?;
     // A packet socket takes nothing before it is bound. Others do, so they are not made ahead.
     let protocol = if body.family == libc::AF_PACKET {
         0
     } else {
         body.protocol
     };
-    let make = || new_by(id, (body.family, body.kind, protocol), puppet);
+    let make = || {
+        new_alone(
+            id,
+            (context.network(id), (body.family, body.kind, protocol)),
+            context.makers(),
+        )
+    };
     if body.is_echo() {
-        echo::allowed(id, puppet.tid(), make)
+        echo::allowed(id, context, make)
     } else {
         make()
     }

@@ -8,6 +8,7 @@ use super::{
     Body, Ends, Look, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
     hold::Held,
     outside,
+    partners::{self, Other},
     repair::{Queue, Repair, may_repair},
     sent::Sent,
     stream::hides_bytes,
@@ -23,24 +24,20 @@ use crate::{
             plain_options, refuse, tcp_state::TcpState,
         },
     },
-    ns,
+    ns::NetworkSpace,
     refusal::{Passing, Refusals, Subject},
 };
-use floe_image::{
-    codec,
-    record::{NamespaceOrigin, OpenFileRecord},
-};
+use floe_image::{codec, record::OpenFileRecord};
 use floe_sys::{
-    Pid,
     descriptor::{self, pidfd_getfd},
     netfilter::Way,
     socket::{is_somebodys, option},
 };
-use nix::{errno::Errno, sched::CloneFlags};
+use nix::errno::Errno;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -50,8 +47,8 @@ pub(in crate::file) struct FoundConnections {
     carried: Vec<FoundConnection>,
     /// What becomes of those whose other ends are outside of the tree.
     mode: TcpMode,
-    /// How the tree's network is joined to floe's own, where it is, and a process in it.
-    joined: Option<(Way, Pid)>,
+    /// How the network of the tree's root is joined to floe's own, where it is.
+    joined: Option<Way>,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
     /// Sockets that listen.
@@ -62,7 +59,7 @@ pub(in crate::file) struct FoundConnections {
 
 /// An end that was found. Its record is complete when the other end is known.
 struct FoundConnection {
-    viewer: Pid,
+    network: NetworkSpace,
     pidfd: Rc<OwnedFd>,
     number: i32,
     subject: Subject,
@@ -131,7 +128,9 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     };
     if is_of_a_link(local.ip()) {
         let ends = (canonical(local), canonical(remote));
-        if bound_device(&options).is_none() || context.connections.carried.iter().any(|one| one.body.ends() == ends) {
+        let mut all = context.connections.carried.iter();
+        let is_alike = |one: &FoundConnection| one.network.number == file.network.number && one.body.ends() == ends;
+        if bound_device(&options).is_none() || all.any(is_alike) {
             let reason = "an address of one network device (scope), of a connection by no device or of two that differ by it alone, can't be carried";
             return refuse(file, context, reason);
         }
@@ -140,7 +139,8 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
         family,
         local,
         remote,
-        other: OtherEnd::Tree,
+        // Until that is known.
+        other: OtherEnd::Closed,
         shut_write: tcp.has_sent_end(),
         shut_read: false,
         queue: Stream::default(),
@@ -150,7 +150,7 @@ fn dump_end(file: &FoundFile, ends: Option<Ends>, context: &mut DumpContext<'_>)
     };
     let record = codec::encode(&body)?;
     context.connections.carried.push(FoundConnection {
-        viewer: file.viewer,
+        network: file.network.clone(),
         pidfd: Rc::clone(&file.pidfd),
         number: file.number,
         subject: file.subject.clone(),
@@ -170,32 +170,31 @@ pub(in crate::file) fn resolve(
     refusals: &mut Refusals,
 ) -> Result<Option<Held>, FileError> {
     let (found, look) = (&all.carried, (keeper, memory));
-    let mut ends: Vec<_> = found.iter().map(|one| one.body.ends()).collect();
-    ends.sort_unstable();
-    let in_tree = |(local, remote): Ends| ends.binary_search(&(remote, local)).is_ok();
-    let unaccepted: HashSet<Ends> = all.listening.iter().flat_map(FoundListener::clients).collect();
-    let is_known = |ends: Ends| in_tree(ends) || unaccepted.contains(&ends);
+    let others = all.others();
+    let is_known = |index: usize| !matches!(others[index], Other::Nobody);
     // Before anything of them is looked at: what comes from outside would change them meanwhile.
-    let outside = all.outside(is_known, refusals)?;
-    let way = all.joined.as_ref().map(|(way, _)| way.clone());
-    let held = Held::take(outside.iter().map(|one| one.body.ends()).collect(), way)?;
+    let outside = all.outside(&others, refusals)?;
+    let ends = |index: &usize| found[*index].body.ends();
+    let way = all.joined.clone();
+    let held = Held::take(outside.iter().map(ends).collect(), way)?;
     let mut sent = HashMap::with_capacity(found.len());
-    for one in found.iter().filter(|one| is_known(one.body.ends())) {
-        sent.insert(one.body.ends(), (one.unreceived(look)?, one.body.shut_write));
+    for (index, one) in found.iter().enumerate().filter(|(index, _)| is_known(*index)) {
+        sent.insert(index, (one.unreceived(look)?, one.body.shut_write));
     }
-    let outside: HashSet<Ends> = outside.iter().map(|one| one.body.ends()).collect();
+    let files = records.iter().filter(|record| record.kind == NAME);
+    let files: Vec<u32> = files.map(|record| record.id).collect();
     let connections = records.iter_mut().filter(|record| record.kind == NAME);
     let mut clients = Clients::new();
-    for (record, one) in connections.zip(found) {
-        let (local, remote) = one.body.ends();
+    for (record, (index, one)) in connections.zip(found.iter().enumerate()) {
         let mut body = one.body.clone();
-        if outside.contains(&(local, remote)) {
+        if outside.contains(&index) {
             one.look_outside(look, &mut body)?;
             if !body.queue.is_possible() {
                 one.refuse_urgent("an urgent byte that was read before it had come in order", refusals);
             }
-        } else if in_tree((local, remote)) {
-            let news = one.receive(look, &mut body, sent.get(&(remote, local)))?;
+        } else if let Other::End(other) = others[index] {
+            body.other = OtherEnd::Tree(files[other]);
+            let news = one.receive(look, &mut body, sent.get(&other))?;
             // The kernel would tell of it while the tree is restored, when nobody can be sent SIGURG.
             if news && one.has_owner()? {
                 one.refuse_urgent(
@@ -207,11 +206,11 @@ pub(in crate::file) fn resolve(
             } else if !body.queue.has_all() {
                 one.refuse_urgent("an urgent byte that was told of and not sent yet", refusals);
             }
-        } else if let Some((sent, _)) = sent.get(&(local, remote)) {
+        } else if let (Other::Unaccepted(network), Some((sent, _))) = (others[index], sent.get(&index)) {
             body.other = OtherEnd::Unaccepted;
             one.receive(look, &mut body, None)?;
             let shut = u8::from(body.shut_read) | u8::from(body.shut_write) << 1;
-            clients.insert((local, remote), (record.id, shut, sent));
+            clients.insert((network, body.ends()), (record.id, shut, sent));
         } else if one.is_alone()? {
             body.other = OtherEnd::Closed;
             one.receive(look, &mut body, None)?;
@@ -229,7 +228,7 @@ pub(in crate::file) fn resolve(
 }
 
 impl FoundConnections {
-    pub(in crate::file) fn new(mode: TcpMode, joined: Option<(Way, Pid)>) -> Self {
+    pub(in crate::file) fn new(mode: TcpMode, joined: Option<Way>) -> Self {
         Self {
             carried: Vec::new(),
             mode,
@@ -240,18 +239,46 @@ impl FoundConnections {
         }
     }
 
-    /// Those that are carried though their other ends are outside; refuses those that aren't.
-    fn outside(
-        &self,
-        is_known: impl Fn(Ends) -> bool,
-        refusals: &mut Refusals,
-    ) -> Result<Vec<&FoundConnection>, FileError> {
+    /// Who has the other end of each.
+    fn others(&self) -> Vec<Other> {
+        let listening = self.listening.iter();
+        let clients = listening.flat_map(|one| one.clients().map(|ends| (one.network(), ends)));
+        let carried: Vec<_> = self
+            .carried
+            .iter()
+            .map(|one| (one.network.number, one.body.ends()))
+            .collect();
+        partners::find(&carried, &clients.collect())
+    }
+
+    /// Those that are carried though their other ends are outside, by their places; refuses those that aren't.
+    fn outside(&self, others: &[Other], refusals: &mut Refusals) -> Result<Vec<usize>, FileError> {
         let mut outside = Vec::new();
-        for one in &self.carried {
+        for (index, (one, other)) in self.carried.iter().zip(others).enumerate() {
             let (local, remote) = one.body.ends();
             let is_told_elsewhere = self.refused.contains(&(remote, local))
                 || self.hidden.iter().any(|place| inet::comes_to(remote, *place));
-            if is_known((local, remote)) || is_told_elsewhere || one.is_alone()? {
+            if let Other::Several = other {
+                let reason = "several connections of the tree have its addresses, in different network namespaces: which is its other \
+                              end is not told";
+                refusals.add(Some(&one.subject), one.title.clone(), reason, "end one of them");
+                continue;
+            }
+            let elsewhere = match other {
+                Other::End(end) => Some(self.carried[*end].network.number),
+                Other::Unaccepted(network) => Some(*network),
+                Other::Several | Other::Nobody => None,
+            };
+            if elsewhere.is_some_and(|network| network != one.network.number) && !one.has_way() {
+                let reason = "it is between two network namespaces, and there is no way to its other end any more, by which it is made again";
+                refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    reason,
+                    "put its devices and routes back, or end it",
+                );
+            }
+            if !matches!(other, Other::Nobody) || is_told_elsewhere || one.is_alone()? {
                 continue;
             }
             match self.mode {
@@ -261,7 +288,7 @@ impl FoundConnections {
                     "an address of one network device (scope) of a TCP connection with an end outside of the tree can't be carried yet".to_owned(),
                     "use another address, end the connection, or give it up by --tcp close",
                 ),
-                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one)? => outside.push(one),
+                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) => outside.push(index),
                 TcpMode::Close => {}
                 TcpMode::Established => refusals.add(
                     Some(&one.subject),
@@ -282,15 +309,11 @@ impl FoundConnections {
 }
 
 impl FoundConnections {
-    /// Whether its packets come by the way that joins the tree's network to floe's.
-    fn is_joined(&self, one: &FoundConnection) -> Result<bool, FileError> {
-        let Some((way, member)) = &self.joined else {
-            return Ok(false);
-        };
+    /// Whether its packets come by the way that joins the network of the tree's root to floe's.
+    fn is_joined(&self, one: &FoundConnection) -> bool {
         let (local, _) = one.body.ends();
-        let network = |pid: Pid| std::fs::read_link(format!("/proc/{pid}/ns/net"));
-        let same = network(*member).and_then(|theirs| Ok(theirs == network(one.viewer)?));
-        Ok(local.ip() == way.inside && same.map_err(one.failed("look at the network of"))?)
+        let inside = self.joined.as_ref().map(|way| way.inside);
+        one.network.number == 0 && inside.is_some_and(|inside| local.ip() == inside)
     }
 }
 
@@ -339,12 +362,15 @@ impl FoundConnection {
 
     /// Whether it is in the network namespace in which floe is.
     fn is_in_floes_network(&self) -> Result<bool, FileError> {
-        let origin = ns::origin(self.viewer, "net").map_err(|error| FileError::System {
-            action: "look at the network of",
-            object: self.title.clone(),
-            source: io::Error::other(error),
-        })?;
-        Ok(origin == NamespaceOrigin::Host)
+        let found = self.network.is_floes();
+        found.map_err(|error| self.failed("look at the network of")(io::Error::other(error)))
+    }
+
+    /// Whether its network namespace has its address still, and a way to the other end.
+    fn has_way(&self) -> bool {
+        let (local, remote) = self.body.ends();
+        let connect = || UdpSocket::bind((local.ip(), 0))?.connect(remote);
+        is_of_a_link(local.ip()) || self.network.run(connect).is_ok()
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.
@@ -363,7 +389,7 @@ impl FoundConnection {
     /// Whether a process outside of the tree has the end with these addresses.
     fn is_others(&self, local: SocketAddr, remote: SocketAddr) -> Result<bool, FileError> {
         let look = || Ok(is_somebodys(local, remote)?);
-        let found = ns::inside::run(self.viewer, CloneFlags::CLONE_NEWNET, look);
+        let found = self.network.run(look);
         found.map_err(|error| FileError::System {
             action: "look for the other end of",
             object: self.title.clone(),

@@ -1,14 +1,14 @@
 //! How connections are made again: one end connects from its own address with the other's, where the tree's own socket
 //! listens, or one that floe makes for the purpose.
 
-use super::{Body, Ends, NAME, OtherEnd, canonical, port::WantedPorts, repair};
+use super::{Body, NAME, OtherEnd, canonical, port::WantedPorts, repair};
 use crate::file::{
     FileError, OpenContext, decode,
     socket::{
         address::{Address, is_of_a_link},
         duplicate, has_events, inet,
         options::{self, SocketOption, Suspects},
-        supply::new_in_tree,
+        supply::{new_in_network, new_in_tree},
         system,
         tcp_state::TcpState,
     },
@@ -36,16 +36,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-type Records = Rc<HashMap<Ends, Body>>;
+/// By file, each with the network namespace that it is of.
+type Records = Rc<HashMap<u32, (u32, Body)>>;
 
 /// Connections made again so far.
 #[derive(Default)]
 pub(in crate::file) struct MadeConnections {
     records: Option<Records>,
-    /// Sockets that listen for floe alone, by address.
-    listening: HashMap<SocketAddr, OwnedFd>,
-    /// Other ends of those that were asked for.
-    others: HashMap<Ends, MadeEnd>,
+    /// Sockets that listen for floe alone, by network namespace and address.
+    listening: HashMap<(u32, SocketAddr), OwnedFd>,
+    /// Other ends of those that were asked for, by file.
+    others: HashMap<u32, MadeEnd>,
     pub(super) wanted: WantedPorts,
 }
 
@@ -85,7 +86,7 @@ fn records(context: &mut OpenContext<'_>) -> Result<Records, FileError> {
     let mut found = HashMap::new();
     for record in context.files.iter().filter(|record| record.kind == NAME) {
         let body: Body = decode(record)?;
-        found.insert(body.ends(), body);
+        found.insert(record.id, (record.network, body));
     }
     let records = Rc::new(found);
     context.connections.records = Some(Rc::clone(&records));
@@ -100,25 +101,22 @@ pub(in crate::file::socket) fn prepare(context: &mut OpenContext<'_>) -> Result<
     }
     let records = records(context)?;
     for record in context.files.iter().filter(|record| record.kind == NAME) {
-        let body: Body = decode(record)?;
-        if !matches!(body.other, OtherEnd::Tree | OtherEnd::Closed) {
+        let (_, body) = &records[&record.id];
+        if !matches!(body.other, OtherEnd::Tree(_) | OtherEnd::Closed) {
             continue;
         }
-        let ends = Both::of(record.id, &body, &records)?;
+        let ends = Both::of(record.id, &records)?;
         let server = if ends.accepts(context)? {
             &ends.here
         } else {
             &ends.there
         };
-        let place = canonical(server.address);
+        let place = server.place();
         if inet::is_listened_at(place, context)? || context.connections.listening.contains_key(&place) {
             continue;
         }
-        let socket = new_in_tree(
-            record.id,
-            (server.family, libc::SOCK_STREAM, libc::IPPROTO_TCP),
-            context,
-        )?;
+        let kind = (server.family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        let socket = new_in_network(record.id, (server.network, kind), context)?;
         bind_again(socket.as_fd(), server, context)
             .map_err(|source| system("bind (is its port taken?)", record.id, source))?;
         listen(socket.as_fd(), 1).map_err(|source| system("listen for", record.id, source.into()))?;
@@ -134,25 +132,43 @@ struct Both<'a> {
 }
 
 impl<'a> Both<'a> {
-    fn of(id: u32, body: &'a Body, records: &'a HashMap<Ends, Body>) -> Result<Self, FileError> {
+    fn of(id: u32, records: &'a HashMap<u32, (u32, Body)>) -> Result<Self, FileError> {
+        let lacking = |what: String| FileError::Unknown { id, what };
+        let (network, body) = records
+            .get(&id)
+            .ok_or_else(|| lacking("it is no TCP connection".to_owned()))?;
         let (local, remote) = body.ends();
-        let other = records.get(&(remote, local));
-        if other.is_none() && matches!(body.other, OtherEnd::Tree) {
-            return Err(FileError::Unknown {
-                id,
-                what: format!("the image lacks the other end of the connection from {local} to {remote}"),
-            });
-        }
+        let other = match body.other {
+            OtherEnd::Tree(other) => {
+                let found = records.get(&other).filter(|(_, other)| {
+                    let is_told = matches!(other.other, OtherEnd::Tree(back) if back == id);
+                    is_told && other.ends() == (remote, local)
+                });
+                let what = || format!("the image lacks the other end of the connection from {local} to {remote}");
+                Some(found.ok_or_else(|| lacking(what()))?)
+            }
+            _ => None,
+        };
         Ok(Self {
             here: End {
+                network: *network,
                 family: body.family,
                 address: body.local,
                 options: &body.options,
             },
-            there: End {
-                family: other.map_or(body.family, |other| other.family),
-                address: other.map_or(body.remote, |other| other.local),
-                options: other.map_or(&[], |other| &other.options),
+            there: match other {
+                Some((network, other)) => End {
+                    network: *network,
+                    family: other.family,
+                    address: other.local,
+                    options: &other.options,
+                },
+                None => End {
+                    network: *network,
+                    family: body.family,
+                    address: body.remote,
+                    options: &[],
+                },
             },
         })
     }
@@ -160,23 +176,19 @@ impl<'a> Both<'a> {
     /// Whether this end is the one that accepts: that does the end at which the tree listens, and where it does at none the
     /// one whose record comes first.
     fn accepts(&self, context: &mut OpenContext<'_>) -> Result<bool, FileError> {
-        Ok(inet::is_listened_at(canonical(self.here.address), context)?
-            || !inet::is_listened_at(canonical(self.there.address), context)?
-                && !context
-                    .connections
-                    .listening
-                    .contains_key(&canonical(self.there.address)))
+        Ok(inet::is_listened_at(self.here.place(), context)?
+            || !inet::is_listened_at(self.there.place(), context)?
+                && !context.connections.listening.contains_key(&self.there.place()))
     }
 }
 
 /// The end that `body` tells of, but for its options.
 pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<MadeEnd, FileError> {
-    if let Some(made) = context.connections.others.remove(&body.ends()) {
+    if let Some(made) = context.connections.others.remove(&id) {
         return Ok(made);
     }
-    let (local, remote) = body.ends();
     let records = records(context)?;
-    let ends = Both::of(id, body, &records)?;
+    let ends = Both::of(id, &records)?;
     let [mut own, mut far] = if ends.accepts(context)? {
         let [client, server] = connected(id, &ends.there, &ends.here, context)?;
         [server, client]
@@ -184,9 +196,9 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
         connected(id, &ends.here, &ends.there, context)?
     };
     own.receive(id, body, &far.socket)?;
-    if let Some(other) = records.get(&(remote, local)) {
-        far.receive(id, other, &own.socket)?;
-        context.connections.others.insert((remote, local), far);
+    if let OtherEnd::Tree(other) = body.other {
+        far.receive(id, &records[&other].1, &own.socket)?;
+        context.connections.others.insert(other, far);
     }
     Ok(own)
 }
@@ -194,12 +206,20 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
 /// How long a connection within the host may take.
 const CONNECT_SECONDS: i64 = 10;
 
-/// A family and an address of it.
+/// A family and an address of it, in a network namespace.
 struct End<'a> {
+    network: u32,
     family: i32,
     address: SocketAddr,
     /// Of these, the device that it is bound to.
     options: &'a [SocketOption],
+}
+
+impl End<'_> {
+    /// Where it is found.
+    fn place(&self) -> (u32, SocketAddr) {
+        (self.network, canonical(self.address))
+    }
 }
 
 /// The client's end, and the server's.
@@ -211,8 +231,9 @@ fn connected(
 ) -> Result<[MadeEnd; 2], FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let taken = |source| system("bind (is its port taken?)", id, source);
-    let place = canonical(server.address);
-    let end = new_in_tree(id, (client.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
+    let place = server.place();
+    let kind = (client.family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+    let end = new_in_network(id, (client.network, kind), context)?;
     bind_client(end.as_fd(), client, context).map_err(taken)?;
     let listening = match inet::listener(place, context)? {
         Some(found) => duplicate(id, found)?,
@@ -229,7 +250,8 @@ fn connected(
     setsockopt(&end, SendTimeout, &patience).map_err(wrap("set up"))?;
     let (end, to) = (end, SockaddrStorage::from(to));
     let connect = || connect(end.as_raw_fd(), &to);
-    inet::or_without_leftovers(client.address, context, connect).map_err(|source| system("connect", id, source))?;
+    inet::or_without_leftovers(client.network, client.address, context, connect)
+        .map_err(|source| system("connect", id, source))?;
     let accepted = accept_from(&listening, canonical(client.address)).map_err(wrap("accept"))?;
     set_option(end.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &0_i32.to_ne_bytes()).map_err(wrap("set up"))?;
     setsockopt(&end, SendTimeout, &TimeVal::zero()).map_err(wrap("set up"))?;
@@ -263,7 +285,7 @@ fn bind_again(socket: BorrowedFd<'_>, end: &End<'_>, context: &OpenContext<'_>) 
         options::set_device(socket, end.options)?;
     }
     let bind = || bind_reusing(socket, end.address);
-    inet::or_without_leftovers(end.address, context, bind)
+    inet::or_without_leftovers(end.network, end.address, context, bind)
 }
 
 /// The same of one that is only to be connected: the kernel gives several a port that have different other ends.
@@ -272,7 +294,7 @@ fn bind_client(socket: BorrowedFd<'_>, end: &End<'_>, context: &OpenContext<'_>)
         options::set_device(socket, end.options)?;
     }
     let bind = || bind_sharing(socket, end.address);
-    inet::or_without_leftovers(end.address, context, bind)
+    inet::or_without_leftovers(end.network, end.address, context, bind)
 }
 
 /// Takes an address that the tree had, also where other sockets have its port; where floe may not do so, if these permit it.
@@ -288,6 +310,7 @@ pub(super) fn unconnected(id: u32, body: &Body, context: &OpenContext<'_>) -> Re
     let wrap = |action| move |source| system(action, id, source);
     let socket = new_in_tree(id, (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
     let end = End {
+        network: context.network(id),
         family: body.family,
         address: body.local,
         options: &body.options,
@@ -321,9 +344,11 @@ pub(super) fn await_connected(socket: BorrowedFd<'_>, patience: Duration) -> Res
     }
 }
 
-/// The connection from `client`. Others may come meanwhile; they find theirs closed.
+/// The connection from `client`, which comes a moment later from another network namespace. Others may come meanwhile; they
+/// find theirs closed.
 fn accept_from(listening: &OwnedFd, client: SocketAddr) -> Result<OwnedFd, Errno> {
-    while has_events(listening.as_fd(), libc::POLLIN)? {
+    let patience = PollTimeout::try_from(Duration::from_secs(CONNECT_SECONDS as u64)).map_err(|_| Errno::EINVAL)?;
+    while poll(&mut [PollFd::new(listening.as_fd(), PollFlags::POLLIN)], patience)? > 0 {
         let accepted = adopt(accept4(listening.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?);
         if Address::remote(accepted.as_fd())?.map(canonical) == Some(client) {
             return Ok(accepted);

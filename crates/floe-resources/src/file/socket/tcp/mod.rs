@@ -8,6 +8,7 @@ mod hold;
 mod make;
 mod nobody;
 mod outside;
+mod partners;
 mod port;
 mod repair;
 mod sent;
@@ -82,8 +83,8 @@ struct Body {
 /// Who has the other end of a connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum OtherEnd {
-    /// A process of the tree.
-    Tree,
+    /// A process of the tree: the open file of this number, which may be of another network namespace.
+    Tree(u32),
     /// Nobody, and it is closed.
     Closed,
     /// Somebody outside.
@@ -194,7 +195,7 @@ impl FileKind for TcpConnection {
                 socket
             }
             OtherEnd::Outside(_) | OtherEnd::GivenUp => nobody::reset(record.id, &body, context)?,
-            OtherEnd::Tree | OtherEnd::Closed => {
+            OtherEnd::Tree(_) | OtherEnd::Closed => {
                 let made = make::make(record.id, &body, context)?;
                 (suspects, sender) = (made.suspects, made.sender);
                 made.socket
@@ -224,7 +225,7 @@ impl FileKind for TcpConnection {
     /// Shuts down what was shut down, when both ends have sent what was on its way.
     fn connect(&self, record: &OpenFileRecord, holders: &Holders<'_>, _unsent: &Unsent) -> Result<(), FileError> {
         let body = possible(record)?;
-        let (OtherEnd::Tree | OtherEnd::Closed, Some(how)) = (&body.other, body.shut()) else {
+        let (OtherEnd::Tree(_) | OtherEnd::Closed, Some(how)) = (&body.other, body.shut()) else {
             return Ok(());
         };
         let Some(place) = holders.first(record.id) else {
@@ -251,7 +252,7 @@ impl FileKind for TcpConnection {
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
         let body = possible(record)?;
         let other = match body.other {
-            OtherEnd::Tree => "",
+            OtherEnd::Tree(_) => "",
             OtherEnd::Closed => ", closed there",
             OtherEnd::Outside(_) => ", outside of the tree",
             OtherEnd::GivenUp => ", given up",

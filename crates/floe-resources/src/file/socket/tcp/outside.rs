@@ -214,7 +214,7 @@ pub(super) fn make(
     context: &mut OpenContext<'_>,
 ) -> Result<OwnedFd, FileError> {
     // Where the tree listens at this address that must come first: its port would be in use.
-    inet::listener(super::canonical(body.local), context)?;
+    inet::listener((context.network(id), super::canonical(body.local)), context)?;
     let socket = new_in_tree(id, (body.family, libc::SOCK_STREAM, libc::IPPROTO_TCP), context)?;
     let fill = || -> Result<(), Errno> {
         let set = |name, value: u32| set_option(socket.as_fd(), libc::IPPROTO_TCP, name, &value.to_ne_bytes());

@@ -5,17 +5,14 @@
 //! kernel tell the other end; nobody is sent SIGURG by that, since files get their owners later.
 
 use super::{Ends, repair::to_be_read};
-use crate::{
-    file::{
-        FileError, FoundFile,
-        memory::Memory,
-        socket::{
-            Keeper, has_events, number_option,
-            options::{self, Buffer, Room},
-            tcp_state::TcpState,
-        },
+use crate::file::{
+    FileError, FoundFile,
+    memory::Memory,
+    socket::{
+        Keeper, has_events, number_option,
+        options::{self, Buffer, Room},
+        tcp_state::TcpState,
     },
-    ns,
 };
 use floe_sys::{
     kernel::{UrgentByte, UrgentMark},
@@ -24,7 +21,6 @@ use floe_sys::{
 };
 use nix::{
     errno::Errno,
-    sched::CloneFlags,
     sys::socket::{MsgFlags, recv, send},
 };
 use serde::{Deserialize, Serialize};
@@ -94,7 +90,7 @@ pub(in crate::file::socket) fn untold(socket: BorrowedFd<'_>, memory: &Memory) -
 /// Whether more waits in a connection than calls tell: an urgent byte that was read, and what comes behind it.
 pub(super) fn hides_bytes(file: &FoundFile, tcp: &TcpState, (local, remote): Ends) -> Result<bool, FileError> {
     let look = || Ok(listed_unread(local, remote)?);
-    let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, look);
+    let listed = file.network.run(look);
     let listed = listed.map_err(|error| FileError::System {
         action: "list what waits in",
         object: file.title(),

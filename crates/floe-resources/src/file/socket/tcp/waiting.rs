@@ -6,15 +6,14 @@ use crate::{
     file::{
         FileError, FoundFile, Holders,
         memory::Memory,
-        socket::{address::Address, inet, number_option, supply::new_by, system, tcp_state::TcpState},
+        socket::{address::Address, inet, number_option, supply::new_alone, system, tcp_state::TcpState},
     },
-    ns,
+    ns::NetworkSpace,
     refusal::{Passing, Refusals, Subject},
 };
-use floe_sys::{Pid, descriptor::pidfd_getfd, kernel::WaitingConnection, socket::is_somebodys};
+use floe_sys::{descriptor::pidfd_getfd, kernel::WaitingConnection, socket::is_somebodys};
 use nix::{
     errno::Errno,
-    sched::CloneFlags,
     sys::socket::{Shutdown, SockaddrStorage, connect, shutdown},
 };
 use serde::{Deserialize, Serialize};
@@ -50,7 +49,7 @@ impl Waiting {
 
 /// A socket that listens.
 pub(in crate::file::socket) struct FoundListener {
-    viewer: Pid,
+    network: NetworkSpace,
     pidfd: Rc<OwnedFd>,
     number: i32,
     subject: Subject,
@@ -61,8 +60,9 @@ pub(in crate::file::socket) struct FoundListener {
     seen: Vec<WaitingConnection>,
 }
 
-/// What is known of the ends that are carried, by their addresses: file, what was shut down, what is on its way.
-pub(super) type Clients<'a> = HashMap<Ends, (u32, u8, &'a Option<Sent>)>;
+/// What is known of the ends that are carried, by the network namespace in which they wait to be accepted and their addresses:
+/// file, what was shut down, what is on its way.
+pub(super) type Clients<'a> = HashMap<(u32, Ends), (u32, u8, &'a Option<Sent>)>;
 
 impl FoundListener {
     /// With all connections that wait there; `None` where they can't be told, which is refused.
@@ -81,7 +81,7 @@ impl FoundListener {
         let place = place.map_err(FileError::system("read the address of", file.title()))?;
         match seen {
             Ok(seen) => Ok(Some(Self {
-                viewer: file.holder,
+                network: file.network.clone(),
                 pidfd: Rc::clone(&file.pidfd),
                 number: file.number,
                 subject: file.subject.clone(),
@@ -93,10 +93,15 @@ impl FoundListener {
                 let reason =
                     format!("connections wait to be accepted, which only the kernel's memory tells of: {error}");
                 refusals.add(Some(&file.subject), file.title(), reason, "try again");
-                refusals.last_passes(passing(place));
+                refusals.last_passes(passing(&file.network, place));
                 Ok(None)
             }
         }
+    }
+
+    /// The number of its network namespace.
+    pub(super) fn network(&self) -> u32 {
+        self.network.number
     }
 
     /// The ends of the clients.
@@ -130,7 +135,7 @@ impl FoundListener {
                 let reason =
                     format!("a filter of the connection from {remote}, which waits to be accepted, can't be set");
                 refusals.add(Some(&self.subject), self.title.clone(), reason, "try again");
-                refusals.last_passes(passing(self.place));
+                refusals.last_passes(passing(&self.network, self.place));
                 continue;
             }
             let mut waiting = Waiting {
@@ -140,7 +145,7 @@ impl FoundListener {
                 shut: 0,
                 queue: Stream::default(),
             };
-            match clients.get(&(canonical(remote), canonical(local))) {
+            match clients.get(&(self.network.number, (canonical(remote), canonical(local)))) {
                 Some((file, shut, sent)) => {
                     (waiting.client, waiting.shut) = (Some(*file), *shut);
                     waiting.queue = whole(one, *shut & 2 != 0, sent.as_ref())
@@ -162,14 +167,14 @@ impl FoundListener {
                         format!("a connection from {remote}, outside of the tree, waits to be accepted"),
                         "try again, or give it up by --tcp close",
                     );
-                    refusals.last_passes(passing(self.place));
+                    refusals.last_passes(passing(&self.network, self.place));
                     continue;
                 }
             }
             if !waiting.queue.has_all() {
                 let reason = "an urgent byte that was told of and not sent yet can't be carried";
                 refusals.add(Some(&self.subject), self.title.clone(), reason, "try again");
-                refusals.last_passes(passing(self.place));
+                refusals.last_passes(passing(&self.network, self.place));
             }
             resolved.push(waiting);
         }
@@ -179,7 +184,7 @@ impl FoundListener {
     /// Whether some process has the client's end.
     fn is_others(&self, client: SocketAddr, server: SocketAddr) -> Result<bool, FileError> {
         let look = || Ok(is_somebodys(client, server)?);
-        ns::inside::run(self.viewer, CloneFlags::CLONE_NEWNET, look).map_err(|error| FileError::System {
+        self.network.run(look).map_err(|error| FileError::System {
             action: "look for clients of",
             object: self.title.clone(),
             source: io::Error::other(error),
@@ -187,8 +192,9 @@ impl FoundListener {
     }
 }
 
-/// How connections that wait at an address pass.
-fn passing(place: Option<SocketAddr>) -> Passing {
+/// How connections that wait at an address pass. New ones can be held back in the network namespace of the tree's root.
+fn passing(network: &NetworkSpace, place: Option<SocketAddr>) -> Passing {
+    let place = place.filter(|_| network.number == 0);
     place.map_or(Passing::OfItself, Passing::Accepted)
 }
 
@@ -215,7 +221,11 @@ fn whole(one: WaitingConnection, has_shut: bool, sent: Option<&Sent>) -> Option<
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has all connections wait again at a socket that listens, the file `id`.
-pub(in crate::file::socket) fn connect_all(id: u32, all: &[Waiting], holders: &Holders<'_>) -> Result<(), FileError> {
+pub(in crate::file::socket) fn connect_all(
+    (id, network): (u32, u32),
+    all: &[Waiting],
+    holders: &Holders<'_>,
+) -> Result<(), FileError> {
     if all.is_empty() {
         return Ok(());
     }
@@ -240,7 +250,7 @@ pub(in crate::file::socket) fn connect_all(id: u32, all: &[Waiting], holders: &H
                     libc::AF_INET6
                 };
                 let kind = (family, libc::SOCK_STREAM, libc::IPPROTO_TCP);
-                let socket = new_by(id, kind, holders.puppet(place.0)?)?;
+                let socket = new_alone(id, (network, kind), holders.makers())?;
                 make::bind_sharing(socket.as_fd(), waiting.remote).map_err(wrap("bind a client of"))?;
                 socket
             }

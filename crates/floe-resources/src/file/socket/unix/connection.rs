@@ -41,7 +41,7 @@ pub(super) fn connected(
         let name = &server?.name.as_ref()?.bytes;
         let accepted = |maker| {
             let mut all = records.values();
-            all.find(|(_, listening)| listening.accepted(name, one.kind, maker))
+            all.find(|(_, listening)| listening.accepted(name, (one.network, one.kind), maker))
         };
         let maker = client.and_then(Body::maker);
         // Two sockets can't have one abstract name.
@@ -65,12 +65,15 @@ pub(super) fn connected(
 fn pair(id: u32, (one, two): (&Body, Option<&Body>), context: &mut OpenContext<'_>) -> Result<[OwnedFd; 2], FileError> {
     let maker = one.maker().unwrap_or(ROOT);
     let puppet = maker.puppet(id, context)?;
+    let visit = context.makers().visit(id, puppet, one.network)?;
     let mut batch = puppet.batch();
     let place = batch.room(8);
     let kind = (one.kind | libc::SOCK_CLOEXEC) as u64;
     let arguments = [libc::AF_UNIX as u64, kind, 0, place];
-    as_maker(&mut batch, (maker, &one.groups), &context.groups, |batch| {
-        batch.call("make a pair of sockets", libc::SYS_socketpair, &arguments);
+    visit.during(&mut batch, |batch| {
+        as_maker(batch, (maker, &one.groups), &context.groups, |batch| {
+            batch.call("make a pair of sockets", libc::SYS_socketpair, &arguments);
+        });
     });
     puppet.run(&mut batch)?;
     let bytes = batch.bytes(place, 8);
@@ -108,7 +111,7 @@ fn through_another(
 ) -> Result<[OwnedFd; 2], FileError> {
     let maker = client.and_then(Body::maker).unwrap_or(ROOT);
     let puppet = maker.puppet(id, context)?;
-    let number = socket_in(puppet, server.kind)?;
+    let number = socket_in(id, puppet, (server.network, server.kind), context.makers())?;
     let listening = only(id, fetch(id, puppet, &[number])?)?;
     let name = server.name.as_ref().map_or(&[][..], |name| &name.bytes);
     let place = name::bind_for_a_moment(listening.as_fd(), name)
@@ -159,7 +162,7 @@ fn connect<'a>(
     // What the server's end tells of is who connected.
     let maker = server.maker().unwrap_or(ROOT);
     let puppet = maker.puppet(id, context)?;
-    let number = socket_in(puppet, server.kind)?;
+    let number = socket_in(id, puppet, (server.network, server.kind), context.makers())?;
     if let Some((client, name)) = client.and_then(|client| Some((client, client.name.as_ref()?))) {
         name::bind((id, client), (puppet, number), name, context)?;
     }

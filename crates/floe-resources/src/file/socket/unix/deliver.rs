@@ -104,7 +104,7 @@ fn letters(
     };
     let to = to.map_err(wrap("find the name of"))?;
     for message in &body.queue {
-        let (sender, _place) = sender((id, &message.from), records, holders)?;
+        let (sender, _place) = sender((id, body.network, &message.from), records, holders)?;
         let _room = room_for(sender.as_fd(), &body.queue).map_err(wrap("make room to send to"))?;
         send((id, sender.as_fd()), Some(&to), (body, message), holders)?;
     }
@@ -113,16 +113,16 @@ fn letters(
 
 /// A datagram socket with a name, or with none.
 fn sender(
-    (id, name): (u32, &[u8]),
+    (id, network, name): (u32, u32, &[u8]),
     records: &Records,
     holders: &Holders<'_>,
 ) -> Result<(OwnedFd, Option<Place>), FileError> {
-    let has_it = |body: &Body| body.is_of_letters() && body.name.as_ref().is_some_and(|own| own.bytes == name);
+    let has_it = |body: &Body| body.is_of_letters() && body.has_name(name, network);
     let living = records.values().find(|(_, body)| has_it(body));
     if let Some(place) = living.and_then(|(id, _)| holders.first(*id)) {
         return Ok((holders.fetch(place)?, None));
     }
-    named(id, name, holders)
+    named((id, network), name, holders)
 }
 
 /// Has a datagram socket send to another one's name from now on.
@@ -166,11 +166,11 @@ pub(super) fn send_to(
 }
 
 /// Has a datagram socket be one that sent to a socket of this name, which is closed.
-pub(super) fn send_to_nobody(id: u32, name: &[u8], holders: &Holders<'_>) -> Result<(), FileError> {
+pub(super) fn send_to_nobody((id, network): (u32, u32), name: &[u8], holders: &Holders<'_>) -> Result<(), FileError> {
     let Some(place) = holders.first(id) else {
         return Ok(());
     };
-    let (nobody, there) = named(id, name, holders)?;
+    let (nobody, there) = named((id, network), name, holders)?;
     let to = match &there {
         Some(there) => UnixAddr::new(&there.path()),
         None => UnixAddr::new_abstract(name.strip_prefix(&[0]).unwrap_or_default()),
@@ -183,9 +183,9 @@ pub(super) fn send_to_nobody(id: u32, name: &[u8], holders: &Holders<'_>) -> Res
 }
 
 /// A datagram socket that has a name for a moment.
-fn named(id: u32, name: &[u8], holders: &Holders<'_>) -> Result<(OwnedFd, Option<Place>), FileError> {
+fn named((id, network): (u32, u32), name: &[u8], holders: &Holders<'_>) -> Result<(OwnedFd, Option<Place>), FileError> {
     let puppet = Maker::of(0).among(id, holders.puppets)?;
-    let number = socket_in(puppet, libc::SOCK_DGRAM)?;
+    let number = socket_in(id, puppet, (network, libc::SOCK_DGRAM), holders.makers())?;
     let made = only(id, fetch(id, puppet, &[number])?)?;
     if name.is_empty() {
         return Ok((made, None));

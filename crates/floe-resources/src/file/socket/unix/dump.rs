@@ -14,6 +14,7 @@ use crate::{
             refuse,
         },
     },
+    ns::Others,
     refusal::{Passing, Refusals, Subject},
 };
 use floe_image::{codec, record::NsPid};
@@ -43,7 +44,7 @@ const RCV_SHUTDOWN: u8 = 1;
 pub(in crate::file) struct FoundUnix {
     /// Inode numbers of those that were refused.
     pub(super) refused: HashSet<u32>,
-    /// All of the tree's network namespace; asked for once.
+    /// All of the tree's network namespaces; asked for once.
     pub(super) listed: Option<Listed>,
     /// Those that are saved, in the order of their records.
     pub(super) found: Vec<Rc<FoundSocket>>,
@@ -75,9 +76,9 @@ impl FoundUnix {
         self.found.get(index).map(Rc::clone)
     }
 
-    fn listed(&mut self, file: &FoundFile) -> Result<&Listed, FileError> {
+    fn listed(&mut self, file: &FoundFile, others: &Others) -> Result<&Listed, FileError> {
         if self.listed.is_none() {
-            self.listed = Some(Listed::read(file)?);
+            self.listed = Some(Listed::read(file, others)?);
         }
         Ok(self.listed.as_ref().expect("just listed"))
     }
@@ -159,13 +160,9 @@ pub(super) fn dump(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Op
 fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Vec<u8>>, FileError> {
     let inode = file.metadata.ino() as u32;
     let wrap = |action| FileError::system(action, file.title());
-    let listed = context.unix.listed(file)?;
+    let listed = context.unix.listed(file, context.others)?;
     let Some(unix) = listed.socket(inode).cloned() else {
-        return refuse(
-            file,
-            context,
-            "a unix socket of another network namespace can't be carried yet",
-        );
+        return refuse(file, context, "no task of the tree is in its network namespace");
     };
     let waits = listed.waits(inode);
     let other = unix.peer.and_then(|peer| listed.any(peer)).cloned();
@@ -186,7 +183,10 @@ fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Ve
     };
     if let State::Abandoned { to } = &state
         && !name::is_path(to)
-        && context.unix.listed(file)?.has_name(to)
+        && context
+            .unix
+            .listed(file, context.others)?
+            .has_name(file.network.number, to)
     {
         let reason = "it sent to a socket that is closed, and another one has that one's name now";
         return refuse(file, context, reason);
@@ -208,6 +208,7 @@ fn dump_end(file: &FoundFile, context: &mut DumpContext<'_>) -> Result<Option<Ve
     }
     let body = Body {
         socket: inode,
+        network: file.network.number,
         kind: unix.kind,
         name,
         own: SocketFile::of(&file.metadata),

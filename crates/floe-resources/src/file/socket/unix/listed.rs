@@ -1,59 +1,73 @@
-//! Unix sockets as the kernel lists them: those of the tree's network namespace, and for other ends those of floe's own. Paths
+//! Unix sockets as the kernel lists them: those of the tree's network namespaces, and for other ends those of floe's own. Paths
 //! lead from one to the other, abstract names don't.
 
 use crate::{
     file::{FileError, FoundFile},
-    ns,
+    ns::Others,
 };
-use floe_image::record::NamespaceOrigin;
 use floe_sys::socket::{UnixSocket, unix_sockets};
-use nix::sched::CloneFlags;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 /// All of them; asked for once.
 pub(super) struct Listed {
-    sockets: HashMap<u32, UnixSocket>,
+    /// With the number of the network namespace.
+    sockets: HashMap<u32, (u32, UnixSocket)>,
     /// Those whose connections nobody has accepted yet.
     waiting: HashSet<u32>,
     /// Those of floe's network namespace, where that is another one.
     beside: HashMap<u32, UnixSocket>,
-    /// Whether it is not.
-    pub is_floes: bool,
+    /// The number of the tree's network namespace that is floe's own, if one is.
+    floes: Option<u32>,
 }
 
 impl Listed {
     /// Those that a file of the tree is among.
-    pub(super) fn read(file: &FoundFile) -> Result<Self, FileError> {
-        let listed = ns::inside::run(file.viewer, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?));
-        let sockets = listed.map_err(|error| FileError::System {
-            action: "list the sockets like",
-            object: file.title(),
-            source: std::io::Error::other(error),
-        })?;
-        let waiting = sockets.values().flat_map(|socket| &socket.waiting).copied().collect();
-        let origin = ns::origin(file.viewer, "net").map_err(|error| FileError::System {
-            action: "look at the network of",
-            object: file.title(),
-            source: std::io::Error::other(error),
-        })?;
-        let is_floes = origin == NamespaceOrigin::Host;
-        let beside = if is_floes { Ok(HashMap::new()) } else { unix_sockets() };
-        Ok(Self {
-            sockets,
-            waiting,
-            beside: beside.map_err(FileError::system("list the sockets beside", file.title()))?,
-            is_floes,
-        })
+    pub(super) fn read(file: &FoundFile, others: &Others) -> Result<Self, FileError> {
+        let failed = |action| {
+            move |error| FileError::System {
+                action,
+                object: file.title(),
+                source: io::Error::other(error),
+            }
+        };
+        let mut found = Self {
+            sockets: HashMap::new(),
+            waiting: HashSet::new(),
+            beside: HashMap::new(),
+            floes: None,
+        };
+        for space in others.networks() {
+            let listed = space
+                .run(|| Ok(unix_sockets()?))
+                .map_err(failed("list the sockets like"))?;
+            let waiting = listed.values().flat_map(|socket| &socket.waiting);
+            found.waiting.extend(waiting.copied());
+            let listed = listed.into_iter();
+            found
+                .sockets
+                .extend(listed.map(|(inode, one)| (inode, (space.number, one))));
+            if space.is_floes().map_err(failed("look at the network of"))? {
+                found.floes = Some(space.number);
+            }
+        }
+        if found.floes.is_none() {
+            let beside = unix_sockets().map_err(FileError::system("list the sockets beside", file.title()));
+            found.beside = beside?;
+        }
+        Ok(found)
     }
 
-    /// One of the tree's network namespace.
+    /// One of the tree's network namespaces.
     pub(super) fn socket(&self, inode: u32) -> Option<&UnixSocket> {
-        self.sockets.get(&inode)
+        self.sockets.get(&inode).map(|(_, socket)| socket)
     }
 
-    /// One of either.
+    /// One of these, or of floe's.
     pub(super) fn any(&self, inode: u32) -> Option<&UnixSocket> {
-        self.sockets.get(&inode).or_else(|| self.beside.get(&inode))
+        self.socket(inode).or_else(|| self.beside.get(&inode))
     }
 
     /// Whether it is one whose connection nobody has accepted yet.
@@ -61,14 +75,21 @@ impl Listed {
         self.waiting.contains(&inode)
     }
 
-    /// Whether one of the tree's network namespace has a name.
-    pub(super) fn has_name(&self, name: &[u8]) -> bool {
-        self.sockets.values().any(|one| one.name.as_deref() == Some(name))
+    /// Whether a network namespace of the tree is floe's own.
+    pub(super) fn is_floes(&self, network: u32) -> bool {
+        self.floes == Some(network)
+    }
+
+    /// Whether one of a network namespace of the tree has a name.
+    pub(super) fn has_name(&self, network: u32, name: &[u8]) -> bool {
+        let mut all = self.sockets.values().filter(|(number, _)| *number == network);
+        all.any(|(_, one)| one.name.as_deref() == Some(name))
     }
 
     /// Whether one of either listens at a name.
     pub(super) fn is_listened_at(&self, name: &[u8], kind: i32) -> bool {
-        let mut all = self.sockets.values().chain(self.beside.values());
+        let own = self.sockets.values().map(|(_, socket)| socket);
+        let mut all = own.chain(self.beside.values());
         all.any(|one| one.listens && one.kind == kind && one.name.as_deref() == Some(name))
     }
 }

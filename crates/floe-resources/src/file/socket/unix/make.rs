@@ -6,11 +6,11 @@ use super::{
     name::{self, BoundNames},
 };
 use crate::file::{
-    FileError, OpenContext, decode,
-    socket::{Maker, ROOT, duplicate, fetch, queue, system},
+    FileError, OpenContext,
+    socket::{Maker, ROOT, duplicate, fetch, queue, supply::new_alone, system, visit::Makers},
 };
 use floe_image::record::OpenFileRecord;
-use floe_tracee::{Batch, Puppet};
+use floe_tracee::{Batch, Puppet, Script};
 use nix::errno::Errno;
 use std::{
     collections::HashMap,
@@ -55,7 +55,7 @@ pub fn check(files: &[OpenFileRecord]) -> Result<(), FileError> {
 pub(super) fn read(files: &[OpenFileRecord]) -> Result<HashMap<u32, (u32, Body)>, FileError> {
     let mut found = HashMap::new();
     for record in files.iter().filter(|record| record.kind == NAME) {
-        let body: Body = decode(record)?;
+        let body = super::read(record)?;
         let socket = body.socket;
         if let Some((other, _)) = found.insert(socket, (record.id, body)) {
             return Err(FileError::Unknown {
@@ -103,10 +103,20 @@ pub(super) fn make(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Resul
     }
 }
 
-/// A new socket in a task; its number there.
-pub(super) fn socket_in(puppet: &Puppet, kind: i32) -> Result<i32, FileError> {
+/// A new socket of a network namespace in a task, which need not be there; its number in the task.
+pub(super) fn socket_in(
+    id: u32,
+    puppet: &Puppet,
+    (network, kind): (u32, i32),
+    makers: Makers<'_>,
+) -> Result<i32, FileError> {
+    let kind = kind | libc::SOCK_NONBLOCK;
+    if !makers.is_in(id, puppet, network)? {
+        let made = new_alone(id, (network, (libc::AF_UNIX, kind, 0)), makers)?;
+        return Ok(makers.channel.give(&mut Script::new(puppet), &[made.as_fd()])?[0]);
+    }
     let mut batch = puppet.batch();
-    let kind = (kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+    let kind = (kind | libc::SOCK_CLOEXEC) as u64;
     let made = batch.call("make a socket", libc::SYS_socket, &[libc::AF_UNIX as u64, kind, 0]);
     puppet.run(&mut batch)?;
     Ok(batch.result(made) as i32)
@@ -115,7 +125,7 @@ pub(super) fn socket_in(puppet: &Puppet, kind: i32) -> Result<i32, FileError> {
 fn single(id: u32, body: &Body, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
     let nobody = Maker::of(body.name.as_ref().map_or(0, |name| name.holder.0));
     let puppet = nobody.puppet(id, context)?;
-    let number = socket_in(puppet, body.kind)?;
+    let number = socket_in(id, puppet, (body.network, body.kind), context.makers())?;
     if let Some(name) = &body.name {
         name::bind((id, body), (puppet, number), name, context)?;
     }
@@ -136,7 +146,7 @@ pub(super) fn listening(id: u32, body: &Body, context: &mut OpenContext<'_>) -> 
         return Ok(());
     }
     let puppet = maker.puppet(id, context)?;
-    let number = socket_in(puppet, body.kind)?;
+    let number = socket_in(id, puppet, (body.network, body.kind), context.makers())?;
     if let Some(name) = &body.name {
         name::bind((id, body), (puppet, number), name, context)?;
     }

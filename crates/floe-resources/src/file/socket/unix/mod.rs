@@ -49,6 +49,9 @@ const MOST_GROUPS: usize = 65_536;
 struct Body {
     /// Its inode number when it was saved: by it sockets refer to each other.
     socket: u32,
+    /// The number of its network namespace, which its record tells.
+    #[serde(skip)]
+    network: u32,
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     kind: i32,
     name: Option<Name>,
@@ -133,6 +136,12 @@ impl Body {
         self.takes_letters() || matches!(self.state, State::Listening { .. })
     }
 
+    /// Whether it has a name, as those see it that are of a network namespace: each has abstract names of its own.
+    fn has_name(&self, name: &[u8], network: u32) -> bool {
+        let own = self.name.as_ref().is_some_and(|own| own.bytes == name);
+        own && (name::is_path(name) || self.network == network)
+    }
+
     fn is_stream(&self) -> bool {
         self.kind == libc::SOCK_STREAM
     }
@@ -157,10 +166,10 @@ impl Body {
     }
 
     /// Whether it accepted a connection whose server's end has this name, and whose client tells of this maker.
-    fn accepted(&self, name: &[u8], kind: i32, maker: Option<Maker>) -> bool {
+    fn accepted(&self, name: &[u8], (network, kind): (u32, i32), maker: Option<Maker>) -> bool {
         matches!(self.state, State::Listening { .. })
             && self.kind == kind
-            && self.name.as_ref().is_some_and(|own| own.bytes == name)
+            && self.has_name(name, network)
             && maker.is_none_or(|maker| Some(maker) == self.maker())
     }
 }
@@ -212,7 +221,7 @@ impl FileKind for Unix {
         };
         match &body.state {
             State::Sending { other, to } => deliver::send_to(record.id, (*other, to), holders, unsent)?,
-            State::Abandoned { to } => deliver::send_to_nobody(record.id, to, holders)?,
+            State::Abandoned { to } => deliver::send_to_nobody((record.id, record.network), to, holders)?,
             State::Listening { .. } => unaccepted::connect_all((record.id, &body), holders, unsent)?,
             State::Outside { to } => peer::connect_anew((record.id, &body), to, holders)?,
             _ => {}
@@ -304,8 +313,16 @@ fn shut_down((id, body): (u32, &Body), socket: BorrowedFd<'_>) -> Result<(), Fil
     shutdown(socket.as_raw_fd(), how).map_err(|source| system("shut down", id, source.into()))
 }
 
-fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
+fn read(record: &OpenFileRecord) -> Result<Body, FileError> {
     let body: Body = decode(record)?;
+    Ok(Body {
+        network: record.network,
+        ..body
+    })
+}
+
+fn possible(record: &OpenFileRecord) -> Result<Body, FileError> {
+    let body = read(record)?;
     if body.is_possible() {
         Ok(body)
     } else {

@@ -65,7 +65,7 @@ impl FoundUnix {
                 "the process that has it has a root directory of its own (chroot), where the name of its other end means something else",
             );
         }
-        if !name::is_path(to) && !listed.is_some_and(|listed| listed.is_floes) {
+        if !name::is_path(to) && !listed.is_some_and(|listed| listed.is_floes(one.body.network)) {
             return Err("its other end is in a network that ends with the tree");
         }
         Ok(())

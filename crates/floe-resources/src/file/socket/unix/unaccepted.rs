@@ -9,26 +9,19 @@ use super::{
     make::{listen, only, socket_in},
     name,
 };
-use crate::{
-    file::{
-        FileError, Holders, own_groups,
-        socket::{Maker, fetch, queue::Message, system},
-    },
-    ns,
+use crate::file::{
+    FileError, Holders, own_groups,
+    socket::{Maker, fetch, queue::Message, system},
 };
 use floe_sys::socket::unix_sockets;
 use floe_tracee::{Puppet, Script};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sched::CloneFlags,
     sys::stat::fstat,
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A connection that nobody has accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +66,7 @@ pub(super) fn connect_all((id, body): (u32, &Body), holders: &Holders<'_>, unsen
     let to = To::reach((id, body), unsent.places.get(&body.socket))?;
     let clients = waiting.iter().map(|one| connect((id, body), one, to, (holders, &own)));
     let clients = clients.collect::<Result<Vec<_>, _>>()?;
-    see_waiting(id, &clients, holders)?;
+    see_waiting((id, body), &clients, holders)?;
     for (one, (client, _place)) in waiting.iter().zip(&clients) {
         fill((id, body), one, client.as_fd(), holders)?;
     }
@@ -109,7 +102,8 @@ fn connect(
     let (client, place) = match one.client {
         Some(file) => (holders.fetch(place_of(id, file, holders)?)?, None),
         None => {
-            let client = only(id, fetch(id, puppet, &[socket_in(puppet, body.kind)?])?)?;
+            let client = socket_in(id, puppet, (body.network, body.kind), holders.makers())?;
+            let client = only(id, fetch(id, puppet, &[client])?)?;
             let place = match &one.name[..] {
                 [] => None,
                 name => name::bind_for_a_moment(client.as_fd(), name)
@@ -129,14 +123,13 @@ fn connect(
 
 /// Sees that the connections of these clients wait at the socket that listens, before anything is sent to whom they are
 /// connected with.
-fn see_waiting(id: u32, clients: &[Client], holders: &Holders<'_>) -> Result<(), FileError> {
+fn see_waiting((id, body): (u32, &Body), clients: &[Client], holders: &Holders<'_>) -> Result<(), FileError> {
     let wrap = |action| move |source: Errno| system(action, id, source.into());
     let number = |socket: BorrowedFd<'_>| fstat(socket).map(|found| found.st_ino as u32);
     let listening = holders.fetch(place_of(id, id, holders)?)?;
     let own = number(listening.as_fd()).map_err(wrap("stat"))?;
-    let inside = Maker::of(0).among(id, holders.puppets)?.tid();
-    let listed = ns::inside::run(inside, CloneFlags::CLONE_NEWNET, || Ok(unix_sockets()?))
-        .map_err(|error| system("list the sockets like", id, io::Error::other(error)))?;
+    let listed = holders.inside(body.network, || Ok(unix_sockets()?));
+    let listed = listed.map_err(|error| system("list the sockets like", id, error))?;
     let waiting = listed.get(&own).map_or(&[][..], |socket| &socket.waiting);
     for (client, _) in clients {
         if !waiting.contains(&number(client.as_fd()).map_err(wrap("stat a client of"))?) {
