@@ -123,12 +123,6 @@ fn namespaces_that_are_none_are_refused() {
             boottime: 0,
         });
     });
-    contradiction("task 7 is in cgroup namespace 6, which the image lacks", |s| {
-        s.processes[1].threads[0].namespaces.cgroup = 6;
-    });
-    contradiction("process 1, the tree's root, is in namespaces of others", |s| {
-        s.processes[0].threads[0].namespaces.cgroup = 7;
-    });
     contradiction("task 7 is in network namespace 7, which the image lacks", |s| {
         s.processes[1].threads[0].namespaces.network = 7;
     });
