@@ -165,7 +165,7 @@ impl Inspected {
             );
             record.shared = sharing.with_parent(found);
             record.mount_namespace = contents.spaces.of_task(found.task());
-            record.pids_of_children = ns::pids::look(&held.tree, found)?;
+            record.pids_of_children = ns::pids::look(&others, found)?;
             others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
