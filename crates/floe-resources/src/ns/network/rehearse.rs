@@ -1,6 +1,6 @@
 //! Makes the networks of an image in network namespaces that nobody is in, to see what is in the way.
 
-use super::{NetworkError, compare, make};
+use super::{NetworkError, OuterEnds, compare, make};
 use crate::ns::{NsError, inside, make_namespace};
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Link, VethEnd, link, make_veth, set_link};
@@ -32,7 +32,9 @@ pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Re
     };
     let unusual: Vec<NetworkRecord> = records.iter().map(unusual).collect();
     let rehearsed: Vec<_> = unusual.iter().map(|record| (record, of(record))).collect();
-    if let Err(NetworkError { object, action, source }) = make(&rehearsed) {
+    let host = make_namespace(&NamespaceContents::Network, None, &[]).map_err(NsError::New)?;
+    let outer = OuterEnds::rehearsed(host.as_fd(), records);
+    if let Err(NetworkError { object, action, source }) = make(&rehearsed, &outer) {
         return Ok(vec![(object, format!("this host can't {action} it: {source}"))]);
     }
     let wanted: Vec<_> = records.iter().map(|record| (record, of(record))).collect();
