@@ -170,7 +170,7 @@ namespace = choice(
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
     has_init=boolean, namespaces=several(fields(owner=u32, contents=namespace)),
-    pid_namespaces=several(fields(parent=u32, owner=u32)),
+    pid_namespaces=several(fields(parent=u32, owner=u32, ended=boolean)),
     ended_leaders=several(fields(pid=i32, pid_namespace=u32, inner=several(i32))), console=console, log=optional(u64), command=several(text), clocks=fields(monotonic=u64, boottime=u64), login=u32,
     ipc_objects=ipc, sysctls=several(fields(kind=choice(("Ipc", None), ("Pid", None), ("User", None)), namespace=u32, name=text, value=text)),
     cgroups=several(hierarchy), link=optional(fields(

@@ -141,7 +141,11 @@ mod tests {
 
     /// Two namespaces below each other beside a third.
     fn three() -> Numbering {
-        let namespaces = [0, 1, 0].map(|parent| PidNamespaceRecord { parent, owner: 0 });
+        let namespaces = [0, 1, 0].map(|parent| PidNamespaceRecord {
+            parent,
+            owner: 0,
+            ended: false,
+        });
         let mut numbering = Numbering::new(&namespaces, &[], &[]);
         for (task, namespace, inner) in [(1, 0, vec![]), (5, 1, vec![1]), (9, 2, vec![4, 1]), (12, 3, vec![1])] {
             numbering.add(task, namespace, inner);

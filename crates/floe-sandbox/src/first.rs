@@ -136,8 +136,9 @@ fn own_mounts(spec: &SandboxSpec) -> Result<(), Failure> {
     let none: Option<&str> = None;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).map_err(failed("make the mounts private"))?;
-    // Else it is the command's PID namespace that /proc is to show.
-    if spec.pid_depth == 1 {
+    // Else it is the command's PID namespace that /proc is to show; but in another root directory this one is below it there, and
+    // not the host's: who sees no proc may mount none in a user namespace.
+    if spec.pid_depth == 1 || spec.mounts.root.is_some() {
         mount_proc()?;
     }
     if spec.has_devpts() { own_terminals() } else { Ok(()) }

@@ -1,7 +1,9 @@
 //! Namespaces: their kinds, and those that descriptors hold: namespaces(7), ioctl_nsfs(2), linux/nsfs.h.
 
+mod ended;
 mod standing;
 
+pub use ended::ended_pids;
 pub use standing::{Standing, write_inside};
 
 use crate::{

@@ -138,8 +138,6 @@ fn deeper_than_the_kernel_nests_is_said() {
     for wrong in ["0", "33", "x"] {
         assert_eq!(host.floe(&["run", "--pid-depth", wrong, "--", "true"]).status, 2);
     }
-    let line = ["run", "--pid-depth", "2", "--rootfs", "/", "--", "true"];
-    assert_eq!(host.floe(&line).status, 2, "they go together yet");
     let floe = host.program("floe").display().to_string();
     let state = host.path("inner").display().to_string();
     let inner = [
@@ -162,4 +160,48 @@ fn deeper_than_the_kernel_nests_is_said() {
         outcome.err
     );
     assert!(host.sandboxes().is_empty());
+}
+
+/// The innermost level's processes are what /proc shows in another root directory, too.
+#[test]
+fn levels_in_another_root_directory() {
+    for host in [Host::new(), Host::of_ordinary_user()] {
+        let root = host.folder("root");
+        floe_suite::make_rootfs(&root);
+        let (name, image) = (host.name("deep"), host.path("deep.floe").display().to_string());
+        let script = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done";
+        let options = ["--pid-depth", "3", "--rootfs", &root.display().to_string()].map(str::to_owned);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        host.done(
+            &[
+                &["run", "-d", "--name", &name],
+                &options[..],
+                &["--", "bash", "-c", script],
+            ]
+            .concat(),
+        );
+        let count = || host.done(&["logs", &name]).lines().count();
+        let shown = || {
+            host.done(&[
+                "exec",
+                &name,
+                "--",
+                "bash",
+                "-c",
+                "cat /proc/1/comm; echo $(</proc/1/cmdline)",
+            ])
+        };
+        for method in PID_METHODS {
+            let before = count();
+            until("it counts", || count() > before + 2);
+            assert!(shown().starts_with("bash\n"), "{}", shown());
+            let all = levels(&host, &name);
+            assert!(all.contains(&("bash".to_owned(), vec![3, 2, 1])), "{all:?}");
+            host.done(&["checkpoint", &name, "-o", &image]);
+            host.done(&["restore", "-d", "--pid-method", method, &image]);
+        }
+        let before = count();
+        until("it counts on", || count() > before + 2);
+        assert!(shown().starts_with("bash\n"), "{}", shown());
+    }
 }

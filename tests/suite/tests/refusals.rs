@@ -143,7 +143,11 @@ const DESCRIPTORS: [Case; 31] = [
         "what it was told to watch",
     ),
     ("proc-device", &["(/proc/bus)"], "it stands for a device"),
-    ("namespace", &["(ipc:["], "a namespace that no task of the tree is in"),
+    (
+        "namespace",
+        &["(pid:["],
+        "that PID namespace is below another one that has ended",
+    ),
     (
         "cgroup-file",
         &["/cpu.pressure)"],

@@ -423,3 +423,67 @@ fn what_the_kernels_memory_alone_tells_is_refused_by_name() {
         assert_eq!(host.state(&name), "running");
     }
 }
+
+/// A cgroup of version 2 that is an ordinary user's. Dropped, it is removed.
+struct Delegated(std::path::PathBuf);
+
+impl Delegated {
+    fn new() -> Option<Self> {
+        let mounted = run(Command::new("findmnt").args(["-rn", "-t", "cgroup2", "-o", "TARGET"])).out;
+        let place = mounted.lines().next()?;
+        let path = std::path::Path::new(place).join(format!("floe-suite-{}", std::process::id()));
+        std::fs::create_dir(&path).expect("a cgroup");
+        let made = Self(path);
+        for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            std::os::unix::fs::chown(made.0.join(name), Some(ORDINARY), Some(ORDINARY)).expect("give it away");
+        }
+        Some(made)
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        // The last process may be about to leave.
+        until("the cgroup is empty", || std::fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn a_cgroup_that_was_delegated_freezes() {
+    let Some(delegated) = Delegated::new() else {
+        skip("no cgroup version 2 is mounted");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
+    let host = Host::ordinary_behind(&["sh", "-c", &enter, "sh"]);
+    let name = host.name("frozen");
+    let script = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done";
+    host.done(&["run", "-d", "--name", &name, "--", "bash", "-c", script]);
+    let count = || host.done(&["logs", &name]).lines().count();
+    until("it counts", || count() > 2);
+    let list = floe_suite::json(&host.done(&["ps", "--json"]));
+    let cgroup = list[0]["cgroup"].as_str().expect("a path").to_owned();
+    assert!(cgroup.starts_with(&delegated.0.display().to_string()), "{cgroup}");
+    let freezes_and_goes_on = || {
+        host.done(&["freeze", &name]);
+        assert_eq!(host.state(&name), "frozen");
+        let still = count();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(count(), still, "a frozen tree counts on");
+        host.done(&["thaw", &name]);
+        until("it counts on", || count() > still);
+    };
+    let image = host.path("frozen.floe");
+    let image = image.to_str().expect("a plain path");
+    freezes_and_goes_on();
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &name, "-o", image]);
+        host.done(&["restore", "-d", "--pid-method", method, image]);
+        freezes_and_goes_on();
+    }
+    let told = host.floe(&["check"]).out;
+    let line = told.lines().find(|line| line.contains("freezer")).unwrap_or_default();
+    assert!(line.contains("yes"), "{told}");
+    host.done(&["rm", "-f", &name]);
+    assert!(!std::path::Path::new(&cgroup).exists(), "the sandbox's cgroup is left");
+}

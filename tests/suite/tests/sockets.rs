@@ -139,7 +139,9 @@ fn a_port_that_is_taken_ends_the_restore_and_nothing_is_left() {
     host.done(&["checkpoint", &job, "-o", &image]);
     let taken = TcpListener::bind(format!("127.0.0.1:{}", port())).expect("bind");
     let found = host.floe(&["restore", "-d", &image]).expect_failed();
-    assert!(found.contains("is its port taken?"), "{found}");
+    assert!(found.contains("is somebody else's in this network"), "{found}");
+    let found = host.floe(&["restore", "--dry-run", &image]).expect_failed();
+    assert!(found.contains("is somebody else's in this network"), "{found}");
     drop(taken);
     host.done(&["restore", "-d", &image]);
 }

@@ -158,7 +158,7 @@ impl Inspected {
             );
             record.shared = sharing.with_parent(found);
             record.mount_namespace = contents.spaces.of_task(found.task());
-            record.pids_of_children = ns::pids::look(&held.tree, found)?;
+            record.pids_of_children = ns::pids::look(&others, found)?;
             others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
@@ -174,7 +174,7 @@ impl Inspected {
             paths: &own,
             frozen: &frozen,
         };
-        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
+        let cgroups = cgroup::dump((&held.tree, &others), own, refusals)?;
         let way = target.link().map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {

@@ -9,9 +9,11 @@ use super::{
     contents::MadeContents,
     tree::{Heritage, World},
 };
-use floe_image::record::{NsPid, PidsOfChildren, ProcessRecord, SysctlKind, SysctlRecord};
+use floe_image::record::{
+    NamespaceKind, NsPid, PidNamespaceRecord, PidsOfChildren, ProcessRecord, SysctlKind, SysctlRecord,
+};
 use floe_resources::ns::{Roots, sysctl};
-use floe_sys::namespace::Kind;
+use floe_sys::namespace::{Kind, ended_pids};
 use floe_tracee::{Batch, CallId, Puppet, PuppetIds};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -159,7 +161,9 @@ impl World<'_> {
         if is_first {
             // It may end as a zombie before children of others are to be born into what is left of it.
             let file = File::open(format!("/proc/{}/ns/pid", child.tid())).map_err(namespace_failed)?;
-            self.namespaces.known.add_pids(namespace, (child.tid(), file.into()));
+            self.namespaces
+                .known
+                .add_pids(namespace, (Some(child.tid()), file.into()));
         }
         self.puppets.insert(pid, child);
         self.settle_in(pid)?;
@@ -266,6 +270,22 @@ impl World<'_> {
                 PidsOfChildren::New => self.lead_children(pid, self.numbering.namespace(pid))?,
                 PidsOfChildren::Ended => self.lead_nowhere(pid)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Makes PID namespaces whose PID 1 has ended, when those above are there.
+    pub fn make_ended_pids(&mut self, records: &[PidNamespaceRecord]) -> Result<(), RestoreError> {
+        for (number, record) in (1..).zip(records).filter(|(_, record)| record.ended) {
+            let known = &self.namespaces.known;
+            let above = known.one(NamespaceKind::Pid, record.parent);
+            let above = above
+                .ok_or_else(|| RestoreError::Inconsistent(format!("there is no PID namespace {}", record.parent)))?;
+            let made = ended_pids(above, known.made(record.owner)).map_err(|source| RestoreError::System {
+                action: format!("make PID namespace {number} of the image"),
+                source,
+            })?;
+            self.namespaces.known.add_pids(number, (None, made));
         }
         Ok(())
     }

@@ -23,7 +23,8 @@ use std::{
 pub fn must_come_early(image: &Image) -> bool {
     let mut processes = image.processes().iter();
     let mut below = image.sandbox().pid_namespaces.iter();
-    processes.any(|process| process.shared & libc::CLONE_VM as u32 != 0) || below.any(|namespace| namespace.owner != 0)
+    processes.any(|process| process.shared & libc::CLONE_VM as u32 != 0)
+        || below.any(|namespace| namespace.owner != 0 && !namespace.ended)
 }
 
 fn failed(source: io::Error) -> RestoreError {

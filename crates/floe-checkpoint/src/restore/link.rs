@@ -5,50 +5,59 @@ use floe_image::Image;
 use floe_sandbox::{LinkSpec, LinkState, Published};
 use floe_sys::netfilter::Way;
 
+/// Ports to be published in the place of those that were; `None` for these.
+pub type Publish<'a> = Option<&'a [Published]>;
+
 /// What the new sandbox is to have.
-pub fn spec(image: &Image) -> Option<LinkSpec> {
+pub fn spec(image: &Image, publish: Publish<'_>) -> Option<LinkSpec> {
     let record = image.sandbox().link.as_ref()?;
-    let published = record.published.iter().map(|port| Published {
+    let before = record.published.iter().map(|port| Published {
         udp: port.udp,
         host: port.host,
         inside: port.inside,
     });
     Some(LinkSpec {
-        published: published.collect(),
+        published: publish.map_or_else(|| before.collect(), <[Published]>::to_vec),
         address: Some(record.address.into()),
     })
 }
 
-fn state(image: &Image) -> Option<LinkState> {
-    let LinkSpec { published, address } = spec(image)?;
+fn state(image: &Image, publish: Publish<'_>) -> Option<LinkState> {
+    let LinkSpec { published, address } = spec(image, publish)?;
     LinkState::with(address?, &published)
 }
 
 /// How its packets come through floe's own network.
-pub fn way(image: &Image) -> Option<Way> {
-    state(image).map(|state| state.way())
+pub fn way(image: &Image, publish: Publish<'_>) -> Option<Way> {
+    state(image, publish).map(|state| state.way())
 }
 
 /// What stands in the way of it.
 ///
 /// # Errors
 /// [`RestoreError`] where the host does not tell its addresses.
-pub fn obstacle(image: &Image) -> Result<Option<Obstacle>, RestoreError> {
-    let Some(state) = state(image) else {
-        return Ok(None);
+pub fn obstacles(image: &Image, publish: Publish<'_>) -> Result<Vec<Obstacle>, RestoreError> {
+    let Some(state) = state(image, publish) else {
+        let lacking = publish.map(|_| Obstacle {
+            object: "published ports".to_owned(),
+            reason: "the tree's network was not joined to the host's (run --net new)".to_owned(),
+        });
+        return Ok(lacking.into_iter().collect());
     };
+    let mut found = Vec::new();
     let reason = state.obstacle();
     let reason = reason.map_err(RestoreError::system("look at the addresses of the host"))?;
     if let Some(reason) = reason {
-        return Ok(Some(Obstacle {
+        found.push(Obstacle {
             object: format!("address {} of the sandbox", state.address),
             reason: reason.to_owned(),
-        }));
+        });
     }
     let taken = state.taken_port();
     let taken = taken.map_err(RestoreError::system("take the published ports"))?;
-    Ok(taken.map(|port| Obstacle {
+    found.extend(taken.map(|port| Obstacle {
         object: format!("published port {port}"),
-        reason: "another sandbox or program has the host's port".to_owned(),
-    }))
+        reason: "another sandbox or program has the host's port; --publish gives others".to_owned(),
+    }));
+    Ok(found)
 }

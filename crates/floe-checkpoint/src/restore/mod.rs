@@ -54,9 +54,12 @@ use floe_resources::{
     ns::{NsError, mounts::MountError, network::NetworkError},
     task::{RestoreError as TaskError, SeedState},
 };
-use floe_sandbox::{AttachError, Console, First, Launch, LaunchError, Origin, SandboxSpec, StateDir, WindowSize};
+use floe_sandbox::{
+    AttachError, Console, First, Launch, LaunchError, Origin, Published, SandboxSpec, StateDir, WindowSize,
+};
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
+use link::Publish;
 use namespaces::Namespaces;
 use networks::Networks;
 use nix::{
@@ -123,6 +126,8 @@ pub struct Request<'a> {
     pub outside: Outside<'a>,
     /// What stands in the way where files on disk changed since.
     pub files: FilesMode,
+    /// Ports of the host that are to be the sandbox's; those that were, where `None`.
+    pub publish: Option<Vec<Published>>,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
     pub before_thaw: &'a mut BeforeThaw<'a>,
 }
@@ -268,7 +273,7 @@ pub struct DryRun {
 /// [`RestoreError`].
 pub fn dry_run(
     image: File,
-    (outside, files): (Outside<'_>, FilesMode),
+    (outside, files, publish): (Outside<'_>, FilesMode, Publish<'_>),
     control: &Control<'_>,
 ) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
@@ -276,8 +281,8 @@ pub fn dry_run(
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image))?;
-    let obstacles = obstacles(&image, (&connections, outside), files)?;
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish))?;
+    let obstacles = obstacles(&image, (&connections, outside, publish), files)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -332,8 +337,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let (steps, lendings) = plan_all(&image)?;
     control.enter("preflight")?;
     let outside = request.outside;
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image))?;
-    let found = obstacles(&image, (&connections, outside), request.files)?;
+    let publish = request.publish.as_deref();
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish))?;
+    let found = obstacles(&image, (&connections, outside, publish), request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }
@@ -343,6 +349,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let plan = CgroupPlan::new(&image.sandbox().cgroups, &hierarchies);
     let spec = SandboxSpec {
         controllers: plan.controllers(),
+        link: link::spec(&image, publish),
         ..sandbox_spec(&image, request.name, request.foreground)
     };
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
@@ -399,6 +406,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let terminals = MadeTerminals::make(&image, roots.own(), &console[0])?;
         world.grow(&steps, lendings, (&made, &terminals), &roots, control)?;
         cgroups::place_all(&image, &world)?;
+        world.make_ended_pids(&image.sandbox().pid_namespaces)?;
         let mut unmounted = unmounted;
         if let Some(mounting) = &mut unmounted {
             mounts::complete(mounting, &world, launch.pid1())?;
@@ -517,7 +525,6 @@ fn sandbox_spec(image: &Image, name: Option<String>, foreground: bool) -> Sandbo
         uts: origin(*uts),
         ipc: origin(record.ipc),
         net: origin(record.net),
-        link: link::spec(image),
         cgroup: origin(record.cgroup),
         // A private /proc needs a mount namespace, also for a tree that had none.
         mount: Origin::Own,

@@ -3,7 +3,7 @@
 use super::{
     RestoreError, abilities, cgroups,
     disk::{FilesMode, Look},
-    link,
+    link::{self, Publish},
     mounts::Rehearsal,
     networks, supply,
 };
@@ -13,7 +13,7 @@ use floe_image::{
     record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord},
 };
 use floe_resources::{
-    file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by},
+    file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by, taken_addresses},
     ns::{Roots, sysctl},
 };
 use floe_sys::{
@@ -54,7 +54,7 @@ impl fmt::Display for Obstacle {
 /// [`RestoreError`] where looking for them fails.
 pub fn obstacles(
     image: &Image,
-    (connections, outside): (&OutsideEnds, Outside<'_>),
+    (connections, outside, publish): (&OutsideEnds, Outside<'_>, Publish<'_>),
     files: FilesMode,
 ) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
@@ -94,8 +94,17 @@ pub fn obstacles(
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;
     let devices = lacking_devices(image, own_network)?;
-    found.extend(link::obstacle(image)?);
-    for (object, reason) in ends.into_iter().chain(devices).chain(outside.grants.obstacles(image)?) {
+    let taken = match own_network {
+        true => Vec::new(),
+        false => taken_addresses(image)?,
+    };
+    found.extend(link::obstacles(image, publish)?);
+    for (object, reason) in ends
+        .into_iter()
+        .chain(devices)
+        .chain(taken)
+        .chain(outside.grants.obstacles(image)?)
+    {
         found.insert(Obstacle { object, reason });
     }
     if outside.terminal && !matches!(image.sandbox().console, ConsoleRecord::Terminal(_)) {

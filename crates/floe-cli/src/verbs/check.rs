@@ -1,6 +1,6 @@
 //! `floe check`.
 
-use super::image_file;
+use super::{image_file, map::Map};
 use crate::{act, failure::Outcome, output};
 use clap::{Args, ValueEnum};
 use floe_checkpoint::{
@@ -11,7 +11,7 @@ use floe_resources::{
     file::{Grants, Outside, TcpMode},
     ns::{mounts::Given, network::GivenEnds},
 };
-use floe_sandbox::{IdMap, become_root};
+use floe_sandbox::become_root;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -72,7 +72,7 @@ impl Check {
         let obstacles = match image {
             Some(image) => {
                 // As restore does.
-                become_root(IdMap::Root)?;
+                become_root(Map::default().ids_for(&image)?)?;
                 let grants = Grants::take(Vec::new(), &[])?;
                 let outside = Outside {
                     tcp: TcpMode::Established,
@@ -81,7 +81,7 @@ impl Check {
                     ends: &GivenEnds::default(),
                     terminal: false,
                 };
-                act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check), control))??.obstacles
+                act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check, None), control))??.obstacles
             }
             None => Vec::new(),
         };

@@ -9,7 +9,7 @@ use nix::unistd::{getegid, geteuid};
 use std::fs::File;
 
 /// Users of a user namespace.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Map {
     /// As an ordinary user: besides yourself, who are root in the sandbox, have the users and groups in it that /etc/subuid and
     /// /etc/subgid give you, from 1 on. Takes newuidmap and newgidmap (package uidmap).

@@ -25,3 +25,4 @@ mod image_file;
 mod limits;
 mod map;
 mod mounts;
+mod publish;

@@ -1,6 +1,13 @@
 //! `floe restore`.
 
-use super::{foreground::Stay, image_file, map::Map, tcp::Tcp, tty::Tty};
+use super::{
+    foreground::Stay,
+    image_file,
+    map::Map,
+    publish::{all_different, published},
+    tcp::Tcp,
+    tty::Tty,
+};
 use crate::{
     Context, act,
     failure::{Failure, Outcome},
@@ -15,7 +22,7 @@ use floe_resources::{
         network::{GivenEnd, GivenEnds},
     },
 };
-use floe_sandbox::{Client, Launch, Signals, become_root};
+use floe_sandbox::{Client, Launch, Published, Signals, become_root};
 use floe_sys::descriptor;
 use std::{
     fs::File,
@@ -70,6 +77,9 @@ pub struct Restore {
     tty: Option<Tty>,
     #[command(flatten)]
     map: Map,
+    /// Of a sandbox that had --net new: ports to be published in the place of all that were, as for `floe run`.
+    #[arg(short, long, value_name = "HOSTPORT:PORT[/udp]", value_parser = published)]
+    publish: Vec<Published>,
     /// Files on disk that changed since the image was made, which holds no content of files that have a name.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     files: Files,
@@ -133,11 +143,13 @@ impl Restore {
         };
         let image = image_file::open(path)?;
         become_root(self.map.ids_for(&image)?)?;
+        let publish = all_different(&self.publish)?;
         if self.dry_run {
-            let found = act::perform(|control| restore::dry_run(image, (outside, self.files.into()), control))??;
+            let found =
+                act::perform(|control| restore::dry_run(image, (outside, self.files.into(), publish), control))??;
             return print(found);
         }
-        let (report, attached) = self.perform(context, image, outside)?;
+        let (report, attached) = self.perform(context, image, (outside, publish))?;
         // What was given is the tree's alone.
         drop(grants);
         match attached {
@@ -153,7 +165,7 @@ impl Restore {
         &self,
         context: &Context,
         image: File,
-        outside: Outside<'_>,
+        (outside, publish): (Outside<'_>, Option<&[Published]>),
     ) -> Result<(Report, Option<Attached>), Failure> {
         let mut attached = None;
         let mut before_thaw = |launch: &Launch| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -176,6 +188,7 @@ impl Restore {
             foreground: !self.detach,
             outside,
             files: self.files.into(),
+            publish: publish.map(<[Published]>::to_vec),
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;

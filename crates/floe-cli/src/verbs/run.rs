@@ -1,6 +1,12 @@
 //! `floe run`.
 
-use super::{foreground::Stay, limits::LimitArguments, map::Map, mounts::MountArguments};
+use super::{
+    foreground::Stay,
+    limits::LimitArguments,
+    map::Map,
+    mounts::MountArguments,
+    publish::{all_different, published},
+};
 use crate::{
     Context,
     failure::{Failure, Outcome},
@@ -14,7 +20,7 @@ use floe_sandbox::{
     Client, Console, First, Launch, LinkSpec, Origin, Published, RunAs, SandboxSpec, Signals, WindowSize, become_root,
 };
 use floe_sys::descriptor;
-use std::{collections::HashSet, ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 /// Start a command in a new sandbox: PID, mount, UTS, IPC and cgroup namespaces of its own, its own cgroup, a private
 /// /proc.
@@ -55,13 +61,12 @@ pub struct Run {
     #[arg(long, value_name = "USER[:GROUP]", conflicts_with = "map_user")]
     user: Option<RunAs>,
     /// Run the command so many PID namespaces deep, each in the one before. It is PID 1 of the innermost, whose processes
-    /// /proc shows; each above has a small init. Not with --rootfs yet. The kernel nests 32 at most, with those that floe is in.
+    /// /proc shows; each above has a small init. The kernel nests 32 at most, with those that floe is in.
     #[arg(
         long,
         value_name = "LEVELS",
         default_value = "1",
         value_parser = clap::value_parser!(u32).range(1..=32),
-        conflicts_with = "rootfs"
     )]
     pid_depth: u32,
     #[command(flatten)]
@@ -92,21 +97,6 @@ enum Net {
     /// reached where the host forwards (net.ipv4.ip_forward), else the host alone. Names are looked up as the sandbox's
     /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. Only root may join it.
     New,
-}
-
-fn published(text: &str) -> Result<Published, String> {
-    let (ports, udp) = match text.split_once('/') {
-        Some((ports, "udp")) => (ports, true),
-        Some((ports, "tcp")) => (ports, false),
-        Some(_) => return Err("a port is of tcp or udp".to_owned()),
-        None => (text, false),
-    };
-    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
-    let both = ports
-        .split_once(':')
-        .and_then(|(host, inside)| Some((port(host)?, port(inside)?)));
-    both.map(|(host, inside)| Published { udp, host, inside })
-        .ok_or_else(|| format!("{text:?} is not HOSTPORT:PORT, e.g. 8080:80"))
 }
 
 /// Parses a variable and its value.
@@ -167,14 +157,7 @@ impl Run {
             self.publish.is_empty() || self.net == Net::New,
             "ports are published with --net new alone"
         );
-        let mut published = HashSet::new();
-        let twice = self
-            .publish
-            .iter()
-            .find(|port| !published.insert((port.udp, port.host)));
-        if let Some(port) = twice {
-            anyhow::bail!("port {port}: the host's is published already");
-        }
+        all_different(&self.publish)?;
         let console = if self.tty {
             let window = WindowSize::read(0).unwrap_or(WindowSize::new(24, 80));
             Console::Terminal { window, index: 0 }

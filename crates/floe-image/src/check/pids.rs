@@ -72,11 +72,14 @@ pub(super) fn check(image: &Image) -> Result<(), PidFault> {
     let numbering = Numbering::of(image);
     for record in image.filesystems() {
         let (id, namespace) = (record.id, record.pid_namespace);
-        let may_show = namespace == 0 || namespace < count && record.kind == FilesystemKind::Proc;
+        let exists = namespace < count && !has_ended(image, namespace);
+        let may_show = namespace == 0 || exists && record.kind == FilesystemKind::Proc;
         ensure(may_show, || PidFault::Shown { id, namespace })?;
     }
     let mut seen = HashSet::new();
     for process in image.processes() {
+        let ended = has_ended(image, process.pid_namespace);
+        ensure(!ended, || PidFault::EndedInit(process.pid_namespace))?;
         for thread in &process.threads {
             let task = (thread.tid, process.pid_namespace);
             ids(task, &thread.inner, (count, &numbering), &mut seen)?;
@@ -95,8 +98,17 @@ pub(super) fn check(image: &Image) -> Result<(), PidFault> {
         .filter(|process| first(process))
         .map(|process| process.pid_namespace)
         .collect();
-    (1..count).try_for_each(|number| ensure(firsts.contains(&number), || PidFault::NoInit(number)))?;
+    let alive = (1..count).filter(|number| !has_ended(image, *number));
+    let mut alone = alive.filter(|number| !firsts.contains(number));
+    alone.next().map_or(Ok(()), |number| Err(PidFault::NoInit(number)))?;
     ended_firsts(image, &numbering, first)
+}
+
+/// Whether nothing is left of one.
+fn has_ended(image: &Image, number: u32) -> bool {
+    let place = (number as usize).checked_sub(1);
+    let found = place.and_then(|place| image.sandbox().pid_namespaces.get(place));
+    found.is_some_and(|namespace| namespace.ended)
 }
 
 /// How many there are, the tree's own among them.
@@ -105,6 +117,9 @@ fn levels(image: &Image) -> Result<u32, PidFault> {
     for (number, namespace) in (1..).zip(&image.sandbox().pid_namespaces) {
         let above = depths.get(namespace.parent as usize).filter(|above| **above < LEVELS);
         let deeper = *above.ok_or(PidFault::Level(number))? + 1;
+        ensure(!has_ended(image, namespace.parent), || {
+            PidFault::EndedInit(namespace.parent)
+        })?;
         depths.push(deeper);
     }
     Ok(depths.len() as u32)

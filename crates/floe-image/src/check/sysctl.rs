@@ -32,7 +32,10 @@ pub(super) fn check(image: &Image) -> Result<(), SysctlFault> {
         let exists = match record.kind {
             SysctlKind::Ipc if record.namespace == 0 => sandbox.ipc == NamespaceOrigin::Own,
             SysctlKind::Ipc => sandbox.ipc_namespace(record.namespace).is_some(),
-            SysctlKind::Pid => record.namespace as usize <= sandbox.pid_namespaces.len(),
+            SysctlKind::Pid => (record.namespace as usize).checked_sub(1).is_none_or(|place| {
+                let found = sandbox.pid_namespaces.get(place);
+                found.is_some_and(|namespace| !namespace.ended)
+            }),
             SysctlKind::User => record.namespace == 0,
         };
         ensure(exists, bad("is of a namespace that is not there"))?;

@@ -10,6 +10,8 @@ pub struct PidNamespaceRecord {
     pub parent: u32,
     /// The user namespace whose privileges count in it, by its number among the [`NamespaceRecord`](super::NamespaceRecord)s.
     pub owner: u32,
+    /// Whether its PID 1 has ended, and nothing of it is left, but that descriptors or mounts keep it.
+    pub ended: bool,
 }
 
 /// The ids of a process that has ended, by which a process group or a session is still called.

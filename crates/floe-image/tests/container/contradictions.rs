@@ -21,16 +21,35 @@ fn pid_namespaces_that_are_none_are_refused() {
     contradiction(no_level, |s| s.sandbox.pid_namespaces[0].parent = 1);
     contradiction(
         "PID namespace 33 is not below an earlier one, or is on a level that does not exist",
-        |s| s.sandbox.pid_namespaces = (0..40).map(|parent| PidNamespaceRecord { parent, owner: 0 }).collect(),
+        |s| {
+            let record = |parent| PidNamespaceRecord {
+                parent,
+                owner: 0,
+                ended: false,
+            };
+            s.sandbox.pid_namespaces = (0..40).map(record).collect();
+        },
     );
-    contradiction("filesystem 1 can't show PID namespace 2", |s| {
-        s.filesystems[1].pid_namespace = 2;
+    for missing in [2, 3] {
+        contradiction(&format!("filesystem 1 can't show PID namespace {missing}"), |s| {
+            s.filesystems[1].pid_namespace = missing;
+        });
+    }
+    // The second one has ended.
+    let ended = "PID namespace 2 can't be there any more as its PID 1 ended, or has ended";
+    contradiction(ended, |s| s.processes[1].pid_namespace = 2);
+    contradiction(ended, |s| {
+        let below = PidNamespaceRecord {
+            parent: 2,
+            ..s.sandbox.pid_namespaces[1]
+        };
+        s.sandbox.pid_namespaces.push(below);
     });
     contradiction("filesystem 0 can't show PID namespace 1", |s| {
         s.filesystems[0].pid_namespace = 1;
     });
-    contradiction("task 7 is in PID namespace 2, which the image lacks", |s| {
-        s.processes[1].pid_namespace = 2;
+    contradiction("task 7 is in PID namespace 3, which the image lacks", |s| {
+        s.processes[1].pid_namespace = 3;
     });
     contradiction("task 9 has ids in 2 PID namespaces below the tree's, not 1", |s| {
         s.processes[1].threads[1].inner.push(NsPid(3));
@@ -190,6 +209,9 @@ fn settings_that_floe_does_not_carry_are_refused() {
     }
     contradiction("sysctl kernel.pid_max is of a namespace that is not there", |s| {
         s.sandbox.sysctls[2].namespace = 2;
+    });
+    contradiction("sysctl kernel.pid_max is of a namespace that is not there", |s| {
+        s.sandbox.sysctls[2].namespace = 3;
     });
     contradiction(
         "sysctl user.max_ipc_namespaces is of a namespace that is not there",

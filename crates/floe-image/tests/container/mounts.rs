@@ -84,7 +84,7 @@ fn namespaces_that_mounts_keep_are_there() {
     for number in [4, 7, u32::MAX] {
         mount(6, missing, |m| m.source = kept(NamespaceKind::Uts, number));
     }
-    mount(6, missing, |m| m.source = kept(NamespaceKind::Pid, 2));
+    mount(6, missing, |m| m.source = kept(NamespaceKind::Pid, 3));
     mount(6, missing, |m| m.source = kept(NamespaceKind::Cgroup, 1));
     mount(6, "does not say what it allows", |m| m.attributes = None);
 }

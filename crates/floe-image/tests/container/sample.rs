@@ -158,7 +158,18 @@ pub fn whole() -> Sample {
             devpts: NamespaceOrigin::Own,
             has_init: true,
             namespaces: namespaces(),
-            pid_namespaces: vec![PidNamespaceRecord { parent: 0, owner: 1 }],
+            pid_namespaces: vec![
+                PidNamespaceRecord {
+                    parent: 0,
+                    owner: 1,
+                    ended: false,
+                },
+                PidNamespaceRecord {
+                    parent: 1,
+                    owner: 0,
+                    ended: true,
+                },
+            ],
             ended_leaders: vec![EndedLeaderRecord {
                 pid: NsPid(30),
                 pid_namespace: 1,

@@ -2,7 +2,7 @@
 
 use super::{TreeError, file, knobs};
 use crate::{
-    ns::{self, NsError},
+    ns::{self, NsError, Others},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
@@ -10,6 +10,7 @@ use floe_cgroup::folder;
 use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
 use floe_sys::{
     Pid, descriptor,
+    namespace::Kind,
     procfs::{self, OwnCgroup},
 };
 use nix::sched::CloneFlags;
@@ -50,9 +51,13 @@ struct Seat<'a> {
 ///
 /// # Errors
 /// [`TreeError`].
-pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<Vec<HierarchyRecord>, TreeError> {
+pub fn dump(
+    (tree, others): (&FoundTree, &Others),
+    own: Own<'_>,
+    refusals: &mut Refusals,
+) -> Result<Vec<HierarchyRecord>, TreeError> {
     let mut records = Vec::new();
-    let views = views(tree)?;
+    let views = views(tree, others)?;
     let of_root = views
         .first()
         .filter(|view| Some(view.task) == tree.root().map(FoundProcess::task));
@@ -114,7 +119,7 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
 
 /// A cgroup namespace of the tree's.
 struct View {
-    /// Who is in it.
+    /// Who is in it; of one that nobody is in, the tree's root.
     task: Pid,
     /// What it shows of that one's places, by hierarchy.
     shown: BTreeMap<String, Vec<u8>>,
@@ -127,7 +132,7 @@ impl View {
 }
 
 /// All cgroup namespaces of the tree but floe's own; that of the root, where it has one, first.
-fn views(tree: &FoundTree) -> Result<Vec<View>, NsError> {
+fn views(tree: &FoundTree, others: &Others) -> Result<Vec<View>, NsError> {
     let mut known = HashSet::new();
     let mut found = Vec::new();
     for process in tree.root().into_iter().chain(tree.living()) {
@@ -138,6 +143,13 @@ fn views(tree: &FoundTree) -> Result<Vec<View>, NsError> {
             let shown = seen_inside(task)?;
             found.push(View { task, shown });
         }
+    }
+    let root = tree.root().map(FoundProcess::task);
+    for (namespace, task) in others.held(Kind::Cgroup).flat_map(|held| root.map(|root| (held, root))) {
+        let path = format!("/proc/{task}/cgroup");
+        let text = ns::run_in(namespace, || fs::read(&path)).map_err(|source| NsError::Read { path, source })?;
+        let shown = places(&text);
+        found.push(View { task, shown });
     }
     Ok(found)
 }
@@ -172,6 +184,10 @@ fn refuse_views(
 fn seen_inside(task: Pid) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
     let path = format!("/proc/{task}/cgroup");
     let text = ns::run_inside(task, CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
+    Ok(places(&text))
+}
+
+fn places(text: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n');
     let parts = lines.filter_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':').skip(1);
@@ -180,7 +196,7 @@ fn seen_inside(task: Pid) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
             parts.next()?.to_vec(),
         ))
     });
-    Ok(parts.collect())
+    parts.collect()
 }
 
 /// The tree's own cgroup; `None` where it has none in a hierarchy.

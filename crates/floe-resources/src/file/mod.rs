@@ -47,7 +47,7 @@ pub use reopen::reopen;
 pub use signals::set_all as set_signals;
 pub use socket::{
     BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver, lacking_devices,
-    looked_up_by,
+    looked_up_by, taken_addresses,
 };
 pub use stash::Stash;
 

@@ -105,10 +105,12 @@ impl FileKind for Namespace {
         }
         let made = match kind {
             Kind::Mount => Some(context.roots.namespace(number)),
+            Kind::Pid => context.known.pids(number),
             _ => context.known.made(number),
         };
         let made = made.ok_or_else(lacking)?;
-        if by_open {
+        // One of PIDs that has ended can't be entered, and so not be got otherwise.
+        if by_open || kind == Kind::Pid {
             return reopen(made, open_flags(record));
         }
         let stand = || setns(made, CloneFlags::from_bits_retain(kind.flag()));

@@ -14,8 +14,8 @@ use std::{
 pub struct Known {
     /// Of other kinds than PIDs and mounts, by number.
     made: HashMap<u32, OwnedFd>,
-    /// PID namespaces below the tree's, and the first task of each.
-    pids: HashMap<u32, (Pid, OwnedFd)>,
+    /// PID namespaces below the tree's, and the first task of each that has not ended.
+    pids: HashMap<u32, (Option<Pid>, OwnedFd)>,
     /// The tree root's.
     own: HashMap<NamespaceKind, OwnedFd>,
     /// Whether those of the tree's root stand for all others.
@@ -71,8 +71,8 @@ impl Known {
         self.has_networks
     }
 
-    /// Notes a PID namespace and the first task in it.
-    pub fn add_pids(&mut self, number: u32, (first, made): (Pid, OwnedFd)) {
+    /// Notes a PID namespace and the first task in it, which is none where that has ended before.
+    pub fn add_pids(&mut self, number: u32, (first, made): (Option<Pid>, OwnedFd)) {
         self.pids.insert(number, (first, made));
     }
 
@@ -95,7 +95,7 @@ impl Known {
     }
 
     pub(crate) fn first_of_pids(&self, number: u32) -> Option<Pid> {
-        self.pids.get(&number).map(|(first, _)| *first)
+        self.pids.get(&number).and_then(|(first, _)| *first)
     }
 
     /// One of a kind but mounts, where it is there.

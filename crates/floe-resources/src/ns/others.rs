@@ -11,7 +11,9 @@ use crate::{
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
-use floe_image::record::{AddressSpaceRecord, NamespaceRecord, ProcessRecord, TaskNamespaces, VmaRecord, VmaSource};
+use floe_image::record::{
+    AddressSpaceRecord, NamespaceRecord, PidNamespaceRecord, ProcessRecord, TaskNamespaces, VmaRecord, VmaSource,
+};
 use floe_sys::{
     Pid,
     namespace::{self, Kind, Standing},
@@ -44,8 +46,6 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Cgroup,
     Kind::Time,
 ];
-/// Those that are made anew also where no task is in them. What one of cgroups shows only tells who is in it.
-const WITHOUT_TASKS: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Network, Kind::Time];
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -81,8 +81,10 @@ pub struct Others {
     led: HashSet<u64>,
     /// Mount namespaces, of which the first is the tree root's.
     mounts: Vec<u64>,
-    /// PID namespaces, of which the first is the tree root's.
+    /// PID namespaces, of which the first is the tree root's; those that have ended come last.
     pids: Vec<u64>,
+    /// The numbers of what is above those that have ended.
+    above_ended: Vec<u32>,
     /// Owners of the mount namespaces.
     of_mounts: Vec<u64>,
     /// Owners of the PID namespaces below the tree's.
@@ -135,6 +137,7 @@ impl Others {
             others: Vec::new(),
             led: HashSet::new(),
             pids: tree.pid_namespaces.iter().map(|known| known.inode).collect(),
+            above_ended: Vec::new(),
             of_mounts: Vec::new(),
             of_pids: Vec::new(),
             elsewhere: held.elsewhere(),
@@ -153,6 +156,7 @@ impl Others {
         }
         found.meet_held(held)?;
         found.find_owners_of_pids(tree, refusals)?;
+        found.meet_ended(held, refusals)?;
         found.find_owners_of_mounts(spaces, refusals)?;
         found.find_owners(refusals)?;
         found.refuse_times(tree, refusals)?;
@@ -254,7 +258,7 @@ impl Others {
 
     /// Notes those that no task is in.
     fn meet_held(&mut self, held: &Held) -> Result<(), NsError> {
-        for kind in WITHOUT_TASKS {
+        for kind in OF_A_PROCESS {
             let own = inode_at(format!("/proc/self/ns/{kind}"))?;
             for (inode, file) in held.of_kind(kind) {
                 if self.number(kind, inode).is_some() || inode == own {
@@ -280,6 +284,46 @@ impl Others {
             }
         }
         Ok(())
+    }
+
+    /// Notes PID namespaces that have ended: nobody is left in them, or somebody would have been found.
+    fn meet_ended(&mut self, held: &Held, refusals: &mut Refusals) -> Result<(), NsError> {
+        let known = self.pids.len();
+        for (inode, file) in held.of_kind(Kind::Pid) {
+            if self.pids.contains(&inode) {
+                continue;
+            }
+            let title = format!("PID namespace pid:[{inode}]");
+            let wrap = |source: Errno| read_error(format!("what {title} is below"))(source.into());
+            let above = match namespace::parent(file.as_fd()) {
+                Ok(above) => fstat(above).map_err(wrap)?.st_ino,
+                // It is above floe's own.
+                Err(Errno::EPERM) => 0,
+                Err(error) => return Err(wrap(error)),
+            };
+            let Some(above) = self.pids[..known].iter().position(|known| *known == above) else {
+                let reason = "what it is below is not the tree's, or has ended before, and nobody can be born there";
+                refusals.add(None, title, reason, "close what keeps it");
+                continue;
+            };
+            let owner = self.note_owner(namespace::owner(file.as_fd()), &title, refusals)?;
+            self.pids.push(inode);
+            self.of_pids.push(owner);
+            self.above_ended.push(above as u32);
+        }
+        Ok(())
+    }
+
+    /// PID namespaces that have ended.
+    pub(super) fn ended_pids(&self) -> impl Iterator<Item = PidNamespaceRecord> {
+        let first = self.pids.len() - self.above_ended.len();
+        (first..)
+            .zip(&self.above_ended)
+            .map(|(number, above)| PidNamespaceRecord {
+                parent: *above,
+                owner: self.owner_of_pids(number),
+                ended: true,
+            })
     }
 
     fn find_other(&self, kind: Kind, inode: u64) -> Option<usize> {
@@ -415,8 +459,7 @@ impl Others {
             _ if self.elsewhere.contains(&identity) => {
                 "processes outside of the tree are in that namespace, or the host keeps it, too"
             }
-            Kind::Pid => "a PID namespace whose PID 1 has ended is not made again",
-            Kind::Cgroup => "a cgroup namespace that no task is in is not made again",
+            Kind::Pid => "that PID namespace is below another one that has ended, or is none of the tree's",
             Kind::Mount => {
                 "that mount namespace is kept where floe can't look at it: by a hidden mount, or a message alone"
             }
@@ -449,6 +492,12 @@ impl Others {
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         let all = (1..).zip(&self.others).filter(move |(_, other)| other.kind == kind);
         all.map(|(number, other)| (number, other.file.as_fd()))
+    }
+
+    /// Those of a kind that no task is in.
+    pub(crate) fn held(&self, kind: Kind) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let held = move |other: &&Other| other.kind == kind && other.standing.is_some();
+        self.others.iter().filter(held).map(|other| other.file.as_fd())
     }
 
     /// What is in them; IPC objects and networks are found otherwise.

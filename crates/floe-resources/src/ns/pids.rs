@@ -7,7 +7,7 @@ use crate::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{EndedLeaderRecord, NsPid, PidNamespaceRecord, PidsOfChildren, ProcessRecord};
-use floe_sys::{Pid, procfs::ProcError};
+use floe_sys::{Pid, namespace::Kind, procfs::ProcError};
 use std::{collections::BTreeMap, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
 
 /// All of them.
@@ -18,7 +18,9 @@ pub fn records(tree: &FoundTree, others: &Others) -> Vec<PidNamespaceRecord> {
         .map(|(number, namespace)| PidNamespaceRecord {
             parent: namespace.parent as u32,
             owner: others.owner_of_pids(number),
+            ended: false,
         })
+        .chain(others.ended_pids())
         .collect()
 }
 
@@ -36,12 +38,12 @@ fn of_children(pid: Pid, tid: Pid) -> Result<Option<u64>, ProcError> {
 ///
 /// # Errors
 /// [`ProcError`].
-pub fn look(tree: &FoundTree, process: &FoundProcess) -> Result<PidsOfChildren, ProcError> {
+pub fn look(others: &Others, process: &FoundProcess) -> Result<PidsOfChildren, ProcError> {
     let Some(inode) = of_children(process.pid, process.task())? else {
         return Ok(PidsOfChildren::New);
     };
-    let known = tree.pid_namespaces.iter().position(|known| known.inode == inode);
-    Ok(known.map_or(PidsOfChildren::Ended, |known| PidsOfChildren::Known(known as u32)))
+    let known = others.number(Kind::Pid, inode);
+    Ok(known.map_or(PidsOfChildren::Ended, PidsOfChildren::Known))
 }
 
 /// The PID namespace below the tree's that a /proc shows, by its position among the tree's; 0 where it shows none of these.

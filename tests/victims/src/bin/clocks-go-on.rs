@@ -11,6 +11,7 @@ use victims::{
     play,
     timer::{SECOND, now},
     wait_until,
+    waiting::spawn_into,
 };
 
 const MILLISECOND: u64 = 1_000_000;
@@ -55,7 +56,7 @@ fn main() {
         let must_be_away = stage.arg(0) == Some("away");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let watch = Arc::clone(&seen);
-        std::thread::spawn(move || {
+        spawn_into(&[libc::SYS_clock_nanosleep], move || {
             loop {
                 watch.lock().expect("nobody panics with it").look();
                 std::thread::sleep(Duration::from_millis(2));
@@ -124,7 +125,7 @@ impl Sleep {
         let until = now(clock) + LENGTH;
         let woke = Arc::new(Mutex::new(None));
         let told = Arc::clone(&woke);
-        std::thread::spawn(move || {
+        spawn_into(&[libc::SYS_clock_nanosleep], move || {
             let time = [until / SECOND, until % SECOND];
             let arguments = [clock as usize, libc::TIMER_ABSTIME as usize, time.as_ptr() as usize, 0];
             // SAFETY: a time that lives on.

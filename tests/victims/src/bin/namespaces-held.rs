@@ -27,6 +27,7 @@ use victims::{
 
 /// linux/nsfs.h.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
 /// CLONE_NEWTIME of linux/sched.h.
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 /// More than any machine has run.
@@ -37,7 +38,7 @@ fn main() {
         let top = filesystem("tmpfs", stage.path("kept"), MsFlags::empty(), "size=1m");
         change(&top, MsFlags::MS_PRIVATE);
         let mut checks = vec![
-            by_descriptors(),
+            by_descriptors(&top),
             by_owner(),
             by_mounts(&top),
             hidden(&top),
@@ -132,6 +133,10 @@ fn devices() -> String {
     told.join(", ")
 }
 
+fn cgroups() -> String {
+    fs::read_to_string("/proc/self/cgroup").expect("cgroups")
+}
+
 fn users() -> String {
     let map = fs::read_to_string("/proc/self/uid_map").expect("a map");
     map.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -159,9 +164,13 @@ fn inode(namespace: impl AsFd) -> u64 {
 
 /// The user namespace that one belongs to; the one above a user namespace.
 fn owner(namespace: impl AsFd) -> OwnedFd {
+    related(namespace, NS_GET_USERNS)
+}
+
+fn related(namespace: impl AsFd, how: libc::Ioctl) -> OwnedFd {
     // SAFETY: takes no argument.
-    let found = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS) };
-    call::checked(found.into()).expect("an owner");
+    let found = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), how) };
+    call::checked(found.into()).expect("a namespace");
     // SAFETY: it is new.
     unsafe { OwnedFd::from_raw_fd(found as RawFd) }
 }
@@ -171,7 +180,7 @@ fn open(directory: &Path, name: &str) -> OwnedFd {
 }
 
 /// One of each kind, each by a descriptor; and the same one by two.
-fn by_descriptors() -> Check {
+fn by_descriptors(top: &Path) -> Check {
     let named = || sethostname("held").expect("a name");
     let uts = made(CloneFlags::CLONE_NEWUTS, named, |ns| [open(ns, "uts"), open(ns, "uts")]);
     let net = made(CloneFlags::CLONE_NEWNET, victims::socket::raise_loopback, |ns| {
@@ -180,6 +189,7 @@ fn by_descriptors() -> Check {
     let down = made(CloneFlags::CLONE_NEWNET, || (), |ns| open(ns, "net"));
     let ipc = made(CloneFlags::CLONE_NEWIPC, || (), |ns| open(ns, "ipc"));
     let time = made(NEW_TIME, delay, |ns| open(ns, "time_for_children"));
+    let cgroup = made(CloneFlags::CLONE_NEWCGROUP, || (), |ns| open(ns, "cgroup"));
     let user = made(CloneFlags::CLONE_NEWUSER, || (), |ns| open(ns, "user"));
     let nobody = made(
         CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC,
@@ -187,6 +197,13 @@ fn by_descriptors() -> Check {
         |ns| open(ns, "ipc"),
     );
     let own = fs::metadata("/proc/self/ns/ipc").expect("ipc").ino();
+    let (ended, led) = ended();
+    let ended_place = place(top, "ended");
+    bind(
+        Path::new(&format!("/proc/{led}/ns/pid_for_children")),
+        &ended_place,
+        MsFlags::empty(),
+    );
     Box::new(move |findings| {
         findings.same("two descriptors of one", &inode(&uts[0]), &inode(&uts[1]));
         findings.same("a name", "held", inside(&uts[0], name).as_str());
@@ -195,11 +212,44 @@ fn by_descriptors() -> Check {
         findings.same("segments", "0", inside(&ipc, segments).as_str());
         findings.that(own != inode(&ipc), "an IPC namespace is the own one");
         findings.same("whether it is late", "true", inside(&time, is_late).as_str());
+        findings.same("cgroups", cgroups().as_str(), inside(&cgroup, cgroups).as_str());
         findings.same("users", "0 1000 10 70 0 1", inside(&user, users).as_str());
         let above = fs::metadata("/proc/self/ns/user").map(|found| found.ino()).ok();
         findings.same("what is above it", &above, &Some(inode(owner(&user))));
         findings.that(Some(inode(owner(&nobody))) != above, "whose it is differs");
+        let own = fs::metadata("/proc/self/ns/pid").map(|found| found.ino()).ok();
+        findings.same(
+            "what PIDs that have ended are below",
+            &own,
+            &Some(inode(related(&ended, NS_GET_PARENT))),
+        );
+        let mounted = fs::metadata(&ended_place).map(|found| found.ino()).ok();
+        findings.same("a mount of these", &Some(inode(&ended)), &mounted);
+        let children = fs::metadata(format!("/proc/{led}/ns/pid_for_children")).map(|found| found.ino());
+        findings.same(
+            "where children of another can't be born",
+            &Some(inode(&ended)),
+            &children.ok(),
+        );
     })
+}
+
+/// A PID namespace whose PID 1 has ended, and a process that leads its children there.
+fn ended() -> (OwnedFd, i32) {
+    let [ready, end] = call::pipe(0);
+    let led = fork(|| {
+        unshare(CloneFlags::CLONE_NEWPID).expect("unshare");
+        let first = fork(|| ());
+        call::wait(first, 0).expect("reap");
+        call::write(end, b"1").expect("tell");
+        loop {
+            nix::unistd::pause();
+        }
+    });
+    call::read(ready, 1).expect("wait");
+    call::close(ready);
+    call::close(end);
+    (open(Path::new(&format!("/proc/{led}/ns")), "pid_for_children"), led)
 }
 
 /// Those of one user namespace, which only they keep.

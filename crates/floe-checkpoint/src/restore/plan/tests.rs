@@ -75,6 +75,7 @@ fn check_below(processes: &[ProcessRecord], parents: &[u32]) {
         .map(|parent| PidNamespaceRecord {
             parent: *parent,
             owner: 0,
+            ended: false,
         })
         .collect();
     let numbering = Numbering::new(&namespaces, &[], processes);
@@ -324,7 +325,11 @@ fn an_orphan_of_a_session_above() {
 
 #[test]
 fn impossible_namespaces_are_an_error() {
-    let namespaces = [0, 0].map(|parent| PidNamespaceRecord { parent, owner: 0 });
+    let namespaces = [0, 0].map(|parent| PidNamespaceRecord {
+        parent,
+        owner: 0,
+        ended: false,
+    });
     let tree = [
         process(1, 0, 1, 1),
         inside(process(5, 1, 5, 5), 1, &[1]),

@@ -62,9 +62,10 @@ pub(super) fn find_devices(
     found.map_err(|error| system("find the network devices of", id, error))
 }
 
-/// Whether an image's own network has a device of this name.
-fn has_device(image: &Image, name: &str) -> bool {
-    let mut all = image.networks().iter().flat_map(|network| &network.devices);
+/// Whether an image makes a device of this name in a network namespace.
+fn has_device(image: &Image, namespace: u32, name: &str) -> bool {
+    let networks = image.networks().iter().filter(|network| network.namespace == namespace);
+    let mut all = networks.flat_map(|network| &network.devices);
     all.any(|device| device.name == name.as_bytes())
 }
 
@@ -74,17 +75,15 @@ fn has_device(image: &Image, name: &str) -> bool {
 /// # Errors
 /// [`FileError`] for a record that can't be read.
 pub fn lacking_devices(image: &Image, own_network: bool) -> Result<Vec<(String, String)>, FileError> {
-    let mut made = tun::names(image)?;
-    let devices = image.networks().iter().flat_map(|network| &network.devices);
-    made.extend(devices.map(|device| String::from_utf8_lossy(&device.name).into_owned()));
+    let made = tun::names(image)?;
     let mut found = Vec::new();
     for record in image.open_files() {
         let mut names = inet::devices_in(record)?;
         names.extend(raw::devices_in(record)?);
         names.extend(tcp::devices_in(record)?);
         let is_there = |name: &str| {
-            if own_network {
-                name == "lo" || has_device(image, name)
+            if own_network || record.network != 0 {
+                name == "lo" || has_device(image, record.network, name)
             } else {
                 device_number(name).is_some()
             }

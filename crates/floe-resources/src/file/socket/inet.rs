@@ -533,6 +533,48 @@ pub(super) fn or_without_leftovers(
     }
 }
 
+/// Binds a socket in floe's own network namespace as that of a file is to be bound, if it is of this kind and its address alone
+/// says where; or why that can't be. It stays bound as long as it is there.
+pub(super) fn try_address(record: &OpenFileRecord) -> Result<Result<Option<OwnedFd>, String>, FileError> {
+    if record.kind != NAME {
+        return Ok(Ok(None));
+    }
+    let body = possible(record)?;
+    let shares = |name| options::is_on(&body.options, (libc::SOL_SOCKET, name));
+    let datagrams = body.kind == libc::SOCK_DGRAM;
+    // What is sent to one that shares its port would be lost.
+    let would_take = datagrams && (shares(libc::SO_REUSEADDR) || shares(libc::SO_REUSEPORT));
+    let needs_device =
+        body.is_of_a_link() || !body.devices.is_empty() || options::bound_device(&body.options).is_some();
+    let only_connects = !datagrams && body.listens.is_none();
+    let Some(local) = body.local.filter(|_| !would_take && !needs_device && !only_connects) else {
+        return Ok(Ok(None));
+    };
+    let attempt = || -> Result<Option<OwnedFd>, Errno> {
+        let socket = floe_sys::socket::new(body.family, body.kind, body.protocol)?;
+        if options::set_early(socket.as_fd(), &body.options).is_err() {
+            return Ok(None);
+        }
+        if !datagrams {
+            // What connections of the tree that was saved have left there (TIME_WAIT) is in nobody's way.
+            set_option(
+                socket.as_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_REUSEADDR,
+                &1_i32.to_ne_bytes(),
+            )?;
+        }
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).map(|()| Some(socket))
+    };
+    let name = if datagrams { "UDP" } else { "TCP" };
+    Ok(attempt().map_err(|error| match error {
+        Errno::EADDRINUSE => {
+            format!("{name} address {local} is somebody else's in this network; is the tree still running?")
+        }
+        error => format!("{name} address {local} can't be had here: {error}"),
+    }))
+}
+
 /// Names of the network devices that a file needs, where it is of this kind.
 pub(super) fn devices_in(record: &OpenFileRecord) -> Result<BTreeSet<String>, FileError> {
     if record.kind != NAME {

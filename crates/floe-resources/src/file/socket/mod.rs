@@ -12,6 +12,7 @@ mod queue;
 mod queued;
 mod raw;
 mod supply;
+mod taken;
 mod tcp;
 mod tcp_state;
 mod udp;
@@ -31,6 +32,7 @@ pub(super) use unknown::of_family;
 pub use devices::lacking_devices;
 pub use inet::Inet;
 pub use raw::Raw;
+pub use taken::taken_addresses;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 
@@ -97,7 +99,9 @@ pub(super) fn network_of(
     let found = fstat(namespace.as_fd()).map_err(FileError::system("stat the network of", file.title()))?;
     let known = others.number(Kind::Network, found.st_ino);
     let space = known.and_then(|number| others.networks().find(|space| space.number == number));
-    Ok(space.map(Some).ok_or("no task of the tree is in its network namespace"))
+    Ok(space
+        .map(Some)
+        .ok_or("of a network namespace that no task of the tree is in"))
 }
 
 fn number_option(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {

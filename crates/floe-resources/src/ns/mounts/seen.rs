@@ -5,6 +5,7 @@ use super::{
     parts::Opened,
 };
 use crate::ns::{
+    held::shown,
     inside::{NsError, run},
     spaces::own_mountinfo,
 };
@@ -12,7 +13,7 @@ use floe_sys::{
     Pid,
     descriptor::mount_of,
     mount::{clone_mount, leave_times_alone},
-    namespace::known_ids,
+    namespace::{Kind, known_ids},
     procfs::{MountInfo, mounts_in},
 };
 use nix::{
@@ -182,7 +183,9 @@ pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io:
         if wanted.remove(&index) {
             roots.insert(index, open_root(path, &mounts[index].kind));
         }
-        if wanted.iter().any(|other| above.hides(mounts, index, *other)) {
+        // A copy has no mounts that keep mount namespaces (copy_tree of fs/namespace.c).
+        let is_there = shown(&mounts[index]).is_none_or(|(kind, _)| kind != Kind::Mount);
+        if is_there && wanted.iter().any(|other| above.hides(mounts, index, *other)) {
             // What is on it goes as well; it has been opened. What can't be unmounted here could not be there either.
             if let Err(error) = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
                 tracing::debug!(%error, ?path, "it stays where it hides another mount");

@@ -5,7 +5,7 @@ use crate::ns::{NsError, inside, make_namespace};
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Link, VethEnd, link, make_veth, set_link};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
@@ -16,7 +16,13 @@ use std::{
 /// # Errors
 /// [`NsError`] where there can't be such namespaces.
 pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Result<Vec<(String, String)>, NsError> {
-    let made = make_all(records, namespaces).map_err(NsError::New)?;
+    let made = match make_all(records, namespaces) {
+        Ok(made) => made,
+        Err(error) => {
+            let reason = format!("this host can't make them: {error}");
+            return Ok(vec![("network namespaces".to_owned(), reason)]);
+        }
+    };
     let of = |record: &NetworkRecord| made[&record.namespace].as_fd();
     let mut beyond = Vec::new();
     for record in records {
@@ -48,9 +54,16 @@ fn make_all(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> io::Re
     if records.iter().any(|record| record.namespace == 0) {
         made.insert(0, make_namespace(&NamespaceContents::Network, None, &[])?);
     }
-    let is_apart = records.iter().any(|record| record.namespace != 0);
-    for (number, record) in (1..).zip(namespaces).filter(|_| is_apart) {
-        if let NamespaceContents::User(_) | NamespaceContents::Network = record.contents {
+    // Owners stand before what is theirs.
+    let mut owners = BTreeSet::new();
+    for (place, record) in namespaces.iter().enumerate().rev() {
+        let number = place as u32 + 1;
+        if record.contents == NamespaceContents::Network || owners.contains(&number) {
+            owners.insert(record.owner);
+        }
+    }
+    for (number, record) in (1..).zip(namespaces) {
+        if record.contents == NamespaceContents::Network || owners.contains(&number) {
             let owner = (record.owner != 0).then(|| made[&record.owner].as_fd());
             let one = make_namespace(&record.contents, owner, &[])?;
             made.insert(number, one);

@@ -12,7 +12,7 @@ use victims::{
     descriptor::{borrowed, open, try_open},
     memory::Mapping,
     pty::{self, Pty},
-    stage::fork,
+    stage::{first, fork},
     tun::{self, Tun},
 };
 
@@ -397,7 +397,20 @@ fn mapped_lease(stage: &Stage) -> io::Result<Check> {
 
 /// One that nobody is in any more.
 fn left_namespace(_: &Stage) -> io::Result<Check> {
-    let check = opened("/proc/self/ns/ipc", libc::O_RDONLY)?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
+    let [ready, end] = call::pipe(0);
+    let outer = first(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).expect("unshare");
+        call::wait(fork(|| ()), 0).expect("reap");
+        call::write(end, b"1").expect("tell");
+        loop {
+            nix::unistd::pause();
+        }
+    });
+    call::read(ready, 1)?;
+    let check = opened(format!("/proc/{outer}/ns/pid_for_children"), libc::O_RDONLY)?;
+    call::kill(outer, libc::SIGKILL)?;
+    call::wait(outer, 0)?;
+    call::close(ready);
+    call::close(end);
     Ok(check)
 }

@@ -93,6 +93,19 @@ enum State {
 }
 
 impl Body {
+    /// The name that it is bound to itself: an end that was accepted has that of the one that listens.
+    fn own_name(&self) -> Option<&Name> {
+        match self.state {
+            State::Single
+            | State::Listening { .. }
+            | State::Sending { .. }
+            | State::Abandoned { .. }
+            | State::Waiting { .. }
+            | State::Outside { .. } => self.name.as_ref(),
+            _ => None,
+        }
+    }
+
     fn is_possible(&self) -> bool {
         let kinds = [libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_SEQPACKET];
         let with_queue = self.queue.is_empty() || self.is_end() || self.takes_letters();
@@ -287,20 +300,17 @@ impl FileKind for Unix {
                 return Ok(Some(found.to_owned()));
             }
         }
-        // An end that was accepted has the name of the one that listens.
-        match (&body.name, &body.state) {
-            (
-                Some(name),
-                State::Single
-                | State::Listening { .. }
-                | State::Sending { .. }
-                | State::Abandoned { .. }
-                | State::Waiting { .. }
-                | State::Outside { .. },
-            ) => name.obstacle(root),
-            _ => Ok(None),
-        }
+        body.own_name().map_or(Ok(None), |name| name.obstacle(root))
     }
+}
+
+/// What is in the way of a name that is no path, in floe's own network namespace, if a file is of this kind and has one.
+pub(super) fn taken_name(record: &OpenFileRecord) -> Result<Option<String>, FileError> {
+    if record.kind != NAME {
+        return Ok(None);
+    }
+    let body = possible(record)?;
+    body.own_name().map_or(Ok(None), |name| name.taken(body.kind))
 }
 
 fn shut_down((id, body): (u32, &Body), socket: BorrowedFd<'_>) -> Result<(), FileError> {

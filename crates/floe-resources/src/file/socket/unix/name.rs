@@ -210,6 +210,18 @@ impl Name {
         is_path(&self.bytes) && self.file.is_none()
     }
 
+    /// Whether somebody in floe's own network namespace has it, where it is no path, with a socket of the same kind.
+    pub(super) fn taken(&self, kind: i32) -> Result<Option<String>, FileError> {
+        if self.bytes.first() != Some(&0) {
+            return Ok(None);
+        }
+        let wrap = |action| FileError::system(action, self.shown());
+        let listed = unix_sockets().map_err(wrap("list the sockets beside"))?;
+        let mut named = listed.values().filter(|socket| socket.kind == kind);
+        let is_used = named.any(|socket| socket.name.as_ref() == Some(&self.bytes));
+        Ok(is_used.then(|| format!("a process of this host has a socket at {}", self.shown())))
+    }
+
     /// What is in the way of a path in `root`, the root directory of its holder.
     pub(super) fn obstacle(&self, root: BorrowedFd<'_>) -> Result<Option<String>, FileError> {
         if !self.bytes.starts_with(b"/") || self.is_elsewhere() {
