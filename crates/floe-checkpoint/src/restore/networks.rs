@@ -69,7 +69,7 @@ impl<'a> Networks<'a> {
         let path = "/proc/thread-self/ns/net";
         let host = File::open(path).map_err(failed(&format!("open {path}")))?;
         let outer = OuterEnds::given(host.as_fd(), self.records, self.given);
-        self.ends = network::make(&self.all(others)?, &outer)?;
+        self.ends = network::make(&self.all(others)?, Some(&outer))?;
         Ok(())
     }
 

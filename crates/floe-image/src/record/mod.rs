@@ -22,7 +22,7 @@ mod terminal;
 mod time;
 mod vma_details;
 
-pub use cgroups::{CgroupAccess, CgroupRecord, HierarchyRecord};
+pub use cgroups::{CgroupAccess, CgroupPlace, CgroupRecord, HierarchyRecord};
 pub use file::{
     DescriptorRecord, DescriptorTableRecord, DirectoryNotice, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord,
     OpenFileRecord, SignalOwner, SignalTarget,

@@ -178,7 +178,7 @@ pub struct DumpContext<'a> {
     /// What the user says of ends and files outside.
     pub(crate) external: &'a Externals,
     /// The tree's cgroups.
-    pub(crate) cgroups: &'a [HierarchyRecord],
+    pub(crate) cgroups: &'a crate::cgroup::FoundCgroups,
     /// Files whose content travels in the image.
     pub contents: &'a mut Contents,
     /// What stands in the way.

@@ -54,19 +54,21 @@ struct Filling<'a> {
     later: BTreeSet<Vec<u8>>,
 }
 
-/// Makes networks in network namespaces that are new, with the ends of pairs that are the host's.
+/// Makes networks in network namespaces that are new, with the ends of pairs that are the host's where there are such.
 ///
 /// # Errors
 /// What could not be made.
-pub fn make(all: &[Made<'_>], outer: &OuterEnds<'_>) -> Result<MadeEnds, NetworkError> {
+pub fn make(all: &[Made<'_>], outer: Option<&OuterEnds<'_>>) -> Result<MadeEnds, NetworkError> {
     let all: Vec<Filling<'_>> = all.iter().map(|(record, file)| Filling::new(record, *file)).collect();
     for one in &all {
         one.inside(|| one.prepare())?;
     }
     make_devices(&all, outer)?;
     let mut ends = MadeEnds::default();
-    for one in all.iter().filter(|one| one.has_outer_ends()) {
-        outer.raise(one.record, &one.inside(look)?, &mut ends.0)?;
+    if let Some(outer) = outer {
+        for one in all.iter().filter(|one| one.has_outer_ends()) {
+            outer.raise(one.record, &one.inside(look)?, &mut ends.0)?;
+        }
     }
     let changed = all.iter().map(|one| one.inside(|| one.configure()));
     let changed: Vec<bool> = changed.collect::<Result<_, _>>()?;
@@ -220,7 +222,7 @@ fn check_inherited(wanted: &[Device], inherited: &BTreeSet<u32>) -> Result<(), N
 type Place = (usize, usize);
 
 /// Makes those that others are on first.
-fn make_devices(all: &[Filling<'_>], outer: &OuterEnds<'_>) -> Result<(), NetworkError> {
+fn make_devices(all: &[Filling<'_>], outer: Option<&OuterEnds<'_>>) -> Result<(), NetworkError> {
     let inherited = all.iter().flat_map(|one| {
         let own = one.inherited.iter();
         own.map(|number| (one.record.namespace, *number))
@@ -252,11 +254,12 @@ fn make_devices(all: &[Filling<'_>], outer: &OuterEnds<'_>) -> Result<(), Networ
                 Some((from, _)) => (from, Some(all[place].file)),
                 None => (place, None),
             };
-            let outer_end = outer.of(number(this), device);
+            let outer_end = outer.and_then(|outer| Some((outer.of(number(this), device)?, outer.place)));
             let others = elsewhere.filter(|_| is_pair).map(|(place, _)| all[place].file);
             let beside = Beside {
-                other: (other.map(|(place, device)| &all[place].wanted[device])).or(outer_end.as_ref()),
-                others: others.or(outer_end.as_ref().map(|_| outer.place)),
+                other: (other.map(|(place, device)| &all[place].wanted[device]))
+                    .or(outer_end.as_ref().map(|(end, _)| end)),
+                others: others.or(outer_end.as_ref().map(|(_, place)| *place)),
                 own: into,
             };
             all[from].inside(|| device.make(&beside).map_err(NetworkError::of("make", device)))?;

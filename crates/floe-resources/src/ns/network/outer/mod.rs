@@ -64,6 +64,11 @@ fn devices(records: &[NetworkRecord]) -> impl Iterator<Item = (&NetworkRecord, &
     all.filter(|(_, device)| device.outer.is_some())
 }
 
+/// Whether there are any.
+pub(super) fn are_there(records: &[NetworkRecord]) -> bool {
+    devices(records).next().is_some()
+}
+
 /// What stands in the way of them on this host: objects and reasons.
 ///
 /// # Errors
