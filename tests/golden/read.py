@@ -301,6 +301,7 @@ filesystem = fields(
 network_device = fields(
     number=u32, name=raw, other_names=several(raw), kind=text, inherited=boolean, flags=u32, carrier=boolean, link=optional(u32),
     link_namespace=optional(u32), master=optional(u32), attributes=raw, options=raw, port=raw, address_mode=optional(u8),
+    outer=optional(fields(name=raw, bridge=optional(raw))),
 )
 network = fields(
     namespace=u32, devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),

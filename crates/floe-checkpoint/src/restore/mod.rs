@@ -386,7 +386,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let known = &world.namespaces.known;
     let (roots, unmounted) = mounts::make(&image, launch.pid1(), (outside.mounts, known, &views))?;
     control.enter("network")?;
-    let networks = Networks::of(&image, launch.pid1())?;
+    let mut networks = Networks::of(&image, launch.pid1(), outside.ends)?;
     networks.make(&world.namespaces)?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
@@ -478,6 +478,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
+    networks.join()?;
     connections.go_on(held, &opened.outside, launch.pid1())?;
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);

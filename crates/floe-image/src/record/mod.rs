@@ -42,7 +42,7 @@ pub use mounts::{
     NodeKind, NodeRecord,
 };
 pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
-pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting};
+pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord};
 pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{

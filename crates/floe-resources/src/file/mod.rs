@@ -228,6 +228,8 @@ pub struct Outside<'a> {
     pub grants: &'a Grants,
     /// What the user gives for mounts.
     pub mounts: &'a crate::ns::mounts::Given,
+    /// What the user gives for the host's ends of pairs of network devices.
+    pub ends: &'a crate::ns::network::GivenEnds,
     /// Whether the tree must have a terminal, which is to be the caller's.
     pub terminal: bool,
 }
