@@ -317,11 +317,6 @@ fn what_a_sandbox_holds_is_refused() {
             "of this kind are not carried",
         ),
         (
-            "cgroups-of-a-thread",
-            "task ",
-            "its root is another cgroup than the tree's own",
-        ),
-        (
             "discipline",
             "network device lo: ",
             "discipline tbf (tc qdisc) is not carried",

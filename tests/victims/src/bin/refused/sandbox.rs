@@ -1,19 +1,13 @@
 //! What else of a sandbox can't be carried.
 
 use super::{Check, Make};
-use nix::sched::{CloneFlags, unshare};
-use std::{fs, io, process, ptr, sync::mpsc, thread};
-use victims::{
-    Findings, Stage, call,
-    cgroup::{make, own_below, set, version_2},
-    descriptor::try_open,
-};
+use std::{fs, io, ptr};
+use victims::{Findings, Stage, call, descriptor::try_open};
 
 /// All kinds.
 pub const KINDS: &[(&str, Make)] = &[
     ("mount", mount),
     ("foreign-segment", foreign_segment),
-    ("cgroups-of-a-thread", cgroups_of_a_thread),
     ("network-device", network_device),
     ("discipline", discipline),
     ("transform", transform),
@@ -140,31 +134,11 @@ fn foreign_segment(_: &Stage) -> io::Result<Check> {
     let address = unsafe { libc::shmat(id as i32, ptr::null(), 0) } as usize;
     // SAFETY: IPC_RMID takes no structure.
     call::checked(unsafe { libc::shmctl(id as i32, libc::IPC_RMID, ptr::null_mut()) }.into())?;
-    unshare(CloneFlags::CLONE_NEWIPC)?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     let mapping = victims::memory::Mapping { address, len: 4096 };
     mapping.mark(0, 7);
     Ok(Box::new(move |findings: &mut Findings| {
         mapping.compare(findings, "the segment", 0, 7);
-    }))
-}
-
-/// A thread whose cgroup namespace begins where its process is no more.
-fn cgroups_of_a_thread(_: &Stage) -> io::Result<Check> {
-    let own = version_2().and_then(|top| own_below(&top));
-    let own = own.ok_or_else(|| io::Error::other("no cgroup of version 2 has it"))?;
-    let place = make(own.join("begun"));
-    set(&place, "cgroup.procs", process::id());
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || {
-        tell.send(unshare(CloneFlags::CLONE_NEWCGROUP)).expect("tell");
-        loop {
-            thread::park();
-        }
-    });
-    told.recv().expect("told")?;
-    set(&own, "cgroup.procs", process::id());
-    Ok(Box::new(move |findings: &mut Findings| {
-        findings.that(own_below(&own).as_deref() == Some(&own), "its cgroup is another");
     }))
 }
 
