@@ -10,12 +10,15 @@ use std::{
 
 const VICTIM: &str = "memory-in-motion";
 
-/// Numbers of the tasks of a sandbox, in there, and which of them are zombies.
+/// Numbers of the tasks of a sandbox, in there, and how many children each has, zombies among them.
 fn tasks(host: &Host, sandbox: &str) -> Vec<String> {
     let tasks: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json", sandbox])).expect("JSON");
     let tell = |task: &serde_json::Value| {
-        let is_zombie = task["state"] == "Z";
-        format!("{} {} {} {is_zombie}", task["nspid"][1], task["ppid"], task["threads"])
+        let pid = &task["nspid"][0];
+        // It may have ended since.
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = children.split_ascii_whitespace().count();
+        format!("{} {} {} {children}", task["nspid"][1], task["ppid"], task["threads"])
     };
     tasks.as_array().expect("a list").iter().map(tell).collect()
 }
