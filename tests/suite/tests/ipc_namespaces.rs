@@ -117,6 +117,11 @@ fn what_others_have_attached_in_one_is_refused() {
     let inode = std::fs::read_link(format!("/proc/{inner}/ns/ipc")).expect("a link");
     let title = format!("System V shared memory 0 of IPC namespace {}", inode.display());
     assert!(text.contains(&title), "{text}");
+    let shared = format!(
+        "ipc namespace {}: processes outside of the tree are in it",
+        inode.display()
+    );
+    assert!(text.contains(&shared), "{text}");
     drop(guest);
     host.done(&[
         "checkpoint",

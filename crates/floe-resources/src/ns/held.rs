@@ -97,6 +97,18 @@ impl Held {
         let all = self.all.keys().copied();
         all.filter(|identity| self.is_elsewhere(*identity)).collect()
     }
+
+    /// All that others than the tree are in, or keep, where that is wanted.
+    ///
+    /// # Errors
+    /// [`NsError`].
+    pub(super) fn of_outsiders(&self, tree: &FoundTree, wanted: bool) -> Result<BTreeSet<Identity>, NsError> {
+        match &self.elsewhere {
+            _ if !wanted => Ok(BTreeSet::new()),
+            Some(known) => Ok(known.clone()),
+            None => elsewhere(tree),
+        }
+    }
 }
 
 /// One that is there on every kernel.

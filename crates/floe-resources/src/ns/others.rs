@@ -157,6 +157,7 @@ impl Others {
         for process in tree.living() {
             found.meet_all(process, refusals)?;
         }
+        found.refuse_shared(&held.of_outsiders(tree, !found.others.is_empty())?, refusals);
         found.meet_held(held)?;
         found.find_owners_of_pids(tree, refusals)?;
         found.meet_ended(held, refusals)?;
@@ -257,6 +258,15 @@ impl Others {
             standing: None,
         });
         Ok(())
+    }
+
+    /// Refuses those of which others than the tree would keep the old one, when it has a new one.
+    fn refuse_shared(&self, elsewhere: &BTreeSet<Identity>, refusals: &mut Refusals) {
+        let shared = |other: &&Other| elsewhere.contains(&(other.kind, other.inode));
+        for other in self.others.iter().filter(shared) {
+            let reason = "processes outside of the tree are in it, or the host keeps it, too";
+            refusals.add(None, other.title(), reason, "end them, or save them too; unmount it");
+        }
     }
 
     /// Notes those that no task is in.
