@@ -1,7 +1,10 @@
 //! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
-use super::{inside::run_in, others::Other};
+use super::{
+    inside::{run_in, stand_inside},
+    others::Other,
+};
 use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
     capability,
@@ -37,10 +40,7 @@ pub(super) fn look(other: &Other) -> io::Result<NamespaceContents> {
         Kind::Time => {
             let seen = match other.member {
                 Some(member) => Clocks::seen_by(&member.to_string()),
-                None => {
-                    let enter = || setns(file, CloneFlags::from_bits_retain(Kind::Time.flag()));
-                    Clocks::seen_by(&Standing::there(enter)?.task().to_string())
-                }
+                None => Clocks::seen_by(&stand_inside(file)?.task().to_string()),
             };
             let seen = seen.map_err(io::Error::other)?;
             NamespaceContents::Time(ClocksRecord {
@@ -66,7 +66,7 @@ pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
 /// Maps of a user namespace as they are seen from floe's.
 fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
     let maker = namespace::maker(user)?;
-    let standing = Standing::there(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
+    let standing = stand_inside(user)?;
     let directory = standing.directory();
     let map = |name: &str| ranges(&fs::read_to_string(directory.join(name))?);
     let (users, groups) = (map("uid_map")?, map("gid_map")?);
@@ -135,11 +135,16 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
 pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups: &[fs::File]) -> io::Result<OwnedFd> {
     let stand = |flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
-            if let Some((user, group)) = maker {
-                capability::become_powerful(user, group)?;
-            }
-            if let Some(user) = user {
-                setns(user, CloneFlags::CLONE_NEWUSER)?;
+            match (maker, user) {
+                // Whoever makes it owns it, and is somebody whom the one above knows.
+                (Some((owner, group)), above) => {
+                    capability::become_powerful(owner, group)?;
+                    if let Some(above) = above {
+                        setns(above, CloneFlags::CLONE_NEWUSER)?;
+                    }
+                }
+                (None, Some(user)) => namespace::enter_user(user)?,
+                (None, None) => {}
             }
             unshare(flags)
         })
@@ -180,7 +185,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups:
                     nix::unistd::write(file, b"0")?;
                 }
                 if let Some(user) = user {
-                    setns(user, CloneFlags::CLONE_NEWUSER)?;
+                    namespace::enter_user(user)?;
                 }
                 unshare(CloneFlags::CLONE_NEWCGROUP)
             })?;
