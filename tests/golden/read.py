@@ -130,6 +130,7 @@ console = choice(
     ("None", None), ("Pipes", fields(stdin=optional(fields(waiting=raw, ended=boolean)))),
     ("Terminal", terminal),
 )
+cgroup_place = fields(hierarchy=text, path=raw)
 permission = fields(id=i32, key=i32, mode=u32, uid=u32, gid=u32, creator_uid=u32, creator_gid=u32)
 ipc = fields(
     segments=several(fields(permission=permission, size=u64, removed=boolean, locked=boolean, huge_page=u64)),
@@ -165,7 +166,7 @@ ranges = several(fields(inside=u32, above=u32, count=u32))
 namespace = choice(
     ("User", fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean)),
     ("Uts", fields(host=raw, domain=raw)), ("Ipc", ipc), ("Network", None),
-    ("Time", fields(monotonic=u64, boottime=u64)), ("Cgroup", None),
+    ("Time", fields(monotonic=u64, boottime=u64)), ("Cgroup", several(cgroup_place)),
 )
 sandbox = fields(
     name=text, uts=both(origin, text, text), ipc=origin, net=origin, cgroup=origin, mount=origin, devpts=origin,
@@ -279,7 +280,7 @@ mount = fields(
     parent=u32, point=raw,
     source=choice(
         ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)),
-        ("Namespace", fields(kind=namespace_kind, number=u32)),
+        ("Cgroup", fields(place=cgroup_place, source=raw)), ("Namespace", fields(kind=namespace_kind, number=u32)),
     ),
     attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
 )
@@ -300,6 +301,7 @@ filesystem = fields(
 network_device = fields(
     number=u32, name=raw, other_names=several(raw), kind=text, inherited=boolean, flags=u32, carrier=boolean, link=optional(u32),
     link_namespace=optional(u32), master=optional(u32), attributes=raw, options=raw, port=raw, address_mode=optional(u8),
+    outer=optional(fields(name=raw, bridge=optional(raw))),
 )
 network = fields(
     namespace=u32, devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),
@@ -352,7 +354,7 @@ OPEN_FILE_BODIES = {
     "regular": fields(path=raw, ghost=optional(u32), size=u64, mtime=i64, identity=times(u64, 2)), "directory": fields(path=raw, ghost=optional(u32)),
     "path-only": fields(path=raw, file_type=u32, device=u64), "proc": fields(path=raw, ended=optional(i32)),
     "namespace": fields(name=text, number=u32, mount=raw),
-    "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw))),
+    "cgroup": fields(path=raw, own=optional(fields(hierarchy=raw, name=raw)), shown=boolean),
     "device": device, "controlling-terminal": fields(path=raw, terminal=optional(u32)),
     "terminal-master": fields(pair=u32), "terminal-slave": fields(pair=u32), "pipe": fields(pipe=u32, owner=pipe_owner), "fifo": fields(pipe=u32, path=raw, hung_up=boolean),
     "console-pipe": fields(stream=u8, capacity=u32, owner=pipe_owner), "console-terminal": fields(path=raw),

@@ -54,7 +54,7 @@ impl Drop for MemoryCopy {
 }
 
 impl CallHost<'_> {
-    /// Makes a copy of the process's memory; `thread` is one of its threads, `status` was read while it was stopped. The
+    /// Makes a copy of the process's memory, which has its files until [`MemoryCopy::leave_files`]; `thread` is one of its threads, `status` was read while it was stopped. The
     /// thread must make its children in the PID namespace that it is in.
     ///
     /// # Errors
@@ -88,14 +88,24 @@ impl CallHost<'_> {
             pid: task.tid(),
             task: Some(task),
         };
-        copy.close_files(self)?;
+        // Of the two that have the memory it is the one to be ended where there is too little.
+        if let Err(error) = std::fs::write(format!("/proc/{}/oom_score_adj", copy.pid), "1000") {
+            tracing::debug!(pid = copy.pid.raw(), %error, "a copy of memory may outlive its maker");
+        }
+        if let Some(task) = &copy.task {
+            Self::copy_selector(thread, task)?;
+        }
         Ok(copy)
     }
 }
 
 impl MemoryCopy {
-    /// Leaves the files to its maker, with which it shares them so far: nothing is closed, and nobody is told.
-    fn close_files(&self, host: &CallHost<'_>) -> Result<(), TraceError> {
+    /// Leaves the files to its maker, with which it shares them so far: nothing is closed, and nobody is told. `host` is the
+    /// one that it was made by.
+    ///
+    /// # Errors
+    /// [`TraceError`]: among others ENOMEM.
+    pub fn leave_files(&self, host: &CallHost<'_>) -> Result<(), TraceError> {
         let Some(task) = &self.task else { return Ok(()) };
         let all = [0, u64::from(u32::MAX), libc::CLOSE_RANGE_UNSHARE as u64, 0, 0, 0];
         let mut registers = task.registers()?;

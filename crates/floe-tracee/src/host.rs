@@ -248,6 +248,14 @@ impl<'a> CallHost<'a> {
         Ok((guest, (self.ns_pid, ns_tid, signal.unwrap_or(0))))
     }
 
+    /// Has a copy of the thread's memory say of calls what the thread's own does: it was made when they were let through.
+    pub(crate) fn copy_selector(thread: &Stopped, copy: &Stopped) -> Result<(), HostError> {
+        match Selector::of(thread)? {
+            Some(selector) => selector.set(copy, selector.value),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn arena(&self) -> Arena {
         self.arena
     }

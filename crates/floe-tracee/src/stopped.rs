@@ -323,11 +323,18 @@ impl Stopped {
     pub(crate) fn kill(mut self) -> Result<(), TraceError> {
         self.armed = false;
         end(self.tid);
+        let deadline = Instant::now() + STOP_DEADLINE;
         loop {
-            match self.wait() {
+            match self.peek() {
                 Err(TraceError::Ended { .. }) => return Ok(()),
+                // Version 1 of cgroups lets nobody die who is frozen. It ends with floe.
+                Ok(None) if Instant::now() > deadline => {
+                    let place = "frozen".to_owned();
+                    return Err(TraceError::Uninterruptible { tid: self.tid, place });
+                }
+                Ok(None) => std::thread::sleep(Duration::from_micros(50)),
                 // It was on its way to this stop when the signal came.
-                Ok(_) => {}
+                Ok(Some(_)) => {}
                 Err(error) => return Err(error),
             }
         }

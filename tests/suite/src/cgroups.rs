@@ -1,5 +1,6 @@
 //! Cgroups of processes, as directories.
 
+use crate::Host;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -43,4 +44,39 @@ pub fn cgroup_file(pid: i32, names: &[&str]) -> String {
         .flat_map(|name| all.iter().map(move |path| path.join(name)));
     let found = files.find_map(|file| fs::read_to_string(file).ok());
     found.unwrap_or_else(|| panic!("none of {names:?} in {all:?}"))
+}
+
+const EACH_CGROUP2: &str = "findmnt -rn -t cgroup2 -o TARGET";
+const EACH_CGROUP1: &str = "findmnt -rn -t cgroup -o TARGET";
+
+/// Takes away what this host has, in a mount namespace that every `floe` of the test enters anew.
+fn host(script: &str) -> Host {
+    let script = format!("set -e; {script}; exec \"$@\"");
+    Host::behind(&["unshare", "--mount", "sh", "-c", &script, "sh"])
+}
+
+/// One that has none.
+#[must_use]
+pub fn host_without_cgroups() -> Host {
+    host(&format!(
+        "{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done"
+    ))
+}
+
+/// One that has version 1 alone.
+#[must_use]
+pub fn host_of_version_1() -> Host {
+    let freezer = "grep -q ' - cgroup .*freezer' /proc/self/mountinfo || mount -t cgroup -o freezer none /mnt";
+    host(&format!(
+        "{EACH_CGROUP2} | while read -r point; do umount -l \"$point\"; done; {freezer}"
+    ))
+}
+
+/// One that has version 2 alone.
+#[must_use]
+pub fn host_of_version_2() -> Host {
+    host(&format!(
+        "{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done; \
+         umount -l /sys/fs/cgroup || true; mount -t cgroup2 none /sys/fs/cgroup"
+    ))
 }

@@ -16,7 +16,7 @@ mod traces;
 mod tree;
 mod victim;
 
-pub use cgroups::{cgroup_file, cgroups_of};
+pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2, host_without_cgroups};
 pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, until, wait};
 pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;

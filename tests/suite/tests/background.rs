@@ -10,12 +10,15 @@ use std::{
 
 const VICTIM: &str = "memory-in-motion";
 
-/// Numbers of the tasks of a sandbox, in there, and which of them are zombies.
+/// Numbers of the tasks of a sandbox, in there, and how many children each has, zombies among them.
 fn tasks(host: &Host, sandbox: &str) -> Vec<String> {
     let tasks: serde_json::Value = serde_json::from_str(&host.done(&["ps", "--json", sandbox])).expect("JSON");
     let tell = |task: &serde_json::Value| {
-        let is_zombie = task["state"] == "Z";
-        format!("{} {} {} {is_zombie}", task["nspid"][1], task["ppid"], task["threads"])
+        let pid = &task["nspid"][0];
+        // It may have ended since.
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = children.split_ascii_whitespace().count();
+        format!("{} {} {} {children}", task["nspid"][1], task["ppid"], task["threads"])
     };
     tasks.as_array().expect("a list").iter().map(tell).collect()
 }
@@ -239,6 +242,67 @@ fn without_room_for_a_copy_the_tree_stands_still() {
     host.done(&["rm", "-f", &name]);
     host.done(&["restore", "-d", &image]);
     victim.check("restored");
+}
+
+/// Calls of these are turned into signals, by what a byte of their memory says; of floe's they are not, for a moment.
+#[test]
+fn calls_that_are_dispatched_are_so_in_the_image() {
+    let host = Host::new();
+    let name = host.name("dispatched");
+    let image = host.path("dispatched.floe").display().to_string();
+    let mut victim = Victim::start_as(&name, &host, "call-dispatch", &[], &[]);
+    host.done(&["checkpoint", &name, "--background", "-o", &image]);
+    victim.check("after it");
+    host.done(&["rm", "-f", &name]);
+    host.done(&["restore", "-d", &image]);
+    victim.check("restored");
+}
+
+/// A process that had been frozen by itself is saved while it stands still, and stays frozen.
+#[test]
+fn what_is_frozen_stays_so() {
+    let host = Host::new();
+    let name = host.name("frozen");
+    let image = host.path("frozen.floe").display().to_string();
+    let mut victim = Victim::start_as(&name, &host, VICTIM, &[], &[]);
+    host.done(&["freeze", &name]);
+    let outcome = host.floe(&["checkpoint", &name, "--background", "-o", &image]);
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert!(outcome.err.contains("frozen"), "{}", outcome.err);
+    host.done(&["thaw", &name]);
+    victim.check("thawed");
+}
+
+/// The end of PID 1 is the end of the copy, and of the checkpoint, which says so.
+#[test]
+fn a_tree_that_ends_meanwhile_is_told_of() {
+    let host = Host::new();
+    let (name, folder) = (host.name("ending"), host.folder("ending"));
+    let place = folder.display().to_string();
+    let script = "import os, time\nmemory = os.urandom(64 << 20)\nopen('ready', 'w').close()\ntime.sleep(1000)";
+    host.done(&[
+        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", script,
+    ]);
+    until("its memory", || folder.join("ready").exists());
+    let mut saving = host.command(&["checkpoint", &name, "--background", "-o", "-"]);
+    let mut saving = saving
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start floe");
+    let mut output = saving.stdout.take().expect("a pipe");
+    let mut image = vec![0; STOPPED];
+    output.read_exact(&mut image).expect("the first pages");
+    host.done(&["kill", "-s", "KILL", &name]);
+    // Zombies are not told of.
+    until("the end of the copy", || tasks(&host, &name).is_empty());
+    output.read_to_end(&mut image).expect("the rest");
+    let ended = saving.wait_with_output().expect("the end of floe");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        !ended.status.success() && told.contains("was ended before it was saved"),
+        "{told}"
+    );
 }
 
 /// Whatever is refused meanwhile passes: a client that is connecting, say.

@@ -1,17 +1,10 @@
 //! The three ways in which a host may have its cgroups: version 2 beside version 1, version 1 alone, version 2 alone. Each
 //! is made in a mount namespace of its own, which every `floe` of the test enters anew.
 
-use floe_suite::{Counting, Host, PID_METHODS, Traces, Victim, wait};
+use floe_suite::{
+    Counting, Host, PID_METHODS, Traces, Victim, host_of_version_1, host_of_version_2, host_without_cgroups, wait,
+};
 use std::{process::Stdio, time::Duration};
-
-/// Takes away what this host has, then starts `floe`.
-fn host(script: &str) -> Host {
-    let script = format!("set -e; {script}; exec \"$@\"");
-    Host::behind(&["unshare", "--mount", "sh", "-c", &script, "sh"])
-}
-
-const EACH_CGROUP2: &str = "findmnt -rn -t cgroup2 -o TARGET";
-const EACH_CGROUP1: &str = "findmnt -rn -t cgroup -o TARGET";
 
 #[test]
 fn as_the_host_has_them() {
@@ -20,18 +13,12 @@ fn as_the_host_has_them() {
 
 #[test]
 fn version_1_alone() {
-    let freezer = "grep -q ' - cgroup .*freezer' /proc/self/mountinfo || mount -t cgroup -o freezer none /mnt";
-    let script = format!("{EACH_CGROUP2} | while read -r point; do umount -l \"$point\"; done; {freezer}");
-    all_works(&host(&script), &["/freezer/", "/mnt/"]);
+    all_works(&host_of_version_1(), &["/freezer/", "/mnt/"]);
 }
 
 #[test]
 fn version_2_alone() {
-    let script = format!(
-        "{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done; \
-         umount -l /sys/fs/cgroup || true; mount -t cgroup2 none /sys/fs/cgroup"
-    );
-    all_works(&host(&script), &["/sys/fs/cgroup/floe/"]);
+    all_works(&host_of_version_2(), &["/sys/fs/cgroup/floe/"]);
 }
 
 fn all_works(host: &Host, places: &[&str]) {
@@ -113,8 +100,7 @@ fn state(host: &Host) -> String {
 
 #[test]
 fn without_any_all_works_but_freezing() {
-    let script = format!("{{ {EACH_CGROUP1}; {EACH_CGROUP2}; }} | while read -r point; do umount -l \"$point\"; done");
-    let host = host(&script);
+    let host = host_without_cgroups();
     let job = host.name("job");
     let tree = Counting::start(&host, &job, &[]);
     let image = host.path("job.floe");

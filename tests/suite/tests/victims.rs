@@ -151,6 +151,7 @@ victims! {
     files_events "files-events",
     files_inherited "files-inherited",
     cgroups_limits "cgroups-limits",
+    cgroups_namespaces "cgroups-namespaces",
     cgroups_tree "cgroups-tree",
     files_cgroups "files-cgroups",
     files_fanotify "files-fanotify",

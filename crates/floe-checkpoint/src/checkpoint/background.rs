@@ -9,10 +9,12 @@ use super::{
     inspect::Inspected,
     seize::{HeldTree, SeizeError},
     traces::StoppedProcess,
+    write::WriteStageError,
 };
+use floe_cgroup::{Cgroup, CgroupError};
 use floe_image::record::PidsOfChildren;
 use floe_resources::{
-    mm::PrivatePages,
+    mm::{self, PrivatePages},
     task::is_in_vfork,
     tree::{FoundProcess, FoundThread},
 };
@@ -22,7 +24,10 @@ use floe_sys::{
 };
 use floe_tracee::{CallError, CallHost, HostError, MemoryCopy, Stopped, TraceError, is_native};
 use nix::errno::Errno;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 /// A process with fewer pages is read while it stands still, which takes no longer than a fork.
 const WORTH_PAGES: u64 = 256;
@@ -45,6 +50,9 @@ pub enum CopyError {
     /// /proc.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// Its cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
 }
 
 /// The memory of one process.
@@ -61,11 +69,25 @@ pub struct CopiedProcess {
     pub stored_before: PrivatePages,
 }
 
+impl CopiedProcess {
+    /// Why its memory could not be read: whether it is there at all.
+    pub fn why_not(&self, error: WriteStageError) -> WriteStageError {
+        match Stat::of(self.memory.pid()) {
+            Ok(stat) if !matches!(stat.state, b'Z' | b'X') => error,
+            _ => WriteStageError::Ended(self.process),
+        }
+    }
+}
+
 /// The copies of a tree. Dropped, they end, and nothing is left of them; by then nobody may trace the tree.
 #[derive(Default)]
 pub struct Copies {
     all: Vec<CopiedProcess>,
+    /// Those that were made in vain.
+    failed: Vec<MemoryCopy>,
     not_copied: Vec<String>,
+    /// What freezes the tree.
+    cgroup: Option<Cgroup>,
     /// The processes of the tree, and when each began, by which it is known from another one of its number.
     tree: HashMap<Pid, u64>,
 }
@@ -75,20 +97,26 @@ impl Copies {
     ///
     /// # Errors
     /// [`CopyError`].
-    pub fn make(&mut self, held: &HeldTree, inspected: &Inspected) -> Result<(), CopyError> {
+    pub fn make(&mut self, held: &HeldTree, inspected: &Inspected, cgroup: Option<&Cgroup>) -> Result<(), CopyError> {
+        self.cgroup = cgroup.cloned();
         self.tree = held
             .tree
             .living()
             .map(|found| (found.pid, found.stat.starttime))
             .collect();
+        let frozen = frozen_by_themselves(held)?;
         let worth = |found: &&FoundProcess| inspected.pages_of(found.ns_pid) >= WORTH_PAGES;
         for found in held.tree.living().filter(worth) {
-            if held.was_frozen() {
-                self.leave(found, "the tree had been frozen, and stays so");
-            } else if inspected.pids_of_children(found.ns_pid)
-                != Some(PidsOfChildren::Known(found.pid_namespace as u32))
-            {
+            let born_here = PidsOfChildren::Known(found.pid_namespace as u32);
+            if held.was_frozen() || frozen.contains(&found.pid) {
+                self.leave(found, "it had been frozen, and stays so");
+            } else if inspected.pids_of_children(found.ns_pid) != Some(born_here) {
                 self.leave(found, "its children are born into another PID namespace than its own");
+            } else if held.process(found).mappings.iter().any(mm::may_not_be_shared) {
+                self.leave(
+                    found,
+                    "it has private huge pages, of which there may be no more for what it writes",
+                );
             } else {
                 self.add(held, found)?;
             }
@@ -101,11 +129,11 @@ impl Copies {
             .threads
             .first()
             .and_then(|thread| Some((held.threads.get(&thread.tid)?, thread)));
-        let Some((stopped, thread)) = thread else {
+        let Some(thread) = thread else {
             return Ok(());
         };
         let mappings = held.process(found).mappings;
-        match copy_memory((stopped, thread), found, mappings) {
+        match self.copy_memory(thread, found, mappings) {
             Ok(memory) => self.all.push(CopiedProcess {
                 process: found.ns_pid,
                 parent: found.ns_ppid,
@@ -124,6 +152,27 @@ impl Copies {
             },
         }
         Ok(())
+    }
+
+    fn copy_memory(
+        &mut self,
+        (stopped, thread): (&Stopped, &FoundThread),
+        found: &FoundProcess,
+        mappings: &[Mapping],
+    ) -> Result<MemoryCopy, HostError> {
+        let host = CallHost::new(stopped, found.own_pid(), mappings)?;
+        let copy = host.copy(stopped, thread.own_tid(), &thread.status)?;
+        match copy
+            .leave_files(&host)
+            .map_err(HostError::from)
+            .and_then(|()| host.remove())
+        {
+            Ok(()) => Ok(copy),
+            Err(error) => {
+                self.failed.push(copy);
+                Err(error)
+            }
+        }
     }
 
     fn leave(&mut self, found: &FoundProcess, why: &str) {
@@ -149,10 +198,11 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         let mut ended: HashMap<Pid, Vec<Pid>> = HashMap::new();
-        for copy in std::mem::take(&mut self.all) {
-            let pid = copy.memory.pid();
-            if let Err(error) = copy.memory.end() {
-                tracing::debug!(process = copy.process, %error, "a copy of its memory has gone already");
+        let all = std::mem::take(&mut self.all).into_iter().map(|copy| copy.memory);
+        for copy in all.chain(std::mem::take(&mut self.failed)) {
+            let pid = copy.pid();
+            if let Err(error) = copy.end() {
+                tracing::debug!(pid = pid.raw(), %error, "a copy of memory can't be ended, or has gone already");
             }
             // Its maker, or who has adopted it because that has ended.
             match Stat::of(pid) {
@@ -174,15 +224,13 @@ impl Drop for Copies {
     }
 }
 
-fn copy_memory(
-    (stopped, thread): (&Stopped, &FoundThread),
-    found: &FoundProcess,
-    mappings: &[Mapping],
-) -> Result<MemoryCopy, HostError> {
-    let host = CallHost::new(stopped, found.own_pid(), mappings)?;
-    let copy = host.copy(stopped, thread.own_tid(), &thread.status)?;
-    host.remove()?;
-    Ok(copy)
+/// Processes that stay frozen when the tree runs on.
+fn frozen_by_themselves(held: &HeldTree) -> Result<HashSet<Pid>, CopyError> {
+    let mut all = HashSet::new();
+    for path in held.frozen_before() {
+        all.extend(Cgroup::open(&path)?.processes()?);
+    }
+    Ok(all)
 }
 
 /// What limit of the tree's stands in the way of one more process; then its memory is read while it stands still.
@@ -192,6 +240,9 @@ fn limit(error: &HostError) -> Option<&'static str> {
             source: Errno::EAGAIN, ..
         }) => Some("it may make no more processes (pids.max, RLIMIT_NPROC)"),
         HostError::Call(CallError::Call {
+            source: Errno::ENOMEM, ..
+        })
+        | HostError::Trace(TraceError::Request {
             source: Errno::ENOMEM, ..
         }) => Some("there is not memory enough to promise (vm.overcommit_memory)"),
         _ => None,
@@ -209,8 +260,12 @@ enum CollectError {
     Host(#[from] HostError),
     #[error(transparent)]
     Trace(#[from] TraceError),
-    #[error("no thread of it can be stopped")]
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("no call can be run in any thread of it")]
     Busy,
+    #[error("it was frozen meanwhile")]
+    Frozen,
 }
 
 impl Copies {
@@ -219,6 +274,9 @@ impl Copies {
         for _ in 0..VFORK_ROUNDS {
             if !self.is_there(parent)? {
                 return Ok(());
+            }
+            if self.is_frozen(parent)? {
+                return Err(CollectError::Frozen);
             }
             if is_in_vfork(parent, parent) {
                 std::thread::sleep(VFORK_PAUSE);
@@ -237,6 +295,20 @@ impl Copies {
         Err(CollectError::Busy)
     }
 
+    /// Whether somebody has frozen it meanwhile: then it takes no step.
+    fn is_frozen(&self, pid: Pid) -> Result<bool, CgroupError> {
+        let Some(cgroup) = &self.cgroup else { return Ok(false) };
+        if cgroup.is_frozen()? {
+            return Ok(true);
+        }
+        for below in cgroup.frozen_below()? {
+            if below.processes()?.contains(&pid) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn is_there(&self, pid: Pid) -> Result<bool, ProcError> {
         match Stat::of(pid) {
             Ok(stat) => Ok(self.tree.get(&pid) == Some(&stat.starttime) && !matches!(stat.state, b'Z' | b'X')),
@@ -248,7 +320,9 @@ impl Copies {
 
 fn wait_by(thread: &Stopped, pid: Pid, ended: &[Pid]) -> Result<(), CollectError> {
     let status = Status::read(&format!("/proc/{pid}/task/{}", thread.tid()))?;
-    if !is_native(&thread.registers()?) {
+    // Nothing would let floe's calls through.
+    let is_closed = thread.dispatch()?.is_some_and(|dispatch| dispatch.selector == 0);
+    if is_closed || !is_native(&thread.registers()?) {
         return Err(CollectError::Busy);
     }
     if status.seccomp != 0 {

@@ -14,7 +14,7 @@ use floe_image::{
     },
 };
 use floe_resources::{
-    cgroup::{self, TreeError},
+    cgroup::{self, FoundCgroups, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError, IpcSpaces},
     mm::{self, ContentError, Contents},
@@ -127,7 +127,14 @@ impl Inspected {
         let root = ns::root_directory(first)?;
         let mut kept = ns::Held::by_descriptors(&held.tree)?;
         let mut contents = Contents::new(MountSpaces::find(&held.tree, first, &mut kept)?);
-        let others = Others::find(&held.tree, (&contents.spaces, &kept), refusals)?;
+        let own = target.own_cgroups();
+        let frozen = held.frozen_before();
+        let own = cgroup::Own {
+            paths: &own,
+            frozen: &frozen,
+        };
+        let cgroups = cgroup::dump(&held.tree, own, refusals)?;
+        let others = Others::find(&held.tree, (&contents.spaces, &kept, &cgroups), refusals)?;
         contents.ipc = IpcSpaces::find(&held.tree, &others)?;
         sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;
@@ -168,13 +175,6 @@ impl Inspected {
             }
             processes.push(record);
         }
-        let own = target.own_cgroups();
-        let frozen = held.frozen_before();
-        let own = cgroup::Own {
-            paths: &own,
-            frozen: &frozen,
-        };
-        let cgroups = cgroup::dump((&held.tree, &others), own, refusals)?;
         let way = target.link().map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {
@@ -206,9 +206,13 @@ impl Inspected {
             };
             tty::move_session(&mut processes, session, &link);
         }
-        let (mut sandbox, mut mounts, networks) =
-            sandbox(held, target, (&streams, &files, &others), (&mut contents, refusals))?;
-        (sandbox.cgroups, sandbox.sysctls) = (cgroups, sysctls);
+        let (mut sandbox, mut mounts, networks) = sandbox(
+            (held, &cgroups),
+            target,
+            (&streams, &files, &others),
+            (&mut contents, refusals),
+        )?;
+        (sandbox.cgroups, sandbox.sysctls) = (cgroups.into_records(&mounts.namespaces), sysctls);
         for (number, record) in mounts.namespaces.iter_mut().enumerate() {
             record.owner = others.owner_of_mounts(number);
         }
@@ -396,7 +400,7 @@ fn foreground(tree: &FoundTree, found: &FoundProcess) -> NsPid {
 }
 
 fn sandbox(
-    held: &HeldTree,
+    (held, cgroups): (&HeldTree, &FoundCgroups),
     target: &Target,
     (streams, files, others): (&Streams, &Collected, &Others),
     (contents, refusals): (&mut Contents, &mut Refusals),
@@ -406,7 +410,7 @@ fn sandbox(
         Target::Tree { .. } => (String::new(), Vec::new()),
     };
     let host = (NamespaceOrigin::Host, String::new(), String::new());
-    let found = ns::find((&held.tree, others), (contents, refusals))?;
+    let found = ns::find((&held.tree, others, cgroups), (contents, refusals))?;
     let (uts, ipc, net, cgroup, mount, devpts, mounts) = match found {
         Some(ns) => (ns.uts, ns.ipc, ns.net, ns.cgroup, ns.mount, ns.devpts, ns.mounts),
         None => (
@@ -436,7 +440,7 @@ fn sandbox(
         mount,
         devpts,
         has_init,
-        namespaces: others.records()?,
+        namespaces: others.records(cgroups, refusals)?,
         pid_namespaces: ns::pids::records(&held.tree, others),
         ended_leaders: Vec::new(),
         console: streams.record(&files.input),

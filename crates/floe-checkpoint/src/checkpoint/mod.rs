@@ -46,10 +46,10 @@ use floe_sys::{
     procfs::{self, ProcError, Status},
 };
 use inspect::Inspected;
+use output::OpenOutput;
 use patience::Patience;
 use seize::HeldTree;
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -320,16 +320,15 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     };
     control.enter("open-output")?;
     let file = output.open()?;
-    let sink = file.sink(control.interrupted)?;
     if request.then == Then::RunOnMeanwhile {
-        let (summary, not_copied, frozen) = save_meanwhile(held, inspected, (sink, request.level), (started, control))?;
-        (report.image, report.not_copied, report.frozen) = (Some(summary), not_copied, frozen);
-        control.enter("commit")?;
-        file.sync()?;
-        control.enter("end")?;
-        file.publish()?;
-        return Ok(report);
+        return save_meanwhile(
+            (held, inspected),
+            (&request.target, request.level),
+            (file, report),
+            (started, control),
+        );
     }
+    let sink = file.sink(control.interrupted)?;
     let mut writing = Writing::start(&inspected, sink, request.level, control)?;
     control.enter("pages")?;
     writing.pages(&held, &inspected, &mut Copies::default())?;
@@ -351,19 +350,20 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     Ok(report)
 }
 
-/// Writes the image of a tree that runs on meanwhile. Returns whose memory was not copied, and how long the tree stood
-/// still.
+/// Writes the image of a tree that runs on meanwhile.
 fn save_meanwhile(
-    held: HeldTree,
-    inspected: Inspected,
-    (sink, level): (Box<dyn Write + Send>, i32),
+    (held, inspected): (HeldTree, Inspected),
+    (target, level): (&Target, i32),
+    (file, mut report): (OpenOutput, Report),
     (started, control): (Instant, &Control<'_>),
-) -> Result<(Summary, Vec<String>, Duration), CheckpointError> {
+) -> Result<Report, CheckpointError> {
     control.enter("copy")?;
-    // Whatever fails, the tree is let go before the copies end.
+    // Whatever fails, what is held of the tree is let go before the copies end.
     let mut copies = Copies::default();
+    let inspected = inspected;
     let held = held;
-    copies.make(&held, &inspected)?;
+    copies.make(&held, &inspected, target.cgroup())?;
+    let sink = file.sink(control.interrupted)?;
     let mut writing = Writing::start(&inspected, sink, level, control)?;
     control.enter("pages")?;
     writing.pages(&held, &inspected, &mut copies)?;
@@ -372,10 +372,15 @@ fn save_meanwhile(
     held.release()?;
     // What floe has open of the tree's it would hold open.
     drop(inspected);
-    let frozen = started.elapsed();
+    report.frozen = started.elapsed();
     writing.copied_pages(&mut copies)?;
-    let summary = writing.finish()?;
-    Ok((summary, copies.not_copied().to_vec(), frozen))
+    report.image = Some(writing.finish()?);
+    report.not_copied = copies.not_copied().to_vec();
+    control.enter("commit")?;
+    file.sync()?;
+    control.enter("end")?;
+    file.publish()?;
+    Ok(report)
 }
 
 /// All of a held tree, or what stands in the way.

@@ -106,7 +106,7 @@ fn apart(act: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
     }
 }
 
-/// A stream whose reader may take its time: waiting for it ends when floe is told to stop.
+/// What is written to, whose reader or disk may take its time: waiting for it ends when floe is told to stop.
 struct Stream {
     file: File,
     /// How many bytes can be written without waiting once there is room.
@@ -179,14 +179,12 @@ fn directory(path: &Path) -> PathBuf {
 impl OpenOutput {
     /// What to write to.
     pub fn sink(&self, interrupted: &'static AtomicBool) -> Result<Box<dyn Write + Send>, OutputError> {
-        match self {
-            Self::Unnamed { file, path, .. } => Ok(Box::new(file.try_clone().map_err(wrap("duplicate", path))?)),
-            Self::Stream(file) => {
-                let stream =
-                    Stream::new(file, interrupted).map_err(wrap("write to", Path::new("the output stream")))?;
-                Ok(Box::new(stream))
-            }
-        }
+        let (file, name) = match self {
+            Self::Unnamed { file, path, .. } => (file, path.as_path()),
+            Self::Stream(file) => (file, Path::new("the output stream")),
+        };
+        let stream = Stream::new(file, interrupted).map_err(wrap("write to", name))?;
+        Ok(Box::new(stream))
     }
 
     /// Makes what was written safe on its disk.

@@ -19,6 +19,11 @@ pub enum WriteStageError {
     /// The pages.
     #[error(transparent)]
     Pages(#[from] PagesError),
+    /// A copy of memory.
+    #[error(
+        "the copy of process {0}'s memory was ended before it was saved: by the end of its PID namespace, by SIGKILL, or for want of memory"
+    )]
+    Ended(i32),
     /// Told to stop.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -127,7 +132,7 @@ impl<'a> Writing<'a> {
     pub fn copied_pages(&mut self, copies: &mut Copies) -> Result<(), WriteStageError> {
         self.or_told_to_stop(|writing| {
             // Pages are looked up by where they are now, so only among copies, which keep them.
-            let mut shared = SharedPages::default();
+            let mut shared = SharedPages::by_parents_alone();
             let pids: HashMap<i32, Pid> = copies
                 .all()
                 .iter()
@@ -142,7 +147,8 @@ impl<'a> Writing<'a> {
                     parent: pids.get(&copy.parent).copied(),
                     mappings: &copy.mappings,
                 };
-                pages.store(of, mm::is_copied_by_fork, &mut shared, &mut writing.writer)?;
+                let stored = pages.store(of, mm::is_copied_by_fork, &mut shared, &mut writing.writer);
+                stored.map_err(|error| copy.why_not(error.into()))?;
                 writing.add(pages.count() - before);
                 writing.writer.record(&pages.into_record(NsPid(copy.process)))?;
             }

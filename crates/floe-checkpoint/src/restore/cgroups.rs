@@ -1,9 +1,18 @@
 //! The tree's cgroups: rehearsed before anything is made, then made below those of the new sandbox.
 
 use super::{RestoreError, preflight::Obstacle, tree::World};
-use floe_cgroup::Hierarchies;
-use floe_image::{Image, record::ProcessRecord};
-use floe_resources::cgroup::{CgroupPlan, Made, rehearse};
+use floe_cgroup::{Cgroups, Hierarchies};
+use floe_image::{
+    Image,
+    record::{CgroupPlace, MountSource, NamespaceContents, ProcessRecord},
+};
+use floe_resources::{
+    cgroup::{CgroupPlan, Made, rehearse},
+    ns::{
+        make_namespace,
+        mounts::{CgroupView, CgroupViews},
+    },
+};
 use floe_sandbox::Launch;
 use floe_sys::Pid;
 use std::collections::HashMap;
@@ -27,7 +36,8 @@ pub fn obstacles(image: &Image) -> Result<impl Iterator<Item = Obstacle>, Restor
     Ok(found.into_iter().map(|(object, reason)| Obstacle { object, reason }))
 }
 
-/// Makes them, and moves the first process of the sandbox, which forks all others, to its place.
+/// Makes them, and moves the first process of the sandbox, which forks all others, to its place. None of them hands on
+/// controllers yet.
 pub fn make<'a>(
     (image, plan, hierarchies): (&Image, &'a CgroupPlan<'a>, &Hierarchies),
     launch: &Launch,
@@ -38,8 +48,46 @@ pub fn make<'a>(
     if let Some(root) = image.processes().iter().find(|record| record.ppid.0 == 0) {
         made.place(root, launch.pid1())?;
     }
-    made.open_up()?;
     Ok(made)
+}
+
+/// Where on this host hierarchies are mounted of which the image's mounts show something.
+pub fn mounted(image: &Image) -> Result<CgroupViews, RestoreError> {
+    let hierarchies = hierarchies(image)?;
+    let point = |place: &CgroupPlace| match place.hierarchy.split(',').next() {
+        None | Some("") => hierarchies.v2.clone(),
+        Some(first) => hierarchies.v1_with(first).map(|hierarchy| hierarchy.point.clone()),
+    };
+    let point = |place: &CgroupPlace| point(place).map(CgroupView::At);
+    Ok(shown(image)
+        .filter_map(|place| Some((place.clone(), point(place)?)))
+        .collect())
+}
+
+/// Cgroup namespaces that begin at the cgroups which the image's mounts show: what is mounted there shows them.
+pub fn views(image: &Image, made: &Made<'_>, cgroups: &Cgroups) -> Result<CgroupViews, RestoreError> {
+    let mut all = CgroupViews::new();
+    for place in shown(image) {
+        if !all.contains_key(place) {
+            let places = [place.clone()];
+            let entrances = made.entrances(cgroups, &places)?;
+            let contents = NamespaceContents::Cgroup(places.to_vec());
+            let namespace = make_namespace(&contents, None, &entrances).map_err(|source| RestoreError::System {
+                action: "make a cgroup namespace for a mount".to_owned(),
+                source,
+            })?;
+            all.insert(place.clone(), CgroupView::Inside(namespace));
+        }
+    }
+    Ok(all)
+}
+
+fn shown(image: &Image) -> impl Iterator<Item = &CgroupPlace> {
+    let mounts = image.mount_namespaces().iter().flat_map(|record| &record.mounts);
+    mounts.filter_map(|mount| match &mount.source {
+        MountSource::Cgroup { place, .. } => Some(place),
+        _ => None,
+    })
 }
 
 /// Moves all processes that are not yet there.

@@ -369,20 +369,24 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("seed")?;
     launch.exec()?;
     let seed = seized.stop_at_exec()?;
-    let namespaces = Namespaces::make(&image, &launch)?;
     let groups = cgroups::make((&image, &plan, &hierarchies), &launch)?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
-    world.namespaces = namespaces;
+    world.namespaces = Namespaces::make(&image, launch.pid1(), &|places| {
+        groups.entrances(launch.cgroups(), places)
+    })?;
+    let views = cgroups::views(&image, &groups, launch.cgroups())?;
+    groups.open_up()?;
+    world.settle_in(1)?;
     let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
     let known = &world.namespaces.known;
-    let (roots, unmounted) = mounts::make(&image, (launch.pid1(), outside.mounts, known))?;
+    let (roots, unmounted) = mounts::make(&image, launch.pid1(), (outside.mounts, known, &views))?;
     control.enter("network")?;
-    let networks = Networks::of(&image, launch.pid1())?;
+    let mut networks = Networks::of(&image, launch.pid1(), outside.ends)?;
     networks.make(&world.namespaces)?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
@@ -474,6 +478,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
+    networks.join()?;
     connections.go_on(held, &opened.outside, launch.pid1())?;
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);

@@ -1,7 +1,7 @@
 //! The tree's mounts: made in a rehearsal first, in a mount namespace that nobody is in, so that all that stands in the way
 //! shows before anything is made; then in the new sandbox.
 
-use super::{RestoreError, preflight::Obstacle, tree::World};
+use super::{RestoreError, cgroups, preflight::Obstacle, tree::World};
 use floe_image::{
     Image,
     record::{
@@ -13,7 +13,7 @@ use floe_resources::{
     mm::Filler,
     ns::{
         Known, Roots,
-        mounts::{self, Given, Mounting},
+        mounts::{self, CgroupViews, Given, Mounting},
         run_inside,
     },
 };
@@ -58,11 +58,12 @@ impl Rehearsal {
     /// Makes the mounts of an image.
     pub fn of(image: &Image, given: &Given) -> Result<Self, RestoreError> {
         if !changes_nothing(image) {
-            return apart(|| rehearse(image, given));
+            let cgroups = cgroups::mounted(image)?;
+            return apart(|| rehearse(image, (given, &cgroups)));
         }
         let roots = own_roots(&proc_directory()?)?;
         Ok(Self {
-            obstacles: lacking(image, given, roots.own()),
+            obstacles: lacking(image, (given, &CgroupViews::new()), roots.own()),
             roots,
             devices: BTreeSet::new(),
         })
@@ -111,14 +112,14 @@ fn shown_namespaces(image: &Image) -> CloneFlags {
     own.map(|(.., flag)| flag).collect()
 }
 
-fn rehearse(image: &Image, given: &Given) -> Result<Rehearsal, RestoreError> {
+fn rehearse(image: &Image, outside: (&Given, &CgroupViews)) -> Result<Rehearsal, RestoreError> {
     let wrap = || RestoreError::system("rehearse the mounts");
     unshare(shown_namespaces(image)).map_err(wrap())?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(wrap())?;
     let proc = proc_directory()?;
     let mut devices = BTreeSet::new();
-    let (roots, obstacles) = match act(image, given, &mut devices) {
+    let (roots, obstacles) = match act(image, outside, &mut devices) {
         Ok(Ok(roots)) => (roots, Vec::new()),
         Ok(Err(lacking)) => (own_roots(&proc)?, lacking),
         Err(RestoreError::Mount(error)) => {
@@ -140,7 +141,7 @@ fn rehearse(image: &Image, given: &Given) -> Result<Rehearsal, RestoreError> {
 /// Makes all mounts, if all is there that they show; or what is not.
 fn act(
     image: &Image,
-    given: &Given,
+    (given, cgroups): (&Given, &CgroupViews),
     devices: &mut BTreeSet<u64>,
 ) -> Result<Result<Roots, Vec<Obstacle>>, RestoreError> {
     let wrap = || RestoreError::system("rehearse the mounts");
@@ -159,7 +160,7 @@ fn act(
     if sandbox.devpts == NamespaceOrigin::Own || matches!(sandbox.console, ConsoleRecord::Terminal(_)) {
         floe_sandbox::own_terminals().map_err(|(error, action)| RestoreError::system(action)(error))?;
     }
-    let lacking = lacking(image, given, root()?.as_fd());
+    let lacking = lacking(image, (given, cgroups), root()?.as_fd());
     if !lacking.is_empty() {
         return Ok(Err(lacking));
     }
@@ -167,15 +168,15 @@ fn act(
         action: "open floe's own namespaces".to_owned(),
         source,
     })?;
-    let mounting = Mounting::begin(image, made, (given, &known), proc)?;
+    let mounting = Mounting::begin(image, made, (given, &known, cgroups), proc)?;
     let roots = mounting.roots()?;
     mounting.go_home()?;
     mounting.finish(&known)?;
     Ok(Ok(roots))
 }
 
-fn lacking(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<Obstacle> {
-    let found = mounts::missing(image, given, root).into_iter();
+fn lacking(image: &Image, outside: (&Given, &CgroupViews), root: BorrowedFd<'_>) -> Vec<Obstacle> {
+    let found = mounts::missing(image, outside, root).into_iter();
     found.map(|(object, reason)| Obstacle { object, reason }).collect()
 }
 
@@ -234,7 +235,8 @@ fn with_kind(image: &Image, kind: FilesystemKind) -> impl Iterator<Item = &Files
 /// Makes the mounts of an image in a new sandbox. What is left to do when all processes are there.
 pub fn make<'a>(
     image: &'a Image,
-    (pid1, given, known): (Pid, &Given, &Known),
+    pid1: Pid,
+    outside: (&Given, &Known, &CgroupViews),
 ) -> Result<(Roots, Option<Mounting<'a>>), RestoreError> {
     let proc = proc_directory()?;
     if changes_nothing(image) {
@@ -246,7 +248,7 @@ pub fn make<'a>(
         made.insert(record.id, proc_of(pid1, None, record)?);
     }
     run_inside(pid1, INSIDE, || {
-        Ok(Mounting::begin(image, made, (given, known), proc).and_then(|mounting| {
+        Ok(Mounting::begin(image, made, outside, proc).and_then(|mounting| {
             let roots = mounting.roots()?;
             Ok((roots, mounting))
         }))

@@ -7,24 +7,19 @@ use super::{RestoreError, state::Crowd, task_error, tree::World};
 use floe_image::{
     Image,
     record::{
-        Credentials, NamespaceContents, NamespaceKind, NamespaceRecord, PidsOfChildren, ProcessRecord, ProcessState,
-        SandboxRecord, TaskNamespaces, ThreadRecord,
+        CgroupPlace, Credentials, NamespaceContents, NamespaceKind, NamespaceRecord, PidsOfChildren, ProcessRecord,
+        ProcessState, SandboxRecord, TaskNamespaces, ThreadRecord,
     },
 };
 use floe_resources::{
+    cgroup::TreeError,
     ipc,
     ns::{Known, Roots, make_namespace},
     task::{SeenUsers, Standpoint, UserEntry, become_and_enter},
 };
-use floe_sandbox::Launch;
-use floe_sys::namespace::Kind;
+use floe_sys::{Pid, namespace::Kind};
 use floe_tracee::{Puppet, Script};
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::fd::BorrowedFd,
-    path::Path,
-};
+use std::{fs::File, io, os::fd::BorrowedFd};
 
 /// Kinds that a thread can be in another one of than its process.
 const OF_A_THREAD: [Kind; 4] = [Kind::Uts, Kind::Ipc, Kind::Network, Kind::Cgroup];
@@ -42,18 +37,11 @@ pub(super) struct Namespaces {
     seen: Vec<Option<SeenUsers>>,
 }
 
+/// Files that lead whoever writes 0 to them into cgroups.
+pub(super) type Entrances<'a> = dyn Fn(&[CgroupPlace]) -> Result<Vec<File>, TreeError> + 'a;
+
 fn failed(action: String) -> impl FnOnce(io::Error) -> RestoreError {
     move |source| RestoreError::System { action, source }
-}
-
-/// The files by which tasks join the sandbox's cgroups.
-fn entrances(launch: &Launch) -> Result<Vec<File>, RestoreError> {
-    let open = |path: &Path| {
-        let path = path.join("cgroup.procs");
-        let file = OpenOptions::new().write(true).open(&path);
-        file.map_err(failed(format!("open {}", path.display())))
-    };
-    launch.cgroups().paths().map(open).collect()
 }
 
 /// The number of the namespace of a kind.
@@ -70,8 +58,9 @@ fn number(of: &TaskNamespaces, kind: Kind) -> u32 {
 }
 
 impl Namespaces {
-    /// Makes all but those of time, for a new sandbox whose cgroups are without controllers for others yet.
-    pub fn make(image: &Image, launch: &Launch) -> Result<Self, RestoreError> {
+    /// Makes all but those of time, where `seed` is the first task of the new sandbox. `entrances` opens the cgroups that a
+    /// cgroup namespace begins at, in which nobody may be once they hand on controllers.
+    pub fn make(image: &Image, seed: Pid, entrances: &Entrances<'_>) -> Result<Self, RestoreError> {
         let mut all = Self::default();
         let records = &image.sandbox().namespaces;
         // That of time it enters late, and mount namespaces have their own numbers.
@@ -80,15 +69,8 @@ impl Namespaces {
             .filter(|kind| !matches!(kind, Kind::Time | Kind::Mount))
         {
             let action = format!("open the {kind} namespace of the new sandbox");
-            all.known
-                .add_own(kind, &launch.pid1().to_string())
-                .map_err(failed(action))?;
+            all.known.add_own(kind, &seed.to_string()).map_err(failed(action))?;
         }
-        let is_cgroup = |record: &NamespaceRecord| record.contents == NamespaceContents::Cgroup;
-        let cgroups = match records.iter().any(is_cgroup) {
-            true => entrances(launch)?,
-            false => Vec::new(),
-        };
         let is_network = |record: &NamespaceRecord| record.contents == NamespaceContents::Network;
         if records.iter().any(is_network) {
             all.known.expect_networks();
@@ -99,7 +81,12 @@ impl Namespaces {
         all.owners = records.iter().map(|record| record.owner).collect();
         for (number, record) in (1..).zip(records) {
             if !matches!(record.contents, NamespaceContents::Time(_)) {
-                let made = make_namespace(&record.contents, all.known.made(record.owner), &cgroups);
+                let entrances = match &record.contents {
+                    NamespaceContents::Cgroup(places) => entrances(places)?,
+                    _ => Vec::new(),
+                };
+                let user = all.known.made(record.owner);
+                let made = make_namespace(&record.contents, user, &entrances);
                 let made = made.map_err(failed(format!("make namespace {number} of the image")))?;
                 all.known.add(number, made);
             }

@@ -3,7 +3,10 @@
 
 use super::{RestoreError, namespaces::Namespaces, preflight::Obstacle};
 use floe_image::{Image, record::NetworkRecord};
-use floe_resources::ns::{network, packet_filter};
+use floe_resources::ns::{
+    network::{self, GivenEnds, MadeEnds, OuterEnds},
+    packet_filter,
+};
 use floe_sys::{Pid, namespace::Kind};
 use std::{
     fs::File,
@@ -12,9 +15,10 @@ use std::{
 };
 
 /// What is in the way of the networks of an image.
-pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
+pub fn obstacles(image: &Image, given: &GivenEnds) -> Result<Vec<Obstacle>, RestoreError> {
     let networks = image.networks();
     let mut found = network::rehearse(networks, &image.sandbox().namespaces)?;
+    found.extend(network::obstacles(networks, given).map_err(failed("look at the host's network devices"))?);
     found.extend(
         networks
             .iter()
@@ -28,6 +32,9 @@ pub fn obstacles(image: &Image) -> Result<Vec<Obstacle>, RestoreError> {
 pub struct Networks<'a> {
     root: File,
     records: &'a [NetworkRecord],
+    given: &'a GivenEnds,
+    /// The host's ends of pairs.
+    ends: MadeEnds,
 }
 
 fn failed(action: &str) -> impl FnOnce(io::Error) -> RestoreError {
@@ -36,12 +43,14 @@ fn failed(action: &str) -> impl FnOnce(io::Error) -> RestoreError {
 }
 
 impl<'a> Networks<'a> {
-    /// Those of an image, where `pid1` is the sandbox's first process.
-    pub fn of(image: &'a Image, pid1: Pid) -> Result<Self, RestoreError> {
+    /// Those of an image, where `pid1` is the sandbox's first process, and what is given for ends at the host.
+    pub fn of(image: &'a Image, pid1: Pid, given: &'a GivenEnds) -> Result<Self, RestoreError> {
         let path = format!("/proc/{pid1}/ns/net");
         Ok(Self {
             root: File::open(&path).map_err(failed(&format!("open {path}")))?,
             records: image.networks(),
+            given,
+            ends: MadeEnds::default(),
         })
     }
 
@@ -56,8 +65,17 @@ impl<'a> Networks<'a> {
     }
 
     /// Fills them.
-    pub fn make(&self, others: &Namespaces) -> Result<(), RestoreError> {
-        Ok(network::make(&self.all(others)?)?)
+    pub fn make(&mut self, others: &Namespaces) -> Result<(), RestoreError> {
+        let path = "/proc/thread-self/ns/net";
+        let host = File::open(path).map_err(failed(&format!("open {path}")))?;
+        let outer = OuterEnds::given(host.as_fd(), self.records, self.given);
+        self.ends = network::make(&self.all(others)?, Some(&outer))?;
+        Ok(())
+    }
+
+    /// Has the host's network reach them, by the ends that are the host's.
+    pub fn join(&self) -> Result<(), RestoreError> {
+        Ok(self.ends.join(self.records, self.given)?)
     }
 
     /// Sets what belongs to devices that came with files.

@@ -89,7 +89,7 @@ pub fn obstacles(
             });
         }
     }
-    found.extend(networks::obstacles(image)?);
+    found.extend(networks::obstacles(image, outside.ends)?);
     found.extend(cgroups::obstacles(image)?);
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
     let ends = connections.obstacles(own_network)?;

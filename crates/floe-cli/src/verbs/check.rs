@@ -9,7 +9,7 @@ use floe_checkpoint::{
 };
 use floe_resources::{
     file::{Grants, Outside, TcpMode},
-    ns::mounts::Given,
+    ns::{mounts::Given, network::GivenEnds},
 };
 use floe_sandbox::become_root;
 use serde_json::{Value, json};
@@ -78,6 +78,7 @@ impl Check {
                     tcp: TcpMode::Established,
                     grants: &grants,
                     mounts: &Given::default(),
+                    ends: &GivenEnds::default(),
                     terminal: false,
                 };
                 act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check, None), control))??.obstacles

@@ -17,7 +17,10 @@ use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
 use floe_resources::{
     file::{Grants, Outside, Rule, RuleError},
-    ns::mounts::{Given, given_mount},
+    ns::{
+        mounts::{Given, given_mount},
+        network::{GivenEnd, GivenEnds},
+    },
 };
 use floe_sandbox::{Client, Launch, Published, Signals, become_root};
 use floe_sys::descriptor;
@@ -63,6 +66,11 @@ pub struct Restore {
     /// sandbox, / that of the root directory (run --rootfs). May be given several times.
     #[arg(long, value_name = "NAME=PATH", value_parser = given_mount)]
     mount: Vec<(PathBuf, PathBuf)>,
+    /// The other end of a network device DEVICE of the tree, where that was the host's: a new device NAME of this host, a part of
+    /// its bridge BRIDGE, with addresses of IPv4. DEVICE is N:DEVICE where several network namespaces of the image have one of
+    /// this name (floe inspect). May be given several times.
+    #[arg(long, value_name = "DEVICE=NAME[@BRIDGE][,ADDRESS/BITS]")]
+    net: Vec<GivenEnd>,
     /// The tree must get the terminal that floe was started on, by one of its own that floe hands on: so it does by itself
     /// where it had one and floe stays with it. With this, what is in the way of it is in the way of the restore.
     #[arg(long, value_enum, value_name = "WHICH", conflicts_with = "detach")]
@@ -125,10 +133,12 @@ impl Restore {
         // First of all: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let mounts = Given::new(&self.mount)?;
+        let ends = GivenEnds::new(self.net.clone())?;
         let outside = Outside {
             tcp: self.tcp.into(),
             grants: &grants,
             mounts: &mounts,
+            ends: &ends,
             terminal: self.tty.is_some(),
         };
         let image = image_file::open(path)?;

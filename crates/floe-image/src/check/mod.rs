@@ -122,12 +122,12 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
     pids::check(image)?;
+    cgroups::check(image)?;
     namespaces::check(image)?;
     image.processes().iter().try_for_each(task::process)?;
     ipc::check(image)?;
     sysctl::check(image)?;
     packet_filter::check(image)?;
-    cgroups::check(image)?;
     time::check(image)?;
     mounts::check(image)?;
     network::check(image)?;

@@ -89,7 +89,7 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
             MountFault::Count("something unmounted where nothing can have been")
         })?;
         for (number, mount) in record.mounts.iter().enumerate() {
-            let kept = keeps(image, namespace, &mount.source);
+            let kept = keeps(image, namespace, &mount.source).and_then(|()| shows_cgroup(image, mount));
             let sound = kept.and_then(|()| one(&record.mounts, number, filesystems));
             sound.map_err(|fault| MountFault::Mount {
                 namespace,
@@ -189,6 +189,8 @@ fn one(mounts: &[MountRecord], number: usize, filesystems: usize) -> Result<(), 
             )?;
             ensure(is_plain(root), || "shows a path that is no plain one")?;
         }
+        // Looked for where all cgroups are known.
+        MountSource::Cgroup { .. } => {}
     }
     match mount.attributes {
         None => ensure(inherited, || "does not say what it allows"),
@@ -279,6 +281,22 @@ fn filesystem(record: &FilesystemRecord) -> Result<(), &'static str> {
     ensure(
         holds != record.nodes.is_empty(),
         || "has files and can't, or has none and must",
+    )
+}
+
+/// A cgroup that is shown is one of the tree's, which a cgroup namespace can begin at.
+fn shows_cgroup(image: &Image, mount: &MountRecord) -> Result<(), &'static str> {
+    let MountSource::Cgroup { place, source } = &mount.source else {
+        return Ok(());
+    };
+    let cgroup = place.find(&image.sandbox().cgroups);
+    ensure(
+        cgroup.is_some_and(|found| !found.threaded),
+        || "shows a cgroup that is missing, or that has threads alone",
+    )?;
+    ensure(
+        source.len() < OPTION_BYTES && !source.contains(&0),
+        || "can't have been made of what it says",
     )
 }
 

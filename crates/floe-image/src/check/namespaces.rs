@@ -51,7 +51,10 @@ pub enum NamespaceFault {
     Children(i32),
     /// A root in what counts as others' namespaces.
     #[error("process {0}, the tree's root, is in namespaces of others")]
-    Root(i32),
+    OfOthers(i32),
+    /// A cgroup namespace that begins nowhere.
+    #[error("cgroup namespace {0} begins at a cgroup that is missing, that has threads alone, or that every tree has")]
+    Root(u32),
     /// A mount namespace that belongs to no user namespace.
     #[error("mount namespace {0} belongs to no user namespace that the image has")]
     Mount(u32),
@@ -81,7 +84,16 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
             NamespaceContents::Time(clocks) => {
                 ensure(time::possible(*clocks), || NamespaceFault::Clock(number))?;
             }
-            NamespaceContents::Ipc(_) | NamespaceContents::Network | NamespaceContents::Cgroup => {}
+            NamespaceContents::Cgroup(roots) => {
+                let mut known = HashSet::new();
+                let possible = roots.iter().all(|place| {
+                    let cgroup = place.find(&image.sandbox().cgroups);
+                    known.insert(&place.hierarchy)
+                        && cgroup.is_some_and(|found| !found.path.is_empty() && !found.threaded)
+                });
+                ensure(possible, || NamespaceFault::Root(number))?;
+            }
+            NamespaceContents::Ipc(_) | NamespaceContents::Network => {}
         }
     }
     image.processes().iter().try_for_each(|process| tasks(image, process))?;
@@ -127,10 +139,13 @@ fn children(image: &Image) -> Result<(), NamespaceFault> {
         ensure(makes, || NamespaceFault::Children(process.pid.0))?;
         let of_root = TaskNamespaces {
             user: leader.namespaces.user,
+            cgroup: leader.namespaces.cgroup,
             ..TaskNamespaces::default()
         };
         let others = leader.namespaces != of_root;
-        ensure(!others || process.ppid.0 != 0, || NamespaceFault::Root(process.pid.0))?;
+        ensure(!others || process.ppid.0 != 0, || {
+            NamespaceFault::OfOthers(process.pid.0)
+        })?;
     }
     Ok(())
 }
@@ -169,7 +184,7 @@ fn tasks(image: &Image, process: &ProcessRecord) -> Result<(), NamespaceFault> {
         let is_network = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Network);
         ensure(known(network, is_network), || fault(task, "network", network))?;
         ensure(known(time, is_time), || fault(task, "time", time))?;
-        let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup);
+        let is_cgroup = |contents: &NamespaceContents| matches!(contents, NamespaceContents::Cgroup(_));
         ensure(known(cgroup, is_cgroup), || fault(task, "cgroup", cgroup))?;
         ensure(owner(time).is_none_or(|owner| owner == 0), || {
             NamespaceFault::Owner(time)

@@ -4,7 +4,7 @@
 use super::{ensure, is_path, packet_filter::are_attributes};
 use crate::{
     Image,
-    record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting},
+    record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord},
 };
 use serde_bytes::ByteBuf;
 use std::collections::HashSet;
@@ -106,11 +106,31 @@ fn device(record: &NetworkDeviceRecord, namespace: u32, devices: &Devices) -> Re
     ensure(is_on, || "is on one that is not there")?;
     ensure(related(record.master), || "is a part of one that is not there")?;
     ensure(record.inherited || !record.kind.is_empty(), || "is of no kind")?;
+    let is_pair = record.kind == "veth" && !record.inherited;
+    ensure(
+        is_pair || record.outer.is_none(),
+        || "has an end at the host, and is no pair",
+    )?;
+    let ends = usize::from(record.link.is_some()) + usize::from(record.outer.is_some());
+    ensure(!is_pair || ends == 1, || "has not one other end")?;
+    ensure(
+        record.outer.as_ref().is_none_or(is_outer_end),
+        || "has an end at the host with an impossible name",
+    )?;
     let lists = [&record.attributes, &record.options, &record.port];
     let length: usize = lists.iter().map(|list| list.len()).sum();
     ensure(length <= MOST_OF_DEVICE, || "has attributes that are too long")?;
     let whole = lists.iter().all(|list| list.is_empty() || are_attributes(list));
     ensure(whole, || "has no attributes of netlink")
+}
+
+fn is_outer_end(record: &OuterEndRecord) -> bool {
+    let mut names = record
+        .bridge
+        .iter()
+        .map(|name| name.as_slice())
+        .chain([&record.name[..]]);
+    names.all(|name| is_name(name, NAME_BYTES))
 }
 
 /// As dev_valid_name() of the kernel has it.

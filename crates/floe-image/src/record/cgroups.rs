@@ -36,6 +36,16 @@ pub struct CgroupRecord {
     pub settings: Vec<(String, String)>,
 }
 
+/// A cgroup of the tree's, among those of a [`HierarchyRecord`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CgroupPlace {
+    /// Its hierarchy, by the controllers of that.
+    pub hierarchy: String,
+    /// Its path below the tree's own one.
+    #[serde(with = "serde_bytes")]
+    pub path: Vec<u8>,
+}
+
 /// Who may do what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupAccess {
@@ -45,4 +55,14 @@ pub struct CgroupAccess {
     pub gid: u32,
     /// Permission bits.
     pub mode: u32,
+}
+
+impl CgroupPlace {
+    /// What is at a place; nothing where the image has no such cgroup.
+    #[must_use]
+    pub fn find<'a>(&self, all: &'a [HierarchyRecord]) -> Option<&'a CgroupRecord> {
+        let mut all = all.iter();
+        let hierarchy = all.find(|record| record.controllers == self.hierarchy)?;
+        hierarchy.cgroups.iter().find(|cgroup| cgroup.path == self.path)
+    }
 }

@@ -22,7 +22,7 @@ mod terminal;
 mod time;
 mod vma_details;
 
-pub use cgroups::{CgroupAccess, CgroupRecord, HierarchyRecord};
+pub use cgroups::{CgroupAccess, CgroupPlace, CgroupRecord, HierarchyRecord};
 pub use file::{
     DescriptorRecord, DescriptorTableRecord, DirectoryNotice, FileLock, FileSignals, IN_FLIGHT, LockKind, ObjectRecord,
     OpenFileRecord, SignalOwner, SignalTarget,
@@ -42,7 +42,7 @@ pub use mounts::{
     NodeKind, NodeRecord,
 };
 pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
-pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting};
+pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord};
 pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{

@@ -1,6 +1,6 @@
 //! What was mounted in a sandbox besides what a new one has by itself, and filesystems that are made anew.
 
-use super::{ContentOwner, ExtendedAttribute, NamespaceKind};
+use super::{CgroupPlace, ContentOwner, ExtendedAttribute, NamespaceKind};
 use serde::{Deserialize, Serialize};
 
 /// Layers of overlayfs are opened by their paths.
@@ -60,6 +60,14 @@ pub enum MountSource {
         filesystem: u32,
         /// The part.
         root: MountPoint,
+    },
+    /// The tree's own cgroup of a hierarchy, or one below.
+    Cgroup {
+        /// Which.
+        place: CgroupPlace,
+        /// What it says that it was made of.
+        #[serde(with = "serde_bytes")]
+        source: Vec<u8>,
     },
     /// A namespace, which it keeps.
     Namespace {

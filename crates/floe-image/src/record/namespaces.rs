@@ -1,6 +1,6 @@
 //! Namespaces of a tree whose tasks are not all in the same, or that none is in: namespaces(7).
 
-use super::{ClocksRecord, IpcRecord};
+use super::{CgroupPlace, ClocksRecord, IpcRecord};
 use serde::{Deserialize, Serialize};
 
 /// A namespace, of another kind than PIDs, that is not the one of the tree's root. It may be that no task is in it, and that
@@ -33,8 +33,8 @@ pub enum NamespaceContents {
     Network,
     /// Clocks, time_namespaces(7).
     Time(ClocksRecord),
-    /// Cgroups, of which it shows the tree's own ones as the root of all: cgroup_namespaces(7).
-    Cgroup,
+    /// Where in each hierarchy it begins, unless that is at the tree's own cgroup: cgroup_namespaces(7).
+    Cgroup(Vec<CgroupPlace>),
 }
 
 /// A user namespace.
@@ -118,7 +118,7 @@ impl NamespaceContents {
             Self::Ipc(_) => NamespaceKind::Ipc,
             Self::Network { .. } => NamespaceKind::Network,
             Self::Time(_) => NamespaceKind::Time,
-            Self::Cgroup => NamespaceKind::Cgroup,
+            Self::Cgroup(_) => NamespaceKind::Cgroup,
         }
     }
 }
@@ -136,6 +136,6 @@ pub struct TaskNamespaces {
     pub network: u32,
     /// Time namespace.
     pub time: u32,
-    /// Cgroup namespace.
+    /// Cgroup namespace; 0 is the one that begins at the tree's own cgroups, or the host's.
     pub cgroup: u32,
 }

@@ -71,6 +71,18 @@ pub struct NetworkDeviceRecord {
     pub port: Vec<u8>,
     /// How it gets its own address of IPv6 (IN6_ADDR_GEN_MODE_*), where it has IPv6.
     pub address_mode: Option<u8>,
+    /// Of a veth, the other end where that was the host's.
+    pub outer: Option<OuterEndRecord>,
+}
+
+/// What the host's end of a pair of devices was. It is told to who restores the image, and nothing is made after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OuterEndRecord {
+    /// Its name.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// The name of the bridge that it was a part of.
+    pub bridge: Option<ByteBuf>,
 }
 
 /// A file below /proc/sys/net.

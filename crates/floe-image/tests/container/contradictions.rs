@@ -142,15 +142,48 @@ fn namespaces_that_are_none_are_refused() {
             boottime: 0,
         });
     });
-    contradiction("task 7 is in cgroup namespace 6, which the image lacks", |s| {
-        s.processes[1].threads[0].namespaces.cgroup = 6;
-    });
-    contradiction("process 1, the tree's root, is in namespaces of others", |s| {
-        s.processes[0].threads[0].namespaces.cgroup = 7;
-    });
     contradiction("task 7 is in network namespace 7, which the image lacks", |s| {
         s.processes[1].threads[0].namespaces.network = 7;
     });
+    contradiction("task 7 is in cgroup namespace 6, which the image lacks", |s| {
+        s.processes[1].threads[0].namespaces.cgroup = 6;
+    });
+    let nowhere =
+        "cgroup namespace 7 begins at a cgroup that is missing, that has threads alone, or that every tree has";
+    for path in [&b""[..], b"work/caf\xc3\xa9", b"..", b"works"] {
+        contradiction(nowhere, |s| {
+            let place = CgroupPlace {
+                hierarchy: String::new(),
+                path: path.to_vec(),
+            };
+            s.sandbox.namespaces[6].contents = NamespaceContents::Cgroup(vec![place]);
+        });
+    }
+    contradiction(nowhere, |s| {
+        let NamespaceContents::Cgroup(places) = &mut s.sandbox.namespaces[6].contents else {
+            return;
+        };
+        let again = places[0].clone();
+        places.push(again);
+    });
+    let mounted = |hierarchy: &str, path: &[u8], source: &[u8]| {
+        let source = MountSource::Cgroup {
+            place: CgroupPlace {
+                hierarchy: hierarchy.to_owned(),
+                path: path.to_vec(),
+            },
+            source: source.to_vec(),
+        };
+        move |s: &mut Sample| s.mount_namespaces[1].mounts[2].source = source
+    };
+    let nothing = "mount 2 of mount namespace 1 shows a cgroup that is missing, or that has threads alone";
+    contradiction(nothing, mounted("pids", b"", b""));
+    contradiction(nothing, mounted("", b"..", b""));
+    contradiction(nothing, mounted("", b"work/caf\xc3\xa9", b""));
+    contradiction(
+        "mount 2 of mount namespace 1 can't have been made of what it says",
+        mounted("", b"", b"a\0b"),
+    );
     contradiction("task 1 is in user namespace 3, which the image lacks", |s| {
         s.processes[0].threads[0].namespaces.user = 3;
     });

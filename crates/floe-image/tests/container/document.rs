@@ -177,7 +177,7 @@ fn a_reader_written_from_the_document_reads_the_golden() {
             {"path": bytes("/proc/12/task/13/comm"), "ended": 13},
             {"name": "net", "number": 6, "mount": bytes("")},
             {"name": "uts", "number": 3, "mount": bytes("/run/held")},
-            {"path": bytes("/sys/fs/cgroup/floe/job/cgroup.procs"), "own": {"hierarchy": [], "name": bytes("cgroup.procs")}},
+            {"path": bytes("/sys/fs/cgroup/floe/job/cgroup.procs"), "own": {"hierarchy": [], "name": bytes("cgroup.procs")}, "shown": true},
             {"pair": 0},
             {"pair": 0},
             {"name": "log", "shape": {"file_type": 0o010_000, "socket": null, "terminal": false, "device": 0},

@@ -42,6 +42,7 @@ fn devices_have_numbers_and_names_of_their_own() {
     device(0, "0 is out of order", |d| d.number = 0);
     contradiction("network device 2147483648 is out of order", |s| {
         s.networks[0].devices[2].link = None;
+        s.networks[0].devices[2].kind = "dummy".to_owned();
         s.networks[0].devices[3].number = 1 << 31;
     });
     for name in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-12", "a\0"] {
@@ -63,7 +64,7 @@ fn devices_stand_on_others_that_are_there() {
         device(2, "4 is on one that is not there", |d| d.link = Some(other));
         device(2, "4 is a part of one that is not there", |d| d.master = Some(other));
     }
-    device(4, "6 is on one that is not there", |d| d.link = Some(3));
+    device(4, "6 is on one that is not there", |d| d.link = Some(4));
     device(4, "6 is on one that is not there", |d| d.link = None);
     for elsewhere in [0, 5] {
         device(4, "6 is on one that is not there", |d| {
@@ -104,4 +105,32 @@ fn settings_are_below_those_of_networks() {
         });
     }
     setting("has an impossible value", |s| s.value = vec![b'1', 0]);
+}
+
+#[test]
+fn pairs_have_one_other_end_each() {
+    let outer = |name: &[u8], bridge: Option<&[u8]>| {
+        let bridge = bridge.map(|bridge| ByteBuf::from(bridge.to_vec()));
+        let name = name.to_vec();
+        Some(OuterEndRecord { name, bridge })
+    };
+    for position in [0, 1] {
+        let fault = format!("{} has an end at the host, and is no pair", position + 1);
+        device(position, &fault, |d| d.outer = outer(b"veth0", None));
+    }
+    device(2, "4 has an end at the host, and is no pair", |d| {
+        d.inherited = true;
+        d.outer = outer(b"veth0", None);
+    });
+    device(2, "4 has not one other end", |d| d.outer = outer(b"veth0", None));
+    device(3, "5 has not one other end", |d| d.link = None);
+    for (name, bridge) in [
+        (&b"a/b"[..], None),
+        (b"", None),
+        (b"veth0", Some(&b"sixteen-bytes-12"[..])),
+    ] {
+        contradiction("network device 3 has an end at the host with an impossible name", |s| {
+            s.networks[1].devices[2].outer = outer(name, bridge);
+        });
+    }
 }

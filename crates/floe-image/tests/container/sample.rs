@@ -734,7 +734,7 @@ fn namespaces() -> Vec<NamespaceRecord> {
             }),
         ),
         record(0, NamespaceContents::Network),
-        record(1, NamespaceContents::Cgroup),
+        record(1, NamespaceContents::Cgroup(vec![sample_cgroups::place("", b"work")])),
     ]
 }
 

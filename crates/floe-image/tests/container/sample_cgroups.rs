@@ -1,6 +1,6 @@
 //! Cgroups of the [`whole`](super::whole) image: two of version 2 below the tree's own, and limits of version 1.
 
-use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NsPid};
+use floe_image::record::{CgroupAccess, CgroupPlace, CgroupRecord, ExtendedAttribute, HierarchyRecord, NsPid};
 
 pub fn cgroups() -> Vec<HierarchyRecord> {
     let root = CgroupAccess {
@@ -58,4 +58,11 @@ pub fn cgroups() -> Vec<HierarchyRecord> {
             members: Vec::new(),
         },
     ]
+}
+
+pub fn place(hierarchy: &str, path: &[u8]) -> CgroupPlace {
+    CgroupPlace {
+        hierarchy: hierarchy.to_owned(),
+        path: path.to_vec(),
+    }
 }

@@ -94,6 +94,7 @@ pub fn open_files() -> Vec<OpenFileRecord> {
             body(&(
                 path("/sys/fs/cgroup/floe/job/cgroup.procs"),
                 Some((path(""), path("cgroup.procs"))),
+                true,
             )),
         ),
         ("terminal-master", 0o2, 0, body(&0_u32)),

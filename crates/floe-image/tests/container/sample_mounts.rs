@@ -1,5 +1,6 @@
 //! Mounts of the golden image, and what is in its tmpfs.
 
+use super::sample_cgroups::place;
 use floe_image::record::*;
 
 fn at(path: &[u8]) -> MountPoint {
@@ -50,6 +51,14 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
                 ..mount(0, b"/", MountSource::Inherited)
             },
             mount(0, b"/proc", other),
+            mount(
+                0,
+                b"/sys/fs/cgroup",
+                MountSource::Cgroup {
+                    place: place("", b"work"),
+                    source: b"none".to_vec(),
+                },
+            ),
         ],
     };
     let own = MountNamespaceRecord {

@@ -1,5 +1,5 @@
-//! The networks of the golden image: a bridge, a pair of which one end is its port, and another pair that leads to a further
-//! network namespace.
+//! The networks of the golden image: a bridge, a pair of which one end is its port, another pair that leads to a further
+//! network namespace, and there one that leads to the host.
 
 use floe_image::record::*;
 use serde_bytes::ByteBuf;
@@ -20,6 +20,7 @@ fn device(number: u32, name: &[u8], kind: &str) -> NetworkDeviceRecord {
         options: Vec::new(),
         port: Vec::new(),
         address_mode: Some(0),
+        outer: None,
     }
 }
 
@@ -73,6 +74,13 @@ pub fn networks(filter: PacketFilterRecord) -> Vec<NetworkRecord> {
             link: Some(6),
             link_namespace: Some(0),
             ..device(2, b"eth0", "veth")
+        },
+        NetworkDeviceRecord {
+            outer: Some(OuterEndRecord {
+                name: b"veth7".to_vec(),
+                bridge: Some(ByteBuf::from(b"br0".to_vec())),
+            }),
+            ..device(3, b"eth1", "veth")
         },
     ];
     let own = NetworkRecord {

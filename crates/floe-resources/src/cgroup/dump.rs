@@ -1,16 +1,17 @@
 //! Reads the tree's cgroups.
 
-use super::{TreeError, file, knobs};
+use super::{FoundCgroups, TreeError, file, knobs};
 use crate::{
-    ns::{self, NsError, Others},
+    ns::{self, NsError},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
 };
 use floe_cgroup::folder;
-use floe_image::record::{CgroupAccess, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid};
+use floe_image::record::{
+    CgroupAccess, CgroupPlace, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid,
+};
 use floe_sys::{
     Pid, descriptor,
-    namespace::Kind,
     procfs::{self, OwnCgroup},
 };
 use nix::sched::CloneFlags;
@@ -51,38 +52,49 @@ struct Seat<'a> {
 ///
 /// # Errors
 /// [`TreeError`].
-pub fn dump(
-    (tree, others): (&FoundTree, &Others),
-    own: Own<'_>,
-    refusals: &mut Refusals,
-) -> Result<Vec<HierarchyRecord>, TreeError> {
-    let mut records = Vec::new();
-    let views = views(tree, others)?;
-    let of_root = views
-        .first()
-        .filter(|view| Some(view.task) == tree.root().map(FoundProcess::task));
+pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<FoundCgroups, TreeError> {
+    let mut found = FoundCgroups::default();
+    let inside = root_inside(tree)?;
     for (controllers, seats, is_top) in seats(tree)? {
-        let shown = of_root.and_then(|view| view.shows(&controllers));
-        let base = base(tree, own, (&seats, is_top), shown, refusals)?;
-        refuse_views(&views, (&controllers, &seats), base.as_deref(), refusals);
-        let Some(base) = base else { continue };
-        let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
-        let lone = record.cgroups.len() == 1;
-        let is_new = |cgroup: &CgroupRecord| {
-            *cgroup
-                == CgroupRecord {
-                    access: usual(),
-                    ..CgroupRecord::default()
+        let shown = inside
+            .as_ref()
+            .map(|inside| inside.get(&controllers).map(Vec::as_slice));
+        let namespace_root = shown.map(|shown| without_end(&seats.first()?.directory, shown?));
+        let base = base(tree, own, (&seats, is_top), namespace_root.as_ref(), refusals)?;
+        let shared = seats.first().map(|seat| &seat.directory);
+        let begins_here = namespace_root.is_none_or(|root| root.as_ref() == base.as_ref().or(shared));
+        found.root_is_elsewhere |= !begins_here;
+        match base {
+            None => {
+                if let Some(shared) = shared {
+                    found.shared.insert(identity(shared)?);
                 }
-        };
-        if !lone || !record.cgroups.iter().all(is_new) {
-            records.push(record);
+            }
+            Some(base) => {
+                let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
+                for cgroup in &record.cgroups {
+                    let place = CgroupPlace {
+                        hierarchy: controllers.clone(),
+                        path: cgroup.path.clone(),
+                    };
+                    let directory = base.join(OsStr::from_bytes(&cgroup.path));
+                    found.places.insert(identity(&directory)?, place);
+                }
+                found.records.push(record);
+            }
         }
     }
-    Ok(records)
+    Ok(found)
 }
 
-fn usual() -> CgroupAccess {
+/// What makes a directory another one than others.
+fn identity(directory: &Path) -> Result<(u64, u64), TreeError> {
+    let metadata = fs::metadata(directory).map_err(file("look at", directory))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Owner and permissions of a new one.
+pub(super) fn usual() -> CgroupAccess {
     CgroupAccess {
         uid: 0,
         gid: 0,
@@ -117,77 +129,14 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
     Ok(all.into_iter().map(|(name, (seats, top))| (name, seats, top)).collect())
 }
 
-/// A cgroup namespace of the tree's.
-struct View {
-    /// Who is in it; of one that nobody is in, the tree's root.
-    task: Pid,
-    /// What it shows of that one's places, by hierarchy.
-    shown: BTreeMap<String, Vec<u8>>,
-}
-
-impl View {
-    fn shows(&self, controllers: &str) -> Option<&[u8]> {
-        self.shown.get(controllers).map(Vec::as_slice)
+/// What the root's own cgroup namespace shows of its places, by hierarchy; `None` where it has none.
+fn root_inside(tree: &FoundTree) -> Result<Option<BTreeMap<String, Vec<u8>>>, NsError> {
+    let Some(root) = tree.root() else { return Ok(None) };
+    if ns::origin(root.task(), "cgroup")? == NamespaceOrigin::Host {
+        return Ok(None);
     }
-}
-
-/// All cgroup namespaces of the tree but floe's own; that of the root, where it has one, first.
-fn views(tree: &FoundTree, others: &Others) -> Result<Vec<View>, NsError> {
-    let mut known = HashSet::new();
-    let mut found = Vec::new();
-    for process in tree.root().into_iter().chain(tree.living()) {
-        let task = process.task();
-        let path = format!("/proc/{task}/ns/cgroup");
-        let link = fs::read_link(&path).map_err(|source| NsError::Read { path, source })?;
-        if known.insert(link) && ns::origin(task, "cgroup")? == NamespaceOrigin::Own {
-            let shown = seen_inside(task)?;
-            found.push(View { task, shown });
-        }
-    }
-    let root = tree.root().map(FoundProcess::task);
-    for (namespace, task) in others.held(Kind::Cgroup).flat_map(|held| root.map(|root| (held, root))) {
-        let path = format!("/proc/{task}/cgroup");
-        let text = ns::run_in(namespace, || fs::read(&path)).map_err(|source| NsError::Read { path, source })?;
-        let shown = places(&text);
-        found.push(View { task, shown });
-    }
-    Ok(found)
-}
-
-/// Refuses namespaces that begin elsewhere than where those of a restored tree can.
-fn refuse_views(
-    views: &[View],
-    (controllers, seats): (&str, &[Seat<'_>]),
-    base: Option<&Path>,
-    refusals: &mut Refusals,
-) {
-    for view in views {
-        let Some(seat) = seats.iter().find(|seat| seat.process.task() == view.task) else {
-            continue;
-        };
-        let wanted = base.unwrap_or(&seat.directory);
-        let root = view
-            .shows(controllers)
-            .and_then(|shown| without_end(&seat.directory, shown));
-        if root.as_deref() != Some(wanted) {
-            refusals.add(
-                Some(&seat.process.subject()),
-                "cgroup namespace",
-                format!("its root is another cgroup than the tree's own, {}", wanted.display()),
-                "start the workload without it, or let it make the namespace where it is to begin",
-            );
-        }
-    }
-}
-
-/// What a task's cgroup namespace shows of its places, by hierarchy.
-fn seen_inside(task: Pid) -> Result<BTreeMap<String, Vec<u8>>, NsError> {
-    let path = format!("/proc/{task}/cgroup");
-    let text = ns::run_inside(task, CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
-    Ok(places(&text))
-}
-
-fn places(text: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let path = format!("/proc/{}/cgroup", root.task());
+    let text = ns::run_inside(root.task(), CloneFlags::CLONE_NEWCGROUP, || fs::read(&path))?;
     let lines = text.split(|byte| *byte == b'\n');
     let parts = lines.filter_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':').skip(1);
@@ -196,7 +145,7 @@ fn places(text: &[u8]) -> BTreeMap<String, Vec<u8>> {
             parts.next()?.to_vec(),
         ))
     });
-    parts.collect()
+    Ok(Some(parts.collect()))
 }
 
 /// The tree's own cgroup; `None` where it has none in a hierarchy.
@@ -204,11 +153,10 @@ fn base(
     tree: &FoundTree,
     own: Own<'_>,
     (seats, is_top): (&[Seat<'_>], bool),
-    shown: Option<&[u8]>,
+    namespace_root: Option<&Option<PathBuf>>,
     refusals: &mut Refusals,
 ) -> Result<Option<PathBuf>, TreeError> {
     let Some(first) = seats.first() else { return Ok(None) };
-    let namespace_root = shown.and_then(|shown| without_end(&first.directory, shown));
     let known = own
         .paths
         .iter()
@@ -224,20 +172,17 @@ fn base(
             let common = seats
                 .iter()
                 .fold(first.directory.clone(), |common, seat| both(&common, &seat.directory));
-            let mut candidates = namespace_root.iter().chain([&common]);
+            let mut candidates = namespace_root.into_iter().flatten().chain([&common]);
             let fits = |path: &&PathBuf| !is_top && common.starts_with(path) && holds_only(path, tree).unwrap_or(false);
             candidates.find(fits).cloned()
         }
     };
-    match found {
-        Some(base) => Ok(Some(base)),
-        None => {
-            for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
-                refuse_place(seat, &first.directory, refusals);
-            }
-            Ok(None)
+    if found.is_none() {
+        for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
+            refuse_place(seat, &first.directory, refusals);
         }
     }
+    Ok(found)
 }
 
 fn refuse_place(seat: &Seat<'_>, usual: &Path, refusals: &mut Refusals) {

@@ -5,12 +5,13 @@ use super::{
     plan::{Part, Place},
 };
 use floe_cgroup::{Cgroups, Hierarchies, Kind};
-use floe_image::record::{CgroupAccess, CgroupRecord, HierarchyRecord, ProcessRecord};
+use floe_image::record::{CgroupAccess, CgroupPlace, CgroupRecord, HierarchyRecord, ProcessRecord};
 use floe_sys::{Pid, descriptor::set_attribute_of_link};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt, chown},
@@ -88,7 +89,47 @@ impl<'a> Made<'a> {
                 }
             }
         }
-        Ok(())
+        // A cpuset of version 1 takes nobody before.
+        let is_v1 = |part: &Part<'_>| matches!(part.place, Place::V1(_));
+        self.set_those(|part, name| is_v1(part) && knobs::is_early(name))
+    }
+
+    /// Files by which a process that writes 0 to them comes into the places of a cgroup namespace, of which `cgroups` are the
+    /// sandbox's own ones.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn entrances(&self, cgroups: &Cgroups, places: &[CgroupPlace]) -> Result<Vec<File>, TreeError> {
+        let mut directories: Vec<PathBuf> = cgroups.paths().map(Path::to_owned).collect();
+        for place in places {
+            let found = self.directory_of(place)?;
+            let mut all = directories.iter_mut();
+            match all.find(|directory| found.starts_with(&**directory)) {
+                Some(directory) => *directory = found,
+                None => return Err(TreeError::Inconsistent("a cgroup is not the sandbox's".to_owned())),
+            }
+        }
+        let open = |directory: &PathBuf| {
+            let path = directory.join("cgroup.procs");
+            let opened = File::options().write(true).open(&path);
+            opened.map_err(file("open", path))
+        };
+        directories.iter().map(open).collect()
+    }
+
+    /// The directory of a cgroup.
+    ///
+    /// # Errors
+    /// [`TreeError::Inconsistent`] where it is not made.
+    pub fn directory_of(&self, place: &CgroupPlace) -> Result<PathBuf, TreeError> {
+        let mut trees = self.trees();
+        let found = trees.find(|(_, tree)| tree.controllers == place.hierarchy);
+        let lacking = || TreeError::Inconsistent(format!("no cgroups of the hierarchy {} are made", place.hierarchy));
+        let (made, _) = found.ok_or_else(lacking)?;
+        Ok(match place.path.is_empty() {
+            true => made.base.clone(),
+            false => made.base.join(OsStr::from_bytes(&place.path)),
+        })
     }
 
     /// Hands on controllers, and sets what tasks need where they come. Nobody may be in a cgroup that hands some on.
@@ -104,7 +145,7 @@ impl<'a> Made<'a> {
                 }
             }
         }
-        self.set_those(knobs::is_early)
+        self.set_those(|_, name| knobs::is_early(name))
     }
 
     /// Moves a process, and all that it will fork, to its place.
@@ -151,7 +192,7 @@ impl<'a> Made<'a> {
     /// # Errors
     /// [`TreeError`].
     pub fn set(&self) -> Result<(), TreeError> {
-        self.set_those(|name| !knobs::is_early(name))?;
+        self.set_those(|_, name| !knobs::is_early(name))?;
         for (made, tree) in self.trees() {
             for cgroup in &tree.cgroups {
                 give(&made.directory(cgroup), cgroup)?;
@@ -206,14 +247,14 @@ impl<'a> Made<'a> {
         self.parts.iter().filter_map(|made| Some((made, made.part.tree?)))
     }
 
-    fn set_those(&self, counts: impl Fn(&str) -> bool) -> Result<(), TreeError> {
+    fn set_those(&self, counts: impl Fn(&Part<'_>, &str) -> bool) -> Result<(), TreeError> {
         for made in &self.parts {
             for (index, settings) in made.part.settings.iter().enumerate() {
                 let directory = match made.part.tree.and_then(|tree| tree.cgroups.get(index)) {
                     Some(cgroup) => made.directory(cgroup),
                     None => made.base.clone(),
                 };
-                for (name, value) in settings.iter().filter(|(name, _)| counts(name)) {
+                for (name, value) in settings.iter().filter(|(name, _)| counts(made.part, name)) {
                     set(&directory, name, value)?;
                 }
             }

@@ -11,11 +11,14 @@
 //! ```
 
 mod dump;
+mod found;
 pub(crate) mod knobs;
 mod make;
 mod plan;
 
 pub use dump::{Own, dump};
+pub use found::FoundCgroups;
+pub(crate) use found::mount;
 pub use make::Made;
 pub use plan::{CgroupPlan, rehearse};
 

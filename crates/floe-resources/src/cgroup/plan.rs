@@ -153,6 +153,8 @@ impl<'a> CgroupPlan<'a> {
             self.controllers.insert(controller.clone());
         }
         let stays = own.is_some_and(|own| !settings[0].is_empty() || !is_usual(own)) || record.cgroups.len() > 1;
+        // Where nothing is set a mount shows it.
+        let is_shown = own.is_some_and(|own| own.settings.is_empty());
         if stays && !has_v2 {
             let reason = "version 2 is not mounted here".to_owned();
             return Err((
@@ -160,7 +162,7 @@ impl<'a> CgroupPlan<'a> {
                 reason,
             ));
         }
-        if stays {
+        if stays || is_shown && has_v2 {
             self.parts.push(Part {
                 place: Place::V2,
                 tree: Some(record),

@@ -12,14 +12,15 @@ use super::{
     unsupported,
 };
 use crate::{
+    cgroup::FoundCgroups,
     ns::{Others, network::Carried},
     refusal::Refusals,
     task::Sharing,
     tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{
-    DescriptorRecord, DescriptorTableRecord, FileSignals, HierarchyRecord, IN_FLIGHT, NsPid, ObjectRecord,
-    OpenFileRecord, PosixQueueRecord,
+    DescriptorRecord, DescriptorTableRecord, FileSignals, IN_FLIGHT, NsPid, ObjectRecord, OpenFileRecord,
+    PosixQueueRecord,
 };
 use floe_sys::{
     Pid,
@@ -71,7 +72,7 @@ impl Collected {
 #[derive(Debug, Clone, Copy)]
 pub struct CollectOptions<'a> {
     /// The tree's cgroups.
-    pub cgroups: &'a [HierarchyRecord],
+    pub cgroups: &'a FoundCgroups,
     /// Look through all other processes of the host for holders of the tree's pipes, which a sandbox does not need.
     pub search_outside: bool,
     /// What becomes of TCP connections whose other ends are outside.

@@ -178,7 +178,7 @@ pub struct DumpContext<'a> {
     /// What the user says of ends and files outside.
     pub(crate) external: &'a Externals,
     /// The tree's cgroups.
-    pub(crate) cgroups: &'a [HierarchyRecord],
+    pub(crate) cgroups: &'a crate::cgroup::FoundCgroups,
     /// Files whose content travels in the image.
     pub contents: &'a mut Contents,
     /// What stands in the way.
@@ -228,6 +228,8 @@ pub struct Outside<'a> {
     pub grants: &'a Grants,
     /// What the user gives for mounts.
     pub mounts: &'a crate::ns::mounts::Given,
+    /// What the user gives for the host's ends of pairs of network devices.
+    pub ends: &'a crate::ns::network::GivenEnds,
     /// Whether the tree must have a terminal, which is to be the caller's.
     pub terminal: bool,
 }

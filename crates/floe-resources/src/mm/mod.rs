@@ -33,7 +33,7 @@ pub(crate) use content::{Located, Place, under};
 pub use fill::{FillError, Filler};
 pub(crate) use ghost::ELSEWHERE;
 pub use pages::{PagesError, dump_content};
-pub use private::{PagesOf, PrivatePages, is_copied_by_fork};
+pub use private::{PagesOf, PrivatePages, is_copied_by_fork, may_not_be_shared};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
 pub use settle::settle;
 pub use sharing::SharedPages;

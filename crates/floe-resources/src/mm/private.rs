@@ -129,9 +129,8 @@ impl PrivatePages {
     }
 }
 
-/// Mappings that a child does not get by fork as they are: left out (MADV_DONTFORK), emptied (MADV_WIPEONFORK), or of huge
-/// pages of which there may be no more for what is written later.
-const NOT_COPIED: [&VmFlag; 3] = [b"dc", b"wf", b"ht"];
+/// Mappings that a child does not get by fork as they are: left out (MADV_DONTFORK) or emptied (MADV_WIPEONFORK).
+const NOT_COPIED: [&VmFlag; 2] = [b"dc", b"wf"];
 
 /// Whether a child has a private mapping with all its pages by fork.
 #[must_use]
@@ -205,7 +204,9 @@ impl Sharing<'_> {
                 Some(frame) => match self.relatives.find(&mut block, address, frame)? {
                     Some(page) => How::Stored(page),
                     None => {
-                        self.noted.push((frame, address));
+                        if self.relatives.notes() {
+                            self.noted.push((frame, address));
+                        }
                         How::Shared
                     }
                 },
@@ -315,4 +316,10 @@ impl Chunk {
         }
         Ok(())
     }
+}
+
+/// Whether who writes a private mapping that a child has too may find no page for it: one of hugetlbfs.
+#[must_use]
+pub fn may_not_be_shared(mapping: &Mapping) -> bool {
+    !mapping.shared && mapping.flags.contains(b"ht")
 }

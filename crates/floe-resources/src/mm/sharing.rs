@@ -16,6 +16,7 @@ const PAGE: u64 = 4096;
 /// The pages of the processes that were stored so far.
 #[derive(Debug, Default)]
 pub struct SharedPages {
+    by_parents_alone: bool,
     stored: Vec<Stored>,
     by_pid: HashMap<Pid, usize>,
     /// Where shared pages were seen first, by their frames.
@@ -35,6 +36,15 @@ pub(super) struct Seen {
 }
 
 impl SharedPages {
+    /// Looks for pages only where a parent has them, and notes none: of copies of memory every page is shared, with its maker.
+    #[must_use]
+    pub fn by_parents_alone() -> Self {
+        Self {
+            by_parents_alone: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds a process whose pages are stored; `noted` are frames and addresses of those that it shares with others than
     /// the processes before.
     pub(super) fn add(&mut self, pid: Pid, runs: &[PageRun], noted: Vec<(u64, u64)>) {
@@ -86,6 +96,11 @@ impl Relatives<'_> {
             self.read(&mut block, parent)?;
         }
         Ok(block)
+    }
+
+    /// Whether shared pages are to be noted.
+    pub(super) fn notes(&self) -> bool {
+        !self.shared.by_parents_alone
     }
 
     /// Where the page `frame` at `address` is stored, if a process before has it.

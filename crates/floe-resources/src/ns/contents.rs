@@ -5,6 +5,7 @@ use super::{
     inside::{run_in, stand_inside},
     others::Other,
 };
+use crate::{cgroup::FoundCgroups, refusal::Refusals};
 use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
     capability,
@@ -15,10 +16,12 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
     sys::utsname::uname,
+    unistd::write,
 };
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -26,8 +29,9 @@ use std::{
     path::Path,
 };
 
-/// Looks into one; objects of an IPC namespace, and what is in a network namespace, are found otherwise.
-pub(super) fn look(other: &Other) -> io::Result<NamespaceContents> {
+/// Looks into one; objects of an IPC namespace, and what is in a network namespace, are found otherwise. One of cgroups that can't
+/// be made again is refused.
+pub(super) fn look(other: &Other, cgroups: &FoundCgroups, refusals: &mut Refusals) -> io::Result<NamespaceContents> {
     let file = other.file.as_fd();
     Ok(match other.kind {
         Kind::User => NamespaceContents::User(look_at_user(file)?),
@@ -48,8 +52,14 @@ pub(super) fn look(other: &Other) -> io::Result<NamespaceContents> {
                 boottime: seen.boottime.max(0) as u64,
             })
         }
-        // What it shows is held against the tree's cgroups where these are read.
-        Kind::Cgroup => NamespaceContents::Cgroup,
+        Kind::Cgroup => {
+            let found = cgroups.beginning(file)?;
+            if found.is_none() {
+                let reason = "it begins at a cgroup that is not the tree's, or that is gone";
+                refusals.add(None, other.title(), reason, "have it made in a cgroup of the tree's");
+            }
+            NamespaceContents::Cgroup(found.unwrap_or_default())
+        }
         Kind::Mount | Kind::Pid => return Err(Errno::EINVAL.into()),
     })
 }
@@ -127,14 +137,16 @@ fn inside(map: &[IdRange], number: u32) -> Option<u32> {
     map.iter().find_map(|range| Some(range.inside + offset(range)?))
 }
 
-/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is floe's own; of a user namespace the one above.
-/// One of cgroups begins at those that are joined by writing 0 to the files `cgroups`.
+/// Makes one anew, in which there are no IPC objects yet; `user` is the user namespace whose it is to be, unless that is
+/// floe's own; of a user namespace the one above. What is written to `entrances` leads into the cgroups that a cgroup
+/// namespace begins at.
 ///
 /// # Errors
 /// Those of unshare(2) and of what is written into it.
-pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups: &[fs::File]) -> io::Result<OwnedFd> {
-    let stand = |flags: CloneFlags, maker: Option<(u32, u32)>| {
+pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, entrances: &[File]) -> io::Result<OwnedFd> {
+    let stand_after = |first: &dyn Fn() -> Result<(), Errno>, flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
+            first()?;
             match (maker, user) {
                 // Whoever makes it owns it, and is somebody whom the one above knows.
                 (Some((owner, group)), above) => {
@@ -149,6 +161,7 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups:
             unshare(flags)
         })
     };
+    let stand = |flags, maker| stand_after(&|| Ok(()), flags, maker);
     match contents {
         NamespaceContents::User(record) => {
             let standing = stand(CloneFlags::CLONE_NEWUSER, Some(record.maker))?;
@@ -179,17 +192,14 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, cgroups:
         NamespaceContents::Ipc(_) => stand(CloneFlags::CLONE_NEWIPC, None)?.namespace(Kind::Ipc),
         NamespaceContents::Network => stand(CloneFlags::CLONE_NEWNET, None)?.namespace(Kind::Network),
         NamespaceContents::Time(clocks) => time_namespace::make(shown(*clocks), user),
-        NamespaceContents::Cgroup => {
-            let standing = Standing::there(|| {
-                for file in cgroups {
-                    nix::unistd::write(file, b"0")?;
+        NamespaceContents::Cgroup(_) => {
+            let enter = || {
+                for entrance in entrances {
+                    write(entrance, b"0")?;
                 }
-                if let Some(user) = user {
-                    namespace::enter_user(user)?;
-                }
-                unshare(CloneFlags::CLONE_NEWCGROUP)
-            })?;
-            standing.namespace(Kind::Cgroup)
+                Ok(())
+            };
+            stand_after(&enter, CloneFlags::CLONE_NEWCGROUP, None)?.namespace(Kind::Cgroup)
         }
     }
 }

@@ -229,7 +229,7 @@ pub(super) fn run_in_new<T: Send>(
 }
 
 /// Runs something on a thread that ends with it.
-fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let result = std::thread::scope(|scope| scope.spawn(work).join());
     result.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }

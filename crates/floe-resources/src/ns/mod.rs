@@ -24,7 +24,7 @@ pub use others::Others;
 pub use roots::Roots;
 pub use spaces::MountSpaces;
 
-use crate::{mm::Contents, refusal::Refusals, tree::FoundTree};
+use crate::{cgroup::FoundCgroups, mm::Contents, refusal::Refusals, tree::FoundTree};
 use floe_image::record::NamespaceOrigin;
 use floe_sys::Pid;
 use nix::sched::CloneFlags;
@@ -53,7 +53,7 @@ pub struct FoundNamespaces {
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    (tree, others): (&FoundTree, &Others),
+    (tree, others, cgroups): (&FoundTree, &Others, &FoundCgroups),
     (contents, refusals): (&mut Contents, &mut Refusals),
 ) -> Result<Option<FoundNamespaces>, NsError> {
     let Some(root) = tree.root() else { return Ok(None) };
@@ -67,7 +67,7 @@ pub fn find(
         devpts: NamespaceOrigin::Host,
         mounts: FoundMounts::default(),
     };
-    found.mounts = mounts::find((tree, others), contents, refusals)?;
+    found.mounts = mounts::find((tree, others, cgroups), contents, refusals)?;
     if found.mounts.has_devpts {
         found.devpts = NamespaceOrigin::Own;
     }

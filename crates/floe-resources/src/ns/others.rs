@@ -7,6 +7,7 @@ use super::{
     inside::{NsError, stand_inside},
 };
 use crate::{
+    cgroup::FoundCgroups,
     ns::{MountSpaces, NetworkSpace},
     refusal::Refusals,
     tree::{FoundProcess, FoundTree},
@@ -116,13 +117,14 @@ fn refuse_kind(process: &FoundProcess, name: &str, refusals: &mut Refusals) {
 }
 
 impl Others {
-    /// Finds them; what can't be made again is refused.
+    /// Finds them; what can't be made again is refused. The root's cgroup namespace counts among the others where it begins
+    /// elsewhere than at the tree's own cgroups.
     ///
     /// # Errors
     /// [`NsError`].
     pub fn find(
         tree: &FoundTree,
-        (spaces, held): (&MountSpaces, &Held),
+        (spaces, held, cgroups): (&MountSpaces, &Held, &FoundCgroups),
         refusals: &mut Refusals,
     ) -> Result<Self, NsError> {
         let inode_of = |number| inode_at(format!("/proc/{}/ns/mnt", spaces.task(number)));
@@ -139,7 +141,8 @@ impl Others {
             elsewhere: held.elsewhere(),
         };
         let Some(root) = tree.root() else { return Ok(found) };
-        for kind in OF_A_PROCESS {
+        let begins_elsewhere = |kind: &Kind| *kind == Kind::Cgroup && cgroups.root_is_elsewhere;
+        for kind in OF_A_PROCESS.into_iter().filter(|kind| !begins_elsewhere(kind)) {
             let path = match kind {
                 Kind::User => "/proc/self/ns/user".to_owned(),
                 _ => path(root.task(), root.task(), kind.name()),
@@ -483,22 +486,16 @@ impl Others {
         all.map(|(number, other)| (number, other.file.as_fd()))
     }
 
-    /// Those of a kind that no task is in.
-    pub(crate) fn held(&self, kind: Kind) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let held = move |other: &&Other| other.kind == kind && other.standing.is_some();
-        self.others.iter().filter(held).map(|other| other.file.as_fd())
-    }
-
     /// What is in them; IPC objects and networks are found otherwise.
     ///
     /// # Errors
     /// [`NsError`].
-    pub fn records(&self) -> Result<Vec<NamespaceRecord>, NsError> {
+    pub fn records(&self, cgroups: &FoundCgroups, refusals: &mut Refusals) -> Result<Vec<NamespaceRecord>, NsError> {
         let record = |other: &Other| {
             let owner = self.number(Kind::User, other.owner).unwrap_or(0);
             Ok(NamespaceRecord {
                 owner,
-                contents: contents::look(other).map_err(read_error(other.title()))?,
+                contents: contents::look(other, cgroups, refusals).map_err(read_error(other.title()))?,
             })
         };
         let mut records: Vec<NamespaceRecord> = self.others.iter().map(record).collect::<Result<_, NsError>>()?;

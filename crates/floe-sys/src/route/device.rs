@@ -428,6 +428,17 @@ impl Device {
         Request::new(RTM_NEWLINK, CREATE, &body).perform()
     }
 
+    /// The other end of a pair that it is one end of, with any number, and the same largest packet.
+    #[must_use]
+    pub fn other_end(&self, name: &[u8]) -> Self {
+        Self {
+            name: name.to_vec(),
+            kind: self.kind.clone(),
+            attributes: only(&self.attributes, &[IFLA_MTU]),
+            ..Self::default()
+        }
+    }
+
     /// Makes it a part of what it is to be a part of.
     ///
     /// # Errors

@@ -37,6 +37,10 @@ struct Device {
     /// The network namespace of that.
     link_namespace: Option<u32>,
     master: Option<u32>,
+    /// What the other end was called, where that was the host's.
+    outer: Option<String>,
+    /// The bridge that it was a part of.
+    outer_bridge: Option<String>,
     addresses: Vec<String>,
 }
 
@@ -52,15 +56,21 @@ pub(super) fn of(image: &Image) -> Vec<Network> {
         for (device, address) in self::addresses(record) {
             addresses.entry(device).or_default().push(address);
         }
-        let device = |found: &NetworkDeviceRecord| Device {
-            number: found.number,
-            name: String::from_utf8_lossy(&found.name).into_owned(),
-            kind: found.kind.clone(),
-            up: found.flags & libc::IFF_UP as u32 != 0,
-            link: found.link,
-            link_namespace: found.link.map(|_| found.link_namespace.unwrap_or(record.namespace)),
-            master: found.master,
-            addresses: addresses.get(&found.number).cloned().unwrap_or_default(),
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let device = |found: &NetworkDeviceRecord| {
+            let outer = found.outer.as_ref();
+            Device {
+                number: found.number,
+                name: text(&found.name),
+                kind: found.kind.clone(),
+                up: found.flags & libc::IFF_UP as u32 != 0,
+                link: found.link,
+                link_namespace: found.link.map(|_| found.link_namespace.unwrap_or(record.namespace)),
+                master: found.master,
+                outer: outer.map(|outer| text(&outer.name)),
+                outer_bridge: outer.and_then(|outer| Some(text(outer.bridge.as_ref()?))),
+                addresses: addresses.get(&found.number).cloned().unwrap_or_default(),
+            }
         };
         Network {
             namespace: record.namespace,
@@ -94,7 +104,11 @@ pub(super) fn print(all: &[Network]) {
                     format!("{} of {elsewhere}", name(elsewhere, link))
                 }
                 (Some(link), _) => name(own, link),
-                (None, _) => String::new(),
+                (None, _) => match (&device.outer, &device.outer_bridge) {
+                    (Some(end), Some(bridge)) => format!("{end} of the host, in {bridge}"),
+                    (Some(end), None) => format!("{end} of the host"),
+                    (None, _) => String::new(),
+                },
             };
             vec![
                 own.to_string(),

@@ -18,7 +18,7 @@ use std::{
     fs::File,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::Path,
 };
@@ -35,6 +35,8 @@ struct Body {
     path: Vec<u8>,
     /// Of the tree's own cgroup, or one below.
     own: Option<Own>,
+    /// Whether a mount that shows that, or one below, has it at this path again.
+    shown: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,8 +76,8 @@ impl FileKind for Cgroup {
     fn open(&self, record: &OpenFileRecord, context: &mut OpenContext<'_>) -> Result<OwnedFd, FileError> {
         let body = possible(record)?;
         let path = match body.own {
-            None => body.path,
-            Some(own) => new_path(&own, record, context)?,
+            Some(own) if !body.shown => new_path(&own, record, context)?,
+            _ => body.path,
         };
         let name = String::from_utf8_lossy(&path).into_owned();
         let place = Path::new(OsStr::from_bytes(&path));
@@ -174,7 +176,7 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
     let all = procfs::own_cgroups(file.viewer)?;
     let tid = context.tasks.get(&file.viewer).copied().unwrap_or(0);
     let below = |own: &procfs::OwnCgroup| {
-        let base = without_place(own, hierarchy(&own.hierarchy, context.cgroups), tid);
+        let base = without_place(own, hierarchy(&own.hierarchy, &context.cgroups.records), tid);
         let rest = path.strip_prefix(base)?;
         let rest = if rest.is_empty() {
             rest
@@ -184,7 +186,9 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
         Some((own.clone(), rest.to_vec()))
     };
     let Some((own, name)) = all.iter().find_map(below) else {
-        return Ok(Ok(Body { path, own: None }));
+        let own = shown(file, &path, context)?;
+        let shown = own.is_some();
+        return Ok(Ok(Body { path, own, shown }));
     };
     let place = match (file.metadata.is_dir(), name.iter().rposition(|byte| *byte == b'/')) {
         (true, _) => name.as_slice(),
@@ -193,9 +197,13 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
     };
     // All cgroups are below the first one: a path leads to those that are not the tree's.
     if own.is_top && !place.is_empty() {
-        return Ok(Ok(Body { path, own: None }));
+        return Ok(Ok(Body {
+            path,
+            own: None,
+            shown: false,
+        }));
     }
-    let mut carried = hierarchy(&own.hierarchy, context.cgroups)
+    let mut carried = hierarchy(&own.hierarchy, &context.cgroups.records)
         .into_iter()
         .flat_map(|record| &record.cgroups);
     if !place.is_empty() && !carried.any(|cgroup| cgroup.path == place) {
@@ -205,6 +213,32 @@ fn find(file: &FoundFile, context: &DumpContext<'_>) -> Result<Result<Body, Reas
     Ok(Ok(Body {
         path,
         own: Some(Own { hierarchy, name }),
+        shown: false,
+    }))
+}
+
+/// What of the tree's cgroups a file is of which a mount shows only these.
+fn shown(file: &FoundFile, path: &[u8], context: &DumpContext<'_>) -> Result<Option<Own>, FileError> {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let (directory, name) = match file.metadata.is_dir() {
+        true => (path, &b""[..]),
+        false => (&path[..end], &path[end + 1..]),
+    };
+    let space = file.mount_namespace(context.contents);
+    let inside = context.contents.inside(space, directory);
+    let found = inside.metadata().map_err(|source| FileError::System {
+        action: "look at the directory of",
+        object: file.title(),
+        source,
+    })?;
+    let place = context.cgroups.place((found.dev(), found.ino()));
+    Ok(place.map(|place| Own {
+        hierarchy: place.hierarchy.clone().into_bytes(),
+        name: match (place.path.is_empty(), name.is_empty()) {
+            (true, _) => name.to_vec(),
+            (false, true) => place.path.clone(),
+            (false, false) => join(place.path.clone(), name),
+        },
     }))
 }
 

@@ -84,6 +84,16 @@ impl Comparison<'_> {
                 self.note(mount, "it shares mounts with others than it did");
             }
         }
+        if let MountSource::Cgroup { place, source } = &mount.source {
+            let kind: &[u8] = if place.hierarchy.is_empty() {
+                b"cgroup2"
+            } else {
+                b"cgroup"
+            };
+            if (is.kind.as_slice(), &is.source) != (kind, source) || !is.root.ends_with(&place.path) {
+                self.note(mount, "it shows something else");
+            }
+        }
         if let MountSource::Namespace { kind, number } = mount.source {
             let wanted = (self.namespaces)(kind, number).map(|inode| (kind, inode));
             let found = shown(is).and_then(|(kind, inode)| Some((NamespaceKind::named(kind.name())?, inode)));

@@ -10,6 +10,7 @@ use super::{
     shape::{Refused, UNMOUNT, below, is_view, joined, kind_of, refuse_shape, title},
 };
 use crate::{
+    cgroup::FoundCgroups,
     mm::Contents,
     ns::{Others, held, inside::NsError},
     refusal::Refusals,
@@ -55,7 +56,7 @@ const PROC: &[u8] = b"/proc";
 /// # Errors
 /// [`NsError`].
 pub fn find(
-    (tree, others): (&FoundTree, &Others),
+    (tree, others, cgroups): (&FoundTree, &Others, &FoundCgroups),
     contents: &mut Contents,
     refusals: &mut Refusals,
 ) -> Result<FoundMounts, NsError> {
@@ -80,6 +81,7 @@ pub fn find(
         host: &host,
         tree,
         others,
+        cgroups,
         ids: Ids::read().map_err(NsError::Proc)?,
         pids_are_hosts: inode("/proc/self/ns/pid")? == ours.pids,
         all: &all,
@@ -113,6 +115,7 @@ struct Found<'a> {
     host: &'a [MountInfo],
     tree: &'a FoundTree,
     others: &'a Others,
+    cgroups: &'a FoundCgroups,
     ids: Ids,
     /// Whether the tree has no PID namespace of its own, so that the host's /proc shows its processes.
     pids_are_hosts: bool,
@@ -278,6 +281,22 @@ impl Finder<'_, '_> {
             path: String::from_utf8_lossy(&mount.path).into_owned(),
             source: error.into(),
         })?;
+        if let Some(place) = self.found.cgroups.place((there.st_dev, there.st_ino)) {
+            if place
+                .find(&self.found.cgroups.records)
+                .is_some_and(|cgroup| cgroup.threaded)
+            {
+                return Ok(Err(("it shows a cgroup that has threads alone".to_owned(), UNMOUNT)));
+            }
+            return Ok(Ok(MountSource::Cgroup {
+                place: place.clone(),
+                source: mount.source.clone(),
+            }));
+        }
+        if matches!(mount.kind.as_slice(), b"cgroup" | b"cgroup2") && mount.root != b"/" {
+            let reason = "it shows a cgroup that is not the tree's, or a file of one";
+            return Ok(Err((reason.to_owned(), UNMOUNT)));
+        }
         let outside = (!is_view(mount)).then(|| self.path_outside(mount, &there)).flatten();
         if let Some(path) = outside {
             let directory = there.st_mode & libc::S_IFMT == libc::S_IFDIR;

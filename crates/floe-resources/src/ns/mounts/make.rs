@@ -6,11 +6,15 @@ use super::{
     inherited,
     namespaces::Spaces,
 };
-use crate::ns::{Known, Roots};
+use crate::{
+    cgroup,
+    ns::{Known, Roots, inside::apart},
+};
 use floe_image::{
     Image,
     record::{
-        FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource, NamespaceKind,
+        CgroupPlace, FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
+        NamespaceKind,
     },
 };
 use floe_sys::{
@@ -35,7 +39,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// A mount that could not be made.
@@ -64,9 +68,21 @@ pub(super) fn as_path(point: &MountPoint) -> &Path {
     Path::new(OsStr::from_bytes(&point.0))
 }
 
+/// By what a cgroup of the tree's that mounts show is mounted.
+#[derive(Debug)]
+pub enum CgroupView {
+    /// A cgroup namespace that begins there.
+    Inside(OwnedFd),
+    /// Where nothing is made yet: a path of floe's that stands for it.
+    At(PathBuf),
+}
+
+/// All of them.
+pub type CgroupViews = BTreeMap<CgroupPlace, CgroupView>;
+
 /// What of the host's is not there, or given in vain, as seen by a thread as for [`Mounting::begin`]: object and reason.
 #[must_use]
-pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(String, String)> {
+pub fn missing(image: &Image, (given, cgroups): (&Given, &CgroupViews), root: BorrowedFd<'_>) -> Vec<(String, String)> {
     let namespaces = image.mount_namespaces();
     let mut found: Vec<(String, String)> = (given.unused(namespaces))
         .map(|name| {
@@ -78,6 +94,16 @@ pub fn missing(image: &Image, given: &Given, root: BorrowedFd<'_>) -> Vec<(Strin
         .collect();
     let mounts = namespaces.iter().flat_map(|record| &record.mounts);
     for mount in mounts {
+        if let MountSource::Cgroup { place, .. } = &mount.source
+            && !cgroups.contains_key(place)
+        {
+            let name = match place.hierarchy.as_str() {
+                "" => "version 2".to_owned(),
+                controllers => format!("version 1 with {controllers}"),
+            };
+            let reason = format!("it shows a cgroup of {name}, which is not mounted here");
+            found.push((title(&mount.point), reason));
+        }
         let MountSource::Path { path, directory } = &mount.source else {
             continue;
         };
@@ -130,7 +156,7 @@ impl<'a> Mounting<'a> {
     pub fn begin(
         image: &'a Image,
         made: HashMap<u32, OwnedFd>,
-        (given, known): (&Given, &Known),
+        (given, known, cgroups): (&Given, &Known, &CgroupViews),
         proc: OwnedFd,
     ) -> Result<Self, MountError> {
         let spaces = Spaces::make(image, proc).map_err(of_root("copy its namespace"))?;
@@ -161,7 +187,7 @@ impl<'a> Mounting<'a> {
         mounting.make_views_of_queues(known)?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            let mut done = mounting.prepare(namespace, given)?;
+            let mut done = mounting.prepare(namespace, (given, cgroups))?;
             let user = known.made(namespace.owner);
             if number > 0 && (ordered || user.is_some()) {
                 mounting.spaces.renew(user).map_err(of_root("copy its namespace"))?;
@@ -282,12 +308,12 @@ impl<'a> Mounting<'a> {
     }
 
     /// Takes away what is not wanted in the namespace that the thread is in, and finds what is.
-    fn prepare(&self, namespace: &MountNamespaceRecord, given: &Given) -> Result<Done, MountError> {
+    fn prepare(&self, namespace: &MountNamespaceRecord, outside: (&Given, &CgroupViews)) -> Result<Done, MountError> {
         let mounts = namespace.mounts.as_slice();
         let root = self.spaces.root().map_err(of_root("open it"))?;
         let before = self.spaces.mounts().map_err(of_root("read what is mounted"))?;
         // All of the host's is found while nothing hides it.
-        let shown = sources(mounts, given, root.as_fd())?;
+        let shown = sources(mounts, outside, root.as_fd())?;
         for point in &namespace.unmounted {
             // Another host may not have it.
             if before.iter().any(|mount| mount.path == point.0) {
@@ -333,7 +359,7 @@ impl<'a> Mounting<'a> {
             let above = above.map_err(|error| failed("find what it is on", mount)(errno(&error)))?;
             let there = match &mount.source {
                 MountSource::Inherited => None,
-                MountSource::Path { .. } => done.shown.remove(&index),
+                MountSource::Path { .. } | MountSource::Cgroup { .. } => done.shown.remove(&index),
                 MountSource::Filesystem { filesystem, root } => {
                     let here = (&self.spaces, number);
                     match self.filesystems.mount((*filesystem, root), mount, here)? {
@@ -391,18 +417,29 @@ pub(super) fn errno(error: &io::Error) -> Errno {
 /// Mounts, which are nowhere yet, of what the host has.
 fn sources(
     mounts: &[MountRecord],
-    given: &Given,
+    (given, cgroups): (&Given, &CgroupViews),
     root: BorrowedFd<'_>,
 ) -> Result<BTreeMap<usize, OwnedFd>, MountError> {
     let mut found = BTreeMap::new();
+    let bind = |path: &Path| open_in_root(root, path, libc::O_PATH, 0).and_then(|place| clone_mount(place.as_fd()));
     for (index, mount) in mounts.iter().enumerate() {
-        let MountSource::Path { path, .. } = &mount.source else {
-            continue;
-        };
-        let made = match given.path(&mount.point) {
+        let made = match (&mount.source, given.path(&mount.point)) {
             // The user's word, so links of the host's are followed.
-            Some(path) => mount_of(path),
-            None => open_in_root(root, as_path(path), libc::O_PATH, 0).and_then(|place| clone_mount(place.as_fd())),
+            (MountSource::Path { .. }, Some(path)) => mount_of(path),
+            (MountSource::Path { path, .. }, None) => bind(as_path(path)),
+            (MountSource::Cgroup { place, source }, _) => match cgroups.get(place) {
+                Some(CgroupView::Inside(namespace)) => {
+                    // floe's privileges count there; in this mount namespace /proc does not know the thread.
+                    let made = apart(|| {
+                        setns(namespace, CloneFlags::CLONE_NEWCGROUP)?;
+                        Ok(cgroup::mount(&place.hierarchy, source)?)
+                    });
+                    made.map_err(|error| errno(&error))
+                }
+                Some(CgroupView::At(path)) => bind(path),
+                None => Err(Errno::ENOENT),
+            },
+            (MountSource::Inherited | MountSource::Filesystem { .. } | MountSource::Namespace { .. }, _) => continue,
         };
         let made = made.map_err(failed("bind what it shows", mount))?;
         set_propagation(made.as_fd(), Propagation::Private).map_err(failed("make it private", mount))?;

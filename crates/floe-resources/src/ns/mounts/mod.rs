@@ -27,6 +27,6 @@ pub use compare::{InodeOf, differences};
 pub use find::{FoundMounts, find};
 pub use given::{Given, GivenError, given_mount};
 pub(in crate::ns) use kept::kept;
-pub use make::{MountError, Mounting, missing, new_filesystem};
+pub use make::{CgroupView, CgroupViews, MountError, Mounting, missing, new_filesystem};
 pub use populate::{Fill, populate};
 pub(in crate::ns) use views::Views;

@@ -45,7 +45,7 @@ pub(super) fn kind_of(mount: &MountInfo) -> Result<FilesystemKind, Refused> {
         return Ok(kind);
     }
     let reason = match mount.kind.as_slice() {
-        b"cgroup" | b"cgroup2" => "it shows a cgroup that has another name in another sandbox",
+        b"cgroup" | b"cgroup2" => "the host has not mounted its hierarchy",
         b"ramfs" => "ramfs has no limit by which floe could know how much it takes; tmpfs has",
         b"hugetlbfs" => "files of huge pages are not carried",
         b"nfs" | b"nfs4" | b"cifs" | b"smb3" | b"9p" | b"ceph" | b"afs" | b"virtiofs" => {

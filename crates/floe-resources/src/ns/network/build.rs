@@ -1,6 +1,6 @@
 //! Makes what records say in network namespaces that are as new.
 
-use super::{Made, device_of, settings, tables, title};
+use super::{Made, MadeEnds, OuterEnds, device_of, settings, tables, title};
 use crate::ns::inside::run_in;
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::{
@@ -54,16 +54,22 @@ struct Filling<'a> {
     later: BTreeSet<Vec<u8>>,
 }
 
-/// Makes networks in network namespaces that are new.
+/// Makes networks in network namespaces that are new, with the ends of pairs that are the host's where there are such.
 ///
 /// # Errors
 /// What could not be made.
-pub fn make(all: &[Made<'_>]) -> Result<(), NetworkError> {
+pub fn make(all: &[Made<'_>], outer: Option<&OuterEnds<'_>>) -> Result<MadeEnds, NetworkError> {
     let all: Vec<Filling<'_>> = all.iter().map(|(record, file)| Filling::new(record, *file)).collect();
     for one in &all {
         one.inside(|| one.prepare())?;
     }
-    make_devices(&all)?;
+    make_devices(&all, outer)?;
+    let mut ends = MadeEnds::default();
+    if let Some(outer) = outer {
+        for one in all.iter().filter(|one| one.has_outer_ends()) {
+            outer.raise(one.record, &one.inside(look)?, &mut ends.0)?;
+        }
+    }
     let changed = all.iter().map(|one| one.inside(|| one.configure()));
     let changed: Vec<bool> = changed.collect::<Result<_, _>>()?;
     switch(&all)?;
@@ -71,7 +77,7 @@ pub fn make(all: &[Made<'_>]) -> Result<(), NetworkError> {
     for (one, changed) in all.iter().zip(changed) {
         one.inside(|| one.fill(changed))?;
     }
-    Ok(())
+    Ok(ends)
 }
 
 /// Sets what belongs to devices that others have made since.
@@ -105,6 +111,10 @@ impl<'a> Filling<'a> {
             action: "enter".to_owned(),
             source,
         })?
+    }
+
+    fn has_outer_ends(&self) -> bool {
+        self.record.devices.iter().any(|device| device.outer.is_some())
     }
 
     /// What new devices have is what those for new devices are then.
@@ -212,7 +222,7 @@ fn check_inherited(wanted: &[Device], inherited: &BTreeSet<u32>) -> Result<(), N
 type Place = (usize, usize);
 
 /// Makes those that others are on first.
-fn make_devices(all: &[Filling<'_>]) -> Result<(), NetworkError> {
+fn make_devices(all: &[Filling<'_>], outer: Option<&OuterEnds<'_>>) -> Result<(), NetworkError> {
     let inherited = all.iter().flat_map(|one| {
         let own = one.inherited.iter();
         own.map(|number| (one.record.namespace, *number))
@@ -244,9 +254,12 @@ fn make_devices(all: &[Filling<'_>]) -> Result<(), NetworkError> {
                 Some((from, _)) => (from, Some(all[place].file)),
                 None => (place, None),
             };
+            let outer_end = outer.and_then(|outer| Some((outer.of(number(this), device)?, outer.place)));
+            let others = elsewhere.filter(|_| is_pair).map(|(place, _)| all[place].file);
             let beside = Beside {
-                other: other.map(|(place, device)| &all[place].wanted[device]),
-                others: elsewhere.filter(|_| is_pair).map(|(place, _)| all[place].file),
+                other: (other.map(|(place, device)| &all[place].wanted[device]))
+                    .or(outer_end.as_ref().map(|(end, _)| end)),
+                others: others.or(outer_end.as_ref().map(|(_, place)| *place)),
                 own: into,
             };
             all[from].inside(|| device.make(&beside).map_err(NetworkError::of("make", device)))?;

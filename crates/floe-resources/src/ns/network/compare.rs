@@ -69,6 +69,7 @@ fn essence(device: &NetworkDeviceRecord, all: &[NetworkDeviceRecord]) -> Network
     let has_parts = all.iter().any(|other| other.master == Some(device.number));
     let mut bare = NetworkDeviceRecord {
         inherited: false,
+        outer: None,
         // Who is down has none, and a bridge without ports one until it first had some.
         carrier: device.carrier && essence.is_up() && (device.kind != "bridge" || has_parts),
         port: essence.port,

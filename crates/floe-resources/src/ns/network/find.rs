@@ -1,6 +1,6 @@
 //! Finds what is in network namespaces, and what of it can't be carried.
 
-use super::{NetworkSpace, Relatives, foreign, record_of, relatives_here, settings, tables, title};
+use super::{NetworkSpace, Relatives, foreign, outer, record_of, relatives_here, settings, tables, title};
 use crate::{
     ns::{
         NsError, Others,
@@ -10,7 +10,7 @@ use crate::{
     refusal::Refusals,
 };
 use floe_image::record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting};
-use floe_sys::route::{Beyond, DEVICE_KINDS, Device, Entry, Table, Unfit, devices};
+use floe_sys::route::{Beyond, DEVICE_KINDS, Device, Entry, Table, Unfit, devices, namespace_number};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -26,12 +26,14 @@ const REMOVE: &str = "remove it, or use --net host";
 struct Seen {
     devices: Vec<(Device, Beyond)>,
     relatives: Relatives,
+    /// The number that it has for floe's own.
+    host: Option<i32>,
     tables: Vec<(Table, Vec<Entry>)>,
     settings: settings::Settings,
     foreign: Vec<foreign::Finding>,
 }
 
-fn look(all: &[(u32, BorrowedFd<'_>)]) -> io::Result<Seen> {
+fn look(all: &[(u32, BorrowedFd<'_>)], own: BorrowedFd<'_>) -> io::Result<Seen> {
     let devices = devices()?;
     let tables = Table::ALL
         .into_iter()
@@ -41,6 +43,7 @@ fn look(all: &[(u32, BorrowedFd<'_>)]) -> io::Result<Seen> {
         foreign: foreign::look(&devices)?,
         devices,
         relatives: relatives_here(all)?,
+        host: namespace_number(own)?,
         tables,
         settings: settings::read()?,
     })
@@ -73,6 +76,7 @@ pub fn find(
         .iter()
         .map(|(file, space)| (space.number, file.as_fd()))
         .collect();
+    let own = outer::own_namespace().map_err(unreadable)?;
     let mut records = Vec::with_capacity(spaces.len());
     for (_, space) in &spaces {
         let joined = joined.filter(|_| space.number == 0);
@@ -81,7 +85,7 @@ pub fn find(
         let (seen, fresh) = std::thread::scope(|scope| {
             let owner = others.owner(space.number);
             let fresh = scope.spawn(move || look_at_new(owner));
-            let seen = space.run(|| look(&all));
+            let seen = space.run(|| look(&all, own.as_fd()));
             (
                 seen,
                 fresh.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -91,7 +95,8 @@ pub fn find(
             (seen?, fresh.map_err(NsError::New)?),
             (space, &carried, joined),
             refusals,
-        );
+        )
+        .map_err(unreadable)?;
         record.filter = packet_filter::dump(space, refusals)?;
         records.push(record);
     }
@@ -132,7 +137,7 @@ fn one(
     (seen, (new_devices, new_settings)): (Seen, Fresh),
     (space, carried, joined): (&NetworkSpace, &HashSet<&[u8]>, Option<&str>),
     refusals: &mut Refusals,
-) -> NetworkRecord {
+) -> io::Result<NetworkRecord> {
     let inherited = |device: &Device| {
         let mut new = new_devices.iter();
         new.any(|(new, _)| new.index == device.index && new.kind == device.kind)
@@ -151,7 +156,11 @@ fn one(
     for (device, beyond) in own {
         let joins = beyond.namespace.is_some() && joined.is_some_and(|name| name.as_bytes() == device.name);
         let inherited = joins || inherited(&device);
-        let found = record_of(device.clone(), (&beyond, &seen.relatives), inherited);
+        let mut found = record_of(device.clone(), (&beyond, &seen.relatives), inherited);
+        let is_hosts = beyond.namespace.is_some() && beyond.namespace == seen.host && found.link_namespace.is_none();
+        if let (true, "veth", Some(end)) = (is_hosts && !inherited, &device.kind[..], device.link) {
+            found.outer = outer::look_at(end)?;
+        }
         if let Some((reason, advice)) = obstacle((&device, &found), &beyond, (joins, &kinds)) {
             let title = space.title(title::device(&device.name, &device.kind));
             refusals.add(None, title, reason, advice);
@@ -177,7 +186,7 @@ fn one(
             usual: settings::is_usual(path, value, &new_settings),
         })
         .collect();
-    record
+    Ok(record)
 }
 
 /// Why a device can't be carried, and what to do.
@@ -192,7 +201,8 @@ fn obstacle(
         "the device that it is on is in a network namespace that no task of the tree is in"
     };
     let is_there = |other: Option<u32>| other.is_none_or(|other| kinds.contains_key(&other));
-    if beyond.namespace.is_some() && found.link_namespace.is_none() && !joins {
+    let is_outside = found.link_namespace.is_none() && found.outer.is_none();
+    if beyond.namespace.is_some() && is_outside && !joins {
         return Some((outside.to_owned(), REMOVE));
     }
     if beyond.program {
@@ -216,7 +226,7 @@ fn obstacle(
             let reason = "devices of this kind are not carried where they were brought from another network namespace";
             return Some((reason.to_owned(), REMOVE));
         }
-    } else if device.kind == "veth" && device.link.is_none() || !is_there(device.link) {
+    } else if found.outer.is_none() && (device.kind == "veth" && device.link.is_none() || !is_there(device.link)) {
         return Some((outside.to_owned(), REMOVE));
     }
     if !is_there(device.master) {

@@ -10,6 +10,7 @@ mod build;
 mod compare;
 mod find;
 mod foreign;
+mod outer;
 mod rehearse;
 mod settings;
 mod space;
@@ -19,6 +20,7 @@ mod title;
 pub use build::{NetworkError, finish, make};
 pub use compare::differences;
 pub use find::{Carried, find};
+pub use outer::{EndError, GivenEnd, GivenEnds, MadeEnds, OuterEnds, obstacles};
 pub use rehearse::rehearse;
 pub use space::NetworkSpace;
 pub use title::addresses;
@@ -64,6 +66,7 @@ fn record_of(device: Device, (beyond, relatives): (&Beyond, &Relatives), inherit
         options: device.options,
         port: device.port,
         address_mode: device.address_mode,
+        outer: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes the networks of an image in network namespaces that nobody is in, to see what is in the way.
 
-use super::{NetworkError, compare, make};
+use super::{NetworkError, OuterEnds, compare, make, outer};
 use crate::ns::{NsError, inside, make_namespace};
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Link, VethEnd, link, make_veth, set_link};
@@ -16,7 +16,9 @@ use std::{
 /// # Errors
 /// [`NsError`] where there can't be such namespaces.
 pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Result<Vec<(String, String)>, NsError> {
-    let made = match make_all(records, namespaces) {
+    let host = || make_namespace(&NamespaceContents::Network, None, &[]);
+    let with_hosts = |made| Ok((made, outer::are_there(records).then(host).transpose()?));
+    let (made, host) = match make_all(records, namespaces).and_then(with_hosts) {
         Ok(made) => made,
         Err(error) => {
             let reason = format!("this host can't make them: {error}");
@@ -38,7 +40,8 @@ pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Re
     };
     let unusual: Vec<NetworkRecord> = records.iter().map(unusual).collect();
     let rehearsed: Vec<_> = unusual.iter().map(|record| (record, of(record))).collect();
-    if let Err(NetworkError { object, action, source }) = make(&rehearsed) {
+    let outer = host.as_ref().map(|host| OuterEnds::rehearsed(host.as_fd(), records));
+    if let Err(NetworkError { object, action, source }) = make(&rehearsed, outer.as_ref()) {
         return Ok(vec![(object, format!("this host can't {action} it: {source}"))]);
     }
     let wanted: Vec<_> = records.iter().map(|record| (record, of(record))).collect();
