@@ -121,6 +121,69 @@ pub fn become_root() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Acts as another user, without the capabilities that root loses by that: with effective ids that are the calling thread's
+/// alone.
+///
+/// # Errors
+/// EPERM; EINVAL for ids that its user namespace does not know.
+pub fn as_user<T>((uid, gid): (u32, u32), act: impl FnOnce() -> T) -> Result<T, Errno> {
+    const SAME: usize = u32::MAX as usize;
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if own == (uid, gid) {
+        return Ok(act());
+    }
+    let set = |number, id: u32| call(number, [SAME, id as usize, SAME]);
+    visibly(|| {
+        set(libc::SYS_setresgid, gid)?;
+        set(libc::SYS_setresuid, uid)?;
+        let result = act();
+        set(libc::SYS_setresuid, own.0)?;
+        set(libc::SYS_setresgid, own.1)?;
+        Ok(result)
+    })
+}
+
+/// Makes files as another user, with all capabilities that have nothing to do with files: with ids that are the calling
+/// thread's alone, setfsuid(2).
+///
+/// # Errors
+/// EINVAL for ids that its user namespace does not know, or that it may not take.
+pub fn making_files_of<T>((uid, gid): (u32, u32), act: impl FnOnce() -> T) -> Result<T, Errno> {
+    // They tell which id there was, never that it could not be set; this one is nobody's.
+    let now = |number| {
+        // SAFETY: a number.
+        unsafe { libc::syscall(number, u32::MAX) as u32 }
+    };
+    let set = |number, id: u32| {
+        // SAFETY: a number.
+        unsafe { libc::syscall(number, id) };
+        if now(number) == id { Ok(()) } else { Err(Errno::EINVAL) }
+    };
+    let (user, group) = (libc::SYS_setfsuid, libc::SYS_setfsgid);
+    let own = (now(user), now(group));
+    if own == (uid, gid) {
+        return Ok(act());
+    }
+    visibly(|| {
+        let changed = set(group, gid).and_then(|()| set(user, uid));
+        let result = changed.map(|()| act());
+        set(user, own.0)?;
+        set(group, own.1)?;
+        result
+    })
+}
+
+/// The kernel hides a process of which a thread changes its user, also from itself where it is root of a user namespace:
+/// PR_SET_DUMPABLE in prctl(2).
+fn visibly<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let was = nix::sys::prctl::get_dumpable()?;
+    let result = act();
+    if was {
+        nix::sys::prctl::set_dumpable(true)?;
+    }
+    result
+}
+
 fn call(number: i64, [a, b, c]: [usize; 3]) -> Result<(), Errno> {
     // SAFETY: of the calls above capset and capget take addresses, of two arrays that outlive the call and are as long as this
     // version says, and setgroups that of a slice, with its length.

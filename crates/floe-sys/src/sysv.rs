@@ -3,7 +3,7 @@
 //! Making an object with a chosen identifier takes a write to `/proc/sys/kernel/*_next_id`, which shows the namespace of
 //! the thread that opens it and needs CAP_CHECKPOINT_RESTORE.
 
-use crate::{Pid, memory::huge_page_bits, procfs::Mapping};
+use crate::{Pid, capability::as_user, memory::huge_page_bits, procfs::Mapping};
 use std::{fs, io, mem::MaybeUninit, ptr};
 
 /// A kind of object.
@@ -213,25 +213,6 @@ fn make(kind: Kind, wanted: &Permission, get: impl Fn(i32) -> i64) -> io::Result
         return Err(io::Error::from_raw_os_error(libc::EEXIST));
     }
     Ok(())
-}
-
-/// Calls with other effective ids, which belong to the calling thread alone.
-fn as_user<T>((uid, gid): (u32, u32), call: impl FnOnce() -> T) -> io::Result<T> {
-    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if own == (uid, gid) {
-        return Ok(call());
-    }
-    // libc's functions would change all threads.
-    let set = |number, id: u32| {
-        // SAFETY: all arguments are numbers.
-        checked(unsafe { libc::syscall(number, u32::MAX, id, u32::MAX) })
-    };
-    set(libc::SYS_setresgid, gid)?;
-    set(libc::SYS_setresuid, uid)?;
-    let result = call();
-    set(libc::SYS_setresuid, own.0)?;
-    set(libc::SYS_setresgid, own.1)?;
-    Ok(result)
 }
 
 /// Makes a segment of `size` bytes, of huge pages of so many bytes where that is not 0.

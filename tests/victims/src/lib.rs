@@ -30,6 +30,7 @@ pub mod team;
 pub mod timer;
 pub mod tun;
 pub mod urgent;
+pub mod users;
 pub mod waiting;
 
 pub use descriptor::Seen;

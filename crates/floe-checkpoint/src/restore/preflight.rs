@@ -118,7 +118,7 @@ pub fn obstacles(
         found.insert(Obstacle { object, reason });
     })?;
     found.extend(supply::lacking(image, &own));
-    for (object, reason) in sysctl::obstacles(&image.sandbox().sysctls)? {
+    for (object, reason) in sysctl::obstacles(&image.sandbox().sysctls, &image.sandbox().namespaces)? {
         found.insert(Obstacle { object, reason });
     }
     for record in image.processes() {

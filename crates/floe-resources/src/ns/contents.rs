@@ -19,6 +19,7 @@ use nix::{
     unistd::write,
 };
 use std::{
+    collections::{BTreeSet, HashMap},
     ffi::OsStr,
     fs::{self, File},
     io,
@@ -74,7 +75,7 @@ pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Maps of a user namespace as they are seen from floe's.
-fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
+pub(super) fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
     let maker = namespace::maker(user)?;
     let standing = stand_inside(user)?;
     let directory = standing.directory();
@@ -202,6 +203,33 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, entrance
             stand_after(&enter, CloneFlags::CLONE_NEWCGROUP, None)?.namespace(Kind::Cgroup)
         }
     }
+}
+
+/// Makes those of an image that are wanted, in which nobody is, and the user namespaces whose they are, to see what is in the
+/// way; by number.
+///
+/// # Errors
+/// Those of [`make`].
+pub(super) fn rehearse(
+    namespaces: &[NamespaceRecord],
+    wanted: impl Fn(u32, &NamespaceContents) -> bool,
+) -> io::Result<HashMap<u32, OwnedFd>> {
+    let mut made: HashMap<u32, OwnedFd> = HashMap::new();
+    // Owners stand before what is theirs.
+    let mut owners = BTreeSet::new();
+    for (number, record) in (1..).zip(namespaces).collect::<Vec<_>>().into_iter().rev() {
+        if wanted(number, &record.contents) || owners.contains(&number) {
+            owners.insert(record.owner);
+        }
+    }
+    for (number, record) in (1..).zip(namespaces) {
+        if wanted(number, &record.contents) || owners.contains(&number) {
+            let owner = (record.owner != 0).then(|| made[&record.owner].as_fd());
+            let one = make(&record.contents, owner, &[])?;
+            made.insert(number, one);
+        }
+    }
+    Ok(made)
 }
 
 /// Has the clocks of the time namespace of the children of a process, in which there is nobody yet, show `clocks` now.

@@ -1,27 +1,39 @@
 //! Settings (sysctl) of IPC, PID and user namespaces. The kernel shows and sets those of whoever looks: those of an IPC
 //! namespace to a thread that has entered it, those of a PID namespace only to a process that was born in it.
 
-use super::inside::{NsError, run, run_in, run_in_new};
+use super::{
+    contents,
+    inside::{NsError, run, run_in, run_in_new},
+};
 use crate::{
     ipc::{IpcSpace, IpcSpaces},
     refusal::Refusals,
     tree::FoundTree,
 };
-use floe_image::record::{SysctlKind, SysctlRecord};
-use floe_sys::{Pid, fork, namespace::is_in_first_user};
+use floe_image::record::{NamespaceRecord, SysctlKind, SysctlRecord};
+use floe_sys::{
+    Pid,
+    capability::as_user,
+    fork,
+    namespace::{self, is_in_first_user},
+};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sched::CloneFlags,
     sys::{
-        stat::Mode,
+        stat::{Mode, fstat},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{getpid, pipe2, read, write},
+    unistd::{getegid, getpid, pipe2, read, write},
 };
 use std::{
+    fs::File,
     io::{self, Read},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 /// What a user namespace has that nobody has limited.
@@ -145,6 +157,29 @@ fn set(path: &str, value: &str) -> Result<(), Errno> {
     write(&file, value.as_bytes()).map(drop)
 }
 
+/// Sets one of the IPC namespace that the calling thread has entered. Since Linux 5.19 nobody may but root of the user
+/// namespace whose it is, whoever that is out here.
+fn set_inside(path: &str, value: &str) -> io::Result<()> {
+    match set(path, value) {
+        Err(Errno::EACCES) => {}
+        done => return Ok(done?),
+    }
+    let root = root_inside()?.ok_or(Errno::EACCES)?;
+    Ok(as_user((root, getegid().as_raw()), || set(path, value))??)
+}
+
+/// Who is root of the user namespace that the calling thread's IPC namespace is of, by the numbers of the thread's own.
+fn root_inside() -> io::Result<Option<u32>> {
+    let owner = namespace::owner(File::open("/proc/thread-self/ns/ipc")?.as_fd())?;
+    if fstat(&owner)?.st_ino == std::fs::metadata("/proc/thread-self/ns/user")?.ino() {
+        return Ok(Some(0));
+    }
+    let users = contents::look_at_user(owner.as_fd())?.users;
+    let root = users.iter().find(|range| range.inside == 0).map(|range| range.above);
+    // What is not known out here has no number.
+    Ok(root.filter(|number| *number != u32::MAX))
+}
+
 /// Records of those that a new namespace would not have.
 fn differing<'a>(
     (kind, namespace): (SysctlKind, u32),
@@ -251,9 +286,21 @@ fn is_from(release: &str, wanted: (u32, u32)) -> bool {
 ///
 /// # Errors
 /// [`NsError`].
-pub fn obstacles(records: &[SysctlRecord]) -> Result<Vec<(String, String)>, NsError> {
+pub fn obstacles(records: &[SysctlRecord], namespaces: &[NamespaceRecord]) -> Result<Vec<(String, String)>, NsError> {
     let is_first = is_in_first_user().map_err(NsError::Proc)?;
     let mut found = Vec::new();
+    // Whose one is decides who may set what in it.
+    let is_set = |number| {
+        let of = |record: &SysctlRecord| (record.kind, record.namespace) == (SysctlKind::Ipc, number);
+        records.iter().any(of)
+    };
+    let made = match contents::rehearse(namespaces, |number, _| is_set(number)) {
+        Ok(made) => made,
+        Err(error) => {
+            let reason = format!("this host can't make them: {error}");
+            return Ok(vec![("IPC namespaces".to_owned(), reason)]);
+        }
+    };
     for record in records {
         let path = place(&record.name);
         if record.name == "kernel/pid_max" && !has_own_limits() {
@@ -265,7 +312,15 @@ pub fn obstacles(records: &[SysctlRecord]) -> Result<Vec<(String, String)>, NsEr
             continue;
         }
         let attempt = match record.kind {
-            SysctlKind::Ipc => run_in_new(CloneFlags::CLONE_NEWIPC, || Ok(set(&path, &record.value)?)),
+            SysctlKind::Ipc => match made.get(&record.namespace) {
+                Some(made) => {
+                    run_in(made.as_fd(), || set_inside(&path, &record.value)).map_err(|source| NsError::Write {
+                        path: path.clone(),
+                        source,
+                    })
+                }
+                None => run_in_new(CloneFlags::CLONE_NEWIPC, || set_inside(&path, &record.value)),
+            },
             SysctlKind::Pid => run_in_new(CloneFlags::CLONE_NEWPID, || born(|| set(&path, &record.value))),
             SysctlKind::User if is_first => {
                 let reason = format!("it was {} in a user namespace, and here it is the host's", record.value);
@@ -276,7 +331,7 @@ pub fn obstacles(records: &[SysctlRecord]) -> Result<Vec<(String, String)>, NsEr
         };
         match attempt {
             Ok(()) => {}
-            Err(NsError::Enter { source, .. }) => {
+            Err(NsError::Enter { source, .. } | NsError::Write { source, .. }) => {
                 found.push((
                     record.title(),
                     format!("it can't be set to {} here: {source}", record.value),
@@ -308,7 +363,7 @@ pub fn raise(records: &[SysctlRecord], (number, namespace): (u32, BorrowedFd<'_>
         for record in limits {
             let path = place(&record.name);
             let now = std::fs::read_to_string(&path)?;
-            set(&path, &higher(&record.value, &plain(&now)))?;
+            set_inside(&path, &higher(&record.value, &plain(&now)))?;
         }
         Ok(())
     })
@@ -332,7 +387,7 @@ pub fn settle(record: &SysctlRecord, ipc: Option<BorrowedFd<'_>>, task: Pid) -> 
     let path = place(&record.name);
     let set = || set(&path, &record.value);
     let done = match (record.kind, ipc) {
-        (SysctlKind::Ipc, Some(namespace)) => run_in(namespace, || Ok(set()?)),
+        (SysctlKind::Ipc, Some(namespace)) => run_in(namespace, || set_inside(&path, &record.value)),
         (SysctlKind::Ipc, None) => Err(Errno::ENOENT.into()),
         (SysctlKind::Pid, _) => return run(task, CloneFlags::CLONE_NEWPID, || born(set)),
         (SysctlKind::User, _) => set().map_err(io::Error::from),

@@ -1,6 +1,6 @@
 //! Several IPC namespaces in a tree, with the same keys, names and identifiers in each: segments that are attached where their
-//! namespace is not, adjustments of threads, queues that are open elsewhere, mounts of queues, settings; one is a user
-//! namespace's, and one of a process that was born in that.
+//! namespace is not, adjustments of threads, queues that are open elsewhere, mounts of queues, settings; some are user
+//! namespaces', also one's that does not know the outer root, and one of a process that was born in such a one.
 
 use nix::{
     mount::MsFlags,
@@ -8,15 +8,16 @@ use nix::{
 };
 use std::{
     fs::{self, File},
-    os::fd::RawFd,
+    os::{fd::RawFd, unix::fs::MetadataExt},
     path::Path,
 };
 use victims::{
-    Findings, Stage, Team,
+    Findings, Stage, Team, call,
     ipc::{FREE, Objects, PAGES, attach, attached, detach, most_messages},
     memory::{Mapping, PAGE},
     mounts, play,
     stage::first,
+    users::{become_user, new_user},
     wait_until,
 };
 
@@ -34,16 +35,17 @@ fn main() {
         stage.child("entered", |stage| entered(stage, base, second));
         stage.child("threads", |_| threads(base));
         stage.child("user", |stage| user(stage, base));
+        stage.child("other user", |stage| other_user(stage, base));
         let mut round = 0;
         move |findings: &mut Findings| {
             round += 1;
             if findings.sabotage() {
                 own.damage();
             }
-            // Its own, and those of three children that have left the namespace with it.
-            own.check(findings, 4);
+            // Its own, and those of four children that have left the namespace with it.
+            own.check(findings, 5);
             own.memory.write(FREE * PAGE, &[round]);
-            for place in 1..4 {
+            for place in 1..5 {
                 let answered = wait_until(|| own.memory.read(FREE * PAGE + place, 1) == [round]);
                 findings.that(answered, format!("answer {place} is not seen"));
             }
@@ -165,6 +167,26 @@ fn user(stage: &Stage, base: Base) -> impl FnMut(&mut Findings) + use<> {
         own.check(findings, 2);
         base.check(findings, (3, round));
         findings.same("queues that are shown", &vec!["jobs".to_owned()], &names(&queues));
+    }
+}
+
+/// The root of one that is another user outside, and does not know the outer root.
+fn other_user(stage: &Stage, base: Base) -> impl FnMut(&mut Findings) + use<> {
+    new_user(|| CloneFlags::CLONE_NEWUSER);
+    become_user(0, 0, &[]);
+    let mut own = base.leave(6, true);
+    unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+    let queues = queues(stage, "queues of another user");
+    // SAFETY: a descriptor and numbers.
+    call::checked(unsafe { libc::fchown(own.jobs, 3, 7) }.into()).expect("fchown");
+    let mut round = 0;
+    move |findings: &mut Findings| {
+        round += 1;
+        own.check(findings, 1);
+        base.check(findings, (4, round));
+        findings.same("queues that are shown", &vec!["jobs".to_owned()], &names(&queues));
+        let found = fs::metadata(queues.join("jobs")).map(|found| (found.uid(), found.gid(), found.mode() & 0o777));
+        findings.same("whose a queue is", &Some((3, 7, 0o600)), &found.ok());
     }
 }
 

@@ -10,11 +10,11 @@ use floe_image::{
     Image,
     record::{OpenFileRecord, PosixQueueRecord},
 };
-use floe_sys::mqueue;
+use floe_sys::{capability::making_files_of, mqueue};
 use nix::{
     errno::Errno,
     sys::stat::{Mode, fchmod},
-    unistd::{Gid, Uid, Whence, fchown, lseek},
+    unistd::{Whence, lseek},
 };
 use std::{
     collections::HashMap,
@@ -81,11 +81,12 @@ fn make_in(
 fn make_one(record: &PosixQueueRecord, files: &[&OpenFileRecord]) -> io::Result<Vec<(u32, OwnedFd)>> {
     let name = CString::new(record.name.as_slice())?;
     let size = (u64::from(record.most_messages), u64::from(record.message_bytes));
-    let queue = mqueue::open(&name, libc::O_RDWR | libc::O_NONBLOCK, Some(size))?;
+    let make = || mqueue::open(&name, libc::O_RDWR | libc::O_NONBLOCK, Some(size));
+    // The user namespace that the queues are of knows this user, which floe need not be.
+    let queue = making_files_of((record.uid, record.gid), make)??;
     for message in &record.messages {
         mqueue::send(queue.as_fd(), message.priority, &message.text)?;
     }
-    fchown(&queue, Some(Uid::from_raw(record.uid)), Some(Gid::from_raw(record.gid)))?;
     fchmod(&queue, Mode::from_bits_truncate(record.mode))?;
     let opened = files.iter().map(|file| Ok((file.id, open(&name, &queue, file)?)));
     let opened = opened.collect::<io::Result<_>>()?;

@@ -1,11 +1,11 @@
 //! Makes the networks of an image in network namespaces that nobody is in, to see what is in the way.
 
 use super::{NetworkError, OuterEnds, compare, make, outer};
-use crate::ns::{NsError, inside, make_namespace};
+use crate::ns::{NsError, contents, inside, make_namespace};
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Link, VethEnd, link, make_veth, set_link};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
@@ -51,24 +51,9 @@ pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Re
 
 /// The network namespaces, by number, each with an owner like its own.
 fn make_all(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> io::Result<HashMap<u32, OwnedFd>> {
-    let mut made: HashMap<u32, OwnedFd> = HashMap::new();
+    let mut made = contents::rehearse(namespaces, |_, contents| *contents == NamespaceContents::Network)?;
     if records.iter().any(|record| record.namespace == 0) {
         made.insert(0, make_namespace(&NamespaceContents::Network, None, &[])?);
-    }
-    // Owners stand before what is theirs.
-    let mut owners = BTreeSet::new();
-    for (place, record) in namespaces.iter().enumerate().rev() {
-        let number = place as u32 + 1;
-        if record.contents == NamespaceContents::Network || owners.contains(&number) {
-            owners.insert(record.owner);
-        }
-    }
-    for (number, record) in (1..).zip(namespaces) {
-        if record.contents == NamespaceContents::Network || owners.contains(&number) {
-            let owner = (record.owner != 0).then(|| made[&record.owner].as_fd());
-            let one = make_namespace(&record.contents, owner, &[])?;
-            made.insert(number, one);
-        }
     }
     Ok(made)
 }
