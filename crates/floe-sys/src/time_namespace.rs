@@ -4,12 +4,12 @@
 //! the first task enters.
 
 use crate::{
-    namespace::Standing,
+    namespace::{Standing, enter_user},
     procfs::{self, ProcError},
 };
 use nix::{
     fcntl::{OFlag, open},
-    sched::{CloneFlags, setns, unshare},
+    sched::{CloneFlags, unshare},
     sys::{prctl::set_dumpable, stat::Mode},
     unistd::write,
 };
@@ -130,7 +130,7 @@ pub fn make(clocks: Clocks, user: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd>
         let file = open(c"/proc/self/timens_offsets", flags, Mode::empty())?;
         set_dumpable(false)?;
         if let Some(user) = user {
-            setns(user, CloneFlags::CLONE_NEWUSER)?;
+            enter_user(user)?;
         }
         unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?;
         // Before it executes anything, for that may take it there.

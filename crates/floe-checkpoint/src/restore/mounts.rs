@@ -21,6 +21,7 @@ use floe_sys::{
     Pid,
     beside::beside,
     mount::clone_tree,
+    namespace::enter_user,
     procfs::{MountInfo, mounts_in},
 };
 use nix::{
@@ -28,7 +29,10 @@ use nix::{
     fcntl::{OFlag, open, openat},
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
-    sys::stat::{Mode, fstat, stat},
+    sys::{
+        prctl::{get_dumpable, set_dumpable},
+        stat::{Mode, fstat, stat},
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -285,14 +289,19 @@ fn proc_of(task: Pid, user: Option<BorrowedFd<'_>>, record: &FilesystemRecord) -
     let root = root()?;
     let make = || -> Result<OwnedFd, Errno> {
         if let Some(user) = user {
-            setns(user, CloneFlags::CLONE_NEWUSER)?;
+            enter_user(user)?;
         }
         unshare(CloneFlags::CLONE_NEWNS)?;
         setns(&pids, CloneFlags::CLONE_NEWPID)?;
         beside(|| mounts::new_filesystem(record, root.as_fd()))?
     };
+    // It has floe's memory, into which whose the user namespace is must not look, whatever fs.suid_dumpable says.
+    let wrap = || RestoreError::system("make a proc filesystem");
+    let before = get_dumpable().map_err(wrap())?;
+    set_dumpable(false).map_err(wrap())?;
     let made = beside(make).and_then(|made| made);
-    made.map_err(RestoreError::system("make a proc filesystem"))
+    set_dumpable(before).map_err(wrap())?;
+    made.map_err(wrap())
 }
 
 /// What differs from the image in the mounts of a restored tree, and in who is in which namespace.

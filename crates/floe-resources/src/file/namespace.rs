@@ -4,18 +4,18 @@
 use super::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, OpenContext, decode, open_flags, reopen, was_opened,
 };
-use floe_image::{codec, record::OpenFileRecord};
+use crate::ns::stand_inside;
+use floe_image::{
+    codec,
+    record::{NamespaceKind, OpenFileRecord},
+};
 use floe_sys::{
     Pid,
     descriptor::{namespace_of, open_in_root, pidfd_open},
-    namespace::{Kind, Standing},
+    namespace::Kind,
 };
 use floe_tracee::Puppet;
-use nix::{
-    fcntl::OFlag,
-    sched::{CloneFlags, setns},
-    sys::stat::Mode,
-};
+use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
@@ -95,31 +95,28 @@ impl FileKind for Namespace {
             what: format!("the image lacks {kind} namespace {number}"),
         };
         let by_open = was_opened(record) || record.flags & libc::O_PATH as u32 != 0;
-        let task = match (number, kind) {
-            (0, _) => context.puppets.values().next().map(Puppet::tid),
-            (below, Kind::Pid) => context.known.first_of_pids(below),
-            _ => None,
-        };
-        if let Some(task) = task {
-            return of_task(task, kind, by_open.then(|| open_flags(record)));
-        }
         let made = match kind {
             Kind::Mount => Some(context.roots.namespace(number)),
-            Kind::Pid => context.known.pids(number),
-            _ => context.known.made(number),
+            _ => NamespaceKind::named(kind.name()).and_then(|kind| context.known.one(kind, number)),
         };
         let made = made.ok_or_else(lacking)?;
-        // One of PIDs that has ended can't be entered, and so not be got otherwise.
-        if by_open || kind == Kind::Pid {
+        if by_open {
             return reopen(made, open_flags(record));
         }
-        let stand = || setns(made, CloneFlags::from_bits_retain(kind.flag()));
-        let standing = Standing::there(stand).map_err(|source| FileError::System {
+        let first = (kind == Kind::Pid).then(|| context.known.first_of_pids(number));
+        if let Some(task) = first.flatten().or_else(|| somebody_in((kind, made), context)) {
+            return of_task(task, kind);
+        }
+        // One of PIDs that has ended can't be entered, and so not be got otherwise.
+        if kind == Kind::Pid {
+            return reopen(made, open_flags(record));
+        }
+        let standing = stand_inside(made).map_err(|source| FileError::System {
             action: "enter again",
             object: format!("{kind} namespace {number}"),
             source,
         })?;
-        of_task(standing.task(), kind, None)
+        of_task(standing.task(), kind)
     }
 
     fn describe(&self, record: &OpenFileRecord) -> Result<String, FileError> {
@@ -137,14 +134,21 @@ impl FileKind for Namespace {
     }
 }
 
-/// The namespace that a task is in, opened with these flags, or got by a pidfd.
-fn of_task(task: Pid, kind: Kind, flags: Option<i32>) -> Result<OwnedFd, FileError> {
+/// A task that is in a namespace by now: one of the tree's, or floe, as in those of the host.
+fn somebody_in((kind, namespace): (Kind, BorrowedFd<'_>), context: &OpenContext<'_>) -> Option<Pid> {
+    let inode = fstat(namespace).ok()?.st_ino;
+    let is_there = |task: &Pid| {
+        let own = std::fs::metadata(format!("/proc/{task}/ns/{kind}"));
+        own.is_ok_and(|own| own.ino() == inode)
+    };
+    let own = Pid::new(nix::unistd::getpid().as_raw());
+    let mut all = context.puppets.values().map(Puppet::tid).chain([own]);
+    all.find(is_there)
+}
+
+/// The namespace that a task is in, got by a pidfd.
+fn of_task(task: Pid, kind: Kind) -> Result<OwnedFd, FileError> {
     let path = format!("/proc/{task}/ns/{kind}");
-    if let Some(flags) = flags {
-        // It is a link that leads there.
-        let flags = OFlag::from_bits_retain(flags & !libc::O_NOFOLLOW | libc::O_CLOEXEC);
-        return nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(FileError::system("open", path));
-    }
     let pidfd = pidfd_open(task).map_err(FileError::system("open a pidfd for", path.clone()))?;
     namespace_of(pidfd.as_fd(), kind).map_err(FileError::system("open by a pidfd", path))
 }

@@ -1,7 +1,10 @@
 //! What is in a namespace that is not the tree root's, and making one anew: user_namespaces(7), uts_namespaces(7),
 //! ipc_namespaces(7), network_namespaces(7), time_namespaces(7).
 
-use super::{inside::run_in, others::Other};
+use super::{
+    inside::{run_in, stand_inside},
+    others::Other,
+};
 use crate::{cgroup::FoundCgroups, refusal::Refusals};
 use floe_image::record::{ClocksRecord, IdRange, IpcRecord, NamespaceContents, NamespaceRecord, UserNamespaceRecord};
 use floe_sys::{
@@ -42,10 +45,7 @@ pub(super) fn look(other: &Other, cgroups: &FoundCgroups, refusals: &mut Refusal
         Kind::Time => {
             let seen = match other.member {
                 Some(member) => Clocks::seen_by(&member.to_string()),
-                None => {
-                    let enter = || setns(file, CloneFlags::from_bits_retain(Kind::Time.flag()));
-                    Clocks::seen_by(&Standing::there(enter)?.task().to_string())
-                }
+                None => Clocks::seen_by(&stand_inside(file)?.task().to_string()),
             };
             let seen = seen.map_err(io::Error::other)?;
             NamespaceContents::Time(ClocksRecord {
@@ -77,7 +77,7 @@ pub(super) fn names() -> io::Result<(Vec<u8>, Vec<u8>)> {
 /// Maps of a user namespace as they are seen from floe's.
 pub(super) fn look_at_user(user: BorrowedFd<'_>) -> io::Result<UserNamespaceRecord> {
     let maker = namespace::maker(user)?;
-    let standing = Standing::there(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
+    let standing = stand_inside(user)?;
     let directory = standing.directory();
     let map = |name: &str| ranges(&fs::read_to_string(directory.join(name))?);
     let (users, groups) = (map("uid_map")?, map("gid_map")?);
@@ -148,11 +148,16 @@ pub fn make(contents: &NamespaceContents, user: Option<BorrowedFd<'_>>, entrance
     let stand_after = |first: &dyn Fn() -> Result<(), Errno>, flags: CloneFlags, maker: Option<(u32, u32)>| {
         Standing::there(|| {
             first()?;
-            if let Some((user, group)) = maker {
-                capability::become_powerful(user, group)?;
-            }
-            if let Some(user) = user {
-                setns(user, CloneFlags::CLONE_NEWUSER)?;
+            match (maker, user) {
+                // Whoever makes it owns it, and is somebody whom the one above knows.
+                (Some((owner, group)), above) => {
+                    capability::become_powerful(owner, group)?;
+                    if let Some(above) = above {
+                        setns(above, CloneFlags::CLONE_NEWUSER)?;
+                    }
+                }
+                (None, Some(user)) => namespace::enter_user(user)?,
+                (None, None) => {}
             }
             unshare(flags)
         })

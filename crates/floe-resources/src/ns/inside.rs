@@ -5,7 +5,7 @@ use floe_sys::{
     Pid,
     beside::beside,
     descriptor,
-    namespace::{self, Kind},
+    namespace::{self, Kind, Standing, enter_user},
     procfs::{ProcError, Status},
 };
 use nix::{
@@ -103,10 +103,27 @@ enum Privileges {
 ///
 /// # Errors
 /// Those of NS_GET_USERNS.
-pub(super) fn owner_to_enter(namespace: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+fn owner_to_enter(namespace: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     Ok(match Privileges::to_enter(namespace)? {
         Privileges::Of(user) => Some(user),
         Privileges::Own | Privileges::New => None,
+    })
+}
+
+/// A process that stands in a namespace: any but one of PIDs, which only its children would be in.
+///
+/// # Errors
+/// Those of NS_GET_USERNS and [`Standing::there`].
+pub(crate) fn stand_inside(namespace: BorrowedFd<'_>) -> io::Result<Standing> {
+    let (kind, user) = (Kind::of(namespace)?, owner_to_enter(namespace)?);
+    Standing::there(|| {
+        if let Some(user) = &user {
+            enter_user(user.as_fd())?;
+        }
+        match kind {
+            Kind::User => enter_user(namespace),
+            _ => setns(namespace, CloneFlags::from_bits_retain(kind.flag())),
+        }
     })
 }
 

@@ -15,8 +15,8 @@ pub mod sysctl;
 
 pub use contents::{make as make_namespace, set_clocks};
 pub use held::Held;
-pub(crate) use inside::run_in;
 pub use inside::{NsError, root_directory, run as run_inside};
+pub(crate) use inside::{run_in, stand_inside};
 pub use known::Known;
 pub use mounts::FoundMounts;
 pub use network::NetworkSpace;

@@ -4,7 +4,7 @@
 use super::{
     contents,
     held::{Held, Identity},
-    inside::{NsError, owner_to_enter},
+    inside::{NsError, stand_inside},
 };
 use crate::{
     cgroup::FoundCgroups,
@@ -19,11 +19,7 @@ use floe_sys::{
     Pid,
     namespace::{self, Kind, Standing},
 };
-use nix::{
-    errno::Errno,
-    sched::{CloneFlags, setns},
-    sys::stat::fstat,
-};
+use nix::{errno::Errno, sys::stat::fstat};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs::File,
@@ -278,14 +274,7 @@ impl Others {
                     continue;
                 }
                 let wrap = || read_error(format!("{kind} namespace {kind}:[{inode}]"));
-                let user = owner_to_enter(file.as_fd()).map_err(wrap())?;
-                let enter = || {
-                    if let Some(user) = &user {
-                        setns(user, CloneFlags::CLONE_NEWUSER)?;
-                    }
-                    setns(file, CloneFlags::from_bits_retain(kind.flag()))
-                };
-                let standing = Standing::there(enter).map_err(wrap())?;
+                let standing = stand_inside(file.as_fd()).map_err(wrap())?;
                 self.others.push(Other {
                     kind,
                     inode,

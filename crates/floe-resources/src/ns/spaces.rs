@@ -15,7 +15,7 @@ use floe_sys::{
 };
 use nix::{
     fcntl::{OFlag, open, openat},
-    sched::{CloneFlags, setns},
+    sched::CloneFlags,
     sys::stat::Mode,
 };
 use std::{
@@ -24,7 +24,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -91,8 +91,7 @@ impl MountSpaces {
                 .of_kind(Kind::Mount)
                 .find(|(inode, _)| found.number(*inode).is_none());
             let Some((inode, file)) = unseen else { break };
-            let enter = || setns(file, CloneFlags::CLONE_NEWNS);
-            let standing = Standing::there(enter).map_err(|source| NsError::Read {
+            let standing = inside::stand_inside(file.as_fd()).map_err(|source| NsError::Read {
                 path: format!("mount namespace mnt:[{inode}]"),
                 source,
             })?;

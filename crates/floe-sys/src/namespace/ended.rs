@@ -1,12 +1,12 @@
 //! PID namespaces whose PID 1 has ended: nobody is born into one any more, but descriptors and mounts can keep it.
 
-use super::Kind;
+use super::{Kind, enter_user};
 use crate::{descriptor::adopt, fork};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sched::{CloneFlags, setns, unshare},
-    sys::{prctl::set_dumpable, stat::Mode, wait::waitpid},
+    sys::{stat::Mode, wait::waitpid},
     unistd::{Pid, pipe2, write},
 };
 use std::{
@@ -54,13 +54,10 @@ fn made_by_child(above: BorrowedFd<'_>, user: Option<BorrowedFd<'_>>) -> io::Res
     }
 }
 
-/// By a process of the one above; its number in the table of descriptors.
+/// By a process of the one above, a copy of floe; its number in the table of descriptors.
 fn make(user: Option<BorrowedFd<'_>>) -> Result<RawFd, Errno> {
-    // Whose the user namespace is must not look into this copy of floe.
-    set_dumpable(false)?;
     if let Some(user) = user {
-        setns(user, CloneFlags::CLONE_NEWUSER)?;
-        set_dumpable(false)?;
+        enter_user(user)?;
     }
     unshare(CloneFlags::CLONE_NEWPID)?;
     reap(fork::child(|| 0)?)?;

@@ -1,8 +1,8 @@
 //! Processes that enter namespaces: to stand there, so that their files in /proc show what no descriptor does, and to
 //! write there what only somebody inside may.
 
-use super::Kind;
-use crate::{elf::waiting_program, fork};
+use super::{Kind, maker};
+use crate::{capability, elf::waiting_program, fork};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -13,7 +13,7 @@ use nix::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{Pid, dup2_stdin, pipe2, write},
+    unistd::{Pid, dup2_stdin, geteuid, pipe2, write},
 };
 use std::{
     ffi::CString,
@@ -124,6 +124,29 @@ impl Drop for Standing {
     }
 }
 
+/// Takes the calling process, and it alone, into a user namespace, as the user that owns it. That one may look into whoever is
+/// in there, and do as what is looked into may: so it is nobody more than that user, who but for that would get at root's
+/// files. A process that [`fork::child`](crate::fork::child) made may do it, for it takes no memory of the heap.
+///
+/// # Errors
+/// Those of setns(2); EPERM, EINVAL where root can't become that user, of the group of the same number.
+pub fn enter_user(user: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_dumpable(false)?;
+    let (own, owner) = (geteuid(), maker(user)?);
+    if owner != own.as_raw() {
+        // Of which group the owner is the kernel tells nobody.
+        match capability::become_powerful(owner, owner) {
+            // Where an ordinary user gets in, the namespaces on the way there are its own.
+            Err(Errno::EPERM) if !own.is_root() => {}
+            done => done?,
+        }
+        // A change of user may have said otherwise (fs.suid_dumpable).
+        set_dumpable(false)?;
+    }
+    setns(user, CloneFlags::CLONE_NEWUSER)?;
+    set_dumpable(false)
+}
+
 /// Writes a file as the root of a user namespace, for some files ask whose namespace their opener is in; in the caller's
 /// own where there is none.
 ///
@@ -132,7 +155,8 @@ impl Drop for Standing {
 pub fn write_inside(user: Option<BorrowedFd<'_>>, path: &Path, text: &str) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let act = || -> Result<(), Errno> {
-        // Whose the user namespace is must not look into this copy of floe.
+        // Whose the user namespace is must not look into this copy of floe. It stays who it is, for a process that has become
+        // another user may not open every file of /proc; and executes nothing, which would let it be looked into.
         set_dumpable(false)?;
         if let Some(user) = user {
             setns(user, CloneFlags::CLONE_NEWUSER)?;
@@ -151,8 +175,12 @@ pub fn write_inside(user: Option<BorrowedFd<'_>>, path: &Path, text: &str) -> io
 
 #[cfg(test)]
 mod tests {
-    use super::{Standing, write_inside};
-    use crate::namespace::{Kind, kind, owner};
+    use super::{Standing, enter_user, write_inside};
+    use crate::{
+        capability,
+        namespace::{Kind, ended_pids, kind, maker, owner},
+        time_namespace::{self, Clocks},
+    };
     use nix::{
         errno::Errno,
         sched::{CloneFlags, setns, unshare},
@@ -184,6 +212,40 @@ mod tests {
         let user = below.namespace(Kind::User).expect("a namespace");
         assert_eq!(inode(&owner(uts.as_fd()).expect("an owner")), inode(&user));
         assert_eq!(inode(&owner(user.as_fd()).expect("a parent")), inode(&above));
+    }
+
+    #[test]
+    fn who_stands_in_a_user_namespace_is_its_owner() {
+        let make = || {
+            capability::become_powerful(1000, 1000)?;
+            unshare(CloneFlags::CLONE_NEWUSER)
+        };
+        let made = Standing::there(make).expect("a user namespace");
+        let user = made.namespace(Kind::User).expect("a namespace");
+        assert_eq!(maker(user.as_fd()), Ok(1000));
+        for map in ["uid_map", "gid_map"] {
+            write_inside(None, &made.directory().join(map), "0 1000 1\n").expect("a map");
+        }
+        let standing = Standing::there(|| enter_user(user.as_fd())).expect("it enters");
+        let inode = |file: &dyn AsFd| fstat(file.as_fd()).expect("a file").st_ino;
+        let entered = standing.namespace(Kind::User).expect("a namespace");
+        assert_eq!(inode(&entered), inode(&user));
+        // Who owns the namespace may look into it, and is to find nothing of root's.
+        let status = std::fs::read_to_string(standing.directory().join("status")).expect("its status");
+        let ids = |name: &str| -> Vec<&str> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.expect("such a line").split_ascii_whitespace().collect()
+        };
+        assert_eq!(ids("Uid:"), ["1000"; 4]);
+        assert_eq!(ids("Gid:"), ["1000"; 4]);
+        assert!(ids("Groups:").is_empty());
+        // What is made in there is still the namespace's.
+        let time = time_namespace::make(Clocks::default(), Some(user.as_fd())).expect("clocks");
+        let pids = std::fs::File::open("/proc/self/ns/pid").expect("one's own");
+        let pids = ended_pids(pids.as_fd(), Some(user.as_fd())).expect("PIDs");
+        for made in [time, pids] {
+            assert_eq!(inode(&owner(made.as_fd()).expect("an owner")), inode(&user));
+        }
     }
 
     #[test]

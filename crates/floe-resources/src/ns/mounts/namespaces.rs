@@ -4,7 +4,7 @@ use super::make::errno;
 use floe_image::Image;
 use floe_sys::{
     Pid,
-    namespace::{Standing, age_of_mounts},
+    namespace::{Standing, age_of_mounts, enter_user},
     procfs::{MountInfo, mounts_in},
     sched::{affinity, set_affinity},
 };
@@ -93,7 +93,7 @@ impl Spaces {
     fn copy(&self, user: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
         let copy = || {
             if let Some(user) = user {
-                setns(user, CloneFlags::CLONE_NEWUSER)?;
+                enter_user(user)?;
             }
             unshare(CloneFlags::CLONE_NEWNS)
         };
