@@ -288,7 +288,9 @@ fn names_of_the_host_come_along() {
     let image = text(&host.path("names.floe"));
     host.done(&["checkpoint", &job, "-o", &image]);
     host.done(&["restore", "-d", &image]);
-    host.done(&["exec", &job, "--", "pkill", "-x", "sleep"]);
+    // PID 1 may end, and pkill with it, before that has.
+    let ended = host.floe(&["exec", &job, "--", "pkill", "-x", "sleep"]).status;
+    assert!([0, 137].contains(&ended), "pkill: {ended}");
     host.done(&["wait", &job]);
     assert_eq!(fs::read_to_string(&read).expect("the names"), "berg\nfjord\n");
 }
