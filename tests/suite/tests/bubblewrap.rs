@@ -54,6 +54,8 @@ impl Wrapped {
         command.args(USUAL).args(["--bind", &place, "/out"]).args(options);
         command.args(["--", "bash", "-c", COUNT]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Where the tests run others may not look.
+        command.current_dir("/");
         if let Some(user) = user {
             command.uid(user).gid(user);
         }

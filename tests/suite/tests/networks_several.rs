@@ -175,6 +175,29 @@ fn what_leads_nowhere_is_refused() {
     }
 }
 
+/// It shows the devices of the network that it was mounted in, as `ip netns exec` does.
+#[test]
+fn a_sysfs_of_another_network_is_refused() {
+    if !has("unshare") {
+        return skip("there is no unshare");
+    }
+    let host = Host::new();
+    let place = host.path("place");
+    fs::create_dir_all(place.join("sys")).expect("a folder");
+    let mount = "unshare -n sh -c 'mount -t sysfs sysfs $0/sys && touch $0/ready && exec sleep 1000' $0 & wait";
+    let folder = place.display().to_string();
+    host.done(&[
+        "run", "-d", "--name", "box", "--net", "none", "--", "sh", "-c", mount, &folder,
+    ]);
+    until("the mount", || place.join("ready").exists());
+    let error = host.floe(&["checkpoint", "--dry-run", "box"]).expect_failed();
+    let wanted = "it shows the devices of another network namespace than the tree root's";
+    assert!(error.contains(wanted), "{error}");
+    let unmount = format!("umount {folder}/sys && mount -t sysfs sysfs {folder}/sys");
+    host.done(&["exec", "box", "--", "sh", "-c", &unmount]);
+    host.done(&["checkpoint", "--dry-run", "box"]);
+}
+
 #[test]
 fn restores_that_fail_leave_nothing() {
     let host = Host::new();

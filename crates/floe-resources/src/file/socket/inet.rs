@@ -534,8 +534,12 @@ pub(super) fn or_without_leftovers(
 }
 
 /// Binds a socket in floe's own network namespace as that of a file is to be bound, if it is of this kind and its address alone
-/// says where; or why that can't be. It stays bound as long as it is there.
-pub(super) fn try_address(record: &OpenFileRecord) -> Result<Result<Option<OwnedFd>, String>, FileError> {
+/// says where; or why that can't be. It stays bound as long as it is there. An address that nobody has here may be one of those
+/// that the restore brings.
+pub(super) fn try_address(
+    record: &OpenFileRecord,
+    brings_addresses: bool,
+) -> Result<Result<Option<OwnedFd>, String>, FileError> {
     if record.kind != NAME {
         return Ok(Ok(None));
     }
@@ -564,7 +568,10 @@ pub(super) fn try_address(record: &OpenFileRecord) -> Result<Result<Option<Owned
                 &1_i32.to_ne_bytes(),
             )?;
         }
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).map(|()| Some(socket))
+        match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
+            Err(Errno::EADDRNOTAVAIL) if brings_addresses => Ok(None),
+            bound => bound.map(|()| Some(socket)),
+        }
     };
     let name = if datagrams { "UDP" } else { "TCP" };
     Ok(attempt().map_err(|error| match error {

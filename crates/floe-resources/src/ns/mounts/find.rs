@@ -21,13 +21,19 @@ use floe_image::record::{
     NamespaceKind, NamespaceOrigin, NodeRecord,
 };
 use floe_sys::{
+    mount,
     namespace::Kind,
     procfs::{self, MountInfo},
 };
-use nix::sys::stat::{FileStat, fstat, lstat};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    sys::stat::{FileStat, fstat, lstat},
+};
 use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsStr,
+    io,
     os::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -257,6 +263,29 @@ impl Finder<'_, '_> {
         Err(("a mount of the host hides it".to_owned(), UNMOUNT))
     }
 
+    /// A sysfs shows the network devices of one network namespace, and is made again for that of the tree's root. `number` is
+    /// its device.
+    fn refuse_devices_of_others(&self, number: u64) -> Result<Option<Refused>, NsError> {
+        let all: Vec<_> = self.found.others.networks().collect();
+        if all.len() < 2 {
+            return Ok(None);
+        }
+        for (place, network) in all.iter().enumerate() {
+            let shows = network.run(|| sysfs().map(|device| device.map(|device| device == number)))?;
+            match shows {
+                Some(true) if place == 0 => return Ok(None),
+                // The host's, of which an ordinary user may make no sysfs; and others than this.
+                None => {}
+                Some(false) if place != 0 => {}
+                Some(_) => {
+                    let reason = "it shows the devices of another network namespace than the tree root's";
+                    return Ok(Some((reason.to_owned(), UNMOUNT)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// What a mount shows that a new sandbox has not.
     fn source(&mut self, index: usize, contents: &mut Contents) -> Result<Result<MountSource, Refused>, NsError> {
         let mount = &self.mounts[index];
@@ -317,6 +346,11 @@ impl Finder<'_, '_> {
             Ok(shown) => shown,
             Err(refused) => return Ok(Err(refused)),
         };
+        if kind == FilesystemKind::Sysfs
+            && let Some(refused) = self.refuse_devices_of_others(there.st_dev)?
+        {
+            return Ok(Err(refused));
+        }
         let ipc_namespace = match kind {
             FilesystemKind::Mqueue => contents.ipc.shown_by(there.st_dev),
             _ => Some(0),
@@ -457,5 +491,16 @@ impl Finder<'_, '_> {
             found.is_ok_and(|found| (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino))
         };
         paths.into_iter().find(is_same)
+    }
+}
+
+/// The device of the sysfs of the calling thread's network namespace; none where it may make none.
+fn sysfs() -> io::Result<Option<u64>> {
+    // Who may not mount here may do it in a mount namespace of its own.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    match mount::file_system(c"sysfs") {
+        Ok(root) => Ok(Some(fstat(&root)?.st_dev)),
+        Err(Errno::EPERM) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
