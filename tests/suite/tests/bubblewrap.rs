@@ -83,7 +83,15 @@ impl Wrapped {
 
 impl Drop for Wrapped {
     fn drop(&mut self) {
-        // PID 1 ends with it or has been saved.
+        // PID 1 has been saved where all went well, and does not end with it unless it was told to.
+        if let Ok(None) = self.outer.try_wait() {
+            let path = format!("/proc/{0}/task/{0}/children", self.outer.id());
+            let children = fs::read_to_string(path).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+                // SAFETY: plain numbers; who is not waited for keeps its number.
+                unsafe { libc::kill(child, libc::SIGKILL) };
+            }
+        }
         let _ = self.outer.kill();
         let _ = self.outer.wait();
     }
