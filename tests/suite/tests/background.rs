@@ -5,7 +5,8 @@ use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, source, s
 use std::{
     fs,
     io::Read,
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 const VICTIM: &str = "memory-in-motion";
@@ -116,6 +117,20 @@ else:
 signal.pause()
 "#;
 
+/// A checkpoint whose output takes nothing behind the first bytes, by which the tree runs on.
+fn begin_to_save(host: &Host, name: &str) -> (Child, ChildStdout, Vec<u8>) {
+    let mut saving = host.command(&["checkpoint", name, "--background", "-o", "-"]);
+    let saving = saving.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut saving = saving.expect("start floe");
+    let mut output = saving.stdout.take().expect("a pipe");
+    let mut image = vec![0; STOPPED];
+    if output.read_exact(&mut image).is_err() {
+        let ended = saving.wait_with_output().expect("the end of floe");
+        panic!("{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    (saving, output, image)
+}
+
 /// The output takes nothing, so the copies have to wait; what the tree does meanwhile does not show in the image, and what
 /// it closes is closed.
 #[test]
@@ -135,18 +150,7 @@ fn what_the_tree_does_meanwhile_is_not_in_the_image_on(host: &Host) {
         "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", SCRIPT,
     ]);
     until("its state", || folder.join("ready").exists());
-    let mut saving = host.command(&["checkpoint", &name, "--background", "-o", "-"]);
-    let mut saving = saving
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start floe");
-    let mut output = saving.stdout.take().expect("a pipe");
-    let mut image = vec![0; STOPPED];
-    if output.read_exact(&mut image).is_err() {
-        let ended = saving.wait_with_output().expect("the end of floe");
-        panic!("{}", String::from_utf8_lossy(&ended.stderr));
-    }
+    let (saving, mut output, mut image) = begin_to_save(host, &name);
     fs::write(folder.join("first"), "").expect("tell it that it is the first");
     fs::write(folder.join("go"), "").expect("tell it to go on");
     let text = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
@@ -258,18 +262,47 @@ fn calls_that_are_dispatched_are_so_in_the_image() {
     victim.check("restored");
 }
 
-/// A process that had been frozen by itself is saved while it stands still, and stays frozen.
+const FROZEN: &str = "it had been frozen, and stays so";
+
+/// A tree that had been frozen is saved while it stands still, and stays frozen.
 #[test]
 fn what_is_frozen_stays_so() {
     let host = Host::new();
-    let name = host.name("frozen");
-    let image = host.path("frozen.floe").display().to_string();
+    let name = host.name("still");
+    let image = host.path("still.floe").display().to_string();
     let mut victim = Victim::start_as(&name, &host, VICTIM, &[], &[]);
     host.done(&["freeze", &name]);
     let outcome = host.floe(&["checkpoint", &name, "--background", "-o", &image]);
     assert_eq!(outcome.status, 0, "{}", outcome.err);
-    assert!(outcome.err.contains("frozen"), "{}", outcome.err);
+    assert!(outcome.err.contains(FROZEN), "{}", outcome.err);
     host.done(&["thaw", &name]);
+    victim.check("thawed");
+}
+
+/// One process of a tree is frozen by itself: nothing can be run in it afterwards.
+#[test]
+fn a_frozen_part_stays_so() {
+    let host = Host::new();
+    let name = host.name("part");
+    let image = host.path("part.floe").display().to_string();
+    let mut victim = Victim::start_as(&name, &host, VICTIM, &[], &[]);
+    let sandboxes = floe_suite::json(&host.done(&["ps", "--json"]));
+    let cgroup = sandboxes[0]["cgroup"].as_str().expect("a cgroup");
+    let part = Path::new(cgroup).join("part");
+    if !Path::new(cgroup).join("cgroup.freeze").exists() {
+        return floe_suite::skip("the freezer is not version 2's");
+    }
+    let child = &floe_suite::json(&host.done(&["ps", "--json", &name]))[1]["nspid"][0];
+    fs::create_dir(&part).expect("a cgroup below");
+    fs::write(part.join("cgroup.procs"), child.to_string()).expect("move the child");
+    fs::write(part.join("cgroup.freeze"), "1").expect("freeze it");
+    let events = || fs::read_to_string(part.join("cgroup.events")).expect("events");
+    until("that it is frozen", || events().contains("frozen 1"));
+    let outcome = host.floe(&["checkpoint", &name, "--background", "-o", &image]);
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert_eq!(outcome.err.matches(FROZEN).count(), 1, "{}", outcome.err);
+    assert!(events().contains("frozen 1"), "it was thawed");
+    fs::write(part.join("cgroup.freeze"), "0").expect("thaw it");
     victim.check("thawed");
 }
 
@@ -284,15 +317,7 @@ fn a_tree_that_ends_meanwhile_is_told_of() {
         "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", script,
     ]);
     until("its memory", || folder.join("ready").exists());
-    let mut saving = host.command(&["checkpoint", &name, "--background", "-o", "-"]);
-    let mut saving = saving
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start floe");
-    let mut output = saving.stdout.take().expect("a pipe");
-    let mut image = vec![0; STOPPED];
-    output.read_exact(&mut image).expect("the first pages");
+    let (saving, mut output, mut image) = begin_to_save(&host, &name);
     host.done(&["kill", "-s", "KILL", &name]);
     // Zombies are not told of.
     until("the end of the copy", || tasks(&host, &name).is_empty());
