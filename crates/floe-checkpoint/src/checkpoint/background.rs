@@ -7,7 +7,7 @@
 
 use super::{
     inspect::Inspected,
-    seize::{HeldTree, SeizeError},
+    seize::{HeldTree, SeizeError, VFORK_PAUSE, VFORK_ROUNDS},
     traces::StoppedProcess,
     write::WriteStageError,
 };
@@ -24,16 +24,10 @@ use floe_sys::{
 };
 use floe_tracee::{CallError, CallHost, HostError, MemoryCopy, Stopped, TraceError, is_native};
 use nix::errno::Errno;
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 /// A process with fewer pages is read while it stands still, which takes no longer than a fork.
 const WORTH_PAGES: u64 = 256;
-/// How often a maker that waits for its vfork child is looked at again, and the pause between.
-const VFORK_ROUNDS: usize = 100;
-const VFORK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Memory that could not be copied.
 #[derive(Debug, thiserror::Error)]

@@ -32,8 +32,8 @@ use std::{
 
 /// How often a tree is thawed for a moment because some task waits for its vfork child (posix_spawn(3) does), and for how
 /// long. Nearly all such waits are over within a millisecond.
-const VFORK_ROUNDS: usize = 100;
-const VFORK_PAUSE: Duration = Duration::from_millis(2);
+pub(super) const VFORK_ROUNDS: usize = 100;
+pub(super) const VFORK_PAUSE: Duration = Duration::from_millis(2);
 /// How long a frozen tree is looked at anew because some thread is still on its way to sleep, and the pause between.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
