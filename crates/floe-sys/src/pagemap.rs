@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::{fd::AsRawFd, unix::fs::FileExt},
 };
 
@@ -12,6 +13,8 @@ bitflags::bitflags! {
     /// PAGE_IS_* categories, include/uapi/linux/fs.h.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Category: u64 {
+        /// In a mapping with asynchronous write protection: see [`Userfault`](crate::userfault::Userfault).
+        const FOLLOWED = 1;
         /// Written since write-protected.
         const WRITTEN = 1 << 1;
         /// File-backed.
@@ -60,6 +63,7 @@ struct ScanArguments {
 }
 const _: () = assert!(size_of::<ScanArguments>() == 96);
 
+const PM_SCAN_WP_MATCHING: u64 = 1;
 const PAGEMAP_SCAN: libc::c_ulong = nix::request_code_readwrite!(b'f', 16, size_of::<ScanArguments>());
 
 /// What a scan looks for.
@@ -116,12 +120,32 @@ impl Pagemap {
     /// # Errors
     /// ENOTTY before Linux 6.7.
     pub fn scan(&self, start: u64, end: u64, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
+        self.walk(0, start..end, filter, found)
+    }
+
+    /// As [`Pagemap::scan`], and marks what it finds as not written, in the same instant for each page. Leaves out mappings
+    /// that nobody follows. The filter must ask for [`Category::WRITTEN`] and for more: what is not there is not to be
+    /// marked.
+    ///
+    /// # Errors
+    /// As [`Pagemap::scan`].
+    pub fn protect_written(
+        &self,
+        range: Range<u64>,
+        filter: &Filter,
+        found: &mut Vec<PageRegion>,
+    ) -> Result<(), Errno> {
+        self.walk(PM_SCAN_WP_MATCHING, range, filter, found)
+    }
+
+    fn walk(&self, flags: u64, range: Range<u64>, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
+        let Range { start, end } = range;
         let mut from = start;
         let mut batch = [PageRegion::default(); 512];
         while from < end {
             let mut arguments = ScanArguments {
                 size: size_of::<ScanArguments>() as u64,
-                flags: 0,
+                flags,
                 start: from,
                 end,
                 walk_end: 0,

@@ -1,7 +1,7 @@
 //! Memory: which mappings there are, what they map, which pages hold what.
 //!
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
-//! memory), with `hidden` what guards hide of it, with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once. `assemble` works out
+//! memory), with `hidden` what guards hide of it, with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once; `track` tells which pages were written. `assemble` works out
 //! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
 
 mod advice;
@@ -22,6 +22,7 @@ mod private;
 mod runs;
 mod settle;
 mod sharing;
+mod track;
 
 pub use assemble::{Assembly, alike, assemble};
 pub use build::{BuildError, Builder, Filled, Sources, first_gap};
@@ -37,3 +38,4 @@ pub use private::{PagesOf, PrivatePages, is_copied_by_fork, may_not_be_shared};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, without};
 pub use settle::settle;
 pub use sharing::SharedPages;
+pub use track::{FOLLOWED_FLAG, Seen, TrackError, Tracker};
