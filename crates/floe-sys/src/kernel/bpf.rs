@@ -1,8 +1,10 @@
 //! bpf(2): programs of type BPF_PROG_TYPE_SYSCALL, which run once when they are asked to (Linux 5.14), programs that packets
-//! pass when they come in (Linux 6.6), and maps.
+//! pass when they come in (Linux 6.6), programs that iterators show what they find (Linux 5.8), and maps.
 
+use crate::Pid;
 use nix::errno::Errno;
 use std::{
+    fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -13,12 +15,15 @@ const BPF_MAP_UPDATE_ELEM: i32 = 2;
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_TEST_RUN: i32 = 10;
 const BPF_LINK_CREATE: i32 = 28;
+const BPF_ITER_CREATE: i32 = 33;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_PROG_TYPE_SYSCALL: u32 = 31;
 const BPF_F_SLEEPABLE: u32 = 1 << 4;
+const BPF_TRACE_ITER: u32 = 28;
 const BPF_TCX_INGRESS: u32 = 46;
 
 /// One instruction: operation, destination and source register, offset, number.
@@ -43,8 +48,29 @@ struct Load {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
 }
-const _: () = assert!(size_of::<Load>() == 72);
+const _: () = assert!(size_of::<Load>() == 112);
+
+/// The attributes of BPF_LINK_CREATE for an iterator.
+#[repr(C)]
+struct LinkIterator {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    unused: u32,
+}
+const _: () = assert!(size_of::<LinkIterator>() == 32);
 
 /// The attributes of BPF_PROG_TEST_RUN.
 #[repr(C)]
@@ -88,6 +114,17 @@ impl Program {
         Self::load_as(&attributes, instructions)
     }
 
+    /// One that is shown what an iterator finds: `function` is the kernel's name for its kind.
+    pub(super) fn of_iterator(function: u32, instructions: &[Instruction]) -> io::Result<Self> {
+        let attributes = Load {
+            prog_type: BPF_PROG_TYPE_TRACING,
+            expected_attach_type: BPF_TRACE_ITER,
+            attach_btf_id: function,
+            ..Load::default()
+        };
+        Self::load_as(&attributes, instructions)
+    }
+
     fn load_as(kind: &Load, instructions: &[Instruction]) -> io::Result<Self> {
         let code: Vec<u64> = instructions.iter().copied().map(encoded).collect();
         let attributes = Load {
@@ -97,11 +134,8 @@ impl Program {
             license: c"GPL".as_ptr() as u64,
             ..*kind
         };
-        // SAFETY: the structure has the stated size; what it points to lives on, and is only read.
-        let number = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<Load>()) };
-        let number = Errno::result(number)?;
-        // SAFETY: a new descriptor that nothing else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(number as i32) }))
+        // SAFETY: what the structure points to lives on, and is only read.
+        unsafe { create(BPF_PROG_LOAD, &attributes) }.map(Self)
     }
 
     /// Runs it; what it leaves in its record.
@@ -118,19 +152,32 @@ impl Program {
         Ok(record)
     }
 
+    /// What one of an iterator writes of one task. Linux 6.1.
+    pub(super) fn iterate(&self, task: Pid) -> io::Result<File> {
+        // union bpf_iter_link_info: thread, process, its descriptor.
+        let of = [task.raw() as u32, 0, 0, 0];
+        let attributes = LinkIterator {
+            prog_fd: self.0.as_raw_fd() as u32,
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            iter_info: of.as_ptr() as u64,
+            iter_info_len: size_of_val(&of) as u32,
+            unused: 0,
+        };
+        // SAFETY: the structure has the stated size, and is only read, as is what it points to.
+        let link = unsafe { create(BPF_LINK_CREATE, &attributes) }?;
+        // SAFETY: as above: link, flags.
+        unsafe { create(BPF_ITER_CREATE, &[link.as_raw_fd() as u32, 0]) }.map(File::from)
+    }
+
     /// Has what comes in by a network device pass it, in the network namespace of the calling thread, as long as what is
     /// returned is open.
     pub(crate) fn attach(&self, device: u32) -> io::Result<OwnedFd> {
         // Program, device, where, flags; in relation to which other one, and how many changes there were.
         let attributes = [self.0.as_raw_fd() as u32, device, BPF_TCX_INGRESS, 0, 0, 0, 0, 0];
-        // SAFETY: the array has the stated size, and is only read.
-        let number = unsafe {
-            let attributes = attributes.as_ptr();
-            libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, attributes, size_of::<[u32; 8]>())
-        };
-        let number = Errno::result(number)?;
-        // SAFETY: a new descriptor that nothing else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+        // SAFETY: the array points to nothing.
+        unsafe { create(BPF_LINK_CREATE, &attributes) }
     }
 }
 
@@ -170,11 +217,17 @@ pub(super) fn word_of_each_processor() -> io::Result<OwnedFd> {
 
 /// Type, bytes of a key, bytes of a value, number of values.
 fn make_map(attributes: [u32; 4]) -> io::Result<OwnedFd> {
-    // SAFETY: the array has the stated size, and is only read.
-    let number = unsafe {
-        let attributes = attributes.as_ptr();
-        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, attributes, size_of::<[u32; 4]>())
-    };
+    // SAFETY: the array points to nothing.
+    unsafe { create(BPF_MAP_CREATE, &attributes) }
+}
+
+/// A call that makes a descriptor.
+///
+/// # Safety
+/// What the attributes point to must be what the kernel expects of them.
+unsafe fn create<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes have the stated size, and are only read; the rest is the caller's word.
+    let number = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
     let number = Errno::result(number)?;
     // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })

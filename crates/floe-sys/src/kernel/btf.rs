@@ -15,6 +15,7 @@ mod kind {
     pub const STRUCT: u32 = 4;
     pub const UNION: u32 = 5;
     pub const ENUM: u32 = 6;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -94,6 +95,19 @@ impl Btf {
     pub(super) fn id(&self, name: &'static str) -> io::Result<u32> {
         let found = self.named.get(name).copied();
         found.ok_or_else(|| io::Error::other(format!("this kernel has no {name}")))
+    }
+
+    /// The id of a function.
+    pub(super) fn function(&self, name: &str) -> io::Result<u32> {
+        let is_it = |place: &u32| {
+            let at = *place as usize;
+            let named = |at| self.name_at(self.word(at)?);
+            self.kind_at(at).is_some_and(|(kind, _)| kind == kind::FUNC) && named(at) == Some(name.as_bytes())
+        };
+        // The first type has no place.
+        let found = self.places.iter().skip(1).position(is_it);
+        let found = found.ok_or_else(|| io::Error::other(format!("this kernel has no {name}")))?;
+        Ok(found as u32 + 1)
     }
 
     /// Bytes of a structure that was wanted.

@@ -20,6 +20,7 @@ mod tasks;
 mod terminals;
 mod unaccepted;
 mod urgent;
+mod vmas;
 
 pub use aio::{AioContext, aio_contexts};
 pub use bpf_map::MapUse;
@@ -37,6 +38,7 @@ pub use semaphores::{Adjustments, semaphore_adjustments};
 pub use terminals::{StoppedOutput, TerminalEnd, TerminalLook, Terminals, WaitingInput};
 pub use unaccepted::{SentMessage, UnacceptedConnection};
 pub use urgent::{MarkedQueue, UrgentByte, UrgentMark};
+pub use vmas::VmaFlags;
 
 use bpf::Program;
 use btf::Btf;
@@ -93,6 +95,7 @@ fn block_reader() -> io::Result<Program> {
 mod helper {
     pub const GET_CURRENT_TASK: i32 = 35;
     pub const PROBE_READ_KERNEL: i32 = 113;
+    pub const SEQ_WRITE: i32 = 127;
     pub const MAP_LOOKUP_PERCPU_ELEM: i32 = 195;
 }
 

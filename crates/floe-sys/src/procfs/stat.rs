@@ -18,6 +18,7 @@ pub struct Stat {
     pub nice: i64,
     pub num_threads: i64,
     pub starttime: u64,
+    pub rss: u64,
     pub startcode: u64,
     pub endcode: u64,
     pub startstack: u64,
@@ -75,6 +76,7 @@ impl Stat {
             nice: i64::from(signed(19, "nice")?),
             num_threads: i64::from(signed(20, "num_threads")?),
             starttime: unsigned(22, "starttime")?,
+            rss: unsigned(24, "rss")?,
             startcode: unsigned(26, "startcode")?,
             endcode: unsigned(27, "endcode")?,
             startstack: unsigned(28, "startstack")?,
@@ -102,6 +104,7 @@ mod tests {
         let stat = Stat::parse(line).expect("a good line");
         assert_eq!(stat.comm, b"a (b) c");
         assert_eq!((stat.state, stat.ppid, stat.session, stat.tpgid), (b'S', 1, 41, 42));
+        assert_eq!(stat.rss, 10);
         assert_eq!(
             (stat.startstack, stat.exit_signal, stat.start_brk, stat.exit_code),
             (140_000, 17, 24576, 9)

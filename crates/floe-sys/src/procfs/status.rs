@@ -49,6 +49,8 @@ pub struct Status {
     pub seccomp_filters: Option<u32>,
     /// Bytes of locked mappings.
     pub locked: u64,
+    /// Bytes of pages that are no file's, swapped ones too (RssAnon, VmSwap).
+    pub anonymous: u64,
     /// NUMA nodes whose memory it may use, lowest first.
     pub memory_nodes: Vec<u32>,
 }
@@ -105,6 +107,8 @@ impl Status {
             "NoNewPrivs" => self.no_new_privs = value == "1",
             "Mems_allowed_list" => self.memory_nodes = ranges(value).ok_or("Mems_allowed_list")?,
             "VmLck" => self.locked = kibibytes(value).ok_or("VmLck")?,
+            "RssAnon" => self.anonymous += kibibytes(value).ok_or("RssAnon")?,
+            "VmSwap" => self.anonymous += kibibytes(value).ok_or("VmSwap")?,
             "Seccomp" => self.seccomp = value.parse().map_err(|_| "Seccomp")?,
             "Seccomp_filters" => self.seccomp_filters = Some(value.parse().map_err(|_| "Seccomp_filters")?),
             _ => {}
