@@ -6,15 +6,15 @@
 //! the tree runs on. At the end the copies are ended and their makers wait for them, by calls of floe's.
 
 use super::{
-    inspect::Inspected,
+    inspect::{Inspected, WORTH_COPYING},
     seize::{HeldTree, SeizeError, VFORK_PAUSE, VFORK_ROUNDS},
     traces::StoppedProcess,
     write::WriteStageError,
 };
 use floe_cgroup::{Cgroup, CgroupError};
-use floe_image::record::PidsOfChildren;
+use floe_image::record::{AddressSpaceRecord, PidsOfChildren};
 use floe_resources::{
-    mm::{self, PrivatePages},
+    mm::{self, ContentError, PrivatePages},
     task::is_in_vfork,
     tree::{FoundProcess, FoundThread},
 };
@@ -25,9 +25,6 @@ use floe_sys::{
 use floe_tracee::{CallError, CallHost, HostError, MemoryCopy, Stopped, TraceError, is_native};
 use nix::errno::Errno;
 use std::collections::{HashMap, HashSet};
-
-/// A process with fewer pages is read while it stands still, which takes no longer than a fork.
-const WORTH_PAGES: u64 = 256;
 
 /// Memory that could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +44,9 @@ pub enum CopyError {
     /// Its cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Pages.
+    #[error(transparent)]
+    Content(#[from] ContentError),
 }
 
 /// The memory of one process.
@@ -59,6 +59,8 @@ pub struct CopiedProcess {
     pub mappings: Vec<Mapping>,
     /// The copy.
     pub memory: MemoryCopy,
+    /// What the image says of it, but for what is still to be [found](mm::look_at_copied_pages) in the copy.
+    pub space: AddressSpaceRecord,
     /// What was stored of its pages while it stood still.
     pub stored_before: PrivatePages,
 }
@@ -91,7 +93,12 @@ impl Copies {
     ///
     /// # Errors
     /// [`CopyError`].
-    pub fn make(&mut self, held: &HeldTree, inspected: &Inspected, cgroup: Option<&Cgroup>) -> Result<(), CopyError> {
+    pub fn make(
+        &mut self,
+        held: &HeldTree,
+        inspected: &mut Inspected,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(), CopyError> {
         self.cgroup = cgroup.cloned();
         self.tree = held
             .tree
@@ -99,8 +106,10 @@ impl Copies {
             .map(|found| (found.pid, found.stat.starttime))
             .collect();
         let frozen = frozen_by_themselves(held)?;
-        let worth = |found: &&FoundProcess| inspected.pages_of(found.ns_pid) >= WORTH_PAGES;
-        for found in held.tree.living().filter(worth) {
+        for found in held.tree.living() {
+            if inspected.pages_of(found.ns_pid) < WORTH_COPYING {
+                continue;
+            }
             let born_here = PidsOfChildren::Known(found.pid_namespace as u32);
             if held.was_frozen() || frozen.contains(&found.pid) {
                 self.leave(found, "it had been frozen, and stays so");
@@ -112,18 +121,22 @@ impl Copies {
                     "it has private huge pages, of which there may be no more for what it writes",
                 );
             } else {
-                self.add(held, found)?;
+                self.add(held, found, inspected)?;
+            }
+            if self.of(found.ns_pid).is_none() {
+                inspected.look_at_pages(held, found)?;
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, held: &HeldTree, found: &FoundProcess) -> Result<(), CopyError> {
+    fn add(&mut self, held: &HeldTree, found: &FoundProcess, inspected: &mut Inspected) -> Result<(), CopyError> {
         let thread = found
             .threads
             .first()
             .and_then(|thread| Some((held.threads.get(&thread.tid)?, thread)));
-        let Some(thread) = thread else {
+        let space = inspected.spaces.iter().position(|space| space.pid.0 == found.ns_pid);
+        let (Some(thread), Some(space)) = (thread, space) else {
             return Ok(());
         };
         let mappings = held.process(found).mappings;
@@ -133,6 +146,7 @@ impl Copies {
                 parent: found.ns_ppid,
                 mappings: mappings.to_vec(),
                 memory,
+                space: inspected.spaces.swap_remove(space),
                 stored_before: PrivatePages::default(),
             }),
             Err(error) => match limit(&error) {

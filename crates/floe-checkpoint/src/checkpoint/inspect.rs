@@ -24,11 +24,17 @@ use floe_resources::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::{AttachError, LINK_INSIDE, LinkState};
-use floe_sys::{Pid, memory::MemoryFile, procfs::ProcError, sched::Usual, time_namespace::Clocks};
+use floe_sys::{
+    Pid,
+    memory::MemoryFile,
+    procfs::{Mapping, ProcError},
+    sched::Usual,
+    time_namespace::Clocks,
+};
 use floe_tracee::{Stopped, TraceError, vdso_tail, xfeatures};
 use nix::errno::Errno;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     os::fd::AsFd,
     time::{SystemTime, UNIX_EPOCH},
@@ -92,6 +98,18 @@ pub enum InspectError {
     },
 }
 
+/// A process with fewer pages of its own is read while it stands still, which takes no longer than a fork.
+pub const WORTH_COPYING: u64 = 256;
+
+/// When the page tables of processes are looked at, which takes some 10 ms for a GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PagesLookedAt {
+    /// At once.
+    Now,
+    /// In copies of their memory, where that is [worth](WORTH_COPYING) it.
+    InCopies,
+}
+
 /// All records but page maps, and where contents are to be read from.
 pub struct Inspected {
     pub header: HeaderRecord,
@@ -106,15 +124,17 @@ pub struct Inspected {
     _streams: Streams,
     /// Bytes of pages to be written.
     pub bytes: u64,
-    /// How many pages each process has of its own.
+    /// How many pages each process has of its own; about so many of those whose pages are still to be looked at.
     pages: HashMap<i32, u64>,
+    /// Processes whose pages were not looked at so far.
+    not_looked_at: HashSet<i32>,
 }
 
 impl Inspected {
     /// Reads it.
     pub fn read(
         held: &HeldTree,
-        (target, (tcp, external)): (&Target, (TcpMode, &Externals)),
+        (target, (tcp, external), pages_looked_at): (&Target, (TcpMode, &Externals), PagesLookedAt),
         refusals: &mut Refusals,
         control: &Control<'_>,
     ) -> Result<Self, InspectError> {
@@ -142,7 +162,7 @@ impl Inspected {
         let mut spaces = Vec::new();
         let mut decoys = Decoys::none_yet();
         let usual = Usual::find().map_err(InspectError::Usual)?;
-        let mut pages = HashMap::new();
+        let (mut pages, mut not_looked_at) = (HashMap::new(), HashSet::new());
         let mut ends = Ends::none_yet()?;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -169,7 +189,14 @@ impl Inspected {
             others.note(found, &mut record)?;
             if !sharing.shares(found, libc::CLONE_VM) {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
-                pages.insert(found.ns_pid, mm::look_at_pages(&process, &mut space, &mut contents)?);
+                let own = found.threads.first().map_or(0, |thread| thread.status.anonymous) / 4096;
+                let later = pages_looked_at == PagesLookedAt::InCopies && own >= WORTH_COPYING;
+                let wanted = |mapping: &Mapping| !(later && mm::shows_in_a_copy(mapping));
+                let seen = mm::look_at_pages(&process, wanted, &mut space, &mut contents)?;
+                pages.insert(found.ns_pid, if later { own.max(seen) } else { seen });
+                if later {
+                    not_looked_at.insert(found.ns_pid);
+                }
                 others.refuse_segments(found, (&record, &space), refusals);
                 spaces.push(space);
             }
@@ -248,7 +275,17 @@ impl Inspected {
             _streams: streams,
             bytes,
             pages,
+            not_looked_at,
         })
+    }
+
+    /// Looks at pages that were to be looked at in a copy, as there is none of this process.
+    pub fn look_at_pages(&mut self, held: &HeldTree, found: &FoundProcess) -> Result<(), ContentError> {
+        let space = self.spaces.iter_mut().find(|space| space.pid.0 == found.ns_pid);
+        if let Some(space) = space.filter(|_| self.not_looked_at.remove(&found.ns_pid)) {
+            mm::look_at_pages(&held.process(found), mm::shows_in_a_copy, space, &mut self.contents)?;
+        }
+        Ok(())
     }
 
     /// How many pages a process has of its own.

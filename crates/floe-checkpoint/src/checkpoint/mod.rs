@@ -14,6 +14,7 @@
 mod background;
 mod console;
 mod inspect;
+mod mappings;
 mod output;
 mod patience;
 mod seize;
@@ -45,7 +46,7 @@ use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
 };
-use inspect::Inspected;
+use inspect::{Inspected, PagesLookedAt};
 use output::OpenOutput;
 use patience::Patience;
 use seize::HeldTree;
@@ -360,9 +361,9 @@ fn save_meanwhile(
     control.enter("copy")?;
     // Whatever fails, what is held of the tree is let go before the copies end.
     let mut copies = Copies::default();
-    let inspected = inspected;
+    let mut inspected = inspected;
     let held = held;
-    copies.make(&held, &inspected, target.cgroup())?;
+    copies.make(&held, &mut inspected, target.cgroup())?;
     let sink = file.sink(control.interrupted)?;
     let mut writing = Writing::start(&inspected, sink, level, control)?;
     control.enter("pages")?;
@@ -374,6 +375,7 @@ fn save_meanwhile(
     drop(inspected);
     report.frozen = started.elapsed();
     writing.copied_pages(&mut copies)?;
+    report.memory = writing.stored_bytes();
     report.image = Some(writing.finish()?);
     report.not_copied = copies.not_copied().to_vec();
     control.enter("commit")?;
@@ -394,9 +396,13 @@ fn look(
     }
     control.enter("inspect")?;
     let mut refusals = Refusals::default();
+    let pages_looked_at = match request.then {
+        Then::RunOnMeanwhile if request.output.is_some() => PagesLookedAt::InCopies,
+        _ => PagesLookedAt::Now,
+    };
     let inspected = Inspected::read(
         held,
-        (&request.target, (request.tcp, &request.external)),
+        (&request.target, (request.tcp, &request.external), pages_looked_at),
         &mut refusals,
         control,
     )?;

@@ -1,7 +1,7 @@
 //! Stops a tree so that no task runs any of its own code meanwhile: frozen by the cgroup, every thread seized, thawed
 //! again. Without a cgroup of its own the tree is stopped by ptrace alone, again and again until no new task appears.
 
-use super::{Target, traces::thaw_without_traces};
+use super::{Target, mappings::MappingsReader, traces::thaw_without_traces};
 use crate::stage::{Control, StageError};
 use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
@@ -126,6 +126,7 @@ impl HeldTree {
         let mut sleepers = earlier.again(if cgroup.kind() == Kind::V2 { 2 } else { 1 });
         look_at_threads(&processes, &mut sleepers)?;
         sleepers.look_at_timers(&processes);
+        let reader = MappingsReader::prepare(processes);
         control.enter("freeze")?;
         let mut frozen = FrozenTree::freeze(cgroup)?;
         control.enter("collect")?;
@@ -143,7 +144,7 @@ impl HeldTree {
         refuse_unstoppable(&tree)?;
         control.enter("seize")?;
         let (seized, lifted) = frozen.seize(tree.threads())?;
-        Self::wait_for_all(tree, seized, lifted, sleepers)
+        Self::wait_for_all((tree, seized), lifted, sleepers, &reader)
     }
 
     fn hold_by_ptrace(root: Pid, earlier: Sleepers, control: &Control<'_>) -> Result<Self, SeizeError> {
@@ -152,9 +153,12 @@ impl HeldTree {
         control.enter("seize")?;
         let mut threads: BTreeMap<Pid, Stopped> = BTreeMap::new();
         let mut sleepers = earlier.again(1);
+        // A tree that can't be read is told of when it is to be stopped.
+        let running = FoundTree::read(root).map_or_else(|_| Vec::new(), |tree| tree.processes);
+        let reader = MappingsReader::prepare(running.iter().map(|process| process.pid));
         let stopped = stop_by_ptrace(root, &mut threads, &mut sleepers);
         match stopped.and_then(|tree| refuse_strangers_inside(&tree).map(|()| tree)) {
-            Ok(tree) => Self::complete(tree, threads, None, sleepers),
+            Ok(tree) => Self::complete(tree, threads, (None, sleepers), &reader),
             Err(error) => {
                 match FoundTree::read(root) {
                     Ok(tree) => give_back_what_may(&tree, &threads),
@@ -166,10 +170,10 @@ impl HeldTree {
     }
 
     fn wait_for_all(
-        tree: FoundTree,
-        seized: Vec<Seized>,
+        (tree, seized): (FoundTree, Vec<Seized>),
         lifted: Option<Lifted>,
         mut sleepers: Sleepers,
+        reader: &MappingsReader,
     ) -> Result<Self, SeizeError> {
         let mut threads = BTreeMap::new();
         let mut seized = seized.into_iter();
@@ -189,19 +193,19 @@ impl HeldTree {
             give_back_what_may(&tree, &threads);
             return Err(error);
         }
-        Self::complete(tree, threads, lifted, sleepers)
+        Self::complete(tree, threads, (lifted, sleepers), reader)
     }
 
     fn complete(
         tree: FoundTree,
         threads: BTreeMap<Pid, Stopped>,
-        lifted: Option<Lifted>,
-        sleepers: Sleepers,
+        (lifted, sleepers): (Option<Lifted>, Sleepers),
+        reader: &MappingsReader,
     ) -> Result<Self, SeizeError> {
         give_events_back(threads.values())?;
         let mut mappings = BTreeMap::new();
         for process in tree.living() {
-            mappings.insert(process.task(), Mapping::read_all(process.task())?);
+            mappings.insert(process.task(), reader.read(process)?);
         }
         Ok(Self {
             tree,

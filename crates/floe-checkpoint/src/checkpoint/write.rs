@@ -3,7 +3,7 @@
 use super::{background::Copies, inspect::Inspected, seize::HeldTree};
 use crate::stage::{Control, StageError};
 use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::NsPid};
-use floe_resources::mm::{self, PagesError, PagesOf, PrivatePages, SharedPages};
+use floe_resources::mm::{self, ContentError, PagesError, PagesOf, PrivatePages, SharedPages};
 use floe_sys::{Pid, procfs::Mapping};
 use std::{
     collections::{HashMap, HashSet},
@@ -19,6 +19,9 @@ pub enum WriteStageError {
     /// The pages.
     #[error(transparent)]
     Pages(#[from] PagesError),
+    /// Where they are.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// A copy of memory.
     #[error(
         "the copy of process {0}'s memory was ended before it was saved: by the end of its PID namespace, by SIGKILL, or for want of memory"
@@ -95,7 +98,8 @@ impl<'a> Writing<'a> {
             self.add(map.runs.iter().map(|run| run.pages).sum());
             self.writer.record(&map)?;
         }
-        let own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
+        let mut own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
+        own_memory.extend(copies.all().iter().map(|copy| copy.process));
         let mut shared = SharedPages::default();
         let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
         for found in held.tree.living() {
@@ -140,6 +144,9 @@ impl<'a> Writing<'a> {
                 .collect();
             for copy in copies.all() {
                 writing.control.check("pages")?;
+                let seen = mm::look_at_copied_pages(copy.memory.pid(), &copy.mappings, &mut copy.space);
+                seen.map_err(|error| copy.why_not(error.into()))?;
+                writing.writer.record(&copy.space)?;
                 let mut pages = std::mem::take(&mut copy.stored_before);
                 let before = pages.count();
                 let of = PagesOf {
@@ -154,6 +161,11 @@ impl<'a> Writing<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Bytes of pages so far.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored * 4096
     }
 
     /// Writes the end.

@@ -13,7 +13,6 @@ use crate::{
 use floe_image::record::{AddressSpaceRecord, MmLayout, NamespaceOrigin, NsPid, VmaDetails, VmaRecord, VmaSource};
 use floe_sys::{
     Pid,
-    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::{self, Mapping, Stat},
 };
 use std::os::unix::fs::MetadataExt;
@@ -389,64 +388,3 @@ fn refused_file(mapping: &Mapping) -> Option<(&'static str, &'static str)> {
         None
     }
 }
-
-/// How many private pages of the mappings hold content of their own. Notes guard regions, which are found this way, in
-/// the process's record and for what `contents` are read where they are mapped.
-///
-/// # Errors
-/// [`ContentError`].
-pub fn look_at_pages(
-    held: &HeldProcess<'_>,
-    space: &mut AddressSpaceRecord,
-    contents: &mut Contents,
-) -> Result<u64, ContentError> {
-    let pid = held.found.task();
-    let wrap = |source| ContentError {
-        action: "scan",
-        path: format!("/proc/{pid}/pagemap"),
-        source,
-    };
-    let pagemap = Pagemap::open(pid).map_err(wrap)?;
-    let mut regions = Vec::new();
-    let mut pages = 0;
-    for mapping in held.mappings.iter().filter(|m| !m.path.starts_with(b"[v")) {
-        let scan = |filter, regions: &mut Vec<PageRegion>| {
-            regions.clear();
-            pagemap
-                .scan(mapping.start, mapping.end, filter, regions)
-                .map_err(|e| wrap(e.into()))
-        };
-        if !mapping.shared {
-            scan(&CONTENT, &mut regions)?;
-            let bytes: u64 = regions.iter().map(|region| region.end - region.start).sum();
-            pages += bytes / 4096;
-        }
-        scan(&GUARDS, &mut regions)?;
-        if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
-            let guards: Vec<_> = regions.iter().map(|region| (region.start, region.end)).collect();
-            if mapping.shared && !guards.is_empty() {
-                contents.leave_out(&held.found.subject(), (pid, mapping.start), &guards);
-            }
-            space.vmas[index].details.guards = guards;
-        }
-    }
-    Ok(pages)
-}
-
-/// Guards count as swapped.
-const NO_CONTENT: Category = Category::FILE.union(Category::ZERO).union(Category::GUARD);
-
-/// Pages whose content is the mapping's own: not the file's, not the zero page's, and no guards.
-pub(super) const CONTENT: Filter = Filter {
-    all: NO_CONTENT,
-    inverted: NO_CONTENT,
-    any: Category::PRESENT.union(Category::SWAPPED),
-    report: Category::empty(),
-};
-
-const GUARDS: Filter = Filter {
-    all: Category::GUARD,
-    inverted: Category::empty(),
-    any: Category::empty(),
-    report: Category::empty(),
-};

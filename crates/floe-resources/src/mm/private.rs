@@ -1,7 +1,7 @@
 //! Stores private pages of processes.
 
 use super::{
-    classify::CONTENT,
+    look::content_of,
     pages::{CHUNK_PAGES, PagesError},
     runs::RunList,
     sharing::{Relatives, SharedPages},
@@ -98,13 +98,17 @@ impl PrivatePages {
         let has_pages = |mapping: &&Mapping| !mapping.shared && !mapping.path.starts_with(b"[v") && wanted(mapping);
         for mapping in of.mappings.iter().filter(has_pages) {
             regions.clear();
+            let filter = Filter {
+                report: Category::HUGE,
+                ..content_of(mapping)
+            };
             let wrap = |source| PagesError::Read {
                 pid,
                 address: mapping.start,
                 source,
             };
             pagemap
-                .scan(mapping.start, mapping.end, &CONTENT_AND_SIZE, &mut regions)
+                .scan(mapping.start, mapping.end, &filter, &mut regions)
                 .map_err(|error| wrap(error.into()))?;
             for region in &regions {
                 if region.categories & Category::HUGE.bits() != 0 {
@@ -137,12 +141,6 @@ const NOT_COPIED: [&VmFlag; 2] = [b"dc", b"wf"];
 pub fn is_copied_by_fork(mapping: &Mapping) -> bool {
     !mapping.flags.iter().any(|flag| NOT_COPIED.contains(&flag))
 }
-
-/// As [`CONTENT`], and tells huge pages from others.
-const CONTENT_AND_SIZE: Filter = Filter {
-    report: Category::HUGE,
-    ..CONTENT
-};
 
 fn add_huge(huge: &mut Vec<HugeRun>, range: Range<u64>) {
     let (start, end) = (

@@ -1,0 +1,145 @@
+//! What the page tables of a process show: how many pages have content of their own, and where guard regions are.
+
+use super::{
+    content::{ContentError, Contents},
+    private::is_copied_by_fork,
+};
+use crate::task::HeldProcess;
+use floe_image::record::AddressSpaceRecord;
+use floe_sys::{
+    Pid,
+    pagemap::{Category, Filter, Pagemap},
+    procfs::Mapping,
+};
+use std::io;
+
+/// How many private pages of the `wanted` mappings hold content of their own. Notes guard regions, which are found this way,
+/// in the process's record and for what `contents` are read where they are mapped.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn look_at_pages(
+    held: &HeldProcess<'_>,
+    wanted: impl Fn(&Mapping) -> bool,
+    space: &mut AddressSpaceRecord,
+    contents: &mut Contents,
+) -> Result<u64, ContentError> {
+    let pid = held.found.task();
+    let pagemap = open_pagemap(pid)?;
+    let mut pages = 0;
+    for mapping in held.mappings.iter().filter(|mapping| wanted(mapping)) {
+        let found = look_at_mapping((pid, &pagemap), mapping)?;
+        if mapping.shared && !found.guards.is_empty() {
+            contents.leave_out(&held.found.subject(), (pid, mapping.start), &found.guards);
+        }
+        pages += found.pages;
+        found.note_guards(mapping, space);
+    }
+    Ok(pages)
+}
+
+/// Whether a copy of the process by fork shows what [`look_at_pages`] finds of a mapping: pages of files, of shared memory and
+/// their guards a fork may leave out.
+#[must_use]
+pub fn shows_in_a_copy(mapping: &Mapping) -> bool {
+    is_anonymous(mapping) && is_copied_by_fork(mapping)
+}
+
+/// Notes guard regions of a process of which `copy` is a copy, where they [show](shows_in_a_copy) there.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn look_at_copied_pages(
+    copy: Pid,
+    mappings: &[Mapping],
+    space: &mut AddressSpaceRecord,
+) -> Result<(), ContentError> {
+    let pagemap = open_pagemap(copy)?;
+    for mapping in mappings.iter().filter(|mapping| shows_in_a_copy(mapping)) {
+        look_at_mapping((copy, &pagemap), mapping)?.note_guards(mapping, space);
+    }
+    Ok(())
+}
+
+fn scan_error(pid: Pid, source: io::Error) -> ContentError {
+    ContentError {
+        action: "scan",
+        path: format!("/proc/{pid}/pagemap"),
+        source,
+    }
+}
+
+fn open_pagemap(pid: Pid) -> Result<Pagemap, ContentError> {
+    Pagemap::open(pid).map_err(|source| scan_error(pid, source))
+}
+
+/// What is found in the page tables of one mapping.
+#[derive(Default)]
+struct FoundPages {
+    /// Private ones with content.
+    pages: u64,
+    guards: Vec<(u64, u64)>,
+}
+
+impl FoundPages {
+    fn note_guards(self, mapping: &Mapping, space: &mut AddressSpaceRecord) {
+        if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
+            space.vmas[index].details.guards = self.guards;
+        }
+    }
+}
+
+fn look_at_mapping((pid, pagemap): (Pid, &Pagemap), mapping: &Mapping) -> Result<FoundPages, ContentError> {
+    let mut found = FoundPages::default();
+    if mapping.path.starts_with(b"[v") {
+        return Ok(found);
+    }
+    let filter = if mapping.shared {
+        Filter {
+            all: Category::GUARD,
+            inverted: Category::empty(),
+            any: Category::empty(),
+            report: Category::GUARD,
+        }
+    } else {
+        let content = content_of(mapping);
+        Filter {
+            // Guards count as swapped.
+            all: content.all.difference(Category::GUARD),
+            inverted: content.inverted.difference(Category::GUARD),
+            report: Category::GUARD,
+            ..content
+        }
+    };
+    let mut regions = Vec::new();
+    pagemap
+        .scan(mapping.start, mapping.end, &filter, &mut regions)
+        .map_err(|error| scan_error(pid, error.into()))?;
+    for region in regions {
+        if region.categories & Category::GUARD.bits() != 0 {
+            found.guards.push((region.start, region.end));
+        } else {
+            found.pages += (region.end - region.start) / 4096;
+        }
+    }
+    Ok(found)
+}
+
+fn is_anonymous(mapping: &Mapping) -> bool {
+    !mapping.shared && mapping.inode == 0
+}
+
+/// Finds pages of a private mapping whose content is its own: not the file's, not the zero page's, and no guards.
+pub(super) fn content_of(mapping: &Mapping) -> Filter {
+    let mut none = Category::ZERO | Category::GUARD;
+    // To know it the kernel has to look at each page, and not at the page tables alone, which takes twice as long.
+    if !is_anonymous(mapping) {
+        none |= Category::FILE;
+    }
+    Filter {
+        all: none,
+        inverted: none,
+        any: Category::PRESENT | Category::SWAPPED,
+        report: Category::empty(),
+    }
+}
