@@ -136,6 +136,10 @@ impl Launch {
         if !controllers.is_empty() {
             Layout::with(&hierarchies()?, &controllers)?;
         }
+        if let Some(link) = &spec.link {
+            link.check()
+                .map_err(|(source, action)| LaunchError::Failed { action, source })?;
+        }
         let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
         let monitor = monitor.map_err(system("fork the monitor"))?;
         drop((far, program));

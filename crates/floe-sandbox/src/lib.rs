@@ -20,11 +20,13 @@ mod link;
 mod message;
 mod monitor;
 mod mounts;
+mod published;
 mod sandbox;
 mod spec;
 mod state;
 mod survey;
 mod terminal;
+mod uplink;
 mod user;
 
 pub use account::RunAs;
@@ -32,13 +34,15 @@ pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
 pub use enter::{EnterError, EnterRequest, Place, enter};
 pub use first::own_terminals;
 pub use launch::{First, Launch, LaunchError};
-pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState, Published};
+pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState};
 pub use mounts::{Mount, Mounts, MountsError, RootDirectory, Shown};
+pub use published::Published;
 pub use sandbox::{Announcement, Sandbox, SandboxError};
 pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
+pub use uplink::attempt as try_uplink;
 pub use user::{IdMap, UserError, become_root, join as join_user, map as map_user};
 
 /// Name of the monitor's socket in a sandbox's folder.

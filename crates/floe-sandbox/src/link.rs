@@ -8,23 +8,27 @@
 //! them already. What leaves the host has the host's address (masquerade), if it forwards at all: whether it does is the
 //! host's own affair, and floe leaves `net.ipv4.ip_forward` as it is.
 //!
+//! An ordinary user has the same, but in a network namespace between ([`crate::uplink`]).
+//!
 //! Nothing of it outlives the sandbox. The devices go with its network namespace, and the rules of the packet filter are in
 //! a table that the monitor's netlink socket owns, so that the kernel removes it whatever becomes of the monitor.
 
+use crate::{
+    published::{PRIVILEGED, Published},
+    uplink::{self, Uplink, number},
+};
 use floe_sys::{
+    namespace::is_in_first_user,
     netfilter::{OpenWay, PublishedPort, Way},
     route::{self, Link as Device, VethEnd, ipv4, ipv4::Network},
 };
-use nix::{
-    errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket},
-};
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     net::Ipv4Addr,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 /// The addresses that pairs are given.
@@ -48,34 +52,19 @@ pub struct LinkSpec {
     pub address: Option<Ipv4Addr>,
 }
 
-/// A port of the host that is one of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// Whether it is one of UDP, not of TCP.
-    pub udp: bool,
-    /// The host's port.
-    pub host: u16,
-    /// The sandbox's.
-    pub inside: u16,
-}
-
-impl Published {
-    /// Takes the host's port, that no other sandbox and no program has it as long as the socket is there. No packet comes to
-    /// the socket: rules lead all elsewhere.
+impl LinkSpec {
+    /// Fails where it can't be had.
     ///
     /// # Errors
-    /// EADDRINUSE where somebody has it.
-    fn take(self) -> Result<OwnedFd, Errno> {
-        let kind = if self.udp { SockType::Datagram } else { SockType::Stream };
-        let taken = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
-        bind(taken.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, self.host))?;
-        Ok(taken)
-    }
-}
-
-impl std::fmt::Display for Published {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}{}", self.host, self.inside, if self.udp { "/udp" } else { "" })
+    /// What was attempted, and why it fails.
+    pub(crate) fn check(&self) -> Result<(), (Errno, String)> {
+        let lacking = if needs_pasta() { uplink::lacking() } else { Ok(None) };
+        let lacking = lacking.map_err(|error| (number(&error), "start pasta".to_owned()))?;
+        lacking.map_or(Ok(()), |reason| {
+            let other = "--net host has the host's, --net none has none";
+            let action = format!("join the sandbox to the host's network as an ordinary user: {reason}; {other}");
+            Err((Errno::ENOENT, action))
+        })
     }
 }
 
@@ -92,18 +81,26 @@ pub struct LinkState {
     pub published: Vec<Published>,
     /// Whether the host forwarded packets when the sandbox was started; else it reaches the host alone.
     pub forwarded: bool,
+    /// Whether pasta is between the host and it, as for an ordinary user.
+    pub by_pasta: bool,
 }
 
 /// A pair that is there as long as this is.
 #[derive(Debug)]
 pub struct Link {
     state: LinkState,
-    /// The number of the host's device.
-    index: u32,
+    /// Gone before the rules.
+    pair: Pair,
     /// The published ports, so that nobody else can have them.
     _ports: Vec<OwnedFd>,
     _way: OpenWay,
+    /// What it goes by, where it does not end at the host. It takes the ports, and its network namespace the pair.
+    _uplink: Option<Uplink>,
 }
+
+/// The number of the host's device, which goes with this; `None` where it goes with its network namespace.
+#[derive(Debug)]
+struct Pair(Option<u32>);
 
 impl LinkState {
     fn of(pair: u32, published: &[Published]) -> Self {
@@ -114,6 +111,7 @@ impl LinkState {
             address: Ipv4Addr::from(first + 2),
             published: published.to_vec(),
             forwarded: fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+            by_pasta: needs_pasta(),
         }
     }
 
@@ -153,27 +151,28 @@ impl LinkState {
     /// Why a sandbox can't be given this address here, where it can't.
     ///
     /// # Errors
-    /// Those of netlink.
-    pub fn obstacle(&self) -> Result<Option<&'static str>, Errno> {
-        if !floe_sys::namespace::is_in_first_user().unwrap_or(true) {
-            return Ok(Some("only root may join a network to the host's"));
+    /// Those of netlink, and of starting pasta.
+    pub fn obstacle(&self) -> Result<Option<String>, Errno> {
+        if self.by_pasta {
+            return uplink::lacking().map_err(|error| number(&error));
         }
         let own = Self::network(self.host);
         let used = ipv4::networks_in_use()?;
         let is_used = used.iter().any(|network| network.overlaps(own));
-        Ok(is_used.then_some("this host has it, or a way to it, already; is the tree still running?"))
+        Ok(is_used.then(|| "this host has it, or a way to it, already; is the tree still running?".to_owned()))
     }
 
-    /// The first published port that somebody else has.
+    /// The first published port that can't be had, and why.
     ///
     /// # Errors
     /// Those of sockets.
-    pub fn taken_port(&self) -> Result<Option<Published>, Errno> {
+    pub fn port_in_the_way(&self) -> Result<Option<(Published, &'static str)>, Errno> {
         let mut held = Vec::with_capacity(self.published.len());
         for port in &self.published {
-            match port.take() {
+            match port.take(self.by_pasta) {
                 Ok(socket) => held.push(socket),
-                Err(Errno::EADDRINUSE) => return Ok(Some(*port)),
+                Err(Errno::EADDRINUSE) => return Ok(Some((*port, "another sandbox or program has the host's port"))),
+                Err(Errno::EACCES) => return Ok(Some((*port, PRIVILEGED))),
                 Err(error) => return Err(error),
             }
         }
@@ -187,32 +186,46 @@ impl LinkState {
 }
 
 impl Link {
-    /// Makes one between the calling thread's network namespace and another one.
+    /// Makes one between the network namespace of the caller, which must have one thread, and another one.
     ///
     /// # Errors
     /// What was attempted, and why it failed.
     pub fn make(spec: &LinkSpec, name: &str, inside: BorrowedFd<'_>) -> Result<Self, (Errno, String)> {
+        let by_pasta = needs_pasta();
+        let ports = spec.published.iter();
+        let ports = ports.map(|port| port.take(by_pasta).map_err(|error| (error, port.why_not(error))));
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
+        if !by_pasta {
+            return Ok(Self {
+                _ports: ports,
+                ..Self::make_here(spec, name, inside)?
+            });
+        }
+        let mut uplink = Uplink::new()?;
+        let mut link = uplink.inside(|| Self::make_here(spec, name, inside))?;
+        // Its number is one in there.
+        link.pair.0 = None;
+        // pasta takes them now.
+        drop(ports);
+        uplink.open(&spec.published)?;
+        Ok(Self {
+            _uplink: Some(uplink),
+            ..link
+        })
+    }
+
+    fn make_here(spec: &LinkSpec, name: &str, inside: BorrowedFd<'_>) -> Result<Self, (Errno, String)> {
         let failed = |action: &str| {
             let action = action.to_owned();
             move |error| (error, action)
         };
-        if !floe_sys::namespace::is_in_first_user().unwrap_or(true) {
-            let action =
-                "join the sandbox to the host's network, which only root may (--net host has it, --net none has none)";
-            return Err((Errno::EPERM, action.to_owned()));
-        }
-        let ports = spec.published.iter().map(|port| {
-            let action = || format!("publish port {port} (does another sandbox or program have the host's?)");
-            port.take().map_err(|error| (error, action()))
-        });
-        let ports = ports.collect::<Result<Vec<_>, _>>()?;
         if let Some(address) = spec.address {
             let state = LinkState::with(address, &spec.published).ok_or((
                 Errno::EINVAL,
                 format!("give the sandbox the address {address} (it is not of 10.241.0.0/16)"),
             ))?;
             make_pair(&state, inside).map_err(failed("make the pair of network devices that it had"))?;
-            return Self::open(state, ports);
+            return Self::open(state);
         }
         let used = ipv4::networks_in_use().map_err(failed("look at the addresses of the host"))?;
         let mut hasher = DefaultHasher::new();
@@ -225,7 +238,7 @@ impl Link {
                 continue;
             }
             match make_pair(&state, inside) {
-                Ok(()) => return Self::open(state, ports),
+                Ok(()) => return Self::open(state),
                 // Somebody else was faster.
                 Err(Errno::EEXIST) => {}
                 Err(error) => return Err((error, "make a pair of network devices (veth)".to_owned())),
@@ -237,24 +250,20 @@ impl Link {
         ))
     }
 
-    fn open(state: LinkState, ports: Vec<OwnedFd>) -> Result<Self, (Errno, String)> {
+    fn open(state: LinkState) -> Result<Self, (Errno, String)> {
         let failed = |error| (error, format!("open the way to {} (nf_tables)", state.device));
         let device = route::link(state.device.as_bytes()).map_err(failed)?;
+        let pair = Pair(Some(device.index));
         // The rules are there before any packet is.
-        let opened = OpenWay::open(&format!("floe-net-{}", state.device), &state.way())
-            .and_then(|way| raise(&state, &device).map(|()| way));
-        match opened {
-            Ok(way) => Ok(Self {
-                state,
-                index: device.index,
-                _ports: ports,
-                _way: way,
-            }),
-            Err(error) => {
-                remove(device.index);
-                Err(failed(error))
-            }
-        }
+        let way = OpenWay::open(&format!("floe-net-{}", state.device), &state.way()).map_err(failed)?;
+        raise(&state, &device).map_err(failed)?;
+        Ok(Self {
+            pair,
+            _ports: Vec::new(),
+            _way: way,
+            _uplink: None,
+            state,
+        })
     }
 
     /// What it is.
@@ -263,18 +272,20 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Pair {
     fn drop(&mut self) {
-        remove(self.index);
+        let Some(index) = self.0 else { return };
+        match route::remove(index) {
+            // It has gone with the sandbox's network.
+            Ok(()) | Err(Errno::ENODEV) => {}
+            Err(error) => tracing::error!(%error, index, "remove a network device"),
+        }
     }
 }
 
-fn remove(index: u32) {
-    match route::remove(index) {
-        // It has gone with the sandbox's network.
-        Ok(()) | Err(Errno::ENODEV) => {}
-        Err(error) => tracing::error!(%error, index, "remove a network device"),
-    }
+/// Whether the caller may not change the host's network, but has the rights of root in a user namespace.
+fn needs_pasta() -> bool {
+    !is_in_first_user().unwrap_or(true)
 }
 
 fn make_pair(state: &LinkState, inside: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -298,7 +309,7 @@ fn raise(state: &LinkState, device: &Device) -> Result<(), Errno> {
     if !state.published.is_empty() {
         // Programs of the host come from 127.0.0.1.
         let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", state.device);
-        fs::write(path, "1").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        fs::write(path, "1").map_err(|error| number(&error))?;
     }
     ipv4::give_address(device.index, LinkState::network(state.host))?;
     up(device)

@@ -202,13 +202,14 @@ impl Inspected {
             }
             processes.push(record);
         }
-        let way = target.link().map(LinkState::way);
+        let way = target.link().filter(|link| !link.by_pasta).map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {
             cgroups: &cgroups,
             search_outside: matches!(target, Target::Tree { .. }),
             tcp,
             joined: way.as_ref(),
+            beyond_pasta: target.link().filter(|link| link.by_pasta).map(|link| link.address),
             external,
         };
         let mut files = file::collect((&held.tree, &sharing, &others), links, &mut contents, refusals, options)?;

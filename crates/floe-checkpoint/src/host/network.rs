@@ -1,7 +1,7 @@
 //! Sockets and connections.
 
 use super::{
-    Finding, NONE, Probe, TREES,
+    ALL, Finding, NONE, Probe, TREES,
     attempt::{Caller, words},
 };
 use floe_sys::{netfilter::Hold, socket};
@@ -35,6 +35,14 @@ pub(super) const PROBES: &[Probe] = &[
         used_by: TREES,
         needed_by: NONE,
         ask: tables,
+    },
+    Probe {
+        name: "pasta",
+        used_for: "--net new, -p: a network that is joined to the host's, for an ordinary user",
+        advice: "install pasta (package passt); /dev/net/tun for everybody (chmod 666); a default route; --net host or none does without",
+        used_by: ALL,
+        needed_by: NONE,
+        ask: pasta,
     },
 ];
 
@@ -70,6 +78,19 @@ fn tables(caller: &Caller) -> Finding {
     match result {
         Ok(_) if caller.is_privileged() => Finding::Yes("a table was made in a network namespace".to_owned()),
         Ok(_) => Finding::Partly("only in a network namespace of one's own".to_owned()),
+        Err(error) => Finding::No(words(&error)),
+    }
+}
+
+fn pasta(caller: &Caller) -> Finding {
+    if caller.is_of_host && caller.is_privileged() {
+        return Finding::Yes("not needed by root, who has a pair of devices (veth)".to_owned());
+    }
+    // Any namespace has a user namespace made for it.
+    let lacking = caller.attempt(libc::CLONE_NEWUTS, floe_sandbox::try_uplink);
+    match lacking {
+        Ok(lacking) if lacking.is_empty() => Finding::Yes(format!("it was started{}", caller.place())),
+        Ok(lacking) => Finding::No(lacking),
         Err(error) => Finding::No(words(&error)),
     }
 }

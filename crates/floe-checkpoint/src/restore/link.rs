@@ -27,9 +27,11 @@ fn state(image: &Image, publish: Publish<'_>) -> Option<LinkState> {
     LinkState::with(address?, &published)
 }
 
-/// How its packets come through floe's own network.
+/// How its packets come through floe's own network, where they do as they are.
 pub fn way(image: &Image, publish: Publish<'_>) -> Option<Way> {
-    state(image, publish).map(|state| state.way())
+    state(image, publish)
+        .filter(|state| !state.by_pasta)
+        .map(|state| state.way())
 }
 
 /// What stands in the way of it.
@@ -50,14 +52,14 @@ pub fn obstacles(image: &Image, publish: Publish<'_>) -> Result<Vec<Obstacle>, R
     if let Some(reason) = reason {
         found.push(Obstacle {
             object: format!("address {} of the sandbox", state.address),
-            reason: reason.to_owned(),
+            reason,
         });
     }
-    let taken = state.taken_port();
-    let taken = taken.map_err(RestoreError::system("take the published ports"))?;
-    found.extend(taken.map(|port| Obstacle {
+    let port = state.port_in_the_way();
+    let port = port.map_err(RestoreError::system("take the published ports"))?;
+    found.extend(port.map(|(port, reason)| Obstacle {
         object: format!("published port {port}"),
-        reason: "another sandbox or program has the host's port; --publish gives others".to_owned(),
+        reason: format!("{reason}; --publish gives others"),
     }));
     Ok(found)
 }

@@ -75,7 +75,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value = "host")]
     net: Net,
     /// A port of the host that is one of the sandbox, with --net new: HOSTPORT:PORT, of TCP, or with /udp behind it of UDP. May be
-    /// given several times.
+    /// given several times. Of those below 1024 an ordinary user may have none.
     #[arg(short, long, value_name = "HOSTPORT:PORT[/udp]", value_parser = published)]
     publish: Vec<Published>,
     #[command(flatten)]
@@ -95,7 +95,8 @@ enum Net {
     None,
     /// One of its own, joined to the host's by a pair of devices with addresses of 10.241.0.0/16: eth0 inside. Others are
     /// reached where the host forwards (net.ipv4.ip_forward), else the host alone. Names are looked up as the sandbox's
-    /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. Only root may join it.
+    /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. For an ordinary user pasta (package passt) is between, which reaches
+    /// others by the host's default route, and the host by its addresses but those of loopback.
     New,
 }
 

@@ -37,7 +37,7 @@ use nix::errno::Errno;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
 };
@@ -49,6 +49,8 @@ pub(in crate::file) struct FoundConnections {
     mode: TcpMode,
     /// How the network of the tree's root is joined to floe's own, where it is.
     joined: Option<Way>,
+    /// The address of the tree's root, where pasta is between its network and floe's own.
+    beyond_pasta: Option<Ipv4Addr>,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
     /// Sockets that listen.
@@ -228,11 +230,12 @@ pub(in crate::file) fn resolve(
 }
 
 impl FoundConnections {
-    pub(in crate::file) fn new(mode: TcpMode, joined: Option<Way>) -> Self {
+    pub(in crate::file) fn new(mode: TcpMode, joined: Option<Way>, beyond_pasta: Option<Ipv4Addr>) -> Self {
         Self {
             carried: Vec::new(),
             mode,
             joined,
+            beyond_pasta,
             refused: HashSet::new(),
             listening: Vec::new(),
             hidden: Vec::new(),
@@ -290,6 +293,12 @@ impl FoundConnections {
                 ),
                 TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) => outside.push(index),
                 TcpMode::Close => {}
+                TcpMode::Established | TcpMode::Refuse if self.is_beyond_pasta(one) => refusals.add(
+                    Some(&one.subject),
+                    one.title.clone(),
+                    format!("pasta has this TCP connection with {remote} in its hands, and ends with the tree"),
+                    "give it up by --tcp close, or end it",
+                ),
                 TcpMode::Established => refusals.add(
                     Some(&one.subject),
                     one.title.clone(),
@@ -314,6 +323,11 @@ impl FoundConnections {
         let (local, _) = one.body.ends();
         let inside = self.joined.as_ref().map(|way| way.inside);
         one.network.number == 0 && inside.is_some_and(|inside| local.ip() == inside)
+    }
+
+    fn is_beyond_pasta(&self, one: &FoundConnection) -> bool {
+        let (local, _) = one.body.ends();
+        one.network.number == 0 && self.beyond_pasta.is_some_and(|inside| local.ip() == inside)
     }
 }
 

@@ -1,0 +1,286 @@
+//! The way to the host's network of who may not change that: an ordinary user's, by pasta(1).
+//!
+//! ```text
+//! host                 between                                                    sandbox
+//!   pasta ──────── pasta0 10.242.0.2        floeNNNN 10.241.x.y ═══ veth ═══ eth0 10.241.x.y+1
+//! ```
+//! The network namespace between is the user's own, so there the sandbox is joined as it is to the host's where root does
+//! it: by the same devices, addresses and rules. What leaves that namespace pasta takes from a tap device, and makes
+//! connections of its own of it, as any program of the user's; what comes to published ports it takes there.
+//!
+//! pasta ends with the monitor, whatever ends that. It sees neither the sandbox's network nor any descriptor but three.
+
+use crate::published::Published;
+use floe_sys::{capability, fork, memfd, network};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open},
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+        wait::waitpid,
+    },
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, pipe},
+};
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Seek, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Command, Stdio},
+};
+
+/// The program.
+const PASTA: &str = "pasta";
+/// Its device in the namespace between.
+const DEVICE: &str = "pasta0";
+/// Address of the namespace between, where only pasta is next to it.
+const ADDRESS: &str = "10.242.0.2";
+/// Its hardware address, which pasta learns only by packets otherwise; before that it sends to all, and that is not forwarded.
+const HARDWARE: &str = "02:f1:0e:ff:00:02";
+/// What counts as the host's address there.
+const GATEWAY: &str = "10.242.0.1";
+/// Bits of their network.
+const BITS: &str = "30";
+/// Bytes of what it says that are kept: it may say more while the sandbox lives.
+const WORDS: u64 = 16 << 10;
+
+/// Why there is none, and what was attempted.
+type Failure = (Errno, String);
+
+/// A network namespace that pasta joins to the host's.
+#[derive(Debug)]
+pub struct Uplink {
+    network: OwnedFd,
+    pasta: Option<Pasta>,
+}
+
+/// It ends with this.
+#[derive(Debug)]
+struct Pasta {
+    pid: Pid,
+    /// So that it never writes to nobody.
+    output: BufReader<File>,
+}
+
+/// What keeps an ordinary user from having one here, where something does.
+///
+/// # Errors
+/// Those of starting a program.
+pub fn lacking() -> io::Result<Option<String>> {
+    // Some versions do not end with 0 here.
+    let mut asked = Command::new(PASTA);
+    let asked = asked.arg("--version").stdin(Stdio::null()).stdout(Stdio::null());
+    match asked.stderr(Stdio::null()).status() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some("there is no pasta here (package passt)".to_owned()));
+        }
+        Err(error) => return Err(error),
+    }
+    let tun = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    Ok(tun
+        .err()
+        .map(|error| format!("pasta needs /dev/net/tun, which can't be opened ({error})")))
+}
+
+/// Makes one that ends at once: what keeps it from being made, in words; none where nothing does. The caller must have one
+/// thread, and the rights of root in its user namespace.
+///
+/// # Errors
+/// Those of starting a program.
+pub fn attempt() -> io::Result<String> {
+    if let Some(lacking) = lacking()? {
+        return Ok(lacking);
+    }
+    let opened = Uplink::new().and_then(|mut uplink| uplink.open(&[]));
+    Ok(opened
+        .err()
+        .map(|(error, action)| format!("{action}: {}", error.desc()))
+        .unwrap_or_default())
+}
+
+impl Uplink {
+    /// Makes the namespace, which forwards, without the way to the host.
+    ///
+    /// # Errors
+    /// What was attempted, and why it failed.
+    pub fn new() -> Result<Self, Failure> {
+        let make = || -> Result<OwnedFd, Errno> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            network::raise_loopback()?;
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| number(&error))?;
+            let made = File::open("/proc/thread-self/ns/net").map_err(|error| number(&error))?;
+            Ok(made.into())
+        };
+        let network = on_a_thread(make);
+        let network = network.map_err(|error| (error, "make a network namespace that forwards".to_owned()))?;
+        Ok(Self { network, pasta: None })
+    }
+
+    /// Does something in the namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+        on_a_thread(|| {
+            let entered = setns(&self.network, CloneFlags::CLONE_NEWNET);
+            entered.map_err(|error| (error, "enter the network namespace between".to_owned()))?;
+            work()
+        })
+    }
+
+    /// Opens the way to the network of the caller, which must have one thread.
+    ///
+    /// # Errors
+    /// What was attempted, and why it failed: in pasta's words.
+    pub fn open(&mut self, published: &[Published]) -> Result<(), Failure> {
+        let failed = |error| (error, "start pasta".to_owned());
+        let words = memfd::create(c"floe-pasta", libc::MFD_ALLOW_SEALING).map_err(failed)?;
+        let words = File::from(words);
+        words.set_len(WORDS).map_err(|error| number(&error)).map_err(failed)?;
+        let fixed = FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK);
+        fcntl(&words, fixed).map_err(failed)?;
+        let (output, input) = pipe().map_err(failed)?;
+        let (own, monitor) = (self.network.as_fd(), getpid());
+        let pid = fork::child(
+            || match become_pasta(monitor, published, [&own, &input.as_fd(), &words.as_fd()]) {
+                Ok(never) => match never {},
+                Err(error) => {
+                    // It is the memory file, or else nobody is there to be told.
+                    let _ = writeln!(io::stderr(), "{error}");
+                    127
+                }
+            },
+        );
+        let pid = pid.map_err(failed)?;
+        drop(input);
+        let mut pasta = Pasta {
+            pid,
+            output: BufReader::new(File::from(output)),
+        };
+        // It writes its PID when all is done.
+        let mut line = String::new();
+        let read = pasta
+            .output
+            .read_line(&mut line)
+            .map_err(|error| number(&error))
+            .map_err(failed)?;
+        if read == 0 {
+            drop(pasta);
+            let said = last_words(words).map_err(|error| number(&error)).map_err(failed)?;
+            return Err((
+                Errno::EIO,
+                format!("join the sandbox to the host's network by pasta: {said}"),
+            ));
+        }
+        self.pasta = Some(pasta);
+        Ok(())
+    }
+}
+
+/// Becomes pasta, with the namespace, and places for its PID and for what it says, as its only descriptors.
+fn become_pasta(
+    monitor: Pid,
+    published: &[Published],
+    [network, output, words]: [&dyn AsFd; 3],
+) -> io::Result<std::convert::Infallible> {
+    fork::signal_at_parents_end(Signal::SIGKILL, monitor)?;
+    dup2_stdin(network.as_fd())?;
+    dup2_stdout(output.as_fd())?;
+    dup2_stderr(words.as_fd())?;
+    fork::close_all_but(&[0, 1, 2]);
+    fork::default_signals();
+    // Who appears as another user than root there would have none in it.
+    capability::keep_over_exec()?;
+    let ports = |udp| {
+        let of_kind = published.iter().filter(move |port| port.udp == udp);
+        let all: Vec<String> = of_kind.map(|port| format!("{0}:{0}", port.host)).collect();
+        if all.is_empty() {
+            "none".to_owned()
+        } else {
+            all.join(",")
+        }
+    };
+    let (tcp, udp) = (ports(false), ports(true));
+    let mut command = Command::new(PASTA);
+    command.args(["--foreground", "--quiet", "--stderr", "--ipv4-only", "--config-net"]);
+    command.args([
+        "--ns-ifname",
+        DEVICE,
+        "--address",
+        ADDRESS,
+        "--netmask",
+        BITS,
+        "--gateway",
+        GATEWAY,
+    ]);
+    command.args(["--ns-mac-addr", HARDWARE]);
+    // Services of the host's loopback are not the sandbox's; nobody there asks for addresses.
+    command.args(["--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"]);
+    command.args([
+        "--tcp-ports",
+        &tcp,
+        "--udp-ports",
+        &udp,
+        "--tcp-ns",
+        "none",
+        "--udp-ns",
+        "none",
+    ]);
+    command.args([
+        "--pid",
+        "/proc/self/fd/1",
+        "--no-netns-quit",
+        "--netns",
+        "/proc/self/fd/0",
+    ]);
+    Err(command.exec())
+}
+
+/// What it said before it ended, but for what it says of its log.
+fn last_words(mut words: File) -> io::Result<String> {
+    words.rewind()?;
+    let mut bytes = Vec::new();
+    words.take(WORDS).read_to_end(&mut bytes)?;
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let text = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let told = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told: Vec<&str> = told.filter(|line| !line.contains("to syslog")).collect();
+    Ok(told.join("; "))
+}
+
+impl Drop for Pasta {
+    fn drop(&mut self) {
+        // It is a child, so its number is nobody else's until it is waited for.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        while let Err(Errno::EINTR) = waitpid(self.pid, None) {}
+    }
+}
+
+fn on_a_thread<T: Send, E: Send>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
+    std::thread::scope(|scope| {
+        let joined = scope.spawn(work).join();
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The number of an error of the kernel's.
+pub(crate) fn number(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{File, Write, last_words};
+
+    #[test]
+    fn what_pasta_says_of_its_log_is_left_out() {
+        let words = floe_sys::memfd::create(c"words", 0).expect("a file");
+        let mut words = File::from(words);
+        words.set_len(100).expect("a length");
+        let text = "Failed to send 46 bytes to syslog\nNo external interface\n\nnot usable\n";
+        words.write_all(text.as_bytes()).expect("write");
+        assert_eq!(last_words(words).expect("read"), "No external interface; not usable");
+    }
+}
