@@ -129,17 +129,27 @@ fn is_anonymous(mapping: &Mapping) -> bool {
     !mapping.shared && mapping.inode == 0
 }
 
-/// Finds pages of a private mapping whose content is its own: not the file's, not the zero page's, and no guards.
+/// Guards count as swapped.
+const NO_CONTENT: Category = Category::ZERO.union(Category::GUARD);
+
+/// Finds pages of an anonymous mapping with content: not the zero page's, and no guards.
+pub(super) const ANONYMOUS_CONTENT: Filter = Filter {
+    all: NO_CONTENT,
+    inverted: NO_CONTENT,
+    any: Category::PRESENT.union(Category::SWAPPED),
+    report: Category::empty(),
+};
+
+/// Finds pages of a private mapping whose content is its own.
 pub(super) fn content_of(mapping: &Mapping) -> Filter {
-    let mut none = Category::ZERO | Category::GUARD;
-    // To know it the kernel has to look at each page, and not at the page tables alone, which takes twice as long.
-    if !is_anonymous(mapping) {
-        none |= Category::FILE;
+    if is_anonymous(mapping) {
+        return ANONYMOUS_CONTENT;
     }
+    // For that the kernel has to look at each page, and not at the page tables alone, which takes twice as long.
+    let none = NO_CONTENT | Category::FILE;
     Filter {
         all: none,
         inverted: none,
-        any: Category::PRESENT | Category::SWAPPED,
-        report: Category::empty(),
+        ..ANONYMOUS_CONTENT
     }
 }

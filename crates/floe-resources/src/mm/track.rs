@@ -23,7 +23,7 @@
 //!
 //! [ADR 22]: ../../../../docs/adr/0022-what-was-written.md
 
-use super::classify::CONTENT;
+use super::look::ANONYMOUS_CONTENT;
 use crate::task::HeldProcess;
 use floe_sys::{
     Pid, descriptor,
@@ -233,15 +233,15 @@ impl Tracker {
 /// What may be told of content: whether it is followed, marked, and there.
 const STATE: Filter = Filter {
     report: UNCHANGED.union(Category::WRITTEN),
-    ..CONTENT
+    ..ANONYMOUS_CONTENT
 };
 /// Without [`Category::WRITTEN`], a page that is so has its mark.
 const UNCHANGED: Category = Category::FOLLOWED.union(Category::PRESENT);
 /// Content that is there and has no mark. What is in swap is left without one: it counts as written all the same.
 const WRITTEN: Filter = Filter {
-    all: CONTENT.all.union(Category::WRITTEN),
+    all: ANONYMOUS_CONTENT.all.union(Category::WRITTEN),
     any: Category::PRESENT,
-    ..CONTENT
+    ..ANONYMOUS_CONTENT
 };
 
 fn may_be_followed(mapping: &Mapping) -> bool {
