@@ -63,6 +63,29 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
     }
 }
 
+/// Rows for programs to read, with one blank between cells; blanks, backslashes and all that is not printed are escapes in them.
+pub fn raw(header: &[&str], rows: &[Vec<String>]) {
+    if !header.is_empty() {
+        line(&header.join(" "));
+    }
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|cell| without_blanks(cell)).collect();
+        line(&cells.join(" "));
+    }
+}
+
+fn without_blanks(cell: &str) -> String {
+    let mut shown = String::with_capacity(cell.len());
+    for byte in cell.bytes() {
+        if byte.is_ascii_graphic() && byte != b'\\' {
+            shown.push(char::from(byte));
+        } else {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
+}
+
 /// Bytes with a unit.
 pub fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
@@ -75,7 +98,13 @@ pub fn count(number: usize, one: &str, several: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{plain, without_blanks};
+
+    #[test]
+    fn cells_for_programs_have_no_blanks() {
+        assert_eq!(without_blanks("sleep 5\n\\é"), r"sleep\x205\x0a\x5c\xc3\xa9");
+        assert_eq!(without_blanks(""), "");
+    }
 
     #[test]
     fn control_characters_are_shown_as_escapes() {

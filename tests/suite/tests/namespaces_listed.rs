@@ -126,6 +126,88 @@ fn what_is_listed_is_what_lsns_lists() {
     assert_eq!(each, ours, "all columns");
 }
 
+/// What lsns prints of one namespace, and in the shapes that it has for programs and for eyes.
+#[test]
+fn options_of_lsns_do_what_they_do_there() {
+    if !has("lsns") {
+        skip("lsns is not installed");
+        return;
+    }
+    let host = Host::new();
+    let script = "sleep 1000 & sh -c 'sleep 1001 & wait' & wait";
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c", script]);
+    let mut above = None;
+    let all_are_there = |first: i32| {
+        let below = |pid: i32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = below(first);
+        let grandchildren = children
+            .split_whitespace()
+            .map(|pid| below(pid.parse().expect("a PID")));
+        let grandchildren = grandchildren.collect::<String>();
+        let sleeps = |text: &str| {
+            let pids = text.split_whitespace().map(|pid| pid.parse().expect("a PID"));
+            pids.filter(|pid| name_of(*pid) == "sleep").count()
+        };
+        (sleeps(&children), sleeps(&grandchildren)) == (1, 1)
+    };
+    let unshare = Running(command.stdin(Stdio::null()).process_group(0).spawn().expect("start it"));
+    until("the processes", || {
+        above = child_of(unshare.pid()).filter(|pid| all_are_there(*pid));
+        above.is_some()
+    });
+    let first = above.expect("it is there");
+    let inode = inode(format!("/proc/{first}/ns/pid")).to_string();
+    let lsns = |arguments: &[&str]| run(Command::new("lsns").args(arguments)).expect_done();
+    let floe = |arguments: &[&str]| host.done(&[&["ns"], arguments].concat());
+    // Columns have other widths there.
+    let words = |text: String| -> Vec<Vec<String>> {
+        let lines = text.lines();
+        lines
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect()
+    };
+    for options in [
+        &[&inode[..]][..],
+        &["-n", &inode],
+        &["-l", &inode],
+        &["-luW", "-o", "PID,COMMAND,NS,TYPE,UID", &inode],
+    ] {
+        assert_eq!(words(floe(options)), words(lsns(options)), "{options:?}");
+    }
+    assert_eq!(words(floe(&[&inode])).len(), 5, "a heading and four processes");
+    assert_eq!(json(&floe(&["-J", &inode])), json(&lsns(&["-J", &inode])));
+    let pid = first.to_string();
+    for options in [
+        &["-r", "-o", "PID,COMMAND,NS", &inode][..],
+        &["-r", "-t", "pid", "--task", &pid],
+        &["-rn", "-t", "pid", "-p", &pid, "-o", "+PATH,PPID,NETNSID,NSFS,PNS,ONS"],
+    ] {
+        // Of cells without anything lsns leaves blanks at the end, or not.
+        let plain = |text: String| -> Vec<String> { text.lines().map(|line| line.trim_end().to_owned()).collect() };
+        assert_eq!(plain(floe(options)), plain(lsns(options)), "{options:?}");
+    }
+    assert!(floe(&["-r", "-o", "COMMAND", &inode]).contains("sleep\\x201001"));
+    let heading = floe(&["--output-all", "-t", "pid"]);
+    let heading: Vec<&str> = heading.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(heading.join(","), format!("{ALL},SANDBOX"));
+    // A tree, with what it is of.
+    for tree in ["-Tparent", "--tree=parent", "-T"] {
+        let drawn = floe(&[tree, "-t", "pid", "-n", "-o", "NS,TYPE"]);
+        let own = drawn.lines().find(|line| line.contains(&inode)).expect("the namespace");
+        assert!(own.starts_with('├') || own.starts_with('└'), "{tree}: {drawn}");
+    }
+    for (wrong, why) in [
+        (&["1"][..], "there is no namespace 1"),
+        (&["-r", "-J"], "cannot be used with"),
+        (&["-r", "-T"], "cannot be used with"),
+        (&["-t", "pid", &inode], "cannot be used with"),
+    ] {
+        let outcome = host.floe(&[&["ns"], wrong].concat());
+        assert!(outcome.status != 0 && outcome.err.contains(why), "{}", outcome.err);
+    }
+}
+
 #[test]
 fn the_listing_is_what_the_kernel_tells() {
     let host = Host::new();
@@ -238,6 +320,11 @@ fn namespaces_without_processes_are_listed() {
         (&found["nsfs"], &found["netnsid"]),
         (&json!(near), &json!("unassigned"))
     );
+    // Those alone: what only a descriptor keeps is none of them.
+    let persistent = listed(&host.done(&["ns", "--persistent", "--json"]));
+    assert_eq!(find(&persistent, inode(&near))["nprocs"], 0);
+    let is_kept = |one: &Value| one["nprocs"] == 0 && !one["nsfs"].is_null();
+    assert!(persistent.iter().all(is_kept), "{persistent:#?}");
     let far = host.path("far");
     let mut command = Command::new("unshare");
     let script = mount(&far, "echo up > $0; exec sleep 1000");

@@ -4,7 +4,7 @@
 mod place;
 
 use floe_suite::{Host, PID_METHODS, has, json, run, signal, spawn, until};
-use place::{ECHO, FAR, HOST, Place, beyond, connect, echo, shell};
+use place::{ECHO, FAR, HOST, Place, connect, echo, shell};
 use std::{
     fs,
     io::{Read, Write},
@@ -23,12 +23,10 @@ const KILLS: u32 = 12;
 fn all_reach_each_other() {
     let Some(place) = Place::new() else { return };
     let name = place.host.name("job");
-    let mut host_server = spawn(Command::new("python3").args(["-c", &beyond()]));
     place.start(&name, &["-p", "8080:8000", "-p", "8080:8000/udp"], &[]);
     place.is_reached(8080, "at first");
     place.reaches(&name, FAR);
     place.reaches(&name, HOST);
-    host_server.kill().and_then(|()| host_server.wait()).expect("it ends");
     let table = place.host.done(&["ps"]);
     assert!(table.contains("8080:8000 8080:8000/udp"), "{table}");
     let devices = place.host.done(&["exec", &name, "--", "ip", "-br", "addr"]);

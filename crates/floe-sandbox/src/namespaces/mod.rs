@@ -110,6 +110,20 @@ pub fn list() -> Result<Vec<Namespace>, NamespacesError> {
     Ok(found.into_values().collect())
 }
 
+/// The processes that are in a namespace, by their first threads, lowest PID first.
+///
+/// # Errors
+/// [`NamespacesError`]. What ends meanwhile is no error.
+pub fn members(of: &Namespace) -> Result<Vec<Process>, NamespacesError> {
+    let mut found = Vec::new();
+    for pid in procfs::processes()? {
+        if holders::of_task(&format!("/proc/{pid}"))?.get(&of.kind) == Some(&of.inode) {
+            found.extend(process(pid));
+        }
+    }
+    Ok(found)
+}
+
 /// Inode numbers of the namespaces that a process is in, or a thread.
 ///
 /// # Errors

@@ -48,6 +48,8 @@ pub const FAR: &str = "192.0.2.9";
 pub struct Place {
     pub host: Host,
     far: Child,
+    /// A server of the host's.
+    near: Child,
 }
 
 impl Place {
@@ -71,8 +73,9 @@ impl Place {
             "chmod 666 /dev/null /dev/zero /dev/full /dev/urandom /dev/random /dev/tty; mkdir /dev/net; mknod -m {mode} /dev/net/tun c 10 200"
         ));
         let far = spawn(Command::new("unshare").args(["-n", "--", "python3", "-c", &beyond()]));
+        let near = spawn(Command::new("python3").args(["-c", &beyond()]));
         let process = far.id();
-        let place = Self { host, far };
+        let place = Self { host, far, near };
         let own = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
         until("a network namespace", || {
             fs::read_link(format!("/proc/{process}/ns/net")).is_ok_and(|theirs| theirs != own)
@@ -165,13 +168,15 @@ print(e.recv(3).decode(), d.recv(3).decode())"
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let ended = self.far.kill().and_then(|()| self.far.wait());
-        assert!(ended.is_ok() || std::thread::panicking(), "the far machine ends");
+        for server in [&mut self.far, &mut self.near] {
+            let ended = server.kill().and_then(|()| server.wait());
+            assert!(ended.is_ok() || std::thread::panicking(), "a server ends");
+        }
     }
 }
 
 /// The server at port 9000, which does not talk to itself.
-pub fn beyond() -> String {
+fn beyond() -> String {
     ECHO.replace("threading.Thread(target=talk_to_itself).start()\n", "")
         .replace("8000", "9000")
 }
