@@ -151,6 +151,8 @@ packet_filter = fields(
         )),
     )),
     connections=several(fields(family=u8, attributes=raw)),
+    sets=several(fields(index=u16, attributes=raw, elements=several(raw))),
+    legacy=several(fields(family=u8, name=text, hooks=u32, begins=several(u32), ends=several(u32), entries=raw)),
 )
 cgroup_access = fields(uid=u32, gid=u32, mode=u32)
 hierarchy = fields(

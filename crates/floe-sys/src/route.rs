@@ -12,6 +12,7 @@ mod table;
 pub use device::{Beside, Beyond, DEVICE_KINDS, Device, devices};
 pub use link::{Link, TunLink, link, set_link};
 pub use make::{VethEnd, make_bridge, make_veth, remove};
+pub(crate) use message::flagged;
 pub use message::{attributes, netfilter};
 pub use namespace::namespace_number;
 pub use other::{disciplines, has_label_routes, has_transforms, lasting_groups};

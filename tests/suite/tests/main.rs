@@ -36,6 +36,7 @@ mod networks;
 mod networks_several;
 mod outer_ends;
 mod outside;
+mod packet_filters;
 mod pasta;
 mod peers;
 mod programs;

@@ -326,9 +326,13 @@ fn what_a_sandbox_holds_is_refused() {
         (
             "legacy-filter",
             "packet filter: table filter of iptables-legacy",
-            "are not carried",
+            "it has a rule with quota",
         ),
-        ("ipset", "packet filter: ipset victims", "are not carried"),
+        (
+            "recent-list",
+            "packet filter: list victims of recent addresses",
+            "can't be told back",
+        ),
         (
             "owned-table",
             "packet filter: table ip owned",

@@ -28,12 +28,13 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 23] = [
+const WITH_PORTS: [&str; 24] = [
     "epoll-targets",
     "files-kinds",
     "networks",
     "networks-several",
     "packet-filter",
+    "packet-filter-legacy",
     "sockets-connecting",
     "sockets-ended",
     "sockets-error-queue",
@@ -199,6 +200,7 @@ victims! {
     networks "networks",
     networks_several "networks-several",
     packet_filter "packet-filter",
+    packet_filter_legacy "packet-filter-legacy",
     pidfds "pidfds",
     namespaces_container "namespaces-container",
     namespaces_held "namespaces-held",

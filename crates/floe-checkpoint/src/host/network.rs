@@ -4,7 +4,10 @@ use super::{
     ALL, Finding, NONE, Probe, TREES,
     attempt::{Caller, words},
 };
-use floe_sys::{netfilter::Hold, socket};
+use floe_sys::{
+    netfilter::{Hold, legacy, sets},
+    socket,
+};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -43,6 +46,22 @@ pub(super) const PROBES: &[Probe] = &[
         used_by: ALL,
         needed_by: NONE,
         ask: pasta,
+    },
+    Probe {
+        name: "x_tables",
+        used_for: "trees with rules of iptables-legacy in a network namespace of their own",
+        advice: "a kernel with CONFIG_IP_NF_IPTABLES_LEGACY and CONFIG_IP_NF_FILTER; CAP_NET_ADMIN",
+        used_by: TREES,
+        needed_by: NONE,
+        ask: legacy_tables,
+    },
+    Probe {
+        name: "ip_set",
+        used_for: "trees with sets of ipset in a network namespace of their own",
+        advice: "a kernel with CONFIG_IP_SET and CONFIG_IP_SET_LIST_SET; CAP_NET_ADMIN",
+        used_by: TREES,
+        needed_by: NONE,
+        ask: ip_sets,
     },
 ];
 
@@ -91,6 +110,23 @@ fn pasta(caller: &Caller) -> Finding {
     match lacking {
         Ok(lacking) if lacking.is_empty() => Finding::Yes(format!("it was started{}", caller.place())),
         Ok(lacking) => Finding::No(lacking),
+        Err(error) => Finding::No(words(&error)),
+    }
+}
+
+fn legacy_tables(caller: &Caller) -> Finding {
+    let result = caller.attempt(libc::CLONE_NEWNET, || Ok(legacy::try_out().map(|()| 0)?));
+    made(result, "a table was made in a network namespace")
+}
+
+fn ip_sets(caller: &Caller) -> Finding {
+    let result = caller.attempt(libc::CLONE_NEWNET, || Ok(sets::try_out().map(|()| 0)?));
+    made(result, "a set was made in a network namespace")
+}
+
+fn made(result: io::Result<i32>, found: &str) -> Finding {
+    match result {
+        Ok(_) => Finding::Yes(found.to_owned()),
         Err(error) => Finding::No(words(&error)),
     }
 }

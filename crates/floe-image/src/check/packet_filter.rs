@@ -3,7 +3,7 @@
 use super::ensure;
 use crate::{
     Image,
-    record::{FilterTableRecord, NamespaceOrigin, PacketFilterRecord},
+    record::{FilterTableRecord, IpSetRecord, LegacyTableRecord, NamespaceOrigin, PacketFilterRecord},
 };
 
 /// The most handles without anything: the kernel gives them one by one.
@@ -34,6 +34,24 @@ pub enum FilterFault {
     /// Handles.
     #[error("between the handles of the packet filter too many are missing")]
     Skipped,
+    /// A set of ipset that no kernel has.
+    #[error("set {index} of the packet filter {fault}")]
+    Set {
+        /// Its number.
+        index: u16,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// A table of x_tables that no kernel has.
+    #[error("table {name:?} of family {family} of the packet filter {fault}")]
+    Legacy {
+        /// Its family.
+        family: u8,
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// A connection that no kernel tracks.
     #[error("tracked connection {0} has no attributes of netlink")]
     Connection(usize),
@@ -61,11 +79,56 @@ fn one(record: &PacketFilterRecord) -> Result<(), FilterFault> {
         last = table.handle;
     }
     ensure(skipped <= MOST_SKIPPED, || FilterFault::Skipped)?;
+    let mut free = 0;
+    for set in &record.sets {
+        free = check_set(set, free)?;
+    }
+    for (place, table) in record.legacy.iter().enumerate() {
+        check_legacy(table, &record.legacy[..place])?;
+    }
     let bad = record
         .connections
         .iter()
         .position(|connection| !are_attributes(&connection.attributes));
     bad.map_or(Ok(()), |index| Err(FilterFault::Connection(index)))
+}
+
+/// The first number that one behind it can have.
+fn check_set(set: &IpSetRecord, free: u32) -> Result<u32, FilterFault> {
+    let fault = |fault| FilterFault::Set {
+        index: set.index,
+        fault,
+    };
+    ensure(u32::from(set.index) >= free && set.index != u16::MAX, || {
+        fault("is not behind the one before it")
+    })?;
+    ensure(are_attributes(&set.attributes), || {
+        fault("has no attributes of netlink")
+    })?;
+    let possible = |element: &Vec<u8>| element.len() <= MOST_OF_ELEMENT && are_attributes(element);
+    ensure(set.elements.iter().all(possible), || {
+        fault("has an element without attributes of netlink")
+    })?;
+    Ok(u32::from(set.index) + 1)
+}
+
+fn check_legacy(table: &LegacyTableRecord, before: &[LegacyTableRecord]) -> Result<(), FilterFault> {
+    let fault = |fault| FilterFault::Legacy {
+        family: table.family,
+        name: table.name.clone(),
+        fault,
+    };
+    let is_same = |other: &LegacyTableRecord| (other.family, &other.name) == (table.family, &table.name);
+    ensure(!before.iter().any(is_same), || fault("is there twice"))?;
+    let hooks = match table.family {
+        2 | 10 => 5,
+        3 => 3,
+        _ => 0,
+    };
+    let possible = hooks > 0 && [&table.begins, &table.ends].iter().all(|all| all.len() == hooks);
+    ensure(possible, || fault("has impossible hooks"))?;
+    let whole = !table.entries.is_empty() && table.entries.len().is_multiple_of(8);
+    ensure(whole, || fault("has no whole entries"))
 }
 
 /// How many handles it lacks.

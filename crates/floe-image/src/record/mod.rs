@@ -43,7 +43,10 @@ pub use mounts::{
 };
 pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
 pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord};
-pub use packet_filter::{FilterPartKind, FilterPartRecord, FilterTableRecord, PacketFilterRecord, TrackedRecord};
+pub use packet_filter::{
+    FilterPartKind, FilterPartRecord, FilterTableRecord, IpSetRecord, LegacyTableRecord, PacketFilterRecord,
+    TrackedRecord,
+};
 pub use pids::{EndedLeaderRecord, PidNamespaceRecord, PidsOfChildren};
 pub use process::{
     AlternateStack, Credentials, DirectoryRecord, IntervalTimer, ProcessRecord, ProcessState, Registers, ResourceLimit,

@@ -1,5 +1,6 @@
-//! The packet filter of a network namespace (nf_tables) and the connections that it tracks. What they are is kept as netlink
-//! tells it: attributes of linux/netfilter/nf_tables.h and nfnetlink_conntrack.h, one behind the other.
+//! The packet filter of a network namespace (nf_tables, x_tables, ipset) and the connections that it tracks. What they are is kept
+//! as the kernel tells it: attributes of linux/netfilter/nf_tables.h, nfnetlink_conntrack.h and ipset/ip_set.h, one behind the other,
+//! and entries of ip_tables.h, ip6_tables.h and arp_tables.h.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,40 @@ pub struct PacketFilterRecord {
     pub tables: Vec<FilterTableRecord>,
     /// Connections that are tracked.
     pub connections: Vec<TrackedRecord>,
+    /// Sets of ipset, lowest number first.
+    pub sets: Vec<IpSetRecord>,
+    /// Tables of x_tables, in the order in which they were made.
+    pub legacy: Vec<LegacyTableRecord>,
+}
+
+/// A set of ipset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpSetRecord {
+    /// Its number among the sets of the namespace, by which rules of x_tables name it.
+    pub index: u16,
+    /// IPSET_ATTR_SETNAME, TYPENAME, REVISION, FAMILY and DATA.
+    #[serde(with = "serde_bytes")]
+    pub attributes: Vec<u8>,
+    /// Of each element: what is in IPSET_ATTR_DATA.
+    pub elements: Vec<Vec<u8>>,
+}
+
+/// A table of x_tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyTableRecord {
+    /// NFPROTO_IPV4, NFPROTO_ARP or NFPROTO_IPV6.
+    pub family: u8,
+    /// As `filter`.
+    pub name: String,
+    /// Hooks that it is at, a bit each.
+    pub hooks: u32,
+    /// Where in its entries each hook begins.
+    pub begins: Vec<u32>,
+    /// Where the entry is that decides where no other one does.
+    pub ends: Vec<u32>,
+    /// struct ipt_entry, ip6t_entry or arpt_entry, with matches and targets.
+    #[serde(with = "serde_bytes")]
+    pub entries: Vec<u8>,
 }
 
 /// A table of rules.

@@ -808,6 +808,40 @@ fn packet_filters_that_no_kernel_has_are_refused() {
 }
 
 #[test]
+fn sets_and_legacy_tables_that_no_kernel_has_are_refused() {
+    let set = |index: u16, fault: &str| format!("set {index} of the packet filter {fault}");
+    contradiction(&set(2, "is not behind the one before it"), |s| {
+        let again = s.networks[0].filter.sets[0].clone();
+        s.networks[0].filter.sets.push(again);
+    });
+    contradiction(&set(u16::MAX, "is not behind the one before it"), |s| {
+        s.networks[0].filter.sets[0].index = u16::MAX;
+    });
+    contradiction(&set(2, "has no attributes of netlink"), |s| {
+        s.networks[0].filter.sets[0].attributes.pop();
+    });
+    contradiction(&set(2, "has an element without attributes of netlink"), |s| {
+        s.networks[0].filter.sets[0].elements[0].clear();
+    });
+    let table = |family: u8, fault: &str| format!("table \"raw\" of family {family} of the packet filter {fault}");
+    contradiction(&table(2, "is there twice"), |s| {
+        let again = s.networks[0].filter.legacy[0].clone();
+        s.networks[0].filter.legacy.push(again);
+    });
+    contradiction(&table(7, "has impossible hooks"), |s| {
+        s.networks[0].filter.legacy[0].family = 7;
+    });
+    contradiction(&table(2, "has impossible hooks"), |s| {
+        s.networks[0].filter.legacy[0].ends.pop();
+    });
+    for bytes in [0, 300] {
+        contradiction(&table(2, "has no whole entries"), |s| {
+            s.networks[0].filter.legacy[0].entries.truncate(bytes);
+        });
+    }
+}
+
+#[test]
 fn cgroups_that_can_not_be_are_refused() {
     for path in ["", "/", "../x", "work/..", "a//b", "elsewhere/below"] {
         contradiction("cgroup 1 of hierarchy \"\" has no possible path", |s| {

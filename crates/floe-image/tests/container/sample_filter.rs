@@ -1,10 +1,12 @@
 //! The packet filter of the sample, and what joins its network to the host's.
 
 use floe_image::record::{
-    FilterPartKind, FilterPartRecord, FilterTableRecord, LinkRecord, PacketFilterRecord, PublishedRecord, TrackedRecord,
+    FilterPartKind, FilterPartRecord, FilterTableRecord, IpSetRecord, LegacyTableRecord, LinkRecord,
+    PacketFilterRecord, PublishedRecord, TrackedRecord,
 };
 
-/// `table ip t` with a chain `c`, a set `s` that has 1.2.3.4 in it, and a rule of the chain; and a connection's mark.
+/// `table ip t` with a chain `c`, a set `s` that has 1.2.3.4 in it, and a rule of the chain; and a connection's
+/// mark; the set `i` of ipset with an element; and the table `raw` with entries that say nothing.
 pub fn packet_filter() -> PacketFilterRecord {
     let text = |kind: u8, letter: u8| vec![6, 0, kind, 0, letter, 0, 0, 0];
     let part = |kind, handle, named: u8| FilterPartRecord {
@@ -30,6 +32,19 @@ pub fn packet_filter() -> PacketFilterRecord {
         connections: vec![TrackedRecord {
             family: 2,
             attributes: vec![8, 0, 8, 0, 0, 0, 0, 7],
+        }],
+        sets: vec![IpSetRecord {
+            index: 2,
+            attributes: text(2, b'i'),
+            elements: vec![vec![6, 0, 4, 0x40, 0, 80, 0, 0]],
+        }],
+        legacy: vec![LegacyTableRecord {
+            family: 2,
+            name: "raw".to_owned(),
+            hooks: 9,
+            begins: vec![0, 0, 0, 152, 0],
+            ends: vec![0, 0, 0, 152, 0],
+            entries: vec![0; 304],
         }],
     }
 }

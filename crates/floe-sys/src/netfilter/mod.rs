@@ -10,8 +10,10 @@
 //! ```
 //! To both ends that looks like a network that loses packets for a while, so TCP sends them again.
 
+pub mod legacy;
 mod message;
 pub mod ruleset;
+pub mod sets;
 pub mod tracking;
 mod way;
 
@@ -361,30 +363,37 @@ fn open() -> Result<OwnedFd, Errno> {
     Errno::result(made).map(adopt)
 }
 
-/// Names of the sets of ipset(8) that the calling thread's network namespace has: linux/netfilter/ipset/ip_set.h.
+/// What the calling thread's network namespace has of objects that rules can name and floe does not carry: linux/netfilter's
+/// nfnetlink_acct.h and nfnetlink_cttimeout.h.
 ///
 /// # Errors
 /// Those of netlink.
-pub fn ipsets() -> Result<Vec<String>, Errno> {
-    const LIST: u16 = 6 << 8 | 7;
-    /// `struct nfgenmsg`, and IPSET_ATTR_PROTOCOL with its value IPSET_PROTOCOL.
-    const ASKED: [u8; 12] = [0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
-    const IPSET_ATTR_SETNAME: u16 = 2;
-    let told = match crate::route::netfilter(LIST, &ASKED) {
-        // Not in this kernel.
-        Err(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EINVAL) => return Ok(Vec::new()),
-        told => told?,
-    };
-    let name = |answer: &Vec<u8>| {
-        let mut all = crate::route::attributes(answer.get(4..)?);
-        let (_, name) = all.find(|(kind, _)| *kind == IPSET_ATTR_SETNAME)?;
-        Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
-    };
-    told.iter().map(|answer| name(answer).ok_or(Errno::EPROTO)).collect()
+pub fn others() -> Result<Vec<&'static str>, Errno> {
+    const GET: u16 = 1;
+    let kinds = [(7, "counters of nfacct(8)"), (8, "time-outs of nfct(8)")];
+    let mut found = Vec::new();
+    for (subsystem, name) in kinds {
+        match crate::route::netfilter(subsystem << 8 | GET, &[0; 4]) {
+            Ok(all) if all.is_empty() => {}
+            Ok(_) => found.push(name),
+            // Not in this kernel.
+            Err(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Has a transaction done, and waits for the answer.
 fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
+    match answer_of(socket, request)? {
+        0 => Ok(()),
+        error => Err(Errno::from_raw(error)),
+    }
+}
+
+/// Sends a request, and waits for the answer: 0, or the number of an error.
+fn answer_of(socket: &OwnedFd, request: &[u8]) -> Result<i32, Errno> {
     use nix::sys::socket::{
         MsgFlags, recv, send, setsockopt,
         sockopt::{SndBuf, SndBufForce},
@@ -401,20 +410,22 @@ fn perform(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     let got = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     let code = buffer[..got].get(NETLINK_HEADER..NETLINK_HEADER + 4);
     let code = code.and_then(|four| four.try_into().ok()).map(i32::from_ne_bytes);
-    match code.ok_or(Errno::EPROTO)? {
-        0 => Ok(()),
-        error => Err(Errno::from_raw(-error)),
-    }
+    code.map(i32::wrapping_neg).ok_or(Errno::EPROTO)
 }
 
 /// Has one message done that is no part of a transaction.
 fn perform_alone(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> Result<(), Errno> {
+    perform(socket, &alone(kind, flags, body))
+}
+
+/// One message, with an answer.
+fn alone(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = ((NETLINK_HEADER + body.len()) as u32).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend((flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend(body);
-    perform(socket, &bytes)
+    bytes
 }
 
 #[cfg(test)]

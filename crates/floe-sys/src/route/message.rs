@@ -23,7 +23,7 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The same; kinds have their flags, as NLA_F_NESTED.
-pub(super) fn flagged(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn flagged(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let head = bytes.get(..ATTRIBUTE_HEAD)?;
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));

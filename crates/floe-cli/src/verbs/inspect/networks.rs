@@ -5,7 +5,7 @@ use floe_image::{
     Image,
     record::{NetworkDeviceRecord, NetworkRecord},
 };
-use floe_resources::ns::network::addresses;
+use floe_resources::ns::{network::addresses, packet_filter};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -22,8 +22,12 @@ pub(super) struct Network {
     neighbours: usize,
     settings: usize,
     filter_tables: usize,
+    legacy_tables: usize,
+    sets: usize,
     tracked_connections: usize,
     sockets: usize,
+    /// Tables and sets of the packet filter.
+    filter: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,8 +85,11 @@ pub(super) fn of(image: &Image) -> Vec<Network> {
             neighbours: record.neighbours.len() + record.proxies.len() + record.frames.len(),
             settings: record.settings.len(),
             filter_tables: record.filter.tables.len(),
+            legacy_tables: record.filter.legacy.len(),
+            sets: record.filter.sets.len(),
             tracked_connections: record.filter.connections.len(),
             sockets: sockets(record.namespace),
+            filter: packet_filter::titles(&record.filter),
         }
     };
     image.networks().iter().map(network).collect()
@@ -135,7 +142,7 @@ pub(super) fn print(all: &[Network]) {
     output::table(&header, &rows.collect::<Vec<_>>());
     for network in all {
         output::line(&format!(
-            "network {}: {} routes, {} rules, {} next hops, {} neighbours, {} settings, {} tables of nft, {} tracked connections, {} sockets",
+            "network {}: {} routes, {} rules, {} next hops, {} neighbours, {} settings, {} tables of nft, {} of x_tables, {} sets of ipset, {} tracked connections, {} sockets",
             network.namespace,
             network.routes,
             network.rules,
@@ -143,8 +150,13 @@ pub(super) fn print(all: &[Network]) {
             network.neighbours,
             network.settings,
             network.filter_tables,
+            network.legacy_tables,
+            network.sets,
             network.tracked_connections,
             network.sockets,
         ));
+        for title in &network.filter {
+            output::line(&format!("network {}: {title}", network.namespace));
+        }
     }
 }

@@ -13,7 +13,7 @@ pub const KINDS: &[(&str, Make)] = &[
     ("transform", transform),
     ("listened", listened),
     ("legacy-filter", legacy_filter),
-    ("ipset", ipset),
+    ("recent-list", recent_list),
     ("owned-table", owned_table),
 ];
 
@@ -62,24 +62,35 @@ fn listened(_: &Stage) -> io::Result<Check> {
     }))
 }
 
+/// The kernel does not tell how much of it is left.
 fn legacy_filter(_: &Stage) -> io::Result<Check> {
-    run(
-        "iptables-legacy",
-        &["-A", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"],
-    )?;
-    Ok(Box::new(|findings: &mut Findings| {
-        let now = run(
-            "iptables-legacy",
-            &["-C", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"],
-        );
-        findings.that(now.is_ok(), "the rule is gone");
+    const RULE: [&str; 8] = ["INPUT", "-s", "192.0.2.1", "-m", "quota", "--quota", "5000", "-j"];
+    let iptables = |what| run("iptables-legacy", &[&[what], &RULE[..], &["ACCEPT"]].concat());
+    iptables("-A")?;
+    Ok(Box::new(move |findings: &mut Findings| {
+        findings.that(iptables("-C").is_ok(), "the rule is gone");
     }))
 }
 
-fn ipset(_: &Stage) -> io::Result<Check> {
-    run("ipset", &["create", "victims", "hash:ip"])?;
+/// Nor can it be told when an address was seen.
+fn recent_list(_: &Stage) -> io::Result<Check> {
+    const LIST: &str = "/proc/net/xt_recent/victims";
+    let rule = [
+        "-A",
+        "INPUT",
+        "-s",
+        "192.0.2.1",
+        "-m",
+        "recent",
+        "--name",
+        "victims",
+        "--set",
+    ];
+    run("iptables-legacy", &[&["-t", "mangle"], &rule[..]].concat())?;
+    fs::write(LIST, "+192.0.2.7\n")?;
     Ok(Box::new(|findings: &mut Findings| {
-        findings.that(run("ipset", &["list", "victims"]).is_ok(), "the set is gone");
+        let listed = fs::read_to_string(LIST).unwrap_or_default();
+        findings.that(listed.contains("192.0.2.7"), "the address is gone");
     }))
 }
 

@@ -1,0 +1,225 @@
+//! The packet filter of a network namespace: the rules of nf_tables, as nft(8) and iptables-nft(8) make them, those of x_tables, as
+//! iptables-legacy(8) does, the sets of ipset(8) that rules look into, and the connections that it tracks. What else filters there,
+//! floe refuses by name.
+//!
+//! Whether it can be made again is tried when it is saved: in a network namespace that no process is in.
+
+mod records;
+mod rehearse;
+
+use super::{
+    NetworkSpace,
+    inside::{NsError, run_in},
+};
+use crate::refusal::Refusals;
+use floe_image::record::PacketFilterRecord;
+use floe_sys::netfilter::{
+    self,
+    legacy::{self, LegacyTable},
+    ruleset::{self, Table},
+    sets::{self, Quiet, Set},
+    tracking::{self, Tracked},
+};
+use nix::errno::Errno;
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+/// How often what changes meanwhile is read anew.
+const ATTEMPTS: usize = 20;
+
+/// What filters in a network namespace, as the kernel is told it.
+#[derive(Debug, Clone, Default)]
+struct Filter {
+    tables: Vec<Table>,
+    legacy: Vec<LegacyTable>,
+    sets: Vec<Set>,
+    connections: Vec<Tracked>,
+}
+
+/// What is found in one.
+struct Found {
+    filter: Filter,
+    /// Tracked connections of which more is known than is told.
+    helped: usize,
+    /// Lists of addresses that rules fill (xt_recent).
+    recent: Vec<String>,
+    /// Objects of other parts of netfilter.
+    others: Vec<&'static str>,
+}
+
+/// Reads the packet filter of a network namespace.
+///
+/// # Errors
+/// [`NsError`].
+pub fn dump(space: &NetworkSpace, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsError> {
+    let found = space.run(look)?;
+    let mut refuse = |object: String, reason: &str, advice: &'static str| {
+        refusals.add(
+            None,
+            space.title(format!("packet filter: {object}")),
+            reason.to_owned(),
+            advice,
+        );
+    };
+    if found.helped > 0 {
+        refuse(
+            "tracked connections with helpers or expectations".to_owned(),
+            "more is known of them than the kernel tells",
+            "end them, or conntrack -F",
+        );
+    }
+    for name in &found.recent {
+        refuse(
+            format!("list {name} of recent addresses (iptables -m recent)"),
+            "when they were seen can't be told back",
+            "echo / > /proc/net/xt_recent/NAME",
+        );
+    }
+    for object in &found.others {
+        refuse((*object).to_owned(), "they are not carried", "delete them");
+    }
+    for obstacle in rehearse::obstacles(&found.filter) {
+        refusals.add(None, space.title(obstacle.object), obstacle.reason, obstacle.advice);
+    }
+    Ok(found.filter.into())
+}
+
+fn look() -> io::Result<Found> {
+    let tracking = unchanging(tracking::read)?;
+    Ok(Found {
+        filter: Filter {
+            connections: tracking.connections,
+            ..rules()?
+        },
+        helped: tracking.helped,
+        recent: recent()?,
+        others: netfilter::others()?,
+    })
+}
+
+/// Rules and sets of the calling thread's network namespace.
+fn rules() -> io::Result<Filter> {
+    let tables = unchanging(ruleset::read)?;
+    Ok(Filter {
+        tables: tables.into_iter().filter(|table| !is_floes(table)).collect(),
+        legacy: legacy::read()?,
+        sets: sets::read()?,
+        connections: Vec::new(),
+    })
+}
+
+/// The tables of the namespace may be changed from outside, too.
+fn unchanging<T>(read: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut result = read();
+    for _ in 1..ATTEMPTS {
+        if !matches!(result, Err(Errno::EINTR)) {
+            break;
+        }
+        result = read();
+    }
+    result
+}
+
+/// Whether this process holds packets back by it.
+fn is_floes(table: &Table) -> bool {
+    let name = table.name();
+    table.has_owner() && name.starts_with("floe-") && name.ends_with(&format!("-{}", std::process::id()))
+}
+
+/// Lists of addresses that have some in them.
+fn recent() -> io::Result<Vec<String>> {
+    let folder = match fs::read_dir("/proc/thread-self/net/xt_recent") {
+        // Not in this kernel.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folder => folder?,
+    };
+    let mut found = Vec::new();
+    for list in folder {
+        let list = list?;
+        if !fs::read(list.path())?.is_empty() {
+            found.push(list.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What a packet filter consists of, a line each.
+#[must_use]
+pub fn titles(record: &PacketFilterRecord) -> Vec<String> {
+    let filter = Filter::from(record);
+    let tables = filter.tables.iter();
+    let tables = tables.map(|table| format!("table {} {}", table.family_name(), table.name()));
+    let legacy = filter.legacy.iter();
+    let legacy = legacy.map(|table| format!("table {} of {}", table.name, table.program()));
+    let sets = filter.sets.iter();
+    let sets = sets.map(|set| {
+        format!(
+            "ipset {} ({}, {} elements)",
+            set.name(),
+            set.type_name(),
+            set.elements.len()
+        )
+    });
+    tables.chain(legacy).chain(sets).collect()
+}
+
+/// What stands in the way of making a packet filter on this host: object and reason.
+#[must_use]
+pub fn obstacles(record: &PacketFilterRecord) -> Vec<(String, String)> {
+    let found = rehearse::obstacles(&record.into()).into_iter();
+    found.map(|one| (one.object, one.reason)).collect()
+}
+
+/// Makes a packet filter in a network namespace, before any packet comes. Rules find the sets that they name.
+///
+/// # Errors
+/// Those of setns(2), of netlink and of setsockopt(2).
+pub fn restore(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Result<()> {
+    if *record == PacketFilterRecord::default() {
+        return Ok(());
+    }
+    let filter = Filter::from(record);
+    run_in(namespace.as_fd(), || {
+        sets::load(&filter.sets).map_err(|(_, error)| error)?;
+        for table in &filter.legacy {
+            legacy::load(table)?;
+        }
+        ruleset::load(&filter.tables)?;
+        Ok(tracking::load(&filter.connections)?)
+    })
+}
+
+/// What is another one than the image has.
+///
+/// # Errors
+/// Those of setns(2), of netlink and of getsockopt(2).
+pub fn compare(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Result<Option<String>> {
+    let wanted = Filter::from(record);
+    if wanted.tables.is_empty() && wanted.legacy.is_empty() && wanted.sets.is_empty() {
+        return Ok(None);
+    }
+    let now = run_in(namespace, rules)?;
+    let quiet = if wanted.feeds_sets() {
+        Quiet::No
+    } else {
+        Quiet::Elements
+    };
+    let differing = ruleset::differing(&wanted.tables, &now.tables, false);
+    let differing = differing.or_else(|| legacy::differing(&wanted.legacy, &now.legacy, false));
+    let set = sets::differing(&wanted.sets, &now.sets, quiet);
+    Ok(differing
+        .map(|table| format!("packet filter: table {table}"))
+        .or_else(|| set.map(|set| format!("packet filter: ipset {set}"))))
+}
+
+impl Filter {
+    /// Whether rules put what they find into sets of ipset.
+    fn feeds_sets(&self) -> bool {
+        let legacy = self.legacy.iter().filter_map(LegacyTable::extensions);
+        let mut all = legacy.chain(self.tables.iter().map(Table::extensions)).flatten();
+        all.any(|name| name == "SET")
+    }
+}

@@ -1,0 +1,121 @@
+//! Matches and targets of x_tables that are told whole, so that they can be told back: their names are the same for
+//! iptables-legacy, and for iptables-nft and ebtables-nft, whose rules have them within those of nf_tables.
+//!
+//! Not here, though kernels have them: `quota`, which tells how much there was at first, and not what is left; `bpf` and
+//! `cgroup`, which may name a file or a cgroup of the host's; `IDLETIMER` and `LED`, whose timers and lights are the host's;
+//! `nfacct`, which counts in objects of its own; `CLUSTERIP`, which keeps groups of machines.
+
+const MATCHES: &[&str] = &[
+    "addrtype",
+    "ah",
+    "cluster",
+    "comment",
+    "connbytes",
+    "connlabel",
+    "connlimit",
+    "connmark",
+    "conntrack",
+    "cpu",
+    "dccp",
+    "devgroup",
+    "dscp",
+    "dst",
+    "ecn",
+    "esp",
+    "eui64",
+    "frag",
+    "hashlimit",
+    "hbh",
+    "helper",
+    "hl",
+    "icmp",
+    "icmp6",
+    "ipcomp",
+    "iprange",
+    "ipv6header",
+    "l2tp",
+    "length",
+    "limit",
+    "mac",
+    "mark",
+    "mh",
+    "multiport",
+    "osf",
+    "owner",
+    "physdev",
+    "pkttype",
+    "policy",
+    "rateest",
+    "realm",
+    "recent",
+    "rpfilter",
+    "rt",
+    "sctp",
+    "set",
+    "socket",
+    "srh",
+    "state",
+    "statistic",
+    "string",
+    "tcp",
+    "tcpmss",
+    "time",
+    "tos",
+    "ttl",
+    "u32",
+    "udp",
+    "udplite",
+];
+
+/// Of ebtables.
+const BRIDGES: &[&str] = &[
+    "802_3", "among", "arp", "arpreply", "dnat", "ip", "ip6", "log", "mark_m", "nflog", "redirect", "snat", "stp",
+    "vlan",
+];
+
+/// The first is that of a verdict, the second the one that chains begin with.
+const TARGETS: &[&str] = &[
+    "",
+    "ERROR",
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNAT",
+    "DNPT",
+    "DSCP",
+    "ECN",
+    "HL",
+    "HMARK",
+    "LOG",
+    "MARK",
+    "MASQUERADE",
+    "NETMAP",
+    "NFLOG",
+    "NFQUEUE",
+    "NOTRACK",
+    "RATEEST",
+    "REDIRECT",
+    "REJECT",
+    "SECMARK",
+    "SET",
+    "SNAT",
+    "SNPT",
+    "SYNPROXY",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "TEE",
+    "TOS",
+    "TPROXY",
+    "TRACE",
+    "TTL",
+    "mangle",
+];
+
+/// Whether a match or target of this name can be told back to the kernel.
+#[must_use]
+pub fn is_carried(name: &str) -> bool {
+    [MATCHES, BRIDGES, TARGETS].iter().any(|names| names.contains(&name))
+}
