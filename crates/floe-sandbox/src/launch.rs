@@ -13,6 +13,7 @@
 
 use crate::{
     first::Program,
+    handover::{self, HeldName, Holding},
     message::{self, kind},
     monitor,
     spec::SandboxSpec,
@@ -228,6 +229,24 @@ impl Launch {
     /// [`LaunchError`] where the monitor is gone or can't thaw it.
     pub fn commit_frozen(self) -> Result<(), LaunchError> {
         self.commit_with(message::THAW)
+    }
+
+    /// Leaves the sandbox, which is frozen, to its monitor, which keeps it frozen until somebody decides on the hand-over:
+    /// [`Sandbox::release`](crate::Sandbox::release), [`Sandbox::abandon`](crate::Sandbox::abandon). `names` are
+    /// files of sockets that go with it where it does not count.
+    ///
+    /// # Errors
+    /// [`LaunchError`] where the monitor is gone or can't write down that it holds it.
+    pub fn commit_held(self, holding: &Holding, names: &[HeldName]) -> Result<(), LaunchError> {
+        handover::note_names(&self.folder, names).map_err(|source| LaunchError::System {
+            action: "write down the sandbox's names of sockets",
+            source,
+        })?;
+        let payload = serde_json::to_vec(holding).map_err(|error| LaunchError::System {
+            action: "put down by which hand-over the sandbox is held",
+            source: error.into(),
+        })?;
+        self.commit_with(&payload)
     }
 
     fn commit_with(mut self, payload: &[u8]) -> Result<(), LaunchError> {

@@ -27,7 +27,8 @@ pub mod kind {
     /// Something failed. Payload: errno as 4 bytes, then text.
     pub const FAILED: u8 = b'F';
     /// Launcher to monitor: keep the sandbox from now on; and back, when that is done. With [`THAW`] as payload: it is
-    /// frozen, let it run.
+    /// frozen, let it run. With a
+    /// [`Holding`](crate::handover::Holding) as JSON: leave it frozen until somebody decides ([`RELEASE`], [`DROP`]).
     pub const COMMIT: u8 = b'C';
     /// Client to monitor: standard input.
     pub const INPUT: u8 = b'i';
@@ -59,6 +60,13 @@ pub mod kind {
     /// Monitor to client: PID 1 has ended; 4 bytes, its status as a shell tells it, and one that is 1 where a signal
     /// ended it.
     pub const EXITED: u8 = b'x';
+    /// Client to monitor: it went to another host. Payload: [`HandedOver`](crate::handover::HandedOver) as JSON. Keep that
+    /// record, and when it is safe on its disk end PID 1. Answered by [`NOTED`], or by [`FAILED`] where nothing was done.
+    pub const HAND_OVER: u8 = b'h';
+    /// Client to monitor: the one that is held counts, let it run; payload: the id of its hand-over. Answered as above.
+    pub const RELEASE: u8 = b'l';
+    /// Client to monitor: the one that is held does not count, remove all of it; payload: as above. Answered as above.
+    pub const DROP: u8 = b'd';
     /// Monitor to client: the sandbox went into an image.
     pub const CHECKPOINTED: u8 = b'k';
 }

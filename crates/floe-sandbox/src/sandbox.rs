@@ -73,6 +73,11 @@ pub enum SandboxError {
         #[source]
         source: Errno,
     },
+    /// It came from another host, and it is not known yet whether it counts.
+    #[error(
+        "sandbox {0} came by a migration, and whether it or the one at the source runs on is not decided yet (floe receive --help)"
+    )]
+    Held(String),
     /// It is not complete yet.
     #[error("sandbox {0} is just being made; try again")]
     Starting(String),
@@ -227,7 +232,18 @@ impl Sandbox {
         Ok((thread, opened))
     }
 
-    fn has_monitor(&self) -> bool {
+    /// Refuses one that is held: whether it or another copy of it runs on is not decided yet.
+    ///
+    /// # Errors
+    /// [`SandboxError::Held`].
+    pub fn refuse_held(&self) -> Result<(), SandboxError> {
+        match self.state.status {
+            Status::Held => Err(SandboxError::Held(self.state.name.clone())),
+            Status::Created | Status::Running | Status::Exited(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn has_monitor(&self) -> bool {
         Stat::of(Pid::new(self.state.monitor))
             .is_ok_and(|stat| stat.starttime == self.state.monitor_start && stat.state != b'Z')
     }
@@ -285,7 +301,7 @@ impl Sandbox {
         Ok(user::join(maker)?)
     }
 
-    /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, or `lost` where its monitor has died.
+    /// How it stands, in a word: `running`, `frozen`, `exited`, `created`, `held`, or `lost` where its monitor has died.
     #[must_use]
     pub fn status_word(&self) -> &'static str {
         match self.state.status {
@@ -293,6 +309,7 @@ impl Sandbox {
             Status::Created if self.is_starting() => "created",
             _ if !self.is_running() || !self.has_monitor() => "lost",
             Status::Created => "created",
+            Status::Held => "held",
             Status::Running => {
                 let cgroup = self.state.cgroup.as_deref().map(Cgroup::open);
                 let frozen = cgroup.map(|cgroup| cgroup.and_then(|cgroup| cgroup.is_frozen()));
@@ -357,7 +374,7 @@ impl Sandbox {
         // It ended just before; the state tells.
         match SandboxState::read(&self.folder)?.status {
             Status::Exited(status) => Ok(status),
-            Status::Created | Status::Running => Err(SandboxError::Lost(self.state.name.clone())),
+            Status::Created | Status::Running | Status::Held => Err(SandboxError::Lost(self.state.name.clone())),
         }
     }
 

@@ -64,6 +64,8 @@ pub enum Status {
     Created,
     /// PID 1 runs.
     Running,
+    /// It came from another host and stands frozen until it is known whether it counts: [`SandboxState::handover`].
+    Held,
     /// PID 1 has ended: exit status, or 128 + signal.
     Exited(i32),
 }
@@ -107,6 +109,9 @@ pub struct SandboxState {
     pub link: Option<LinkState>,
     /// Whether it has a mount namespace of its own.
     pub mount: Origin,
+    /// The hand-over by which it came from another host.
+    #[serde(default)]
+    pub handover: Option<String>,
 }
 
 impl StateDir {
@@ -309,6 +314,7 @@ impl SandboxState {
             console: ConsoleState::Pipes([None; 3]),
             link: None,
             mount: spec.mount,
+            handover: None,
         }
     }
 }

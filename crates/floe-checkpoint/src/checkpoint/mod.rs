@@ -167,6 +167,8 @@ pub enum Then {
     End,
     /// It runs on when the image is complete.
     RunOn,
+    /// It runs on, and the image has no memory: it tells what stands in the way of a restore elsewhere.
+    RunOnUnsaved,
     /// It runs on as soon as all but its memory is saved, of which the image has what was there at that instant.
     RunOnMeanwhile,
 }
@@ -189,7 +191,8 @@ pub struct Request<'a> {
     pub external: Externals,
     /// Whether a process that may be killed stands before this one: see [`confines_calls`].
     pub behind_front: bool,
-    /// Called when the image is synced and the tree is about to be ended.
+    /// Called when the image is synced and the tree is about to be ended. It may end PID 1 itself as its last deed, where that
+    /// takes the whole tree.
     pub before_end: &'a mut dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -332,13 +335,16 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     let sink = file.sink(control.interrupted)?;
     let mut writing = Writing::start(&inspected, sink, request.level, control)?;
     control.enter("pages")?;
-    writing.pages(&held, &inspected, &mut Copies::default())?;
+    match request.then {
+        Then::RunOnUnsaved => writing.no_pages(&inspected)?,
+        _ => writing.pages(&held, &inspected, &mut Copies::default())?,
+    }
     report.image = Some(writing.finish()?);
     control.enter("commit")?;
     file.sync()?;
     // The last moment at which nothing has happened: from the image's name on, the tree ends or is released.
     control.enter("end")?;
-    if request.then == Then::RunOn {
+    if request.then != Then::End {
         file.publish()?;
         held.release()?;
     } else {

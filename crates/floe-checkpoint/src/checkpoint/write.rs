@@ -2,7 +2,10 @@
 
 use super::{background::Copies, inspect::Inspected, seize::HeldTree};
 use crate::stage::{Control, StageError};
-use floe_image::{ImageWriter, Summary, WriteError, WriteOptions, record::NsPid};
+use floe_image::{
+    ImageWriter, Summary, WriteError, WriteOptions,
+    record::{ContentOwner, NsPid, PageMapRecord},
+};
 use floe_resources::mm::{self, ContentError, PagesError, PagesOf, PrivatePages, SharedPages};
 use floe_sys::{Pid, procfs::Mapping};
 use std::{
@@ -73,6 +76,19 @@ impl<'a> Writing<'a> {
         write(self).or_else(|error| {
             self.control.check("pages")?;
             Err(error)
+        })
+    }
+
+    /// Writes that there are no pages, for whoever looks at the records alone.
+    pub fn no_pages(&mut self, inspected: &Inspected) -> Result<(), WriteStageError> {
+        self.or_told_to_stop(|writing| {
+            let contents = inspected.contents.sources.iter().map(|source| source.owner);
+            let spaces = inspected.spaces.iter().map(|space| ContentOwner::Process(space.pid));
+            for owner in contents.chain(spaces) {
+                let (runs, huge) = (Vec::new(), Vec::new());
+                writing.writer.record(&PageMapRecord { owner, runs, huge })?;
+            }
+            Ok(())
         })
     }
 

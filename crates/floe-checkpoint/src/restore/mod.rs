@@ -46,7 +46,7 @@ use floe_resources::{
     cgroup::{CgroupPlan, TreeError},
     channel::{Channel, ChannelError},
     file::{
-        FileError, Outside, OutsideEnds, PlaceError, Stash,
+        BoundNames, FileError, Outside, OutsideEnds, PlaceError, Stash,
         terminal::{MadeTerminals, has_terminals},
     },
     ipc::IpcError,
@@ -55,7 +55,8 @@ use floe_resources::{
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{
-    AttachError, Console, First, Launch, LaunchError, Origin, Published, SandboxSpec, StateDir, WindowSize,
+    AttachError, Console, First, HeldName, Holding, Launch, LaunchError, Origin, Published, SandboxSpec, StateDir,
+    WindowSize,
 };
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
@@ -128,6 +129,8 @@ pub struct Request<'a> {
     pub files: FilesMode,
     /// Ports of the host that are to be the sandbox's; those that were, where `None`.
     pub publish: Option<Vec<Published>>,
+    /// By which hand-over it comes from another host: it is left frozen until that is decided. It runs where there is none.
+    pub hold: Option<&'a Holding>,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
     pub before_thaw: &'a mut BeforeThaw<'a>,
 }
@@ -240,6 +243,9 @@ pub enum RestoreError {
     /// The caller's last word.
     #[error("take up the restored tree")]
     TakeUp(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It is to be held frozen, and has no cgroup.
+    #[error("a sandbox without a cgroup of its own can't be held frozen until it is decided whether it counts")]
+    NoCgroup,
     /// The image contradicts itself.
     #[error("the image is not consistent: {0}")]
     Inconsistent(String),
@@ -364,6 +370,9 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     // Before there is a way to the tree, on which nobody answers yet.
     let on_the_way = connections.hold_on_the_way()?;
     let launch = Launch::begin(request.state_dir, &spec, first)?;
+    if request.hold.is_some() && launch.cgroup().is_none() {
+        return Err(RestoreError::NoCgroup);
+    }
     let seized = Puppet::expect_seed(launch.pid1())?;
     let console = console_ends(launch.pid1())?;
     control.enter("seed")?;
@@ -483,7 +492,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);
     let outliving = outliving.collect::<Result<Vec<_>, _>>()?;
-    launch.commit_frozen()?;
+    match request.hold {
+        Some(holding) => launch.commit_held(holding, &held_names(&opened.names)?)?,
+        None => launch.commit_frozen()?,
+    }
     opened.names.keep();
     outside.grants.keep();
     for thread in outliving {
@@ -497,6 +509,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         memory,
         elapsed: started.elapsed(),
     })
+}
+
+fn held_names(names: &BoundNames) -> Result<Vec<HeldName>, RestoreError> {
+    let places = names.places()?.into_iter();
+    Ok(places.map(|(path, identity)| HeldName { path, identity }).collect())
 }
 
 fn task_error(tid: i32, source: TaskError) -> RestoreError {

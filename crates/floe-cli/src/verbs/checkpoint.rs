@@ -94,7 +94,10 @@ impl Checkpoint {
             .map(|name| Sandbox::open(&context.state_dir, name))
             .transpose()?;
         match (&sandbox, self.pid) {
-            (Some(sandbox), _) => sandbox.join_user()?,
+            (Some(sandbox), _) => {
+                sandbox.refuse_held()?;
+                sandbox.join_user()?;
+            }
             (None, Some(pid)) => {
                 if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
                     return Err(anyhow::anyhow!("there is no process {pid}").into());

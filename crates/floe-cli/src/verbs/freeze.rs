@@ -36,7 +36,9 @@ impl Freeze {
 impl Thaw {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
-        let cgroup = Sandbox::open(&context.state_dir, &self.name)?.freezer()?;
+        let sandbox = Sandbox::open(&context.state_dir, &self.name)?;
+        sandbox.refuse_held()?;
+        let cgroup = sandbox.freezer()?;
         let _lock = cgroup.lock()?;
         thaw_without_traces(&cgroup)?;
         Ok(0)

@@ -189,6 +189,7 @@ impl Restore {
             outside,
             files: self.files.into(),
             publish: publish.map(<[Published]>::to_vec),
+            hold: None,
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;

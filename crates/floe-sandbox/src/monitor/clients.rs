@@ -108,24 +108,34 @@ impl Clients {
         self.all.iter().all(|client| client.queue.len() < QUEUE)
     }
 
-    /// A client can be read or written.
-    pub fn hear(&mut self, index: usize, console: &mut ConsoleEnds) {
-        let Some(client) = self.all.get_mut(index) else { return };
+    /// A client can be read or written. What it orders about a hand-over is left to the caller, who answers it.
+    pub fn hear(&mut self, index: usize, console: &mut ConsoleEnds) -> Option<(u8, Vec<u8>)> {
+        let client = self.all.get_mut(index)?;
         client.flush();
         let client = &self.all[index];
         if !self.are_heard(client, console.has_input_room()) {
-            return;
+            return None;
         }
         let client = &mut self.all[index];
         let mut byte = [0];
         let peek = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
         if let Err(Errno::EAGAIN | Errno::EINTR) = nix::sys::socket::recv(client.socket.as_raw_fd(), &mut byte, peek) {
-            return;
+            return None;
         }
         match message::get(&client.socket) {
             Ok(Some((kind::SURVEY, _))) => self.survey(index, console),
+            Ok(Some(order @ (kind::HAND_OVER | kind::RELEASE | kind::DROP, _))) => return Some(order),
             Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
+        }
+        None
+    }
+
+    /// Answers what a client ordered.
+    pub fn answer(&mut self, index: usize, kind: u8, payload: Vec<u8>) {
+        if let Some(client) = self.all.get_mut(index) {
+            client.queue.push_back((kind, payload));
+            client.flush();
         }
     }
 

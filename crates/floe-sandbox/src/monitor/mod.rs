@@ -3,6 +3,7 @@
 
 mod clients;
 mod console;
+mod handover;
 mod setup;
 mod typed;
 
@@ -92,6 +93,8 @@ struct Monitor {
     points: Points,
     phase: Phase,
     remove: bool,
+    /// It was ended because it runs on at another host.
+    handed_over: bool,
     /// It goes with this.
     link: Option<Link>,
 }
@@ -121,6 +124,7 @@ impl Monitor {
             points: setup.points,
             phase: Phase::Launching,
             remove: spec.remove,
+            handed_over: false,
             link: setup.link,
         }
     }
@@ -141,7 +145,13 @@ impl Monitor {
                     Source::First => self.first_speaks(launcher),
                     Source::Pid1 => self.reap(),
                     Source::Listener => self.clients.accept(),
-                    Source::Client(index) => self.clients.hear(index, &mut self.console),
+                    Source::Client(index) => {
+                        if let Some(order) = self.clients.hear(index, &mut self.console)
+                            && self.obey(index, order)
+                        {
+                            return 0;
+                        }
+                    }
                     Source::Stream(stream) => drop(self.console.read(stream, &mut self.clients)),
                     Source::Input => self.console.write_input(),
                 }
@@ -212,6 +222,9 @@ impl Monitor {
                         tracing::debug!(%error, "the launcher is gone");
                     }
                     return Heard::Abandoned;
+                }
+                if !payload.is_empty() && payload != message::THAW {
+                    return self.hold(socket, &payload);
                 }
                 self.phase = Phase::Running;
                 self.points.keep();
@@ -287,7 +300,7 @@ impl Monitor {
         {
             return self.abandon();
         }
-        let checkpointed = self.clients.end_announced();
+        let checkpointed = self.handed_over || self.clients.end_announced();
         self.link = None;
         self.remove_cgroups();
         if checkpointed || self.remove {
@@ -310,6 +323,12 @@ impl Monitor {
 
     /// The launcher is gone or gave up: nothing may be left behind.
     fn abandon(mut self) -> i32 {
+        self.clear_away();
+        1
+    }
+
+    /// Ends it, and removes all there is of it.
+    fn clear_away(&mut self) {
         if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
             tracing::debug!(%error, "PID 1 is gone already");
         }
@@ -322,7 +341,6 @@ impl Monitor {
         self.link = None;
         self.remove_cgroups();
         self.remove_folder();
-        1
     }
 
     fn remove_cgroups(&self) {

@@ -21,7 +21,8 @@ use floe_sys::{
 use floe_tracee::{Puppet, Script};
 use nix::{
     errno::Errno,
-    sys::stat::{FileStat, Mode, fchmod, fstat, major, minor},
+    fcntl::AtFlags,
+    sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, major, minor},
     unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
 };
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Bytes of `sun_path`.
@@ -256,6 +257,21 @@ fn kernel_identity(found: &FileStat) -> (u32, u32) {
 pub struct BoundNames(Vec<(OwnedFd, OsString)>);
 
 impl BoundNames {
+    /// Where they are in the mount namespace that they were made in, and the device and inode number of each.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn places(&self) -> Result<Vec<(PathBuf, (u64, u64))>, FileError> {
+        let place = |(folder, name): &(OwnedFd, OsString)| {
+            let wrap = |action| FileError::system(action, Path::new(name).display().to_string());
+            let found = fstatat(folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(wrap("stat"))?;
+            let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
+            let folder = nix::fcntl::readlink(link.as_str()).map_err(wrap("find the folder of"))?;
+            Ok((Path::new(&folder).join(name), (found.st_dev, found.st_ino)))
+        };
+        self.0.iter().map(place).collect()
+    }
+
     /// Lets the files stay.
     pub fn keep(mut self) {
         self.0.clear();

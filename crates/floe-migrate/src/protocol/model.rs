@@ -1,0 +1,369 @@
+//! Drives both machines through everything that can happen: whatever is lost, breaks, is killed and started again, in every
+//! order, up to a number of faults. Never do both copies run, never is none left, and when nothing more goes wrong one
+//! runs and nothing else is left.
+//!
+//! What surrounds the machines is modelled as it is: a kill of the source lets a stopped tree run on; its monitor writes
+//! the record and then ends the tree; the target's monitor writes down that it holds the tree and then looks for the
+//! permit; who gives up takes the permit away and then looks for what is held.
+
+use super::{Decision, Phase, Source, SourceEvent, SourceStep, Target, TargetEvent, TargetStep};
+use std::collections::{BTreeSet, HashSet};
+
+const FAULTS: u8 = 6;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Tree {
+    Stopped,
+    Runs,
+    Dead,
+}
+
+/// The source's monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Monitor {
+    Waits,
+    Ordered,
+    Written,
+    Dead,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Copy {
+    None,
+    /// Its monitor has written that it holds it, and not looked for the permit yet.
+    Claimed,
+    Held,
+    Runs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Reply {
+    Prepared,
+    Refused,
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    /// `None`: it was killed.
+    source: Option<Source>,
+    connects: bool,
+    /// The monitor's answer, as the source sees it.
+    answer: Option<SourceEvent>,
+    asked: bool,
+    record: Option<Phase>,
+    tree: Tree,
+    monitor: Monitor,
+    /// The connection by which the tree came; `None`: it was killed.
+    session: Option<Target>,
+    builds: bool,
+    permit: bool,
+    copy: Copy,
+    /// A later connection has taken the permit and is about to look.
+    aborts: bool,
+    receives: bool,
+    to_target: BTreeSet<Decision>,
+    to_source: BTreeSet<Reply>,
+    faults: u8,
+}
+
+impl World {
+    fn begin() -> Self {
+        Self {
+            source: Some(Source::Undecided),
+            connects: false,
+            answer: None,
+            asked: false,
+            record: Some(Phase::Begun),
+            tree: Tree::Stopped,
+            monitor: Monitor::Waits,
+            session: Some(Target::Building),
+            builds: true,
+            permit: true,
+            copy: Copy::None,
+            aborts: false,
+            receives: true,
+            to_target: BTreeSet::new(),
+            to_source: BTreeSet::new(),
+            faults: FAULTS,
+        }
+    }
+
+    fn source_sees(&mut self, event: SourceEvent) {
+        let Some(source) = &mut self.source else { return };
+        let steps = source.see(event);
+        self.source_does(steps);
+    }
+
+    fn source_does(&mut self, steps: Vec<SourceStep>) {
+        for step in steps {
+            match step {
+                SourceStep::Decide => {
+                    self.asked = true;
+                    if self.monitor == Monitor::Waits {
+                        self.monitor = Monitor::Ordered;
+                    }
+                }
+                SourceStep::LetGo => {
+                    assert_ne!(self.tree, Tree::Dead, "a dead tree is let go");
+                    self.tree = Tree::Runs;
+                }
+                SourceStep::Tell(decision) => drop(self.to_target.insert(decision)),
+                SourceStep::Connect => self.connects = true,
+                SourceStep::Forget => self.record = None,
+            }
+        }
+    }
+
+    fn target_sees(&mut self, event: TargetEvent) {
+        let Some(session) = &mut self.session else { return };
+        for step in session.see(event) {
+            match step {
+                TargetStep::TellPrepared => drop(self.to_source.insert(Reply::Prepared)),
+                TargetStep::TellRefused => drop(self.to_source.insert(Reply::Refused)),
+                TargetStep::GiveUp => {
+                    self.builds = false;
+                    self.permit = false;
+                    if self.copy != Copy::Runs {
+                        self.copy = Copy::None;
+                    }
+                }
+                TargetStep::CarryOut(decision) => self.carry_out(decision),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        match decision {
+            Decision::Commit => {
+                assert!(
+                    matches!(self.copy, Copy::Held | Copy::Runs),
+                    "a commit finds nothing: {self:?}"
+                );
+                self.copy = Copy::Runs;
+                self.to_source.insert(Reply::Done);
+            }
+            Decision::Abort => {
+                self.permit = false;
+                self.aborts = true;
+            }
+        }
+    }
+
+    /// All that can happen next without a fault.
+    fn nexts(&self) -> Vec<Self> {
+        let mut all = Vec::new();
+        let mut can = |change: &dyn Fn(&mut Self)| {
+            let mut next = self.clone();
+            change(&mut next);
+            all.push(next);
+        };
+        if self.builds {
+            can(&|w| (w.builds, w.copy) = (false, Copy::Claimed));
+        }
+        if self.copy == Copy::Claimed {
+            can(&|w| {
+                w.copy = if w.permit { Copy::Held } else { Copy::None };
+                let event = if w.permit {
+                    TargetEvent::Held
+                } else {
+                    TargetEvent::Failed
+                };
+                w.target_sees(event);
+            });
+        }
+        if self.aborts && self.copy != Copy::Claimed {
+            can(&|w| {
+                assert_ne!(w.copy, Copy::Runs, "what runs is dropped");
+                (w.copy, w.aborts) = (Copy::None, false);
+                w.to_source.insert(Reply::Done);
+            });
+        }
+        for decision in self.to_target.iter().copied() {
+            if matches!(self.session, Some(Target::Building | Target::Held)) {
+                can(&|w| {
+                    w.to_target.remove(&decision);
+                    w.target_sees(TargetEvent::Told(decision));
+                });
+            }
+            if self.receives {
+                can(&|w| {
+                    w.to_target.remove(&decision);
+                    w.carry_out(decision);
+                });
+            }
+        }
+        for reply in self.to_source.iter().copied().filter(|_| self.source.is_some()) {
+            can(&|w| {
+                w.to_source.remove(&reply);
+                w.source_sees(match reply {
+                    Reply::Prepared => SourceEvent::Prepared,
+                    Reply::Refused => SourceEvent::Refused,
+                    Reply::Done => SourceEvent::Done,
+                });
+            });
+        }
+        match self.monitor {
+            Monitor::Ordered => can(&|w| (w.monitor, w.record) = (Monitor::Written, Some(Phase::Decided))),
+            Monitor::Written if self.tree != Tree::Dead => can(&|w| {
+                w.tree = Tree::Dead;
+                w.answer = Some(SourceEvent::Recorded);
+            }),
+            Monitor::Dead if self.asked && self.source.is_some() && self.answer.is_none() => can(&|w| {
+                // It sees that nobody answers, looks at the record, and does itself what the monitor did not.
+                let written = w.record == Some(Phase::Decided);
+                if written {
+                    w.tree = Tree::Dead;
+                }
+                w.answer = Some(if written {
+                    SourceEvent::Recorded
+                } else {
+                    SourceEvent::NotRecorded
+                });
+            }),
+            _ => {}
+        }
+        if let (Some(answer), Some(Source::Deciding { .. })) = (self.answer, self.source) {
+            can(&|w| w.source_sees(answer));
+        }
+        if self.connects && self.receives && self.source.is_some() {
+            can(&|w| {
+                w.connects = false;
+                w.source_sees(SourceEvent::Linked);
+            });
+        }
+        let lives = self.tree != Tree::Dead;
+        let must_wait = lives && self.monitor != Monitor::Dead && self.monitor != Monitor::Waits;
+        if let (None, Some(phase), false) = (self.source, self.record, must_wait) {
+            can(&|w| {
+                let (source, steps) = Source::resume(phase, lives);
+                (w.source, w.asked) = (Some(source), false);
+                w.source_does(steps);
+            });
+        }
+        if !self.receives {
+            can(&|w| w.receives = true);
+        }
+        // Who waits for an answer that will not come notices that after a while.
+        if all.is_empty() {
+            let mut next = self.clone();
+            next.source_sees(SourceEvent::LinkLost);
+            if next != *self {
+                all.push(next);
+            }
+        }
+        all
+    }
+
+    /// All that can go wrong.
+    fn faults(&self) -> Vec<Self> {
+        let mut all = Vec::new();
+        if self.faults == 0 {
+            return all;
+        }
+        let mut can = |change: &dyn Fn(&mut Self)| {
+            let mut next = self.clone();
+            next.faults -= 1;
+            change(&mut next);
+            all.push(next);
+        };
+        can(&|w| w.source_sees(SourceEvent::LinkLost));
+        can(&|w| w.source_sees(SourceEvent::Failed));
+        can(&|w| w.target_sees(TargetEvent::LinkLost));
+        for decision in self.to_target.iter().copied() {
+            can(&|w| drop(w.to_target.remove(&decision)));
+        }
+        for reply in self.to_source.iter().copied() {
+            can(&|w| drop(w.to_source.remove(&reply)));
+        }
+        if self.source.is_some() {
+            can(&|w| {
+                (w.source, w.connects, w.answer) = (None, false, None);
+                if w.tree == Tree::Stopped {
+                    w.tree = Tree::Runs;
+                }
+            });
+        }
+        if self.monitor != Monitor::Dead {
+            can(&|w| w.monitor = Monitor::Dead);
+        }
+        if self.builds {
+            can(&|w| {
+                w.builds = false;
+                w.target_sees(TargetEvent::Failed);
+            });
+            can(&|w| (w.session, w.receives, w.builds) = (None, false, false));
+        }
+        can(&|w| (w.session, w.receives, w.aborts) = (None, false, false));
+        all
+    }
+
+    fn check(&self) {
+        if self.copy == Copy::Runs {
+            assert_eq!(self.tree, Tree::Dead, "two copies: {self:?}");
+        }
+        if self.tree == Tree::Dead {
+            assert!(matches!(self.copy, Copy::Held | Copy::Runs), "no copy: {self:?}");
+        }
+    }
+
+    /// Where nothing more happens.
+    fn check_end(&self) {
+        let running = usize::from(self.tree == Tree::Runs) + usize::from(self.copy == Copy::Runs);
+        assert_eq!(running, 1, "not one copy runs in the end: {self:?}");
+        assert!(
+            matches!(self.copy, Copy::None | Copy::Runs),
+            "something is held: {self:?}"
+        );
+        assert_eq!(self.record, None, "a record is left: {self:?}");
+    }
+}
+
+#[test]
+fn one_copy_runs_in_the_end_whatever_goes_wrong() {
+    let mut seen = HashSet::new();
+    let mut open = vec![World::begin()];
+    let mut ends = [0_u32; 2];
+    while let Some(world) = open.pop() {
+        if !seen.insert(world.clone()) {
+            continue;
+        }
+        world.check();
+        let nexts = world.nexts();
+        if nexts.is_empty() {
+            world.check_end();
+            ends[usize::from(world.copy == Copy::Runs)] += 1;
+        }
+        open.extend(nexts);
+        open.extend(world.faults());
+    }
+    assert!(
+        ends.iter().all(|count| *count > 0),
+        "both sides must be able to win: {ends:?}"
+    );
+    assert!(seen.len() > 5_000, "{} states are not all", seen.len());
+}
+
+/// From each state a way without faults leads to an end; there is no circle in which everybody waits for another.
+#[test]
+fn without_further_faults_it_ends() {
+    let mut seen = HashSet::new();
+    let mut open = vec![World::begin()];
+    while let Some(world) = open.pop() {
+        if !seen.insert(world.clone()) {
+            continue;
+        }
+        open.extend(world.nexts());
+        open.extend(world.faults());
+    }
+    for world in seen {
+        let mut now = world;
+        for step in 0.. {
+            assert!(step < 64, "no end from here: {now:?}");
+            match now.nexts().into_iter().next() {
+                Some(next) => now = next,
+                None => break,
+            }
+        }
+    }
+}

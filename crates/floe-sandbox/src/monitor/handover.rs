@@ -1,0 +1,172 @@
+//! The monitor's part in hand-overs between hosts: see `handover.rs`. Each order is obeyed whole, whatever becomes of who
+//! gave it.
+
+use super::{Heard, Monitor, Phase};
+use crate::{
+    handover::{HandedOver, Holding, noted_names},
+    message::{self, kind},
+    state::Status,
+};
+use floe_sys::descriptor;
+use nix::{
+    errno::Errno,
+    fcntl::AtFlags,
+    sys::stat::fstatat,
+    unistd::{UnlinkatFlags, unlinkat},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+impl Monitor {
+    /// The launcher leaves a frozen sandbox that is not to run yet.
+    pub(super) fn hold(&mut self, launcher: &OwnedFd, payload: &[u8]) -> Heard {
+        let (answer, payload, heard) = match self.try_hold(payload) {
+            Ok(()) => {
+                self.phase = Phase::Running;
+                (kind::COMMIT, Vec::new(), Heard::Committed)
+            }
+            Err(text) => (kind::FAILED, message::failure(Errno::EIO, &text), Heard::Abandoned),
+        };
+        if let Err(error) = message::put(launcher, answer, &payload) {
+            tracing::debug!(%error, "the launcher is gone");
+        }
+        heard
+    }
+
+    fn try_hold(&mut self, payload: &[u8]) -> Result<(), String> {
+        let Holding { id, permit } = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if self.cgroups.freezer.is_none() {
+            // Nothing else would keep it from running.
+            return Err("a sandbox without a cgroup can't be held frozen".to_owned());
+        }
+        self.state.status = Status::Held;
+        self.state.handover = Some(id);
+        self.state.write(&self.folder).map_err(|error| error.to_string())?;
+        // In this order: who takes the permit away looks for what is held after that.
+        match permit.try_exists() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("the migration was given up meanwhile".to_owned()),
+            Err(error) => Err(format!("look for {}: {error}", permit.display())),
+        }
+    }
+
+    /// What a client ordered about a hand-over; whether the sandbox is gone by that.
+    pub(super) fn obey(&mut self, client: usize, (order, payload): (u8, Vec<u8>)) -> bool {
+        let done = match order {
+            kind::HAND_OVER => self.hand_over(&payload),
+            kind::RELEASE => self.check_held(&payload).and_then(|()| self.release()),
+            _ => self.check_held(&payload),
+        };
+        let drops = order == kind::DROP && done.is_ok();
+        if drops {
+            self.remove_names();
+            self.clear_away();
+        }
+        match done {
+            Ok(()) => self.clients.answer(client, kind::NOTED, Vec::new()),
+            Err(text) => self
+                .clients
+                .answer(client, kind::FAILED, message::failure(Errno::EINVAL, &text)),
+        }
+        if drops {
+            let mut killed = (128 + libc::SIGKILL).to_le_bytes().to_vec();
+            killed.push(1);
+            self.clients.say_last(kind::EXITED, &killed);
+        }
+        drops
+    }
+
+    fn check_held(&self, id: &[u8]) -> Result<(), String> {
+        let is_it = self.state.handover.as_ref().is_some_and(|own| own.as_bytes() == id);
+        match (&self.state.status, is_it) {
+            (Status::Held, true) => Ok(()),
+            (Status::Held, false) => Err("the sandbox is held by another hand-over".to_owned()),
+            _ => Err("the sandbox is not held".to_owned()),
+        }
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        let Some(cgroup) = &self.cgroups.freezer else {
+            return Err("the sandbox has no cgroup".to_owned());
+        };
+        // Written down first: one that runs must not be taken for held.
+        self.state.status = Status::Running;
+        let begun = self
+            .state
+            .write(&self.folder)
+            .map_err(|error| error.to_string())
+            .and_then(|()| cgroup.thaw().map_err(|error| error.to_string()));
+        if let Err(error) = begun {
+            self.state.status = Status::Held;
+            self.save();
+            return Err(error);
+        }
+        self.points.keep();
+        Ok(())
+    }
+
+    /// Keeps the record, then ends PID 1: neither of the two without the other.
+    fn hand_over(&mut self, payload: &[u8]) -> Result<(), String> {
+        let record: HandedOver = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if self.phase != Phase::Running || self.state.status != Status::Running {
+            return Err("the sandbox does not run".to_owned());
+        }
+        keep(&record.path, &record.text).map_err(|error| format!("write {}: {error}", record.path.display()))?;
+        self.handed_over = true;
+        if let Err(error) = descriptor::pidfd_kill(self.pidfd.as_fd()) {
+            tracing::debug!(%error, "PID 1 is gone already");
+        }
+        if let Some(Err(error)) = self.cgroups.freezer.as_ref().map(floe_cgroup::Cgroup::let_die) {
+            tracing::debug!(%error, "the cgroup is gone already");
+        }
+        Ok(())
+    }
+
+    /// Removes files of sockets that were bound anew for a sandbox that does not count.
+    fn remove_names(&self) {
+        let root = format!("/proc/{}/root", self.state.pid1);
+        let removed = noted_names(&self.folder).and_then(|names| {
+            if names.is_empty() {
+                return Ok(());
+            }
+            let root = File::open(&root)?;
+            for name in names {
+                let (Some(folder), Some(file)) = (name.path.parent(), name.path.file_name()) else {
+                    continue;
+                };
+                let folder = match descriptor::open_in_root(root.as_fd(), folder, libc::O_PATH | libc::O_CLOEXEC, 0) {
+                    Ok(folder) => folder,
+                    Err(Errno::ENOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                let found = fstatat(&folder, file, AtFlags::AT_SYMLINK_NOFOLLOW);
+                if found.is_ok_and(|found| (found.st_dev, found.st_ino) == name.identity) {
+                    unlinkat(&folder, file, UnlinkatFlags::NoRemoveDir)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::error!(%error, "remove files of sockets");
+        }
+    }
+}
+
+/// Writes a file so that it is there, whole, also behind a loss of power.
+fn keep(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    // It is there for whoever looks now, so that nothing may be done as if it were not.
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::error!(%error, "the record of a hand-over may not survive a crash of this host");
+    }
+    Ok(())
+}
