@@ -2,7 +2,9 @@
 
 use crate::{LogFormat, output};
 use floe_checkpoint::{checkpoint::CheckpointError, host::Hindrances, restore::RestoreError};
+use floe_migrate::source::MigrateError;
 use serde_json::json;
+use std::fmt;
 
 /// A verb that failed.
 #[derive(Debug)]
@@ -44,6 +46,12 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
@@ -51,6 +59,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
             list.iter().map(ToString::to_string).collect()
         } else if let Some(RestoreError::Obstacles(list)) = error.downcast_ref() {
             list.iter().map(ToString::to_string).collect()
+        } else if let Some(error) = error.downcast_ref::<MigrateError>() {
+            error.findings().to_vec()
         } else if let Some(Hindrances { list, .. }) = error.downcast_ref() {
             list.clone()
         } else if let Some(RestoreError::Differs(list)) = error.downcast_ref() {

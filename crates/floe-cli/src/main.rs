@@ -58,6 +58,9 @@ enum Verb {
     Inspect(verbs::inspect::Inspect),
     Verify(verbs::verify::Verify),
     Check(verbs::check::Check),
+    Migrate(verbs::migrate::Migrate),
+    Receive(verbs::receive::Receive),
+    Keys(verbs::keys::ShowKeys),
     Demo(verbs::demo::Demo),
     #[command(hide = true)]
     DemoWorker(verbs::demo::DemoWorker),
@@ -106,6 +109,9 @@ fn main() -> ExitCode {
         Verb::Inspect(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Migrate(verb) => verb.run(&context),
+        Verb::Receive(verb) => verb.run(&context),
+        Verb::Keys(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::DemoWorker(verb) => verb.run(),
     };

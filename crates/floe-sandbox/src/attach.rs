@@ -110,6 +110,15 @@ impl Client {
         Ok(message::put(&self.socket, kind, payload)?)
     }
 
+    /// Whether a message waits, or the end; waited for so many milliseconds.
+    pub(crate) fn has_answer(&self, patience: u8) -> Result<bool, AttachError> {
+        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], patience) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(crate) fn receive(&self) -> Result<Option<(u8, Vec<u8>)>, AttachError> {
         Ok(message::get(&self.socket)?)
     }

@@ -77,6 +77,9 @@ pub struct Holding {
     pub permit: PathBuf,
 }
 
+/// How often who waits for a monitor is called, in milliseconds.
+const NOW_AND_THEN: u8 = 100;
+
 /// A name in a sandbox's folder.
 const NAMES: &str = "held-names.json";
 
@@ -98,14 +101,15 @@ pub(crate) fn noted_names(folder: &Path) -> io::Result<Vec<HeldName>> {
 }
 
 impl Sandbox {
-    /// Has the monitor keep a record and, when it is safe on its disk, end PID 1.
+    /// Has the monitor keep a record and, when it is safe on its disk, end PID 1. `waiting` is called now and then until it
+    /// has answered: it can do nothing while a PID 1 that has ended is still traced.
     ///
     /// # Errors
     /// [`HandoverError::Refused`]: nothing was done. [`HandoverError::Gone`]: where the record is there, the sandbox is to be
     /// ended by whoever asked; otherwise nothing was done, and won't be.
-    pub fn hand_over(&self, record: &HandedOver) -> Result<(), HandoverError> {
+    pub fn hand_over(&self, record: &HandedOver, waiting: &mut dyn FnMut()) -> Result<(), HandoverError> {
         let text = serde_json::to_vec(record).map_err(|error| HandoverError::Refused(error.to_string()))?;
-        self.order(kind::HAND_OVER, &text)
+        self.order(kind::HAND_OVER, &text, waiting)
     }
 
     /// Lets one that is held run.
@@ -113,7 +117,7 @@ impl Sandbox {
     /// # Errors
     /// [`HandoverError::Refused`] where it is not held by the hand-over `id`.
     pub fn release(&self, id: &str) -> Result<(), HandoverError> {
-        self.order(kind::RELEASE, id.as_bytes())
+        self.order(kind::RELEASE, id.as_bytes(), &mut || {})
     }
 
     /// Removes one that is held.
@@ -121,7 +125,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Self::release`].
     pub fn abandon(&self, id: &str) -> Result<(), HandoverError> {
-        self.order(kind::DROP, id.as_bytes())
+        self.order(kind::DROP, id.as_bytes(), &mut || {})
     }
 
     /// Whether its monitor lives.
@@ -130,7 +134,15 @@ impl Sandbox {
         self.has_monitor()
     }
 
-    fn order(&self, kind: u8, payload: &[u8]) -> Result<(), HandoverError> {
+    /// Returns when the monitor has done all that others ordered before.
+    ///
+    /// # Errors
+    /// [`HandoverError::Gone`].
+    pub fn wait_for_monitor(&self) -> Result<(), HandoverError> {
+        Ok(Client::connect(self.folder())?.announce()?)
+    }
+
+    fn order(&self, kind: u8, payload: &[u8], waiting: &mut dyn FnMut()) -> Result<(), HandoverError> {
         if payload.len() > message::PAYLOAD {
             return Err(HandoverError::Refused("the record is too long".to_owned()));
         }
@@ -139,6 +151,9 @@ impl Sandbox {
             Ok(()) => {}
             Err(AttachError::Talk(Errno::EPIPE | Errno::ECONNRESET)) => return Err(HandoverError::Gone),
             Err(error) => return Err(error.into()),
+        }
+        while !client.has_answer(NOW_AND_THEN)? {
+            waiting();
         }
         match client.receive() {
             Ok(Some((kind::NOTED, _))) => Ok(()),

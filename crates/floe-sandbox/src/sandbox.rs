@@ -16,6 +16,7 @@ use nix::{
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// What can't be done with a sandbox.
@@ -401,6 +402,22 @@ impl Sandbox {
                 Err(error) => return Err(AttachError::Talk(error).into()),
             }
         }
+    }
+
+    /// Waits until the monitor of one that was handed over has removed it, for a while.
+    ///
+    /// # Errors
+    /// [`SandboxError::Lost`] where it does not.
+    pub fn wait_until_gone(&self) -> Result<(), SandboxError> {
+        const WHILE: Duration = Duration::from_secs(10);
+        let begin = Instant::now();
+        while self.has_monitor() && self.folder.exists() {
+            if begin.elapsed() > WHILE {
+                return Err(SandboxError::Lost(self.state.name.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Removes all that is left of it; with `force` also ends it.

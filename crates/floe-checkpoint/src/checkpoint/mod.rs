@@ -41,7 +41,7 @@ use floe_resources::{
     task::Sleepers,
     tree::FoundTree,
 };
-use floe_sandbox::LinkState;
+use floe_sandbox::{ConsoleState, LinkState, Sandbox, SandboxError};
 use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
@@ -51,6 +51,7 @@ use output::OpenOutput;
 use patience::Patience;
 use seize::HeldTree;
 use std::{
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -116,6 +117,34 @@ pub enum Target {
 }
 
 impl Target {
+    /// A sandbox that runs.
+    ///
+    /// # Errors
+    /// [`SandboxError`] where it does not.
+    pub fn of_sandbox(sandbox: &Sandbox) -> Result<Self, SandboxError> {
+        let root = sandbox.pid1()?;
+        let links = match sandbox.console() {
+            ConsoleState::Pipes(pipes) => ConsoleLinks {
+                pipes: *pipes,
+                ..ConsoleLinks::default()
+            },
+            ConsoleState::Terminal(path) => ConsoleLinks {
+                terminal: Some(path.clone().into_os_string().into_vec()),
+                ..ConsoleLinks::default()
+            },
+        };
+        Ok(Self::Sandbox {
+            root,
+            cgroup: sandbox.cgroup()?,
+            further: sandbox.cgroups()?.further,
+            name: sandbox.name().to_owned(),
+            links,
+            folder: sandbox.folder().to_owned(),
+            command: sandbox.state().command.clone(),
+            link: sandbox.state().link.clone(),
+        })
+    }
+
     fn root(&self) -> Pid {
         match self {
             Self::Sandbox { root, .. } | Self::Tree { root, .. } => *root,

@@ -9,15 +9,9 @@ use floe_checkpoint::checkpoint::{
     BACKGROUND_STAGES, Output, Report, Request, STAGES, Target, Then, checkpoint, confines_calls, terminal_of,
 };
 use floe_resources::file::{ConsoleLinks, Externals, Rule};
-use floe_sandbox::{Announcement, ConsoleState, Sandbox, join_user};
+use floe_sandbox::{Announcement, Sandbox, join_user};
 use floe_sys::Pid;
-use std::{
-    fs::File,
-    io::IsTerminal,
-    os::{fd::AsFd, unix::ffi::OsStringExt},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs::File, io::IsTerminal, os::fd::AsFd, path::PathBuf, time::Duration};
 
 /// Save a sandbox, or any process tree, into one file; the tree then ends.
 ///
@@ -53,7 +47,7 @@ pub struct Checkpoint {
     tcp: Tcp,
     /// How long to wait for what passes by itself (connections not accepted yet or only being made, events not read yet):
     /// the tree runs on meanwhile, and is stopped and looked at anew.
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = super::seconds)]
     patience: Duration,
     /// For a tree that was started by hand in a terminal: that counts as its own, and the restored tree has one like it, which
     /// who stays with the sandbox has on their own terminal.
@@ -174,7 +168,7 @@ impl Checkpoint {
 
     fn target(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Target> {
         if let Some(sandbox) = sandbox {
-            return sandbox_target(sandbox);
+            return Ok(Target::of_sandbox(sandbox)?);
         }
         if let Some(path) = &self.cgroup {
             let cgroup = Cgroup::open(path)?;
@@ -201,11 +195,6 @@ impl Checkpoint {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
-}
-
 /// The one process of a cgroup whose parent is not in it.
 fn root_of(cgroup: &Cgroup) -> anyhow::Result<Pid> {
     let members = cgroup.processes()?;
@@ -229,30 +218,6 @@ fn root_of(cgroup: &Cgroup) -> anyhow::Result<Pid> {
             roots.len()
         ),
     }
-}
-
-fn sandbox_target(sandbox: &Sandbox) -> anyhow::Result<Target> {
-    let root = sandbox.pid1()?;
-    let links = match sandbox.console() {
-        ConsoleState::Pipes(pipes) => ConsoleLinks {
-            pipes: *pipes,
-            ..ConsoleLinks::default()
-        },
-        ConsoleState::Terminal(path) => ConsoleLinks {
-            terminal: Some(path.clone().into_os_string().into_vec()),
-            ..ConsoleLinks::default()
-        },
-    };
-    Ok(Target::Sandbox {
-        root,
-        cgroup: sandbox.cgroup()?,
-        further: sandbox.cgroups()?.further,
-        name: sandbox.name().to_owned(),
-        links,
-        folder: sandbox.folder().to_owned(),
-        command: sandbox.state().command.clone(),
-        link: sandbox.state().link.clone(),
-    })
 }
 
 fn summary(report: &Report, dry_run: bool) -> String {

@@ -7,11 +7,14 @@ pub mod demo;
 pub mod exec;
 pub mod freeze;
 pub mod inspect;
+pub mod keys;
 pub mod kill;
 pub mod logs;
+pub mod migrate;
 pub mod ns;
 pub mod pid;
 pub mod ps;
+pub mod receive;
 pub mod restore;
 pub mod rm;
 pub mod run;
@@ -26,3 +29,9 @@ mod limits;
 mod map;
 mod mounts;
 mod publish;
+
+/// A time that is given in seconds.
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    std::time::Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}

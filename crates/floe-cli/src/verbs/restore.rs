@@ -91,8 +91,9 @@ pub struct Restore {
     stages: bool,
 }
 
+/// How tasks get their PIDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Method {
+pub enum Method {
     /// Write the number before it to /proc/sys/kernel/ns_last_pid.
     NsLastPid,
     /// clone3 with set_tid.
@@ -108,6 +109,15 @@ enum Files {
     Check,
     /// Refuse any difference in size or time of change, and on the same host another file at the path.
     Strict,
+}
+
+impl From<Method> for PidMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::NsLastPid => Self::NsLastPid,
+            Method::SetTid => Self::SetTid,
+        }
+    }
 }
 
 impl From<Files> for FilesMode {
@@ -181,10 +191,7 @@ impl Restore {
             image,
             state_dir: &context.state_dir,
             name: self.name.clone(),
-            pid_method: match self.pid_method {
-                Method::NsLastPid => PidMethod::NsLastPid,
-                Method::SetTid => PidMethod::SetTid,
-            },
+            pid_method: self.pid_method.into(),
             foreground: !self.detach,
             outside,
             files: self.files.into(),

@@ -108,7 +108,9 @@ impl World {
                     assert_ne!(self.tree, Tree::Dead, "a dead tree is let go");
                     self.tree = Tree::Runs;
                 }
-                SourceStep::Tell(decision) => drop(self.to_target.insert(decision)),
+                SourceStep::Tell(decision) => {
+                    self.to_target.insert(decision);
+                }
                 SourceStep::Connect => self.connects = true,
                 SourceStep::Forget => self.record = None,
             }
@@ -119,8 +121,12 @@ impl World {
         let Some(session) = &mut self.session else { return };
         for step in session.see(event) {
             match step {
-                TargetStep::TellPrepared => drop(self.to_source.insert(Reply::Prepared)),
-                TargetStep::TellRefused => drop(self.to_source.insert(Reply::Refused)),
+                TargetStep::TellPrepared => {
+                    self.to_source.insert(Reply::Prepared);
+                }
+                TargetStep::TellRefused => {
+                    self.to_source.insert(Reply::Refused);
+                }
                 TargetStep::GiveUp => {
                     self.builds = false;
                     self.permit = false;
@@ -271,10 +277,14 @@ impl World {
         can(&|w| w.source_sees(SourceEvent::Failed));
         can(&|w| w.target_sees(TargetEvent::LinkLost));
         for decision in self.to_target.iter().copied() {
-            can(&|w| drop(w.to_target.remove(&decision)));
+            can(&|w| {
+                w.to_target.remove(&decision);
+            });
         }
         for reply in self.to_source.iter().copied() {
-            can(&|w| drop(w.to_source.remove(&reply)));
+            can(&|w| {
+                w.to_source.remove(&reply);
+            });
         }
         if self.source.is_some() {
             can(&|w| {

@@ -7,6 +7,7 @@ use crate::{
     message::{self, kind},
     state::Status,
 };
+use floe_cgroup::{Cgroup, Kind};
 use floe_sys::descriptor;
 use nix::{
     errno::Errno,
@@ -115,12 +116,21 @@ impl Monitor {
         if self.phase != Phase::Running || self.state.status != Status::Running {
             return Err("the sandbox does not run".to_owned());
         }
+        // Its tasks stand still under the tracer that has saved them. Should that die meanwhile, none may run on.
+        let stopped = self.cgroups.freezer.as_ref().filter(|cgroup| cgroup.kind() == Kind::V2);
+        let frozen = stopped
+            .map(Cgroup::freeze)
+            .transpose()
+            .map_err(|error| error.to_string())?;
         keep(&record.path, &record.text).map_err(|error| format!("write {}: {error}", record.path.display()))?;
+        if let Some(frozen) = frozen {
+            frozen.keep();
+        }
         self.handed_over = true;
         if let Err(error) = descriptor::pidfd_kill(self.pidfd.as_fd()) {
             tracing::debug!(%error, "PID 1 is gone already");
         }
-        if let Some(Err(error)) = self.cgroups.freezer.as_ref().map(floe_cgroup::Cgroup::let_die) {
+        if let Some(Err(error)) = self.cgroups.freezer.as_ref().map(Cgroup::let_die) {
             tracing::debug!(%error, "the cgroup is gone already");
         }
         Ok(())

@@ -1,0 +1,164 @@
+//! `floe migrate`.
+
+use super::keys::KeysFolder;
+use crate::{Context, act, failure::Outcome, output};
+use anyhow::Context as _;
+use clap::{ArgGroup, Args};
+use floe_migrate::{
+    keys::Keys,
+    link::{Address, Manner, message::Outcome as There},
+    protocol::Decision,
+    record::Record,
+    source::{Request, Summary, migrate, settle},
+};
+use floe_sandbox::Sandbox;
+use serde_json::json;
+use std::time::Duration;
+
+/// Move a running sandbox to another host, where floe receive waits for it.
+///
+/// What stands in the way, here or there, is told in one list before anything is stopped. Then the sandbox stands still, its
+/// image goes over, and it is built there, compared with the image, and held frozen. Only then does it end here and run there.
+/// Whatever goes wrong before, on either side or between, it runs on here as if nothing had happened; never do both run.
+///
+/// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys); unix:PATH by a socket; ssh://[USER@]HOST[:PORT]
+/// by starting `floe receive --stdio` there.
+///
+/// Example: floe migrate job oak:7070
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["name", "settle"]))]
+pub struct Migrate {
+    /// The sandbox.
+    #[arg(requires = "address")]
+    name: Option<String>,
+    /// Where floe receive waits.
+    #[arg(value_name = "ADDRESS")]
+    address: Option<Address>,
+    /// Only tell what stands in the way, here and there. The sandbox stands still for a moment.
+    #[arg(long)]
+    dry_run: bool,
+    /// Tell targets what became of migrations whose floe was killed here, or could not reach them any more: until then they may
+    /// hold a sandbox frozen.
+    #[arg(long, conflicts_with_all = ["name", "dry_run"])]
+    settle: bool,
+    /// Without encryption and keys, to an address of this host's own (127.0.0.1:PORT).
+    #[arg(long, conflicts_with = "settle")]
+    insecure: bool,
+    #[command(flatten)]
+    keys: KeysFolder,
+    /// zstd level, from -7 (fast) to 22 (small).
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=22))]
+    level: i32,
+    /// How long to wait for what passes by itself, as in floe checkpoint.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = super::seconds)]
+    patience: Duration,
+    /// How long the other side may be silent before the connection counts as broken.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
+    timeout: Duration,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Migrate {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        let (Some(name), Some(address)) = (&self.name, &self.address) else {
+            return self.settle(context);
+        };
+        let keys = match address {
+            Address::Tcp(_) if !self.insecure => Some(self.keys.open()?),
+            _ => None,
+        };
+        let request = Request {
+            sandbox: Sandbox::open(&context.state_dir, name)?,
+            state_dir: &context.state_dir,
+            address,
+            keys: keys.as_ref(),
+            level: self.level,
+            patience: self.patience,
+            silence: self.timeout,
+            dry_run: self.dry_run,
+        };
+        let summary = act::perform(|control| migrate(&request, control))??;
+        if self.json {
+            output::json(&as_json(name, address, &summary))?;
+        } else {
+            context.tell(&in_words(address, &summary));
+        }
+        Ok(0)
+    }
+
+    fn settle(&self, context: &Context) -> Outcome {
+        let left = Record::left(&context.state_dir)?;
+        let keys: Option<Keys> = match left.iter().all(|record| record.insecure) {
+            true => None,
+            false => Some(self.keys.open()?),
+        };
+        let all = act::perform(|control| {
+            let manner = Manner {
+                keys: keys.as_ref(),
+                patience: self.timeout,
+                interrupted: control.interrupted,
+            };
+            settle(&context.state_dir, manner)
+        })??;
+        let mut failure = None;
+        for settled in all {
+            let (name, address) = (&settled.record.sandbox, &settled.record.address);
+            match settled.told {
+                Ok(Decision::Commit) => context.tell(&format!("{name} runs at {address}")),
+                Ok(Decision::Abort) => context.tell(&format!("{address} holds nothing of {name}")),
+                Err(error) => {
+                    let error =
+                        Err::<(), _>(error).with_context(|| format!("settle the migration of {name} to {address}"));
+                    failure = error.err().or(failure);
+                }
+            }
+        }
+        failure.map_or(Ok(0), |error| Err(error.into()))
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
+}
+
+fn as_json(name: &str, address: &Address, summary: &Summary) -> serde_json::Value {
+    json!({
+        "name": name,
+        "to": address.to_string(),
+        "processes": summary.counts.processes,
+        "threads": summary.counts.threads,
+        "memory": summary.counts.memory,
+        "rounds": summary.rounds,
+        "bytes": summary.bytes,
+        "frozen_ms": milliseconds(summary.frozen),
+        "total_ms": milliseconds(summary.total),
+        "runs_there": summary.outcome.map(|outcome| outcome == There::Runs),
+    })
+}
+
+fn in_words(address: &Address, summary: &Summary) -> String {
+    let counts = summary.counts;
+    let what = format!(
+        "{}, {}, {} of memory",
+        output::count(counts.processes as usize, "process", "processes"),
+        output::count(counts.threads as usize, "thread", "threads"),
+        output::bytes(counts.memory)
+    );
+    let Some(outcome) = summary.outcome else {
+        return format!("nothing stands in the way, here or at {address}: {what}");
+    };
+    let done = format!(
+        "{}, {} sent; stood still {:.1} ms of {:.1} ms",
+        output::count(summary.rounds as usize, "round", "rounds"),
+        output::bytes(summary.bytes),
+        milliseconds(summary.frozen),
+        milliseconds(summary.total)
+    );
+    match outcome {
+        There::Runs => format!("runs at {address}: {what}; {done}"),
+        There::None => format!("went to {address}, and has ended there already: {what}; {done}"),
+    }
+}

@@ -1,0 +1,124 @@
+//! `floe receive`.
+
+use super::{keys::KeysFolder, map::Map, restore::Method};
+use crate::{Context, act, failure::Outcome, output};
+use clap::{ArgGroup, Args};
+use floe_migrate::{
+    link::{Address, Listener},
+    target::{Event, Request, receive, receive_here},
+};
+use floe_sandbox::{Sandbox, Status, become_root};
+use std::{fs::File, time::Duration};
+
+/// Take sandboxes that floe migrate sends from other hosts, until interrupted.
+///
+/// Each is built, compared with its image, and held frozen (floe ps: held) until its source has ended it there; then it runs. If
+/// the connection breaks just then, or floe is killed on either side, it stays held until its source reaches this command, or a
+/// later one, and says what becomes of it. Only if the source is gone for good decide yourself, by --commit or --abort: if it
+/// runs on there after all, --commit makes two of it.
+///
+/// HOST:PORT takes TLS from hosts whose keys are pinned (floe keys); unix:PATH is a socket that you alone can reach.
+///
+/// Example: floe receive --listen 0.0.0.0:7070
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["listen", "stdio", "commit", "abort"]))]
+pub struct Receive {
+    /// Where to wait: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
+    /// Take one on standard input and output, from who has started this (ssh).
+    #[arg(long)]
+    stdio: bool,
+    /// Let a sandbox run that is held, whose source is gone for good.
+    #[arg(long, value_name = "NAME")]
+    commit: Option<String>,
+    /// Remove a sandbox that is held, whose source is gone for good.
+    #[arg(long, value_name = "NAME")]
+    abort: Option<String>,
+    /// Without encryption and keys, at an address of this host's own (127.0.0.1:PORT).
+    #[arg(long, requires = "listen")]
+    insecure: bool,
+    #[command(flatten)]
+    keys: KeysFolder,
+    /// How tasks get their PIDs.
+    #[arg(long, value_enum, default_value = "ns-last-pid")]
+    pid_method: Method,
+    /// How long a source may be silent before the connection counts as broken.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = super::seconds)]
+    timeout: Duration,
+}
+
+impl Receive {
+    /// Runs the verb.
+    pub fn run(self, context: &Context) -> Outcome {
+        if let Some(name) = self.commit.as_ref().or(self.abort.as_ref()) {
+            return decide(context, name, self.commit.is_some());
+        }
+        let keys = match &self.listen {
+            Some(Address::Tcp(_)) if !self.insecure => Some(self.keys.open()?),
+            _ => None,
+        };
+        let become_user = |image: &File| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
+            Ok(become_root(ids)?)
+        };
+        // Standard output may be the connection.
+        let tell = |event: &Event<'_>| context.tell(&in_words(event));
+        let request = Request {
+            state_dir: &context.state_dir,
+            keys: keys.as_ref(),
+            silence: self.timeout,
+            pid_method: self.pid_method.into(),
+            become_user: &become_user,
+            tell: &tell,
+        };
+        let Some(address) = &self.listen else {
+            return Ok(act::perform(|control| receive_here(&request, control))??);
+        };
+        let listener = Listener::bind(address, self.insecure)?;
+        context.tell(&format!("receiving at {}", listener.address()));
+        act::perform(|control| receive(&listener, &request, control))??;
+        Ok(0)
+    }
+}
+
+fn decide(context: &Context, name: &str, counts: bool) -> Outcome {
+    let sandbox = Sandbox::open(&context.state_dir, name)?;
+    let Some(id) = sandbox
+        .state()
+        .handover
+        .as_ref()
+        .filter(|_| sandbox.state().status == Status::Held)
+    else {
+        return Err(anyhow::anyhow!("sandbox {name} is not held by a migration").into());
+    };
+    if counts {
+        sandbox.release(id)?;
+    } else {
+        sandbox.abandon(id)?;
+    }
+    Ok(0)
+}
+
+fn in_words(event: &Event<'_>) -> String {
+    match event {
+        Event::Runs {
+            name,
+            from,
+            counts: Some(counts),
+        } => format!(
+            "{name} runs, from {from}: {}, {} of memory",
+            output::count(counts.processes as usize, "process", "processes"),
+            output::bytes(counts.memory)
+        ),
+        Event::Runs {
+            name,
+            from,
+            counts: None,
+        } => format!("the migration {name} from {from} is decided: it runs"),
+        Event::GivenUp { from, reason } => format!("nothing came of a migration from {from}: {reason}"),
+        Event::Held { name, from } => {
+            format!("{name} is held: {from} is gone, and has not said whether it runs on here or there")
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The side that connects.
+
+use super::{Address, Link, LinkError, Manner, Stream, tls, wire::Wire};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Command, Stdio},
+};
+
+/// Connects with the floe at an address.
+///
+/// # Errors
+/// [`LinkError`].
+pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError> {
+    let failed = || LinkError::carrier("connect with", address);
+    match address {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(failed())?;
+            plain(stream.into(), address, manner).map_err(failed())
+        }
+        Address::Ssh { destination, port } => {
+            let (stream, child) = ssh(destination, *port).map_err(LinkError::carrier("start ssh for", address))?;
+            let mut link = plain(stream, address, manner).map_err(failed())?;
+            link.carrier = Some(child);
+            Ok(link)
+        }
+        Address::Tcp(text) => {
+            let stream = tcp(text, manner)?;
+            match manner.keys {
+                None => plain(stream.into(), address, manner).map_err(failed()),
+                Some(keys) => {
+                    let wire = wire(stream.into(), manner).map_err(failed())?;
+                    let (stream, peer) = tls::connect(keys, wire, text)?;
+                    Ok(Link::new(Stream::Client(Box::new(stream)), peer))
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn wire(socket: OwnedFd, manner: Manner<'_>) -> io::Result<Wire> {
+    let output = socket.try_clone()?;
+    Wire::new((socket, output), manner.patience, manner.interrupted)
+}
+
+fn plain(socket: OwnedFd, address: &Address, manner: Manner<'_>) -> io::Result<Link> {
+    Ok(Link::new(Stream::Plain(wire(socket, manner)?), address.to_string()))
+}
+
+fn tcp(text: &str, manner: Manner<'_>) -> Result<TcpStream, LinkError> {
+    let failed = || LinkError::carrier("connect with", text);
+    let places: Vec<SocketAddr> = text.to_socket_addrs().map_err(failed())?.collect();
+    if manner.keys.is_none() && !places.iter().all(|place| place.ip().is_loopback()) {
+        return Err(LinkError::NotLoopback(text.to_owned()));
+    }
+    let mut last = io::Error::other("it has no address");
+    for place in places {
+        match TcpStream::connect_timeout(&place, manner.patience) {
+            Ok(stream) => {
+                // What is small is waited for.
+                stream.set_nodelay(true).map_err(failed())?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failed()(last))
+}
+
+/// Has ssh run `floe receive --stdio` at another host.
+fn ssh(destination: &str, port: Option<u16>) -> io::Result<(OwnedFd, Child)> {
+    let (near, far) = UnixStream::pair()?;
+    let mut command = Command::new("ssh");
+    if let Some(port) = port {
+        command.arg("-p").arg(port.to_string());
+    }
+    command.args(["-T", "-e", "none", "--", destination, "floe receive --stdio"]);
+    let input: OwnedFd = far.into();
+    let output = input.try_clone()?;
+    let child = command
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(output))
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    Ok((near.into(), child))
+}

@@ -1,0 +1,130 @@
+//! What source and target say to each other: `docs/wire-protocol.md`.
+
+use crate::protocol::Decision;
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol: there is no other one yet.
+pub const VERSION: u32 = 1;
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Message {
+    /// The first one of each side.
+    Hello {
+        /// Of the protocol.
+        version: u32,
+        /// Of floe.
+        floe: String,
+    },
+    /// Source: a sandbox is to come. An image without memory follows, as data, to its [`End`](Self::End).
+    Offer {
+        /// Of the hand-over.
+        id: Id,
+        /// Of the sandbox.
+        name: String,
+    },
+    /// Target: nothing stands in the way of it.
+    Accepted,
+    /// Target: it can't be, or has failed; nothing is left of it here.
+    Refused {
+        /// Why.
+        reason: String,
+        /// All that stands in the way.
+        findings: Vec<String>,
+    },
+    /// Source: the image follows, as data, to its [`End`](Self::End).
+    Image,
+    /// Source: it was that long.
+    End {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Target: what it is doing.
+    Stage {
+        /// Name of a stage of restore.
+        name: String,
+    },
+    /// Target: the tree stands here, verified, frozen, and will until it is told.
+    Prepared,
+    /// Source: what becomes of it.
+    Decided {
+        /// Of the hand-over.
+        id: Id,
+        /// What.
+        decision: Decision,
+    },
+    /// Target: that is done.
+    Done {
+        /// How the sandbox stands now.
+        outcome: Outcome,
+    },
+}
+
+/// How a sandbox of a hand-over stands at its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It runs.
+    Runs,
+    /// There is none: it was dropped, or it ran and has ended, or its host was started anew.
+    None,
+}
+
+/// Of a hand-over: 32 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Id(String);
+
+impl Id {
+    /// One that nobody else has.
+    ///
+    /// # Errors
+    /// Where the kernel has no random numbers.
+    pub fn new() -> std::io::Result<Self> {
+        let mut bytes = [0; 16];
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| std::io::Error::other("no random numbers"))?;
+        Ok(Self(crate::hex(&bytes)))
+    }
+
+    /// Its digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if text.len() == 32 && text.bytes().all(digit) {
+            Ok(Self(text))
+        } else {
+            Err("not the id of a hand-over")
+        }
+    }
+}
+
+impl From<Id> for String {
+    fn from(id: Id) -> Self {
+        id.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Id, Message};
+
+    #[test]
+    fn an_id_is_no_path() {
+        for bad in ["", "../../../../etc/passwd/../../../x", "0123", &"G".repeat(32)] {
+            assert!(Id::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        let text = format!(r#"{{"type":"decided","id":"{}","decision":"Abort"}}"#, "../".repeat(11));
+        assert!(serde_json::from_str::<Message>(&text).is_err());
+        let id = Id::new().expect("random numbers");
+        assert_eq!(Id::try_from(id.as_str().to_owned()), Ok(id));
+    }
+}

@@ -1,0 +1,269 @@
+//! A connection between two floes: what carries it, who the other side is, and the frames on it.
+
+pub mod address;
+mod connect;
+pub mod frame;
+mod listen;
+pub mod message;
+mod tls;
+mod wire;
+
+pub use address::Address;
+pub use connect::connect;
+pub use listen::{Listener, stdio};
+
+use frame::{Frame, FrameError};
+use message::Message;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+};
+use rustls::{ClientConnection, ServerConnection, StreamOwned};
+use std::{
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd},
+    process::Child,
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+use wire::Wire;
+
+/// How a connection is made and kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner<'a> {
+    /// Keys; `None`: without encryption, on loopback addresses alone.
+    pub keys: Option<&'a crate::keys::Keys>,
+    /// How long the other side may be silent.
+    pub patience: Duration,
+    /// Told to stop.
+    pub interrupted: &'static AtomicBool,
+}
+
+/// A connection that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The carrier.
+    #[error("{action} {object}")]
+    Carrier {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        object: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Without encryption, to another host.
+    #[error(
+        "{0} is no loopback address: --insecure serves only those; other hosts are reached with keys (floe keys) or by ssh://"
+    )]
+    NotLoopback(String),
+    /// Nobody is known.
+    #[error("no key of another host is pinned, so that nobody can be talked to (floe keys --help)")]
+    NoPeers,
+    /// TLS.
+    #[error("agree on keys with {peer}")]
+    Tls {
+        /// With whom.
+        peer: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] crate::keys::KeysError),
+}
+
+impl LinkError {
+    fn carrier(action: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
+        let object = object.to_string();
+        move |source| Self::Carrier { action, object, source }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Link {
+    /// Until it is dropped.
+    stream: Option<Stream>,
+    /// Who is there, for people.
+    peer: String,
+    buffer: Vec<u8>,
+    /// The program that carries it.
+    carrier: Option<Child>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(Wire),
+    Client(Box<StreamOwned<ClientConnection, Wire>>),
+    Server(Box<StreamOwned<ServerConnection, Wire>>),
+}
+
+impl Link {
+    fn new(stream: Stream, peer: String) -> Self {
+        let buffer = vec![0; frame::DATA];
+        Self {
+            stream: Some(stream),
+            peer,
+            buffer,
+            carrier: None,
+        }
+    }
+
+    /// Lets go of it in a child process, which has it by its birth alone.
+    pub(crate) fn disinherit(&mut self) {
+        self.stream = None;
+        std::mem::forget(self.carrier.take());
+    }
+
+    /// Who is there, for people.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("it is there until the link is dropped")
+    }
+
+    fn wire(&self) -> &Wire {
+        match self.stream.as_ref().expect("it is there until the link is dropped") {
+            Stream::Plain(wire) => wire,
+            Stream::Client(stream) => &stream.sock,
+            Stream::Server(stream) => &stream.sock,
+        }
+    }
+
+    /// How long the other side may be silent.
+    pub(crate) fn patience(&self) -> Duration {
+        self.wire().patience()
+    }
+
+    /// Lets the other side be silent for so long from now on, and be told to stop by another flag.
+    pub(crate) fn set_manner(&mut self, patience: Duration, interrupted: &'static AtomicBool) {
+        let wire = match self.stream() {
+            Stream::Plain(wire) => wire,
+            Stream::Client(stream) => &mut stream.sock,
+            Stream::Server(stream) => &mut stream.sock,
+        };
+        wire.set_manner(patience, interrupted);
+    }
+
+    /// What poll(2) is to look at for input, where none [`waits`](Self::waits) already.
+    pub(crate) fn input(&self) -> BorrowedFd<'_> {
+        self.wire().input()
+    }
+
+    /// Whether a frame waits, or the end of the connection.
+    pub(crate) fn waits(&mut self) -> io::Result<bool> {
+        let unpacked = match self.stream() {
+            Stream::Plain(_) => 0,
+            Stream::Client(stream) => unpacked(stream.conn.process_new_packets())?,
+            Stream::Server(stream) => unpacked(stream.conn.process_new_packets())?,
+        };
+        if unpacked > 0 {
+            return Ok(true);
+        }
+        match poll(&mut [PollFd::new(self.input().as_fd(), PollFlags::POLLIN)], 0_u8) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn send(&mut self, message: &Message) -> Result<(), FrameError> {
+        frame::send(self.stream(), message)
+    }
+
+    pub(crate) fn send_data(&mut self, piece: &[u8]) -> Result<(), FrameError> {
+        frame::send_data(self.stream(), piece)
+    }
+
+    pub(crate) fn send_alive(&mut self) -> Result<(), FrameError> {
+        frame::send_alive(self.stream())
+    }
+
+    /// Receives a frame; data stands in [`Self::data`] then.
+    pub(crate) fn receive_any(&mut self) -> Result<Frame<Message>, FrameError> {
+        let stream = self.stream.as_mut().expect("it is there until the link is dropped");
+        frame::receive(stream, &mut self.buffer)
+    }
+
+    pub(crate) fn data(&self, bytes: usize) -> &[u8] {
+        &self.buffer[..bytes]
+    }
+
+    /// Receives a message, past signs of life.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn receive(&mut self) -> Result<Message, FrameError> {
+        loop {
+            match self.receive_any()? {
+                Frame::Message(message) => return Ok(message),
+                Frame::Alive => {}
+                Frame::Data(_) => return Err(FrameError::Kind(b'd')),
+            }
+        }
+    }
+}
+
+fn unpacked(state: Result<rustls::IoState, rustls::Error>) -> io::Result<usize> {
+    state
+        .map(|state| state.plaintext_bytes_to_read())
+        .map_err(io::Error::other)
+}
+
+/// How long a program that carried a connection may take to notice its end.
+const CARRIER: Duration = Duration::from_secs(2);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stream = None;
+        let Some(carrier) = &mut self.carrier else { return };
+        let begin = Instant::now();
+        while matches!(carrier.try_wait(), Ok(None)) {
+            if begin.elapsed() > CARRIER
+                && let Err(error) = carrier.kill()
+            {
+                tracing::debug!(%error, "the carrier of a connection stays");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(wire) => wire.read(buffer),
+            Self::Client(stream) => stream.read(buffer),
+            Self::Server(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(wire) => wire.write(bytes),
+            Self::Client(stream) => stream.write(bytes),
+            Self::Server(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(wire) => wire.flush(),
+            Self::Client(stream) => stream.flush(),
+            Self::Server(stream) => stream.flush(),
+        }
+    }
+}

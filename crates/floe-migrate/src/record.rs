@@ -1,0 +1,254 @@
+//! What is written down of hand-overs, in `.migrations` of the state directory: at the source how far each has come
+//! (`ID.json`), at the target the permit to hold what is being built (`ID.building`).
+
+use crate::{
+    link::{Address, message::Id},
+    protocol::Phase,
+};
+use floe_sandbox::{HandedOver, Sandbox, StateDir};
+use floe_sys::{
+    Pid,
+    procfs::{Stat, read_text},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+/// A record that can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}")]
+pub struct RecordError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecordError {
+    let path = path.to_owned();
+    move |source| RecordError { action, path, source }
+}
+
+/// A process, told from a later one with its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pid: i32,
+    /// When it started, in clock ticks since boot.
+    start: u64,
+    /// Of which start of the machine.
+    boot: String,
+}
+
+impl Process {
+    fn of(pid: i32, start: u64) -> Self {
+        let boot = read_text("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            pid,
+            start,
+            boot: boot.trim().to_owned(),
+        }
+    }
+
+    fn own() -> Self {
+        let pid = std::process::id() as i32;
+        Self::of(pid, Stat::of(Pid::new(pid)).map_or(0, |stat| stat.starttime))
+    }
+
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        let lives = |stat: &Stat| stat.state != b'Z' || stat.num_threads > 1;
+        Stat::of(Pid::new(self.pid)).is_ok_and(|stat| Self::of(self.pid, stat.starttime) == *self && lives(&stat))
+    }
+}
+
+/// A source's record of a hand-over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Of the hand-over.
+    pub id: Id,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Name of the sandbox.
+    pub sandbox: String,
+    /// Where it goes.
+    pub address: Address,
+    /// Whether that is reached without encryption.
+    pub insecure: bool,
+    /// The sandbox's first process.
+    pub pid1: Process,
+    /// Its monitor.
+    pub monitor: Process,
+    /// The floe that works on it.
+    pub worker: Process,
+}
+
+fn folder(state_dir: &StateDir) -> PathBuf {
+    state_dir.path().join(".migrations")
+}
+
+fn make_folder(state_dir: &StateDir) -> Result<PathBuf, RecordError> {
+    let folder = folder(state_dir);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&folder).map_err(wrap("make", &folder))?;
+    Ok(folder)
+}
+
+fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(wrap("remove", path)(error)),
+    }
+    // It stays as long as something is in it.
+    if let Err(error) = fs::remove_dir(folder(state_dir)) {
+        tracing::debug!(%error, "the folder of migrations stays");
+    }
+    Ok(())
+}
+
+impl Record {
+    /// One of a hand-over that begins.
+    #[must_use]
+    pub fn begin(id: Id, sandbox: &Sandbox, (address, insecure): (&Address, bool)) -> Self {
+        let state = sandbox.state();
+        Self {
+            id,
+            phase: Phase::Begun,
+            sandbox: state.name.clone(),
+            address: address.clone(),
+            insecure,
+            pid1: Process::of(state.pid1, state.pid1_start),
+            monitor: Process::of(state.monitor, state.monitor_start),
+            worker: Process::own(),
+        }
+    }
+
+    fn path(&self, state_dir: &StateDir) -> PathBuf {
+        folder(state_dir).join(format!("{}.json", self.id.as_str()))
+    }
+
+    /// Writes it, safe on its disk.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn write(&self, state_dir: &StateDir) -> Result<(), RecordError> {
+        let folder = make_folder(state_dir)?;
+        let path = self.path(state_dir);
+        let write = || -> io::Result<()> {
+            let beside = path.with_extension("new");
+            let mut file = File::create(&beside)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            File::open(&folder)?.sync_all()
+        };
+        write().map_err(wrap("write", &path))
+    }
+
+    /// What the sandbox's monitor is to write when it ends the tree.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decided(&self, state_dir: &StateDir) -> Result<HandedOver, RecordError> {
+        let path = self.path(state_dir);
+        let mut decided = self.clone();
+        decided.phase = Phase::Decided;
+        let text = serde_json::to_string_pretty(&decided).map_err(|error| wrap("write", &path)(error.into()))?;
+        Ok(HandedOver { path, text })
+    }
+
+    /// How far it has come by what is written.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn written_phase(&self, state_dir: &StateDir) -> Result<Phase, RecordError> {
+        read(&self.path(state_dir)).map(|record| record.phase)
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn forget(&self, state_dir: &StateDir) -> Result<(), RecordError> {
+        remove(state_dir, &self.path(state_dir))
+    }
+
+    /// All that nobody works on any more.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn left(state_dir: &StateDir) -> Result<Vec<Self>, RecordError> {
+        let folder = folder(state_dir);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(wrap("list", &folder)(error)),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(wrap("list", &folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                all.push(read(&path)?);
+            }
+        }
+        all.retain(|record| !record.worker.lives());
+        Ok(all)
+    }
+}
+
+fn read(path: &Path) -> Result<Record, RecordError> {
+    let text = fs::read(path).map_err(wrap("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| wrap("read", path)(error.into()))
+}
+
+/// A target's permit to hold what it builds; dropped, it is there no more.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    state_dir: &'a StateDir,
+    path: PathBuf,
+}
+
+impl<'a> Permit<'a> {
+    fn path(state_dir: &StateDir, id: &Id) -> PathBuf {
+        folder(state_dir).join(format!("{}.building", id.as_str()))
+    }
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// [`RecordError`] where there is one by this id already.
+    pub fn give(state_dir: &'a StateDir, id: &Id) -> Result<Self, RecordError> {
+        make_folder(state_dir)?;
+        let path = Self::path(state_dir, id);
+        File::create_new(&path).map_err(wrap("make", &path))?;
+        Ok(Self { state_dir, path })
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes that of a hand-over away, whoever has it.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn revoke(state_dir: &StateDir, id: &Id) -> Result<(), RecordError> {
+        remove(state_dir, &Self::path(state_dir, id))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = remove(self.state_dir, &self.path) {
+            tracing::error!(%error, "a permit stays");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Carries out what [`Source`] says.
+
+use super::{MigrateError, greet};
+use crate::{
+    link::{
+        Link, Manner,
+        message::{Message, Outcome},
+    },
+    protocol::{Decision, Phase, Source, SourceEvent, SourceStep},
+    record::Record,
+    worker::{Counts, Report, Verdict, Worker},
+};
+use floe_sandbox::{HandoverError, Sandbox, StateDir};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// How long a target that may hold a tree for nothing is tried to be told so.
+const ABORT: Duration = Duration::from_secs(5);
+/// Between two attempts to connect, at first and at most.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+/// What is begun is not interrupted.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// A hand-over of which this process is the source.
+pub struct Hand<'a> {
+    pub state: Source,
+    pub record: &'a Record,
+    pub state_dir: &'a StateDir,
+    /// Whose monitor decides; `None` where that is over.
+    pub sandbox: Option<&'a Sandbox>,
+    pub manner: Manner<'a>,
+    pub link: Option<Link>,
+    /// Who has stopped the tree.
+    pub worker: Option<Worker>,
+    /// Why it is not through.
+    pub failure: Option<MigrateError>,
+    /// What was saved.
+    pub counts: Counts,
+    /// How the sandbox stands at the target.
+    pub outcome: Option<Outcome>,
+}
+
+impl Hand<'_> {
+    /// Takes note of something, and does what follows from it.
+    pub fn see(&mut self, event: SourceEvent) {
+        let steps = self.state.see(event);
+        self.carry_out(steps);
+    }
+
+    /// Takes note of a failure.
+    pub fn fail(&mut self, event: SourceEvent, error: MigrateError) {
+        self.failure.get_or_insert(error);
+        self.see(event);
+    }
+
+    /// Does these things, and what follows from each.
+    pub fn carry_out(&mut self, steps: Vec<SourceStep>) {
+        let begin = Instant::now();
+        let mut pause = PAUSE[0];
+        let mut steps = VecDeque::from(steps);
+        while let Some(step) = steps.pop_front() {
+            let event = match step {
+                SourceStep::Decide => Some(self.decide()),
+                SourceStep::LetGo => {
+                    if let Some(mut worker) = self.worker.take() {
+                        worker.tell(Verdict::LetGo);
+                        worker.wait();
+                    }
+                    None
+                }
+                SourceStep::Tell(decision) => Some(self.tell(decision)),
+                SourceStep::Connect => {
+                    self.link = None;
+                    let Source::Telling(decision) = self.state else { return };
+                    let is_over = decision == Decision::Abort && begin.elapsed() > ABORT;
+                    if is_over || self.manner.interrupted.load(Ordering::Relaxed) && pause > PAUSE[0] {
+                        return;
+                    }
+                    Some(self.connect(&mut pause))
+                }
+                SourceStep::Forget => {
+                    if let Err(error) = self.record.forget(self.state_dir) {
+                        self.failure.get_or_insert(error.into());
+                    }
+                    None
+                }
+            };
+            if let Some(event) = event {
+                steps.extend(self.state.see(event));
+            }
+        }
+    }
+
+    /// Has the monitor keep the record and end the tree.
+    fn decide(&mut self) -> SourceEvent {
+        let decided = self.record.decided(self.state_dir);
+        let result = match (decided, self.sandbox) {
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), None) => Err(HandoverError::Gone.into()),
+            (Ok(decided), Some(sandbox)) => {
+                let (worker, pid1) = (&mut self.worker, &self.record.pid1);
+                let mut waiting = || {
+                    // The monitor waits for a PID 1 that somebody has killed, which is the tracer's to take note of first.
+                    if !pid1.lives()
+                        && let Some(mut worker) = worker.take()
+                    {
+                        worker.tell(Verdict::LetGo);
+                        worker.wait();
+                    }
+                };
+                sandbox.hand_over(&decided, &mut waiting).map_err(MigrateError::from)
+            }
+        };
+        let written = match result {
+            Ok(()) => true,
+            Err(error) => {
+                // Of a monitor that does not answer any more the record tells whether it has decided.
+                let is_gone = matches!(error, MigrateError::Monitor(HandoverError::Gone));
+                self.failure.get_or_insert(error);
+                is_gone && matches!(self.record.written_phase(self.state_dir), Ok(Phase::Decided))
+            }
+        };
+        if !written {
+            return SourceEvent::NotRecorded;
+        }
+        self.failure = None;
+        if let Some(mut worker) = self.worker.take() {
+            worker.tell(Verdict::End);
+            if let Some(Report::Done(counts)) = worker.wait() {
+                self.counts = counts;
+            }
+        }
+        // Its monitor has killed it, unless that was killed itself behind the record.
+        if let Some(sandbox) = self.sandbox
+            && self.record.pid1.lives()
+            && let Err(error) = sandbox.signal(libc::SIGKILL)
+        {
+            tracing::debug!(%error, "PID 1 has ended meanwhile");
+        }
+        while self.record.pid1.lives() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        SourceEvent::Recorded
+    }
+
+    /// Tells the target, and waits until it has done it.
+    fn tell(&mut self, decision: Decision) -> SourceEvent {
+        let Some(link) = &mut self.link else {
+            return SourceEvent::LinkLost;
+        };
+        link.set_manner(self.manner.patience, &NEVER);
+        let message = Message::Decided {
+            id: self.record.id.clone(),
+            decision,
+        };
+        let mut answer = link.send(&message).and_then(|()| link.receive());
+        // What it said before it heard this.
+        while let Ok(Message::Stage { .. } | Message::Prepared | Message::Refused { .. }) = answer {
+            answer = link.receive();
+        }
+        match answer {
+            Ok(Message::Done { outcome }) => {
+                self.outcome = Some(outcome);
+                SourceEvent::Done
+            }
+            Ok(other) => {
+                tracing::debug!(?other, "the target says something else");
+                SourceEvent::LinkLost
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the target could not be told");
+                SourceEvent::LinkLost
+            }
+        }
+    }
+
+    fn connect(&mut self, pause: &mut Duration) -> SourceEvent {
+        std::thread::sleep(*pause);
+        *pause = (*pause * 2).min(PAUSE[1]);
+        let manner = Manner {
+            interrupted: &NEVER,
+            ..self.manner
+        };
+        match greet(&self.record.address, manner) {
+            Ok(link) => {
+                self.link = Some(link);
+                SourceEvent::Linked
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the target can't be reached");
+                SourceEvent::LinkLost
+            }
+        }
+    }
+
+    /// What came of it.
+    pub fn finish(self) -> Result<Option<Outcome>, MigrateError> {
+        if let Source::Telling(decision) = self.state {
+            let reason = match &self.failure {
+                Some(error) => crate::refusal::Refusal::of(error).reason,
+                None => "it can't be reached".to_owned(),
+            };
+            return Err(MigrateError::Untold { decision, reason });
+        }
+        match (self.failure, self.outcome) {
+            (Some(_), Some(Outcome::Runs)) if self.record.pid1.lives() => {
+                Err(MigrateError::Two(self.record.sandbox.clone()))
+            }
+            (Some(error), _) => Err(error),
+            (None, outcome) => Ok(outcome),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The source of a migration: the acts on one page.
+//!
+//! ```text
+//! connect -> look (the tree is stopped for a moment; what stands in the way here, and there) -> record: begun
+//!         -> save (the tree stops, its image goes over) -> the target holds it -> record: decided, the tree ends
+//!         -> told -> no record
+//! ```
+//! What is done after each of these, whatever happens, [`protocol::Source`](crate::protocol::Source) says.
+
+mod hand;
+mod save;
+
+use crate::{
+    keys::Keys,
+    link::{
+        self, Address, Link, LinkError, Manner,
+        frame::FrameError,
+        message::{Id, Message, Outcome, VERSION},
+    },
+    protocol::{Decision, Source},
+    record::{Record, RecordError},
+    refusal::Refusal,
+    worker::Counts,
+};
+use floe_checkpoint::stage::Control;
+use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir};
+use hand::Hand;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+/// What is to move, and where.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// Where sandboxes are kept.
+    pub state_dir: &'a StateDir,
+    /// Where the other floe is reached.
+    pub address: &'a Address,
+    /// Keys; `None` without encryption.
+    pub keys: Option<&'a Keys>,
+    /// zstd level.
+    pub level: i32,
+    /// How long what passes by itself is waited for, as in a checkpoint.
+    pub patience: Duration,
+    /// How long the other side may be silent.
+    pub silence: Duration,
+    /// Only look what stands in the way.
+    pub dry_run: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Times that memory was sent.
+    pub rounds: u32,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// What the tree consists of.
+    pub counts: Counts,
+    /// From when the tree stopped here until it ran there.
+    pub frozen: Duration,
+    /// All of it.
+    pub total: Duration,
+    /// How it stands there; `None` after a dry run.
+    pub outcome: Option<Outcome>,
+}
+
+/// A migration that did not come about, or is not through.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The connection, at the beginning.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The connection, later.
+    #[error("talk to {peer}; the sandbox runs on here")]
+    Talk {
+        /// With whom.
+        peer: String,
+        /// What is wrong.
+        #[source]
+        source: FrameError,
+    },
+    /// Another version.
+    #[error("{peer} speaks version {version} of floe's protocol, and this floe version {VERSION}")]
+    Version {
+        /// Who.
+        peer: String,
+        /// Which.
+        version: u32,
+    },
+    /// Not what comes next.
+    #[error("{0} said something that has no place there; the sandbox runs on here")]
+    OutOfTurn(String),
+    /// It can't be, or has failed, and runs on.
+    #[error("{who}: {}; the sandbox runs on here", .refusal.reason)]
+    Refused {
+        /// Who says so.
+        who: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Told to stop.
+    #[error("interrupted; the sandbox runs on here")]
+    Interrupted,
+    /// The process that saves it was killed.
+    #[error("the process that saves the tree was killed; the sandbox runs on here")]
+    Killed,
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The record.
+    #[error("keep the record of the migration")]
+    Record(#[from] RecordError),
+    /// Its monitor did not end it.
+    #[error("have the sandbox's monitor decide; the sandbox runs on here")]
+    Monitor(#[from] HandoverError),
+    /// A system call.
+    #[error("{action}")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Decided, but not told.
+    #[error(
+        "the target could not be told that {}: {reason}; it keeps what it holds frozen until it is (floe migrate --settle)",
+        told(*.decision)
+    )]
+    Untold {
+        /// What.
+        decision: Decision,
+        /// Why not.
+        reason: String,
+    },
+    /// The target lets run what was not to run.
+    #[error(
+        "sandbox {0} runs on here, and the target says that it runs there too: somebody has decided so by hand; end one of them"
+    )]
+    Two(String),
+}
+
+impl MigrateError {
+    /// What was found, each a line.
+    #[must_use]
+    pub fn findings(&self) -> &[String] {
+        match self {
+            Self::Refused { refusal, .. } => &refusal.findings,
+            _ => &[],
+        }
+    }
+
+    fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+}
+
+fn told(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Commit => "the sandbox is now the one there",
+        Decision::Abort => "the migration was given up",
+    }
+}
+
+impl Request<'_> {
+    fn manner(&self, control: &Control<'_>) -> Manner<'_> {
+        Manner {
+            keys: self.keys,
+            patience: self.silence,
+            interrupted: control.interrupted,
+        }
+    }
+}
+
+/// Connects, and finds out who is there.
+fn greet(address: &Address, manner: Manner<'_>) -> Result<Link, MigrateError> {
+    let mut link = link::connect(address, manner)?;
+    let hello = Message::Hello {
+        version: VERSION,
+        floe: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let answer = link.send(&hello).and_then(|()| link.receive());
+    match answer {
+        Ok(Message::Hello { version: VERSION, .. }) => Ok(link),
+        Ok(Message::Hello { version, .. }) => Err(MigrateError::Version {
+            peer: link.peer().to_owned(),
+            version,
+        }),
+        Ok(Message::Refused { reason, findings }) => Err(MigrateError::Refused {
+            who: link.peer().to_owned(),
+            refusal: Refusal::from_peer(&reason, &findings),
+        }),
+        Ok(_) => Err(MigrateError::OutOfTurn(link.peer().to_owned())),
+        Err(source) => Err(MigrateError::Talk {
+            peer: link.peer().to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Moves a sandbox. The caller must have one thread.
+///
+/// # Errors
+/// [`MigrateError`]; unless it says otherwise the sandbox runs on as if nothing had happened.
+pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, MigrateError> {
+    let begin = Instant::now();
+    let sandbox = &request.sandbox;
+    sandbox.refuse_held()?;
+    sandbox.pid1()?;
+    let id = Id::new().map_err(MigrateError::system("choose the migration's id"))?;
+    let mut link = greet(request.address, request.manner(control))?;
+    let counts = save::look(request, &id, &mut link, control)?;
+    if request.dry_run {
+        return Ok(Summary {
+            rounds: 0,
+            bytes: 0,
+            counts,
+            frozen: Duration::ZERO,
+            total: begin.elapsed(),
+            outcome: None,
+        });
+    }
+    let record = Record::begin(id, sandbox, (request.address, request.keys.is_none()));
+    record.write(request.state_dir)?;
+    let mut hand = Hand {
+        state: Source::Undecided,
+        record: &record,
+        state_dir: request.state_dir,
+        sandbox: Some(sandbox),
+        manner: request.manner(control),
+        link: Some(link),
+        worker: None,
+        failure: None,
+        counts: Counts::default(),
+        outcome: None,
+    };
+    let sent = save::save(request, &mut hand, control);
+    let outcome = hand.finish()?;
+    let sent = sent?;
+    sandbox.wait_until_gone()?;
+    Ok(Summary {
+        rounds: 1,
+        bytes: sent.bytes,
+        counts: sent.counts,
+        frozen: sent.stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed()),
+        total: begin.elapsed(),
+        outcome,
+    })
+}
+
+/// A hand-over that nobody worked on any more, and what came of it.
+#[derive(Debug)]
+pub struct Settled {
+    /// Its record.
+    pub record: Record,
+    /// The decision that the target was told; or why it could not be.
+    pub told: Result<Decision, MigrateError>,
+}
+
+/// Tells targets what has become of migrations whose floe was killed, or gave up telling them.
+///
+/// # Errors
+/// [`RecordError`] where the records can't be read.
+pub fn settle(state_dir: &StateDir, manner: Manner<'_>) -> Result<Vec<Settled>, RecordError> {
+    let mut all = Vec::new();
+    for record in Record::left(state_dir)? {
+        let told = settle_one(
+            &record,
+            state_dir,
+            Manner {
+                keys: manner.keys.filter(|_| !record.insecure),
+                ..manner
+            },
+        );
+        all.push(Settled { record, told });
+    }
+    Ok(all)
+}
+
+fn settle_one(record: &Record, state_dir: &StateDir, manner: Manner<'_>) -> Result<Decision, MigrateError> {
+    // A monitor that has written the record is about to end the tree.
+    const MOMENT: Duration = Duration::from_secs(10);
+    let begin = Instant::now();
+    let phase = record.written_phase(state_dir)?;
+    while phase == crate::protocol::Phase::Decided && record.pid1.lives() && record.monitor.lives() {
+        if begin.elapsed() > MOMENT {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (state, steps) = Source::resume(phase, record.pid1.lives());
+    let Source::Telling(decision) = state else {
+        return Err(MigrateError::Interrupted);
+    };
+    let mut hand = Hand {
+        state,
+        record,
+        state_dir,
+        sandbox: None,
+        manner,
+        link: None,
+        worker: None,
+        failure: None,
+        counts: Counts::default(),
+        outcome: None,
+    };
+    hand.carry_out(steps);
+    hand.finish().map(|_| decision)
+}

@@ -1,0 +1,388 @@
+//! Stops the tree, and sends what is saved of it.
+
+use super::{Hand, MigrateError, Request};
+use crate::{
+    link::{
+        Link,
+        frame::{DATA, Frame, FrameError},
+        message::{Id, Message},
+    },
+    protocol::{Phase, SourceEvent},
+    record::Record,
+    refusal::Refusal,
+    worker::{Counts, Ends, Relay, Report, Verdict, Worker},
+};
+use floe_checkpoint::{
+    checkpoint::{self, Output, Target, Then, checkpoint},
+    stage::{Control, Injection},
+};
+use floe_resources::file::{Externals, TcpMode};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+};
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::Shutdown,
+    os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The other side hears something at least so often.
+const ALIVE: Duration = Duration::from_secs(1);
+/// How often is looked whether floe was told to stop, in milliseconds.
+const GLANCE: u8 = 50;
+
+/// An image that was sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    pub bytes: u64,
+    pub counts: Counts,
+    /// Whether the worker has written all of it.
+    complete: bool,
+    /// When the tree was stopped.
+    pub stopped: Option<Instant>,
+}
+
+/// What is known of a stage by its name alone.
+fn stage_name(name: &str) -> Option<&'static str> {
+    let all = checkpoint::STAGES.iter().chain(&floe_checkpoint::restore::STAGES);
+    all.copied().find(|known| *known == name)
+}
+
+/// Saves all but memory and has the target look for what stands in the way. The tree is stopped for a moment.
+pub fn look(request: &Request<'_>, id: &Id, link: &mut Link, control: &Control<'_>) -> Result<Counts, MigrateError> {
+    let mut worker = start(request, link, Then::RunOnUnsaved, (None, control))?;
+    let talk = |peer: &str| {
+        let peer = peer.to_owned();
+        move |source| MigrateError::Talk { peer, source }
+    };
+    let offer = Message::Offer {
+        id: id.clone(),
+        name: request.sandbox.name().to_owned(),
+    };
+    let peer = link.peer().to_owned();
+    link.send(&offer).map_err(talk(&peer))?;
+    let mut sent = Sent::default();
+    pump((link, &mut worker), &mut sent, control)?;
+    worker.wait();
+    link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
+    loop {
+        match link.receive().map_err(talk(&peer))? {
+            Message::Accepted => return Ok(sent.counts),
+            Message::Stage { name } => {
+                if let Some(name) = stage_name(&name) {
+                    control.observer.stage(name);
+                }
+            }
+            Message::Refused { reason, findings } => return Err(refused_there(&peer, &reason, &findings)),
+            _ => return Err(MigrateError::OutOfTurn(peer)),
+        }
+    }
+}
+
+fn refused_here(refusal: Refusal) -> MigrateError {
+    MigrateError::Refused {
+        who: "this host".to_owned(),
+        refusal,
+    }
+}
+
+fn refused_there(peer: &str, reason: &str, findings: &[String]) -> MigrateError {
+    MigrateError::Refused {
+        who: peer.to_owned(),
+        refusal: Refusal::from_peer(reason, findings),
+    }
+}
+
+/// Stops the tree, sends its image, and sees the hand-over through.
+pub fn save(request: &Request<'_>, hand: &mut Hand<'_>, control: &Control<'_>) -> Result<Sent, MigrateError> {
+    let mut sent = Sent::default();
+    match send_image(request, hand, &mut sent, control) {
+        Ok(()) => {}
+        Err((event, error)) => hand.fail(event, error),
+    }
+    Ok(sent)
+}
+
+type Failed = (SourceEvent, MigrateError);
+
+fn send_image(
+    request: &Request<'_>,
+    hand: &mut Hand<'_>,
+    sent: &mut Sent,
+    control: &Control<'_>,
+) -> Result<(), Failed> {
+    let failed = |error: MigrateError| (SourceEvent::Failed, error);
+    let Some(link) = &mut hand.link else {
+        return Err(failed(MigrateError::Killed));
+    };
+    let worker = start(request, link, Then::End, (Some(hand.record), control)).map_err(failed)?;
+    let worker = hand.worker.insert(worker);
+    let peer = link.peer().to_owned();
+    let lost = |source| {
+        let peer = peer.clone();
+        (SourceEvent::LinkLost, MigrateError::Talk { peer, source })
+    };
+    link.send(&Message::Image).map_err(lost)?;
+    pump((link, worker), sent, control).map_err(|error| (event_of(&error), error))?;
+    link.send(&Message::End { bytes: sent.bytes }).map_err(lost)?;
+    // From here on the target speaks, or the worker, should it be killed.
+    loop {
+        match wait((link, worker), sent, control).map_err(|error| (event_of(&error), error))? {
+            Some(Message::Prepared) => break,
+            Some(Message::Stage { name }) => {
+                if let Some(name) = stage_name(&name) {
+                    control.observer.stage(name);
+                }
+            }
+            Some(Message::Refused { reason, findings }) => {
+                return Err((SourceEvent::Refused, refused_there(&peer, &reason, &findings)));
+            }
+            Some(_) => return Err((SourceEvent::LinkLost, MigrateError::OutOfTurn(peer.clone()))),
+            None => {}
+        }
+    }
+    hand.see(SourceEvent::Prepared);
+    sent.counts = hand.counts;
+    Ok(())
+}
+
+/// What the hand-over sees in a failure: only where the target itself says so it holds nothing, and the connection can be
+/// used no more where it failed.
+fn event_of(error: &MigrateError) -> SourceEvent {
+    match error {
+        MigrateError::Refused { who, .. } if who != "this host" => SourceEvent::Refused,
+        MigrateError::Talk { .. } | MigrateError::OutOfTurn(_) => SourceEvent::LinkLost,
+        _ => SourceEvent::Failed,
+    }
+}
+
+/// What the target says next; `None` for what is none of its words. Ends where the worker does, whose tree runs then.
+fn wait(
+    (link, worker): (&mut Link, &mut Worker),
+    sent: &mut Sent,
+    control: &Control<'_>,
+) -> Result<Option<Message>, MigrateError> {
+    let peer = link.peer().to_owned();
+    let talk = |source| MigrateError::Talk {
+        peer: peer.clone(),
+        source,
+    };
+    let begin = Instant::now();
+    loop {
+        if control.interrupted.load(Ordering::Relaxed) {
+            return Err(MigrateError::Interrupted);
+        }
+        if link.waits().map_err(|error| talk(error.into()))? {
+            return match link.receive_any().map_err(talk)? {
+                Frame::Message(message) => Ok(Some(message)),
+                Frame::Alive => Ok(None),
+                Frame::Data(_) => Err(MigrateError::OutOfTurn(peer.clone())),
+            };
+        }
+        let mut asked = [
+            PollFd::new(link.input(), PollFlags::POLLIN),
+            PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
+        ];
+        wait_for(&mut asked)?;
+        if is_ready(&asked[1]) && !hear(worker, sent, control)? {
+            return Err(MigrateError::Killed);
+        }
+        if begin.elapsed() > link.patience() {
+            return Err(talk(FrameError::Io(io::ErrorKind::TimedOut.into())));
+        }
+    }
+}
+
+fn wait_for(asked: &mut [PollFd<'_>]) -> Result<(), MigrateError> {
+    match poll(asked, GLANCE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(MigrateError::system("wait for the other side")(error.into())),
+    }
+}
+
+fn is_ready(asked: &PollFd<'_>) -> bool {
+    asked.revents().is_some_and(|events| !events.is_empty())
+}
+
+/// Sends what the worker writes, until it has written all.
+fn pump((link, worker): (&mut Link, &mut Worker), sent: &mut Sent, control: &Control<'_>) -> Result<(), MigrateError> {
+    let peer = link.peer().to_owned();
+    let talk = |source| MigrateError::Talk {
+        peer: peer.clone(),
+        source,
+    };
+    let mut piece = vec![0; DATA];
+    let mut last = Instant::now();
+    let mut reports = true;
+    loop {
+        if control.interrupted.load(Ordering::Relaxed) {
+            return Err(MigrateError::Interrupted);
+        }
+        if link.waits().map_err(|error| talk(error.into()))? {
+            match link.receive_any().map_err(talk)? {
+                Frame::Message(Message::Refused { reason, findings }) => {
+                    return Err(refused_there(&peer, &reason, &findings));
+                }
+                Frame::Message(_) | Frame::Data(_) => return Err(MigrateError::OutOfTurn(peer.clone())),
+                Frame::Alive => {}
+            }
+        }
+        let mut asked = [
+            PollFd::new(worker.data.as_fd(), PollFlags::POLLIN),
+            PollFd::new(link.input(), PollFlags::POLLIN),
+            PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
+        ];
+        let asked = if reports { &mut asked[..] } else { &mut asked[..2] };
+        wait_for(asked)?;
+        let (has_data, has_report) = (is_ready(&asked[0]), asked.get(2).is_some_and(is_ready));
+        if has_report {
+            // One that is gone may have written before.
+            reports = hear(worker, sent, control)?;
+        }
+        if has_data {
+            let got = worker
+                .data
+                .read(&mut piece)
+                .map_err(MigrateError::system("read the image"))?;
+            if got == 0 {
+                while !sent.complete {
+                    if !hear(worker, sent, control)? {
+                        return Err(MigrateError::Killed);
+                    }
+                }
+                return Ok(());
+            }
+            link.send_data(&piece[..got]).map_err(talk)?;
+            sent.bytes += got as u64;
+            last = Instant::now();
+        } else if last.elapsed() > ALIVE {
+            link.send_alive().map_err(talk)?;
+            last = Instant::now();
+        }
+    }
+}
+
+/// Takes a report of the worker; whether there was one.
+fn hear(worker: &mut Worker, sent: &mut Sent, control: &Control<'_>) -> Result<bool, MigrateError> {
+    let report = worker.report().map_err(|error| match error {
+        FrameError::Io(source) => MigrateError::system("hear from the process that saves the tree")(source),
+        _ => MigrateError::Killed,
+    })?;
+    match report {
+        Some(Report::Stage(name)) => {
+            if let Some(name) = stage_name(&name) {
+                if name == "freeze" {
+                    sent.stopped = Some(Instant::now());
+                }
+                control.observer.stage(name);
+            }
+        }
+        Some(Report::Pages(done, total)) => control.observer.pages(done, total),
+        Some(Report::Refused(refusal)) => return Err(refused_here(refusal)),
+        Some(Report::Complete) => sent.complete = true,
+        Some(Report::Done(counts)) => (sent.counts, sent.complete) = (counts, true),
+        None => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Starts the process that stops the tree and saves it.
+fn start(
+    request: &Request<'_>,
+    link: &mut Link,
+    then: Then,
+    (record, control): (Option<&Record>, &Control<'_>),
+) -> Result<Worker, MigrateError> {
+    let work = |ends: &Ends| {
+        let saving = Saving {
+            request,
+            then,
+            record,
+            interrupted: control.interrupted,
+            fail_at: control.fail_at,
+        };
+        saving.run(ends)
+    };
+    Worker::start(link, work).map_err(MigrateError::system("start the process that saves the tree"))
+}
+
+/// What the worker does.
+struct Saving<'a> {
+    request: &'a Request<'a>,
+    then: Then,
+    record: Option<&'a Record>,
+    interrupted: &'static AtomicBool,
+    fail_at: Option<&'a Injection>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotEnded {
+    #[error("the migration was given up")]
+    GivenUp,
+}
+
+impl Saving<'_> {
+    fn run(&self, ends: &Ends) -> Result<Counts, Refusal> {
+        let sandbox = &self.request.sandbox;
+        let refusal = |error: &(dyn std::error::Error + 'static)| Refusal::of(error);
+        sandbox.join_user().map_err(|error| refusal(&error))?;
+        let _lock = sandbox.lock().map_err(|error| refusal(&error))?;
+        let target = Target::of_sandbox(sandbox).map_err(|error| refusal(&error))?;
+        let stream = ends.data.try_clone().map_err(|error| refusal(&error))?;
+        let mut before_end = || match self.verdict(ends) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Box::from(error)),
+        };
+        let request = checkpoint::Request {
+            target,
+            output: Some(Output::Stream(File::from(OwnedFd::from(stream)))),
+            level: self.request.level,
+            then: self.then,
+            tcp: TcpMode::Refuse,
+            patience: self.request.patience,
+            external: Externals::new(Vec::new()).map_err(|error| refusal(&error))?,
+            behind_front: true,
+            before_end: &mut before_end,
+        };
+        let observer = Relay(ends);
+        let control = Control {
+            interrupted: self.interrupted,
+            fail_at: self.fail_at,
+            observer: &observer,
+        };
+        let report = checkpoint(request, &control).map_err(|error| refusal(&error))?;
+        Ok(Counts {
+            processes: report.processes as u64,
+            threads: report.threads as u64,
+            memory: report.memory,
+        })
+    }
+
+    /// The image is complete: waits for what becomes of the tree, which stands still.
+    fn verdict(&self, ends: &Ends) -> Result<(), NotEnded> {
+        ends.tell(&Report::Complete);
+        if ends.data.shutdown(Shutdown::Write).is_err() {
+            return Err(NotEnded::GivenUp);
+        }
+        match ends.verdict() {
+            Some(Verdict::End) => Ok(()),
+            Some(Verdict::LetGo) => Err(NotEnded::GivenUp),
+            // Who was to say it may have been killed just after it had the monitor decide.
+            None => match self.record {
+                Some(record) if self.was_decided(record) => Ok(()),
+                _ => Err(NotEnded::GivenUp),
+            },
+        }
+    }
+
+    fn was_decided(&self, record: &Record) -> bool {
+        if let Err(error) = self.request.sandbox.wait_for_monitor() {
+            tracing::debug!(%error, "the monitor does not answer");
+        }
+        matches!(record.written_phase(self.request.state_dir), Ok(Phase::Decided))
+    }
+}

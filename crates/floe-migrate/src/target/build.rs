@@ -1,0 +1,115 @@
+//! What workers do at the target: look what stands in the way, and build the tree.
+
+use super::session::Session;
+use crate::{
+    link::message::Id,
+    refusal::Refusal,
+    worker::{Counts, Ends, Relay},
+};
+use floe_checkpoint::{
+    host::{Act, Standing, features},
+    restore::{self, FilesMode, dry_run, restore},
+    stage::Control,
+};
+use floe_resources::{
+    file::{Grants, Outside, TcpMode},
+    ns::{mounts::Given, network::GivenEnds},
+};
+use floe_sandbox::{Holding, Sandbox};
+use std::{error::Error, fs::File, path::Path};
+
+fn of(error: impl Error + 'static) -> Refusal {
+    Refusal::of(&error)
+}
+
+fn of_boxed(error: Box<dyn Error + Send + Sync>) -> Refusal {
+    Refusal::of(&*(error as Box<dyn Error>))
+}
+
+/// What it takes to hold a tree frozen.
+const FREEZER: &str = "cgroup freezer";
+
+/// Finds all that stands in the way here of a tree whose records are known.
+pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) -> Result<Counts, Refusal> {
+    let mut findings = Vec::new();
+    for feature in features().map_err(of)? {
+        let is_lacking = feature.standing == Standing::No && feature.name == FREEZER;
+        if is_lacking || feature.hinders(Act::Restore) {
+            let advice = feature.advice.unwrap_or_default();
+            findings.push(format!("{}: {}; {advice}", feature.name, feature.found));
+        }
+    }
+    if Sandbox::open(session.request.state_dir, name).is_ok() {
+        findings.push(format!("sandbox {name}: there is one of this name already"));
+    }
+    (session.request.become_user)(records).map_err(of_boxed)?;
+    let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
+    let outside = Outside {
+        tcp: TcpMode::Refuse,
+        grants: &grants,
+        mounts: &Given::default(),
+        ends: &GivenEnds::default(),
+        terminal: false,
+    };
+    let observer = Relay(ends);
+    let control = Control {
+        interrupted: session.interrupted,
+        fail_at: None,
+        observer: &observer,
+    };
+    let records = records.try_clone().map_err(of)?;
+    let found = dry_run(records, (outside, FilesMode::Check, None), &control).map_err(of)?;
+    findings.extend(found.obstacles.iter().map(ToString::to_string));
+    match findings.len() {
+        0 => Ok(Counts::default()),
+        count => Err(Refusal {
+            reason: match count {
+                1 => "1 thing stands in the way there".to_owned(),
+                _ => format!("{count} things stand in the way there"),
+            },
+            findings,
+        }),
+    }
+}
+
+/// Builds the tree of an image, and leaves it held.
+pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), ends: &Ends) -> Result<Counts, Refusal> {
+    (session.request.become_user)(image).map_err(of_boxed)?;
+    let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
+    let (mounts, given) = (Given::default(), GivenEnds::default());
+    let outside = Outside {
+        tcp: TcpMode::Refuse,
+        grants: &grants,
+        mounts: &mounts,
+        ends: &given,
+        terminal: false,
+    };
+    let holding = Holding {
+        id: id.as_str().to_owned(),
+        permit: permit.to_owned(),
+    };
+    let observer = Relay(ends);
+    let control = Control {
+        interrupted: session.interrupted,
+        fail_at: session.fail_at,
+        observer: &observer,
+    };
+    let request = restore::Request {
+        image: image.try_clone().map_err(of)?,
+        state_dir: session.request.state_dir,
+        name: None,
+        pid_method: session.request.pid_method,
+        foreground: false,
+        outside,
+        files: FilesMode::Check,
+        publish: None,
+        hold: Some(&holding),
+        before_thaw: &mut |_| Ok(()),
+    };
+    let report = restore(request, &control).map_err(of)?;
+    Ok(Counts {
+        processes: report.processes as u64,
+        threads: 0,
+        memory: report.memory,
+    })
+}

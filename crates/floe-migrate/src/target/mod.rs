@@ -1,0 +1,191 @@
+//! The target of a migration: takes connections, each in a process of its own, and does what its source says.
+//!
+//! ```text
+//! hello -> offer (what stands in the way here?) -> image -> built, verified, held frozen -> told -> runs, or goes
+//! hello -> told (what an earlier connection has left held)
+//! ```
+
+mod build;
+mod session;
+
+use crate::{
+    keys::Keys,
+    link::{Link, Listener, Manner, stdio},
+    worker::Counts,
+};
+use floe_checkpoint::{
+    restore::PidMethod,
+    stage::{Control, Injection},
+};
+use floe_sandbox::StateDir;
+use floe_sys::fork;
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{Pid, getpid},
+};
+use session::Session;
+use std::{
+    error::Error,
+    fs::File,
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// Connections at the same time.
+const SESSIONS: usize = 16;
+
+/// Makes the process fit for the tree of an image, e.g. root of a user namespace.
+pub type Become<'a> = dyn Fn(&File) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+
+/// How sandboxes are received.
+pub struct Request<'a> {
+    /// Where they are kept.
+    pub state_dir: &'a StateDir,
+    /// Keys; `None` without encryption.
+    pub keys: Option<&'a Keys>,
+    /// How long the other side may be silent.
+    pub silence: Duration,
+    /// How PIDs are chosen.
+    pub pid_method: PidMethod,
+    /// Called before an image is looked at or restored, in a process that does nothing else.
+    pub become_user: &'a Become<'a>,
+    /// Told what happens.
+    pub tell: &'a dyn Fn(&Event<'_>),
+}
+
+/// What happens at a target.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A sandbox came and runs.
+    Runs {
+        /// Its name; the id of its hand-over where it came by an earlier connection.
+        name: &'a str,
+        /// From whom.
+        from: &'a str,
+        /// What it consists of, where it came by this connection.
+        counts: Option<Counts>,
+    },
+    /// One was given up, at either side, and nothing of it is left.
+    GivenUp {
+        /// From whom.
+        from: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// One is held, and the source is gone without a word.
+    Held {
+        /// Its name.
+        name: &'a str,
+        /// From whom.
+        from: &'a str,
+    },
+}
+
+impl Request<'_> {
+    fn manner(&self, interrupted: &'static AtomicBool) -> Manner<'_> {
+        Manner {
+            keys: self.keys,
+            patience: self.silence,
+            interrupted,
+        }
+    }
+}
+
+/// Receives what comes in until told to stop. The caller must have one thread.
+///
+/// # Errors
+/// Those of accept(2) and fork(2).
+pub fn receive(listener: &Listener, request: &Request<'_>, control: &Control<'_>) -> io::Result<()> {
+    let mut sessions: Vec<Pid> = Vec::new();
+    let result = loop {
+        if control.interrupted.load(Ordering::Relaxed) {
+            break Ok(());
+        }
+        sessions.retain(|session| !has_ended(*session));
+        if sessions.len() >= SESSIONS {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let incoming = match listener.next() {
+            Ok(None) => continue,
+            Ok(Some(incoming)) => incoming,
+            // One that hung up at once.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => continue,
+            Err(error) => break Err(error),
+        };
+        let parent = getpid();
+        let session = fork::child(|| {
+            if fork::signal_at_parents_end(Signal::SIGTERM, parent).is_err() {
+                return 1;
+            }
+            let from = incoming.from().to_owned();
+            match incoming.take(request.manner(control.interrupted)) {
+                Ok(link) => serve(link, request, control),
+                Err(error) => {
+                    let reason = crate::refusal::Refusal::of(&error).reason;
+                    (request.tell)(&Event::GivenUp {
+                        from: &from,
+                        reason: &reason,
+                    });
+                    1
+                }
+            }
+        });
+        match session {
+            Ok(session) => sessions.push(session),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    for session in &sessions {
+        if let Err(error) = kill(*session, Signal::SIGTERM) {
+            tracing::debug!(%error, "a connection has ended");
+        }
+    }
+    for session in sessions {
+        while let Err(Errno::EINTR) = waitpid(session, None) {}
+    }
+    result
+}
+
+fn has_ended(session: Pid) -> bool {
+    match waitpid(session, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => status.pid().is_some(),
+        Err(error) => error != Errno::EINTR,
+    }
+}
+
+/// Receives on standard input and output. The caller must have one thread.
+///
+/// # Errors
+/// [`LinkError`](crate::link::LinkError).
+pub fn receive_here(request: &Request<'_>, control: &Control<'_>) -> Result<i32, crate::link::LinkError> {
+    let link = stdio(request.manner(control.interrupted))?;
+    Ok(serve(link, request, control))
+}
+
+fn serve(link: Link, request: &Request<'_>, control: &Control<'_>) -> i32 {
+    let session = Session {
+        from: link.peer().to_owned(),
+        request,
+        interrupted: control.interrupted,
+        fail_at: control.fail_at,
+    };
+    match session.run(link) {
+        Ok(()) => 0,
+        Err(refusal) => {
+            (request.tell)(&Event::GivenUp {
+                from: &session.from,
+                reason: &refusal.reason,
+            });
+            1
+        }
+    }
+}
+
+/// What connections need of a [`Control`], whose observer is the parent's.
+type FailAt<'a> = Option<&'a Injection>;

@@ -1,0 +1,333 @@
+//! One connection.
+
+use super::{Event, FailAt, Request, build};
+use crate::{
+    link::{
+        Link,
+        frame::{Frame, FrameError},
+        message::{Id, Message, Outcome, VERSION},
+    },
+    protocol::{Decision, Target, TargetEvent, TargetStep},
+    record::Permit,
+    refusal::Refusal,
+    worker::{Counts, Report, Worker},
+};
+use floe_sandbox::{HandoverError, Sandbox, Status};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The source hears something at least so often.
+const ALIVE: Duration = Duration::from_secs(1);
+/// How often is looked whether floe was told to stop, in milliseconds.
+const GLANCE: u8 = 50;
+/// Bytes of the records of a tree, at most.
+const RECORDS: u64 = 1 << 30;
+/// How long a source that is told of a failure may take to notice.
+const LINGER: Duration = Duration::from_secs(5);
+/// What is begun is not interrupted.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// A connection with a source.
+pub struct Session<'a> {
+    pub request: &'a Request<'a>,
+    /// The source, for people.
+    pub from: String,
+    pub interrupted: &'static AtomicBool,
+    pub fail_at: FailAt<'a>,
+}
+
+/// What ends a connection before anything is held.
+enum Ended {
+    /// The source is gone, or was not understood.
+    Lost(FrameError),
+    /// The source gives up.
+    Told(Id),
+    /// It can't be done here.
+    Refused(Refusal),
+}
+
+impl From<FrameError> for Ended {
+    fn from(error: FrameError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+fn lost(error: &FrameError) -> Refusal {
+    Refusal::of(error)
+}
+
+impl Session<'_> {
+    /// Serves it to its end.
+    ///
+    /// # Errors
+    /// Why nothing came of it.
+    pub fn run(&self, mut link: Link) -> Result<(), Refusal> {
+        match self.greet(&mut link).and_then(|()| link.receive()) {
+            Ok(Message::Offer { id, name }) => self.take_offer(link, &id, &name),
+            Ok(Message::Decided { id, decision }) => {
+                let outcome = self.carry_out(&id, decision)?;
+                if outcome == Outcome::Runs && decision == Decision::Commit {
+                    self.tell_runs(id.as_str(), None);
+                }
+                link.send(&Message::Done { outcome }).map_err(|error| lost(&error))
+            }
+            Ok(_) => Err(Refusal::plain("the source said something that has no place there")),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    fn greet(&self, link: &mut Link) -> Result<(), FrameError> {
+        let hello = link.receive()?;
+        link.send(&Message::Hello {
+            version: VERSION,
+            floe: env!("CARGO_PKG_VERSION").to_owned(),
+        })?;
+        match hello {
+            Message::Hello { version: VERSION, .. } => Ok(()),
+            _ => Err(FrameError::Io(io::Error::other(
+                "it speaks another version of the protocol",
+            ))),
+        }
+    }
+
+    fn tell_runs(&self, name: &str, counts: Option<Counts>) {
+        let from = &self.from;
+        (self.request.tell)(&Event::Runs { name, from, counts });
+    }
+
+    fn take_offer(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
+        let looked = spool(&mut link, RECORDS).and_then(|records| {
+            let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), ends));
+            let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+            self.attend(&mut link, &mut worker).map(drop)
+        });
+        match looked {
+            Ok(()) => link.send(&Message::Accepted).map_err(|error| lost(&error))?,
+            Err(ended) => return self.end(link, ended),
+        }
+        match link.receive() {
+            Ok(Message::Image) => self.take_image(link, id, name),
+            // It only wanted to know.
+            Err(FrameError::End) => Ok(()),
+            Ok(_) => Err(Refusal::plain("the source said something that has no place there")),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    fn take_image(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
+        let permit = Permit::give(self.request.state_dir, id).map_err(|error| Refusal::of(&error))?;
+        let mut state = Target::Building;
+        let mut steps = Vec::new();
+        let built = spool(&mut link, u64::MAX).and_then(|image| {
+            let worker = Worker::start(&mut link, |ends| build::build(self, (&image, id, permit.file()), ends));
+            let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+            self.attend(&mut link, &mut worker)
+        });
+        let counts = match built {
+            Ok(counts) => {
+                steps.extend(state.see(TargetEvent::Held));
+                counts
+            }
+            Err(ended) => {
+                let event = match &ended {
+                    Ended::Lost(_) => TargetEvent::LinkLost,
+                    Ended::Told(_) => TargetEvent::Told(Decision::Abort),
+                    Ended::Refused(_) => TargetEvent::Failed,
+                };
+                // Whatever follows: who was to build it is gone, and may have come to hold it before that.
+                state.see(event);
+                self.carry_out(id, Decision::Abort)?;
+                drop(permit);
+                return self.end(link, ended);
+            }
+        };
+        // Held it is whatever becomes of the permit.
+        drop(permit);
+        for step in steps {
+            if step == TargetStep::TellPrepared
+                && let Err(error) = link.send(&Message::Prepared)
+            {
+                tracing::debug!(%error, "the source could not be told");
+            }
+        }
+        self.obey(link, (state, id), (name, counts))
+    }
+
+    /// A tree is held: does with it what the source says.
+    fn obey(
+        &self,
+        mut link: Link,
+        (mut state, id): (Target, &Id),
+        (name, counts): (&str, Counts),
+    ) -> Result<(), Refusal> {
+        let event = loop {
+            match link.receive() {
+                Ok(Message::Decided { id: told, decision }) if told == *id => break TargetEvent::Told(decision),
+                Ok(other) => tracing::debug!(?other, "the source says something else"),
+                Err(_) => break TargetEvent::LinkLost,
+            }
+        };
+        let from = &self.from;
+        let steps = state.see(event);
+        if steps.is_empty() {
+            (self.request.tell)(&Event::Held { name, from });
+        }
+        for step in steps {
+            let TargetStep::CarryOut(decision) = step else { continue };
+            let outcome = self.carry_out(id, decision)?;
+            match decision {
+                Decision::Commit => self.tell_runs(name, Some(counts)),
+                Decision::Abort => (self.request.tell)(&Event::GivenUp {
+                    from,
+                    reason: "the source gave it up",
+                }),
+            }
+            link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Does with what is held by a hand-over, if anything is, what was decided.
+    fn carry_out(&self, id: &Id, decision: Decision) -> Result<Outcome, Refusal> {
+        let state_dir = self.request.state_dir;
+        if decision == Decision::Abort {
+            // In this order: who builds it finds no permit any more, or has it held by now.
+            Permit::revoke(state_dir, id).map_err(|error| Refusal::of(&error))?;
+        }
+        let all = Sandbox::list(state_dir).map_err(|error| Refusal::of(&error))?;
+        let mut own = all
+            .into_iter()
+            .filter(|sandbox| sandbox.state().handover.as_deref() == Some(id.as_str()));
+        let Some(sandbox) = own.next() else {
+            return Ok(Outcome::None);
+        };
+        if sandbox.state().status == Status::Held {
+            let done = match decision {
+                Decision::Commit => sandbox.release(id.as_str()),
+                Decision::Abort => sandbox.abandon(id.as_str()),
+            };
+            match done {
+                Ok(()) if decision == Decision::Abort => return Ok(Outcome::None),
+                // It has ended meanwhile; or another connection was faster.
+                Ok(()) | Err(HandoverError::Gone | HandoverError::Refused(_)) => {}
+                Err(error) => return Err(Refusal::of(&error)),
+            }
+        }
+        let now = Sandbox::open(state_dir, sandbox.name());
+        let runs = now.is_ok_and(|sandbox| sandbox.state().status == Status::Running && sandbox.is_running());
+        Ok(if runs { Outcome::Runs } else { Outcome::None })
+    }
+
+    /// Waits for a worker, and lets the source know that it lives.
+    fn attend(&self, link: &mut Link, worker: &mut Worker) -> Result<Counts, Ended> {
+        let mut stage = String::new();
+        let mut last = Instant::now();
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(Ended::Refused(Refusal::plain("interrupted")));
+            }
+            if link.waits().map_err(FrameError::Io)? {
+                match link.receive_any()? {
+                    Frame::Message(Message::Decided {
+                        id,
+                        decision: Decision::Abort,
+                    }) => return Err(Ended::Told(id)),
+                    Frame::Message(_) | Frame::Data(_) => {
+                        return Err(Ended::Refused(Refusal::plain("the source is out of turn")));
+                    }
+                    Frame::Alive => {}
+                }
+            }
+            let mut asked = [
+                PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
+                PollFd::new(link.input(), PollFlags::POLLIN),
+            ];
+            match poll(&mut asked, GLANCE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(Ended::Refused(Refusal::of(&io::Error::from(error)))),
+            }
+            let reports = asked[0].revents().is_some_and(|events| !events.is_empty());
+            let mut tells = last.elapsed() > ALIVE;
+            if reports {
+                match worker.report() {
+                    Ok(Some(Report::Stage(name))) => (stage, tells) = (name, true),
+                    Ok(Some(Report::Pages(..) | Report::Complete)) => {}
+                    Ok(Some(Report::Done(counts))) => return Ok(counts),
+                    Ok(Some(Report::Refused(refusal))) => return Err(Ended::Refused(refusal)),
+                    Ok(None) | Err(_) => {
+                        let text = "the process that builds the tree was killed";
+                        return Err(Ended::Refused(Refusal::plain(text)));
+                    }
+                }
+            }
+            if tells {
+                link.send(&Message::Stage { name: stage.clone() })?;
+                last = Instant::now();
+            }
+        }
+    }
+
+    /// Nothing is held: tells the source, where it is still there.
+    fn end(&self, mut link: Link, ended: Ended) -> Result<(), Refusal> {
+        // The source is to be told, also where this process is told to stop.
+        link.set_manner(LINGER, &NEVER);
+        match ended {
+            Ended::Lost(error) => Err(lost(&error)),
+            Ended::Told(id) => {
+                let outcome = self.carry_out(&id, Decision::Abort)?;
+                link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
+                Err(Refusal::plain("the source gave it up"))
+            }
+            Ended::Refused(refusal) => {
+                let Refusal { reason, findings } = refusal.clone();
+                if link.send(&Message::Refused { reason, findings }).is_ok() {
+                    linger(&mut link);
+                }
+                Err(refusal)
+            }
+        }
+    }
+}
+
+/// Takes what the source has sent meanwhile, so that it hears what it was told before it finds the connection closed.
+fn linger(link: &mut Link) {
+    let begin = Instant::now();
+    while begin.elapsed() < LINGER && link.receive_any().is_ok() {}
+}
+
+/// Takes an image into a file without a name.
+fn spool(link: &mut Link, most: u64) -> Result<File, Ended> {
+    let refused = |error: io::Error| Ended::Refused(Refusal::of(&error));
+    let mut file = tempfile::tempfile().map_err(refused)?;
+    let mut bytes = 0;
+    loop {
+        match link.receive_any()? {
+            Frame::Data(got) => {
+                bytes += got as u64;
+                if bytes > most {
+                    return Err(Ended::Refused(Refusal::plain("the records of the tree are too long")));
+                }
+                file.write_all(link.data(got)).map_err(|error| {
+                    let text = format!("write the image into a temporary file: {error}");
+                    Ended::Refused(Refusal::plain(text))
+                })?;
+            }
+            Frame::Alive => {}
+            Frame::Message(Message::End { bytes: sent }) if sent == bytes => return Ok(file),
+            Frame::Message(Message::Decided {
+                id,
+                decision: Decision::Abort,
+            }) => return Err(Ended::Told(id)),
+            Frame::Message(_) => return Err(Ended::Refused(Refusal::plain("the source is out of turn"))),
+        }
+    }
+}
