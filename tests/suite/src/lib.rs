@@ -4,6 +4,7 @@
 
 mod cgroups;
 mod command;
+pub mod migration;
 mod mounting;
 mod mounts;
 mod network;

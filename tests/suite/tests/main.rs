@@ -29,6 +29,7 @@ mod levels;
 mod limits;
 mod links;
 mod memory;
+mod migrate;
 mod mount_namespaces;
 mod mounts;
 mod namespaces_listed;

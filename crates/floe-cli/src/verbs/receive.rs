@@ -77,7 +77,7 @@ impl Receive {
         };
         let listener = Listener::bind(address, self.insecure)?;
         context.tell(&format!("receiving at {}", listener.address()));
-        act::perform(|control| receive(&listener, &request, control))??;
+        act::perform(|control| receive(listener, &request, control))??;
         Ok(0)
     }
 }

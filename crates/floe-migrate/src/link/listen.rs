@@ -106,9 +106,19 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Lets go of it in a child process, which has it by its birth alone.
+    pub(crate) fn disinherit(mut self) {
+        if let Socket::Unix(_, path) = &mut self.socket {
+            *path = PathBuf::new();
+        }
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Socket::Unix(_, path) = &self.socket
+            && !path.as_os_str().is_empty()
             && let Err(error) = fs::remove_file(path)
         {
             tracing::debug!(%error, "the socket stays");

@@ -67,7 +67,7 @@ impl Hand<'_> {
                 SourceStep::LetGo => {
                     if let Some(mut worker) = self.worker.take() {
                         worker.tell(Verdict::LetGo);
-                        worker.wait();
+                        drop(worker);
                     }
                     None
                 }
@@ -108,7 +108,7 @@ impl Hand<'_> {
                         && let Some(mut worker) = worker.take()
                     {
                         worker.tell(Verdict::LetGo);
-                        worker.wait();
+                        drop(worker);
                     }
                 };
                 sandbox.hand_over(&decided, &mut waiting).map_err(MigrateError::from)

@@ -100,7 +100,8 @@ impl Request<'_> {
 ///
 /// # Errors
 /// Those of accept(2) and fork(2).
-pub fn receive(listener: &Listener, request: &Request<'_>, control: &Control<'_>) -> io::Result<()> {
+pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>) -> io::Result<()> {
+    let mut listener = Some(listener);
     let mut sessions: Vec<Pid> = Vec::new();
     let result = loop {
         if control.interrupted.load(Ordering::Relaxed) {
@@ -111,7 +112,8 @@ pub fn receive(listener: &Listener, request: &Request<'_>, control: &Control<'_>
             std::thread::sleep(Duration::from_millis(50));
             continue;
         }
-        let incoming = match listener.next() {
+        let Some(waiting) = &listener else { break Ok(()) };
+        let incoming = match waiting.next() {
             Ok(None) => continue,
             Ok(Some(incoming)) => incoming,
             // One that hung up at once.
@@ -120,6 +122,9 @@ pub fn receive(listener: &Listener, request: &Request<'_>, control: &Control<'_>
         };
         let parent = getpid();
         let session = fork::child(|| {
+            if let Some(listener) = listener.take() {
+                listener.disinherit();
+            }
             if fork::signal_at_parents_end(Signal::SIGTERM, parent).is_err() {
                 return 1;
             }
