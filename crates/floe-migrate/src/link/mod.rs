@@ -76,7 +76,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    fn carrier(action: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
+    fn carrier(action: &'static str, object: &(impl ToString + ?Sized)) -> impl FnOnce(io::Error) -> Self {
         let object = object.to_string();
         move |source| Self::Carrier { action, object, source }
     }

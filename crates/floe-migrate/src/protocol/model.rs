@@ -276,14 +276,14 @@ impl World {
         can(&|w| w.source_sees(SourceEvent::LinkLost));
         can(&|w| w.source_sees(SourceEvent::Failed));
         can(&|w| w.target_sees(TargetEvent::LinkLost));
-        for decision in self.to_target.iter().copied() {
+        for decision in &self.to_target {
             can(&|w| {
-                w.to_target.remove(&decision);
+                w.to_target.remove(decision);
             });
         }
-        for reply in self.to_source.iter().copied() {
+        for reply in &self.to_source {
             can(&|w| {
-                w.to_source.remove(&reply);
+                w.to_source.remove(reply);
             });
         }
         if self.source.is_some() {

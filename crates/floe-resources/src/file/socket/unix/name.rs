@@ -252,6 +252,9 @@ fn kernel_identity(found: &FileStat) -> (u32, u32) {
     (kernel_device(found.st_dev), found.st_ino as u32)
 }
 
+/// Where the file of a socket is, with its device and inode number.
+pub type FilePlace = (PathBuf, (u64, u64));
+
 /// Files of sockets that were bound anew. Dropped, they are removed, unless [`BoundNames::keep`] was called.
 #[derive(Debug, Default)]
 pub struct BoundNames(Vec<(OwnedFd, OsString)>);
@@ -261,7 +264,7 @@ impl BoundNames {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn places(&self) -> Result<Vec<(PathBuf, (u64, u64))>, FileError> {
+    pub fn places(&self) -> Result<Vec<FilePlace>, FileError> {
         let place = |(folder, name): &(OwnedFd, OsString)| {
             let wrap = |action| FileError::system(action, Path::new(name).display().to_string());
             let found = fstatat(folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(wrap("stat"))?;
