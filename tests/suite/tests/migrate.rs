@@ -1,13 +1,15 @@
 //! `floe migrate` and `floe receive`: a tree goes to another host and back; whatever breaks or is killed on the way, at each
 //! frame, one copy runs and nothing is left of another.
 
+use crate::rootless::Delegated;
 use floe_suite::{
-    Counting, Host, PID_METHODS, Traces, Victim,
+    Counting, Host, PID_METHODS, Program, Traces, Victim, has,
     migration::{Point, Receiver, Way, children, expect_one, kill_all, settle},
-    run, spawn, until, wait,
+    run, skip, source, spawn, until, wait,
 };
 use std::{
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -277,4 +279,381 @@ fn the_process_of_the_connection_is_killed_at_each_frame() {
 #[test]
 fn both_are_killed_at_each_frame() {
     at_each_frame(Victims::Both);
+}
+
+/// Two network namespaces with a way between them, as two hosts have. Dropped, they go.
+struct TwoNetworks {
+    name: String,
+}
+
+impl TwoNetworks {
+    fn new() -> Self {
+        let name = format!("floe-mig-{}", std::process::id());
+        let made = Self { name };
+        let [here, there] = made.names();
+        for line in [
+            format!("ip netns add {here}"),
+            format!("ip netns add {there}"),
+            format!("ip -n {here} link add eth0 type veth peer name eth0 netns {there}"),
+            format!("ip -n {here} addr add 10.9.0.1/24 dev eth0"),
+            format!("ip -n {there} addr add 10.9.0.2/24 dev eth0"),
+            format!("ip -n {here} link set lo up"),
+            format!("ip -n {there} link set lo up"),
+            format!("ip -n {here} link set eth0 up"),
+            format!("ip -n {there} link set eth0 up"),
+        ] {
+            shell(&line);
+        }
+        made
+    }
+
+    fn names(&self) -> [String; 2] {
+        [format!("{}-a", self.name), format!("{}-b", self.name)]
+    }
+
+    fn hosts(&self) -> [Host; 2] {
+        // Not by ip netns exec, which mounts another /sys, without cgroups.
+        self.names()
+            .map(|name| Host::behind(&["nsenter", &format!("--net=/run/netns/{name}")]))
+    }
+}
+
+impl Drop for TwoNetworks {
+    fn drop(&mut self) {
+        for name in self.names() {
+            drop(run(Command::new("ip").args(["netns", "del", &name])));
+        }
+    }
+}
+
+fn shell(line: &str) {
+    let outcome = run(Command::new("bash").args(["-c", line]));
+    assert_eq!(outcome.status, 0, "{line}: {}", outcome.err);
+}
+
+/// A host's keys: where they are, and their fingerprint.
+fn keys(host: &Host) -> (String, String) {
+    let folder = host.path("keys").display().to_string();
+    let fingerprint = host.done(&["keys", "--keys", &folder]).trim().to_owned();
+    assert!(fingerprint.starts_with("sha256:"), "{fingerprint}");
+    (folder, fingerprint)
+}
+
+#[test]
+fn over_tls_between_two_networks_and_back() {
+    let networks = TwoNetworks::new();
+    let hosts = networks.hosts();
+    let [here, there] = &hosts;
+    let [(own, _), (other, _)] = &hosts.each_ref().map(keys);
+    let pin = |host: &Host, folder: &str, name: &str, of: &Host| {
+        host.done(&["keys", "--keys", folder, "pin", name, &keys(of).1]);
+    };
+    let job = here.name("job");
+    let tree = Counting::start(here, &job, &["--net", "none"]);
+    let receive = |host, address: &str, folder: &str| Receiver::start_with(host, address, &["--keys", folder], |_| {});
+    let error = there
+        .floe(&["receive", "--listen", "10.9.0.2:0", "--keys", other])
+        .expect_failed();
+    assert!(error.contains("no key of another host is pinned"), "{error}");
+    {
+        // It knows another one alone.
+        pin(there, other, "stranger", &Host::new());
+        let receiver = receive(there, "10.9.0.2:0", other);
+        let line = ["migrate", &job, receiver.address(), "--keys", own];
+        let error = here.floe(&line).expect_failed();
+        assert!(error.contains("no key of another host is pinned"), "{error}");
+        pin(here, own, "stranger", &Host::new());
+        let error = here.floe(&line).expect_failed();
+        assert!(error.contains("agree on keys with"), "{error}");
+        pin(here, own, "there", there);
+        let error = here.floe(&line).expect_failed();
+        assert!(error.contains("does not let this host in"), "{error}");
+        let insecure = here
+            .floe(&["migrate", &job, receiver.address(), "--insecure"])
+            .expect_failed();
+        assert!(insecure.contains("is no loopback address"), "{insecure}");
+        assert_eq!(
+            (here.state(&job).as_str(), there.state(&job).as_str()),
+            ("running", "none")
+        );
+    }
+    pin(there, other, "here", here);
+    tree.expect_alive("refused");
+    for (from, to, address, folders) in [
+        (here, there, "10.9.0.2:0", [own, other]),
+        (there, here, "10.9.0.1:0", [other, own]),
+    ] {
+        let receiver = receive(to, address, folders[1]);
+        let line = ["migrate", &job, receiver.address(), "--keys", folders[0]];
+        from.done(&line);
+        expect_one([from, to], &job, "moved");
+        tree.expect_alive("moved");
+    }
+    let unlike = there
+        .floe(&["receive", "--listen", "10.9.0.2:0", "--insecure"])
+        .expect_failed();
+    assert!(unlike.contains("is no loopback address"), "{unlike}");
+}
+
+#[test]
+fn plain_bytes_of_a_stranger_end_their_connection_alone() {
+    let networks = TwoNetworks::new();
+    let [here, there] = networks.hosts();
+    let (folder, fingerprint) = keys(&there);
+    there.done(&["keys", "--keys", &folder, "pin", "itself", &fingerprint]);
+    let receivers = [
+        Receiver::start_with(&there, "10.9.0.2:0", &["--keys", &folder], |_| {}),
+        Receiver::start_with(&there, "127.0.0.1:0", &["--insecure"], |_| {}),
+        Receiver::start(&there),
+    ];
+    let [_, name] = networks.names();
+    for receiver in &receivers[..2] {
+        let (address, port) = receiver.address().rsplit_once(':').expect("a port");
+        for bytes in [
+            "GET / HTTP/1.1\\r\\n\\r\\n",
+            "\\x16\\x03\\x01\\xff\\xff",
+            "m\\xff\\xff\\xff\\xff",
+            "d\\x01\\x00\\x00\\x00x",
+        ] {
+            let talk =
+                format!("exec 3<>/dev/tcp/{address}/{port}; printf '{bytes}' >&3; timeout 10 cat <&3 >/dev/null; true");
+            let outcome = run(Command::new("ip").args(["netns", "exec", &name, "bash", "-c", &talk]));
+            assert_eq!(outcome.status, 0, "{}", outcome.err);
+        }
+    }
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &["--net", "none"]);
+    here.done(&["migrate", &job, receivers[2].address()]);
+    tree.expect_alive("moved");
+}
+
+/// The way between the two networks is cut while the image goes over it: by a rule that drops all packets, or by the cable.
+#[test]
+fn a_way_that_is_cut_while_the_image_goes_over_it() {
+    let networks = TwoNetworks::new();
+    let hosts = networks.hosts();
+    let [here, there] = &hosts;
+    let [name, _] = networks.names();
+    for (host, other) in [(here, there), (there, here)] {
+        let (folder, fingerprint) = (keys(host).0, keys(other).1);
+        host.done(&["keys", "--keys", &folder, "pin", "other", &fingerprint]);
+    }
+    // Random memory, which takes seconds at this rate.
+    shell(&format!(
+        "ip netns exec {name} tc qdisc add dev eth0 root tbf rate 40mbit burst 64kb latency 400ms"
+    ));
+    let job = here.name("job");
+    let script = "import os, time\nm = os.urandom(24 << 20)\nn = 0\nwhile True:\n n += 1; open('count', 'w').write(str(n)); time.sleep(0.02)";
+    let folder = here.folder("big");
+    let place = folder.display().to_string();
+    here.done(&[
+        "run", "-d", "--net", "none", "--name", &job, "-w", &place, "--", "python3", "-c", script,
+    ]);
+    let count = || std::fs::read_to_string(folder.join("count")).unwrap_or_default();
+    let goes_on = |when: &str| {
+        let before = count();
+        until(&format!("{when}: it counts on"), || {
+            !count().is_empty() && count() != before
+        });
+    };
+    goes_on("at the start");
+    let (own, other) = (keys(here).0, keys(there).0);
+    for (cut, mend) in [
+        (
+            "nft add table inet cut; nft add chain inet cut in '{ type filter hook input priority 0; policy drop; }'",
+            "nft delete table inet cut",
+        ),
+        ("ip link set eth0 down", "ip link set eth0 up"),
+    ] {
+        let receiver = Receiver::start_with(there, "10.9.0.2:0", &["--keys", &other, "--timeout", "3"], |_| {});
+        let line = ["migrate", &job, receiver.address(), "--keys", &own, "--timeout", "2"];
+        let child = spawn(&mut here.command(&line));
+        let sent = || {
+            let text = std::fs::read_to_string(format!("/proc/{}/net/dev", child.id())).unwrap_or_default();
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with("eth0"))
+                .unwrap_or_default();
+            line.split_ascii_whitespace()
+                .nth(9)
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or(0_u64)
+        };
+        let before = sent();
+        until("some of the image is sent", || sent() > before + (4 << 20));
+        shell(&format!("ip netns exec {name} bash -c \"{cut}\""));
+        let status = wait(child);
+        shell(&format!("ip netns exec {name} bash -c \"{mend}\""));
+        assert_ne!(status, 0);
+        goes_on(cut);
+        assert_eq!(settle_with(here, &["--keys", &own]).status, 0);
+        expect_one([here, there], &job, cut);
+    }
+    shell(&format!("ip netns exec {name} tc qdisc del dev eth0 root"));
+    let receiver = Receiver::start_with(there, "10.9.0.2:0", &["--keys", &other], |_| {});
+    here.done(&["migrate", &job, receiver.address(), "--keys", &own]);
+    goes_on("moved at last");
+    assert_eq!(there.state(&job), "running");
+}
+
+fn settle_with(host: &Host, options: &[&str]) -> floe_suite::Outcome {
+    host.floe(&[&["migrate", "--settle"], options].concat())
+}
+
+#[test]
+fn ssh_carries_it() {
+    let [here, there] = hosts();
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    let programs = here.folder("programs");
+    // What ssh would do at the other host.
+    let fake = format!(
+        "#!/bin/sh\nfor last; do :; done\ncase \"$*\" in '-p 2222 -T -e none -- me@oak '*) ;; *) exit 7 ;; esac\n\
+         PATH={}:$PATH FLOE_STATE_DIR={} exec sh -c \"$last\"\n",
+        here.program("floe").parent().expect("a folder").display(),
+        there.path("state").display()
+    );
+    let ssh = programs.join("ssh");
+    std::fs::write(&ssh, fake).expect("write");
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("a path"));
+    let outcome = run(here.command(&["migrate", &job, "ssh://me@oak:2222"]).env("PATH", &path));
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    expect_one([&here, &there], &job, "moved by ssh");
+    tree.expect_alive("moved by ssh");
+    // One that does not come through.
+    let outcome = run(there.command(&["migrate", &job, "ssh://you@elm"]).env("PATH", &path));
+    assert_eq!(outcome.status, 1, "{}", outcome.err);
+    tree.expect_alive("not moved");
+}
+
+#[test]
+fn a_target_without_room_is_told_of_here() {
+    let [here, there] = hosts();
+    let (job, small) = (here.name("job"), there.folder("small"));
+    let place = here.folder("big").display().to_string();
+    let script = "import os, time\nm = os.urandom(16 << 20)\nopen('ready', 'w').close()\ntime.sleep(1000)";
+    here.done(&["run", "-d", "--name", &job, "-w", &place, "--", "python3", "-c", script]);
+    until("it has its memory", || here.path("big/ready").exists());
+    let mounted = Mount::tmpfs(&small, "4m");
+    let socket = format!("unix:{}", there.path("receive.sock").display());
+    let receiver = Receiver::start_with(&there, &socket, &[], |command| {
+        command.env("TMPDIR", &small);
+    });
+    let error = here.floe(&["migrate", &job, receiver.address()]).expect_failed();
+    assert!(error.contains("No space left on device"), "{error}");
+    expect_one([&here, &there], &job, "no room");
+    assert_eq!(here.state(&job), "running");
+    drop((receiver, mounted));
+}
+
+/// A mount that goes when it is dropped.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn tmpfs(place: &Path, size: &str) -> Self {
+        let place = place.to_owned();
+        shell(&format!("mount -t tmpfs -o size={size} tmpfs {}", place.display()));
+        Self(place)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(run(Command::new("umount").arg(&self.0)));
+    }
+}
+
+/// The last message is lost, and the source is gone for good.
+#[test]
+fn who_knows_that_the_source_is_gone_decides_at_the_target() {
+    for (verb, expected) in [("--commit", "running"), ("--abort", "none")] {
+        let [here, there] = hosts();
+        let job = here.name("job");
+        let tree = Counting::start(&here, &job, &[]);
+        let receiver = Receiver::start(&there);
+        let socket = receiver.address().strip_prefix("unix:").expect("a socket").to_owned();
+        let source = Arc::new(AtomicI32::new(0));
+        let known = Arc::clone(&source);
+        let point = Point {
+            frame: "decided",
+            number: 1,
+            passes: false,
+        };
+        let kill = move || {
+            until("the source is known", || known.load(Ordering::SeqCst) != 0);
+            kill_all(&[known.load(Ordering::SeqCst)]);
+        };
+        let way = Way::make(here.path("way.sock"), Path::new(&socket), point, Box::new(kill));
+        let child = spawn(&mut here.command(&["migrate", &job, &way.address()]));
+        source.store(child.id() as i32, Ordering::SeqCst);
+        assert_eq!(wait(child), 128 + libc::SIGKILL);
+        until("it is held", || there.state(&job) == "held");
+        until("the other one has ended", || here.state(&job) == "none");
+        for line in [
+            &["thaw", &job][..],
+            &["checkpoint", &job, "-o", "/dev/null"],
+            &["migrate", &job, "unix:/none"],
+        ] {
+            let error = there.floe(line).expect_failed();
+            assert!(error.contains("is not decided yet"), "{line:?}: {error}");
+        }
+        there.done(&["receive", verb, &job]);
+        until("it is as was said", || there.state(&job) == expected);
+        if expected == "running" {
+            tree.expect_alive("decided by hand");
+        }
+        assert_eq!(settle(&here).status, 0);
+        assert!(!here.path("state/.migrations").exists());
+    }
+}
+
+#[test]
+fn an_ordinary_users_sandbox_goes_where_it_can_be_frozen() {
+    let Some(delegated) = Delegated::new() else {
+        skip("no cgroup version 2 is mounted");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
+    let (here, there) = (
+        Host::of_ordinary_user(),
+        Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
+    );
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    {
+        let receiver = Receiver::start(&there);
+        here.done(&["migrate", &job, receiver.address()]);
+        expect_one([&here, &there], &job, "moved");
+        tree.expect_alive("moved");
+    }
+    let receiver = Receiver::start(&here);
+    let error = there.floe(&["migrate", &job, receiver.address()]).expect_failed();
+    assert!(error.contains("cgroup freezer"), "{error}");
+    tree.expect_alive("refused");
+    assert_eq!(there.state(&job), "running");
+}
+
+#[test]
+fn redis_under_load_goes_there_and_back() {
+    if !has("redis-server") {
+        return;
+    }
+    let [here, there] = hosts();
+    let folder = here.folder("redis");
+    // Without the socket on a disk that both hosts see: its name is the source's until that has ended.
+    let script = std::fs::read_to_string(source("redis.sh")).expect("the script");
+    let script = script
+        .replace("--unixsocket \"$PWD/socket\" ", "")
+        .replace("count -s \"$PWD/socket\" &\n", "");
+    std::fs::write(folder.join("redis.sh"), script).expect("write");
+    let program = Program::start_with(&here, "redis", &["--net", "none"], &["bash", "redis.sh"]);
+    program.await_file("ready");
+    for (from, to) in [(&here, &there), (&there, &here)] {
+        let receiver = Receiver::start(to);
+        from.done(&["migrate", &program.name, receiver.address()]);
+        expect_one([from, to], &program.name, "moved");
+    }
+    program.finish();
+    assert_eq!(program.result(), "counted\nended 0\n");
 }

@@ -425,10 +425,10 @@ fn what_the_kernels_memory_alone_tells_is_refused_by_name() {
 }
 
 /// A cgroup of version 2 that is an ordinary user's. Dropped, it is removed.
-struct Delegated(std::path::PathBuf);
+pub(crate) struct Delegated(pub(crate) std::path::PathBuf);
 
 impl Delegated {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let mounted = run(Command::new("findmnt").args(["-rn", "-t", "cgroup2", "-o", "TARGET"])).out;
         let place = mounted.lines().next()?;
         let path = std::path::Path::new(place).join(format!("floe-suite-{}", std::process::id()));

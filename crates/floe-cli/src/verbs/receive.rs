@@ -4,7 +4,7 @@ use super::{keys::KeysFolder, map::Map, restore::Method};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args};
 use floe_migrate::{
-    link::{Address, Listener},
+    link::{Address, LinkError, Listener},
     target::{Event, Request, receive, receive_here},
 };
 use floe_sandbox::{Sandbox, Status, become_root};
@@ -58,6 +58,9 @@ impl Receive {
             Some(Address::Tcp(_)) if !self.insecure => Some(self.keys.open()?),
             _ => None,
         };
+        if keys.as_ref().is_some_and(|keys| keys.peers().is_empty()) {
+            return Err(LinkError::NoPeers.into());
+        }
         let become_user = |image: &File| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)

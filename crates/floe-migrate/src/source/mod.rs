@@ -83,6 +83,15 @@ pub enum MigrateError {
         #[source]
         source: FrameError,
     },
+    /// The keys were not agreed on.
+    #[error("{peer} does not let this host in: is its key pinned there? (floe keys here, floe keys pin there)")]
+    NotLetIn {
+        /// Who.
+        peer: String,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
     /// Another version.
     #[error("{peer} speaks version {version} of floe's protocol, and this floe version {VERSION}")]
     Version {
@@ -195,6 +204,13 @@ fn greet(address: &Address, manner: Manner<'_>) -> Result<Link, MigrateError> {
             refusal: Refusal::from_peer(&reason, &findings),
         }),
         Ok(_) => Err(MigrateError::OutOfTurn(link.peer().to_owned())),
+        // What rustls finds wrong: here it can only be the answer to this host's certificate.
+        Err(FrameError::Io(source)) if manner.keys.is_some() && source.kind() == io::ErrorKind::InvalidData => {
+            Err(MigrateError::NotLetIn {
+                peer: link.peer().to_owned(),
+                source,
+            })
+        }
         Err(source) => Err(MigrateError::Talk {
             peer: link.peer().to_owned(),
             source,
