@@ -164,16 +164,93 @@ fn files_with_a_range() -> tempfile::TempDir {
     folder
 }
 
-#[test]
-fn other_users_of_a_range_that_was_given() {
+/// The files that say so, which must stay longer, and a host of a user who was given a range; `None` where nobody maps it.
+fn host_with_a_range() -> Option<(tempfile::TempDir, Host)> {
     if !has("newuidmap") {
         skip("newuidmap is not installed");
-        return;
+        return None;
     }
     let files = files_with_a_range();
     let bind = |name: &str| format!("mount --bind {}/{name} /etc/{name} && ", files.path().display());
     let script = ["passwd", "subuid", "subgid"].map(bind).concat() + "exec \"$@\"";
     let host = Host::ordinary_behind(&["unshare", "-m", "sh", "-c", &script, "sh"]);
+    Some((files, host))
+}
+
+/// One of them runs the command, which makes a user namespace of its own.
+#[test]
+fn a_user_of_a_range_that_was_given_nests_another() {
+    let Some((_files, host)) = host_with_a_range() else {
+        return;
+    };
+    let (name, image) = (host.name("nested"), host.path("nested.floe"));
+    let image = image.to_str().expect("a plain path");
+    let options = [
+        "run",
+        "-d",
+        "--map-auto",
+        "--user",
+        "1000:33",
+        "--net",
+        "none",
+        "-w",
+        "/tmp",
+    ];
+    let command = ["--name", &name, "--", "sh", "-c", "unshare -Ur sleep 1000; true"];
+    host.done(&[&options[..], &command].concat());
+    let told = || {
+        let script =
+            "for p in 1 2; do grep -E '^(Uid|Gid):' /proc/$p/status; cat /proc/$p/uid_map; cat /proc/$p/comm; done";
+        let text = host.done(&["exec", &name, "--", "sh", "-c", script]);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    until("the command", || told().ends_with("sleep"));
+    let before = told();
+    let users = format!("Uid: 1000 1000 1000 1000 Gid: 33 33 33 33 0 {ORDINARY} 1 1 700000 65536 sh");
+    assert!(before.starts_with(&users), "{before}");
+    assert!(before.contains("Gid: 33 33 33 33 0 1000 1 sleep"), "{before}");
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &name, "-o", image]);
+        host.done(&["restore", "-d", "--map-auto", "--pid-method", method, image]);
+        assert_eq!(told(), before);
+    }
+}
+
+/// Without the programs that map a range nothing is made, and their package is named; nor without a range.
+#[test]
+fn what_a_range_takes_is_told_by_name() {
+    let host = Host::of_ordinary_user();
+    let refused = |host: &Host, path: Option<&str>| {
+        let mut command = host.command(&["run", "--map-auto", "--", "true"]);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        let outcome = run(&mut command);
+        assert_eq!(outcome.status, 125, "{}", outcome.err);
+        assert!(host.sandboxes().is_empty());
+        outcome.err
+    };
+    assert!(refused(&host, None).contains("usermod --add-subuids"));
+    let Some((_files, host)) = host_with_a_range() else {
+        return;
+    };
+    let programs = host.folder("programs");
+    for name in ["sh", "unshare", "mount", "setpriv"] {
+        let place = run(Command::new("sh").args(["-c", &format!("command -v {name}")])).expect_done();
+        std::os::unix::fs::symlink(place.trim(), programs.join(name)).expect("a link");
+    }
+    let told = refused(&host, programs.to_str());
+    assert!(
+        told.contains("package uidmap") && told.contains("newuidmap: not found"),
+        "{told}"
+    );
+}
+
+#[test]
+fn other_users_of_a_range_that_was_given() {
+    let Some((_files, host)) = host_with_a_range() else {
+        return;
+    };
     let name = host.name("many");
     let script = "import os, time\nif os.fork() == 0:\n os.setgroups([27, 100]); os.setgid(33); os.setuid(1000)\ntime.sleep(1000)";
     host.done(&[

@@ -201,7 +201,7 @@ impl Run {
             Failure::with_status(error, status)
         };
         let spec = self.spec().map_err(|error| Failure::with_status(error, 125))?;
-        become_root(self.map.ids())?;
+        become_root(self.map.ids()).map_err(|error| Failure::with_status(error, 125))?;
         let launch = Launch::begin(&context.state_dir, &spec, First::Command).map_err(failed)?;
         let name = launch.name().to_owned();
         if launch.state().link.as_ref().is_some_and(|link| !link.forwarded) {
