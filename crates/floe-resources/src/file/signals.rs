@@ -121,7 +121,9 @@ fn set(batch: &mut Batch, number: u64, (signals, called): (&FileSignals, i32)) {
         let arguments = [u64::from(real), u64::from(effective), KEEP];
         batch.call("take the users of who set it", libc::SYS_setresuid, &arguments);
     };
-    if owner.users != [0; 2] {
+    // Tasks are who floe is, until all else is done.
+    let own = [nix::unistd::geteuid().as_raw(); 2];
+    if owner.users != own {
         become_user(batch, owner.users);
     }
     batch.call(
@@ -129,7 +131,7 @@ fn set(batch: &mut Batch, number: u64, (signals, called): (&FileSignals, i32)) {
         libc::SYS_fcntl,
         &[number, F_SETOWN_EX, place],
     );
-    if owner.users != [0; 2] {
-        become_user(batch, [0; 2]);
+    if owner.users != own {
+        become_user(batch, own);
     }
 }

@@ -47,7 +47,11 @@ use floe_sys::{
     tun,
 };
 use floe_tracee::{Batch, Puppet};
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::{
+    errno::Errno,
+    sys::stat::fstat,
+    unistd::{getegid, geteuid},
+};
 use options::{Filter, SocketOption};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -183,12 +187,16 @@ impl Maker {
         })
     }
 
-    /// Effective group and user, which sockets tell of; the user last, or first where it is root again.
+    /// Effective group and user, which sockets tell of; the user last, or first where it is root again. Where floe is not root,
+    /// there is none in its user namespace (`--map-user`), and puppets are who floe is.
     fn become_in(self, batch: &mut Batch) {
         const KEEP: u64 = u32::MAX as u64;
-        let user = ("take the maker's user", libc::SYS_setresuid, u64::from(self.uid));
-        let group = ("take the maker's group", libc::SYS_setresgid, u64::from(self.gid));
-        let calls = if self.uid == 0 { [user, group] } else { [group, user] };
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        let is_lacking = self.uid == 0 && own.0 != 0;
+        let (uid, gid) = if is_lacking { own } else { (self.uid, self.gid) };
+        let user = ("take the maker's user", libc::SYS_setresuid, u64::from(uid));
+        let group = ("take the maker's group", libc::SYS_setresgid, u64::from(gid));
+        let calls = if uid == 0 { [user, group] } else { [group, user] };
         for (what, number, id) in calls {
             batch.call(what, number, &[KEEP, id, KEEP]);
         }
