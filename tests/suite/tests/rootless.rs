@@ -12,15 +12,12 @@ use std::{
 /// Victims that are root of their network, too.
 const WITH_NETWORK: &str = "sockets-";
 
-fn survives(name: &str) {
+fn survives(name: &str, options: &[&str]) {
     let host = Host::of_ordinary_user();
     let sandbox = host.name(name);
-    let options: &[&str] = if name.starts_with(WITH_NETWORK) {
-        &["--net", "none"]
-    } else {
-        &[]
-    };
-    let mut victim = Victim::start_as(&sandbox, &host, name, options, &[]);
+    let net = if name.starts_with(WITH_NETWORK) { "none" } else { "host" };
+    let options = [options, &["--net", net]].concat();
+    let mut victim = Victim::start_as(&sandbox, &host, name, &options, &[]);
     for (into, method) in [("first", PID_METHODS[0]), ("second", PID_METHODS[1])] {
         victim.round_trip_unseen(&host.name(into), method);
     }
@@ -31,10 +28,13 @@ macro_rules! victims {
     ($($test:ident $name:literal),+ $(,)?) => {
         $(#[test]
         fn $test() {
-            survives($name);
+            survives($name, OPTIONS);
         })+
     };
 }
+
+/// As usual: the user is root there.
+const OPTIONS: &[&str] = &[];
 
 victims! {
     memory_shared_anonymous "memory-shared-anonymous",
@@ -94,6 +94,105 @@ victims! {
     tree_relations "tree-relations",
     vdso "vdso",
     zombies "zombies",
+}
+
+/// The same where nobody is root, and floe is not, either. A restore takes the same user by itself.
+mod without_root {
+    use super::survives;
+
+    const OPTIONS: &[&str] = &["--map-user", "54321"];
+
+    victims! {
+        files_devices "files-devices",
+        files_inherited "files-inherited",
+        files_leases "files-leases",
+        files_locks "files-locks",
+        files_regular "files-regular",
+        files_shared "files-shared",
+        interval_timers "interval-timers",
+        leader_ended "leader-ended",
+        many_tasks "many-tasks",
+        memory_private "memory-private",
+        signals_actions "signals-actions",
+        signals_pending "signals-pending",
+        sockets_ended "sockets-ended",
+        sockets_inet "sockets-inet",
+        sockets_tcp "sockets-tcp",
+        stopped "stopped",
+        tree_relations "tree-relations",
+        zombies "zombies",
+    }
+}
+
+/// Unix sockets of every sort, whose makers the kernel tells, and one with an owner who is told of it; counts in a file as long as
+/// all is as it was.
+const SOCKETS: &str = "
+import fcntl, os, signal, socket, time
+signal.signal(signal.SIGIO, lambda *what: None)
+stream, letters = socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+server, client, unnamed = (socket.socket(socket.AF_UNIX) for _ in range(3))
+server.bind('\\0floe-rootless-%d' % os.getpid())
+server.listen()
+client.connect(server.getsockname())
+accepted = server.accept()[0]
+fcntl.fcntl(stream[0], fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(stream[0], fcntl.F_SETFL, fcntl.fcntl(stream[0], fcntl.F_GETFL) | os.O_ASYNC)
+letters[0].send(b'waits')
+credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+count = 0
+while True:
+    for one, other in [stream, (client, accepted), (accepted, client)]:
+        one.send(b'x')
+        assert other.recv(9) == b'x'
+    letters[0].send(b'next')
+    assert letters[1].recv(99) == (b'next' if count else b'waits')
+    assert fcntl.fcntl(stream[0], fcntl.F_GETOWN) == os.getpid()
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) == credentials
+    count += 1
+    with open('count', 'w') as file:
+        file.write(str(count))
+    time.sleep(0.01)
+";
+
+#[test]
+fn sockets_where_nobody_is_root() {
+    let host = Host::of_ordinary_user();
+    let (name, image) = (host.name("sockets"), host.path("sockets.floe"));
+    let image = image.to_str().expect("a plain path");
+    let count = || {
+        let text = std::fs::read_to_string(host.path("count")).unwrap_or_default();
+        text.parse::<u64>().unwrap_or(0)
+    };
+    for map in ["1000", "1000:7"] {
+        host.done(&[
+            "run",
+            "-d",
+            "--map-user",
+            map,
+            "--name",
+            &name,
+            "--",
+            "python3",
+            "-c",
+            SOCKETS,
+        ]);
+        for trip in 0..3 {
+            let before = count();
+            until(&format!("--map-user {map}, trip {trip}"), || count() > before.max(3));
+            host.done(&["checkpoint", &name, "-o", image]);
+            host.done(&[
+                "restore",
+                "-d",
+                "--map-user",
+                map,
+                "--pid-method",
+                PID_METHODS[trip % 2],
+                image,
+            ]);
+        }
+        host.done(&["rm", "-f", &name]);
+        std::fs::remove_file(host.path("count")).expect("remove it");
+    }
 }
 
 const SERVER: &str = r#"

@@ -2,7 +2,7 @@
 
 use super::super::{FileError, open_flags, reopen, set_status, was_opened};
 use floe_image::record::OpenFileRecord;
-use floe_sys::descriptor::{open_in_root, splice, tee};
+use floe_sys::descriptor::{bytes_to_read, open_in_root, splice, tee};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -84,7 +84,8 @@ pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str, own: &mut OwnPipes) -
     let system = |action| FileError::system(action, title);
     let capacity = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
     let mut contents = PipeContents::empty(capacity as u32);
-    if !reads {
+    // A user may have no pages for more pipes (fs.pipe-user-pages-soft), and most are empty.
+    if !reads || bytes_to_read(end).map_err(system("see what waits in"))? == 0 {
         return Ok(contents);
     }
     let copy = match own.copy.take().filter(|(_, of)| *of == capacity) {
