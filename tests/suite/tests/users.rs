@@ -105,7 +105,7 @@ fn as_another_user() {
         unknown.err
     );
     assert_eq!(run("nobody:", "true").status, 2);
-    assert_eq!(host.floe(&["run", "--map-user", "5", "--", "true"]).status, 1);
+    assert_eq!(host.floe(&["run", "--map-user", "5", "--", "true"]).status, 125);
     assert!(host.sandboxes().is_empty());
 }
 

@@ -90,7 +90,7 @@ pub fn peek(end: BorrowedFd<'_>, reads: bool, title: &str, own: &mut OwnPipes) -
     }
     let copy = match own.copy.take().filter(|(_, of)| *of == capacity) {
         Some((copy, _)) => copy,
-        None => pipe_of(capacity).map_err(system("make a copy of"))?,
+        None => pipe_of(capacity).map_err(|error| refused_size(error, "make a copy of", title))?,
     };
     // A limit that no pipe reaches, though buffers may be larger than pages.
     let mut left = match tee(end, copy.1.as_fd(), i32::MAX as usize) {
@@ -263,13 +263,23 @@ fn move_through(pipe: &mut Option<Ends>, flags: OFlag, bytes: &[u8], to: Borrowe
 /// Sets how many bytes a pipe can hold.
 pub fn set_capacity(end: BorrowedFd<'_>, capacity: u32) -> Result<(), FileError> {
     let object = format!("a pipe of {capacity} bytes");
-    let system = |action| FileError::system(action, object.clone());
     let capacity = i32::try_from(capacity).unwrap_or(i32::MAX);
-    let now = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(system("read the capacity of"))?;
+    let now = fcntl(end, FcntlArg::F_GETPIPE_SZ).map_err(FileError::system("read the capacity of", object.clone()))?;
     if now != capacity {
-        fcntl(end, FcntlArg::F_SETPIPE_SZ(capacity)).map_err(system("set the capacity of"))?;
+        let set = fcntl(end, FcntlArg::F_SETPIPE_SZ(capacity));
+        set.map_err(|error| refused_size(error, "set the capacity of", object))?;
     }
     Ok(())
+}
+
+/// What is to be told where a pipe can't have a size.
+fn refused_size(error: Errno, action: &'static str, object: impl Into<String>) -> FileError {
+    let object = object.into();
+    let object = match error {
+        Errno::EPERM => format!("{object} (the pipes of a user may take so much memory: fs.pipe-user-pages-soft)"),
+        _ => object,
+    };
+    FileError::system(action, object)(error)
 }
 
 #[cfg(test)]
