@@ -4,7 +4,8 @@
     tests/golden/read.py IMAGE
 
 Structs are objects, choices are their name or {name: fields}, bytes are lists of numbers. For each stored page there is
-its crc32c; null for those of compressed chunks where there is no zstd(1). Standard library only.
+its crc32c; null for those of compressed chunks where there is no zstd(1). Pages of bases are left out. Standard library
+only.
 """
 
 import json
@@ -310,6 +311,8 @@ network = fields(
     rules=several(raw), neighbours=several(raw), proxies=several(raw), frames=several(raw),
     settings=several(fields(path=raw, value=raw, usual=boolean)), filter=packet_filter,
 )
+image_id = times(u8, 16)
+identity = fields(id=image_id, base=optional(fields(id=image_id, name=raw, pages=u64)))
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
 index = fields(
     records=several(fields(kind=u32, version=u16, offset=u64, length=u64)),
@@ -321,7 +324,7 @@ RECORDS = {
     5: ("mapped_files", mapped_file), 6: ("shmems", shmem), 7: ("ghosts", ghost), 8: ("open_files", open_file),
     9: ("objects", shared_object), 10: ("descriptor_tables", descriptor_table), 12: ("page_maps", page_map),
     14: ("mount_namespaces", mount_namespace), 15: ("filesystems", filesystem),
-    16: ("networks", network),
+    16: ("networks", network), 17: ("identity", identity),
 }
 PAGES, INDEX = 11, 13
 
@@ -461,15 +464,17 @@ def read(data):
         need(kind == entry["kind"] + 1 and kind in RECORDS and len(body) == entry["length"], "an entry of the index")
         name, shape = RECORDS[kind]
         image[name].append(whole(shape, body))
+    base = next((record["base"] for record in image["identity"]), None)
+    first = base["pages"] if base else 0
     image["chunks"], image["pages"] = found["chunks"], []
     for chunk in found["chunks"]:
         kind, body = envelope(data, chunk["offset"])
-        need(kind == PAGES and len(body) == chunk["stored"] and chunk["first"] == len(image["pages"]), "a chunk's entry")
+        need(kind == PAGES and len(body) == chunk["stored"] and chunk["first"] == first + len(image["pages"]), "a chunk's entry")
         image["pages"] += pages(chunk, body)
     for name, shapes in (("open_files", OPEN_FILE_BODIES), ("objects", OBJECT_BODIES)):
         bodies = [whole(shapes[item["kind"]], bytes(item["body"])) for item in image[name]]
         image["bodies_of_" + name] = bodies
-    for name in ("header", "sandbox"):
+    for name in ("header", "sandbox", "identity"):
         need(len(image[name]) == 1, f"there must be one {name}")
         image[name] = image[name][0]
     return image

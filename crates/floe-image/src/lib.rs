@@ -24,5 +24,7 @@ mod writer;
 pub use envelope::EnvelopeError;
 pub use frame::{FORMAT_VERSION, FrameError};
 pub use numbering::Numbering;
-pub use reader::{ChunkScratch, Fault, Image, Place, ReadError, VerifyReport, spool};
+pub use reader::{
+    ChainError, ChunkScratch, Fault, Image, ImageFiles, MAX_BASES, Place, ReadError, VerifyReport, spool,
+};
 pub use writer::{FillError, ImageWriter, Summary, WriteError, WriteOptions};

@@ -20,7 +20,11 @@ fn status(name: &str) -> u64 {
 #[test]
 fn memory_does_not_grow_with_what_is_written() {
     let before = status("VmRSS");
-    let options = WriteOptions { level: 1, workers: 2 };
+    let options = WriteOptions {
+        level: 1,
+        workers: 2,
+        first_page: 0,
+    };
     let mut writer = ImageWriter::start(Box::new(io::sink()), &options).expect("start");
     for number in 0..CHUNKS {
         let fill = move |buffer: &mut [u8]| {

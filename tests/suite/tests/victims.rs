@@ -179,6 +179,7 @@ victims! {
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_huge "memory-huge",
+    memory_changes "memory-changes",
     memory_in_motion "memory-in-motion",
     memory_guards "memory-guards",
     memory_locked "memory-locked",

@@ -37,6 +37,7 @@ use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
+    mm::Base,
     refusal::{Refusal, Refusals},
     task::Sleepers,
     tree::FoundTree,
@@ -210,6 +211,8 @@ pub struct Request<'a> {
     pub output: Option<Output>,
     /// zstd level.
     pub level: i32,
+    /// The image that the new one is to be based on: what did not change since is not stored again.
+    pub base: Option<Base>,
     /// What becomes of the tree.
     pub then: Then,
     /// What becomes of TCP connections whose other ends are outside of the tree.
@@ -356,13 +359,13 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     if request.then == Then::RunOnMeanwhile {
         return save_meanwhile(
             (held, inspected),
-            (&request.target, request.level),
+            (&request.target, request.level, request.base.as_ref()),
             (file, report),
             (started, control),
         );
     }
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, request.level, control)?;
+    let mut writing = Writing::start(&inspected, sink, (request.level, request.base.as_ref()), control)?;
     control.enter("pages")?;
     match request.then {
         Then::RunOnUnsaved => writing.no_pages(&inspected)?,
@@ -389,7 +392,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
 /// Writes the image of a tree that runs on meanwhile.
 fn save_meanwhile(
     (held, inspected): (HeldTree, Inspected),
-    (target, level): (&Target, i32),
+    (target, level, base): (&Target, i32, Option<&Base>),
     (file, mut report): (OpenOutput, Report),
     (started, control): (Instant, &Control<'_>),
 ) -> Result<Report, CheckpointError> {
@@ -400,7 +403,7 @@ fn save_meanwhile(
     let held = held;
     copies.make(&held, &mut inspected, target.cgroup())?;
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, level, control)?;
+    let mut writing = Writing::start(&inspected, sink, (level, base), control)?;
     control.enter("pages")?;
     writing.pages(&held, &inspected, &mut copies)?;
     writing.settle()?;

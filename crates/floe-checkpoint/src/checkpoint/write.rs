@@ -1,12 +1,15 @@
 //! Writes the records and pages of an inspected tree.
 
 use super::{background::Copies, inspect::Inspected, seize::HeldTree};
-use crate::stage::{Control, StageError};
+use crate::{
+    identity::{DrawError, draw_id},
+    stage::{Control, StageError},
+};
 use floe_image::{
     ImageWriter, Summary, WriteError, WriteOptions,
-    record::{ContentOwner, NsPid, PageMapRecord},
+    record::{ContentOwner, IdentityRecord, NsPid, PageMapRecord},
 };
-use floe_resources::mm::{self, ContentError, PagesError, PagesOf, PrivatePages, SharedPages};
+use floe_resources::mm::{self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, SharedPages};
 use floe_sys::{Pid, procfs::Mapping};
 use std::{
     collections::{HashMap, HashSet},
@@ -30,6 +33,9 @@ pub enum WriteStageError {
         "the copy of process {0}'s memory was ended before it was saved: by the end of its PID namespace, by SIGKILL, or for want of memory"
     )]
     Ended(i32),
+    /// The image's id.
+    #[error(transparent)]
+    Draw(#[from] DrawError),
     /// Told to stop.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -38,6 +44,8 @@ pub enum WriteStageError {
 /// An image that is being written.
 pub struct Writing<'a> {
     control: &'a Control<'a>,
+    /// The image that it is based on.
+    base: Option<&'a Base>,
     writer: ImageWriter,
     /// Pages so far.
     stored: u64,
@@ -50,21 +58,27 @@ impl<'a> Writing<'a> {
     pub fn start(
         inspected: &Inspected,
         sink: Box<dyn Write + Send>,
-        level: i32,
+        (level, base): (i32, Option<&'a Base>),
         control: &'a Control<'a>,
     ) -> Result<Self, WriteStageError> {
+        let identity = IdentityRecord {
+            id: draw_id()?,
+            base: base.map(Base::record),
+        };
         let options = WriteOptions {
             level,
+            first_page: identity.first_page(),
             ..WriteOptions::default()
         };
         let writer = ImageWriter::start(sink, &options)?;
         let mut writing = Self {
             control,
+            base,
             writer,
             stored: 0,
             bytes: inspected.bytes,
         };
-        writing.or_told_to_stop(|writing| Ok(write_records(inspected, &mut writing.writer)?))?;
+        writing.or_told_to_stop(|writing| Ok(write_records(inspected, &identity, &mut writing.writer)?))?;
         Ok(writing)
     }
 
@@ -110,7 +124,7 @@ impl<'a> Writing<'a> {
     ) -> Result<(), WriteStageError> {
         for source in &inspected.contents.sources {
             self.control.check("pages")?;
-            let map = mm::dump_content(source, &mut self.writer)?;
+            let map = mm::dump_content(source, self.base, &mut self.writer)?;
             self.add(map.runs.iter().map(|run| run.pages).sum());
             self.writer.record(&map)?;
         }
@@ -129,6 +143,7 @@ impl<'a> Writing<'a> {
                 pid: found.task(),
                 parent: hosts.get(&found.ns_ppid).copied(),
                 mappings: process.mappings,
+                earlier: self.earlier(found.ns_pid),
             };
             let mut pages = PrivatePages::default();
             let copy = copies.of(found.ns_pid);
@@ -169,6 +184,7 @@ impl<'a> Writing<'a> {
                     pid: copy.memory.pid(),
                     parent: pids.get(&copy.parent).copied(),
                     mappings: &copy.mappings,
+                    earlier: writing.earlier(copy.process),
                 };
                 let stored = pages.store(of, mm::is_copied_by_fork, &mut shared, &mut writing.writer);
                 stored.map_err(|error| copy.why_not(error.into()))?;
@@ -197,14 +213,25 @@ impl<'a> Writing<'a> {
         })
     }
 
+    /// What the base has of a process.
+    fn earlier(&self, process: i32) -> Option<Earlier<'a>> {
+        let of = |base| Earlier {
+            base,
+            process: NsPid(process),
+            seen: None,
+        };
+        self.base.map(of)
+    }
+
     fn add(&mut self, pages: u64) {
         self.stored += pages;
         self.control.observer.pages(self.stored * 4096, self.bytes);
     }
 }
 
-fn write_records(inspected: &Inspected, writer: &mut ImageWriter) -> Result<(), WriteError> {
+fn write_records(inspected: &Inspected, identity: &IdentityRecord, writer: &mut ImageWriter) -> Result<(), WriteError> {
     writer.record(&inspected.header)?;
+    writer.record(identity)?;
     writer.record(&inspected.sandbox)?;
     let mounts = &inspected.mounts;
     mounts.namespaces.iter().try_for_each(|record| writer.record(record))?;

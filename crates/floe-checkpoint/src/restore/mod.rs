@@ -39,7 +39,7 @@ use crate::{
 };
 use contents::MadeContents;
 use floe_image::{
-    Image, Numbering, ReadError,
+    Image, ImageFiles, Numbering, ReadError,
     record::{ConsoleRecord, NamespaceOrigin},
 };
 use floe_resources::{
@@ -70,7 +70,6 @@ use nix::{
 use sharing::{Lending, Memory, Wants};
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::mpsc,
@@ -114,7 +113,7 @@ pub type BeforeThaw<'a> = dyn FnMut(&Launch) -> Result<(), Box<dyn std::error::E
 /// What to restore, and how.
 pub struct Request<'a> {
     /// The image; a stream was spooled into a file.
-    pub image: File,
+    pub image: ImageFiles,
     /// Where sandboxes are kept.
     pub state_dir: &'a StateDir,
     /// Name of the new sandbox; the image's where `None`.
@@ -278,7 +277,7 @@ pub struct DryRun {
 /// # Errors
 /// [`RestoreError`].
 pub fn dry_run(
-    image: File,
+    image: ImageFiles,
     (outside, files, publish): (Outside<'_>, FilesMode, Publish<'_>),
     control: &Control<'_>,
 ) -> Result<DryRun, RestoreError> {

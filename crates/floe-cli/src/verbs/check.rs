@@ -1,6 +1,9 @@
 //! `floe check`.
 
-use super::{image_file, map::Map};
+use super::{
+    image_file::{self, Bases},
+    map::Map,
+};
 use crate::{act, failure::Outcome, output};
 use clap::{Args, ValueEnum};
 use floe_checkpoint::{
@@ -30,6 +33,8 @@ pub struct Check {
     /// An image that is to be restored here; - for standard input.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    bases: Bases,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -62,7 +67,8 @@ impl Check {
             (None, Some(_)) => Some(Act::Restore),
             (verb, _) => verb.map(Act::from),
         };
-        let image = self.image.as_deref().map(image_file::open).transpose()?;
+        let image = self.image.as_deref();
+        let image = image.map(|path| image_file::open(path, &self.bases)).transpose()?;
         // Interrupted, it first takes away what it has made.
         let all = act::perform(|_| features())??;
         let shown: Vec<&Feature> = all

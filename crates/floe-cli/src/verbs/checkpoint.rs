@@ -1,6 +1,10 @@
 //! `floe checkpoint`.
 
-use super::{tcp::Tcp, tty::Tty};
+use super::{
+    image_file::{self, Bases},
+    tcp::Tcp,
+    tty::Tty,
+};
 use crate::{Context, act, failure::Outcome, front, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
@@ -8,10 +12,14 @@ use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{
     BACKGROUND_STAGES, Output, Report, Request, STAGES, Target, Then, checkpoint, confines_calls, terminal_of,
 };
-use floe_resources::file::{ConsoleLinks, Externals, Rule};
+use floe_image::{Image, MAX_BASES};
+use floe_resources::{
+    file::{ConsoleLinks, Externals, Rule},
+    mm::Base,
+};
 use floe_sandbox::{Announcement, Sandbox, join_user};
 use floe_sys::Pid;
-use std::{fs::File, io::IsTerminal, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// Save a sandbox, or any process tree, into one file; the tree then ends.
 ///
@@ -34,6 +42,11 @@ pub struct Checkpoint {
     /// The image to write; - for standard output. Nothing is written with --dry-run.
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "stages"])]
     output: Option<PathBuf>,
+    /// Save only what changed since this image was made, of the same tree or of one that was restored from it; memory is
+    /// compared with it. The new image is based on that: it takes it, under the same name beside it or by --base, to be restored or
+    /// to be read, and so on (floe image merge makes one image of them).
+    #[arg(long, value_name = "FILE")]
+    base: Option<PathBuf>,
     /// Let the tree run on.
     #[arg(long)]
     leave_running: bool,
@@ -127,6 +140,7 @@ impl Checkpoint {
             target,
             output: if self.dry_run { None } else { Some(self.output()?) },
             level: self.level,
+            base: self.base()?,
             then: self.then(),
             tcp: self.tcp.into(),
             patience: self.patience,
@@ -154,16 +168,30 @@ impl Checkpoint {
     }
 
     fn output(&self) -> anyhow::Result<Output> {
-        let path = self.output.clone().context("name the image with --output")?;
-        if path.as_os_str() != "-" {
-            return Ok(Output::Path(path));
+        image_file::output(self.output.as_deref().context("name the image with --output")?)
+    }
+
+    /// The image that the new one is to be based on.
+    fn base(&self) -> anyhow::Result<Option<Base>> {
+        let Some(path) = &self.base else { return Ok(None) };
+        let files = image_file::open(path, &Bases::default())?;
+        if let Some(output) = &self.output
+            && let Ok(there) = std::fs::metadata(output)
+        {
+            anyhow::ensure!(
+                !files.include(&there)?,
+                "{} is an image that the new one would be based on; give that another name",
+                output.display()
+            );
         }
-        let stdout = std::io::stdout();
+        let image = Image::open(files)?;
         anyhow::ensure!(
-            !stdout.is_terminal(),
-            "an image is no text: send it into a file or a pipe"
+            image.bases() < MAX_BASES,
+            "{} is based on {MAX_BASES} images, one on the other, which is the most; make one of them by floe image merge",
+            path.display()
         );
-        Ok(Output::Stream(File::from(stdout.as_fd().try_clone_to_owned()?)))
+        let name = path.file_name().context("name the base by its file")?;
+        Ok(Some(Base::new(image, name)))
     }
 
     fn target(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Target> {

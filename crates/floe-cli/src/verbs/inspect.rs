@@ -2,7 +2,10 @@
 
 mod networks;
 
-use super::{image_file, ps::as_tree};
+use super::{
+    image_file::{self, Bases},
+    ps::as_tree,
+};
 use crate::{failure::Outcome, output};
 use clap::{Args, ValueEnum};
 use floe_image::{
@@ -21,6 +24,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub struct Inspect {
     /// The image; - for standard input.
     image: PathBuf,
+    #[command(flatten)]
+    bases: Bases,
     /// Which part.
     #[arg(value_enum)]
     section: Option<Section>,
@@ -65,6 +70,17 @@ struct Header {
     host: String,
     created: u64,
     command: Vec<String>,
+    id: String,
+    /// The image that it is based on.
+    base: Option<BasedOn>,
+}
+
+#[derive(Debug, Serialize)]
+struct BasedOn {
+    name: String,
+    id: String,
+    /// How many images it is based on, one on the other.
+    chain: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,7 +140,7 @@ struct Sizes {
 impl Inspect {
     /// Runs the verb.
     pub fn run(self) -> Outcome {
-        let image = Image::open(image_file::open(&self.image)?)?;
+        let image = Image::open(image_file::open(&self.image, &self.bases)?)?;
         let whole = Whole {
             header: header(&image),
             ps: tasks(&image),
@@ -168,6 +184,12 @@ fn header(image: &Image) -> Header {
         host: header.host.clone(),
         created: header.created,
         command: sandbox.command.clone(),
+        id: image.identity().id.to_string(),
+        base: image.identity().base.as_ref().map(|base| BasedOn {
+            name: base.shown(),
+            id: base.id.to_string(),
+            chain: image.bases(),
+        }),
     }
 }
 
@@ -320,13 +342,13 @@ fn sizes(image: &Image) -> Sizes {
     for entry in image.entries() {
         *records.entry(format!("{:?}", entry.kind)).or_default() += entry.length;
     }
-    let compressed = image.chunks().iter().filter(|chunk| chunk.compressed).count();
+    let compressed = image.own_chunks().iter().filter(|chunk| chunk.compressed).count();
     Sizes {
         image: image.bytes(),
         records,
-        pages: image.stored_pages(),
-        page_bytes_stored: image.chunks().iter().map(|chunk| u64::from(chunk.stored)).sum(),
-        chunks_raw: image.chunks().len() - compressed,
+        pages: image.stored_pages() - image.identity().first_page(),
+        page_bytes_stored: image.own_chunks().iter().map(|chunk| u64::from(chunk.stored)).sum(),
+        chunks_raw: image.own_chunks().len() - compressed,
         chunks_compressed: compressed,
     }
 }
@@ -347,6 +369,13 @@ fn print_header(whole: &Whole) {
         header.arch,
         date(header.created)
     ));
+    if let Some(base) = &header.base {
+        let rest = match base.chain {
+            1 => String::new(),
+            chain => format!(", and by that on {} more", chain - 1),
+        };
+        output::line(&format!("based on {} (id {}){rest}", base.name, base.id));
+    }
     output::line("");
 }
 

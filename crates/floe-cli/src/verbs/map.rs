@@ -3,10 +3,9 @@
 use crate::failure::Failure;
 use anyhow::Context as _;
 use clap::Args;
-use floe_image::Image;
+use floe_image::{Image, ImageFiles};
 use floe_sandbox::IdMap;
 use nix::unistd::{getegid, geteuid};
-use std::fs::File;
 
 /// Users of a user namespace.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -41,7 +40,7 @@ impl Map {
     }
 
     /// Who is in it for the tree of an image: where all of that were the caller, and none was root, that one, unless told otherwise.
-    pub fn ids_for(self, image: &File) -> Result<IdMap, Failure> {
+    pub fn ids_for(self, image: &ImageFiles) -> Result<IdMap, Failure> {
         let ids = self.ids();
         if ids != IdMap::Root || geteuid().is_root() {
             return Ok(ids);

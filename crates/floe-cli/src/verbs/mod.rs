@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod demo;
 pub mod exec;
 pub mod freeze;
+pub mod image;
 pub mod inspect;
 pub mod keys;
 pub mod kill;

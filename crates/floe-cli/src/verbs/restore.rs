@@ -2,7 +2,7 @@
 
 use super::{
     foreground::Stay,
-    image_file,
+    image_file::{self, Bases},
     map::Map,
     publish::{all_different, published},
     tcp::Tcp,
@@ -15,6 +15,7 @@ use crate::{
 };
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
+use floe_image::ImageFiles;
 use floe_resources::{
     file::{Grants, Outside, Rule, RuleError},
     ns::{
@@ -25,7 +26,6 @@ use floe_resources::{
 use floe_sandbox::{Client, Launch, Published, Signals, become_root};
 use floe_sys::descriptor;
 use std::{
-    fs::File,
     io::{IsTerminal, stdin, stdout},
     os::fd::OwnedFd,
     path::PathBuf,
@@ -42,6 +42,8 @@ use std::{
 pub struct Restore {
     /// The image; - for standard input.
     image: Option<PathBuf>,
+    #[command(flatten)]
+    bases: Bases,
     /// Leave it running in the background and print its name.
     #[arg(short, long)]
     detach: bool,
@@ -151,7 +153,7 @@ impl Restore {
             ends: &ends,
             terminal: self.tty.is_some(),
         };
-        let image = image_file::open(path)?;
+        let image = image_file::open(path, &self.bases)?;
         become_root(self.map.ids_for(&image)?)?;
         let publish = all_different(&self.publish)?;
         if self.dry_run {
@@ -174,7 +176,7 @@ impl Restore {
     fn perform(
         &self,
         context: &Context,
-        image: File,
+        image: ImageFiles,
         (outside, publish): (Outside<'_>, Option<&[Published]>),
     ) -> Result<(Report, Option<Attached>), Failure> {
         let mut attached = None;

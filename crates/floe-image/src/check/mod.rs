@@ -31,7 +31,11 @@ pub use task::TaskFault;
 pub use time::TimeFault;
 pub use tree::TreeFault;
 
-use crate::{Image, chunk::PAGE_BYTES, record::ProcessState};
+use crate::{
+    Image,
+    chunk::PAGE_BYTES,
+    record::{IdentityRecord, ProcessState},
+};
 use std::collections::HashSet;
 
 /// The end of user addresses on x86-64 with four levels of page tables.
@@ -44,6 +48,8 @@ const CLONE_FILES: u32 = 0x400;
 const CLONE_SIGHAND: u32 = 0x800;
 /// Longest path that the kernel gives or takes.
 const PATH_BYTES: usize = 4096;
+/// Longest name of a file (NAME_MAX).
+const NAME_BYTES: usize = 255;
 
 /// Records that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +63,9 @@ pub enum Contradiction {
     /// Pages of another machine.
     #[error("its pages have {0} bytes, not {PAGE_BYTES}")]
     PageSize(u32),
+    /// The image that it is based on.
+    #[error("the image that it is based on {0}")]
+    Base(&'static str),
     /// Numbers that refer to records are positions in the lists of their kinds.
     #[error("{what} {id} stands at position {position}")]
     Number {
@@ -115,6 +124,7 @@ pub enum Contradiction {
 pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     let page_size = image.header().page_size;
     ensure(page_size == PAGE_BYTES as u32, || Contradiction::PageSize(page_size))?;
+    identity(image.identity())?;
     numbers("mapped file", image.mapped_files().iter().map(|record| record.id))?;
     numbers("shared memory object", image.shmems().iter().map(|record| record.id))?;
     numbers("deleted file", image.ghosts().iter().map(|record| record.id))?;
@@ -160,6 +170,16 @@ fn numbers(what: &'static str, ids: impl Iterator<Item = u32>) -> Result<(), Con
         ensure(id as usize == position, || Contradiction::Number { what, id, position })?;
     }
     Ok(())
+}
+
+fn identity(identity: &IdentityRecord) -> Result<(), Contradiction> {
+    let Some(base) = &identity.base else { return Ok(()) };
+    let name = base.name.as_slice();
+    let plain = (1..=NAME_BYTES).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, 0 | b'/'));
+    ensure(plain && !matches!(name, b"." | b".."), || {
+        Contradiction::Base("has no name of a file")
+    })?;
+    ensure(base.id != identity.id, || Contradiction::Base("is itself"))
 }
 
 /// Whether the bytes can be given to the kernel as a path.

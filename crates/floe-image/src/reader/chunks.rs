@@ -6,7 +6,7 @@ use crate::{
     envelope::{ENVELOPE_BYTES, Envelope, is_intact},
     record::{Chunk, RecordKind},
 };
-use std::{fmt, ops::RangeInclusive};
+use std::{fmt, fs::File, ops::RangeInclusive};
 
 /// What a chunk may take in the file, without its envelope.
 const STORED_BYTES: RangeInclusive<usize> = PREFIX_BYTES..=PREFIX_BYTES + CHUNK_BYTES;
@@ -31,39 +31,44 @@ impl Image {
     /// # Errors
     /// [`ReadError`].
     pub fn read_chunk<'a>(&self, chunk: &Chunk, scratch: &'a mut ChunkScratch) -> Result<&'a [u8], ReadError> {
-        let damaged = |fault| ReadError::Damaged {
-            place: Place::Chunk(*chunk),
-            fault,
+        let layer = self.layer_of(chunk);
+        read_from(layer.file(), chunk, scratch).map_err(|error| layer.blamed(error))
+    }
+}
+
+fn read_from<'a>(file: &File, chunk: &Chunk, scratch: &'a mut ChunkScratch) -> Result<&'a [u8], ReadError> {
+    let damaged = |fault| ReadError::Damaged {
+        place: Place::Chunk(*chunk),
+        fault,
+    };
+    let ChunkScratch {
+        stored,
+        pages,
+        unpacker,
+    } = scratch;
+    let length = chunk.stored as usize;
+    let wanted = chunk.page_bytes();
+    if !STORED_BYTES.contains(&length) || wanted > CHUNK_BYTES {
+        return Err(damaged(Fault::TooLong(u64::from(chunk.stored))));
+    }
+    let stored = at_least(stored, ENVELOPE_BYTES + length);
+    read_at(file, stored, chunk.offset)?;
+    let bytes = check_stored(chunk, stored)?;
+    if !chunk.compressed {
+        return match bytes.len() == wanted {
+            true => Ok(bytes),
+            false => Err(damaged(Fault::PageCount)),
         };
-        let ChunkScratch {
-            stored,
-            pages,
-            unpacker,
-        } = scratch;
-        let length = chunk.stored as usize;
-        let wanted = chunk.page_bytes();
-        if !STORED_BYTES.contains(&length) || wanted > CHUNK_BYTES {
-            return Err(damaged(Fault::TooLong(u64::from(chunk.stored))));
-        }
-        let stored = at_least(stored, ENVELOPE_BYTES + length);
-        read_at(&self.file, stored, chunk.offset)?;
-        let bytes = check_stored(chunk, stored)?;
-        if !chunk.compressed {
-            return match bytes.len() == wanted {
-                true => Ok(bytes),
-                false => Err(damaged(Fault::PageCount)),
-            };
-        }
-        let unpacker = match unpacker {
-            Some(unpacker) => unpacker,
-            None => unpacker.insert(zstd::bulk::Decompressor::new().map_err(ReadError::Unpacker)?),
-        };
-        let pages = at_least(pages, wanted);
-        match unpacker.decompress_to_buffer(bytes, pages) {
-            Ok(got) if got == wanted => Ok(pages),
-            Ok(_) => Err(damaged(Fault::PageCount)),
-            Err(_) => Err(damaged(Fault::Unpack)),
-        }
+    }
+    let unpacker = match unpacker {
+        Some(unpacker) => unpacker,
+        None => unpacker.insert(zstd::bulk::Decompressor::new().map_err(ReadError::Unpacker)?),
+    };
+    let pages = at_least(pages, wanted);
+    match unpacker.decompress_to_buffer(bytes, pages) {
+        Ok(got) if got == wanted => Ok(pages),
+        Ok(_) => Err(damaged(Fault::PageCount)),
+        Err(_) => Err(damaged(Fault::Unpack)),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Opening: header, trailer, index, then all records. Nothing is allocated before it is known to lie inside the file.
 
-use super::{Fault, Image, Place, Records, ahead::Ahead};
+use super::{ChainError, Fault, Image, Place, Records, ahead::Ahead, chain::Layer};
 use crate::{
     check::{self, Contradiction},
     chunk::{CHUNK_BYTES, CHUNK_PAGES, PREFIX_BYTES},
     codec::{self, DecodeError},
     envelope::{ENVELOPE_BYTES, Envelope, is_intact},
     frame::{FrameError, HEADER_BYTES, INDEX_VERSION, RECORDS_LIMIT, TRAILER_BYTES, check_header, check_trailer},
-    record::{HeaderRecord, IndexRecord, Record, RecordEntry, RecordKind, SandboxRecord},
+    record::{HeaderRecord, IdentityRecord, IndexRecord, Record, RecordEntry, RecordKind, SandboxRecord},
 };
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -25,6 +25,9 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+    /// The file of a base.
+    #[error("open it")]
+    Open(#[source] io::Error),
     /// The length of the file.
     #[error("find out how long the image is")]
     Length(#[source] io::Error),
@@ -70,25 +73,74 @@ pub enum ReadError {
     /// The parts do not fit together.
     #[error("the image contradicts itself")]
     Contradiction(#[from] Contradiction),
+    /// The images that this one is based on.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// An image that this one is based on.
+    #[error("its base {name}")]
+    Base {
+        /// The name that it is known by.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<ReadError>,
+    },
 }
 
+/// Reads one file of an image; the pages of its bases are missing still.
 pub(super) fn load(file: File) -> Result<Image, ReadError> {
+    let (index, bytes, end) = index(&file)?;
+    let image = read_records(file, bytes, end, index)?;
+    if image
+        .chunks
+        .first()
+        .is_some_and(|chunk| chunk.first.0 != image.identity.first_page())
+    {
+        return Err(ReadError::Index(
+            "its first page is not the one behind those of the image's base",
+        ));
+    }
+    check::check(&image)?;
+    Ok(image)
+}
+
+/// The index, how long the file is, and where the index begins.
+fn index(file: &File) -> Result<(IndexRecord, u64, u64), ReadError> {
     let bytes = file.metadata().map_err(ReadError::Length)?.len();
     if bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
         return Err(FrameError::TooShort(bytes).into());
     }
     let mut header = [0; HEADER_BYTES];
-    read_at(&file, &mut header, 0)?;
+    read_at(file, &mut header, 0)?;
     check_header(&header)?;
     let mut trailer = [0; TRAILER_BYTES];
     let end = bytes - TRAILER_BYTES as u64;
-    read_at(&file, &mut trailer, end)?;
+    read_at(file, &mut trailer, end)?;
     let at = check_trailer(&trailer, bytes)?;
-    let index = read_index(&mut Ahead::new(&file), at, end)?;
+    let index = read_index(&mut Ahead::new(file), at, end)?;
     check_index(&index, at)?;
-    let image = read_records(file, bytes, at, index)?;
-    check::check(&image)?;
-    Ok(image)
+    Ok((index, bytes, at))
+}
+
+/// Which image a file is, without a look at the rest.
+pub(super) fn identity(file: &File) -> Result<IdentityRecord, ReadError> {
+    let (index, _, end) = index(file)?;
+    let mut found = Vec::new();
+    let mut ahead = Ahead::new(file);
+    for (position, entry) in index.records.iter().enumerate() {
+        if entry.kind == RecordKind::Identity {
+            let place = Place::of(position, entry);
+            push(&mut found, place, entry, &read_record(&mut ahead, place, entry, end)?)?;
+        }
+    }
+    only(found, "identity")
+}
+
+/// The body of a record.
+pub(super) fn body(image: &Image, position: usize) -> Result<Vec<u8>, ReadError> {
+    let entry = &image.index.records[position];
+    let end = image.bytes - TRAILER_BYTES as u64;
+    read_record(&mut Ahead::new(image.file()), Place::of(position, entry), entry, end)
 }
 
 pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
@@ -141,7 +193,8 @@ fn check_version(place: Place, version: u16, known: u16) -> Result<(), ReadError
     }
 }
 
-/// Every byte between header and index belongs to exactly one record or chunk, and pages are numbered without gaps.
+/// Every byte between header and index belongs to exactly one record or chunk, and pages are numbered without gaps, from
+/// wherever they begin.
 fn check_index(index: &IndexRecord, end: u64) -> Result<(), ReadError> {
     let records = index.records.iter().map(|entry| (entry.offset, entry.length));
     let chunks = index.chunks.iter().map(|chunk| (chunk.offset, u64::from(chunk.stored)));
@@ -163,7 +216,7 @@ fn check_index(index: &IndexRecord, end: u64) -> Result<(), ReadError> {
     if index.records.iter().map(|entry| entry.length).sum::<u64>() > RECORDS_LIMIT {
         return Err(ReadError::Index("its records are longer than all together may be"));
     }
-    let mut page = 0;
+    let mut page = index.chunks.first().map_or(0, |chunk| chunk.first.0);
     for chunk in &index.chunks {
         let stored = PREFIX_BYTES + 1..=PREFIX_BYTES + CHUNK_BYTES;
         let pages = chunk.pages as usize;
@@ -172,22 +225,21 @@ fn check_index(index: &IndexRecord, end: u64) -> Result<(), ReadError> {
                 "its chunks of pages are out of order or of an impossible size",
             ));
         }
-        page += u64::from(chunk.pages);
+        page = page
+            .checked_add(u64::from(chunk.pages))
+            .ok_or(ReadError::Index("its pages are more than can be numbered"))?;
     }
     Ok(())
 }
 
-fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<Image, ReadError> {
+fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Result<Image, ReadError> {
     let mut headers: Vec<HeaderRecord> = Vec::new();
     let mut sandboxes: Vec<SandboxRecord> = Vec::new();
+    let mut identities: Vec<IdentityRecord> = Vec::new();
     let mut records = Records::default();
     let mut ahead = Ahead::new(&file);
     for (position, entry) in index.records.iter().enumerate() {
-        let place = Place::Record {
-            number: position + 1,
-            kind: entry.kind,
-            offset: entry.offset,
-        };
+        let place = Place::of(position, entry);
         let body = read_record(&mut ahead, place, entry, end)?;
         match entry.kind {
             RecordKind::Header => push(&mut headers, place, entry, &body)?,
@@ -204,6 +256,7 @@ fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<
             RecordKind::MountNamespace => push(&mut records.mount_namespaces, place, entry, &body)?,
             RecordKind::Filesystem => push(&mut records.filesystems, place, entry, &body)?,
             RecordKind::Network => push(&mut records.networks, place, entry, &body)?,
+            RecordKind::Identity => push(&mut identities, place, entry, &body)?,
             RecordKind::Pages | RecordKind::Index => {
                 return Err(ReadError::Index("it lists pages or itself as a record"));
             }
@@ -214,9 +267,12 @@ fn read_records(file: File, bytes: u64, end: u64, index: IndexRecord) -> Result<
         return Err(ReadError::Index("the first record is not a header"));
     }
     Ok(Image {
-        file,
+        layers: vec![Layer::own(file)],
+        chunks: std::mem::take(&mut index.chunks),
+        own_chunks: 0,
         bytes,
         index,
+        identity: only(identities, "identity")?,
         header: only(headers, "header")?,
         sandbox: only(sandboxes, "sandbox")?,
         records,

@@ -1,31 +1,42 @@
 //! Reads an image: all records at once, pages when they are wanted, from any thread.
 
 mod ahead;
+mod chain;
 mod chunks;
 mod load;
 mod place;
 mod spool;
 mod verify;
 
+pub use chain::{ChainError, ImageFiles, MAX_BASES};
 pub use chunks::ChunkScratch;
 pub use load::ReadError;
 pub use place::{Fault, Place};
 pub use spool::spool;
 pub use verify::VerifyReport;
 
+use chain::Layer;
+
 use crate::record::{
-    AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IndexRecord,
-    MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, PageId, PageMapRecord,
-    ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
+    AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IdentityRecord,
+    IndexRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, PageId,
+    PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
 use std::{collections::HashMap, fs::File};
 
 /// An image, its records read and checked.
 #[derive(Debug)]
 pub struct Image {
-    file: File,
+    /// Itself last, before it its base, and so on.
+    layers: Vec<Layer>,
+    /// Of all of these, by first page.
+    chunks: Vec<Chunk>,
+    /// Position of its own first chunk.
+    own_chunks: usize,
     bytes: u64,
+    /// Its chunks stand above.
     index: IndexRecord,
+    identity: IdentityRecord,
     header: HeaderRecord,
     sandbox: SandboxRecord,
     records: Records,
@@ -114,8 +125,32 @@ impl Image {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn open(file: File) -> Result<Self, ReadError> {
-        load::load(file)
+    pub fn open(files: impl Into<ImageFiles>) -> Result<Self, ReadError> {
+        chain::open(files.into())
+    }
+
+    /// Which image it is, and what it is based on.
+    #[must_use]
+    pub fn identity(&self) -> &IdentityRecord {
+        &self.identity
+    }
+
+    /// How many images it is based on, one on the other.
+    #[must_use]
+    pub fn bases(&self) -> usize {
+        self.layers.len() - 1
+    }
+
+    /// The body of a record, by its position in [`Image::entries`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn body(&self, position: usize) -> Result<Vec<u8>, ReadError> {
+        load::body(self, position)
+    }
+
+    fn file(&self) -> &File {
+        &self.layers.last().expect("its own file is the last one").file
     }
 
     /// Where the image was made.
@@ -130,7 +165,7 @@ impl Image {
         &self.sandbox
     }
 
-    /// Bytes of the file.
+    /// Bytes of its own file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -142,22 +177,28 @@ impl Image {
         &self.index.records
     }
 
-    /// Chunks of pages, by first page.
+    /// Chunks of pages, by first page, those of its bases too.
     #[must_use]
     pub fn chunks(&self) -> &[Chunk] {
-        &self.index.chunks
+        &self.chunks
     }
 
-    /// How many pages are stored.
+    /// The chunks in its own file.
+    #[must_use]
+    pub fn own_chunks(&self) -> &[Chunk] {
+        &self.chunks[self.own_chunks..]
+    }
+
+    /// How many pages are stored, in its bases too.
     #[must_use]
     pub fn stored_pages(&self) -> u64 {
-        self.index.chunks.last().map_or(0, Chunk::end)
+        self.own_chunks().last().map_or(self.identity.first_page(), Chunk::end)
     }
 
     /// Position in [`Image::chunks`] of the chunk that holds a page.
     #[must_use]
     pub fn chunk_of(&self, page: PageId) -> Option<usize> {
-        let chunks = &self.index.chunks;
+        let chunks = &self.chunks;
         let index = chunks.partition_point(|chunk| chunk.first <= page).checked_sub(1)?;
         (page.0 < chunks[index].end()).then_some(index)
     }

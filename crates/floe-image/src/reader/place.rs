@@ -2,7 +2,7 @@
 
 use crate::{
     envelope::EnvelopeError,
-    record::{Chunk, RecordKind},
+    record::{Chunk, RecordEntry, RecordKind},
 };
 use std::fmt;
 
@@ -28,6 +28,15 @@ pub enum Place {
 }
 
 impl Place {
+    /// The place of the record that is at a position in the index.
+    pub(super) fn of(position: usize, entry: &RecordEntry) -> Self {
+        Self::Record {
+            number: position + 1,
+            kind: entry.kind,
+            offset: entry.offset,
+        }
+    }
+
     /// Byte offset of the envelope.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -85,6 +94,7 @@ fn name(kind: RecordKind) -> &'static str {
         RecordKind::MountNamespace => "mount namespace",
         RecordKind::Filesystem => "filesystem",
         RecordKind::Network => "network",
+        RecordKind::Identity => "identity",
     }
 }
 

@@ -12,18 +12,18 @@ use std::{
 /// What was found whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Bytes of the file.
+    /// Bytes of its own file.
     pub bytes: u64,
     /// Records, without the index.
     pub records: usize,
-    /// Chunks of pages.
+    /// Chunks of pages, in its bases too.
     pub chunks: usize,
     /// Pages in them.
     pub pages: u64,
 }
 
 impl Image {
-    /// Reads and checks every chunk, on all cores; `progress` is told the bytes of pages done so far.
+    /// Reads and checks every chunk, of its bases too, on all cores; `progress` is told the bytes of pages done so far.
     ///
     /// # Errors
     /// [`ReadError`] of the damaged chunk that stands first in the file.

@@ -5,6 +5,7 @@
 mod cgroups;
 mod file;
 mod huge;
+mod identity;
 mod index;
 mod ipc;
 mod memory;
@@ -28,6 +29,7 @@ pub use file::{
     OpenFileRecord, SignalOwner, SignalTarget,
 };
 pub use huge::{HUGE_PAGE, HugeRun};
+pub use identity::{BaseRecord, IdentityRecord, ImageId};
 pub use index::{Chunk, IndexRecord, RecordEntry};
 pub use ipc::{
     AdjustmentRecord, IpcPermission, IpcRecord, MessageRecord, NoticeRecord, PosixMessageRecord, PosixQueueRecord,
@@ -114,13 +116,15 @@ pub enum RecordKind {
     Filesystem = 15,
     /// [`NetworkRecord`].
     Network = 16,
+    /// [`IdentityRecord`].
+    Identity = 17,
 }
 
 impl RecordKind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [RecordKind; 16] = [
+        const ALL: [RecordKind; 17] = [
             RecordKind::Header,
             RecordKind::Sandbox,
             RecordKind::Process,
@@ -137,6 +141,7 @@ impl RecordKind {
             RecordKind::MountNamespace,
             RecordKind::Filesystem,
             RecordKind::Network,
+            RecordKind::Identity,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -174,4 +179,5 @@ records! {
     MountNamespaceRecord = MountNamespace v 1,
     FilesystemRecord = Filesystem v 1,
     NetworkRecord = Network v 1,
+    IdentityRecord = Identity v 1,
 }

@@ -16,7 +16,7 @@ use crate::{
     chunk::{CHUNK_BYTES, CHUNK_PAGES},
     codec::{self, EncodeError},
     frame::RECORDS_LIMIT,
-    record::{PageId, Record},
+    record::{PageId, Record, RecordEntry, RecordKind},
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 use order::{EncodedRecord, Order, Sink};
@@ -73,6 +73,8 @@ pub struct WriteOptions {
     pub level: i32,
     /// Threads that compress, at least one; the default is one for each core, at most 8.
     pub workers: usize,
+    /// Number of the first page that is stored: as many pages are in the bases of the image.
+    pub first_page: u64,
 }
 
 impl Default for WriteOptions {
@@ -81,6 +83,7 @@ impl Default for WriteOptions {
         Self {
             level: 1,
             workers: cores.min(DEFAULT_WORKERS),
+            first_page: 0,
         }
     }
 }
@@ -141,7 +144,7 @@ impl ImageWriter {
             workers: Vec::new(),
             progress,
             next_piece: 0,
-            next_page: 0,
+            next_page: options.first_page,
             gathered: Vec::new(),
             gathered_bytes: 0,
             record_bytes: 0,
@@ -168,6 +171,18 @@ impl ImageWriter {
     /// [`WriteError`], also of what was appended before.
     pub fn record<R: Record>(&mut self, record: &R) -> Result<(), WriteError> {
         let body = codec::encode(record).map_err(|error| self.give_up(error.into()))?;
+        self.encoded(R::KIND, R::VERSION, body)
+    }
+
+    /// Appends a record of another image as it is, see [`Image::body`](crate::Image::body).
+    ///
+    /// # Errors
+    /// [`WriteError`], also of what was appended before.
+    pub fn copy(&mut self, entry: &RecordEntry, body: Vec<u8>) -> Result<(), WriteError> {
+        self.encoded(entry.kind, entry.version, body)
+    }
+
+    fn encoded(&mut self, kind: RecordKind, version: u16, body: Vec<u8>) -> Result<(), WriteError> {
         self.record_bytes += body.len() as u64;
         if self.record_bytes > RECORDS_LIMIT {
             return Err(self.give_up(WriteError::TooMuch));
@@ -176,11 +191,7 @@ impl ImageWriter {
             return Err(WriteError::GivenUp);
         }
         self.gathered_bytes += body.len();
-        self.gathered.push(EncodedRecord {
-            kind: R::KIND,
-            version: R::VERSION,
-            body,
-        });
+        self.gathered.push(EncodedRecord { kind, version, body });
         if self.gathered_bytes >= GATHER_BYTES {
             self.send_records()?;
         }

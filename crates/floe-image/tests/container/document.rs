@@ -37,6 +37,7 @@ fn read_here(image: &Image) -> Value {
     let pages: Vec<u32> = pages.chunks(PAGE_BYTES).map(crc32c::crc32c).collect();
     json!({
         "header": image.header(),
+        "identity": image.identity(),
         "sandbox": image.sandbox(),
         "processes": image.processes(),
         "address_spaces": image.address_spaces(),

@@ -248,7 +248,12 @@ fn chunks_that_lie_are_refused() {
         read_bounded(&forge::put_together(&parts)).expect("refused")
     };
     let index = "the index contradicts the file: its chunks of pages are out of order or of an impossible size";
-    assert_eq!(pages(&|body| body[0] = 1), index);
+    let first = "the index contradicts the file: its first page is not the one behind those of the image's base";
+    assert_eq!(pages(&|body| body[0] = 1), first);
+    assert_eq!(
+        pages(&|body| body[..8].fill(0xff)),
+        "the index contradicts the file: its pages are more than can be numbered"
+    );
     assert_eq!(pages(&|body| body[8] = 0), index);
     assert_eq!(pages(&|body| body[8..10].copy_from_slice(&[1, 1])), index);
     assert_eq!(pages(&|body| body.truncate(16)), index);

@@ -5,6 +5,7 @@
 // For lists in JSON of all kinds of files.
 #![recursion_limit = "256"]
 
+mod chains;
 mod contradictions;
 mod damage;
 mod dice;

@@ -44,6 +44,7 @@ properties! {
     a_mount_namespace_record_reads_back: MountNamespaceRecord,
     a_filesystem_record_reads_back: FilesystemRecord,
     a_network_record_reads_back: NetworkRecord,
+    an_identity_record_reads_back: IdentityRecord,
     an_index_record_reads_back: IndexRecord,
 }
 
@@ -67,8 +68,8 @@ fn an_image_of_everything_reads_back() {
         sample.filesystems.len(),
         sample.networks.len(),
     ];
-    // Header and sandbox besides.
-    let records = 2 + several.iter().sum::<usize>();
+    // Header, sandbox and identity besides.
+    let records = 3 + several.iter().sum::<usize>();
     assert_eq!((report.records, report.chunks, report.pages), (records, 3, 11));
     let compressed: Vec<bool> = image.chunks().iter().map(|chunk| chunk.compressed).collect();
     assert_eq!(compressed, [true, false, true]);

@@ -23,6 +23,7 @@ mod sample_network;
 /// Everything an image holds.
 pub struct Sample {
     pub header: HeaderRecord,
+    pub identity: IdentityRecord,
     pub sandbox: SandboxRecord,
     pub processes: Vec<ProcessRecord>,
     pub address_spaces: Vec<AddressSpaceRecord>,
@@ -43,7 +44,11 @@ pub struct Sample {
 impl Sample {
     /// Writes it as an image.
     pub fn write(&self, sink: Box<dyn Write + Send>) -> Result<Summary, WriteError> {
-        let options = WriteOptions { level: 1, workers: 2 };
+        let options = WriteOptions {
+            level: 1,
+            workers: 2,
+            first_page: self.identity.first_page(),
+        };
         let mut writer = ImageWriter::start(sink, &options)?;
         writer.record(&self.header)?;
         writer.record(&self.sandbox)?;
@@ -63,6 +68,7 @@ impl Sample {
         all(&mut writer, &self.mount_namespaces)?;
         all(&mut writer, &self.filesystems)?;
         all(&mut writer, &self.networks)?;
+        writer.record(&self.identity)?;
         let (mut sink, summary) = writer.finish()?;
         sink.flush()?;
         Ok(summary)
@@ -148,6 +154,7 @@ fn sysctls() -> Vec<SysctlRecord> {
 pub fn whole() -> Sample {
     Sample {
         header: header(64),
+        identity: identity(7),
         sandbox: SandboxRecord {
             name: "golden".to_owned(),
             uts: (NamespaceOrigin::Own, "iceberg".to_owned(), "(none)".to_owned()),
@@ -372,6 +379,7 @@ pub fn tiny() -> Sample {
     process.threads[0].pending = Vec::new();
     Sample {
         header: header(0),
+        identity: identity(8),
         sandbox: SandboxRecord {
             name: String::new(),
             uts: (NamespaceOrigin::Host, String::new(), String::new()),
@@ -429,6 +437,14 @@ pub fn tiny() -> Sample {
         filesystems: Vec::new(),
         networks: Vec::new(),
         chunks: vec![stripes(0, 1)],
+    }
+}
+
+/// Of an image that is based on none.
+pub fn identity(id: u8) -> IdentityRecord {
+    IdentityRecord {
+        id: ImageId([id; 16]),
+        base: None,
     }
 }
 

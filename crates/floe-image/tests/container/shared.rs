@@ -81,6 +81,7 @@ pub fn all_pages(image: &Image) -> Vec<u8> {
 /// Every record and page is as in the sample.
 pub fn compare(image: &Image, sample: &Sample, whose: &str) {
     assert_eq!(image.header(), &sample.header, "{whose}");
+    assert_eq!(image.identity(), &sample.identity, "{whose}");
     assert_eq!(image.sandbox(), &sample.sandbox, "{whose}");
     assert_eq!(image.processes(), sample.processes, "{whose}");
     assert_eq!(image.address_spaces(), sample.address_spaces, "{whose}");

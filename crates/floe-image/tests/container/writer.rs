@@ -54,7 +54,11 @@ fn object(id: u32, bytes: usize) -> ObjectRecord {
 
 /// More of everything than all queues hold: 80 chunks of noise and 100 records, some of them large.
 fn write_much(sink: Box<dyn Write + Send>, pages: usize) -> Result<(), WriteError> {
-    let options = WriteOptions { level: 1, workers: 3 };
+    let options = WriteOptions {
+        level: 1,
+        workers: 3,
+        first_page: 0,
+    };
     let mut writer = ImageWriter::start(sink, &options)?;
     let content = Arc::new(noise(1, pages * PAGE_BYTES));
     let result = (0..80_u32).try_for_each(|number| {
@@ -125,7 +129,11 @@ fn a_sink_that_panics_is_an_error() {
 fn an_image_that_is_not_finished_is_none() {
     for calls in 0..40 {
         let shelf = Shelf::default();
-        let options = WriteOptions { level: 1, workers: 2 };
+        let options = WriteOptions {
+            level: 1,
+            workers: 2,
+            first_page: 0,
+        };
         let mut writer = ImageWriter::start(Box::new(shelf.clone()), &options).expect("start");
         writer.record(&sample::tiny().header).expect("write");
         for number in 0..calls {
@@ -192,7 +200,11 @@ fn a_fill_that_fails_or_panics_is_an_error() {
 
 /// Stores 80 chunks, the `number`th of which can't be had.
 fn fail_at(number: usize, panics: bool) -> Result<(), WriteError> {
-    let options = WriteOptions { level: 1, workers: 2 };
+    let options = WriteOptions {
+        level: 1,
+        workers: 2,
+        first_page: 0,
+    };
     let mut writer = ImageWriter::start(Box::new(io::sink()), &options)?;
     for chunk in 0..80 {
         writer.store(3, move |buffer| {

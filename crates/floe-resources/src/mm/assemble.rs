@@ -1,5 +1,6 @@
 //! How an inherited address space becomes another one: what is unmapped, resized, kept and mapped. Pure.
 
+use super::runs::outside;
 use floe_image::record::{AddressSpaceRecord, VmaRecord, VmaSource};
 use std::ops::Range;
 
@@ -59,28 +60,8 @@ pub fn assemble(inherited: &Inherited<'_>, wanted: &AddressSpaceRecord) -> Assem
             None => plan.map.push(index),
         }
     }
-    plan.unmap = uncovered(olds.iter().map(|old| old.start..old.end), &plan.kept);
+    plan.unmap = outside(olds.iter().map(|old| old.start..old.end), &plan.kept);
     plan
-}
-
-/// The parts of `ranges` (sorted) outside of `kept` (sorted), joined where they touch.
-fn uncovered(ranges: impl Iterator<Item = Range<u64>>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut parts: Vec<Range<u64>> = Vec::new();
-    let mut add = |part: Range<u64>| match parts.last_mut() {
-        _ if part.is_empty() => {}
-        Some(last) if last.end == part.start => last.end = part.end,
-        _ => parts.push(part),
-    };
-    for range in ranges {
-        let mut at = range.start;
-        let first = kept.partition_point(|part| part.end <= range.start);
-        for part in kept[first..].iter().take_while(|part| part.start < range.end) {
-            add(at..part.start.max(at));
-            at = part.end;
-        }
-        add(at..range.end.max(at));
-    }
-    parts
 }
 
 fn is_special(vma: &VmaRecord) -> bool {

@@ -45,6 +45,15 @@ pub enum FillError {
     /// A file.
     #[error("write the content of a deleted file or of shared memory")]
     File(#[source] io::Error),
+    /// What is to be compared.
+    #[error("read what pages of the base are compared with, at {address:#x}")]
+    Compared {
+        /// Address or byte offset.
+        address: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The image refers to pages that it does not hold.
     #[error("the image holds no page {0:?}")]
     NoPage(PageId),
@@ -84,8 +93,7 @@ fn pieces(image: &Image, runs: &[PageRun]) -> Result<Vec<Piece>, FillError> {
 }
 
 /// Where pages go.
-trait Target: Sync {
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError>;
+pub(super) trait Target: Sync {
     /// Whether bytes for both addresses can go out in one call.
     fn same_way(&self, one: u64, other: u64) -> bool;
     /// Writes bytes that go to several places, all of which can be written in the same way.
@@ -104,9 +112,7 @@ impl ProcessTarget {
         let index = self.writable.partition_point(|range| range.end <= address);
         self.writable.get(index).is_some_and(|range| range.start <= address)
     }
-}
 
-impl Target for ProcessTarget {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError> {
         self.file.write(address, bytes).map_err(|source| FillError::Write {
             pid: self.pid,
@@ -114,7 +120,9 @@ impl Target for ProcessTarget {
             source,
         })
     }
+}
 
+impl Target for ProcessTarget {
     fn same_way(&self, one: u64, other: u64) -> bool {
         self.is_writable(one) == self.is_writable(other)
     }
@@ -139,14 +147,16 @@ struct FileTarget<'a> {
     size: u64,
 }
 
-impl Target for FileTarget<'_> {
+impl FileTarget<'_> {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), FillError> {
         let inside = (self.size.saturating_sub(address)).min(bytes.len() as u64) as usize;
         self.file
             .write_all_at(&bytes[..inside], address)
             .map_err(FillError::File)
     }
+}
 
+impl Target for FileTarget<'_> {
     fn same_way(&self, _one: u64, _other: u64) -> bool {
         true
     }
@@ -211,6 +221,11 @@ impl<'a> Filler<'a> {
     /// [`FillError`].
     pub fn file(&self, file: &File, size: u64, runs: &[PageRun]) -> Result<(), FillError> {
         self.fill(&pieces(self.image, runs)?, &FileTarget { file, size })
+    }
+
+    /// Brings pages to a target of another kind.
+    pub(super) fn to(&self, target: &impl Target, runs: &[PageRun]) -> Result<(), FillError> {
+        self.fill(&pieces(self.image, runs)?, target)
     }
 
     fn fill(&self, pieces: &[Piece], target: &impl Target) -> Result<(), FillError> {

@@ -1,8 +1,10 @@
 //! Stores contents of shared memory and deleted files.
 
 use super::{
+    base::Base,
     content::{ContentPlace, ContentSource, MappedPart},
-    runs::RunList,
+    fill::FillError,
+    runs::{RunList, outside},
 };
 use floe_image::{
     ImageWriter, WriteError,
@@ -41,6 +43,9 @@ pub enum PagesError {
         #[source]
         source: io::Error,
     },
+    /// The image that the new one is based on.
+    #[error("compare with the image that the new one is based on")]
+    Base(#[from] FillError),
     /// The content of a file or shared memory.
     #[error("read the content of {owner:?}")]
     Content {
@@ -52,11 +57,16 @@ pub enum PagesError {
     },
 }
 
-/// Stores the content of shared memory or of a deleted file, which is read until the image is finished; holes stay holes.
+/// Stores the content of shared memory or of a deleted file, which is read until the image is finished; holes stay holes,
+/// and what is as in the base is not stored.
 ///
 /// # Errors
 /// [`PagesError`].
-pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<PageMapRecord, PagesError> {
+pub fn dump_content(
+    source: &ContentSource,
+    base: Option<&Base>,
+    writer: &mut ImageWriter,
+) -> Result<PageMapRecord, PagesError> {
     let owner = source.owner;
     let wrap = move |source| PagesError::Content { owner, source };
     let link = match &source.place {
@@ -66,30 +76,100 @@ pub fn dump_content(source: &ContentSource, writer: &mut ImageWriter) -> Result<
     let file = Arc::new(File::open(link).map_err(wrap)?);
     let filesystem = fstatfs(&file).map_err(|error| wrap(error.into()))?;
     let hides_holes = filesystem.filesystem_type().0 == HUGETLBFS;
-    let mut runs = RunList::default();
+    let mut content: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
     while let Some(data) = next_data(&file, at, source.size).map_err(wrap)? {
-        let mut from = data.start / PAGE * PAGE;
-        let end = data.end.next_multiple_of(PAGE);
-        while from < end {
-            let bytes = (end - from).min((CHUNK_PAGES as u64) * PAGE) as usize;
-            if hides_holes && is_empty(&file, from, bytes).map_err(wrap)? {
-                from += bytes as u64;
-                continue;
-            }
-            let (file, at) = (Arc::clone(&file), from);
-            let read = move |buffer: &mut [u8]| read_padded(&file, at, buffer).map_err(|error| wrap(error).into());
-            let first = writer.store(bytes / PAGE as usize, read)?;
-            runs.push(from, bytes as u64 / PAGE, first);
-            from += bytes as u64;
-        }
+        let (start, end) = (data.start / PAGE * PAGE, data.end.next_multiple_of(PAGE));
+        content.push(start..end);
         at = end;
     }
+    let read = |offset: u64, buffer: &mut [u8]| read_padded(&file, offset, buffer);
+    let unchanged = match base {
+        Some(base) => base.unchanged(owner, &content, None, &read)?,
+        None => Vec::new(),
+    };
+    let same: Vec<Range<u64>> = unchanged
+        .iter()
+        .map(|run| run.start..run.start + run.pages * PAGE)
+        .collect();
+    let mut runs = RunList::default();
+    unchanged
+        .iter()
+        .for_each(|run| runs.push(run.start, run.pages, run.first));
+    let mut gather = Gather {
+        file: Arc::clone(&file),
+        owner,
+        pending: Vec::new(),
+        pending_pages: 0,
+        runs,
+        writer,
+    };
+    for data in outside(content.into_iter(), &same) {
+        let mut from = data.start;
+        while from < data.end {
+            let bytes = (data.end - from).min((CHUNK_PAGES as u64) * PAGE) as usize;
+            if !(hides_holes && is_empty(&file, from, bytes).map_err(wrap)?) {
+                gather.piece(from, bytes)?;
+            }
+            from += bytes as u64;
+        }
+    }
+    gather.flush()?;
     Ok(PageMapRecord {
         owner,
-        runs: runs.into_sorted(),
+        runs: gather.runs.into_sorted(),
         huge: Vec::new(),
     })
+}
+
+/// Puts pages of a file together until they make a chunk.
+struct Gather<'a> {
+    file: Arc<File>,
+    owner: ContentOwner,
+    /// Offsets and bytes.
+    pending: Vec<(u64, usize)>,
+    pending_pages: usize,
+    runs: RunList,
+    writer: &'a mut ImageWriter,
+}
+
+impl Gather<'_> {
+    fn piece(&mut self, mut from: u64, mut bytes: usize) -> Result<(), PagesError> {
+        while bytes > 0 {
+            let some = bytes.min((CHUNK_PAGES - self.pending_pages) * PAGE as usize);
+            self.pending.push((from, some));
+            self.pending_pages += some / PAGE as usize;
+            if self.pending_pages == CHUNK_PAGES {
+                self.flush()?;
+            }
+            from += some as u64;
+            bytes -= some;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), PagesError> {
+        if self.pending_pages == 0 {
+            return Ok(());
+        }
+        let (file, owner, pieces) = (Arc::clone(&self.file), self.owner, self.pending.clone());
+        let read = move |mut buffer: &mut [u8]| {
+            for (from, bytes) in pieces {
+                let (piece, rest) = buffer.split_at_mut(bytes);
+                read_padded(&file, from, piece).map_err(|source| PagesError::Content { owner, source })?;
+                buffer = rest;
+            }
+            Ok(())
+        };
+        let mut next = self.writer.store(self.pending_pages, read)?;
+        for (from, bytes) in self.pending.drain(..) {
+            let pages = bytes as u64 / PAGE;
+            self.runs.push(from, pages, next);
+            next.0 += pages;
+        }
+        self.pending_pages = 0;
+        Ok(())
+    }
 }
 
 /// Stores shared memory that is read where it is mapped; what is all zero is left out.

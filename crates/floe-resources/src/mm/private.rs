@@ -1,10 +1,12 @@
 //! Stores private pages of processes.
 
 use super::{
+    base::Base,
     look::content_of,
     pages::{CHUNK_PAGES, PagesError},
-    runs::RunList,
+    runs::{RunList, page_at},
     sharing::{Relatives, SharedPages},
+    track::Seen,
 };
 use floe_image::{
     FillError, ImageWriter,
@@ -31,6 +33,19 @@ pub struct PagesOf<'a> {
     pub parent: Option<Pid>,
     /// The process's mappings.
     pub mappings: &'a [Mapping],
+    /// What an earlier image has of them, on which the new one is based.
+    pub earlier: Option<Earlier<'a>>,
+}
+
+/// What an earlier image has of a process's pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Earlier<'a> {
+    /// The image.
+    pub base: &'a Base,
+    /// The process.
+    pub process: NsPid,
+    /// What is known of what it wrote since, where that was followed.
+    pub seen: Option<&'a Seen>,
 }
 
 /// What is stored of a process's private pages so far.
@@ -75,53 +90,47 @@ impl PrivatePages {
         writer: &mut ImageWriter,
     ) -> Result<(), PagesError> {
         let pid = of.pid;
-        let open = |source| PagesError::Read {
-            pid,
-            address: 0,
-            source,
-        };
+        let unread = |address, source| PagesError::Read { pid, address, source };
         let mut gather = Gather {
             pid,
-            memory: Arc::new(MemoryFile::open(pid).map_err(open)?),
+            memory: Arc::new(MemoryFile::open(pid).map_err(|source| unread(0, source))?),
             pending: Vec::new(),
             pending_pages: 0,
             runs: RunList::default(),
             writer,
         };
-        let pagemap = Pagemap::open(pid).map_err(open)?;
-        let mut sharing = Sharing {
-            own: &pagemap,
-            relatives: shared.relatives(of.parent),
-            noted: Vec::new(),
-        };
+        let pagemap = Pagemap::open(pid).map_err(|source| unread(0, source))?;
+        let mut found: Vec<(&Mapping, PageRegion)> = Vec::new();
         let mut regions: Vec<PageRegion> = Vec::new();
         let has_pages = |mapping: &&Mapping| !mapping.shared && !mapping.path.starts_with(b"[v") && wanted(mapping);
         for mapping in of.mappings.iter().filter(has_pages) {
-            regions.clear();
             let filter = Filter {
                 report: Category::HUGE,
                 ..content_of(mapping)
             };
-            let wrap = |source| PagesError::Read {
-                pid,
-                address: mapping.start,
-                source,
-            };
             pagemap
                 .scan(mapping.start, mapping.end, &filter, &mut regions)
-                .map_err(|error| wrap(error.into()))?;
-            for region in &regions {
-                if region.categories & Category::HUGE.bits() != 0 {
-                    add_huge(&mut self.huge, region.start..region.end);
+                .map_err(|error| unread(mapping.start, error.into()))?;
+            found.extend(regions.drain(..).map(|region| (mapping, region)));
+        }
+        let mut sharing = Sharing {
+            own: &pagemap,
+            relatives: shared.relatives(of.parent),
+            noted: Vec::new(),
+            unchanged: of.unchanged(&found, &gather.memory)?,
+        };
+        for (mapping, region) in &found {
+            if region.categories & Category::HUGE.bits() != 0 {
+                add_huge(&mut self.huge, region.start..region.end);
+            }
+            let mut at = region.start;
+            while at < region.end {
+                let end = region.end.min(at + COMPARE_PAGES * PAGE);
+                let pieces = sharing.split(at..end).map_err(|source| unread(at, source))?;
+                for (range, how) in pieces {
+                    gather.piece(mapping, range, how)?;
                 }
-                let mut at = region.start;
-                while at < region.end {
-                    let end = region.end.min(at + COMPARE_PAGES * PAGE);
-                    for (range, how) in sharing.split(at..end).map_err(wrap)? {
-                        gather.piece(mapping, range, how)?;
-                    }
-                    at = end;
-                }
+                at = end;
             }
         }
         gather.flush()?;
@@ -130,6 +139,26 @@ impl PrivatePages {
         shared.add(pid, &runs, noted);
         self.runs.extend(runs);
         Ok(())
+    }
+}
+
+impl PagesOf<'_> {
+    /// Those of the pages found that are as in the earlier image.
+    fn unchanged(&self, found: &[(&Mapping, PageRegion)], memory: &MemoryFile) -> Result<Vec<PageRun>, PagesError> {
+        let Some(earlier) = &self.earlier else {
+            return Ok(Vec::new());
+        };
+        let mut content: Vec<Range<u64>> = Vec::new();
+        for (_, region) in found {
+            match content.last_mut() {
+                Some(last) if last.end == region.start => last.end = region.end,
+                _ => content.push(region.start..region.end),
+            }
+        }
+        let owner = ContentOwner::Process(earlier.process);
+        // Through the file, which pins no page: see [`How::Shared`].
+        let read = |address: u64, buffer: &mut [u8]| memory.read(address, buffer);
+        Ok(earlier.base.unchanged(owner, &content, earlier.seen, &read)?)
     }
 }
 
@@ -160,7 +189,7 @@ fn add_huge(huge: &mut Vec<HugeRun>, range: Range<u64>) {
 /// How a page is come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// A relative has the same page, and it is stored.
+    /// A relative has the same page, or the base does, and it is stored.
     Stored(PageId),
     /// Other address spaces have it too. process_vm_readv pins pages, and before the kernel pins a page that is shared
     /// copy-on-write it makes a copy: relatives that still share after fork would not after a checkpoint. A read of
@@ -186,6 +215,8 @@ struct Sharing<'a> {
     relatives: Relatives<'a>,
     /// Frames and addresses of shared pages that this process is the first to have.
     noted: Vec<(u64, u64)>,
+    /// Pages that are as in the base.
+    unchanged: Vec<PageRun>,
 }
 
 impl Sharing<'_> {
@@ -197,18 +228,19 @@ impl Sharing<'_> {
         let mut pieces: Vec<(Range<u64>, How)> = Vec::new();
         for (index, mine) in own.iter().enumerate() {
             let address = range.start + index as u64 * PAGE;
+            let in_base = page_at(&self.unchanged, address).map(How::Stored);
             let how = match mine.frame() {
-                _ if mine.exclusive() => How::Exclusive,
+                _ if mine.exclusive() => in_base.unwrap_or(How::Exclusive),
                 Some(frame) => match self.relatives.find(&mut block, address, frame)? {
                     Some(page) => How::Stored(page),
                     None => {
                         if self.relatives.notes() {
                             self.noted.push((frame, address));
                         }
-                        How::Shared
+                        in_base.unwrap_or(How::Shared)
                     }
                 },
-                None => How::Shared,
+                None => in_base.unwrap_or(How::Shared),
             };
             match pieces.last_mut() {
                 Some((piece, first)) if first.continues(how, (address - piece.start) / PAGE) => {

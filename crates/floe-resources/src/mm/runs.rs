@@ -82,6 +82,39 @@ pub fn differing(inherited: &[PageRun], wanted: &[PageRun]) -> Vec<PageRun> {
     page_work(inherited, wanted, std::slice::from_ref(&everywhere)).write
 }
 
+/// The parts of `runs` that lie within `ranges` (both sorted).
+#[must_use]
+pub fn within(runs: &[PageRun], ranges: &[Range<u64>]) -> Vec<PageRun> {
+    let mut inside = RunList::default();
+    for run in runs {
+        for piece in kept_pieces(run, ranges) {
+            let first = PageId(run.first.0 + (piece.start - run.start) / PAGE);
+            inside.push(piece.start, (piece.end - piece.start) / PAGE, first);
+        }
+    }
+    inside.into_sorted()
+}
+
+/// The parts of `ranges` outside of `cut` (both sorted), joined where they touch.
+pub(super) fn outside(ranges: impl Iterator<Item = Range<u64>>, cut: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts: Vec<Range<u64>> = Vec::new();
+    let mut add = |part: Range<u64>| match parts.last_mut() {
+        _ if part.is_empty() => {}
+        Some(last) if last.end == part.start => last.end = part.end,
+        _ => parts.push(part),
+    };
+    for range in ranges {
+        let mut at = range.start;
+        let first = cut.partition_point(|part| part.end <= range.start);
+        for part in cut[first..].iter().take_while(|part| part.start < range.end) {
+            add(at..part.start.max(at));
+            at = part.end;
+        }
+        add(at..range.end.max(at));
+    }
+    parts
+}
+
 /// The parts of `runs` at whose addresses `cut` has nothing (both sorted).
 #[must_use]
 pub fn without(runs: &[PageRun], cut: &[PageRun]) -> Vec<PageRun> {
@@ -177,7 +210,7 @@ fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PageWork, RunList, differing, overlay, page_at, page_work, part_huge, without};
+    use super::{PageWork, RunList, differing, outside, overlay, page_at, page_work, part_huge, within, without};
     use floe_image::record::{HugeRun, PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
@@ -220,6 +253,17 @@ mod tests {
                 drop: vec![]
             }
         );
+    }
+    #[test]
+    fn cuts_runs_and_ranges() {
+        let runs = [run(0, 10, 5), run(20, 2, 40)];
+        let (a, b, c) = (4096..3 * 4096, 9 * 4096..21 * 4096, 30 * 4096..31 * 4096);
+        let ranges = [a.clone(), b.clone(), c.clone()];
+        assert_eq!(within(&runs, &ranges), [run(1, 2, 6), run(9, 1, 14), run(20, 1, 40)]);
+        assert_eq!(within(&runs, &[]), []);
+        let (cut, left) = (2 * 4096..10 * 4096, 4096..2 * 4096);
+        let rest = outside(ranges.into_iter(), std::slice::from_ref(&cut));
+        assert_eq!(rest, [left, 10 * 4096..b.end, c]);
     }
     #[test]
     fn lays_runs_over_others() {

@@ -1,0 +1,261 @@
+//! Images that are based on others: each restores what was there in its instant, alone they are refused, merged they need
+//! nobody, and whatever fails leaves nothing half done.
+
+use floe_suite::{Host, PID_METHODS, Victim, json, run};
+use std::fs;
+
+const VICTIM: &str = "memory-changes";
+const IMAGES: usize = 6;
+
+fn path(host: &Host, number: usize) -> String {
+    host.path(&format!("{number}.floe")).display().to_string()
+}
+
+fn bytes(path: &str) -> u64 {
+    fs::metadata(path).expect("an image").len()
+}
+
+/// A chain of images of a tree that changes meanwhile, each with the `options`.
+fn save_chain(host: &Host, victim: &mut Victim<'_>, options: &[&str]) {
+    for number in 0..IMAGES {
+        let (image, base) = (path(host, number), path(host, number.saturating_sub(1)));
+        let mut line = vec!["checkpoint", VICTIM, "--leave-running", "-o", &image];
+        line.extend(options);
+        if number > 0 {
+            line.extend(["--base", &base]);
+        }
+        host.done(&line);
+        victim.check(&format!("after checkpoint {number}"));
+    }
+}
+
+fn restores_each_instant(host: &Host, options: &[&str]) {
+    let mut victim = Victim::start(host, VICTIM, &[], &[]);
+    save_chain(host, &mut victim, options);
+    for number in 0..IMAGES {
+        host.done(&["verify", &path(host, number)]);
+        host.done(&["rm", "-f", VICTIM]);
+        host.done(&[
+            "restore",
+            "-d",
+            "--pid-method",
+            PID_METHODS[number % 2],
+            &path(host, number),
+        ]);
+        victim.check(&format!("restored from image {number}"));
+    }
+    // What was restored is saved on the base of what it was restored from.
+    let (last, next) = (path(host, IMAGES - 1), path(host, IMAGES));
+    host.done(&["checkpoint", VICTIM, "--base", &last, "-o", &next]);
+    host.done(&["restore", "-d", &next]);
+    victim.check("restored from an image on the base of the one it came from");
+    let merged = host.path("merged.floe").display().to_string();
+    host.done(&["image", "merge", &next, "-o", &merged]);
+    for number in 0..=IMAGES {
+        fs::remove_file(path(host, number)).expect("an image");
+    }
+    host.done(&["verify", &merged]);
+    host.done(&["rm", "-f", VICTIM]);
+    host.done(&["restore", "-d", &merged]);
+    victim.check("restored from the merged image");
+}
+
+#[test]
+fn each_image_restores_its_instant() {
+    restores_each_instant(&Host::new(), &[]);
+}
+
+#[test]
+fn each_image_restores_its_instant_of_an_ordinary_user() {
+    restores_each_instant(&Host::of_ordinary_user(), &[]);
+}
+
+#[test]
+fn each_image_restores_its_instant_saved_in_the_background() {
+    restores_each_instant(&Host::new(), &["--background"]);
+}
+
+/// A program with 16 MiB of random memory that does not change.
+const HOLDER: &str = "import os,signal;b=os.urandom(16<<20);open('held','w').close();signal.pause()";
+
+fn holder(host: &Host) -> String {
+    let name = host.name("holder");
+    let place = host.path("").display().to_string();
+    host.done(&[
+        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", HOLDER,
+    ]);
+    floe_suite::until("the memory", || host.path("held").exists());
+    name
+}
+
+fn chain_of_three(host: &Host) -> String {
+    let name = holder(host);
+    for number in 0..3 {
+        let (image, base) = (path(host, number), path(host, number.max(1) - 1));
+        let mut line = vec!["checkpoint", &name, "--leave-running", "-o", &image];
+        if number > 0 {
+            line.extend(["--base", &base]);
+        }
+        host.done(&line);
+    }
+    name
+}
+
+#[test]
+fn what_did_not_change_is_not_stored_again() {
+    let host = Host::new();
+    let name = chain_of_three(&host);
+    assert!(bytes(&path(&host, 0)) > 16 << 20);
+    for number in 1..3 {
+        let size = bytes(&path(&host, number));
+        assert!(size < 1 << 20, "image {number} has {size} bytes");
+    }
+    let told = json(&host.done(&["inspect", "--json", &path(&host, 2)]));
+    assert_eq!(
+        (&told["header"]["base"]["name"], &told["header"]["base"]["chain"]),
+        (&"1.floe".into(), &2.into())
+    );
+    assert!(
+        host.done(&["inspect", &path(&host, 2)])
+            .contains("based on 1.floe (id ")
+    );
+    assert!(host.done(&["verify", &path(&host, 2)]).contains("in 2 bases"));
+    host.done(&["rm", "-f", &name]);
+    host.done(&["restore", "--dry-run", &path(&host, 2)]);
+    host.done(&["check", "--image", &path(&host, 2)]);
+    // What was restored from an image is not stored again either.
+    host.done(&["restore", "-d", &path(&host, 2)]);
+    host.done(&["checkpoint", &name, "--base", &path(&host, 2), "-o", &path(&host, 3)]);
+    let size = bytes(&path(&host, 3));
+    assert!(size < 1 << 20, "the image after a restore has {size} bytes");
+}
+
+#[test]
+fn a_chain_that_is_none_is_refused_before_anything_is_made() {
+    let host = Host::new();
+    let name = chain_of_three(&host);
+    host.done(&["rm", "-f", &name]);
+    let (first, second, third) = (path(&host, 0), path(&host, 1), path(&host, 2));
+    let moved = host.path("elsewhere").display().to_string();
+    let refused = |arguments: &[&str], why: &str| {
+        for verb in [
+            &["restore", "-d"][..],
+            &["restore", "--dry-run"],
+            &["verify"],
+            &["inspect"],
+            &["check", "--image"],
+        ] {
+            let line: Vec<&str> = verb.iter().chain(arguments).copied().collect();
+            let error = host.floe(&line).expect_failed();
+            assert!(error.contains(why), "{line:?}: {error}");
+        }
+        let merged = host.path("merged.floe");
+        let line: Vec<&str> = ["image", "merge", "-o", merged.to_str().expect("plain")]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        assert!(host.floe(&line).expect_failed().contains(why), "{line:?}");
+        assert!(!merged.exists() && host.sandboxes().is_empty());
+    };
+    fs::rename(&first, &moved).expect("move the first");
+    refused(&[&third], "needs the image 0.floe");
+    host.done(&["verify", "--base", &moved, &third]);
+    host.done(&["restore", "-d", "--base", &moved, &third]);
+    host.done(&["rm", "-f", &name]);
+    let stream = fs::File::open(&third).expect("open");
+    let error = run(host.command(&["verify", "-"]).stdin(stream)).expect_failed();
+    assert!(error.contains("the image needs the image 1.floe"), "{error}");
+    let stream = fs::File::open(&third).expect("open");
+    let line = ["verify", "-", "--base", &second, "--base", &moved];
+    assert!(run(host.command(&line).stdin(stream)).expect_done().contains("whole"));
+    // Another image under that name.
+    fs::copy(&second, &first).expect("copy");
+    refused(&[&third], "is another one, of id");
+    // Damaged in its pages, which only those who read them see.
+    let mut content = fs::read(&moved).expect("read");
+    let middle = content.len() / 2;
+    content[middle] ^= 0x40;
+    fs::write(&first, &content).expect("write");
+    for line in [&["verify", &third][..], &["restore", "-d", &third]] {
+        let error = host.floe(line).expect_failed();
+        assert!(error.contains("0.floe") && error.contains("damaged"), "{error}");
+    }
+    assert!(host.sandboxes().is_empty());
+    content.truncate(middle);
+    fs::write(&first, &content).expect("write");
+    refused(&[&third], "cut short");
+}
+
+#[test]
+fn an_image_does_not_replace_one_that_it_is_based_on() {
+    let host = Host::new();
+    let name = chain_of_three(&host);
+    for output in 0..3 {
+        let line = [
+            "checkpoint",
+            &name,
+            "--leave-running",
+            "--base",
+            &path(&host, 2),
+            "-o",
+            &path(&host, output),
+        ];
+        let error = host.floe(&line).expect_failed();
+        assert!(
+            error.contains("is an image that the new one would be based on"),
+            "{error}"
+        );
+    }
+    let line = [
+        "checkpoint",
+        &name,
+        "--leave-running",
+        "--base",
+        &path(&host, 7),
+        "-o",
+        &path(&host, 8),
+    ];
+    assert!(host.floe(&line).expect_failed().contains("open"));
+    // One of another tree is a base, too, of which nothing is of use.
+    let other = host.path("other.floe").display().to_string();
+    let sleeper = host.sleeper("other");
+    host.done(&["checkpoint", &sleeper, "-o", &other]);
+    host.done(&["checkpoint", &name, "--base", &other, "-o", &path(&host, 3)]);
+    assert!(bytes(&path(&host, 3)) > 16 << 20);
+    host.done(&["restore", "-d", &path(&host, 3)]);
+    assert_eq!(host.state(&name), "running");
+}
+
+#[test]
+fn a_merge_that_fails_leaves_what_was_there() {
+    let host = Host::new();
+    let name = chain_of_three(&host);
+    let third = path(&host, 2);
+    let before = fs::read(&third).expect("read");
+    let there = || fs::read_dir(host.path("")).expect("list").count();
+    let files = there();
+    for stage in host.done(&["image", "merge", "--stages"]).lines() {
+        for how in [stage.to_owned(), format!("{stage}:panic")] {
+            let mut merge = host.command(&["image", "merge", &third, "-o", &third]);
+            let error = run(merge.env("FLOE_FAIL_AT", &how));
+            assert!(error.status != 0, "{how}: {}", error.err);
+            assert!(fs::read(&third).expect("read") == before, "{how}");
+            assert_eq!(there(), files, "{how}");
+        }
+    }
+    // In the place of the old one.
+    host.done(&["image", "merge", &third, "-o", &third]);
+    for number in 0..2 {
+        fs::remove_file(path(&host, number)).expect("an image");
+    }
+    assert!(!host.done(&["verify", &third]).contains("base"));
+    host.done(&["rm", "-f", &name]);
+    host.done(&["restore", "-d", &third]);
+    // Through a stream.
+    let streamed = host.path("streamed.floe");
+    let mut merge = host.command(&["image", "merge", &third, "-o", "-"]);
+    let ended = merge.stdout(fs::File::create(&streamed).expect("create")).status();
+    assert!(ended.expect("run floe").success());
+    host.done(&["verify", streamed.to_str().expect("a plain path")]);
+}
