@@ -47,7 +47,7 @@ pub fn merge(image: Image, output: Output, level: i32, control: &Control<'_>) ->
     let file = output.open()?;
     let sink = file.sink(control.interrupted)?;
     control.enter("pages")?;
-    let written = write(Arc::new(image), sink, level, control);
+    let written = write(&Arc::new(image), sink, level, control);
     // A sink that gave up because floe was told to stop is no failure of the sink.
     let summary = written.or_else(|error| control.check("pages").map_err(MergeError::from).and(Err(error)))?;
     control.enter("commit")?;
@@ -58,7 +58,7 @@ pub fn merge(image: Image, output: Output, level: i32, control: &Control<'_>) ->
 }
 
 fn write(
-    image: Arc<Image>,
+    image: &Arc<Image>,
     sink: Box<dyn Write + Send>,
     level: i32,
     control: &Control<'_>,
@@ -80,10 +80,10 @@ fn write(
     })?;
     let wanted = Wanted::of(image.page_maps());
     let total = wanted.count() * PAGE_BYTES as u64;
-    for chunk in wanted.chunks(&image) {
+    for chunk in wanted.chunks(image) {
         control.check("pages")?;
         let pages = count(&chunk);
-        let from = Arc::clone(&image);
+        let from = Arc::clone(image);
         let fill = move |buffer: &mut [u8]| copy(&from, &chunk, buffer);
         let first = writer.store(pages as usize, fill)?;
         control.observer.pages((first.0 + pages) * PAGE_BYTES as u64, total);

@@ -119,6 +119,14 @@ impl Client {
         }
     }
 
+    pub(crate) fn send_with_file(&self, kind: u8, payload: &[u8], file: &OwnedFd) -> Result<(), AttachError> {
+        Ok(message::put_file(&self.socket, kind, payload, file.as_fd())?)
+    }
+
+    pub(crate) fn receive_with_file(&self) -> Result<Option<message::WithFile>, AttachError> {
+        Ok(message::get_with_file(&self.socket)?)
+    }
+
     pub(crate) fn receive(&self) -> Result<Option<(u8, Vec<u8>)>, AttachError> {
         Ok(message::get(&self.socket)?)
     }

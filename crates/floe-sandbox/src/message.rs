@@ -1,11 +1,19 @@
 //! The messages that launcher, monitor, PID 1 and attached clients exchange over SOCK_SEQPACKET sockets: one byte of
 //! kind, then the payload.
 
+use floe_sys::descriptor::adopt;
 use nix::{
+    cmsg_space,
     errno::Errno,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
+    sys::socket::{
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send, sendmsg,
+        socketpair,
+    },
 };
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
 
 /// Payload bytes of one message.
 pub const PAYLOAD: usize = 32 << 10;
@@ -50,6 +58,19 @@ pub mod kind {
     pub const SURVEYED: u8 = b'V';
     /// Client to monitor: nobody reads what this kind of message ([`OUTPUT`], [`ERROR`]) brings any more, and nobody will.
     pub const UNREAD: u8 = b'p';
+    /// Client to monitor: forget the files that are kept; those that I hand you from now on ([`HAND`]) are to be kept in their
+    /// place when I say so. Payload: what they are all together.
+    pub const HAND_ALL: u8 = b'K';
+    /// Client to monitor, with a file: one to be kept. Payload: what it is.
+    pub const HAND: u8 = b'j';
+    /// Client to monitor: keep what I have handed you.
+    pub const KEEP: u8 = b'D';
+    /// Client to monitor: give me what you keep.
+    pub const KEPT: u8 = b'q';
+    /// Monitor to client, with a file: one that is kept; comes before [`KEPT_ALL`]. Payload: what it is.
+    pub const KEPT_ONE: u8 = b'H';
+    /// Monitor to client: that was all. Payload: what they are all together.
+    pub const KEPT_ALL: u8 = b'Y';
     /// Monitor to client: taken note of. Answers [`SUBSCRIBE`] with the length of the log so far, 8 bytes: what comes
     /// later comes as messages.
     pub const NOTED: u8 = b'n';
@@ -99,6 +120,70 @@ fn put_with(socket: &impl AsRawFd, kind: u8, payload: &[u8], flags: MsgFlags) ->
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Sends one message with a file, without waiting for room.
+pub fn put_file_now(socket: &impl AsRawFd, kind: u8, payload: &[u8], file: BorrowedFd<'_>) -> Result<(), Errno> {
+    put_file_with(socket, kind, payload, file, MsgFlags::MSG_DONTWAIT)
+}
+
+/// Sends one message with a file.
+pub fn put_file(socket: &impl AsRawFd, kind: u8, payload: &[u8], file: BorrowedFd<'_>) -> Result<(), Errno> {
+    put_file_with(socket, kind, payload, file, MsgFlags::empty())
+}
+
+fn put_file_with(
+    socket: &impl AsRawFd,
+    kind: u8,
+    payload: &[u8],
+    file: BorrowedFd<'_>,
+    flags: MsgFlags,
+) -> Result<(), Errno> {
+    let pieces = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(payload)];
+    let rights = [file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&rights)];
+    let flags = flags | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &pieces, &rights, flags, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A message that may have brought a file.
+pub type WithFile = (u8, Vec<u8>, Option<OwnedFd>);
+
+/// Receives one message, and the file that it brings; `None` at the end of the connection.
+pub fn get_with_file(socket: &impl AsRawFd) -> Result<Option<WithFile>, Errno> {
+    let mut buffer = vec![0; PAYLOAD + 1];
+    loop {
+        let mut space = cmsg_space!([RawFd; 1]);
+        let mut pieces = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags);
+        let (got, file) = match received {
+            Ok(received) => {
+                // What comes without its file, as there is no room for one more, is none.
+                let file = received.cmsgs().ok().and_then(|mut all| {
+                    all.find_map(|message| match message {
+                        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
+                        _ => None,
+                    })
+                });
+                (received.bytes, file.map(adopt))
+            }
+            Err(Errno::EINTR | Errno::ECONNRESET) => continue,
+            Err(error) => return Err(error),
+        };
+        if got == 0 {
+            return Ok(None);
+        }
+        buffer.truncate(got);
+        let kind = buffer.remove(0);
+        return Ok(Some((kind, buffer, file)));
     }
 }
 

@@ -75,6 +75,21 @@ fn each_image_restores_its_instant_saved_in_the_background() {
     restores_each_instant(&Host::new(), &["--background"]);
 }
 
+#[test]
+fn each_image_restores_its_instant_where_writes_are_followed() {
+    restores_each_instant(&Host::new(), &["--track"]);
+}
+
+#[test]
+fn each_image_restores_its_instant_where_writes_are_followed_in_the_background() {
+    restores_each_instant(&Host::new(), &["--track", "--background"]);
+}
+
+#[test]
+fn each_image_restores_its_instant_where_writes_of_an_ordinary_user_are_followed() {
+    restores_each_instant(&Host::of_ordinary_user(), &["--track"]);
+}
+
 /// A program with 16 MiB of random memory that does not change.
 const HOLDER: &str = "import os,signal;b=os.urandom(16<<20);open('held','w').close();signal.pause()";
 
@@ -258,4 +273,148 @@ fn a_merge_that_fails_leaves_what_was_there() {
     let ended = merge.stdout(fs::File::create(&streamed).expect("create")).status();
     assert!(ended.expect("run floe").success());
     host.done(&["verify", streamed.to_str().expect("a plain path")]);
+}
+
+/// Damages a page of an image, so that whoever reads it notices.
+fn damage(image: &str) {
+    let mut content = fs::read(image).expect("read");
+    let middle = content.len() / 2;
+    content[middle] ^= 0x40;
+    fs::write(image, &content).expect("write");
+}
+
+fn is_followed(process: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps")).expect("smaps");
+    let mut flags = text.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    flags.any(|flags| flags.split_ascii_whitespace().any(|flag| flag == "uw"))
+}
+
+fn descriptors(process: i32) -> usize {
+    fs::read_dir(format!("/proc/{process}/fd"))
+        .expect("descriptors")
+        .count()
+}
+
+/// The base is damaged after it was made, so that it can't be compared with.
+#[test]
+fn what_is_known_to_be_unchanged_is_not_read() {
+    let host = Host::new();
+    let name = holder(&host);
+    let (pid, leave) = (host.pid1(&name), "--leave-running");
+    let open = descriptors(pid);
+    host.done(&["checkpoint", &name, leave, "--track", "-o", &path(&host, 0)]);
+    assert!(is_followed(pid) && descriptors(pid) == open);
+    damage(&path(&host, 0));
+    // Also where one of the same is made meanwhile, and where it is only asked for.
+    host.done(&["checkpoint", &name, leave, "-o", &path(&host, 7)]);
+    host.done(&["checkpoint", &name, "--dry-run"]);
+    host.done(&[
+        "checkpoint",
+        &name,
+        leave,
+        "--base",
+        &path(&host, 0),
+        "-o",
+        &path(&host, 1),
+    ]);
+    assert!(bytes(&path(&host, 1)) < 1 << 20);
+    host.done(&[
+        "checkpoint",
+        &name,
+        leave,
+        "--track",
+        "--base",
+        &path(&host, 0),
+        "-o",
+        &path(&host, 2),
+    ]);
+    // Now another image is what is known of.
+    let line = [
+        "--verbose",
+        "checkpoint",
+        &name,
+        leave,
+        "--base",
+        &path(&host, 0),
+        "-o",
+        &path(&host, 3),
+    ];
+    let error = host.floe(&line).expect_failed();
+    assert!(
+        error.contains("memory is compared with it") && error.contains("damaged"),
+        "{error}"
+    );
+    host.done(&[
+        "checkpoint",
+        &name,
+        leave,
+        "--base",
+        &path(&host, 2),
+        "-o",
+        &path(&host, 3),
+    ]);
+    let state = fs::read_to_string(host.path(&format!("state/{name}/state.json")));
+    let monitor = json(&state.expect("its state"))["monitor"]
+        .as_i64()
+        .expect("its monitor");
+    assert!(is_followed(pid));
+    floe_suite::signal(monitor as i32, 9);
+    floe_suite::until("the end of the monitor", || !is_followed(pid));
+    host.done(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_checkpoint_that_fails_while_writes_are_followed_changes_nothing() {
+    let host = Host::new();
+    let mut victim = Victim::start(&host, VICTIM, &[], &[]);
+    for how in ["--leave-running", "--background"] {
+        host.done(&["checkpoint", VICTIM, how, "--track", "-o", &path(&host, 0)]);
+        victim.check("after the first checkpoint");
+        for stage in host.done(&["checkpoint", how, "--track", "--stages"]).lines() {
+            let line = [
+                "checkpoint",
+                VICTIM,
+                how,
+                "--track",
+                "--base",
+                &path(&host, 0),
+                "-o",
+                &path(&host, 1),
+            ];
+            let failed = run(host.command(&line).env("FLOE_FAIL_AT", stage));
+            assert!(
+                failed.status != 0 && !host.path("1.floe").exists(),
+                "{stage}: {}",
+                failed.err
+            );
+            victim.check(&format!("after a failure at {stage}"));
+            // Whatever is known by now, it is not wrong.
+            host.done(&[
+                "checkpoint",
+                VICTIM,
+                how,
+                "--track",
+                "--base",
+                &path(&host, 0),
+                "-o",
+                &path(&host, 2),
+            ]);
+            victim.check(&format!("after a checkpoint behind a failure at {stage}"));
+        }
+        host.done(&["rm", "-f", VICTIM]);
+        host.done(&["restore", "-d", &path(&host, 2)]);
+        victim.check("restored");
+    }
+}
+
+#[test]
+fn only_a_sandbox_that_runs_on_is_followed() {
+    let host = Host::new();
+    let name = host.sleeper("sleeper");
+    for line in [
+        &["checkpoint", &name, "--track", "-o", "x.floe"][..],
+        &["checkpoint", "--pid", "1", "--leave-running", "--track", "-o", "x.floe"],
+    ] {
+        assert_eq!(host.floe(line).status, 2, "{line:?}");
+    }
 }

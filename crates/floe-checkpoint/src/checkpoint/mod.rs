@@ -8,11 +8,14 @@
 //! ```text
 //! ... inspect -> copy memory -> write the rest -> let go -> write the copies -> commit
 //! ```
+//! Where what the tree writes is to be followed from then on, that begins right before it runs on.
+//!
 //! Nothing of the tree is changed before `end`. Whatever fails before it, guards undo: seized tasks are let go with their
 //! own registers, the cgroup is thawed, the unnamed output file vanishes.
 
 mod background;
 mod console;
+mod following;
 mod inspect;
 mod mappings;
 mod output;
@@ -37,7 +40,7 @@ use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
-    mm::Base,
+    mm::{Base, TrackError},
     refusal::{Refusal, Refusals},
     task::Sleepers,
     tree::FoundTree,
@@ -47,6 +50,7 @@ use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
 };
+use following::Following;
 use inspect::{Inspected, PagesLookedAt};
 use output::OpenOutput;
 use patience::Patience;
@@ -56,33 +60,31 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use write::Writing;
+use write::{Since, Writing};
 
 /// The names of the stages, in order.
-pub const STAGES: [&str; 8] = [
-    "freeze",
-    "collect",
-    "seize",
-    "inspect",
-    "open-output",
-    "pages",
-    "commit",
-    "end",
-];
-
-/// As [`STAGES`], where the pages are saved in the background.
-pub const BACKGROUND_STAGES: [&str; 10] = [
-    "freeze",
-    "collect",
-    "seize",
-    "inspect",
-    "open-output",
-    "copy",
-    "pages",
-    "let-go",
-    "commit",
-    "end",
-];
+#[must_use]
+pub fn stages(then: Then, track: bool) -> Vec<&'static str> {
+    let in_background = then == Then::RunOnMeanwhile;
+    let all = [
+        ("freeze", true),
+        ("collect", true),
+        ("seize", true),
+        ("inspect", true),
+        ("open-output", true),
+        ("copy", in_background),
+        ("pages", true),
+        ("follow", in_background && track),
+        ("let-go", in_background),
+        ("commit", true),
+        ("follow", !in_background && track),
+        ("end", true),
+    ];
+    all.into_iter()
+        .filter(|(_, is_there)| *is_there)
+        .map(|(name, _)| name)
+        .collect()
+}
 
 /// What to save.
 #[derive(Debug)]
@@ -159,6 +161,14 @@ impl Target {
         }
     }
 
+    /// Where its monitor is reached.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Sandbox { folder, .. } => Some(folder),
+            Self::Tree { .. } => None,
+        }
+    }
+
     /// What joins its network to the host's.
     fn link(&self) -> Option<&LinkState> {
         match self {
@@ -215,6 +225,8 @@ pub struct Request<'a> {
     pub base: Option<Base>,
     /// What becomes of the tree.
     pub then: Then,
+    /// Whether what it writes from then on is followed, for an image on the base of this one. Takes a sandbox's monitor.
+    pub track: bool,
     /// What becomes of TCP connections whose other ends are outside of the tree.
     pub tcp: TcpMode,
     /// How long what passes by itself is waited for.
@@ -243,6 +255,8 @@ pub struct Report {
     pub image: Option<Summary>,
     /// Processes whose memory was saved while they stood still though it was to be saved in the background, and why.
     pub not_copied: Vec<String>,
+    /// Processes that are not followed though they were to be, and why.
+    pub not_followed: Vec<String>,
 }
 
 /// Why a checkpoint did not come about.
@@ -269,6 +283,9 @@ pub enum CheckpointError {
     /// Writing the image.
     #[error(transparent)]
     Write(#[from] WriteStageError),
+    /// What was written.
+    #[error(transparent)]
+    Track(#[from] TrackError),
     /// The output file.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -328,6 +345,7 @@ fn has_confined(tree: &FoundTree) -> bool {
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
 pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
     let mut patience = Patience::new(request.patience);
+    let mut following = request.target.folder().map_or_else(Following::default, Following::ask);
     let mut sleepers = Sleepers::default();
     let (held, inspected, started) = loop {
         let started = Instant::now();
@@ -335,6 +353,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
             SeizeError::Refused(list) => CheckpointError::Refused(list),
             other => other.into(),
         })?;
+        following.recognise(&mut held);
         match look(&held, &request, control)? {
             Ok(inspected) => break (held, inspected, started),
             Err(findings) => {
@@ -356,16 +375,18 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     };
     control.enter("open-output")?;
     let file = output.open()?;
+    let earlier = Since::find(request.base.as_ref(), &following, &held)?;
     if request.then == Then::RunOnMeanwhile {
         return save_meanwhile(
-            (held, inspected),
-            (&request.target, request.level, request.base.as_ref()),
+            (held, inspected, following),
+            (&request, &earlier),
             (file, report),
             (started, control),
         );
     }
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, (request.level, request.base.as_ref()), control)?;
+    let mut writing = Writing::start(&inspected, sink, (request.level, &earlier), control)?;
+    let id = writing.id();
     control.enter("pages")?;
     match request.then {
         Then::RunOnUnsaved => writing.no_pages(&inspected)?,
@@ -374,10 +395,15 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     report.image = Some(writing.finish()?);
     control.enter("commit")?;
     file.sync()?;
+    if request.track {
+        control.enter("follow")?;
+        report.not_followed = following.begin(&held, &inspected, request.target.folder());
+    }
     // The last moment at which nothing has happened: from the image's name on, the tree ends or is released.
     control.enter("end")?;
     if request.then != Then::End {
         file.publish()?;
+        report.not_followed.extend(following.hand(id, request.target.folder()));
         held.release()?;
     } else {
         (request.before_end)().map_err(CheckpointError::Announce)?;
@@ -391,8 +417,8 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
 
 /// Writes the image of a tree that runs on meanwhile.
 fn save_meanwhile(
-    (held, inspected): (HeldTree, Inspected),
-    (target, level, base): (&Target, i32, Option<&Base>),
+    (held, inspected, mut following): (HeldTree, Inspected, Following),
+    (request, earlier): (&Request<'_>, &Since<'_>),
     (file, mut report): (OpenOutput, Report),
     (started, control): (Instant, &Control<'_>),
 ) -> Result<Report, CheckpointError> {
@@ -401,12 +427,17 @@ fn save_meanwhile(
     let mut copies = Copies::default();
     let mut inspected = inspected;
     let held = held;
-    copies.make(&held, &mut inspected, target.cgroup())?;
+    copies.make(&held, &mut inspected, request.target.cgroup())?;
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, (level, base), control)?;
+    let mut writing = Writing::start(&inspected, sink, (request.level, earlier), control)?;
+    let id = writing.id();
     control.enter("pages")?;
     writing.pages(&held, &inspected, &mut copies)?;
     writing.settle()?;
+    if request.track {
+        control.enter("follow")?;
+        report.not_followed = following.begin(&held, &inspected, request.target.folder());
+    }
     control.enter("let-go")?;
     held.release()?;
     // What floe has open of the tree's it would hold open.
@@ -420,6 +451,7 @@ fn save_meanwhile(
     file.sync()?;
     control.enter("end")?;
     file.publish()?;
+    report.not_followed.extend(following.hand(id, request.target.folder()));
     Ok(report)
 }
 
@@ -459,5 +491,6 @@ fn describe(tree: &FoundTree, inspected: &Inspected) -> Report {
         frozen: Duration::ZERO,
         image: None,
         not_copied: Vec::new(),
+        not_followed: Vec::new(),
     }
 }

@@ -1,15 +1,17 @@
 //! Writes the records and pages of an inspected tree.
 
-use super::{background::Copies, inspect::Inspected, seize::HeldTree};
+use super::{background::Copies, following::Following, inspect::Inspected, seize::HeldTree};
 use crate::{
     identity::{DrawError, draw_id},
     stage::{Control, StageError},
 };
 use floe_image::{
     ImageWriter, Summary, WriteError, WriteOptions,
-    record::{ContentOwner, IdentityRecord, NsPid, PageMapRecord},
+    record::{ContentOwner, IdentityRecord, ImageId, NsPid, PageMapRecord},
 };
-use floe_resources::mm::{self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, SharedPages};
+use floe_resources::mm::{
+    self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, Seen, SharedPages, TrackError,
+};
 use floe_sys::{Pid, procfs::Mapping};
 use std::{
     collections::{HashMap, HashSet},
@@ -41,11 +43,29 @@ pub enum WriteStageError {
     Stage(#[from] StageError),
 }
 
+/// The image that a new one is based on, and what is known of what the tree wrote since.
+pub struct Since<'a> {
+    base: Option<&'a Base>,
+    /// By process.
+    seen: HashMap<i32, Seen>,
+}
+
+impl<'a> Since<'a> {
+    /// Looks for what is known.
+    pub fn find(base: Option<&'a Base>, following: &Following, held: &HeldTree) -> Result<Self, TrackError> {
+        let seen = match base {
+            Some(base) => following.seen(held, base.image().identity().id)?,
+            None => HashMap::new(),
+        };
+        Ok(Self { base, seen })
+    }
+}
+
 /// An image that is being written.
 pub struct Writing<'a> {
     control: &'a Control<'a>,
-    /// The image that it is based on.
-    base: Option<&'a Base>,
+    id: ImageId,
+    since: &'a Since<'a>,
     writer: ImageWriter,
     /// Pages so far.
     stored: u64,
@@ -58,12 +78,12 @@ impl<'a> Writing<'a> {
     pub fn start(
         inspected: &Inspected,
         sink: Box<dyn Write + Send>,
-        (level, base): (i32, Option<&'a Base>),
+        (level, since): (i32, &'a Since<'a>),
         control: &'a Control<'a>,
     ) -> Result<Self, WriteStageError> {
         let identity = IdentityRecord {
             id: draw_id()?,
-            base: base.map(Base::record),
+            base: since.base.map(Base::record),
         };
         let options = WriteOptions {
             level,
@@ -73,13 +93,19 @@ impl<'a> Writing<'a> {
         let writer = ImageWriter::start(sink, &options)?;
         let mut writing = Self {
             control,
-            base,
+            id: identity.id,
+            since,
             writer,
             stored: 0,
             bytes: inspected.bytes,
         };
         writing.or_told_to_stop(|writing| Ok(write_records(inspected, &identity, &mut writing.writer)?))?;
         Ok(writing)
+    }
+
+    /// The image's id.
+    pub fn id(&self) -> ImageId {
+        self.id
     }
 
     /// A sink that gave up because floe was told to stop is no failure of the sink.
@@ -124,7 +150,7 @@ impl<'a> Writing<'a> {
     ) -> Result<(), WriteStageError> {
         for source in &inspected.contents.sources {
             self.control.check("pages")?;
-            let map = mm::dump_content(source, self.base, &mut self.writer)?;
+            let map = mm::dump_content(source, self.since.base, &mut self.writer)?;
             self.add(map.runs.iter().map(|run| run.pages).sum());
             self.writer.record(&map)?;
         }
@@ -218,9 +244,9 @@ impl<'a> Writing<'a> {
         let of = |base| Earlier {
             base,
             process: NsPid(process),
-            seen: None,
+            seen: self.since.seen.get(&process),
         };
-        self.base.map(of)
+        self.since.base.map(of)
     }
 
     fn add(&mut self, pages: u64) {

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{
-    BACKGROUND_STAGES, Output, Report, Request, STAGES, Target, Then, checkpoint, confines_calls, terminal_of,
+    Output, Report, Request, Target, Then, checkpoint, confines_calls, stages, terminal_of,
 };
 use floe_image::{Image, MAX_BASES};
 use floe_resources::{
@@ -29,6 +29,7 @@ use std::{path::PathBuf, time::Duration};
 ///
 /// Example: floe checkpoint job -o job.floe
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("running-on").multiple(true).args(["leave_running", "background"]))]
 #[command(group = ArgGroup::new("target").required(true).args(["name", "pid", "cgroup", "stages"]))]
 pub struct Checkpoint {
     /// The sandbox.
@@ -43,7 +44,7 @@ pub struct Checkpoint {
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "stages"])]
     output: Option<PathBuf>,
     /// Save only what changed since this image was made, of the same tree or of one that was restored from it; memory is
-    /// compared with it. The new image is based on that: it takes it, under the same name beside it or by --base, to be restored or
+    /// compared with it, but for what is known by --track. The new image is based on that: it takes it, under the same name beside it or by --base, to be restored or
     /// to be read, and so on (floe image merge makes one image of them).
     #[arg(long, value_name = "FILE")]
     base: Option<PathBuf>,
@@ -55,6 +56,11 @@ pub struct Checkpoint {
     /// meanwhile takes memory twice. Shared memory is saved first.
     #[arg(long, conflicts_with = "dry_run")]
     background: bool,
+    /// Follow from now on what the sandbox writes to its memory: the next checkpoint on the base of this image (--base) needs to
+    /// read only that, and not to compare all of it. Each page takes a microsecond more when it is first written, and huge
+    /// pages that are written come apart. Ends with the sandbox's monitor, with another image with --track, and where memory is mapped anew.
+    #[arg(long, requires = "running-on", conflicts_with_all = ["pid", "cgroup", "dry_run"])]
+    track: bool,
     /// TCP connections with processes outside of the tree.
     #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
     tcp: Tcp,
@@ -87,11 +93,7 @@ impl Checkpoint {
     /// Runs the verb.
     pub fn run(self, context: &Context) -> Outcome {
         if self.stages {
-            let stages = if self.background {
-                &BACKGROUND_STAGES[..]
-            } else {
-                &STAGES
-            };
+            let stages = stages(self.then(), self.track);
             stages.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         }
@@ -114,8 +116,8 @@ impl Checkpoint {
             (None, None) => {}
         }
         let target = self.target(sandbox.as_ref())?;
-        // Who has copies of a tree's memory has to clear them away.
-        if self.background || confines_calls(&target)? {
+        // Who has copies of a tree's memory, or a descriptor open in it, has to clear them away.
+        if self.background || self.track || confines_calls(&target)? {
             front::stand(context.log_format, || {
                 self.save(context, sandbox.as_ref(), target, true)
             })
@@ -142,6 +144,7 @@ impl Checkpoint {
             level: self.level,
             base: self.base()?,
             then: self.then(),
+            track: self.track,
             tcp: self.tcp.into(),
             patience: self.patience,
             external: Externals::new(self.external.clone())?,
@@ -155,6 +158,9 @@ impl Checkpoint {
         context.tell(&summary(&report, self.dry_run));
         for note in &report.not_copied {
             context.tell(&format!("saved while it stood still: {note}"));
+        }
+        for note in &report.not_followed {
+            context.tell(&format!("not followed: {note}"));
         }
         Ok(0)
     }

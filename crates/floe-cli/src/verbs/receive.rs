@@ -3,6 +3,7 @@
 use super::{keys::KeysFolder, map::Map, restore::Method};
 use crate::{Context, act, failure::Outcome, output};
 use clap::{ArgGroup, Args};
+use floe_image::ImageFiles;
 use floe_migrate::{
     link::{Address, LinkError, Listener},
     target::{Event, Request, receive, receive_here},
@@ -62,7 +63,8 @@ impl Receive {
             return Err(LinkError::NoPeers.into());
         }
         let become_user = |image: &File| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
+            let files = ImageFiles::from(image.try_clone().map_err(|error| error.to_string())?);
+            let ids = Map::default().ids_for(&files).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)
         };
         // Standard output may be the connection.

@@ -48,8 +48,9 @@ pub struct Sent {
 
 /// What is known of a stage by its name alone.
 fn stage_name(name: &str) -> Option<&'static str> {
-    let all = checkpoint::STAGES.iter().chain(&floe_checkpoint::restore::STAGES);
-    all.copied().find(|known| *known == name)
+    let saving = checkpoint::stages(Then::End, false).into_iter();
+    let mut all = saving.chain(floe_checkpoint::restore::STAGES);
+    all.find(|known| *known == name)
 }
 
 /// Saves all but memory and has the target look for what stands in the way. The tree is stopped for a moment.
@@ -341,7 +342,9 @@ impl Saving<'_> {
             target,
             output: Some(Output::Stream(File::from(OwnedFd::from(stream)))),
             level: self.request.level,
+            base: None,
             then: self.then,
+            track: false,
             tcp: TcpMode::Refuse,
             patience: self.request.patience,
             external: Externals::new(Vec::new()).map_err(|error| refusal(&error))?,

@@ -58,7 +58,7 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
         observer: &observer,
     };
     let records = records.try_clone().map_err(of)?;
-    let found = dry_run(records, (outside, FilesMode::Check, None), &control).map_err(of)?;
+    let found = dry_run(records.into(), (outside, FilesMode::Check, None), &control).map_err(of)?;
     findings.extend(found.obstacles.iter().map(ToString::to_string));
     match findings.len() {
         0 => Ok(Counts::default()),
@@ -95,7 +95,7 @@ pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), en
         observer: &observer,
     };
     let request = restore::Request {
-        image: image.try_clone().map_err(of)?,
+        image: image.try_clone().map_err(of)?.into(),
         state_dir: session.request.state_dir,
         name: None,
         pid_method: session.request.pid_method,

@@ -1,7 +1,10 @@
 //! Clients of a sandbox: attached terminals, foreground runs, announcers of a checkpoint.
 
 use super::console::ConsoleEnds;
-use crate::message::{self, PAYLOAD, kind};
+use crate::{
+    KeptFiles, MOST_KEPT,
+    message::{self, PAYLOAD, WithFile, kind},
+};
 use nix::{
     errno::Errno,
     poll::PollFlags,
@@ -25,7 +28,9 @@ struct Client {
     subscribed: bool,
     announces: bool,
     surveys: bool,
-    queue: VecDeque<(u8, Vec<u8>)>,
+    queue: VecDeque<WithFile>,
+    /// Files that it hands over, until it says that they are to be kept.
+    handed: Option<KeptFiles>,
     /// It takes nothing any more; what it has sent before counts all the same.
     deaf: bool,
     gone: bool,
@@ -35,6 +40,8 @@ struct Client {
 pub struct Clients {
     listener: OwnedFd,
     all: Vec<Client>,
+    /// Files that floe has given into care.
+    kept: KeptFiles,
 }
 
 impl Clients {
@@ -50,6 +57,7 @@ impl Clients {
         Ok(Self {
             listener,
             all: Vec::new(),
+            kept: KeptFiles::default(),
         })
     }
 
@@ -69,6 +77,7 @@ impl Clients {
                     announces: false,
                     surveys: false,
                     queue: VecDeque::new(),
+                    handed: None,
                     deaf: false,
                     gone: false,
                 });
@@ -122,10 +131,23 @@ impl Clients {
         if let Err(Errno::EAGAIN | Errno::EINTR) = nix::sys::socket::recv(client.socket.as_raw_fd(), &mut byte, peek) {
             return None;
         }
-        match message::get(&client.socket) {
-            Ok(Some((kind::SURVEY, _))) => self.survey(index, console),
-            Ok(Some(order @ (kind::HAND_OVER | kind::RELEASE | kind::DROP, _))) => return Some(order),
-            Ok(Some((kind, payload))) => client.obey(kind, &payload, console),
+        match message::get_with_file(&client.socket) {
+            Ok(Some((kind::SURVEY, ..))) => self.survey(index, console),
+            Ok(Some((kind::HAND_ALL, note, _))) => {
+                self.kept = KeptFiles::default();
+                let files = Vec::new();
+                client.handed = Some(KeptFiles { note, files });
+            }
+            Ok(Some((kind::HAND, note, Some(file)))) => client.take(note, file),
+            Ok(Some((kind::KEEP, ..))) => {
+                self.kept = client.handed.take().unwrap_or_default();
+                client.tell(kind::NOTED, Vec::new());
+            }
+            Ok(Some((kind::KEPT, ..))) => client.give(&self.kept),
+            Ok(Some((kind @ (kind::HAND_OVER | kind::RELEASE | kind::DROP), payload, _))) => {
+                return Some((kind, payload));
+            }
+            Ok(Some((kind, payload, _))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
         }
         None
@@ -134,8 +156,7 @@ impl Clients {
     /// Answers what a client ordered.
     pub fn answer(&mut self, index: usize, kind: u8, payload: Vec<u8>) {
         if let Some(client) = self.all.get_mut(index) {
-            client.queue.push_back((kind, payload));
-            client.flush();
+            client.tell(kind, payload);
         }
     }
 
@@ -145,17 +166,17 @@ impl Clients {
         let client = &mut self.all[index];
         client.surveys = true;
         let waiting = console.waiting_input();
-        let pieces = waiting.chunks(PAYLOAD).map(|piece| (kind::WAITING, piece.to_vec()));
+        let pieces = waiting
+            .chunks(PAYLOAD)
+            .map(|piece| (kind::WAITING, piece.to_vec(), None));
         client.queue.extend(pieces);
-        client.queue.push_back((kind::SURVEYED, console.survey()));
-        client.flush();
+        client.tell(kind::SURVEYED, console.survey());
     }
 
     /// Sends output to all that want it.
     pub fn tell(&mut self, kind: u8, bytes: &[u8]) {
         for client in self.all.iter_mut().filter(|client| client.subscribed && !client.deaf) {
-            client.queue.push_back((kind, bytes.to_vec()));
-            client.flush();
+            client.tell(kind, bytes.to_vec());
         }
     }
 
@@ -174,9 +195,13 @@ impl Clients {
     /// The last word to all clients; waits until each has taken all that it is owed, or has hung up.
     pub fn say_last(&mut self, kind: u8, payload: &[u8]) {
         for client in &mut self.all {
-            client.queue.push_back((kind, payload.to_vec()));
-            while let Some((kind, payload)) = client.queue.pop_front() {
-                if message::put(&client.socket, kind, &payload).is_err() {
+            client.queue.push_back((kind, payload.to_vec(), None));
+            while let Some((kind, payload, file)) = client.queue.pop_front() {
+                let told = match file {
+                    Some(file) => message::put_file(&client.socket, kind, &payload, file.as_fd()),
+                    None => message::put(&client.socket, kind, &payload),
+                };
+                if told.is_err() {
                     break;
                 }
             }
@@ -185,9 +210,34 @@ impl Clients {
 }
 
 impl Client {
+    fn tell(&mut self, kind: u8, payload: Vec<u8>) {
+        self.queue.push_back((kind, payload, None));
+        self.flush();
+    }
+
+    /// One more file that may have to be kept.
+    fn take(&mut self, note: Vec<u8>, file: OwnedFd) {
+        if let Some(handed) = self.handed.as_mut().filter(|handed| handed.files.len() < MOST_KEPT) {
+            handed.files.push((note, file));
+        }
+    }
+
+    /// Gives it what is kept, by descriptors of its own.
+    fn give(&mut self, kept: &KeptFiles) {
+        for (note, file) in &kept.files {
+            let file = file.try_clone().ok();
+            self.queue.push_back((kind::KEPT_ONE, note.clone(), file));
+        }
+        self.tell(kind::KEPT_ALL, kept.note.clone());
+    }
+
     fn flush(&mut self) {
-        while let Some((kind, payload)) = self.queue.front() {
-            match message::put_now(&self.socket, *kind, payload) {
+        while let Some((kind, payload, file)) = self.queue.front() {
+            let told = match file {
+                Some(file) => message::put_file_now(&self.socket, *kind, payload, file.as_fd()),
+                None => message::put_now(&self.socket, *kind, payload),
+            };
+            match told {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(Errno::EAGAIN) => return,
                 Err(_) => {
@@ -216,13 +266,11 @@ impl Client {
             kind::SUBSCRIBE => {
                 self.subscribed = true;
                 let held = console.log_bytes().to_le_bytes();
-                self.queue.push_back((kind::NOTED, held.to_vec()));
-                self.flush();
+                self.tell(kind::NOTED, held.to_vec());
             }
             kind::ANNOUNCE => {
                 self.announces = true;
-                self.queue.push_back((kind::NOTED, Vec::new()));
-                self.flush();
+                self.tell(kind::NOTED, Vec::new());
             }
             kind::INPUT => console.input(payload),
             kind::INPUT_END => console.end_input(),

@@ -8,6 +8,7 @@ use super::{bpf::Program, btf::Btf, helper};
 use crate::{
     Pid,
     procfs::{Mapping, ProcError, VmFlag},
+    userfault::Userfault,
 };
 use nix::sys::mman::{self, MapFlags, MmapAdvise, ProtFlags};
 use std::{
@@ -159,15 +160,15 @@ fn word_at(bytes: &[u8], word: usize) -> u64 {
     u64::from_ne_bytes(bytes[8 * word..8 * word + 8].try_into().expect("8 bytes"))
 }
 
-/// A mapping of one page.
-struct Sample(NonNull<c_void>);
+/// A mapping of one page, and what it is registered with.
+struct Sample(NonNull<c_void>, Option<Userfault>);
 
 impl Sample {
     fn map(flags: MapFlags) -> Option<Self> {
         // SAFETY: a new mapping, at a place that the kernel chooses.
         unsafe { mman::mmap_anonymous(None, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }
             .ok()
-            .map(Self)
+            .map(|place| Self(place, None))
     }
 
     fn advised(advice: MmapAdvise) -> Option<Self> {
@@ -176,6 +177,16 @@ impl Sample {
         unsafe { mman::madvise(sample.0, PAGE.get(), advice) }
             .ok()
             .map(|()| sample)
+    }
+
+    /// One of which the kernel notes what is written.
+    fn followed() -> Option<Self> {
+        let mut sample = Self::map(MapFlags::MAP_PRIVATE)?;
+        let userfault = Userfault::of_caller().ok()?;
+        let start = sample.0.as_ptr() as u64;
+        userfault.register(start..start + PAGE.get() as u64).ok()?;
+        sample.1 = Some(userfault);
+        Some(sample)
     }
 
     fn locked() -> Option<Self> {
@@ -209,7 +220,7 @@ fn samples() -> Vec<Sample> {
         .into_iter()
         .map(Sample::map)
         .chain(ADVICE.into_iter().map(Sample::advised))
-        .chain([Sample::locked()])
+        .chain([Sample::locked(), Sample::followed()])
         .flatten()
         .collect()
 }
