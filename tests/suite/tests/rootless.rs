@@ -154,6 +154,34 @@ while True:
     time.sleep(0.01)
 ";
 
+/// What the host has in memory, as /run and often /tmp, is the host's, and not saved.
+#[test]
+fn a_directory_of_a_tmpfs_of_the_hosts() {
+    let host = Host::of_ordinary_user();
+    let there = tempfile::Builder::new()
+        .prefix("floe-suite.")
+        .tempdir_in("/dev/shm")
+        .expect("a folder");
+    std::fs::set_permissions(there.path(), Permissions::from_mode(0o755)).expect("for everybody");
+    std::fs::write(there.path().join("file"), "first").expect("write");
+    let (name, image) = (host.name("shows"), host.path("shows.floe"));
+    let image = image.to_str().expect("a plain path");
+    let place = there.path().display();
+    let (folder, file) = (format!("{place}:/mnt"), format!("{place}/file:/etc/hosts:ro"));
+    let line = [
+        "run", "-d", "--name", &name, "-v", &folder, "-v", &file, "--", "sleep", "1000",
+    ];
+    host.done(&line);
+    let shown = || host.done(&["exec", &name, "--", "cat", "/mnt/file", "/etc/hosts"]);
+    assert_eq!(shown(), "firstfirst");
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &name, "-o", image]);
+        std::fs::write(there.path().join("file"), method).expect("write");
+        host.done(&["restore", "-d", "--files", "ignore", "--pid-method", method, image]);
+        assert_eq!(shown(), format!("{method}{method}"));
+    }
+}
+
 #[test]
 fn sockets_where_nobody_is_root() {
     let host = Host::of_ordinary_user();

@@ -199,11 +199,14 @@ fn open_root(path: &OsStr, kind: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     // A copy is taken apart when this thread ends; what was cloned of it stays.
     let root = clone_mount(open(path, flags, Mode::empty())?.as_fd())?;
-    // All that is in it will be read.
-    if kind == b"tmpfs" {
-        leave_times_alone(root.as_fd())?;
+    if kind != b"tmpfs" {
+        return Ok(root);
     }
-    Ok(root)
+    // All that is in it will be read. But not of one of the host's, of which an ordinary user may change nothing (MNT_LOCK_ATIME).
+    match leave_times_alone(root.as_fd()) {
+        Ok(()) | Err(Errno::EPERM) => Ok(root),
+        Err(error) => Err(error),
+    }
 }
 
 /// Which mounts a mount is on.
