@@ -310,6 +310,7 @@ network = fields(
     namespace=u32, devices=several(network_device), addresses=several(raw), labels=several(raw), next_hops=several(raw), routes=several(raw),
     rules=several(raw), neighbours=several(raw), proxies=several(raw), frames=several(raw),
     settings=several(fields(path=raw, value=raw, usual=boolean)), filter=packet_filter,
+    traffic=fields(disciplines=several(raw), classes=several(raw), filters=several(raw)),
 )
 image_id = times(u8, 16)
 identity = fields(id=image_id, base=optional(fields(id=image_id, name=raw, pages=u64)))

@@ -8,6 +8,7 @@ mod message;
 mod namespace;
 mod other;
 mod table;
+mod traffic;
 
 pub use device::{Beside, Beyond, DEVICE_KINDS, Device, devices};
 pub use link::{Link, TunLink, link, set_link};
@@ -15,8 +16,9 @@ pub use make::{VethEnd, make_bridge, make_veth, remove};
 pub(crate) use message::flagged;
 pub use message::{attributes, netfilter};
 pub use namespace::namespace_number;
-pub use other::{disciplines, has_label_routes, has_transforms, lasting_groups};
+pub use other::{has_label_routes, has_transforms, lasting_groups};
 pub use table::{Entry, Table, Unfit};
+pub use traffic::{Strange, Traffic};
 
 use message::{Request, dump};
 use nix::errno::Errno;

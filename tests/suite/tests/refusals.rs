@@ -319,7 +319,7 @@ fn what_a_sandbox_holds_is_refused() {
         (
             "discipline",
             "network device lo: ",
-            "discipline tbf (tc qdisc) is not carried",
+            "of u32 (tc filter): filters with actions are not carried",
         ),
         ("transform", "IPsec (ip xfrm): ", "they are not carried"),
         ("listened", "network device lo: ", "it listens to 333301020304"),

@@ -28,13 +28,14 @@ fn survives_on(host: &Host, name: &str) {
 }
 
 /// They have ports that the kernel chose, which it may give to others of the host while they are away, or devices.
-const WITH_PORTS: [&str; 24] = [
+const WITH_PORTS: [&str; 25] = [
     "epoll-targets",
     "files-kinds",
     "networks",
     "networks-several",
     "packet-filter",
     "packet-filter-legacy",
+    "queueing",
     "sockets-connecting",
     "sockets-ended",
     "sockets-error-queue",
@@ -202,6 +203,7 @@ victims! {
     networks_several "networks-several",
     packet_filter "packet-filter",
     packet_filter_legacy "packet-filter-legacy",
+    queueing "queueing",
     pidfds "pidfds",
     namespaces_container "namespaces-container",
     namespaces_held "namespaces-held",

@@ -83,8 +83,9 @@ impl<'a> Networks<'a> {
         Ok(network::finish(&self.all(others)?)?)
     }
 
-    /// Has packets be filtered.
+    /// Has packets be filtered, and queued.
     pub fn filter(&self, others: &Namespaces) -> Result<(), RestoreError> {
+        network::shape(&self.all(others)?)?;
         self.all(others)?.into_iter().try_for_each(|(record, namespace)| {
             packet_filter::restore(namespace, &record.filter).map_err(failed("make a packet filter"))
         })

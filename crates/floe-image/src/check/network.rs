@@ -140,7 +140,7 @@ fn is_name(name: &[u8], limit: usize) -> bool {
 }
 
 fn tables(record: &NetworkRecord) -> Result<(), NetworkFault> {
-    let tables: [(&'static str, &[ByteBuf]); 8] = [
+    let tables: [(&'static str, &[ByteBuf]); 11] = [
         ("addresses", &record.addresses),
         ("labels", &record.labels),
         ("next hops", &record.next_hops),
@@ -149,6 +149,9 @@ fn tables(record: &NetworkRecord) -> Result<(), NetworkFault> {
         ("neighbours", &record.neighbours),
         ("proxies", &record.proxies),
         ("frames", &record.frames),
+        ("queueing disciplines", &record.traffic.disciplines),
+        ("queueing classes", &record.traffic.classes),
+        ("queueing filters", &record.traffic.filters),
     ];
     for (table, entries) in tables {
         let long = entries.iter().position(|entry| entry.len() > MOST_BYTES);

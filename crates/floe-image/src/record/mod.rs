@@ -44,7 +44,7 @@ pub use mounts::{
     NodeKind, NodeRecord,
 };
 pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
-pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord};
+pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord, TrafficRecord};
 pub use packet_filter::{
     FilterPartKind, FilterPartRecord, FilterTableRecord, IpSetRecord, LegacyTableRecord, PacketFilterRecord,
     TrackedRecord,

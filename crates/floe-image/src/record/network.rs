@@ -34,6 +34,19 @@ pub struct NetworkRecord {
     pub settings: Vec<NetworkSetting>,
     /// What packets are filtered by.
     pub filter: PacketFilterRecord,
+    /// How devices queue what they send.
+    pub traffic: TrafficRecord,
+}
+
+/// How devices queue what they send (tc(8)): messages with `struct tcmsg`, in an order in which they can be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficRecord {
+    /// RTM_NEWQDISC: queueing disciplines.
+    pub disciplines: Vec<ByteBuf>,
+    /// RTM_NEWTCLASS: their classes.
+    pub classes: Vec<ByteBuf>,
+    /// RTM_NEWTFILTER: filters that choose among these.
+    pub filters: Vec<ByteBuf>,
 }
 
 /// A network device.

@@ -104,6 +104,13 @@ pub fn networks(filter: PacketFilterRecord) -> Vec<NetworkRecord> {
             setting(b"ipv4/ip_forward", b"0", true),
         ],
         filter,
+        traffic: TrafficRecord {
+            disciplines: entries(&[&[
+                0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 1, 0, 255, 255, 255, 255, 0, 0, 0, 0, 8, 0, 1, 0, b'h', b't', b'b', 0,
+            ]]),
+            classes: entries(&[&[0, 0, 0, 0, 4, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]]),
+            filters: entries(&[&[0, 0, 0, 0, 4, 0, 0, 0, 0, 8, 0, 0x80, 0, 0, 1, 0, 8, 0, 1, 0]]),
+        },
     };
     let further = NetworkRecord {
         namespace: 6,

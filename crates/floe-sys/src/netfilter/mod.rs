@@ -430,7 +430,7 @@ fn alone(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 #[expect(clippy::print_stdout, reason = "a test that can't run says why")]
-fn skip(program: &str) {
+pub(crate) fn skip(program: &str) {
     println!("skip: {program} is not installed");
 }
 

@@ -1,18 +1,13 @@
-//! What a network namespace has besides devices and tables: linux/pkt_sched.h, if_bridge.h, xfrm.h.
+//! What a network namespace has besides devices and tables: linux/if_bridge.h, xfrm.h.
 
 use super::message::{Request, attributes, dump};
 use nix::errno::Errno;
 
 const RTM_GETROUTE: u16 = 26;
-const RTM_GETQDISC: u16 = 38;
 const RTM_GETMDB: u16 = 86;
 const XFRM_MSG_GETSA: u16 = 18;
 const XFRM_MSG_GETPOLICY: u16 = 21;
 
-/// `struct tcmsg`: device at 4, the discipline's number at 8, where it is at 12.
-const DISCIPLINE_HEAD: usize = 20;
-const TC_H_INGRESS: u32 = 0xffff_fff1;
-const TCA_KIND: u16 = 1;
 /// `struct rtmsg`, and the address family of MPLS.
 const ROUTE_HEAD: usize = 12;
 const MPLS: u8 = 28;
@@ -32,28 +27,6 @@ fn all(kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
         Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
         all => all,
     }
-}
-
-/// Queueing disciplines that somebody gave devices: devices and kinds.
-///
-/// # Errors
-/// Those of netlink.
-pub fn disciplines() -> Result<Vec<(u32, String)>, Errno> {
-    let mut found = Vec::new();
-    for one in all(RTM_GETQDISC, &[0; DISCIPLINE_HEAD])? {
-        let (Some(device), Some(own), Some(place)) = (number(&one, 4), number(&one, 8), number(&one, 12)) else {
-            return Err(Errno::EPROTO);
-        };
-        // Those that devices have by themselves have no number.
-        if own == 0 && place != TC_H_INGRESS {
-            continue;
-        }
-        let mut all = attributes(&one[DISCIPLINE_HEAD..]);
-        let kind = all.find(|(kind, _)| *kind == TCA_KIND).map(|(_, value)| value);
-        let kind = kind.unwrap_or_default().split(|byte| *byte == 0).next();
-        found.push((device, String::from_utf8_lossy(kind.unwrap_or_default()).into_owned()));
-    }
-    Ok(found)
 }
 
 /// Bridges that have groups in their tables that stay.

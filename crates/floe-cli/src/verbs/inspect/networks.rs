@@ -24,6 +24,7 @@ pub(super) struct Network {
     filter_tables: usize,
     legacy_tables: usize,
     sets: usize,
+    queueing_disciplines: usize,
     tracked_connections: usize,
     sockets: usize,
     /// Tables and sets of the packet filter.
@@ -87,6 +88,7 @@ pub(super) fn of(image: &Image) -> Vec<Network> {
             filter_tables: record.filter.tables.len(),
             legacy_tables: record.filter.legacy.len(),
             sets: record.filter.sets.len(),
+            queueing_disciplines: record.traffic.disciplines.len(),
             tracked_connections: record.filter.connections.len(),
             sockets: sockets(record.namespace),
             filter: packet_filter::titles(&record.filter),
@@ -142,7 +144,7 @@ pub(super) fn print(all: &[Network]) {
     output::table(&header, &rows.collect::<Vec<_>>());
     for network in all {
         output::line(&format!(
-            "network {}: {} routes, {} rules, {} next hops, {} neighbours, {} settings, {} tables of nft, {} of x_tables, {} sets of ipset, {} tracked connections, {} sockets",
+            "network {}: {} routes, {} rules, {} next hops, {} neighbours, {} settings, {} tables of nft, {} of x_tables, {} sets of ipset, {} queueing disciplines, {} tracked connections, {} sockets",
             network.namespace,
             network.routes,
             network.rules,
@@ -152,6 +154,7 @@ pub(super) fn print(all: &[Network]) {
             network.filter_tables,
             network.legacy_tables,
             network.sets,
+            network.queueing_disciplines,
             network.tracked_connections,
             network.sockets,
         ));

@@ -1,6 +1,6 @@
 //! What differs between network namespaces and what they should be.
 
-use super::{Made, record_of, relatives_here, tables, title};
+use super::{Made, record_of, relatives_here, tables, title, traffic};
 use crate::ns::inside::run_in;
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Table, devices};
@@ -60,6 +60,7 @@ fn here(record: &NetworkRecord, known: &[(u32, BorrowedFd<'_>)]) -> Result<Vec<S
             }
         }
     }
+    found.extend(traffic::differs(record)?);
     Ok(found)
 }
 

@@ -1,6 +1,6 @@
 //! Finds what is in network namespaces, and what of it can't be carried.
 
-use super::{NetworkSpace, Relatives, foreign, outer, record_of, relatives_here, settings, tables, title};
+use super::{NetworkSpace, Relatives, foreign, outer, record_of, relatives_here, settings, tables, title, traffic};
 use crate::{
     ns::{
         NsError, Others,
@@ -10,7 +10,7 @@ use crate::{
     refusal::Refusals,
 };
 use floe_image::record::{NamespaceContents, NamespaceOrigin, NetworkDeviceRecord, NetworkRecord, NetworkSetting};
-use floe_sys::route::{Beyond, DEVICE_KINDS, Device, Entry, Table, Unfit, devices, namespace_number};
+use floe_sys::route::{Beyond, DEVICE_KINDS, Device, Entry, Strange, Table, Traffic, Unfit, devices, namespace_number};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -31,6 +31,7 @@ struct Seen {
     tables: Vec<(Table, Vec<Entry>)>,
     settings: settings::Settings,
     foreign: Vec<foreign::Finding>,
+    traffic: (Traffic, Vec<Strange>),
 }
 
 fn look(all: &[(u32, BorrowedFd<'_>)], own: BorrowedFd<'_>) -> io::Result<Seen> {
@@ -46,6 +47,7 @@ fn look(all: &[(u32, BorrowedFd<'_>)], own: BorrowedFd<'_>) -> io::Result<Seen> 
         host: namespace_number(own)?,
         tables,
         settings: settings::read()?,
+        traffic: Traffic::read()?,
     })
 }
 
@@ -166,6 +168,28 @@ fn one(
             refusals.add(None, title, reason, advice);
         }
         record.devices.push(found);
+    }
+    let (queueing, strange) = seen.traffic;
+    let name = |number: u32| {
+        let device = record.devices.iter().find(|device| device.number == number);
+        device.map_or_else(
+            || format!("network device {number}"),
+            |device| title::device(&device.name, &device.kind),
+        )
+    };
+    const DELETE: &str = "remove it (tc qdisc del, tc filter del)";
+    for (device, what, reason) in &strange {
+        refusals.add(None, space.title(name(*device)), format!("{what}: {reason}"), DELETE);
+    }
+    for device in queueing.devices().intersection(&gone_with) {
+        let reason = "it goes with a file, and has a queueing discipline of its own (tc qdisc)";
+        refusals.add(None, space.title(name(*device)), reason, DELETE);
+    }
+    if strange.is_empty() {
+        record.traffic = traffic::record(queueing);
+        if let Some((object, reason)) = traffic::obstacle(&record) {
+            refusals.add(None, space.title(object), reason, DELETE);
+        }
     }
     for (table, entries) in seen.tables {
         let kept = entries

@@ -1,4 +1,4 @@
-//! What a network namespace can have that floe does not carry: who waits how long to send, groups of bridges, keys of IPsec,
+//! What a network namespace can have that floe does not carry: groups of bridges, keys of IPsec,
 //! routes of groups and of MPLS.
 
 use super::title;
@@ -23,13 +23,6 @@ pub(super) fn look(devices: &[(Device, Beyond)]) -> io::Result<Vec<Finding>> {
         None => format!("network device {index}"),
     };
     let mut found = Vec::new();
-    for (index, kind) in route::disciplines()? {
-        found.push((
-            name(index),
-            format!("its queueing discipline {kind} (tc qdisc) is not carried, nor are classes and filters"),
-            "remove it (tc qdisc del)",
-        ));
-    }
     for index in route::lasting_groups()? {
         found.push((
             name(index),

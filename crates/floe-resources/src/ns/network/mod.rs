@@ -16,6 +16,7 @@ mod settings;
 mod space;
 mod tables;
 mod title;
+mod traffic;
 
 pub use build::{NetworkError, finish, make};
 pub use compare::differences;
@@ -24,6 +25,7 @@ pub use outer::{EndError, GivenEnd, GivenEnds, MadeEnds, OuterEnds, obstacles};
 pub use rehearse::rehearse;
 pub use space::NetworkSpace;
 pub use title::addresses;
+pub use traffic::shape;
 
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Beyond, Device, namespace_number};

@@ -1,6 +1,6 @@
 //! Makes the networks of an image in network namespaces that nobody is in, to see what is in the way.
 
-use super::{NetworkError, OuterEnds, compare, make, outer};
+use super::{NetworkError, OuterEnds, compare, make, outer, shape};
 use crate::ns::{NsError, contents, inside, make_namespace};
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkDeviceRecord, NetworkRecord};
 use floe_sys::route::{Link, VethEnd, link, make_veth, set_link};
@@ -45,6 +45,9 @@ pub fn rehearse(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Re
         return Ok(vec![(object, format!("this host can't {action} it: {source}"))]);
     }
     let wanted: Vec<_> = records.iter().map(|record| (record, of(record))).collect();
+    if let Err(NetworkError { object, source, .. }) = shape(&wanted) {
+        return Ok(vec![(object, format!("it can't be made on this host: {source}"))]);
+    }
     let differences = compare::differences(&wanted).map_err(NsError::New)?.into_iter();
     Ok(differences.map(|text| ("network".to_owned(), text)).collect())
 }

@@ -17,19 +17,23 @@ pub const KINDS: &[(&str, Make)] = &[
     ("owned-table", owned_table),
 ];
 
-const TBF: &[&str] = &["rate", "1gbit", "burst", "1mb", "limit", "1mb"];
-
+/// A filter with an action.
 fn discipline(_: &Stage) -> io::Result<Check> {
-    run(
-        "tc",
-        &[&["qdisc", "add", "dev", "lo", "root", "handle", "7:", "tbf"], TBF].concat(),
-    )?;
+    run("tc", &["qdisc", "add", "dev", "lo", "clsact"])?;
+    let never = ["match", "ip", "src", "192.0.2.1"];
+    let action = ["action", "mirred", "egress", "mirror", "dev", "lo"];
+    let filter = [
+        "filter", "add", "dev", "lo", "ingress", "protocol", "ip", "prio", "7", "u32",
+    ];
+    run("tc", &[&filter[..], &never, &action].concat())?;
     Ok(Box::new(|findings: &mut Findings| {
         let there = run(
             "tc",
-            &[&["qdisc", "change", "dev", "lo", "root", "handle", "7:", "tbf"], TBF].concat(),
+            &[
+                "filter", "del", "dev", "lo", "ingress", "protocol", "ip", "prio", "7", "u32",
+            ],
         );
-        findings.take("the discipline", there);
+        findings.take("the filter", there);
     }))
 }
 
