@@ -10,11 +10,16 @@ use floe_sys::{
     Pid,
     procfs::{Stat, read_text},
 };
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags, OFlag},
+    sys::stat::Mode,
+    unistd::linkat,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -91,12 +96,27 @@ fn folder(state_dir: &StateDir) -> PathBuf {
     state_dir.path().join(".migrations")
 }
 
-fn make_folder(state_dir: &StateDir) -> Result<PathBuf, RecordError> {
+/// Makes something in the folder, which others remove whenever nothing is in it.
+fn make_in<T>(state_dir: &StateDir, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
+    const ATTEMPTS: usize = 100;
     let folder = folder(state_dir);
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(&folder).map_err(wrap("make", &folder))?;
-    Ok(folder)
+    for _ in 1..ATTEMPTS {
+        builder.create(&folder)?;
+        match make(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    make(&folder)
+}
+
+/// Removes the folder where nothing is in it.
+pub fn tidy(state_dir: &StateDir) {
+    if let Err(error) = fs::remove_dir(folder(state_dir)) {
+        tracing::debug!(%error, "the folder of migrations stays, or is not there");
+    }
 }
 
 fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
@@ -105,10 +125,7 @@ fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(wrap("remove", path)(error)),
     }
-    // It stays as long as something is in it.
-    if let Err(error) = fs::remove_dir(folder(state_dir)) {
-        tracing::debug!(%error, "the folder of migrations stays");
-    }
+    tidy(state_dir);
     Ok(())
 }
 
@@ -138,17 +155,18 @@ impl Record {
     /// # Errors
     /// [`RecordError`].
     pub fn write(&self, state_dir: &StateDir) -> Result<(), RecordError> {
-        let folder = make_folder(state_dir)?;
         let path = self.path(state_dir);
-        let write = || -> io::Result<()> {
-            let beside = path.with_extension("new");
-            let mut file = File::create(&beside)?;
+        // It has no name until it is whole: nothing is left of one whose floe is killed before that.
+        let write = |folder: &Path| -> io::Result<()> {
+            let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let mut file = File::from(nix::fcntl::open(folder, flags, Mode::from_bits_retain(0o600))?);
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
             file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(&folder)?.sync_all()
+            let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+            linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW)?;
+            File::open(folder)?.sync_all()
         };
-        write().map_err(wrap("write", &path))
+        make_in(state_dir, write).map_err(wrap("write", &path))
     }
 
     /// What the sandbox's monitor is to write when it ends the tree.
@@ -197,6 +215,7 @@ impl Record {
                 all.push(read(&path)?);
             }
         }
+        tidy(state_dir);
         all.retain(|record| !record.worker.lives());
         Ok(all)
     }
@@ -224,9 +243,8 @@ impl<'a> Permit<'a> {
     /// # Errors
     /// [`RecordError`] where there is one by this id already.
     pub fn give(state_dir: &'a StateDir, id: &Id) -> Result<Self, RecordError> {
-        make_folder(state_dir)?;
         let path = Self::path(state_dir, id);
-        File::create_new(&path).map_err(wrap("make", &path))?;
+        make_in(state_dir, |_| File::create_new(&path)).map_err(wrap("make", &path))?;
         Ok(Self { state_dir, path })
     }
 

@@ -101,6 +101,8 @@ impl Request<'_> {
 /// # Errors
 /// Those of accept(2) and fork(2).
 pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>) -> io::Result<()> {
+    // One that was killed may have left it empty.
+    crate::record::tidy(request.state_dir);
     let mut listener = Some(listener);
     let mut sessions: Vec<Pid> = Vec::new();
     let result = loop {
