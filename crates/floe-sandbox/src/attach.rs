@@ -97,6 +97,14 @@ impl Client {
         self.ask(kind::ANNOUNCE).map(drop)
     }
 
+    /// Waits until all memory of the sandbox is there (it may come while it runs).
+    ///
+    /// # Errors
+    /// [`AttachError::Talk`], where it ends before, too.
+    pub(crate) fn await_memory(&mut self) -> Result<(), AttachError> {
+        self.ask(kind::LOADED).map(drop)
+    }
+
     /// Asks for all output from now on; returns, when the monitor has taken note, how many bytes of the log came before.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use nix::{
 use std::{
     io,
     os::{
-        fd::{OwnedFd, RawFd},
+        fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -97,7 +97,7 @@ impl LaunchError {
     }
 }
 
-fn system(action: &'static str) -> impl FnOnce(Errno) -> LaunchError {
+pub(crate) fn system(action: &'static str) -> impl FnOnce(Errno) -> LaunchError {
     move |source| LaunchError::System {
         action,
         source: source.into(),
@@ -212,6 +212,16 @@ impl Launch {
             Some((kind::FAILED, payload)) => Err(parse(&payload)),
             Some(_) | None => Err(LaunchError::Hangup),
         }
+    }
+
+    /// Gives the monitor its end of a socket to the page server, and descriptors to hold.
+    pub(crate) fn hand_over(&self, server: &OwnedFd, held: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
+        let socket = self.socket.as_ref().ok_or(LaunchError::Hangup)?;
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(server.as_fd()).chain(held.iter().copied()).collect();
+        for files in all.chunks(message::MOST_FILES) {
+            message::put_with_files(socket, kind::PAGES, files).map_err(system("talk to the monitor"))?;
+        }
+        Ok(())
     }
 
     /// Leaves the sandbox to its monitor.

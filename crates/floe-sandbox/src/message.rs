@@ -38,6 +38,11 @@ pub mod kind {
     /// frozen, let it run. With a
     /// [`Holding`](crate::handover::Holding) as JSON: leave it frozen until somebody decides ([`RELEASE`], [`DROP`]).
     pub const COMMIT: u8 = b'C';
+    /// Launcher to monitor, with descriptors beside it: pages of memory are brought while the sandbox runs. The first of all
+    /// is the way to who brings them; the others are to be held until [`LOADED`] comes that way, or nobody is left.
+    pub const PAGES: u8 = b'P';
+    /// Page server to monitor: all memory is there. Client to monitor: tell me ([`NOTED`]) when it is.
+    pub const LOADED: u8 = b'L';
     /// Client to monitor: standard input.
     pub const INPUT: u8 = b'i';
     /// Client to monitor: standard input has ended.
@@ -123,26 +128,34 @@ fn put_with(socket: &impl AsRawFd, kind: u8, payload: &[u8], flags: MsgFlags) ->
     }
 }
 
+/// Descriptors that go beside one message (SCM_MAX_FD is 253).
+pub const MOST_FILES: usize = 200;
+
 /// Sends one message with a file, without waiting for room.
 pub fn put_file_now(socket: &impl AsRawFd, kind: u8, payload: &[u8], file: BorrowedFd<'_>) -> Result<(), Errno> {
-    put_file_with(socket, kind, payload, file, MsgFlags::MSG_DONTWAIT)
+    put_files_with(socket, kind, payload, &[file], MsgFlags::MSG_DONTWAIT)
 }
 
 /// Sends one message with a file.
 pub fn put_file(socket: &impl AsRawFd, kind: u8, payload: &[u8], file: BorrowedFd<'_>) -> Result<(), Errno> {
-    put_file_with(socket, kind, payload, file, MsgFlags::empty())
+    put_files_with(socket, kind, payload, &[file], MsgFlags::empty())
 }
 
-fn put_file_with(
+/// Sends one message with up to [`MOST_FILES`] files.
+pub fn put_with_files(socket: &impl AsRawFd, kind: u8, files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    put_files_with(socket, kind, &[], files, MsgFlags::empty())
+}
+
+fn put_files_with(
     socket: &impl AsRawFd,
     kind: u8,
     payload: &[u8],
-    file: BorrowedFd<'_>,
+    files: &[BorrowedFd<'_>],
     flags: MsgFlags,
 ) -> Result<(), Errno> {
     let pieces = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(payload)];
-    let rights = [file.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&rights)];
+    let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
     let flags = flags | MsgFlags::MSG_NOSIGNAL;
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &pieces, &rights, flags, None) {
@@ -158,22 +171,30 @@ pub type WithFile = (u8, Vec<u8>, Option<OwnedFd>);
 
 /// Receives one message, and the file that it brings; `None` at the end of the connection.
 pub fn get_with_file(socket: &impl AsRawFd) -> Result<Option<WithFile>, Errno> {
+    let message = get_with_files(socket)?;
+    Ok(message.map(|(kind, payload, files)| (kind, payload, files.into_iter().next())))
+}
+
+/// A message with the files that it brought.
+pub type WithFiles = (u8, Vec<u8>, Vec<OwnedFd>);
+
+/// Receives one message and its files; `None` at the end of the connection. What comes without its files, as there is no room
+/// for more, has none.
+pub fn get_with_files(socket: &impl AsRawFd) -> Result<Option<WithFiles>, Errno> {
     let mut buffer = vec![0; PAYLOAD + 1];
     loop {
-        let mut space = cmsg_space!([RawFd; 1]);
+        let mut space = cmsg_space!([RawFd; MOST_FILES]);
         let mut pieces = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags);
-        let (got, file) = match received {
+        let (got, files) = match recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags) {
             Ok(received) => {
-                // What comes without its file, as there is no room for one more, is none.
-                let file = received.cmsgs().ok().and_then(|mut all| {
-                    all.find_map(|message| match message {
-                        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
-                        _ => None,
-                    })
-                });
-                (received.bytes, file.map(adopt))
+                let mut files = Vec::new();
+                for beside in received.cmsgs().into_iter().flatten() {
+                    if let ControlMessageOwned::ScmRights(numbers) = beside {
+                        files.extend(numbers.into_iter().map(adopt));
+                    }
+                }
+                (received.bytes, files)
             }
             Err(Errno::EINTR | Errno::ECONNRESET) => continue,
             Err(error) => return Err(error),
@@ -183,7 +204,7 @@ pub fn get_with_file(socket: &impl AsRawFd) -> Result<Option<WithFile>, Errno> {
         }
         buffer.truncate(got);
         let kind = buffer.remove(0);
-        return Ok(Some((kind, buffer, file)));
+        return Ok(Some((kind, buffer, files)));
     }
 }
 

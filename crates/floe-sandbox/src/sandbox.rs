@@ -356,6 +356,20 @@ impl Sandbox {
         Ok(Announcement { client, monitor })
     }
 
+    /// Waits until all its memory is there: some may come while it runs. One without a monitor is not waited for.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn await_memory(&self) -> Result<(), SandboxError> {
+        match Client::connect(&self.folder) {
+            Ok(mut client) => Ok(client.await_memory()?),
+            Err(error) => {
+                tracing::debug!(%error, "the monitor is gone");
+                Ok(())
+            }
+        }
+    }
+
     /// Waits for its end and returns its exit status.
     ///
     /// # Errors

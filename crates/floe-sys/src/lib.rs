@@ -27,6 +27,7 @@ pub mod netfilter;
 pub mod network;
 pub mod packet;
 pub mod pagemap;
+pub mod pager;
 pub mod pid;
 pub mod pipe;
 pub mod procfs;

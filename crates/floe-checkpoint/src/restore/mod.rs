@@ -15,6 +15,7 @@ mod console;
 mod contents;
 mod disk;
 mod files;
+mod lazy;
 mod link;
 mod mounts;
 mod nameless;
@@ -30,6 +31,7 @@ mod users;
 mod verify;
 
 pub use disk::FilesMode;
+pub use lazy::Postponed;
 pub use plan::{PlanError, Step, plan};
 pub use preflight::{Obstacle, obstacles};
 
@@ -38,6 +40,7 @@ use crate::{
     stage::{Control, StageError},
 };
 use contents::MadeContents;
+use lazy::LookedAfter;
 use floe_image::{
     Image, ImageFiles, Numbering, ReadError,
     record::{ConsoleRecord, NamespaceOrigin},
@@ -130,6 +133,8 @@ pub struct Request<'a> {
     pub publish: Option<Vec<Published>>,
     /// By which hand-over it comes from another host: it is left frozen until that is decided. It runs where there is none.
     pub hold: Option<&'a Holding>,
+    /// Whether memory comes while the tree runs, as far as it can.
+    pub lazy: bool,
     /// Called when the tree stands verified and is about to run, e.g. to take up its streams.
     pub before_thaw: &'a mut BeforeThaw<'a>,
 }
@@ -145,6 +150,8 @@ pub struct Report {
     pub processes: usize,
     /// Bytes of pages written.
     pub memory: u64,
+    /// What comes later, where that was asked for.
+    pub postponed: Postponed,
     /// From the launch to the thaw.
     pub elapsed: Duration,
 }
@@ -340,6 +347,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let image = Image::open(request.image)?;
     control.enter("plan")?;
     let (steps, lendings) = plan_all(&image)?;
+    let (later, not_later) = if request.lazy { lazy::choose(&image) } else { Default::default() };
     control.enter("preflight")?;
     let outside = request.outside;
     let publish = request.publish.as_deref();
@@ -380,6 +388,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let groups = cgroups::make((&image, &plan, &hierarchies), &launch)?;
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
+    world.later = Some(&later);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
     world.namespaces = Namespaces::make(&image, launch.pid1(), &|places| {
@@ -449,6 +458,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         let unsent = (&mut opened.unsent, &stash);
         files::connect_all(&image, &world, &roots, &crowd.host_ids(), unsent)?;
         world.set_sysctls(&image.sandbox().sysctls)?;
+        let looked_after = LookedAfter::begin(&image, &world, &later)?;
         let threads = state::complete(&image, &mut world, crowd, &base, &sender)?;
         drop(sender);
         drop(one);
@@ -480,13 +490,15 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         differences.extend(groups.differences(&everybody)?);
         differences.into_result()?;
         files::refresh_views(&image, &hosts)?;
-        Ok::<_, RestoreError>((opened, stopped))
+        Ok::<_, RestoreError>((opened, stopped, looked_after))
     })?;
-    let (opened, stopped) = complete;
+    let (opened, stopped, looked_after) = complete;
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
     networks.join()?;
+    let mut postponed = looked_after.hand_over(&image, &launch)?;
+    postponed.not = postponed.not.or(not_later);
     connections.go_on(held, &opened.outside, launch.pid1())?;
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);
@@ -506,6 +518,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         has_terminal: matches!(spec.console, Console::Terminal { .. }),
         processes,
         memory,
+        postponed,
         elapsed: started.elapsed(),
     })
 }

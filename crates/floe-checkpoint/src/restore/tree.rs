@@ -3,6 +3,7 @@
 use super::{
     PidMethod, RestoreError,
     contents::MadeContents,
+    lazy::Later,
     namespaces::{Namespaces, Place},
     plan::Step,
     sharing::{Held, Lending, Memory},
@@ -65,6 +66,7 @@ impl Heritage<'_> {
                 space: &held.space,
                 runs: &held.runs,
                 huge: &held.huge,
+                later: &[],
             },
         }
     }
@@ -99,6 +101,8 @@ pub struct World<'a> {
     /// Zombies and their host ids.
     ended: BTreeMap<i32, Pid>,
     filler: Filler<'a>,
+    /// Pages that are left out, as they come later.
+    pub later: Option<&'a Later>,
     /// Where processes are put before they have memory, which is counted there.
     pub cgroups: Option<&'a Made<'a>>,
 }
@@ -135,6 +139,7 @@ impl<'a> World<'a> {
             method,
             ended: BTreeMap::new(),
             filler: Filler::new(image),
+            later: None,
             cgroups: None,
         };
         world.settle(inherited)?;
@@ -265,6 +270,11 @@ impl<'a> World<'a> {
         self.puppet(1)
     }
 
+    /// What writes pages.
+    pub fn filler(&self) -> &Filler<'a> {
+        &self.filler
+    }
+
     /// Bytes of pages written.
     pub fn written(&self) -> u64 {
         self.filler.written()
@@ -296,7 +306,9 @@ impl<'a> World<'a> {
         control: &Control<'_>,
     ) -> Result<(), RestoreError> {
         let runs = self.memory.runs.values().copied().flatten();
-        let total: u64 = runs.map(|run| run.pages * PAGE).sum();
+        let later = self.later.into_iter().flat_map(HashMap::values).flatten();
+        let later: u64 = later.map(|run| run.pages * PAGE).sum();
+        let total = runs.map(|run| run.pages * PAGE).sum::<u64>() - later;
         // Others make their sessions on the way.
         self.take_terminal(1, terminals)?;
         self.lendings = lendings.into_iter().map(|(pid, lent)| (pid, Rc::new(lent))).collect();
@@ -388,6 +400,7 @@ impl<'a> World<'a> {
             space,
             runs: self.memory.runs(pid),
             huge: self.memory.huge(pid),
+            later: self.later.and_then(|later| later.get(&pid)).map_or(&[], Vec::as_slice),
         }))
     }
 

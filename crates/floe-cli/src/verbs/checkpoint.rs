@@ -105,6 +105,8 @@ impl Checkpoint {
         match (&sandbox, self.pid) {
             (Some(sandbox), _) => {
                 sandbox.refuse_held()?;
+                // Of memory that is still to come nothing but its image is known.
+                sandbox.await_memory()?;
                 sandbox.join_user()?;
             }
             (None, Some(pid)) => {

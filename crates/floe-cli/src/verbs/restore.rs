@@ -88,6 +88,10 @@ pub struct Restore {
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
+    /// Let the tree run before its memory is there, which comes as it is used, and all of it soon. The image is read until
+    /// then; where it turns out damaged, the sandbox is ended, with a word in its log. As root.
+    #[arg(long, conflicts_with = "dry_run")]
+    lazy: bool,
     /// Print the names of the stages, at each of which a failure undoes everything.
     #[arg(long)]
     stages: bool,
@@ -162,6 +166,9 @@ impl Restore {
             return print(found);
         }
         let (report, attached) = self.perform(context, image, (outside, publish))?;
+        if let Some(why) = &report.postponed.not {
+            context.tell(&format!("memory came at once: {why}"));
+        }
         // What was given is the tree's alone.
         drop(grants);
         match attached {
@@ -199,6 +206,7 @@ impl Restore {
             files: self.files.into(),
             publish: publish.map(<[Published]>::to_vec),
             hold: None,
+            lazy: self.lazy,
             before_thaw: &mut before_thaw,
         };
         let report = act::perform(|control| restore::restore(request, control))??;
@@ -211,8 +219,12 @@ type Attached = (Client, Signals, OwnedFd);
 
 fn tell(context: &Context, report: &Report) {
     output::line(&report.name);
+    let later = match report.postponed.bytes {
+        0 => String::new(),
+        bytes => format!(" and {} to come", output::bytes(bytes)),
+    };
     context.tell(&format!(
-        "{}, {} of memory, in {:.1} ms",
+        "{}, {} of memory{later}, in {:.1} ms",
         output::count(report.processes, "process", "processes"),
         output::bytes(report.memory),
         report.elapsed.as_secs_f64() * 1e3

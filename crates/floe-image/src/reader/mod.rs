@@ -22,7 +22,11 @@ use crate::record::{
     IndexRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, PageId,
     PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
-use std::{collections::HashMap, fs::File};
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 /// An image, its records read and checked.
 #[derive(Debug)]
@@ -56,6 +60,13 @@ struct Records {
     mount_namespaces: Vec<MountNamespaceRecord>,
     filesystems: Vec<FilesystemRecord>,
     networks: Vec<NetworkRecord>,
+}
+
+impl AsFd for Image {
+    /// The file, which pages are read from when they are wanted.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 macro_rules! lists {

@@ -10,7 +10,7 @@ use super::{
     assemble::{Assembly, Inherited, assemble},
     attach::Attach,
     fill::{FillError, Filler},
-    runs::{page_work, part_huge},
+    runs::{page_work, part_huge, without},
 };
 use crate::{
     channel::{Channel, ChannelError},
@@ -117,6 +117,8 @@ pub struct Filled<'a> {
     pub runs: &'a [PageRun],
     /// Where they are huge ones.
     pub huge: &'a [HugeRun],
+    /// Pages of its that come later, which nobody else has.
+    pub later: &'a [PageRun],
 }
 
 const PR_SET_THP_DISABLE: u64 = 41;
@@ -141,6 +143,7 @@ impl Builder<'_> {
             space: wanted,
             runs,
             huge,
+            later,
         } = wanted;
         let new_exe = heritage.is_none_or(|old| old.space.exe != wanted.exe);
         let inherited = Inherited {
@@ -176,7 +179,8 @@ impl Builder<'_> {
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
-        let (large, small) = part_huge(&work.write, huge);
+        let now = if later.is_empty() { work.write } else { without(&work.write, later) };
+        let (large, small) = part_huge(&now, huge);
         self.filler.process(puppet.tid(), &small, writable.clone())?;
         if !large.is_empty() {
             script.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0])?;

@@ -3,7 +3,8 @@
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
 //! memory), with `hidden` what guards hide of it, with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once; `track` tells which pages were written, and
 //! `base` which are as in an earlier image. `assemble` works out
-//! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages.
+//! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages, and `lazy` those that
+//! come while the tree runs.
 
 mod advice;
 mod aio;
@@ -18,6 +19,7 @@ mod content;
 mod fill;
 mod ghost;
 mod hidden;
+pub mod lazy;
 mod links;
 mod look;
 mod pages;

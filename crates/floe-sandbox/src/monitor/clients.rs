@@ -31,6 +31,8 @@ struct Client {
     queue: VecDeque<WithFile>,
     /// Files that it hands over, until it says that they are to be kept.
     handed: Option<KeptFiles>,
+    /// It wants to know when all memory is there.
+    awaits_memory: bool,
     /// It takes nothing any more; what it has sent before counts all the same.
     deaf: bool,
     gone: bool,
@@ -42,6 +44,8 @@ pub struct Clients {
     all: Vec<Client>,
     /// Files that floe has given into care.
     kept: KeptFiles,
+    /// Whether memory is still to come.
+    loading: bool,
 }
 
 impl Clients {
@@ -58,6 +62,7 @@ impl Clients {
             listener,
             all: Vec::new(),
             kept: KeptFiles::default(),
+            loading: false,
         })
     }
 
@@ -76,6 +81,7 @@ impl Clients {
                     subscribed: false,
                     announces: false,
                     surveys: false,
+                    awaits_memory: false,
                     queue: VecDeque::new(),
                     handed: None,
                     deaf: false,
@@ -147,6 +153,10 @@ impl Clients {
             Ok(Some((kind @ (kind::HAND_OVER | kind::RELEASE | kind::DROP), payload, _))) => {
                 return Some((kind, payload));
             }
+            Ok(Some((kind::LOADED, ..))) => {
+                client.awaits_memory = true;
+                self.set_loading(self.loading);
+            }
             Ok(Some((kind, payload, _))) => client.obey(kind, &payload, console),
             Ok(None) | Err(_) => client.gone = true,
         }
@@ -171,6 +181,19 @@ impl Clients {
             .map(|piece| (kind::WAITING, piece.to_vec(), None));
         client.queue.extend(pieces);
         client.tell(kind::SURVEYED, console.survey());
+    }
+
+    /// Whether memory is still to come; when it is not, those are told that wait for it.
+    pub fn set_loading(&mut self, loading: bool) {
+        self.loading = loading;
+        if loading {
+            return;
+        }
+        for client in &mut self.all {
+            if std::mem::take(&mut client.awaits_memory) {
+                client.tell(kind::NOTED, Vec::new());
+            }
+        }
     }
 
     /// Sends output to all that want it.

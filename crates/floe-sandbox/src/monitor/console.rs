@@ -214,6 +214,15 @@ impl ConsoleEnds {
         }
     }
 
+    /// Says something of the monitor's own, in the log and to who reads the workload's errors.
+    pub fn note(&mut self, text: &str, clients: &mut Clients) {
+        let line = format!("floe: {text}\n");
+        if let Err(error) = self.log.write_all(line.as_bytes()) {
+            tracing::error!(%error, "write the log");
+        }
+        clients.tell(kind::ERROR, line.as_bytes());
+    }
+
     /// Reads what a stream has, once; returns whether there may be more.
     pub fn read(&mut self, stream: usize, clients: &mut Clients) -> bool {
         let Some(position) = self.outputs.iter().position(|(known, ..)| *known == stream) else {

@@ -4,6 +4,7 @@
 mod clients;
 mod console;
 mod handover;
+mod pages;
 mod setup;
 mod typed;
 
@@ -91,6 +92,8 @@ struct Monitor {
     clients: Clients,
     /// Mount points that were made for it, which go again if it does not come to run.
     points: Points,
+    /// Memory that comes while it runs.
+    pages: pages::Pages,
     phase: Phase,
     remove: bool,
     /// It was ended because it runs on at another host.
@@ -105,6 +108,7 @@ enum Source {
     Launcher,
     First,
     Pid1,
+    Pages,
     Listener,
     Client(usize),
     Stream(usize),
@@ -122,6 +126,7 @@ impl Monitor {
             console: setup.console,
             clients: setup.clients,
             points: setup.points,
+            pages: pages::Pages::default(),
             phase: Phase::Launching,
             remove: spec.remove,
             handed_over: false,
@@ -144,6 +149,7 @@ impl Monitor {
                     },
                     Source::First => self.first_speaks(launcher),
                     Source::Pid1 => self.reap(),
+                    Source::Pages => self.hear_of_pages(),
                     Source::Listener => self.clients.accept(),
                     Source::Client(index) => {
                         if let Some(order) = self.clients.hear(index, &mut self.console)
@@ -170,6 +176,9 @@ impl Monitor {
             ask(Source::First, socket.as_fd(), PollFlags::POLLIN);
         }
         ask(Source::Pid1, self.pidfd.as_fd(), PollFlags::POLLIN);
+        if let Some(socket) = self.pages.server() {
+            ask(Source::Pages, socket.as_fd(), PollFlags::POLLIN);
+        }
         ask(Source::Listener, self.clients.listener(), PollFlags::POLLIN);
         for (index, fd, flags) in self.clients.wishes(self.console.has_input_room()) {
             ask(Source::Client(index), fd, flags);
@@ -203,8 +212,13 @@ impl Monitor {
     }
 
     fn launcher(&mut self, socket: &OwnedFd) -> Heard {
-        match message::get(socket) {
-            Ok(Some((kind::EXECUTE, _))) => {
+        match message::get_with_files(socket) {
+            Ok(Some((kind::PAGES, _, files))) => {
+                self.pages.take(files);
+                self.clients.set_loading(true);
+                Heard::Other
+            }
+            Ok(Some((kind::EXECUTE, ..))) => {
                 if let Some(first) = &self.first
                     && let Err(error) = message::put(first, kind::EXECUTE, &[])
                 {
@@ -212,7 +226,7 @@ impl Monitor {
                 }
                 Heard::Other
             }
-            Ok(Some((kind::COMMIT, payload))) => {
+            Ok(Some((kind::COMMIT, payload, _))) => {
                 if payload == message::THAW
                     && let Some(cgroup) = &self.cgroups.freezer
                     && let Err(error) = cgroup.thaw()
@@ -237,6 +251,32 @@ impl Monitor {
             }
             Ok(Some(_)) => Heard::Other,
             Ok(None) | Err(_) => Heard::Abandoned,
+        }
+    }
+
+    fn hear_of_pages(&mut self) {
+        match self.pages.hear() {
+            pages::Heard::Other => {}
+            pages::Heard::All => self.clients.set_loading(false),
+            pages::Heard::Failed(why) => {
+                // PID 1 may have ended just before, and those who brought its memory with it.
+                let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ready| ready == 0) {
+                    self.console.note(&format!("{why}: the sandbox is ended"), &mut self.clients);
+                }
+                self.kill();
+            }
+        }
+    }
+
+    /// Ends all tasks.
+    fn kill(&self) {
+        if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
+            tracing::debug!(%error, "PID 1 is gone already");
+        }
+        // Without one, its tasks end with PID 1.
+        if let Err(error) = self.cgroups.kill_all() {
+            tracing::error!(%error, "end the tasks of the sandbox");
         }
     }
 
@@ -329,13 +369,7 @@ impl Monitor {
 
     /// Ends it, and removes all there is of it.
     fn clear_away(&mut self) {
-        if let Err(error) = floe_sys::descriptor::pidfd_kill(self.pidfd.as_fd()) {
-            tracing::debug!(%error, "PID 1 is gone already");
-        }
-        // Without one, its tasks end with PID 1.
-        if let Err(error) = self.cgroups.kill_all() {
-            tracing::error!(%error, "end the tasks of the sandbox");
-        }
+        self.kill();
         // Already reaped, or reaped now; either way it is gone.
         let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
         self.link = None;

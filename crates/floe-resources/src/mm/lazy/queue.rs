@@ -1,0 +1,152 @@
+//! Which chunk comes next: of what somebody waits for, else what lies behind what was waited for last, else in the order in
+//! which it is expected to be used.
+
+use floe_image::{
+    Image,
+    record::{AddressSpaceRecord, PageRun},
+};
+use std::collections::{HashMap, VecDeque};
+
+/// What a thread is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Job<S> {
+    /// Somebody waits: in which address space, for which address.
+    Fault(S, u64),
+    /// A chunk for whoever is to have pages of it.
+    Chunk(usize),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Queue<S> {
+    faults: VecDeque<(S, u64)>,
+    /// Chunks in order of expected use.
+    order: Vec<usize>,
+    /// Where each stands in it.
+    position: HashMap<usize, usize>,
+    /// Which of the order are to come still.
+    waiting: Vec<bool>,
+    left: usize,
+    /// Where to go on.
+    cursor: usize,
+    /// How many are in hand.
+    pub busy: usize,
+    /// All threads are to end.
+    pub stop: bool,
+}
+
+impl<S> Queue<S> {
+    /// All chunks of an order, each once.
+    pub fn new(order: Vec<usize>) -> Self {
+        Self {
+            position: order.iter().enumerate().map(|(at, chunk)| (*chunk, at)).collect(),
+            waiting: vec![true; order.len()],
+            left: order.len(),
+            order,
+            faults: VecDeque::new(),
+            cursor: 0,
+            busy: 0,
+            stop: false,
+        }
+    }
+
+    /// Somebody waits.
+    pub fn fault(&mut self, space: S, address: u64) {
+        self.faults.push_back((space, address));
+    }
+
+    /// A chunk has to come (again).
+    pub fn again(&mut self, chunk: usize) {
+        if let Some(waiting) = self.position.get(&chunk).and_then(|at| self.waiting.get_mut(*at))
+            && !*waiting
+        {
+            *waiting = true;
+            self.left += 1;
+        }
+    }
+
+    /// A chunk is in hand because somebody waits for it: it needs not come once more, and what lies behind it comes next.
+    pub fn in_hand(&mut self, chunk: usize) {
+        let Some(at) = self.position.get(&chunk).copied() else {
+            return;
+        };
+        if std::mem::take(&mut self.waiting[at]) {
+            self.left -= 1;
+        }
+        self.cursor = at + 1;
+    }
+
+    /// The next thing to do; with `faults` alone, only of those.
+    pub fn next(&mut self, faults: bool) -> Option<Job<S>> {
+        if let Some((space, address)) = self.faults.pop_front() {
+            self.busy += 1;
+            return Some(Job::Fault(space, address));
+        }
+        if faults || self.left == 0 {
+            return None;
+        }
+        let from = self.cursor.min(self.order.len());
+        let behind = self.waiting[from..].iter().position(|waiting| *waiting);
+        let at = match behind {
+            Some(offset) => from + offset,
+            None => self.waiting.iter().position(|waiting| *waiting)?,
+        };
+        self.waiting[at] = false;
+        self.left -= 1;
+        self.busy += 1;
+        self.cursor = at + 1;
+        Some(Job::Chunk(self.order[at]))
+    }
+
+    /// Whether there is nothing to do, and nobody does anything.
+    pub fn is_idle(&self) -> bool {
+        self.left == 0 && self.busy == 0 && self.faults.is_empty()
+    }
+}
+
+/// Chunks that hold pages of these, those first that are expected to be used first: of each process the heap, then all by
+/// address.
+pub fn order(image: &Image, spaces: &[(&AddressSpaceRecord, Vec<PageRun>)]) -> Vec<usize> {
+    let mut order: Vec<(bool, usize)> = Vec::new();
+    for (space, runs) in spaces {
+        let heap = space.layout.start_brk..space.layout.brk;
+        for run in runs {
+            let mut page = run.first;
+            while page.0 < run.first.0 + run.pages {
+                let Some(chunk) = image.chunk_of(page) else { break };
+                order.push((!heap.contains(&run.start), chunk));
+                page.0 = image.chunks()[chunk].end();
+            }
+        }
+    }
+    // It keeps those in order that are alike.
+    order.sort_by_key(|(late, _)| *late);
+    let mut known = std::collections::HashSet::new();
+    order.retain(|(_, chunk)| known.insert(*chunk));
+    order.into_iter().map(|(_, chunk)| chunk).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Job, Queue};
+
+    #[test]
+    fn who_waits_comes_first_and_what_lies_behind_it_next() {
+        let mut queue: Queue<usize> = Queue::new(vec![7, 3, 5, 9]);
+        assert_eq!(queue.next(true), None);
+        assert_eq!(queue.next(false), Some(Job::Chunk(7)));
+        queue.fault(0, 0x1000);
+        assert_eq!(queue.next(false), Some(Job::Fault(0, 0x1000)));
+        queue.in_hand(5);
+        assert_eq!(queue.next(false), Some(Job::Chunk(9)));
+        assert_eq!(queue.next(false), Some(Job::Chunk(3)));
+        assert_eq!(queue.next(false), None);
+        assert!(!queue.is_idle());
+        queue.busy = 0;
+        assert!(queue.is_idle());
+        queue.again(5);
+        queue.again(5);
+        assert_eq!(queue.next(false), Some(Job::Chunk(5)));
+        assert_eq!(queue.next(false), None);
+    }
+}

@@ -1,0 +1,346 @@
+//! Brings pages to address spaces until all are there, or nobody is left who could want them.
+//!
+//! One thread reads what happens to the address spaces; others read, check and unpack chunks and fill pages, one of them only
+//! such that somebody waits for. A chunk goes to all address spaces that are to have pages of it: processes that were forked
+//! meanwhile want what their parents want. What can't be filled yet, as its mapping is being changed or was not copied to
+//! a child (MADV_DONTFORK), is tried again as long as it is wanted.
+
+use super::{
+    queue::{Job, Queue, order},
+    spaces::{Delivery, Space},
+};
+use floe_image::{
+    ChunkScratch, Image, Place, ReadError,
+    record::{AddressSpaceRecord, PageId, PageRun},
+};
+use floe_sys::{event, pager::Pager};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use std::{
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, RwLock},
+    time::Duration,
+};
+
+const PAGE: usize = 4096;
+/// How long is waited until what could not be filled is tried again.
+const LATER: Duration = Duration::from_millis(10);
+/// How long until an event is looked for that is on its way.
+const SOON: Duration = Duration::from_micros(50);
+/// Memory may be short for a while; this often it is tried again, at intervals of [`LATER`].
+const SHORTAGES: u32 = 3000;
+/// More threads bring no more.
+const MOST_THREADS: usize = 8;
+
+/// Pages that could not be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The image.
+    #[error("{place} can't be read")]
+    Read {
+        /// Which part of it.
+        place: Place,
+        /// Why not.
+        #[source]
+        source: ReadError,
+    },
+    /// Memory is short.
+    #[error("there was no memory for pages of the workload for half a minute")]
+    NoRoom,
+    /// A descriptor that tells of an address space.
+    #[error("read what happens to the memory of the workload")]
+    Hear(#[source] Errno),
+    /// The kernel took them not.
+    #[error("fill pages of the workload")]
+    Fill(#[source] Errno),
+    /// A system call.
+    #[error("wait for what happens to the memory of the workload")]
+    Wait(#[source] Errno),
+    /// A thread.
+    #[error("start a thread that brings pages")]
+    Thread(#[source] std::io::Error),
+}
+
+/// How it came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brought {
+    /// All pages are there.
+    All,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// An address space: what is mapped, what looks after it, what is to come.
+pub type Watched<'a> = (&'a AddressSpaceRecord, Pager, Vec<PageRun>);
+
+/// Those around the server.
+pub trait Surroundings {
+    /// What tells that something has become of them.
+    fn files(&self) -> Vec<BorrowedFd<'_>>;
+    /// Whether nobody is left to bring pages to.
+    fn are_over(&mut self) -> bool;
+    /// Ends all who could read what does not come, and waits until nobody is left.
+    fn end(&self, error: &ServeError);
+}
+
+struct Server<'a> {
+    image: &'a Image,
+    spaces: RwLock<Vec<Arc<Space>>>,
+    queue: Mutex<Queue<Arc<Space>>>,
+    bell: Condvar,
+    /// Tells the thread that reads events that there is nothing left to do.
+    idle: OwnedFd,
+    failure: Mutex<Option<ServeError>>,
+}
+
+/// Brings all pages.
+///
+/// # Errors
+/// [`ServeError`]. The descriptors are closed only when the surroundings have come to their end: until then nobody reads zeros.
+pub fn serve(
+    image: &Image,
+    watched: Vec<Watched<'_>>,
+    surroundings: &mut impl Surroundings,
+) -> Result<Brought, ServeError> {
+    let wanted: Vec<(&AddressSpaceRecord, Vec<PageRun>)> =
+        watched.iter().map(|(space, _, runs)| (*space, runs.clone())).collect();
+    let server = Server {
+        image,
+        queue: Mutex::new(Queue::new(order(image, &wanted))),
+        spaces: RwLock::new(
+            watched
+                .into_iter()
+                .map(|(_, userfault, runs)| Arc::new(Space::new(userfault, &runs)))
+                .collect(),
+        ),
+        bell: Condvar::new(),
+        idle: event::eventfd(libc::EFD_NONBLOCK).map_err(ServeError::Wait)?,
+        failure: Mutex::new(None),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let brought = std::thread::scope(|scope| {
+        let mut started = Ok(());
+        for number in 0..=cores.clamp(2, MOST_THREADS) {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, {
+                let server = &server;
+                move || server.work(number == 0)
+            });
+            // Two are needed: one that waits with who waits, and one for the rest.
+            if let (Err(error), 0..=1) = (thread, number) {
+                started = Err(ServeError::Thread(error));
+            }
+        }
+        let result = started.and_then(|()| server.watch(surroundings));
+        server.stop();
+        result
+    });
+    let failure = server.failure.lock().expect("no thread panics with the lock held").take();
+    let result = failure.map_or(brought, Err);
+    if let Err(error) = &result {
+        surroundings.end(error);
+    }
+    result
+}
+
+impl Server<'_> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue<Arc<Space>>> {
+        self.queue.lock().expect("no thread panics with the lock held")
+    }
+
+    fn all(&self) -> Vec<Arc<Space>> {
+        self.spaces.read().expect("no thread panics with the lock held").clone()
+    }
+
+    fn stop(&self) {
+        self.queue().stop = true;
+        self.bell.notify_all();
+    }
+
+    /// Reads events until all is done.
+    fn watch(&self, surroundings: &mut impl Surroundings) -> Result<Brought, ServeError> {
+        let mut tried = Vec::new();
+        let mut rested = true;
+        loop {
+            if surroundings.are_over() || self.failure.lock().expect("no thread panics with the lock held").is_some() {
+                return Ok(Brought::Stopped);
+            }
+            let mut patience = PollTimeout::NONE;
+            if self.queue().is_idle() {
+                let missing = self.missing();
+                if missing.is_empty() {
+                    return Ok(Brought::All);
+                }
+                rested = !rested && missing == tried;
+                if rested {
+                    patience = PollTimeout::try_from(LATER).unwrap_or(PollTimeout::ZERO);
+                } else {
+                    let mut queue = self.queue();
+                    missing.iter().for_each(|chunk| queue.again(*chunk));
+                    drop(queue);
+                    self.bell.notify_all();
+                    tried = missing;
+                }
+            }
+            let spaces = self.all();
+            let on = surroundings.files();
+            let others = on.iter().copied().chain([self.idle.as_fd()]);
+            let mut asked: Vec<PollFd<'_>> = (others.chain(spaces.iter().map(|space| space.userfault().as_fd())))
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut asked, patience) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(ServeError::Wait(error)),
+            }
+            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let (others, tellers) = asked.split_at(on.len() + 1);
+            if others.last().is_some_and(ready) {
+                let mut count = [0; 8];
+                // Whatever it counts.
+                let _ = nix::unistd::read(self.idle.as_fd(), &mut count);
+            }
+            for index in (0..spaces.len()).filter(|index| ready(&tellers[*index])) {
+                self.hear(&spaces[index])?;
+            }
+        }
+    }
+
+    /// Chunks that somebody misses still. Those address spaces that miss nothing are looked after all the same, until all are
+    /// let go together: others have their descriptors too.
+    fn missing(&self) -> Vec<usize> {
+        let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
+        spaces.retain(|space| !space.is_gone());
+        let missing = spaces.iter().flat_map(|space| space.missing());
+        let mut chunks: Vec<usize> = missing
+            .flat_map(|run| {
+                let last = run.first.0 + run.pages - 1;
+                let ends = [run.first, PageId(last)].map(|page| self.image.chunk_of(page));
+                match ends {
+                    [Some(first), Some(last)] => first..last + 1,
+                    _ => 0..0,
+                }
+            })
+            .collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks
+    }
+
+    /// Notes what the owner of an address space did.
+    fn hear(&self, space: &Arc<Space>) -> Result<(), ServeError> {
+        let news = space.hear().map_err(ServeError::Hear)?;
+        if news.faults.is_empty() && news.copies.is_empty() {
+            return Ok(());
+        }
+        let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
+        spaces.extend(news.copies.into_iter().map(Arc::new));
+        drop(spaces);
+        if !news.faults.is_empty() {
+            let mut queue = self.queue();
+            news.faults.iter().for_each(|address| queue.fault(space.clone(), *address));
+            drop(queue);
+            self.bell.notify_all();
+        }
+        Ok(())
+    }
+
+    /// What a thread does until it is told to stop.
+    fn work(&self, faults: bool) {
+        let mut scratch = ChunkScratch::default();
+        let mut queue = self.queue();
+        while !queue.stop {
+            let Some(job) = queue.next(faults) else {
+                queue = self.bell.wait(queue).expect("no thread panics with the lock held");
+                continue;
+            };
+            drop(queue);
+            let result = match job {
+                Job::Fault(space, address) => self.answer(&space, address, &mut scratch),
+                Job::Chunk(chunk) => self.bring(chunk, None, &mut scratch),
+            };
+            queue = self.queue();
+            queue.busy -= 1;
+            if let Err(error) = result {
+                queue.stop = true;
+                let mut failure = self.failure.lock().expect("no thread panics with the lock held");
+                failure.get_or_insert(error);
+                self.bell.notify_all();
+            }
+            if queue.stop || queue.is_idle() {
+                // It counts far enough.
+                let _ = nix::unistd::write(&self.idle, &1_u64.to_ne_bytes());
+            }
+        }
+    }
+
+    /// Somebody waits for an address.
+    fn answer(&self, space: &Arc<Space>, address: u64, scratch: &mut ChunkScratch) -> Result<(), ServeError> {
+        let mut shortages = 0;
+        loop {
+            if let Some(chunk) = space.page_at(address).and_then(|page| self.image.chunk_of(PageId(page))) {
+                self.queue().in_hand(chunk);
+                return self.bring(chunk, Some((space, address)), scratch);
+            }
+            let delivery = space.zero(address).map_err(ServeError::Fill)?;
+            if self.is_settled(space, delivery, &mut shortages)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings a chunk to all; the page first that somebody waits for.
+    fn bring(
+        &self,
+        chunk: usize,
+        first: Option<(&Arc<Space>, u64)>,
+        scratch: &mut ChunkScratch,
+    ) -> Result<(), ServeError> {
+        let entry = &self.image.chunks()[chunk];
+        let read = self.image.read_chunk(entry, scratch);
+        let bytes = read.map_err(|source| ServeError::Read {
+            place: Place::Chunk(*entry),
+            source,
+        })?;
+        if let Some((space, address)) = first
+            && let Some(page) = space.page_at(address)
+            && (entry.first.0..entry.end()).contains(&page)
+        {
+            let at = (page - entry.first.0) as usize * PAGE;
+            self.bring_to(space, &(page..page + 1), &bytes[at..at + PAGE])?;
+        }
+        for space in self.all() {
+            self.bring_to(&space, &(entry.first.0..entry.end()), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Brings pages to one; tries until no event stands in the way.
+    fn bring_to(&self, space: &Arc<Space>, pages: &Range<u64>, bytes: &[u8]) -> Result<(), ServeError> {
+        let mut shortages = 0;
+        loop {
+            let delivery = space.bring(pages, bytes).map_err(ServeError::Fill)?;
+            if self.is_settled(space, delivery, &mut shortages)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether nothing is to be tried again now; waits for a moment if it is.
+    fn is_settled(&self, space: &Arc<Space>, delivery: Delivery, shortages: &mut u32) -> Result<bool, ServeError> {
+        match delivery {
+            Delivery::Whole | Delivery::Aside => return Ok(true),
+            Delivery::Again => {
+                self.hear(space)?;
+                std::thread::sleep(SOON);
+            }
+            Delivery::NoRoom if *shortages == SHORTAGES => return Err(ServeError::NoRoom),
+            Delivery::NoRoom => {
+                *shortages += 1;
+                std::thread::sleep(LATER);
+            }
+        }
+        Ok(self.queue().stop)
+    }
+}
