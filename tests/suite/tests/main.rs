@@ -26,6 +26,7 @@ mod held_namespaces;
 mod ipc_namespaces;
 mod joined;
 mod large;
+mod lazy;
 mod levels;
 mod limits;
 mod links;

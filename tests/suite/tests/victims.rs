@@ -13,7 +13,7 @@ fn survives(name: &str) {
 }
 
 /// No two looks are alike: timers make threads (SIGEV_THREAD), with their stacks, whenever they go off; mappings come and go.
-const RESTLESS: [&str; 2] = ["memory-in-motion", "posix-timers"];
+const RESTLESS: [&str; 3] = ["memory-comes", "memory-in-motion", "posix-timers"];
 
 fn round_trip(victim: &mut Victim<'_>, name: &str, into: &str, method: &str) {
     if RESTLESS.contains(&name) {
@@ -177,6 +177,7 @@ victims! {
     many_mappings "many-mappings",
     many_tasks "many-tasks",
     memory_advice "memory-advice",
+    memory_comes "memory-comes",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_huge "memory-huge",

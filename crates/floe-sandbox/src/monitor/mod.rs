@@ -255,18 +255,23 @@ impl Monitor {
     }
 
     fn hear_of_pages(&mut self) {
-        match self.pages.hear() {
-            pages::Heard::Other => {}
-            pages::Heard::All => self.clients.set_loading(false),
-            pages::Heard::Failed(why) => {
-                // PID 1 may have ended just before, and those who brought its memory with it.
-                let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-                if poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ready| ready == 0) {
-                    self.console.note(&format!("{why}: the sandbox is ended"), &mut self.clients);
-                }
-                self.kill();
-            }
+        let why = match self.pages.hear() {
+            pages::Heard::Other => return,
+            pages::Heard::All => return self.clients.set_loading(false),
+            pages::Heard::Failed(why) => why,
+            // They go when PID 1 does.
+            pages::Heard::Gone if self.has_ended() => return,
+            pages::Heard::Gone => "the processes that brought its memory are gone".to_owned(),
+        };
+        self.console.note(&format!("{why}: the sandbox is ended"), &mut self.clients);
+        if !self.has_ended() {
+            self.kill();
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(self.phase, Phase::Ended(_)) || poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Ends all tasks.
@@ -331,6 +336,8 @@ impl Monitor {
     /// PID 1 has ended: the kernel has ended all others of its namespace.
     fn end(mut self, end: End, launcher: Option<&OwnedFd>) -> i32 {
         self.console.drain(&mut self.clients);
+        // Who ended it because of its memory has said so before.
+        self.hear_of_pages();
         // What PID 1 said last may not have been heard yet; its death has closed the socket, so this waits for nothing.
         while self.first.is_some() {
             self.first_speaks(launcher);

@@ -1,6 +1,7 @@
 //! Pages of memory that others bring while the workload runs.
 
 use crate::message::{self, kind};
+use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 
 /// Memory that is not all there.
@@ -18,6 +19,8 @@ pub enum Heard {
     All,
     /// Nobody brings the rest: why not.
     Failed(String),
+    /// Those who brought it are gone, without a word.
+    Gone,
     /// Nothing of this.
     Other,
 }
@@ -42,7 +45,7 @@ impl Pages {
         let Some(server) = &self.server else {
             return Heard::Other;
         };
-        match message::get(server) {
+        match message::get_now(server) {
             Ok(Some((kind::LOADED, _))) => {
                 *self = Self::default();
                 Heard::All
@@ -51,10 +54,10 @@ impl Pages {
                 self.server = None;
                 Heard::Failed(message::parse_failure(&payload).1)
             }
-            Ok(Some(_)) => Heard::Other,
+            Ok(Some(_)) | Err(Errno::EAGAIN) => Heard::Other,
             Ok(None) | Err(_) => {
                 self.server = None;
-                Heard::Failed("the processes that brought its memory are gone".to_owned())
+                Heard::Gone
             }
         }
     }
