@@ -39,8 +39,8 @@ pub struct PageKeeper {
 
 impl Launch {
     /// Starts a process that brings pages of memory, `life`: until all are there (`true`), or nobody is left to bring them to.
-    /// `held` are descriptors of which none may be closed before; `keep` are others that it needs. The caller must have one
-    /// thread.
+    /// `held` are copies of descriptors of which none may be closed before, for the monitor; `keep` are what it needs, among them
+    /// those. The caller must have one thread.
     ///
     /// # Errors
     /// [`LaunchError`].
@@ -57,7 +57,7 @@ impl Launch {
         drop(far);
         let between = fork::child(|| {
             // So that it is nobody's who would have to reap it.
-            let guard = fork::child(|| guard((near, pid1, tells), held, keep, life));
+            let guard = fork::child(|| guard((near, pid1, tells), keep, life));
             i32::from(guard.is_err())
         });
         let between = between.map_err(system("fork the page server"))?;
@@ -84,12 +84,10 @@ impl Launch {
 /// The guard's life, in whose child the server lives.
 fn guard(
     (monitor, pid1, tells): (OwnedFd, OwnedFd, OwnedFd),
-    held: &[BorrowedFd<'_>],
     keep: &[RawFd],
     life: impl FnOnce(&mut PageKeeper) -> bool,
 ) -> i32 {
     let mut all: Vec<RawFd> = keep.to_vec();
-    all.extend(held.iter().map(AsRawFd::as_raw_fd));
     all.extend([&monitor, &pid1, &tells].map(AsRawFd::as_raw_fd));
     fork::close_all_but(&all);
     descriptor::null_streams();
@@ -133,11 +131,12 @@ fn guard(
 }
 
 impl PageKeeper {
-
     /// What to wait for besides.
     pub fn surroundings(&self) -> Vec<BorrowedFd<'_>> {
         let others = [(&self.monitor, self.has_monitor), (&self.guard, self.has_guard)];
-        let others = others.into_iter().filter_map(|(file, is_there)| is_there.then_some(file));
+        let others = others
+            .into_iter()
+            .filter_map(|(file, is_there)| is_there.then_some(file));
         others.chain([&self.pid1]).map(AsFd::as_fd).collect()
     }
 
@@ -157,8 +156,7 @@ impl PageKeeper {
         if is_ready(&self.pid1) {
             return;
         }
-        if let Err(error) = message::put(&self.monitor, kind::FAILED, &message::failure(Errno::EIO, why))
-        {
+        if let Err(error) = message::put(&self.monitor, kind::FAILED, &message::failure(Errno::EIO, why)) {
             tracing::debug!(%error, "the monitor is gone");
         }
         // The monitor lets a frozen one die.

@@ -53,6 +53,7 @@ fn everything_floe_needs_is_there_for_root() {
         "kernel memory",
         "socket diagnostics",
         "TCP_REPAIR",
+        "userfaultfd events",
     ] {
         assert_eq!(here(&all, name), "yes", "{}", feature(&all, name));
     }

@@ -1,12 +1,12 @@
 //! `restore --lazy`: memory that comes while the tree runs is what it was, whatever the tree does meanwhile and whoever is
 //! killed; or the sandbox is ended. Nothing of it is left when all is there.
 
-use floe_suite::{Host, PID_METHODS, Traces, Victim, run, signal, spawn, until, wait};
+use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, signal, source, spawn, until, wait};
 use nix::sys::signal::{Signal, kill};
 use std::{
     fs,
     os::unix::fs::FileExt,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -37,7 +37,10 @@ fn named(host: &Host, name: &str) -> Vec<i32> {
 fn parent(pid: i32) -> i32 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
-    behind.split(' ').nth(1).map_or(0, |text| text.parse().expect("a number"))
+    behind
+        .split(' ')
+        .nth(1)
+        .map_or(0, |text| text.parse().expect("a number"))
 }
 
 impl Around {
@@ -92,7 +95,16 @@ fn comes_whole_while_it_is_used() {
             host.done(&["checkpoint", &victim.sandbox, "-o", &image(&host)]);
         }
         let method = PID_METHODS[round % 2];
-        let line = ["restore", "-d", "--lazy", "--name", name, "--pid-method", method, &image(&host)];
+        let line = [
+            "restore",
+            "-d",
+            "--lazy",
+            "--name",
+            name,
+            "--pid-method",
+            method,
+            &image(&host),
+        ];
         let outcome = host.floe(&line);
         assert!(outcome.err.contains("to come"), "{}", outcome.err);
         assert_eq!(outcome.expect_done().trim(), *name);
@@ -166,7 +178,10 @@ fn killed(host: &Host, delay: Duration, whom: &dyn Fn(&Around) -> Vec<i32>, when
         !stat.contains(VICTIM) || stat.contains(") Z")
     };
     let round = fs::read_dir(&folder).expect("its folder").count();
-    let (question, answer) = (folder.join(format!("check.{round}")), folder.join(format!("result.{round}")));
+    let (question, answer) = (
+        folder.join(format!("check.{round}")),
+        folder.join(format!("result.{round}")),
+    );
     fs::write(&question, "").expect("ask the victim");
     let mut ended = false;
     until(&format!("a word of the victim, or its end, {when}"), || {
@@ -180,6 +195,8 @@ fn killed(host: &Host, delay: Duration, whom: &dyn Fn(&Around) -> Vec<i32>, when
     assert!(!log.contains("FAIL"), "{when}: {log}");
     // Only a monitor writes the log.
     if ended && host.state(VICTIM) != "lost" {
+        until("its status", || host.state(VICTIM) == "exited");
+        let log = host.floe(&["logs", VICTIM]).out;
         assert!(log.contains(END), "{when}: {log}");
     }
     host.done(&["rm", "-f", VICTIM]);
@@ -204,7 +221,9 @@ fn whoever_is_killed_it_is_whole_or_ended() {
         ("the guard", |around| vec![around.guard]),
         ("server and guard", |around| vec![around.server, around.guard]),
         ("guard and server", |around| vec![around.guard, around.server]),
-        ("the monitor and the server", |around| vec![around.monitor, around.server]),
+        ("the monitor and the server", |around| {
+            vec![around.monitor, around.server]
+        }),
         ("the monitor and the guard", |around| vec![around.monitor, around.guard]),
     ];
     for (who, whom) in choices {
@@ -303,4 +322,48 @@ fn an_ordinary_user_gets_it_at_once_and_is_told() {
     assert!(outcome.err.contains("memory came at once: "), "{}", outcome.err);
     assert_eq!(outcome.expect_done().trim(), VICTIM);
     victim.check("all at once");
+}
+
+/// Saved and restored lazily a few times, each time at once again.
+fn round_trips(host: &Host, program: &Program<'_>) {
+    for round in 0..5 {
+        // No race is waited for: any moment will do.
+        std::thread::sleep(Duration::from_millis(100));
+        host.done(&["checkpoint", &program.name, "-o", &program.image]);
+        let method = PID_METHODS[round % 2];
+        host.done(&["restore", "-d", "--lazy", "--pid-method", method, &program.image]);
+    }
+}
+
+#[test]
+fn the_java_virtual_machine_under_load() {
+    let host = Host::new();
+    if !has("javac") {
+        return;
+    }
+    let folder = host.folder("java");
+    fs::copy(source("Load.java"), folder.join("Load.java")).expect("copy");
+    let built = Command::new("javac").arg(folder.join("Load.java")).status();
+    assert!(built.expect("javac").success());
+    let program = Program::start(&host, "java", &["java", "-Xmx256m", "Load"]);
+    program.await_file("ready");
+    round_trips(&host, &program);
+    program.finish();
+    assert_eq!(program.result(), "connected true\nwhole true\n");
+}
+
+#[test]
+fn redis_under_load() {
+    let host = Host::new();
+    if !has("redis-server") {
+        return;
+    }
+    let folder = host.folder("redis");
+    fs::copy(source("redis.sh"), folder.join("redis.sh")).expect("copy");
+    let program = Program::start_with(&host, "redis", &["--net", "none"], &["bash", "redis.sh"]);
+    program.await_file("ready");
+    round_trips(&host, &program);
+    program.finish();
+    let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
+    assert_eq!(program.result(), "counted\ncounted\nended 0\n", "{log}");
 }

@@ -1,12 +1,13 @@
 //! Memory: finding, following and backing it; and the kernel's own.
 
 use super::{
-    Finding, NONE, Probe, SAVING, TREES,
+    Finding, NONE, Probe, RESTORING, SAVING, TREES,
     attempt::{Caller, words},
 };
 use floe_sys::{
     Pid, kernel, memfd,
     pagemap::{Category, Filter, Pagemap},
+    pager::Pager,
     procfs::Mapping,
     userfault,
 };
@@ -45,6 +46,14 @@ pub(super) const PROBES: &[Probe] = &[
         used_by: SAVING,
         needed_by: NONE,
         ask: follow,
+    },
+    Probe {
+        name: "userfaultfd events",
+        used_for: "memory that comes while the tree runs (restore --lazy); without, it comes before",
+        advice: "run floe as root, outside of containers, on a kernel with CONFIG_USERFAULTFD",
+        used_by: RESTORING,
+        needed_by: NONE,
+        ask: bring_later,
     },
     Probe {
         name: "huge pages",
@@ -107,6 +116,13 @@ fn follow(_: &Caller) -> Finding {
     match userfault::notes_written_pages() {
         Ok(true) => Finding::Yes("the kernel notes written pages by itself".to_owned()),
         Ok(false) => Finding::No("userfaultfd is there, but does not know it".to_owned()),
+        Err(error) => Finding::No(words(&error)),
+    }
+}
+
+fn bring_later(_: &Caller) -> Finding {
+    match Pager::of_own() {
+        Ok(_) => Finding::Yes("it tells of forks and of changed mappings, and of the kernel's own accesses".to_owned()),
         Err(error) => Finding::No(words(&error)),
     }
 }

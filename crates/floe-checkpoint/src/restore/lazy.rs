@@ -92,11 +92,15 @@ impl<'a> LookedAfter<'a> {
             return Ok(Postponed { bytes, not });
         }
         // The monitor is handed copies; the descriptors themselves go to the server with all else that this process has.
-        let held = spaces.iter().map(|(_, userfault, _)| userfault.as_fd().try_clone_to_owned());
-        let held = held.collect::<Result<Vec<_>, _>>().map_err(|source| RestoreError::System {
-            action: "copy a userfaultfd".to_owned(),
-            source,
-        })?;
+        let held = spaces
+            .iter()
+            .map(|(_, userfault, _)| userfault.as_fd().try_clone_to_owned());
+        let held = held
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| RestoreError::System {
+                action: "copy a userfaultfd".to_owned(),
+                source,
+            })?;
         let mut keep: Vec<i32> = (spaces.iter())
             .map(|(_, userfault, _)| userfault.as_fd().as_raw_fd())
             .collect();

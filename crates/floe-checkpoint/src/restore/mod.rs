@@ -40,7 +40,6 @@ use crate::{
     stage::{Control, StageError},
 };
 use contents::MadeContents;
-use lazy::LookedAfter;
 use floe_image::{
     Image, ImageFiles, Numbering, ReadError,
     record::{ConsoleRecord, NamespaceOrigin},
@@ -63,6 +62,7 @@ use floe_sandbox::{
 };
 use floe_sys::{Pid, descriptor, procfs::ProcError, sched::OneProcessor};
 use floe_tracee::{Puppet, PuppetError, Stopped, TraceError};
+use lazy::LookedAfter;
 use link::Publish;
 use namespaces::Namespaces;
 use networks::Networks;
@@ -347,7 +347,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let image = Image::open(request.image)?;
     control.enter("plan")?;
     let (steps, lendings) = plan_all(&image)?;
-    let (later, not_later) = if request.lazy { lazy::choose(&image) } else { Default::default() };
+    let (later, not_later) = if request.lazy {
+        lazy::choose(&image)
+    } else {
+        Default::default()
+    };
     control.enter("preflight")?;
     let outside = request.outside;
     let publish = request.publish.as_deref();

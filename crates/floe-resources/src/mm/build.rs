@@ -179,7 +179,11 @@ impl Builder<'_> {
             .map(|vma| vma.start..vma.end)
             .collect();
         script.run()?;
-        let now = if later.is_empty() { work.write } else { without(&work.write, later) };
+        let now = if later.is_empty() {
+            work.write
+        } else {
+            without(&work.write, later)
+        };
         let (large, small) = part_huge(&now, huge);
         self.filler.process(puppet.tid(), &small, writable.clone())?;
         if !large.is_empty() {

@@ -263,7 +263,8 @@ impl Monitor {
             pages::Heard::Gone if self.has_ended() => return,
             pages::Heard::Gone => "the processes that brought its memory are gone".to_owned(),
         };
-        self.console.note(&format!("{why}: the sandbox is ended"), &mut self.clients);
+        self.console
+            .note(&format!("{why}: the sandbox is ended"), &mut self.clients);
         if !self.has_ended() {
             self.kill();
         }

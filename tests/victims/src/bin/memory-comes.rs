@@ -109,7 +109,9 @@ struct Ground {
 
 fn main() {
     play(|stage| {
-        let pages = stage.arg(0).map_or(512, |text| text.parse().expect("a number of pages"));
+        let pages = stage
+            .arg(0)
+            .map_or(512, |text| text.parse().expect("a number of pages"));
         let ground: &'static Ground = Box::leak(Box::new(Ground {
             steady: Field::new(pages, 1 << 40),
             written: Mutex::new(Field::new(pages, 2 << 40)),
@@ -145,7 +147,12 @@ fn main() {
             }
             seen = ground.storms.load(Ordering::Acquire);
             ground.look();
-            ground.wrong.lock().expect("the lock").drain(..).for_each(|wrong| findings.add(wrong));
+            ground
+                .wrong
+                .lock()
+                .expect("the lock")
+                .drain(..)
+                .for_each(|wrong| findings.add(wrong));
         }
     })
 }
@@ -171,7 +178,10 @@ impl Ground {
         thread::scope(|scope| {
             for who in 0..3 {
                 scope.spawn(move || {
-                    if let Some(page) = self.steady.wrong(self.steady.seed, self.steady.shuffled(round * 3 + who)) {
+                    if let Some(page) = self
+                        .steady
+                        .wrong(self.steady.seed, self.steady.shuffled(round * 3 + who))
+                    {
                         self.report(format!("toucher {who}: page {page}"));
                     }
                 });
@@ -336,7 +346,8 @@ impl Ground {
 /// Does something with a block; what went wrong.
 fn move_block(field: &Field, first: usize, kind: u64) -> Option<String> {
     let (address, bytes) = (field.mapping.address + first * PAGE, BLOCK * PAGE);
-    let same = |at: usize| wrong_at(at, field.seed, first..first + BLOCK, first).map(|page| format!("page {page} differs"));
+    let same =
+        |at: usize| wrong_at(at, field.seed, first..first + BLOCK, first).map(|page| format!("page {page} differs"));
     let zeros = |at: usize| (!zero_at(at, BLOCK)).then(|| "not zeros".to_owned());
     let done = |result: i32| assert!(result == 0, "{}", std::io::Error::last_os_error());
     let moved = |from: usize, more: usize, flags: i32, to: usize| {
@@ -358,13 +369,18 @@ fn move_block(field: &Field, first: usize, kind: u64) -> Option<String> {
         }
         1 => same(moved(address, 0, libc::MREMAP_FIXED, elsewhere())),
         2 => {
-            field.mapping.advise(first, BLOCK, libc::MADV_DONTNEED).expect("drop it");
+            field
+                .mapping
+                .advise(first, BLOCK, libc::MADV_DONTNEED)
+                .expect("drop it");
             zeros(address)
         }
         3 => {
             field.mapping.protect(first + BLOCK / 2, BLOCK / 2, libc::PROT_READ);
             let found = same(address);
-            field.mapping.protect(first + BLOCK / 2, BLOCK / 2, libc::PROT_READ | libc::PROT_WRITE);
+            field
+                .mapping
+                .protect(first + BLOCK / 2, BLOCK / 2, libc::PROT_READ | libc::PROT_WRITE);
             found
         }
         4 => {

@@ -61,7 +61,9 @@ pub fn begin(
         let range = vma.start..vma.end;
         let at = later.partition_point(|run| run.start + run.pages * PAGE <= range.start);
         if later.get(at).is_some_and(|run| run.start < range.end) {
-            userfault.register(&range).map_err(system("register memory with a userfaultfd"))?;
+            userfault
+                .register(&range)
+                .map_err(system("register memory with a userfaultfd"))?;
         }
     }
     let there = there_already(puppet, later)?;

@@ -37,7 +37,9 @@ pub fn may_come_later(image: &Image) -> HashMap<i32, Vec<PageRun>> {
         .collect();
     let mut all = HashMap::new();
     for map in image.page_maps() {
-        let ContentOwner::Process(pid) = map.owner else { continue };
+        let ContentOwner::Process(pid) = map.owner else {
+            continue;
+        };
         let Some(space) = spaces.get(&pid.0) else { continue };
         let users = threads.get(&pid.0).map_or(&[][..], Vec::as_slice);
         let runs = of_space(space, &map.runs, &shared, &in_use(users));
@@ -102,12 +104,7 @@ fn in_use(processes: &[&ProcessRecord]) -> Vec<Range<u64>> {
     used
 }
 
-fn of_space(
-    space: &AddressSpaceRecord,
-    runs: &[PageRun],
-    shared: &[Range<u64>],
-    used: &[Range<u64>],
-) -> Vec<PageRun> {
+fn of_space(space: &AddressSpaceRecord, runs: &[PageRun], shared: &[Range<u64>], used: &[Range<u64>]) -> Vec<PageRun> {
     if space.lock_future != 0 {
         return Vec::new();
     }
@@ -115,7 +112,11 @@ fn of_space(
     for vma in space.vmas.iter().filter(|vma| can_be_looked_after(vma)) {
         let first = runs.partition_point(|run| run.start + run.pages * PAGE <= vma.start);
         for run in runs[first..].iter().take_while(|run| run.start < vma.end) {
-            let inside = part(run, run.start.max(vma.start), (run.start + run.pages * PAGE).min(vma.end));
+            let inside = part(
+                run,
+                run.start.max(vma.start),
+                (run.start + run.pages * PAGE).min(vma.end),
+            );
             let unused = cut(inside.start..inside.start + inside.pages * PAGE, used);
             for run in unused.into_iter().map(|range| part(run, range.start, range.end)) {
                 let own = cut(run.first.0..run.first.0 + run.pages, shared);
@@ -167,9 +168,7 @@ fn cut(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::{PAGE, cut, of_space};
-    use floe_image::record::{
-        AddressSpaceRecord, MmLayout, NsPid, PageId, PageRun, VmaDetails, VmaRecord, VmaSource,
-    };
+    use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, PageId, PageRun, VmaDetails, VmaRecord, VmaSource};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
         PageRun {
@@ -213,9 +212,9 @@ mod tests {
             lock_future: 0,
         };
         let runs = [run(10, 40, 0), run(100, 20, 40)];
-        let (used, shared) = ([15 * PAGE..18 * PAGE], [20..25]);
+        let (used, shared) = ([15 * PAGE..18 * PAGE, 48 * PAGE..90 * PAGE], [20..25, 39..50]);
         let later = of_space(&space, &runs, &shared, &used);
-        assert_eq!(later, [run(10, 5, 0), run(18, 12, 8), run(35, 15, 25)]);
+        assert_eq!(later, [run(10, 5, 0), run(18, 12, 8), run(35, 13, 25)]);
         let locks = AddressSpaceRecord {
             lock_future: 1,
             ..space

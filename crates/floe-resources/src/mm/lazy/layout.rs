@@ -187,7 +187,11 @@ mod tests {
             (0..60_u64, 1..20_u64).prop_map(|(first, pages)| Step::Came(first, pages)),
             (0..60_u64, 1..20_u64).prop_map(|(start, pages)| Step::Drop(start, pages)),
             // As of mremap(2): the ranges don't overlap.
-            (0..60_u64, 60..120_u64, 1..20_u64).prop_map(|(from, to, pages)| Step::Move(from, to.max(from + pages), pages)),
+            (0..60_u64, 60..120_u64, 1..20_u64).prop_map(|(from, to, pages)| Step::Move(
+                from,
+                to.max(from + pages),
+                pages
+            )),
             (60..120_u64, 0..40_u64, 1..20_u64).prop_map(|(from, to, pages)| Step::Move(from, to, pages)),
         ];
         proptest::collection::vec(step, 0..20)

@@ -137,7 +137,11 @@ pub fn serve(
         server.stop();
         result
     });
-    let failure = server.failure.lock().expect("no thread panics with the lock held").take();
+    let failure = server
+        .failure
+        .lock()
+        .expect("no thread panics with the lock held")
+        .take();
     let result = failure.map_or(brought, Err);
     if let Err(error) = &result {
         surroundings.end(error);
@@ -164,7 +168,13 @@ impl Server<'_> {
         let mut tried = Vec::new();
         let mut rested = true;
         loop {
-            if surroundings.are_over() || self.failure.lock().expect("no thread panics with the lock held").is_some() {
+            if surroundings.are_over()
+                || self
+                    .failure
+                    .lock()
+                    .expect("no thread panics with the lock held")
+                    .is_some()
+            {
                 return Ok(Brought::Stopped);
             }
             let mut patience = PollTimeout::NONE;
@@ -239,7 +249,9 @@ impl Server<'_> {
         drop(spaces);
         if !news.faults.is_empty() {
             let mut queue = self.queue();
-            news.faults.iter().for_each(|address| queue.fault(space.clone(), *address));
+            news.faults
+                .iter()
+                .for_each(|address| queue.fault(space.clone(), *address));
             drop(queue);
             self.bell.notify_all();
         }
@@ -279,7 +291,10 @@ impl Server<'_> {
     fn answer(&self, space: &Arc<Space>, address: u64, scratch: &mut ChunkScratch) -> Result<(), ServeError> {
         let mut shortages = 0;
         loop {
-            if let Some(chunk) = space.page_at(address).and_then(|page| self.image.chunk_of(PageId(page))) {
+            if let Some(chunk) = space
+                .page_at(address)
+                .and_then(|page| self.image.chunk_of(PageId(page)))
+            {
                 self.queue().in_hand(chunk);
                 return self.bring(chunk, Some((space, address)), scratch);
             }

@@ -186,13 +186,15 @@ impl Space {
                 Errno::EEXIST => {
                     let page = PAGE as usize;
                     came.push(part(at, page));
-                    self.userfault.wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
+                    self.userfault
+                        .wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
                     at += page;
                 }
                 // Several mappings: the kernel takes no range that lies in more than one.
                 Errno::ENOENT if end - at > PAGE as usize => most = PAGE as usize,
                 Errno::ENOENT => {
-                    self.userfault.wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
+                    self.userfault
+                        .wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
                     whole = Delivery::Aside;
                     at += PAGE as usize;
                 }
