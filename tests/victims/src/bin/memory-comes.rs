@@ -86,7 +86,7 @@ impl Field {
     fn shuffled(&self, from: u64) -> impl Iterator<Item = usize> + use<> {
         let (pages, start) = (self.pages, mixed(from) as usize);
         // No page twice where the step has no factor in common.
-        let step = (start | 1) % pages | 1;
+        let step = ((start | 1) % pages) | 1;
         let step = if gcd(step, pages) == 1 { step } else { 1 };
         (0..pages).map(move |n| (start % pages + n * step) % pages)
     }
