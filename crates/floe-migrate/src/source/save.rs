@@ -330,6 +330,8 @@ impl Saving<'_> {
     fn run(&self, ends: &Ends) -> Result<Counts, Refusal> {
         let sandbox = &self.request.sandbox;
         let refusal = |error: &(dyn std::error::Error + 'static)| Refusal::of(error);
+        // Of memory that is still to come nothing but its image is known.
+        sandbox.await_memory().map_err(|error| refusal(&error))?;
         sandbox.join_user().map_err(|error| refusal(&error))?;
         let _lock = sandbox.lock().map_err(|error| refusal(&error))?;
         let target = Target::of_sandbox(sandbox).map_err(|error| refusal(&error))?;

@@ -104,6 +104,7 @@ pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), en
         files: FilesMode::Check,
         publish: None,
         hold: Some(&holding),
+        lazy: false,
         before_thaw: &mut |_| Ok(()),
     };
     let report = restore(request, &control).map_err(of)?;
