@@ -104,7 +104,7 @@ impl<'a> LookedAfter<'a> {
         let mut keep: Vec<i32> = (spaces.iter())
             .map(|(_, userfault, _)| userfault.as_fd().as_raw_fd())
             .collect();
-        keep.push(image.as_fd().as_raw_fd());
+        keep.extend(image.files().map(|file| file.as_raw_fd()));
         let held: Vec<BorrowedFd<'_>> = held.iter().map(AsFd::as_fd).collect();
         launch.bring_pages(&held, &keep, |keeper| serve(image, spaces, keeper))?;
         Ok(Postponed { bytes, not })

@@ -62,13 +62,6 @@ struct Records {
     networks: Vec<NetworkRecord>,
 }
 
-impl AsFd for Image {
-    /// The file, which pages are read from when they are wanted.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 macro_rules! lists {
     ($($(#[$doc:meta])* $name:ident: $record:ty),+ $(,)?) => {
         $($(#[$doc])* #[must_use] pub fn $name(&self) -> &[$record] { &self.records.$name })+
@@ -162,6 +155,11 @@ impl Image {
 
     fn file(&self) -> &File {
         &self.layers.last().expect("its own file is the last one").file
+    }
+
+    /// Its files, its own and those of its bases, which pages are read from when they are wanted.
+    pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.layers.iter().map(|layer| layer.file().as_fd())
     }
 
     /// Where the image was made.
