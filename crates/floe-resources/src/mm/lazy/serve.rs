@@ -45,7 +45,7 @@ pub enum ServeError {
         place: Place,
         /// Why not.
         #[source]
-        source: ReadError,
+        source: Box<ReadError>,
     },
     /// Memory is short.
     #[error("there was no memory for pages of the workload for half a minute")]
@@ -316,7 +316,7 @@ impl Server<'_> {
         let read = self.image.read_chunk(entry, scratch);
         let bytes = read.map_err(|source| ServeError::Read {
             place: Place::Chunk(*entry),
-            source,
+            source: Box::new(source),
         })?;
         if let Some((space, address)) = first
             && let Some(page) = space.page_at(address)
