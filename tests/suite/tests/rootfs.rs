@@ -1,6 +1,6 @@
 //! Sandboxes with a root directory of their own, and what is mounted in them by options of `run`.
 
-use floe_suite::{Host, ORDINARY, PID_METHODS, make_rootfs, run, until};
+use floe_suite::{Host, ORDINARY, PID_METHODS, make_rootfs, run, skip, until};
 use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command};
 
 /// A sandbox in a root directory, in which a script runs: one that counts, and a web server.
@@ -19,6 +19,10 @@ impl<'a> Rooted<'a> {
     fn start(host: &'a Host, options: &[&str]) -> Self {
         let root = host.path("root");
         make_rootfs(&root);
+        Self::start_in(host, root, options)
+    }
+
+    fn start_in(host: &'a Host, root: PathBuf, options: &[&str]) -> Self {
         let name = host.name("rooted");
         let mut line = vec![
             "run",
@@ -97,6 +101,25 @@ fn a_server_in_a_root_of_its_own_goes_on() {
     ]);
     assert!(written.err.contains("Read-only file system"), "{}", written.err);
     assert_eq!(host.done(&["exec", "-w", "/data", &rooted.name, "--", "ls"]), "file\n");
+}
+
+/// A root directory that debootstrap made, where there is one: bash, a loop that forks, and a web server.
+#[test]
+fn a_debian_goes_on() {
+    let Some(root) = std::env::var_os("FLOE_DEBIAN") else {
+        return skip("FLOE_DEBIAN names no root directory that debootstrap made; tools/test --full makes one");
+    };
+    let host = Host::new();
+    let rooted = Rooted::start_in(&host, root.into(), &["--tmpfs", "/tmp"]);
+    let version = rooted.inside(&["cat", "/etc/debian_version"]);
+    let mut last = rooted.ask();
+    for round in 0..5 {
+        let image = rooted.save();
+        host.done(&["restore", "-d", "--pid-method", PID_METHODS[round % 2], &image]);
+        until("the script", || rooted.ask() > last);
+        last = rooted.ask();
+        assert_eq!(rooted.inside(&["cat", "/etc/debian_version"]), version);
+    }
 }
 
 #[test]
