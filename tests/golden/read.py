@@ -285,7 +285,7 @@ mount = fields(
         ("Inherited", None), ("Path", fields(path=raw, directory=boolean)), ("Filesystem", fields(filesystem=u32, root=raw)),
         ("Cgroup", fields(place=cgroup_place, source=raw)), ("Namespace", fields(kind=namespace_kind, number=u32)),
     ),
-    attributes=optional(u32), shared=u32, master=u32, unbindable=boolean,
+    attributes=optional(u32), shared=u32, master=u32, unbindable=boolean, locked=boolean,
 )
 mount_namespace = fields(owner=u32, unmounted=several(raw), mounts=several(mount))
 node = fields(

@@ -215,6 +215,7 @@ victims! {
     pipes_contents "pipes-contents",
     mounts_bind "mounts-bind",
     mounts_kinds "mounts-kinds",
+    mounts_locked "mounts-locked",
     mounts_tmpfs "mounts-tmpfs",
     namespaces_mount "namespaces-mount",
     pipes_packets "pipes-packets",

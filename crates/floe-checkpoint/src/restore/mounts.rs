@@ -21,7 +21,7 @@ use floe_sys::{
     Pid,
     beside::beside,
     mount::clone_tree,
-    namespace::enter_user,
+    namespace::beside_in_user,
     procfs::{MountInfo, mounts_in},
 };
 use nix::{
@@ -29,10 +29,7 @@ use nix::{
     fcntl::{OFlag, open, openat},
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
-    sys::{
-        prctl::{get_dumpable, set_dumpable},
-        stat::{Mode, fstat, stat},
-    },
+    sys::stat::{Mode, fstat, stat},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -288,20 +285,11 @@ fn proc_of(task: Pid, user: Option<BorrowedFd<'_>>, record: &FilesystemRecord) -
     })?;
     let root = root()?;
     let make = || -> Result<OwnedFd, Errno> {
-        if let Some(user) = user {
-            enter_user(user)?;
-        }
         unshare(CloneFlags::CLONE_NEWNS)?;
         setns(&pids, CloneFlags::CLONE_NEWPID)?;
         beside(|| mounts::new_filesystem(record, root.as_fd()))?
     };
-    // It has floe's memory, into which whose the user namespace is must not look, whatever fs.suid_dumpable says.
-    let wrap = || RestoreError::system("make a proc filesystem");
-    let before = get_dumpable().map_err(wrap())?;
-    set_dumpable(false).map_err(wrap())?;
-    let made = beside(make).and_then(|made| made);
-    set_dumpable(before).map_err(wrap())?;
-    made.map_err(wrap())
+    beside_in_user(user, make).map_err(RestoreError::system("make a proc filesystem"))
 }
 
 /// What differs from the image in the mounts of a restored tree, and in who is in which namespace.

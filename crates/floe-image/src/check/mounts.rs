@@ -90,7 +90,11 @@ pub(super) fn check(image: &Image) -> Result<(), MountFault> {
         })?;
         for (number, mount) in record.mounts.iter().enumerate() {
             let kept = keeps(image, namespace, &mount.source).and_then(|()| shows_cgroup(image, mount));
-            let sound = kept.and_then(|()| one(&record.mounts, number, filesystems));
+            let sound = kept.and_then(|()| {
+                let fault = || "is locked in a namespace of the tree root's user namespace";
+                ensure(record.owner != 0 || !mount.locked, fault)?;
+                one(&record.mounts, number, filesystems)
+            });
             sound.map_err(|fault| MountFault::Mount {
                 namespace,
                 number,

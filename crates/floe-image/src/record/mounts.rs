@@ -40,6 +40,9 @@ pub struct MountRecord {
     pub master: u32,
     /// Whether it may not be bound elsewhere.
     pub unbindable: bool,
+    /// Whether it was copied into a user namespace with what it hides, so that nobody there may unmount it. What a new sandbox
+    /// has by itself always is, in a mount namespace of a user namespace's.
+    pub locked: bool,
 }
 
 /// What a mount shows.

@@ -92,6 +92,8 @@ fn namespaces_that_mounts_keep_are_there() {
 #[test]
 fn groups_of_mounts_end_somewhere() {
     mount(4, "can't be unbindable and share mounts", |m| m.shared = 7);
+    let locked = "is locked in a namespace of the tree root's user namespace";
+    mount(4, locked, |m| m.locked = true);
     mount(2, "gets the mounts of a group that has no members", |m| m.master = 9);
     mount(1, "gets its own mounts", |m| m.master = 4);
     mount(2, "gets other mounts than its group does", |m| m.shared = 4);

@@ -16,6 +16,7 @@ fn mount(parent: u32, point: &[u8], source: MountSource) -> MountRecord {
         shared: 0,
         master: 0,
         unbindable: false,
+        locked: false,
     }
 }
 
@@ -51,14 +52,17 @@ pub fn mount_namespaces() -> Vec<MountNamespaceRecord> {
                 ..mount(0, b"/", MountSource::Inherited)
             },
             mount(0, b"/proc", other),
-            mount(
-                0,
-                b"/sys/fs/cgroup",
-                MountSource::Cgroup {
-                    place: place("", b"work"),
-                    source: b"none".to_vec(),
-                },
-            ),
+            MountRecord {
+                locked: true,
+                ..mount(
+                    0,
+                    b"/sys/fs/cgroup",
+                    MountSource::Cgroup {
+                        place: place("", b"work"),
+                        source: b"none".to_vec(),
+                    },
+                )
+            },
         ],
     };
     let own = MountNamespaceRecord {

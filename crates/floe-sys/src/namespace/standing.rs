@@ -2,13 +2,13 @@
 //! write there what only somebody inside may.
 
 use super::{Kind, maker};
-use crate::{capability, elf::waiting_program, fork};
+use crate::{beside::beside, capability, elf::waiting_program, fork};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sched::{CloneFlags, setns},
     sys::{
-        prctl::{set_dumpable, set_no_new_privs},
+        prctl::{get_dumpable, set_dumpable, set_no_new_privs},
         signal::{Signal, kill},
         stat::Mode,
         wait::{WaitStatus, waitpid},
@@ -145,6 +145,22 @@ pub fn enter_user(user: BorrowedFd<'_>) -> Result<(), Errno> {
     }
     setns(user, CloneFlags::CLONE_NEWUSER)?;
     set_dumpable(false)
+}
+
+/// Runs `act` in a process of its own that shares the caller's memory and is in a user namespace; in the caller's where there is
+/// none. Whose that is must not look into that memory, whatever fs.suid_dumpable says.
+///
+/// # Errors
+/// Those of [`enter_user`] and of `act`; EAGAIN, ENOMEM; ECANCELED where `act` panicked.
+pub fn beside_in_user<T>(user: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = get_dumpable()?;
+    set_dumpable(false)?;
+    let done = beside(|| {
+        user.map_or(Ok(()), enter_user)?;
+        act()
+    });
+    set_dumpable(before)?;
+    done.and_then(|done| done)
 }
 
 /// Writes a file as the root of a user namespace, for some files ask whose namespace their opener is in; in the caller's

@@ -16,6 +16,7 @@ use victims::{
     mounts::{below, change, filesystem},
     own, play,
     stage::fork,
+    users::become_root,
 };
 
 /// linux/nsfs.h.
@@ -41,13 +42,6 @@ fn main() {
         });
         |_: &mut Findings| {}
     })
-}
-
-/// Maps this user to root of a new user namespace.
-fn become_root() {
-    fs::write("/proc/self/setgroups", "deny").expect("deny");
-    fs::write("/proc/self/uid_map", "0 0 1").expect("a map");
-    fs::write("/proc/self/gid_map", "0 0 1").expect("a map");
 }
 
 fn container(stage: &Stage, depth: usize) {

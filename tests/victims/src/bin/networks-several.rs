@@ -20,6 +20,7 @@ use victims::{
     Findings, call, play, socket,
     stage::fork,
     tun::{NO_INFORMATION, TUN, Tun},
+    users::become_root,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -161,13 +162,6 @@ fn made_in(pid: i32) -> Door {
     let held = Door::open(HELD);
     setns(own.expect("a namespace"), CloneFlags::CLONE_NEWNET).expect("go back");
     held
-}
-
-/// Maps this user to root of a new user namespace.
-fn become_root() {
-    fs::write("/proc/self/setgroups", "deny").expect("deny");
-    fs::write("/proc/self/uid_map", "0 0 1").expect("a map");
-    fs::write("/proc/self/gid_map", "0 0 1").expect("a map");
 }
 
 /// What a container has besides what each network namespace has.

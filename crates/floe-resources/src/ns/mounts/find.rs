@@ -2,7 +2,7 @@
 
 use super::{
     baseline::{Baseline, parents_first},
-    groups,
+    groups, locked,
     nodes::Nodes,
     options::{Ids, options},
     parts::{opened, parts},
@@ -154,6 +154,10 @@ impl Found<'_> {
             found: self,
         };
         let wanted = finder.wanted();
+        let locked = match finder.found.others.owner_of_mounts(number as usize) {
+            0 => BTreeSet::new(),
+            _ => locked::find(contents.spaces.task(number), mounts)?,
+        };
         let (mut numbers, mut records) = (HashMap::new(), Vec::new());
         for index in parents_first(mounts).into_iter().filter(|index| wanted.contains(index)) {
             let mount = &mounts[index];
@@ -180,6 +184,7 @@ impl Found<'_> {
                 shared: mount.shared,
                 master: mount.master,
                 unbindable: mount.unbindable,
+                locked: locked.contains(&index),
             };
             if finder.stands_for_private_proc(index) {
                 // In a new sandbox it lies on the host's.

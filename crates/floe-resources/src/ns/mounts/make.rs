@@ -1,6 +1,7 @@
 //! Makes a tree's mounts, by a thread that is in the mount namespace of a new sandbox.
 
 use super::{
+    copied,
     given::{Given, mount_of},
     groups::{self, There},
     inherited,
@@ -32,7 +33,7 @@ use nix::{
     sys::stat::{Mode, fstat},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ffi::{CString, OsStr},
     io,
     os::{
@@ -190,11 +191,10 @@ impl<'a> Mounting<'a> {
             let mut done = mounting.prepare(namespace, (given, cgroups))?;
             let user = known.made(namespace.owner);
             if number > 0 && (ordered || user.is_some()) {
-                mounting.spaces.renew(user).map_err(of_root("copy its namespace"))?;
-                done.roots = mounting.inherited(&namespace.mounts)?;
+                done = mounting.renew((number, done), user, known)?;
             }
             mounting.done.push(done);
-            mounting.mount_all(number, known)?;
+            mounting.mount_all(number, known, |_| true)?;
         }
         Ok(mounting)
     }
@@ -277,7 +277,7 @@ impl<'a> Mounting<'a> {
         self.filesystems.made.extend(made);
         for number in 0..self.done.len() as u32 {
             self.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            self.mount_all(number, known)?;
+            self.mount_all(number, known, |_| true)?;
         }
         Ok(())
     }
@@ -305,6 +305,42 @@ impl<'a> Mounting<'a> {
             }
         }
         groups::make(&all, &self.spaces)
+    }
+
+    /// Replaces the namespace that the thread is in by a copy, of a user namespace's where there is one. What is locked there is
+    /// mounted before.
+    fn renew(
+        &mut self,
+        (number, done): (u32, Done),
+        user: Option<BorrowedFd<'_>>,
+        known: &Known,
+    ) -> Result<Done, MountError> {
+        let mounts = &self.image.mount_namespaces()[number as usize].mounts;
+        let is_known = |mount: &MountRecord| match &mount.source {
+            MountSource::Filesystem { filesystem, .. } => {
+                !is_of_others(&self.image.filesystems()[*filesystem as usize])
+            }
+            MountSource::Namespace { kind, number } => {
+                *kind != NamespaceKind::Mount && known.one(*kind, *number).is_some()
+            }
+            MountSource::Inherited | MountSource::Path { .. } | MountSource::Cgroup { .. } => true,
+        };
+        let early = match user {
+            Some(_) => copied::early(mounts, is_known, |mount| self.filesystems.is_first(mount)),
+            None => BTreeSet::new(),
+        };
+        self.done.push(done);
+        self.mount_all(number, known, |index| early.contains(&index))?;
+        let mut done = self.done.pop().unwrap_or_default();
+        self.spaces.renew(user).map_err(of_root("copy its namespace"))?;
+        let root = self.spaces.root().map_err(of_root("open it"))?;
+        let mut found = inherited::open(mounts, root.as_fd(), &|| self.spaces.mounts())?;
+        for (index, copy) in copied::open_again(mounts, &early, root.as_fd())? {
+            self.filesystems.move_to(&copy, &mounts[index], number)?;
+            found.insert(index, copy);
+        }
+        done.roots = (0..mounts.len()).map(|index| found.remove(&index)).collect();
+        Ok(done)
     }
 
     /// Takes away what is not wanted in the namespace that the thread is in, and finds what is.
@@ -341,10 +377,10 @@ impl<'a> Mounting<'a> {
         Ok((0..mounts.len()).map(|index| found.remove(&index)).collect())
     }
 
-    /// Makes those mounts of a namespace, which the thread is in, that are not there and can be.
-    fn mount_all(&mut self, number: u32, known: &Known) -> Result<(), MountError> {
+    /// Makes those `wanted` mounts of a namespace, which the thread is in, that are not there and can be.
+    fn mount_all(&mut self, number: u32, known: &Known, wanted: impl Fn(usize) -> bool) -> Result<(), MountError> {
         let mounts = &self.image.mount_namespaces()[number as usize].mounts;
-        for (index, mount) in mounts.iter().enumerate() {
+        for (index, mount) in mounts.iter().enumerate().filter(|(index, _)| wanted(*index)) {
             let done = &mut self.done[number as usize];
             // Checked when the image was opened: parents come first, and it lies below.
             let parent = &mounts[mount.parent as usize];
@@ -480,12 +516,7 @@ impl Filesystems<'_> {
         let part = match self.homes.get(&id) {
             None if root.0 == b"/" => {
                 self.homes.insert(id, space);
-                for part in parts_of(self.image, id) {
-                    let opened = open_on_mount(whole.as_fd(), below_root(part));
-                    // Where it can't be, that is told by who needs it.
-                    self.parts
-                        .extend(opened.ok().map(|opened| ((id, part.clone()), opened)));
-                }
+                self.parts.extend(open_parts(self.image, (id, whole)));
                 let again = whole.try_clone();
                 again.map_err(|error| errno(&error))
             }
@@ -504,6 +535,39 @@ impl Filesystems<'_> {
         };
         part.map(Some).map_err(failed("bind a part of its filesystem", mount))
     }
+
+    /// Whether a filesystem is as a whole where this mount is to be, and nowhere else so far.
+    fn is_first(&self, mount: &MountRecord) -> bool {
+        match &mount.source {
+            MountSource::Filesystem { filesystem, root } => root.0 == b"/" && !self.homes.contains_key(filesystem),
+            _ => false,
+        }
+    }
+
+    /// Notes where a filesystem is now that was mounted as a whole in the namespace `space`, of which there is a copy instead.
+    fn move_to(&mut self, copy: &OwnedFd, mount: &MountRecord, space: u32) -> Result<(), MountError> {
+        match &mount.source {
+            MountSource::Filesystem { filesystem, root }
+                if root.0 == b"/" && self.homes.get(filesystem) == Some(&space) =>
+            {
+                let copy = copy.try_clone();
+                let copy = copy.map_err(|error| failed("find its copy", mount)(errno(&error)))?;
+                self.parts.extend(open_parts(self.image, (*filesystem, &copy)));
+                self.made.insert(*filesystem, copy);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Opens the parts of a filesystem that mounts show, before others hide them. Where one can't be opened, that is told by who
+/// needs it.
+fn open_parts(image: &Image, (id, whole): (u32, &OwnedFd)) -> impl Iterator<Item = ((u32, MountPoint), OwnedFd)> {
+    parts_of(image, id).filter_map(move |part| {
+        let opened = open_on_mount(whole.as_fd(), below_root(part));
+        Some(((id, part.clone()), opened.ok()?))
+    })
 }
 
 /// Parts of a filesystem that mounts show.

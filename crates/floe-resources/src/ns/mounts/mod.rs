@@ -8,11 +8,13 @@
 
 mod baseline;
 mod compare;
+mod copied;
 mod find;
 mod given;
 mod groups;
 mod inherited;
 mod kept;
+mod locked;
 mod make;
 mod namespaces;
 mod nodes;

@@ -202,7 +202,8 @@ fn open_root(path: &OsStr, kind: &[u8]) -> Result<OwnedFd, Errno> {
     if kind != b"tmpfs" {
         return Ok(root);
     }
-    // All that is in it will be read. But not of one of the host's, of which an ordinary user may change nothing (MNT_LOCK_ATIME).
+    // All that is in it will be read. But not of one of the host's, of which an ordinary user may change nothing (MNT_LOCK_ATIME);
+    // where it is a user namespace's that nobody else shows, reading shows in the times that files were read last.
     match leave_times_alone(root.as_fd()) {
         Ok(()) | Err(Errno::EPERM) => Ok(root),
         Err(error) => Err(error),
