@@ -306,7 +306,7 @@ impl Changing {
         fork(|| {
             // SAFETY: plain numbers.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            if generation % 2 == 0 {
+            if generation.is_multiple_of(2) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             let numbers = [file.to_string(), executed.to_string()];
