@@ -84,6 +84,8 @@ pub struct Record {
     pub address: Address,
     /// Whether that is reached without encryption.
     pub insecure: bool,
+    /// Whether it was frozen before, and is to stay so.
+    pub was_frozen: bool,
     /// The sandbox's first process.
     pub pid1: Process,
     /// Its monitor.
@@ -140,6 +142,7 @@ impl Record {
             sandbox: state.name.clone(),
             address: address.clone(),
             insecure,
+            was_frozen: sandbox.status_word() == "frozen",
             pid1: Process::of(state.pid1, state.pid1_start),
             monitor: Process::of(state.monitor, state.monitor_start),
             worker: Process::own(),
@@ -173,12 +176,19 @@ impl Record {
     ///
     /// # Errors
     /// [`RecordError`].
-    pub fn decided(&self, state_dir: &StateDir) -> Result<HandedOver, RecordError> {
+    pub fn decided(&self, state_dir: &StateDir, tracer: (i32, u64)) -> Result<HandedOver, RecordError> {
         let path = self.path(state_dir);
         let mut decided = self.clone();
         decided.phase = Phase::Decided;
-        let text = serde_json::to_string_pretty(&decided).map_err(|error| wrap("write", &path)(error.into()))?;
-        Ok(HandedOver { path, text })
+        let in_words =
+            |record: &Self| serde_json::to_string_pretty(record).map_err(|error| wrap("write", &path)(error.into()));
+        let (text, begun) = (in_words(&decided)?, in_words(self)?);
+        Ok(HandedOver {
+            path,
+            text,
+            begun,
+            tracer,
+        })
     }
 
     /// How far it has come by what is written.
@@ -197,27 +207,32 @@ impl Record {
         remove(state_dir, &self.path(state_dir))
     }
 
-    /// All that nobody works on any more.
+    /// All that nobody works on any more, and those that can't be read.
     ///
     /// # Errors
     /// [`RecordError`].
-    pub fn left(state_dir: &StateDir) -> Result<Vec<Self>, RecordError> {
+    pub fn left(state_dir: &StateDir) -> Result<(Vec<Self>, Vec<RecordError>), RecordError> {
         let folder = folder(state_dir);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
             Err(error) => return Err(wrap("list", &folder)(error)),
         };
-        let mut all = Vec::new();
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         for entry in entries {
             let path = entry.map_err(wrap("list", &folder))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                all.push(read(&path)?);
+                match read(&path) {
+                    Ok(record) => all.push(record),
+                    // It was settled meanwhile.
+                    Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => unreadable.push(error),
+                }
             }
         }
         tidy(state_dir);
-        all.retain(|record| !record.worker.lives());
-        Ok(all)
+        all.retain(|record: &Self| !record.worker.lives());
+        Ok((all, unreadable))
     }
 }
 

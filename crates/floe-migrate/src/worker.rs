@@ -120,6 +120,14 @@ impl Worker {
         })
     }
 
+    /// Its PID and when it started.
+    #[must_use]
+    pub fn identity(&self) -> Option<(i32, u64)> {
+        let pid = self.pid?.as_raw();
+        let stat = floe_sys::procfs::Stat::of(floe_sys::Pid::new(pid)).ok()?;
+        Some((pid, stat.starttime))
+    }
+
     /// The next report; `None` where it is gone.
     ///
     /// # Errors

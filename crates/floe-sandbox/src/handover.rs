@@ -18,12 +18,22 @@ use crate::{
     attach::{AttachError, Client},
     message::{self, kind},
     sandbox::{Sandbox, SandboxError},
+    state::{SandboxState, Status},
 };
-use nix::errno::Errno;
+use floe_sys::descriptor;
+use nix::{
+    errno::Errno,
+    fcntl::AtFlags,
+    sys::stat::fstatat,
+    unistd::{UnlinkatFlags, unlinkat},
+};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// A record that a monitor keeps before it ends its sandbox.
@@ -33,6 +43,10 @@ pub struct HandedOver {
     pub path: PathBuf,
     /// What.
     pub text: String,
+    /// What must stand there before: whoever has settled the hand-over meanwhile has removed it.
+    pub begun: String,
+    /// PID and start time of the tracer under which the tree has stood still since its image was taken.
+    pub tracer: (i32, u64),
 }
 
 /// The file of a socket that was bound anew for a sandbox that is held.
@@ -53,6 +67,9 @@ pub enum HandoverError {
     /// It said no, and did nothing.
     #[error("{0}")]
     Refused(String),
+    /// Its monitor has died, and what is left of it could not be seen to.
+    #[error("finish for the monitor of the sandbox, which has died: {0}")]
+    Unfinished(String),
     /// It is gone, or PID 1 has ended meanwhile. What it did before that its record tells.
     #[error("the monitor of the sandbox did not answer")]
     Gone,
@@ -100,6 +117,30 @@ pub(crate) fn noted_names(folder: &Path) -> io::Result<Vec<HeldName>> {
     }
 }
 
+/// Removes files of sockets that were bound anew for a sandbox that does not count.
+pub(crate) fn remove_names(folder: &Path, pid1: i32) -> io::Result<()> {
+    let names = noted_names(folder)?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let root = File::open(format!("/proc/{pid1}/root"))?;
+    for name in names {
+        let (Some(folder), Some(file)) = (name.path.parent(), name.path.file_name()) else {
+            continue;
+        };
+        let folder = match descriptor::open_in_root(root.as_fd(), folder, libc::O_PATH | libc::O_CLOEXEC, 0) {
+            Ok(folder) => folder,
+            Err(Errno::ENOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let found = fstatat(&folder, file, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == name.identity) {
+            unlinkat(&folder, file, UnlinkatFlags::NoRemoveDir)?;
+        }
+    }
+    Ok(())
+}
+
 impl Sandbox {
     /// Has the monitor keep a record and, when it is safe on its disk, end PID 1. `waiting` is called now and then until it
     /// has answered: it can do nothing while a PID 1 that has ended is still traced.
@@ -117,7 +158,41 @@ impl Sandbox {
     /// # Errors
     /// [`HandoverError::Refused`] where it is not held by the hand-over `id`.
     pub fn release(&self, id: &str) -> Result<(), HandoverError> {
-        self.order(kind::RELEASE, id.as_bytes(), &mut || {})
+        match self.order(kind::RELEASE, id.as_bytes(), &mut || {}) {
+            Err(HandoverError::Gone) => self.finish(id, |held| {
+                let mut state = held.state().clone();
+                // Written down first: one that runs must not be taken for held.
+                state.status = Status::Running;
+                state.write(held.folder()).map_err(|error| error.to_string())?;
+                let thawed = held
+                    .freezer()
+                    .map_err(|error| error.to_string())
+                    .and_then(|cgroup| cgroup.thaw().map_err(|error| error.to_string()));
+                thawed.inspect_err(|_| {
+                    if let Err(error) = held.state().write(held.folder()) {
+                        tracing::error!(%error, "a sandbox that is held is written down as one that runs");
+                    }
+                })
+            }),
+            result => result,
+        }
+    }
+
+    /// Does with a held sandbox whose monitor has died what that would have done.
+    fn finish(&self, id: &str, deed: impl FnOnce(&Self) -> Result<(), String>) -> Result<(), HandoverError> {
+        if self.has_monitor() {
+            return Err(HandoverError::Gone);
+        }
+        let unfinished = |error: &dyn std::fmt::Display| HandoverError::Unfinished(error.to_string());
+        let _lock = self.lock()?;
+        let now = Self {
+            state: SandboxState::read(self.folder()).map_err(|error| unfinished(&error))?,
+            folder: self.folder().to_owned(),
+        };
+        if now.state().status != Status::Held || now.state().handover.as_deref() != Some(id) {
+            return Err(HandoverError::Refused("the sandbox is not held".to_owned()));
+        }
+        deed(&now).map_err(HandoverError::Unfinished)
     }
 
     /// Removes one that is held.
@@ -125,7 +200,13 @@ impl Sandbox {
     /// # Errors
     /// As [`Self::release`].
     pub fn abandon(&self, id: &str) -> Result<(), HandoverError> {
-        self.order(kind::DROP, id.as_bytes(), &mut || {})
+        match self.order(kind::DROP, id.as_bytes(), &mut || {}) {
+            Err(HandoverError::Gone) => self.finish(id, |held| {
+                remove_names(held.folder(), held.state().pid1).map_err(|error| error.to_string())?;
+                held.remove(true).map_err(|error| error.to_string())
+            }),
+            result => result,
+        }
     }
 
     /// Whether its monitor lives.
@@ -137,9 +218,22 @@ impl Sandbox {
     /// Returns when the monitor has done all that others ordered before.
     ///
     /// # Errors
-    /// [`HandoverError::Gone`].
-    pub fn wait_for_monitor(&self) -> Result<(), HandoverError> {
-        Ok(Client::connect(self.folder())?.announce()?)
+    /// [`HandoverError::Gone`]; [`HandoverError::Refused`] where it does not answer for `patience`.
+    pub fn wait_for_monitor(&self, patience: Duration) -> Result<(), HandoverError> {
+        let begin = Instant::now();
+        let client = Client::connect(self.folder())?;
+        client.send(kind::ANNOUNCE, &[])?;
+        while !client.has_answer(NOW_AND_THEN)? {
+            if begin.elapsed() > patience {
+                let text = "the monitor of the sandbox lives, and does not answer";
+                return Err(HandoverError::Refused(text.to_owned()));
+            }
+        }
+        match client.receive() {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(AttachError::Talk(_)) => Err(HandoverError::Gone),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn order(&self, kind: u8, payload: &[u8], waiting: &mut dyn FnMut()) -> Result<(), HandoverError> {

@@ -96,8 +96,8 @@ pub enum SandboxError {
 /// A sandbox.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    state: SandboxState,
-    folder: PathBuf,
+    pub(crate) state: SandboxState,
+    pub(crate) folder: PathBuf,
 }
 
 /// Holds that the end of PID 1 is a checkpoint's doing, until dropped.

@@ -608,8 +608,45 @@ fn who_knows_that_the_source_is_gone_decides_at_the_target() {
         if expected == "running" {
             tree.expect_alive("decided by hand");
         }
-        assert_eq!(settle(&here).status, 0);
+        // Where none is left at either side, who settles hears so.
+        assert_eq!(settle(&here).status, i32::from(expected == "none"));
         assert!(!here.path("state/.migrations").exists());
+    }
+}
+
+/// Nobody but floe itself is left to let it run.
+#[test]
+fn the_monitor_of_a_copy_is_killed_while_it_is_held() {
+    let [here, there] = hosts();
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    let receiver = Receiver::start(&there);
+    let socket = receiver.address().strip_prefix("unix:").expect("a socket").to_owned();
+    let point = Point {
+        frame: "prepared",
+        number: 1,
+        passes: true,
+    };
+    let state = there.path(&format!("state/{job}/state.json"));
+    let kill = move || {
+        let text = std::fs::read_to_string(&state).expect("its state");
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("\"monitor\":"));
+        let monitor = line.and_then(|number| number.trim().trim_end_matches(',').parse().ok());
+        kill_all(&[monitor.expect("its monitor")]);
+    };
+    let way = Way::make(here.path("way.sock"), Path::new(&socket), point, Box::new(kill));
+    let status = wait(spawn(&mut here.command(&["migrate", &job, &way.address()])));
+    if status != 0 {
+        assert_eq!(settle(&here).status, 0);
+    }
+    let states = [here.state(&job), there.state(&job)];
+    assert!(
+        states == ["none", "lost"] || states == ["running", "none"],
+        "not one copy: {states:?}"
+    );
+    tree.expect_alive("its monitor was killed");
+    if status == 0 {
+        there.done(&["rm", "-f", &job]);
     }
 }
 

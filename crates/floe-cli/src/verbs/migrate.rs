@@ -90,7 +90,7 @@ impl Migrate {
     }
 
     fn settle(&self, context: &Context) -> Outcome {
-        let left = Record::left(&context.state_dir)?;
+        let (left, unreadable) = Record::left(&context.state_dir)?;
         let keys: Option<Keys> = match left.iter().all(|record| record.insecure) {
             true => None,
             false => Some(self.keys.open()?),
@@ -103,12 +103,22 @@ impl Migrate {
             };
             settle(&context.state_dir, manner)
         })??;
-        let mut failure = None;
+        let mut failure: Option<anyhow::Error> = None;
+        for error in unreadable {
+            let error = anyhow::Error::from(error).context("a migration can't be settled");
+            context.tell(&format!("{error:#}"));
+            failure = Some(error);
+        }
         for settled in all {
             let (name, address) = (&settled.record.sandbox, &settled.record.address);
             match settled.told {
-                Ok(Decision::Commit) => context.tell(&format!("{name} runs at {address}")),
-                Ok(Decision::Abort) => context.tell(&format!("{address} holds nothing of {name}")),
+                Ok((_, Some(There::Runs))) => context.tell(&format!("{name} runs at {address}")),
+                Ok((Decision::Commit, _)) => {
+                    failure = Some(anyhow::anyhow!(
+                        "{name} has ended here for the one at {address}, where there is none any more"
+                    ));
+                }
+                Ok((Decision::Abort, _)) => context.tell(&format!("{address} holds nothing of {name}")),
                 Err(error) => {
                     let error =
                         Err::<(), _>(error).with_context(|| format!("settle the migration of {name} to {address}"));

@@ -33,7 +33,8 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err(bad()),
-                path => Ok(Self::Unix(PathBuf::from(path))),
+                // Records outlive the folder that floe is in.
+                path => std::path::absolute(path).map(Self::Unix).map_err(|_| bad()),
             };
         }
         if let Some(rest) = text.strip_prefix("ssh://") {
@@ -69,14 +70,18 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp(text) => f.write_str(text),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Ssh {
-                destination,
-                port: None,
-            } => write!(f, "ssh://{destination}"),
-            Self::Ssh {
-                destination,
-                port: Some(port),
-            } => write!(f, "ssh://{destination}:{port}"),
+            Self::Ssh { destination, port } => {
+                let (user, host) = match destination.rsplit_once('@') {
+                    Some((user, host)) => (format!("{user}@"), host),
+                    None => (String::new(), destination.as_str()),
+                };
+                let host = match host.contains(':') {
+                    true => format!("[{host}]"),
+                    false => host.to_owned(),
+                };
+                let port = port.map_or(String::new(), |port| format!(":{port}"));
+                write!(f, "ssh://{user}{host}{port}")
+            }
         }
     }
 }
@@ -107,6 +112,8 @@ mod tests {
             "unix:/run/x",
             "ssh://host",
             "ssh://me@host:2222",
+            "ssh://[fe80::1]",
+            "ssh://me@[::1]:2222",
         ] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.to_string(), text);

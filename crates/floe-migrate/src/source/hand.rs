@@ -39,6 +39,8 @@ pub struct Hand<'a> {
     pub failure: Option<MigrateError>,
     /// What was saved.
     pub counts: Counts,
+    /// Why the target could not do what it was told.
+    pub untold: Option<String>,
     /// How the sandbox stands at the target.
     pub outcome: Option<Outcome>,
 }
@@ -63,12 +65,13 @@ impl Hand<'_> {
         let mut steps = VecDeque::from(steps);
         while let Some(step) = steps.pop_front() {
             let event = match step {
-                SourceStep::Decide => Some(self.decide()),
+                SourceStep::Decide => self.decide(),
                 SourceStep::LetGo => {
                     if let Some(mut worker) = self.worker.take() {
                         worker.tell(Verdict::LetGo);
                         drop(worker);
                     }
+                    super::thaw_left_frozen(self.record, self.state_dir);
                     None
                 }
                 SourceStep::Tell(decision) => Some(self.tell(decision)),
@@ -95,8 +98,9 @@ impl Hand<'_> {
     }
 
     /// Has the monitor keep the record and end the tree.
-    fn decide(&mut self) -> SourceEvent {
-        let decided = self.record.decided(self.state_dir);
+    fn decide(&mut self) -> Option<SourceEvent> {
+        let tracer = self.worker.as_ref().and_then(Worker::identity).unwrap_or_default();
+        let decided = self.record.decided(self.state_dir, tracer);
         let result = match (decided, self.sandbox) {
             (Err(error), _) => Err(error.into()),
             (Ok(_), None) => Err(HandoverError::Gone.into()),
@@ -116,15 +120,26 @@ impl Hand<'_> {
         };
         let written = match result {
             Ok(()) => true,
+            // It has done nothing, and says so.
+            Err(error @ (MigrateError::Monitor(HandoverError::Refused(_)) | MigrateError::Record(_))) => {
+                self.failure.get_or_insert(error);
+                false
+            }
             Err(error) => {
                 // Of a monitor that does not answer any more the record tells whether it has decided.
-                let is_gone = matches!(error, MigrateError::Monitor(HandoverError::Gone));
                 self.failure.get_or_insert(error);
-                is_gone && matches!(self.record.written_phase(self.state_dir), Ok(Phase::Decided))
+                match super::settled_phase(self.record, self.state_dir) {
+                    Ok(phase) => phase == Phase::Decided,
+                    // Not known: nobody is told anything, and the record stays.
+                    Err(error) => {
+                        self.failure = Some(error);
+                        return None;
+                    }
+                }
             }
         };
         if !written {
-            return SourceEvent::NotRecorded;
+            return Some(SourceEvent::NotRecorded);
         }
         self.failure = None;
         if let Some(mut worker) = self.worker.take() {
@@ -143,7 +158,7 @@ impl Hand<'_> {
         while self.record.pid1.lives() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        SourceEvent::Recorded
+        Some(SourceEvent::Recorded)
     }
 
     /// Tells the target, and waits until it has done it.
@@ -156,9 +171,13 @@ impl Hand<'_> {
             id: self.record.id.clone(),
             decision,
         };
+        let mut why = None;
         let mut answer = link.send(&message).and_then(|()| link.receive());
         // What it said before it heard this.
-        while let Ok(Message::Stage { .. } | Message::Prepared | Message::Refused { .. }) = answer {
+        while let Ok(Message::Stage { .. } | Message::Prepared | Message::Refused { .. }) = &answer {
+            if let Ok(Message::Refused { reason, findings }) = &answer {
+                why = Some(crate::refusal::Refusal::from_peer(reason, findings).reason);
+            }
             answer = link.receive();
         }
         match answer {
@@ -172,6 +191,7 @@ impl Hand<'_> {
             }
             Err(error) => {
                 tracing::debug!(%error, "the target could not be told");
+                self.untold = why.or(self.untold.take());
                 SourceEvent::LinkLost
             }
         }
@@ -200,15 +220,14 @@ impl Hand<'_> {
     pub fn finish(self) -> Result<Option<Outcome>, MigrateError> {
         if let Source::Telling(decision) = self.state {
             let reason = match &self.failure {
+                _ if self.untold.is_some() => self.untold.unwrap_or_default(),
                 Some(error) => crate::refusal::Refusal::of(error).reason,
                 None => "it can't be reached".to_owned(),
             };
             return Err(MigrateError::Untold { decision, reason });
         }
         match (self.failure, self.outcome) {
-            (Some(_), Some(Outcome::Runs)) if self.record.pid1.lives() => {
-                Err(MigrateError::Two(self.record.sandbox.clone()))
-            }
+            (_, Some(Outcome::Runs)) if self.record.pid1.lives() => Err(MigrateError::Two(self.record.sandbox.clone())),
             (Some(error), _) => Err(error),
             (None, outcome) => Ok(outcome),
         }

@@ -17,13 +17,13 @@ use crate::{
         frame::FrameError,
         message::{Id, Message, Outcome, VERSION},
     },
-    protocol::{Decision, Source},
+    protocol::{Decision, Phase, Source},
     record::{Record, RecordError},
     refusal::Refusal,
     worker::Counts,
 };
-use floe_checkpoint::stage::Control;
-use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir};
+use floe_checkpoint::{checkpoint::thaw_without_traces, stage::Control};
+use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir, StateError};
 use hand::Hand;
 use std::{
     io,
@@ -252,6 +252,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
         worker: None,
         failure: None,
         counts: Counts::default(),
+        untold: None,
         outcome: None,
     };
     let sent = save::save(request, &mut hand, control);
@@ -273,8 +274,8 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
 pub struct Settled {
     /// Its record.
     pub record: Record,
-    /// The decision that the target was told; or why it could not be.
-    pub told: Result<Decision, MigrateError>,
+    /// The decision that the target was told, and how the sandbox stands there; or why it could not be told.
+    pub told: Result<(Decision, Option<Outcome>), MigrateError>,
 }
 
 /// Tells targets what has become of migrations whose floe was killed, or gave up telling them.
@@ -283,7 +284,8 @@ pub struct Settled {
 /// [`RecordError`] where the records can't be read.
 pub fn settle(state_dir: &StateDir, manner: Manner<'_>) -> Result<Vec<Settled>, RecordError> {
     let mut all = Vec::new();
-    for record in Record::left(state_dir)? {
+    let (records, _) = Record::left(state_dir)?;
+    for record in records {
         let told = settle_one(
             &record,
             state_dir,
@@ -297,18 +299,64 @@ pub fn settle(state_dir: &StateDir, manner: Manner<'_>) -> Result<Vec<Settled>, 
     Ok(all)
 }
 
-fn settle_one(record: &Record, state_dir: &StateDir, manner: Manner<'_>) -> Result<Decision, MigrateError> {
-    // A monitor that has written the record is about to end the tree.
-    const MOMENT: Duration = Duration::from_secs(10);
+/// How long a monitor may take for what it was ordered, and a killed tree to end.
+const MOMENT: Duration = Duration::from_secs(10);
+
+/// How far a hand-over has come by its record, when its monitor has done what it was ordered, and can't write it any more.
+fn settled_phase(record: &Record, state_dir: &StateDir) -> Result<Phase, MigrateError> {
     let begin = Instant::now();
+    while record.monitor.lives() {
+        let asked = match Sandbox::open(state_dir, &record.sandbox) {
+            Ok(sandbox) => sandbox.wait_for_monitor(MOMENT),
+            // It is about to end, having removed it.
+            Err(SandboxError::State(StateError::Unknown(_))) => Err(HandoverError::Gone),
+            Err(error) => return Err(error.into()),
+        };
+        match asked {
+            Ok(()) => break,
+            Err(HandoverError::Gone) if begin.elapsed() < MOMENT => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(error.into()),
+        }
+    }
     let phase = record.written_phase(state_dir)?;
-    while phase == crate::protocol::Phase::Decided && record.pid1.lives() && record.monitor.lives() {
-        if begin.elapsed() > MOMENT {
-            break;
+    // A monitor that has written it has killed the tree, unless it was killed itself.
+    while phase == Phase::Decided && record.pid1.lives() && record.monitor.lives() {
+        if begin.elapsed() > 2 * MOMENT {
+            return Err(HandoverError::Refused("the tree was killed, and has not ended yet".to_owned()).into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let (state, steps) = Source::resume(phase, record.pid1.lives());
+    Ok(phase)
+}
+
+/// Thaws a tree that counts, whose monitor was killed between freezing it and keeping the record.
+fn thaw_left_frozen(record: &Record, state_dir: &StateDir) {
+    if record.was_frozen || record.monitor.lives() || !record.pid1.lives() {
+        return;
+    }
+    let thawed = Sandbox::open(state_dir, &record.sandbox).and_then(|sandbox| sandbox.cgroup());
+    match thawed {
+        Ok(None) => {}
+        Ok(Some(cgroup)) => {
+            if let Err(error) = thaw_without_traces(&cgroup) {
+                tracing::error!(%error, "the sandbox stays frozen");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the sandbox may stay frozen"),
+    }
+}
+
+fn settle_one(
+    record: &Record,
+    state_dir: &StateDir,
+    manner: Manner<'_>,
+) -> Result<(Decision, Option<Outcome>), MigrateError> {
+    let phase = settled_phase(record, state_dir)?;
+    let lives = record.pid1.lives();
+    if lives {
+        thaw_left_frozen(record, state_dir);
+    }
+    let (state, steps) = Source::resume(phase, lives);
     let Source::Telling(decision) = state else {
         return Err(MigrateError::Interrupted);
     };
@@ -322,8 +370,9 @@ fn settle_one(record: &Record, state_dir: &StateDir, manner: Manner<'_>) -> Resu
         worker: None,
         failure: None,
         counts: Counts::default(),
+        untold: None,
         outcome: None,
     };
     hand.carry_out(steps);
-    hand.finish().map(|_| decision)
+    hand.finish().map(|outcome| (decision, outcome))
 }

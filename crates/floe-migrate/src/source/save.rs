@@ -385,7 +385,7 @@ impl Saving<'_> {
     }
 
     fn was_decided(&self, record: &Record) -> bool {
-        if let Err(error) = self.request.sandbox.wait_for_monitor() {
+        if let Err(error) = self.request.sandbox.wait_for_monitor(Duration::MAX) {
             tracing::debug!(%error, "the monitor does not answer");
         }
         matches!(record.written_phase(self.request.state_dir), Ok(Phase::Decided))

@@ -12,7 +12,7 @@ use crate::{
     refusal::Refusal,
     worker::{Counts, Report, Worker},
 };
-use floe_sandbox::{HandoverError, Sandbox, Status};
+use floe_sandbox::{Sandbox, SandboxError, StateError, Status};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -74,7 +74,7 @@ impl Session<'_> {
         match self.greet(&mut link).and_then(|()| link.receive()) {
             Ok(Message::Offer { id, name }) => self.take_offer(link, &id, &name),
             Ok(Message::Decided { id, decision }) => {
-                let outcome = self.carry_out(&id, decision)?;
+                let outcome = self.carry_out_or_tell(&mut link, &id, decision)?;
                 if outcome == Outcome::Runs && decision == Decision::Commit {
                     self.tell_runs(id.as_str(), None);
                 }
@@ -183,7 +183,7 @@ impl Session<'_> {
         }
         for step in steps {
             let TargetStep::CarryOut(decision) = step else { continue };
-            let outcome = self.carry_out(id, decision)?;
+            let outcome = self.carry_out_or_tell(&mut link, id, decision)?;
             match decision {
                 Decision::Commit => self.tell_runs(name, Some(counts)),
                 Decision::Abort => (self.request.tell)(&Event::GivenUp {
@@ -194,6 +194,16 @@ impl Session<'_> {
             link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
         }
         Ok(())
+    }
+
+    /// Carries it out; where that fails the source hears why, and keeps its record.
+    fn carry_out_or_tell(&self, link: &mut Link, id: &Id, decision: Decision) -> Result<Outcome, Refusal> {
+        self.carry_out(id, decision).inspect_err(|refusal| {
+            let Refusal { reason, findings } = refusal.clone();
+            if let Err(error) = link.send(&Message::Refused { reason, findings }) {
+                tracing::debug!(%error, "the source is gone");
+            }
+        })
     }
 
     /// Does with what is held by a hand-over, if anything is, what was decided.
@@ -210,6 +220,7 @@ impl Session<'_> {
         let Some(sandbox) = own.next() else {
             return Ok(Outcome::None);
         };
+        let mut failure = None;
         if sandbox.state().status == Status::Held {
             let done = match decision {
                 Decision::Commit => sandbox.release(id.as_str()),
@@ -218,13 +229,21 @@ impl Session<'_> {
             match done {
                 Ok(()) if decision == Decision::Abort => return Ok(Outcome::None),
                 // It has ended meanwhile; or another connection was faster.
-                Ok(()) | Err(HandoverError::Gone | HandoverError::Refused(_)) => {}
-                Err(error) => return Err(Refusal::of(&error)),
+                Ok(()) => {}
+                Err(error) => failure = Some(Refusal::of(&error)),
             }
         }
-        let now = Sandbox::open(state_dir, sandbox.name());
-        let runs = now.is_ok_and(|sandbox| sandbox.state().status == Status::Running && sandbox.is_running());
-        Ok(if runs { Outcome::Runs } else { Outcome::None })
+        let now = match Sandbox::open(state_dir, sandbox.name()) {
+            Ok(now) if now.state().handover == sandbox.state().handover => now,
+            Ok(_) | Err(SandboxError::State(StateError::Unknown(_))) => return Ok(Outcome::None),
+            Err(error) => return Err(Refusal::of(&error)),
+        };
+        match now.state().status {
+            _ if !now.is_running() => Ok(Outcome::None),
+            Status::Running => Ok(Outcome::Runs),
+            // Nothing is done by that: the source must not forget it.
+            _ => Err(failure.unwrap_or_else(|| Refusal::plain("it is held still"))),
+        }
     }
 
     /// Waits for a worker, and lets the source know that it lives.
@@ -283,7 +302,7 @@ impl Session<'_> {
         match ended {
             Ended::Lost(error) => Err(lost(&error)),
             Ended::Told(id) => {
-                let outcome = self.carry_out(&id, Decision::Abort)?;
+                let outcome = self.carry_out_or_tell(&mut link, &id, Decision::Abort)?;
                 link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
                 Err(Refusal::plain("the source gave it up"))
             }

@@ -3,23 +3,21 @@
 
 use super::{Heard, Monitor, Phase};
 use crate::{
-    handover::{HandedOver, Holding, noted_names},
+    handover::{HandedOver, Holding, remove_names},
     message::{self, kind},
     state::Status,
 };
 use floe_cgroup::{Cgroup, Kind};
-use floe_sys::descriptor;
-use nix::{
-    errno::Errno,
-    fcntl::AtFlags,
-    sys::stat::fstatat,
-    unistd::{UnlinkatFlags, unlinkat},
+use floe_sys::{
+    Pid, descriptor,
+    procfs::{self, Stat},
 };
+use nix::errno::Errno;
 use std::{
     fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 impl Monitor {
@@ -122,7 +120,13 @@ impl Monitor {
             .map(Cgroup::freeze)
             .transpose()
             .map_err(|error| error.to_string())?;
-        keep(&record.path, &record.text).map_err(|error| format!("write {}: {error}", record.path.display()))?;
+        // It may have died before, and they run on since: then what it has saved is another state than this one.
+        self.check_stands_still(record.tracer)?;
+        let failed = |error: io::Error| format!("write {}: {error}", record.path.display());
+        let kept = Kept::write(&record).map_err(failed)?;
+        // Version 1 does not freeze what is traced.
+        self.check_stands_still(record.tracer).inspect_err(|_| kept.remove())?;
+        kept.show(&record).map_err(failed)?;
         if let Some(frozen) = frozen {
             frozen.keep();
         }
@@ -133,50 +137,82 @@ impl Monitor {
         if let Some(Err(error)) = self.cgroups.freezer.as_ref().map(Cgroup::let_die) {
             tracing::debug!(%error, "the cgroup is gone already");
         }
+        // It is there for whoever looks now, so that nothing may be done as if it were not.
+        sync_folder(&record.path);
+        Ok(())
+    }
+
+    /// Whether all tasks that live are held by a tracer.
+    fn check_stands_still(&self, (tracer, start): (i32, u64)) -> Result<(), String> {
+        let ran_on = "the process that had saved the tree was killed, and it has run on since".to_owned();
+        if !Stat::of(Pid::new(tracer)).is_ok_and(|stat| stat.starttime == start && stat.state != b'Z') {
+            return Err(ran_on);
+        }
+        let processes = match &self.cgroups.freezer {
+            Some(cgroup) => cgroup.processes().map_err(|error| error.to_string())?,
+            // The tracer lets go of all or none.
+            None => vec![Pid::new(self.state.pid1)],
+        };
+        for process in processes {
+            let tasks = match procfs::threads(process) {
+                Ok(tasks) => tasks,
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            for task in tasks {
+                match procfs::Status::read(&format!("/proc/{task}")) {
+                    Ok(status) if status.tracer == tracer || matches!(status.state, b'Z' | b'X') => {}
+                    Ok(_) => return Err(ran_on),
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
         Ok(())
     }
 
     /// Removes files of sockets that were bound anew for a sandbox that does not count.
     fn remove_names(&self) {
-        let root = format!("/proc/{}/root", self.state.pid1);
-        let removed = noted_names(&self.folder).and_then(|names| {
-            if names.is_empty() {
-                return Ok(());
-            }
-            let root = File::open(&root)?;
-            for name in names {
-                let (Some(folder), Some(file)) = (name.path.parent(), name.path.file_name()) else {
-                    continue;
-                };
-                let folder = match descriptor::open_in_root(root.as_fd(), folder, libc::O_PATH | libc::O_CLOEXEC, 0) {
-                    Ok(folder) => folder,
-                    Err(Errno::ENOENT) => continue,
-                    Err(error) => return Err(error.into()),
-                };
-                let found = fstatat(&folder, file, AtFlags::AT_SYMLINK_NOFOLLOW);
-                if found.is_ok_and(|found| (found.st_dev, found.st_ino) == name.identity) {
-                    unlinkat(&folder, file, UnlinkatFlags::NoRemoveDir)?;
-                }
-            }
-            Ok(())
-        });
-        if let Err(error) = removed {
+        if let Err(error) = remove_names(&self.folder, self.state.pid1) {
             tracing::error!(%error, "remove files of sockets");
         }
     }
 }
 
-/// Writes a file so that it is there, whole, also behind a loss of power.
-fn keep(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    // It is there for whoever looks now, so that nothing may be done as if it were not.
+/// A record that is written, and has its name not yet.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn write(record: &HandedOver) -> io::Result<Self> {
+        let beside = record.path.with_extension("new");
+        let mut file = File::create(&beside)?;
+        file.write_all(record.text.as_bytes())?;
+        file.sync_all()?;
+        Ok(Self(beside))
+    }
+
+    /// Gives it its name, where that still has what it began with.
+    fn show(self, record: &HandedOver) -> io::Result<()> {
+        let shown = match fs::read(&record.path) {
+            Ok(text) if text == record.begun.as_bytes() => fs::rename(&self.0, &record.path),
+            Ok(_) => Err(io::Error::other(
+                "it does not say any more that the migration has begun",
+            )),
+            Err(error) => Err(error),
+        };
+        shown.inspect_err(|_| self.remove())
+    }
+
+    fn remove(&self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::error!(%error, "what was to be the record of a hand-over stays");
+        }
+    }
+}
+
+fn sync_folder(path: &Path) {
     let folder = path.parent().unwrap_or(Path::new("/"));
     if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
         tracing::error!(%error, "the record of a hand-over may not survive a crash of this host");
     }
-    Ok(())
 }
