@@ -82,6 +82,7 @@ pub struct LinkState {
     /// Whether the host forwarded packets when the sandbox was started; else it reaches the host alone.
     pub forwarded: bool,
     /// Whether pasta is between the host and it, as for an ordinary user.
+    #[serde(default)]
     pub by_pasta: bool,
 }
 

@@ -8,20 +8,21 @@
 //! it: by the same devices, addresses and rules. What leaves that namespace pasta takes from a tap device, and makes
 //! connections of its own of it, as any program of the user's; what comes to published ports it takes there.
 //!
-//! pasta ends with the monitor, whatever ends that. It sees neither the sandbox's network nor any descriptor but three.
+//! pasta ends with the monitor, whatever ends that: it is in a PID namespace whose first process does. It sees neither the sandbox's network nor any descriptor but three.
 
 use crate::published::Published;
 use floe_sys::{capability, fork, memfd, network};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns, unshare},
     sys::{
         signal::{Signal, kill},
         stat::Mode,
-        wait::waitpid,
+        wait::{wait, waitpid},
     },
-    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpid, pipe},
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe},
 };
 use std::{
     fs::{self, File},
@@ -48,6 +49,9 @@ const BITS: &str = "30";
 /// Bytes of what it says that are kept: it may say more while the sandbox lives.
 const WORDS: u64 = 16 << 10;
 
+/// Exit status of who keeps it, which nobody asks for.
+const ENDED: i32 = 127;
+
 /// Why there is none, and what was attempted.
 type Failure = (Errno, String);
 
@@ -61,7 +65,8 @@ pub struct Uplink {
 /// It ends with this.
 #[derive(Debug)]
 struct Pasta {
-    pid: Pid,
+    /// The first process of its PID namespace, with which the kernel ends all in there.
+    keeper: Pid,
     /// So that it never writes to nobody.
     output: BufReader<File>,
 }
@@ -142,21 +147,14 @@ impl Uplink {
         let fixed = FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK);
         fcntl(&words, fixed).map_err(failed)?;
         let (output, input) = pipe().map_err(failed)?;
-        let (own, monitor) = (self.network.as_fd(), getpid());
-        let pid = fork::child(
-            || match become_pasta(monitor, published, [&own, &input.as_fd(), &words.as_fd()]) {
-                Ok(never) => match never {},
-                Err(error) => {
-                    // It is the memory file, or else nobody is there to be told.
-                    let _ = writeln!(io::stderr(), "{error}");
-                    127
-                }
-            },
-        );
-        let pid = pid.map_err(failed)?;
+        let own = self.network.as_fd();
+        let keeper = fork::child_in(libc::CLONE_NEWPID as u64, None, || {
+            keep(published, [&own, &input.as_fd(), &words.as_fd()]).unwrap_or_else(|error| tell(&error))
+        });
+        let keeper = keeper.map_err(failed)?;
         drop(input);
         let mut pasta = Pasta {
-            pid,
+            keeper,
             output: BufReader::new(File::from(output)),
         };
         // It writes its PID when all is done.
@@ -179,18 +177,46 @@ impl Uplink {
     }
 }
 
-/// Becomes pasta, with the namespace, and places for its PID and for what it says, as its only descriptors.
-fn become_pasta(
-    monitor: Pid,
-    published: &[Published],
-    [network, output, words]: [&dyn AsFd; 3],
-) -> io::Result<std::convert::Infallible> {
-    fork::signal_at_parents_end(Signal::SIGKILL, monitor)?;
+/// The life of the first process of a new PID namespace: it starts pasta there, and ends with it or with the monitor. A program's own
+/// wish to end with its parent is forgotten where a security module gives it another label, as AppArmor does with pasta; this
+/// process becomes no other program. The namespace, and places for pasta's PID and for what it says, are its only descriptors.
+fn keep(published: &[Published], [network, output, words]: [&dyn AsFd; 3]) -> io::Result<i32> {
     dup2_stdin(network.as_fd())?;
     dup2_stdout(output.as_fd())?;
     dup2_stderr(words.as_fd())?;
     fork::close_all_but(&[0, 1, 2]);
     fork::default_signals();
+    fork::signal_at_any_parents_end(Signal::SIGKILL)?;
+    // The monitor alone reads there, so it has ended already where nobody does.
+    let stdout = io::stdout();
+    let mut read = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    if poll(&mut read, PollTimeout::ZERO)? > 0 {
+        return Ok(ENDED);
+    }
+    let pasta = fork::child(|| match become_pasta(published) {
+        Ok(never) => match never {},
+        Err(error) => tell(&error),
+    })?;
+    // So that the monitor sees when pasta has closed it.
+    dup2_stdout(io::stdin().as_fd())?;
+    loop {
+        match wait() {
+            Ok(status) if status.pid() == Some(pasta) => return Ok(ENDED),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Says it in the file for what pasta says: the exit status.
+fn tell(error: &io::Error) -> i32 {
+    // It is the memory file, or else nobody is there to be told.
+    let _ = writeln!(io::stderr(), "{error}");
+    ENDED
+}
+
+/// Becomes pasta, with the descriptors that are there.
+fn become_pasta(published: &[Published]) -> io::Result<std::convert::Infallible> {
     // Who appears as another user than root there would have none in it.
     capability::keep_over_exec()?;
     let ports = |udp| {
@@ -253,8 +279,8 @@ fn last_words(mut words: File) -> io::Result<String> {
 impl Drop for Pasta {
     fn drop(&mut self) {
         // It is a child, so its number is nobody else's until it is waited for.
-        let _ = kill(self.pid, Signal::SIGKILL);
-        while let Err(Errno::EINTR) = waitpid(self.pid, None) {}
+        let _ = kill(self.keeper, Signal::SIGKILL);
+        while let Err(Errno::EINTR) = waitpid(self.keeper, None) {}
     }
 }
 

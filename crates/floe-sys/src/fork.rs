@@ -123,13 +123,21 @@ pub fn ended(status: i32) -> Result<Pid, Errno> {
 /// # Errors
 /// ESRCH where it has ended already.
 pub fn signal_at_parents_end(signal: nix::sys::signal::Signal, parent: Pid) -> Result<(), Errno> {
-    // SAFETY: both arguments are numbers.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
+    signal_at_any_parents_end(signal)?;
     if nix::unistd::getppid() == parent {
         Ok(())
     } else {
         Err(Errno::ESRCH)
     }
+}
+
+/// The same for one that can't see whether its parent is there: in another PID namespace.
+///
+/// # Errors
+/// EINVAL for no signal.
+pub fn signal_at_any_parents_end(signal: nix::sys::signal::Signal) -> Result<(), Errno> {
+    // SAFETY: both arguments are numbers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) }).map(drop)
 }
 
 /// Closes all descriptors but those in `keep`.

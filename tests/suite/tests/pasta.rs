@@ -238,6 +238,48 @@ fn frozen_and_thawed_it_is_reached_again() {
     echo(&mut end, "thawed");
 }
 
+/// As where a security module gives it another label: it does not end with its parent by itself.
+#[test]
+fn it_ends_with_the_monitor_whatever_it_wishes() {
+    let Some(place) = Place::new() else { return };
+    let host = &place.host;
+    let programs = host.folder("programs");
+    let found = run(Command::new("sh").args(["-c", "command -v pasta"])).expect_done();
+    let forgets = "import ctypes, os, signal, sys; signal.signal(signal.SIGPIPE, signal.SIG_DFL); ctypes.CDLL(None).prctl(1, 0); os.execv(sys.argv[1], sys.argv[1:])";
+    let script = format!("#!/bin/sh\nexec python3 -c '{forgets}' {} \"$@\"\n", found.trim());
+    let program = programs.join("pasta");
+    fs::write(&program, script).expect("a program");
+    shell(&format!("chmod 755 {0} {0}/pasta", programs.display()));
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("a path"));
+    let name = host.name("job");
+    let line = [
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--net",
+        "new",
+        "-p",
+        "8080:8000",
+        "--",
+        "python3",
+        "-c",
+        ECHO,
+    ];
+    let _ = run(host.command(&line).env("PATH", path)).expect_done();
+    place.goes_on("at first");
+    let pasta = place.pasta();
+    let parent = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        line.expect("its parent").trim().to_owned()
+    };
+    let monitor = parent(&parent(&pasta.to_string()));
+    signal(monitor.parse().expect("a number"), 9);
+    place.has_no_pasta("the end of the monitor");
+    until("the port", || TcpListener::bind("0.0.0.0:8080").is_ok());
+}
+
 /// Whoever the user appears as inside.
 #[test]
 fn who_is_mapped_otherwise_has_it_too() {
