@@ -286,54 +286,52 @@ fn both_are_killed_at_each_frame() {
     at_each_frame(Victims::Both);
 }
 
-/// Two network namespaces with a way between them, as two hosts have. Dropped, they go.
-struct TwoNetworks {
-    name: String,
-}
+/// Two network namespaces with a way between them, as two hosts have. Each is that of a process, and ends with it.
+struct TwoNetworks([Child; 2]);
 
 impl TwoNetworks {
     fn new() -> Self {
-        let name = format!("floe-mig-{}", std::process::id());
-        let made = Self { name };
-        let [here, there] = made.names();
-        for line in [
-            format!("ip netns add {here}"),
-            format!("ip netns add {there}"),
-            format!("ip -n {here} link add eth0 type veth peer name eth0 netns {there}"),
-            format!("ip -n {here} addr add 10.9.0.1/24 dev eth0"),
-            format!("ip -n {there} addr add 10.9.0.2/24 dev eth0"),
-            format!("ip -n {here} link set lo up"),
-            format!("ip -n {there} link set lo up"),
-            format!("ip -n {here} link set eth0 up"),
-            format!("ip -n {there} link set eth0 up"),
-        ] {
-            shell(&line);
+        let stay = || spawn(Command::new("unshare").args(["--net", "--kill-child", "sleep", "infinity"]));
+        let made = Self([stay(), stay()]);
+        let own = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
+        for process in &made.0 {
+            let theirs = format!("/proc/{}/ns/net", process.id());
+            until("the network namespace", || {
+                std::fs::read_link(&theirs).is_ok_and(|theirs| theirs != own)
+            });
+        }
+        let there = made.0[1].id();
+        made.shell(0, &format!("ip link add eth0 type veth peer name eth0 netns {there}"));
+        for (side, address) in ["10.9.0.1/24", "10.9.0.2/24"].into_iter().enumerate() {
+            made.shell(
+                side,
+                &format!("ip addr add {address} dev eth0; ip link set lo up; ip link set eth0 up"),
+            );
         }
         made
     }
 
-    fn names(&self) -> [String; 2] {
-        [format!("{}-a", self.name), format!("{}-b", self.name)]
+    fn hosts(&self) -> [Host; 2] {
+        self.0
+            .each_ref()
+            .map(|process| Host::behind(&["nsenter", &format!("--net=/proc/{}/ns/net", process.id())]))
     }
 
-    fn hosts(&self) -> [Host; 2] {
-        // Not by ip netns exec, which mounts another /sys, without cgroups.
-        self.names()
-            .map(|name| Host::behind(&["nsenter", &format!("--net=/run/netns/{name}")]))
+    /// Runs commands of a shell on one side, which must succeed.
+    fn shell(&self, side: usize, line: &str) {
+        let mut enter = Command::new("nsenter");
+        enter.arg(format!("--net=/proc/{}/ns/net", self.0[side].id()));
+        let outcome = run(enter.args(["bash", "-ec", line]));
+        assert_eq!(outcome.status, 0, "{line}: {}", outcome.err);
     }
 }
 
 impl Drop for TwoNetworks {
     fn drop(&mut self) {
-        for name in self.names() {
-            drop(run(Command::new("ip").args(["netns", "del", &name])));
+        for process in &mut self.0 {
+            drop(process.kill().and_then(|()| process.wait()));
         }
     }
-}
-
-fn shell(line: &str) {
-    let outcome = run(Command::new("bash").args(["-c", line]));
-    assert_eq!(outcome.status, 0, "{line}: {}", outcome.err);
 }
 
 /// A host's keys: where they are, and their fingerprint.
@@ -411,7 +409,6 @@ fn plain_bytes_of_a_stranger_end_their_connection_alone() {
         Receiver::start_with(&there, "127.0.0.1:0", &["--insecure"], |_| {}),
         Receiver::start(&there),
     ];
-    let [_, name] = networks.names();
     for receiver in &receivers[..2] {
         let (address, port) = receiver.address().rsplit_once(':').expect("a port");
         for bytes in [
@@ -420,10 +417,10 @@ fn plain_bytes_of_a_stranger_end_their_connection_alone() {
             "m\\xff\\xff\\xff\\xff",
             "d\\x01\\x00\\x00\\x00x",
         ] {
-            let talk =
-                format!("exec 3<>/dev/tcp/{address}/{port}; printf '{bytes}' >&3; timeout 10 cat <&3 >/dev/null; true");
-            let outcome = run(Command::new("ip").args(["netns", "exec", &name, "bash", "-c", &talk]));
-            assert_eq!(outcome.status, 0, "{}", outcome.err);
+            let talk = format!(
+                "exec 3<>/dev/tcp/{address}/{port}; printf '{bytes}' >&3; timeout 10 cat <&3 >/dev/null || true"
+            );
+            networks.shell(1, &talk);
         }
     }
     let job = here.name("job");
@@ -438,15 +435,12 @@ fn a_way_that_is_cut_while_the_image_goes_over_it() {
     let networks = TwoNetworks::new();
     let hosts = networks.hosts();
     let [here, there] = &hosts;
-    let [name, _] = networks.names();
     for (host, other) in [(here, there), (there, here)] {
         let (folder, fingerprint) = (keys(host).0, keys(other).1);
         host.done(&["keys", "--keys", &folder, "pin", "other", &fingerprint]);
     }
     // Random memory, which takes seconds at this rate.
-    shell(&format!(
-        "ip netns exec {name} tc qdisc add dev eth0 root tbf rate 40mbit burst 64kb latency 400ms"
-    ));
+    networks.shell(0, "tc qdisc add dev eth0 root tbf rate 40mbit burst 64kb latency 400ms");
     let job = here.name("job");
     let script = "import os, time\nm = os.urandom(24 << 20)\nn = 0\nwhile True:\n n += 1; open('count', 'w').write(str(n)); time.sleep(0.02)";
     let folder = here.folder("big");
@@ -486,15 +480,15 @@ fn a_way_that_is_cut_while_the_image_goes_over_it() {
         };
         let before = sent();
         until("some of the image is sent", || sent() > before + (4 << 20));
-        shell(&format!("ip netns exec {name} bash -c \"{cut}\""));
+        networks.shell(0, cut);
         let status = wait(child);
-        shell(&format!("ip netns exec {name} bash -c \"{mend}\""));
+        networks.shell(0, mend);
         assert_ne!(status, 0);
         goes_on(cut);
         assert_eq!(settle_with(here, &["--keys", &own]).status, 0);
         expect_one([here, there], &job, cut);
     }
-    shell(&format!("ip netns exec {name} tc qdisc del dev eth0 root"));
+    networks.shell(0, "tc qdisc del dev eth0 root");
     let receiver = Receiver::start_with(there, "10.9.0.2:0", &["--keys", &other], |_| {});
     here.done(&["migrate", &job, receiver.address(), "--keys", &own]);
     goes_on("moved at last");
@@ -558,7 +552,8 @@ struct Mount(std::path::PathBuf);
 impl Mount {
     fn tmpfs(place: &Path, size: &str) -> Self {
         let place = place.to_owned();
-        shell(&format!("mount -t tmpfs -o size={size} tmpfs {}", place.display()));
+        let line = format!("mount -t tmpfs -o size={size} tmpfs {}", place.display());
+        assert_eq!(run(Command::new("bash").args(["-c", &line])).status, 0, "{line}");
         Self(place)
     }
 }
