@@ -172,7 +172,7 @@ fn numbers(what: &'static str, ids: impl Iterator<Item = u32>) -> Result<(), Con
     Ok(())
 }
 
-fn identity(identity: &IdentityRecord) -> Result<(), Contradiction> {
+pub(crate) fn identity(identity: &IdentityRecord) -> Result<(), Contradiction> {
     let Some(base) = &identity.base else { return Ok(()) };
     let name = base.name.as_slice();
     let plain = (1..=NAME_BYTES).contains(&name.len()) && !name.iter().any(|byte| matches!(byte, 0 | b'/'));

@@ -193,7 +193,12 @@ impl Given {
             return Err(ChainError::Unnamed { image, name, id }.into());
         };
         let beside = at.with_file_name(base.file_name());
-        let file = match File::open(&beside) {
+        // What is no regular file may wait for somebody, or be a device, when it is opened.
+        let opened = match std::fs::metadata(&beside) {
+            Ok(found) if !found.is_file() => Err(std::io::Error::other("it is no regular file")),
+            _ => File::open(&beside),
+        };
+        let file = match opened {
             Ok(file) => file,
             Err(source) => {
                 return Err(ChainError::Missing {

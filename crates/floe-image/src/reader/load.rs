@@ -133,7 +133,10 @@ pub(super) fn identity(file: &File) -> Result<IdentityRecord, ReadError> {
             push(&mut found, place, entry, &read_record(&mut ahead, place, entry, end)?)?;
         }
     }
-    only(found, "identity")
+    let identity: IdentityRecord = only(found, "identity")?;
+    // Its base is looked for by this name, before anything else is read.
+    check::identity(&identity)?;
+    Ok(identity)
 }
 
 /// The body of a record.

@@ -385,9 +385,21 @@ impl Saving<'_> {
     }
 
     fn was_decided(&self, record: &Record) -> bool {
-        if let Err(error) = self.request.sandbox.wait_for_monitor(Duration::MAX) {
-            tracing::debug!(%error, "the monitor does not answer");
+        // Once it has decided, the monitor waits for the tree to end, which it does only when this process lets go of it.
+        const GLANCE: Duration = Duration::from_millis(100);
+        loop {
+            if matches!(record.written_phase(self.request.state_dir), Ok(Phase::Decided)) {
+                return true;
+            }
+            match self.request.sandbox.wait_for_monitor(GLANCE) {
+                Err(floe_sandbox::HandoverError::Refused(_)) => {}
+                answer => {
+                    if let Err(error) = answer {
+                        tracing::debug!(%error, "the monitor does not answer");
+                    }
+                    return matches!(record.written_phase(self.request.state_dir), Ok(Phase::Decided));
+                }
+            }
         }
-        matches!(record.written_phase(self.request.state_dir), Ok(Phase::Decided))
     }
 }
