@@ -4,6 +4,7 @@
 mod cgroups;
 mod content;
 mod files;
+mod ip_sets;
 mod ipc;
 mod memory;
 mod mounts;

@@ -1,6 +1,6 @@
 //! Packet filters, which the kernel can be told message by message, and what joins the tree's own network to the host's.
 
-use super::ensure;
+use super::{ensure, ip_sets};
 use crate::{
     Image,
     record::{FilterTableRecord, IpSetRecord, LegacyTableRecord, NamespaceOrigin, PacketFilterRecord},
@@ -11,11 +11,11 @@ const MOST_SKIPPED: u64 = 1 << 20;
 /// The addresses of networks that are joined to the host's.
 const POOL: [u8; 2] = [10, 241];
 /// Bytes before the value of an attribute of netlink.
-const HEAD: usize = 4;
+pub(super) const HEAD: usize = 4;
 /// Bytes of a message's attributes, by far.
 const MOST: usize = 1 << 20;
 /// An attribute says its length in 16 bits.
-const MOST_OF_ELEMENT: usize = 60_000;
+pub(super) const MOST_OF_ELEMENT: usize = 60_000;
 
 /// A packet filter that can't have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum FilterFault {
     /// Handles.
     #[error("between the handles of the packet filter too many are missing")]
     Skipped,
+    /// Numbers of sets.
+    #[error("between the numbers of sets of the packet filters too many are missing")]
+    Missing,
     /// A set of ipset that no kernel has.
     #[error("set {index} of the packet filter {fault}")]
     Set {
@@ -64,6 +67,13 @@ pub(super) fn check(image: &Image) -> Result<(), FilterFault> {
         let possible = own && [first, second] == POOL && last % 4 == 2;
         ensure(possible, || FilterFault::Link(link.address))?;
     }
+    let missing = image
+        .networks()
+        .iter()
+        .map(|network| ip_sets::missing(&network.filter.sets));
+    ensure(missing.sum::<u64>() <= IpSetRecord::MOST_MISSING, || {
+        FilterFault::Missing
+    })?;
     image.networks().iter().try_for_each(|network| one(&network.filter))
 }
 
@@ -79,10 +89,7 @@ fn one(record: &PacketFilterRecord) -> Result<(), FilterFault> {
         last = table.handle;
     }
     ensure(skipped <= MOST_SKIPPED, || FilterFault::Skipped)?;
-    let mut free = 0;
-    for set in &record.sets {
-        free = check_set(set, free)?;
-    }
+    ip_sets::check(&record.sets)?;
     for (place, table) in record.legacy.iter().enumerate() {
         check_legacy(table, &record.legacy[..place])?;
     }
@@ -91,25 +98,6 @@ fn one(record: &PacketFilterRecord) -> Result<(), FilterFault> {
         .iter()
         .position(|connection| !are_attributes(&connection.attributes));
     bad.map_or(Ok(()), |index| Err(FilterFault::Connection(index)))
-}
-
-/// The first number that one behind it can have.
-fn check_set(set: &IpSetRecord, free: u32) -> Result<u32, FilterFault> {
-    let fault = |fault| FilterFault::Set {
-        index: set.index,
-        fault,
-    };
-    ensure(u32::from(set.index) >= free && set.index != u16::MAX, || {
-        fault("is not behind the one before it")
-    })?;
-    ensure(are_attributes(&set.attributes), || {
-        fault("has no attributes of netlink")
-    })?;
-    let possible = |element: &Vec<u8>| element.len() <= MOST_OF_ELEMENT && are_attributes(element);
-    ensure(set.elements.iter().all(possible), || {
-        fault("has an element without attributes of netlink")
-    })?;
-    Ok(u32::from(set.index) + 1)
 }
 
 fn check_legacy(table: &LegacyTableRecord, before: &[LegacyTableRecord]) -> Result<(), FilterFault> {

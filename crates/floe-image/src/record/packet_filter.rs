@@ -29,6 +29,11 @@ pub struct IpSetRecord {
     pub elements: Vec<Vec<u8>>,
 }
 
+impl IpSetRecord {
+    /// The most numbers without a set, in all networks of a tree: each takes a wait of some milliseconds.
+    pub const MOST_MISSING: u64 = 1024;
+}
+
 /// A table of x_tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegacyTableRecord {

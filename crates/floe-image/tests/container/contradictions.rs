@@ -815,7 +815,17 @@ fn sets_and_legacy_tables_that_no_kernel_has_are_refused() {
         s.networks[0].filter.sets.push(again);
     });
     contradiction(&set(u16::MAX, "is not behind the one before it"), |s| {
-        s.networks[0].filter.sets[0].index = u16::MAX;
+        let filter = &mut s.networks[0].filter;
+        let all = (0..u16::MAX).map(|index| floe_image::record::IpSetRecord {
+            index,
+            elements: Vec::new(),
+            ..filter.sets[0].clone()
+        });
+        let last = floe_image::record::IpSetRecord {
+            index: u16::MAX,
+            ..filter.sets[0].clone()
+        };
+        filter.sets = all.chain([last]).collect();
     });
     contradiction(&set(2, "has no attributes of netlink"), |s| {
         s.networks[0].filter.sets[0].attributes.pop();
@@ -823,6 +833,33 @@ fn sets_and_legacy_tables_that_no_kernel_has_are_refused() {
     contradiction(&set(2, "has an element without attributes of netlink"), |s| {
         s.networks[0].filter.sets[0].elements[0].clear();
     });
+    contradiction(&set(2, "has an attribute twice"), |s| {
+        let set = &mut s.networks[0].filter.sets[0];
+        set.attributes = [&set.attributes[..], &set.attributes[..]].concat();
+    });
+    let hash_size = [8, 0, 18, 0x40, 0, 0, 4, 0];
+    contradiction(&set(2, "has an attribute twice"), |s| {
+        let set = &mut s.networks[0].filter.sets[0];
+        set.attributes
+            .extend([20, 0, 7, 0x80].iter().chain(&hash_size).chain(&hash_size));
+    });
+    contradiction(&set(2, "has an impossible hashsize"), |s| {
+        let longer = [16, 0, 7, 0x80, 12, 0, 18, 0x40, 0, 0, 4, 0, 127, 0, 0, 0];
+        s.networks[0].filter.sets[0].attributes.extend(longer);
+    });
+    // IP_TO, CIDR, PORT_TO and IP2_TO; of a type whose name is not told.
+    for kind in [2, 3, 5, 22] {
+        contradiction(&set(2, "has an element that is several"), |s| {
+            let element = &mut s.networks[0].filter.sets[0].elements[0];
+            element.extend([6, 0, kind, 0x40, 0, 1, 0, 0]);
+        });
+    }
+    contradiction(&set(2, "has an element with an attribute twice"), |s| {
+        let element = &mut s.networks[0].filter.sets[0].elements[0];
+        element.extend_from_within(..);
+    });
+    let missing = "between the numbers of sets of the packet filters too many are missing";
+    contradiction(missing, |s| s.networks[0].filter.sets[0].index = 1025);
     let table = |family: u8, fault: &str| format!("table \"raw\" of family {family} of the packet filter {fault}");
     contradiction(&table(2, "is there twice"), |s| {
         let again = s.networks[0].filter.legacy[0].clone();
