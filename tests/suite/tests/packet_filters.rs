@@ -1,6 +1,6 @@
 //! Packet filters besides nf_tables': a router with rules of iptables-legacy and sets of ipset, and those behind it.
 
-use floe_suite::{Host, Traces, Victim, has, json, run, skip, until};
+use floe_suite::{Host, PID_METHODS, Traces, Victim, has, json, run, skip, until};
 use std::fs;
 
 /// A router, a server behind it that has a filter of its own and is in a user namespace too, and a client that asks all the time.
@@ -170,4 +170,90 @@ fn a_restore_that_fails_leaves_nothing() {
     }
     host.done(&["restore", "-d", &image]);
     victim.check("restored at last");
+}
+
+/// Rules name users, whom the kernel knows in the user namespace that the network belongs to alone.
+#[test]
+fn rules_of_users_come_back_in_a_network_of_a_user_namespace() {
+    for (program, save) in [
+        ("iptables-legacy", "iptables-legacy-save"),
+        ("iptables-nft", "iptables-nft-save"),
+    ] {
+        if !has(program) {
+            return skip(&format!("there is no {program}"));
+        }
+        let host = Host::new();
+        let job = host.name("owner");
+        let inside = format!(
+            "{program} -w -A OUTPUT -m owner --uid-owner 0 -j ACCEPT && {save} | grep -v '^[#:]' > told && \
+             while :; do {save} | grep -v '^[#:]' > now.new; mv now.new now; sleep 0.1; done"
+        );
+        let folder = host.folder("place");
+        let place = folder.display().to_string();
+        let line = ["sh", "-c", "unshare -Urn sh -c \"$0\" & wait", &inside];
+        host.done(
+            &[
+                &["run", "-d", "--net", "none", "--name", &job, "-w", &place, "--"],
+                &line[..],
+            ]
+            .concat(),
+        );
+        let now = || fs::read_to_string(folder.join("now")).unwrap_or_default();
+        until("the rule", || now().contains("--uid-owner 0"));
+        let told = fs::read_to_string(folder.join("told")).expect("rules");
+        for method in PID_METHODS {
+            let image = host.path("owner.floe").display().to_string();
+            host.done(&["checkpoint", &job, "-o", &image]);
+            fs::remove_file(folder.join("now")).expect("it is there");
+            host.done(&["restore", "-d", "--pid-method", method, &image]);
+            until("what the rules are now", || now() == told);
+        }
+    }
+}
+
+/// Which of two chains at one place comes first only the kernel knows.
+#[test]
+fn two_tables_that_translate_at_one_place_are_refused() {
+    let programs = ["iptables-legacy", "nft"];
+    if let Some(missing) = programs.iter().find(|program| !has(program)) {
+        return skip(&format!("there is no {missing}"));
+    }
+    const NFT: &str = "nft add table ip NAME && nft add chain ip NAME out '{ type nat hook output priority -100; }' && \
+        nft add rule ip NAME out tcp dport 80 dnat to 127.0.0.1:9001";
+    const LEGACY: &str =
+        "iptables-legacy -w -t nat -A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:9002";
+    let one = NFT.replace("NAME", "one");
+    let cases = [
+        (format!("{one} && {LEGACY}"), Some("table ip one")),
+        (
+            format!("{one} && {}", NFT.replace("NAME", "other")),
+            Some("table ip other"),
+        ),
+        // Alone, and beside one that translates nothing.
+        (format!("{one} && iptables-legacy -w -t nat -L -n"), None),
+    ];
+    for (rules, refused) in cases {
+        let host = Host::new();
+        let job = host.name("nat");
+        let ready = host.path("ready");
+        let script = format!(
+            "{rules} > /dev/null && touch {} && exec sleep infinity",
+            ready.display()
+        );
+        host.done(&["run", "-d", "--net", "none", "--name", &job, "--", "sh", "-c", &script]);
+        until("the rules", || ready.exists());
+        let image = host.path("nat.floe").display().to_string();
+        let outcome = host.floe(&["checkpoint", &job, "--leave-running", "-o", &image]);
+        match refused {
+            None => drop(outcome.expect_done()),
+            Some(name) => {
+                let error = outcome.expect_failed();
+                let told = error
+                    .lines()
+                    .find(|line| line.contains(name) && line.contains("translates addresses"));
+                assert!(told.is_some(), "{error}");
+                assert_eq!(host.state(&job), "running");
+            }
+        }
+    }
 }

@@ -19,11 +19,7 @@ pub fn obstacles(image: &Image, given: &GivenEnds) -> Result<Vec<Obstacle>, Rest
     let networks = image.networks();
     let mut found = network::rehearse(networks, &image.sandbox().namespaces)?;
     found.extend(network::obstacles(networks, given).map_err(failed("look at the host's network devices"))?);
-    found.extend(
-        networks
-            .iter()
-            .flat_map(|record| packet_filter::obstacles(&record.filter)),
-    );
+    found.extend(packet_filter::obstacles(networks, &image.sandbox().namespaces));
     let found = found.into_iter();
     Ok(found.map(|(object, reason)| Obstacle { object, reason }).collect())
 }

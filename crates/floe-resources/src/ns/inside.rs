@@ -132,6 +132,10 @@ impl Privileges {
         if has_own()? {
             return Ok(Self::Own);
         }
+        Self::of_owner(namespace)
+    }
+
+    fn of_owner(namespace: BorrowedFd<'_>) -> io::Result<Self> {
         let user = namespace::owner(namespace)?;
         let own = std::fs::metadata("/proc/self/ns/user")?.ino();
         Ok(if fstat(&user)?.st_ino == own {
@@ -203,6 +207,21 @@ pub fn run_in<T: Send>(
     look: impl FnOnce() -> Result<T, io::Error> + Send,
 ) -> Result<T, io::Error> {
     Privileges::to_enter(namespace)?.run(|| {
+        setns(namespace, CloneFlags::empty())?;
+        look()
+    })
+}
+
+/// As [`run_in`], with the rights of who owns the namespace and no others, where that is not the caller's user namespace: numbers of
+/// users that the kernel is told are those of that namespace.
+///
+/// # Errors
+/// Those of setns(2) and of `look`.
+pub fn run_in_as_owner<T: Send>(
+    namespace: BorrowedFd<'_>,
+    look: impl FnOnce() -> Result<T, io::Error> + Send,
+) -> Result<T, io::Error> {
+    Privileges::of_owner(namespace)?.run(|| {
         setns(namespace, CloneFlags::empty())?;
         look()
     })

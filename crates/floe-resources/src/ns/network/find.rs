@@ -99,10 +99,11 @@ pub fn find(
             refusals,
         )
         .map_err(unreadable)?;
-        record.filter = packet_filter::dump(space, refusals)?;
+        record.filter = packet_filter::dump(space, others.owner(space.number), refusals)?;
         records.push(record);
     }
     refuse_unreached(&records, &spaces, refusals);
+    packet_filter::refuse_crowd(records.iter().map(|record| &record.filter), refusals);
     Ok(records)
 }
 

@@ -8,24 +8,33 @@ mod records;
 mod rehearse;
 
 use super::{
-    NetworkSpace,
-    inside::{NsError, run_in},
+    NetworkSpace, contents,
+    inside::{NsError, run_in_as_owner},
 };
 use crate::refusal::Refusals;
-use floe_image::record::PacketFilterRecord;
-use floe_sys::netfilter::{
-    self,
-    legacy::{self, LegacyTable},
-    ruleset::{self, Table},
-    sets::{self, Quiet, Set},
-    tracking::{self, Tracked},
+use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkRecord, PacketFilterRecord};
+use floe_sys::{
+    namespace::owner,
+    netfilter::{
+        self,
+        legacy::{self, LegacyTable},
+        ruleset::{self, Table},
+        sets::{self, Quiet, Set},
+        tracking::{self, Tracked},
+    },
 };
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::stat::fstat};
 use std::{
+    collections::{HashMap, HashSet},
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
+/// How findings name all of them.
+const SETS: &str = "packet filter: sets of ipset";
 /// How often what changes meanwhile is read anew.
 const ATTEMPTS: usize = 20;
 
@@ -53,7 +62,11 @@ struct Found {
 ///
 /// # Errors
 /// [`NsError`].
-pub fn dump(space: &NetworkSpace, refusals: &mut Refusals) -> Result<PacketFilterRecord, NsError> {
+pub fn dump(
+    space: &NetworkSpace,
+    owner: Option<BorrowedFd<'_>>,
+    refusals: &mut Refusals,
+) -> Result<PacketFilterRecord, NsError> {
     let found = space.run(look)?;
     let mut refuse = |object: String, reason: &str, advice: &'static str| {
         refusals.add(
@@ -80,7 +93,18 @@ pub fn dump(space: &NetworkSpace, refusals: &mut Refusals) -> Result<PacketFilte
     for object in &found.others {
         refuse((*object).to_owned(), "they are not carried", "delete them");
     }
-    for obstacle in rehearse::obstacles(&found.filter) {
+    for name in found.filter.unordered() {
+        refuse(
+            format!("table {name}"),
+            "it translates addresses at the same hook and priority as another one, and which comes first is not known",
+            "give its chains another priority",
+        );
+    }
+    // All together are refused then.
+    if rehearse::crowd(std::slice::from_ref(&found.filter)).is_some() {
+        return Ok(found.filter.into());
+    }
+    for obstacle in rehearse::obstacles(&found.filter, owner) {
         refusals.add(None, space.title(obstacle.object), obstacle.reason, obstacle.advice);
     }
     Ok(found.filter.into())
@@ -166,11 +190,55 @@ pub fn titles(record: &PacketFilterRecord) -> Vec<String> {
     tables.chain(legacy).chain(sets).collect()
 }
 
-/// What stands in the way of making a packet filter on this host: object and reason.
+/// What stands in the way of making the packet filters of networks on this host: object and reason.
 #[must_use]
-pub fn obstacles(record: &PacketFilterRecord) -> Vec<(String, String)> {
-    let found = rehearse::obstacles(&record.into()).into_iter();
+pub fn obstacles(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> Vec<(String, String)> {
+    let filters: Vec<Filter> = records.iter().map(|record| Filter::from(&record.filter)).collect();
+    if let Some(reason) = rehearse::crowd(&filters) {
+        return vec![(SETS.to_owned(), reason.to_owned())];
+    }
+    let owners = match owners(records, namespaces) {
+        Ok(owners) => owners,
+        Err(error) => {
+            return vec![(
+                "packet filter".to_owned(),
+                format!("who owns it can't be made: {error}"),
+            )];
+        }
+    };
+    let owner = |record: &NetworkRecord| owners.get(&record.namespace).map(AsFd::as_fd);
+    let both = filters.iter().zip(records);
+    let found = both.flat_map(|(filter, record)| rehearse::obstacles(filter, owner(record)));
     found.map(|one| (one.object, one.reason)).collect()
+}
+
+/// User namespaces like those that networks with packet filters belong to, where that is not the sandbox's.
+fn owners(records: &[NetworkRecord], namespaces: &[NamespaceRecord]) -> io::Result<HashMap<u32, OwnedFd>> {
+    let filters = |record: &&NetworkRecord| record.namespace != 0 && record.filter != PacketFilterRecord::default();
+    if !records.iter().any(|record| filters(&record)) {
+        return Ok(HashMap::new());
+    }
+    let made = contents::rehearse(namespaces, |_, contents| *contents == NamespaceContents::Network)?;
+    let own = fs::metadata("/proc/self/ns/user")?.ino();
+    let mut owners = HashMap::new();
+    for record in records.iter().filter(filters) {
+        let Some(network) = made.get(&record.namespace) else {
+            continue;
+        };
+        let owner = owner(network.as_fd())?;
+        if fstat(&owner)?.st_ino != own {
+            owners.insert(record.namespace, owner);
+        }
+    }
+    Ok(owners)
+}
+
+/// Refuses sets that can't all be made.
+pub fn refuse_crowd<'a>(records: impl Iterator<Item = &'a PacketFilterRecord>, refusals: &mut Refusals) {
+    let filters: Vec<Filter> = records.map(Filter::from).collect();
+    if let Some(reason) = rehearse::crowd(&filters) {
+        refusals.add(None, SETS.to_owned(), reason, "ipset destroy some");
+    }
 }
 
 /// Makes a packet filter in a network namespace, before any packet comes. Rules find the sets that they name.
@@ -182,7 +250,7 @@ pub fn restore(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Re
         return Ok(());
     }
     let filter = Filter::from(record);
-    run_in(namespace.as_fd(), || {
+    run_in_as_owner(namespace, || {
         sets::load(&filter.sets).map_err(|(_, error)| error)?;
         for table in &filter.legacy {
             legacy::load(table)?;
@@ -201,7 +269,7 @@ pub fn compare(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Re
     if wanted.tables.is_empty() && wanted.legacy.is_empty() && wanted.sets.is_empty() {
         return Ok(None);
     }
-    let now = run_in(namespace, rules)?;
+    let now = run_in_as_owner(namespace, rules)?;
     let quiet = if wanted.feeds_sets() {
         Quiet::No
     } else {
@@ -216,6 +284,24 @@ pub fn compare(namespace: BorrowedFd<'_>, record: &PacketFilterRecord) -> io::Re
 }
 
 impl Filter {
+    /// Tables that translate addresses where one before them does. The one that was hooked last comes first, and when that was is told
+    /// nowhere.
+    fn unordered(&self) -> Vec<String> {
+        let legacy = self.legacy.iter();
+        let legacy = legacy.map(|table| (format!("{} of {}", table.name, table.program()), table.translating()));
+        let tables = self.tables.iter();
+        let tables = tables.map(|table| (format!("{} {}", table.family_name(), table.name()), table.translating()));
+        let mut before = HashSet::new();
+        let mut found = Vec::new();
+        for (name, places) in legacy.chain(tables) {
+            if places.iter().any(|place| before.contains(place)) {
+                found.push(name);
+            }
+            before.extend(places);
+        }
+        found
+    }
+
     /// Whether rules put what they find into sets of ipset.
     fn feeds_sets(&self) -> bool {
         let legacy = self.legacy.iter().filter_map(LegacyTable::extensions);

@@ -1,7 +1,8 @@
 //! Whether a packet filter can be made: it is made in network namespaces that no process is in, and compared.
 
 use super::Filter;
-use crate::ns::inside::in_new_network;
+use crate::ns::{inside::in_new_network, inside::run_in_as_owner, make_namespace};
+use floe_image::record::{IpSetRecord, NamespaceContents};
 use floe_sys::{
     netfilter::{
         legacy::{self, LegacyTable, is_carried},
@@ -11,7 +12,10 @@ use floe_sys::{
     route,
 };
 use nix::errno::Errno;
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 /// What can't be made: object, reason, and what can be done about it on the source host.
 pub(super) struct Obstacle {
@@ -24,20 +28,59 @@ pub(super) struct Obstacle {
 const MOST_ROOM: u64 = 1 << 30;
 const OTHER: &str = "made again it is another one";
 
+/// The user namespace that a network namespace belongs to, where that is not floe's own: it decides which users rules can name.
+pub(super) type Owner<'a> = Option<BorrowedFd<'a>>;
+
+fn in_new<T: Send>(owner: Owner<'_>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    match owner {
+        Some(_) => {
+            let made = make_namespace(&NamespaceContents::Network, owner, &[])?;
+            run_in_as_owner(made.as_fd(), work)
+        }
+        None => in_new_network(work).map_err(io::Error::other),
+    }
+}
+
 /// All that is in the way.
-pub(super) fn obstacles(filter: &Filter) -> Vec<Obstacle> {
-    let mut found = of_sets(&filter.sets);
+pub(super) fn obstacles(filter: &Filter, owner: Owner<'_>) -> Vec<Obstacle> {
+    let mut found = of_sets(&filter.sets, owner);
     let sets = found.is_empty().then(|| bare(&filter.sets));
-    found.extend(of_legacy(&filter.legacy, sets.as_deref()));
+    found.extend(of_legacy(&filter.legacy, sets.as_deref(), owner));
     let tables = filter.tables.iter();
     found.extend(tables.filter_map(|table| {
         Some(Obstacle {
             object: title(table),
-            reason: of_table(table, sets.as_deref())?,
+            reason: of_table(table, sets.as_deref(), owner)?,
             advice: "nft delete table, and make it again afterwards",
         })
     }));
     found
+}
+
+/// Why all sets of these packet filters can't be made, where they can't: some are made several times, as rules are taken only where
+/// their sets are there.
+pub(super) fn crowd(filters: &[Filter]) -> Option<&'static str> {
+    let room = filters.iter().map(|filter| {
+        let once = filter
+            .sets
+            .iter()
+            .fold(0_u64, |sum, set| sum.saturating_add(set.room()));
+        let naming = filter.tables.iter().filter(|table| name_sets(&table.extensions()));
+        once.saturating_mul(naming.count() as u64 + 1 + u64::from(!filter.legacy.is_empty()))
+    });
+    let missing = filters.iter().map(|filter| {
+        let used = filter.sets.last().map_or(0, |last| u64::from(last.index) + 1);
+        used.saturating_sub(filter.sets.len() as u64)
+    });
+    if room.fold(0, u64::saturating_add) > MOST_ROOM {
+        Some(
+            "without any element, once for each table with rules that name sets, they take more than 1 GiB of the kernel's memory",
+        )
+    } else if missing.sum::<u64>() > IpSetRecord::MOST_MISSING {
+        Some("between their numbers more than 1024 are missing")
+    } else {
+        None
+    }
 }
 
 /// Whether rules with these matches and targets name sets of ipset.
@@ -58,7 +101,7 @@ fn load_sets(sets: &[Set]) -> io::Result<()> {
     sets::load(sets).map_err(|(_, error)| error.into())
 }
 
-fn of_sets(sets: &[Set]) -> Vec<Obstacle> {
+fn of_sets(sets: &[Set], owner: Owner<'_>) -> Vec<Obstacle> {
     let obstacle = |name: &str, reason: String| Obstacle {
         object: format!("packet filter: ipset {name}"),
         reason,
@@ -68,15 +111,10 @@ fn of_sets(sets: &[Set]) -> Vec<Obstacle> {
     let mut found: Vec<_> = unknown
         .map(|set| obstacle(&set.name(), format!("sets of type {} are not carried", set.type_name())))
         .collect();
-    let room = sets.iter().fold(0_u64, |sum, set| sum.saturating_add(set.room()));
-    if let (Some(largest), true) = (sets.iter().max_by_key(|set| set.room()), room > MOST_ROOM) {
-        let reason = "together with the others it takes more than 1 GiB of the kernel's memory without any element";
-        found.push(obstacle(&largest.name(), reason.to_owned()));
-    }
     if sets.is_empty() || !found.is_empty() {
         return found;
     }
-    let made = in_new_network(|| match sets::load(sets) {
+    let made = in_new(owner, || match sets::load(sets) {
         Ok(()) => Ok(sets::differing(sets, &sets::read()?, Quiet::All).map(|name| (name, OTHER.to_owned()))),
         Err((name, error)) => Ok(Some((name, again(&error)))),
     });
@@ -90,7 +128,7 @@ fn again(error: &dyn std::error::Error) -> String {
     format!("it can't be made again: {error}{}", cause.unwrap_or_default())
 }
 
-fn of_legacy(tables: &[LegacyTable], sets: Option<&[Set]>) -> Vec<Obstacle> {
+fn of_legacy(tables: &[LegacyTable], sets: Option<&[Set]>, owner: Owner<'_>) -> Vec<Obstacle> {
     let obstacle = |title: String, reason: String| Obstacle {
         object: format!("packet filter: table {title}"),
         reason,
@@ -112,7 +150,7 @@ fn of_legacy(tables: &[LegacyTable], sets: Option<&[Set]>) -> Vec<Obstacle> {
     if rehearsed.is_empty() {
         return found;
     }
-    let made = in_new_network(|| {
+    let made = in_new(owner, || {
         load_sets(sets.unwrap_or_default())?;
         let loaded = rehearsed.iter().map(|table| (table, legacy::load(table)));
         let failed = loaded.filter_map(|(table, loaded)| Some((title(table), refused(loaded.err()?))));
@@ -146,7 +184,7 @@ fn not_carried(name: &str) -> String {
 }
 
 /// Why a table of nf_tables can't be made again, where it can't.
-fn of_table(table: &Table, sets: Option<&[Set]>) -> Option<String> {
+fn of_table(table: &Table, sets: Option<&[Set]>, owner: Owner<'_>) -> Option<String> {
     if table.has_owner() {
         return Some("it belongs to a process, with whose end it goes".to_owned());
     }
@@ -155,7 +193,7 @@ fn of_table(table: &Table, sets: Option<&[Set]>) -> Option<String> {
         return Some(not_carried(name));
     }
     let sets = if name_sets(&extensions) { sets? } else { &[] };
-    match rehearse(table, sets) {
+    match rehearse(table, sets, owner) {
         Ok(None) => None,
         Ok(Some(_)) => Some(OTHER.to_owned()),
         Err(error) => Some(again(&error)),
@@ -163,7 +201,7 @@ fn of_table(table: &Table, sets: Option<&[Set]>) -> Option<String> {
 }
 
 /// Makes a table in a network namespace of its own; what differs then.
-fn rehearse(table: &Table, sets: &[Set]) -> io::Result<Option<String>> {
+fn rehearse(table: &Table, sets: &[Set], owner: Owner<'_>) -> io::Result<Option<String>> {
     let mut alone = table.clone();
     alone.handle = 1;
     let alone = [alone];
@@ -175,7 +213,7 @@ fn rehearse(table: &Table, sets: &[Set]) -> io::Result<Option<String>> {
         ruleset::load(&alone)?;
         Ok(ruleset::differing(&alone, &ruleset::read()?, true))
     };
-    in_new_network(make).map_err(io::Error::other)
+    in_new(owner, make)
 }
 
 fn title(table: &Table) -> String {

@@ -128,6 +128,21 @@ impl LegacyTable {
         (known && hooked).then(|| entries.into_iter().flat_map(|entry| entry.extensions).collect())
     }
 
+    /// Where it translates addresses, if it has rules that do: family of packets, hook and priority.
+    #[must_use]
+    pub fn translating(&self) -> Vec<(u8, u32, u32)> {
+        /// Of hooks: before and behind routing, in and out; priorities of linux/netfilter_ipv4.h.
+        const PLACES: [(u32, i32); 4] = [(0, -100), (1, 100), (3, -100), (4, 100)];
+        let entries = self.layout().and_then(|layout| entries::split(&self.entries, layout));
+        // A chain ends with its policy, and all with an entry that none reaches.
+        let has_rules = entries.is_some_and(|entries| entries.len() > PLACES.len() + 1);
+        if self.name != "nat" || !has_rules {
+            return Vec::new();
+        }
+        let place = |(hook, priority): (u32, i32)| (self.family, hook, priority.cast_unsigned());
+        PLACES.map(place).to_vec()
+    }
+
     /// Without what it has counted.
     fn uncounted(&self) -> Self {
         let mut table = self.clone();

@@ -52,6 +52,34 @@ impl Table {
         extensions(self)
     }
 
+    /// Where its chains with rules translate addresses: family of packets, hook and priority.
+    #[must_use]
+    pub fn translating(&self) -> Vec<(u8, u32, u32)> {
+        /// NFTA_CHAIN_NAME and TYPE, NFTA_RULE_CHAIN.
+        const NAME: u16 = 3;
+        const TYPE: u16 = 7;
+        const OF_CHAIN: u16 = 2;
+        const INET: u8 = 1;
+        let families = if self.family == INET {
+            vec![2, 10]
+        } else {
+            vec![self.family]
+        };
+        let of_kind = |kind| self.parts.iter().filter(move |part| part.kind == kind);
+        let has_rules = |chain: &Part| {
+            let name = text(&chain.attributes, NAME);
+            of_kind(PartKind::Rule).any(|rule| text(&rule.attributes, OF_CHAIN) == name)
+        };
+        let chains = of_kind(PartKind::Chain).filter(|chain| text(&chain.attributes, TYPE) == Some(b"nat"));
+        let places = chains.filter(|chain| has_rules(chain)).filter_map(|chain| {
+            let hook = value(&chain.attributes, NFTA_CHAIN_HOOK)?;
+            Some((word(hook, NFTA_HOOK_HOOKNUM)?, word(hook, NFTA_HOOK_PRIORITY)?))
+        });
+        places
+            .flat_map(|(hook, priority)| families.iter().map(move |family| (*family, hook, priority)))
+            .collect()
+    }
+
     /// Names of the network devices that it is hooked to.
     #[must_use]
     pub fn devices(&self) -> Vec<Vec<u8>> {
