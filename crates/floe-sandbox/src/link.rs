@@ -96,7 +96,7 @@ pub struct Link {
     _ports: Vec<OwnedFd>,
     _way: OpenWay,
     /// What it goes by, where it does not end at the host. It takes the ports, and its network namespace the pair.
-    _uplink: Option<Uplink>,
+    uplink: Option<Uplink>,
 }
 
 /// The number of the host's device, which goes with this; `None` where it goes with its network namespace.
@@ -210,7 +210,7 @@ impl Link {
         drop(ports);
         uplink.open(&spec.published)?;
         Ok(Self {
-            _uplink: Some(uplink),
+            uplink: Some(uplink),
             ..link
         })
     }
@@ -262,7 +262,7 @@ impl Link {
             pair,
             _ports: Vec::new(),
             _way: way,
-            _uplink: None,
+            uplink: None,
             state,
         })
     }
@@ -270,6 +270,31 @@ impl Link {
     /// What it is.
     pub fn state(&self) -> &LinkState {
         &self.state
+    }
+
+    /// What can be read of when pasta has ended, where the link needs it.
+    pub(crate) fn life(&self) -> Option<BorrowedFd<'_>> {
+        self.uplink.as_ref().and_then(Uplink::life)
+    }
+
+    /// Starts pasta again: what there is to be said of it.
+    pub(crate) fn open_again(&mut self) -> String {
+        let again = self
+            .uplink
+            .as_mut()
+            .map(|uplink| uplink.open_again(&self.state.published));
+        match again {
+            Some(Ok(true)) => {
+                "pasta has ended, and was started again: connections with the outside are lost".to_owned()
+            }
+            Some(Ok(false)) | None => {
+                "pasta has ended again: the sandbox does not reach the outside any more".to_owned()
+            }
+            Some(Err((error, action))) => format!(
+                "pasta has ended, and the sandbox does not reach the outside any more: {action}: {}",
+                error.desc()
+            ),
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! pasta ends with the monitor, whatever ends that: it is in a PID namespace whose first process does. It sees neither the sandbox's network nor any descriptor but three.
 
 use crate::published::Published;
-use floe_sys::{capability, fork, memfd, network};
+use floe_sys::{capability, descriptor::pidfd_open, fork, memfd, network};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open},
@@ -28,7 +28,7 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Seek, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::{Command, Stdio},
@@ -51,6 +51,8 @@ const WORDS: u64 = 16 << 10;
 
 /// Exit status of who keeps it, which nobody asks for.
 const ENDED: i32 = 127;
+/// How often one that has ended is started anew.
+const RESTARTS: u32 = 5;
 
 /// Why there is none, and what was attempted.
 type Failure = (Errno, String);
@@ -60,6 +62,8 @@ type Failure = (Errno, String);
 pub struct Uplink {
     network: OwnedFd,
     pasta: Option<Pasta>,
+    /// How often it may still be started anew.
+    restarts: u32,
 }
 
 /// It ends with this.
@@ -67,6 +71,8 @@ pub struct Uplink {
 struct Pasta {
     /// The first process of its PID namespace, with which the kernel ends all in there.
     keeper: Pid,
+    /// It.
+    life: OwnedFd,
     /// So that it never writes to nobody.
     output: BufReader<File>,
 }
@@ -123,7 +129,11 @@ impl Uplink {
         };
         let network = on_a_thread(make);
         let network = network.map_err(|error| (error, "make a network namespace that forwards".to_owned()))?;
-        Ok(Self { network, pasta: None })
+        Ok(Self {
+            network,
+            pasta: None,
+            restarts: RESTARTS,
+        })
     }
 
     /// Does something in the namespace.
@@ -153,8 +163,10 @@ impl Uplink {
         });
         let keeper = keeper.map_err(failed)?;
         drop(input);
+        let life = pidfd_open(floe_sys::Pid::new(keeper.as_raw())).map_err(failed)?;
         let mut pasta = Pasta {
             keeper,
+            life,
             output: BufReader::new(File::from(output)),
         };
         // It writes its PID when all is done.
@@ -174,6 +186,25 @@ impl Uplink {
         }
         self.pasta = Some(pasta);
         Ok(())
+    }
+
+    /// What can be read of when the way has ended; none where it has, and stays so.
+    pub fn life(&self) -> Option<BorrowedFd<'_>> {
+        self.pasta.as_ref().map(|pasta| pasta.life.as_fd())
+    }
+
+    /// Opens the way again that has ended, which the caller must be able to do as it was before: false where that was so often that
+    /// it is not tried any more.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; the way stays closed.
+    pub fn open_again(&mut self, published: &[Published]) -> Result<bool, Failure> {
+        self.pasta = None;
+        let Some(left) = self.restarts.checked_sub(1) else {
+            return Ok(false);
+        };
+        self.restarts = left;
+        self.open(published).map(|()| true)
     }
 }
 

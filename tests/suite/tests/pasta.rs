@@ -197,12 +197,35 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
     }
     host.done(&["restore", "-d", &image]);
     place.goes_on("restored");
-    // One without it goes on, is saved, and has one again.
+    // One whose pasta is killed goes on, is saved, and has one again.
     signal(place.pasta(), 9);
-    place.goes_on("without pasta");
+    place.goes_on("pasta was killed");
     host.done(&["checkpoint", &name, "-o", &image]);
     host.done(&["restore", "-d", &image]);
     echo(&mut connect(("127.0.0.1", 8080)), "with a new one");
+}
+
+/// Some times: one that ends at once each time would keep the monitor busy for ever.
+#[test]
+fn pasta_that_has_ended_is_started_again() {
+    let Some(place) = Place::new() else { return };
+    let name = place.host.name("job");
+    place.start(&name, &["-p", "8080:8000", "-p", "8080:8000/udp"], &[]);
+    for round in 0..5 {
+        let before = place.pasta();
+        signal(before, 9);
+        until("another pasta", || place.pastas().iter().any(|pasta| *pasta != before));
+        until("its way", || TcpStream::connect("127.0.0.1:8080").is_ok());
+        place.is_reached(8080, &format!("round {round}"));
+    }
+    signal(place.pasta(), 9);
+    let log = || place.host.done(&["logs", &name]);
+    until("a word about it", || {
+        log().contains("does not reach the outside any more")
+    });
+    assert_eq!(log().matches("was started again").count(), 5, "{}", log());
+    place.has_no_pasta("the last one");
+    place.goes_on("without pasta");
 }
 
 #[test]

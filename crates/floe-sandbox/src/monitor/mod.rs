@@ -109,6 +109,7 @@ enum Source {
     First,
     Pid1,
     Pages,
+    Link,
     Listener,
     Client(usize),
     Stream(usize),
@@ -150,6 +151,7 @@ impl Monitor {
                     Source::First => self.first_speaks(launcher),
                     Source::Pid1 => self.reap(),
                     Source::Pages => self.hear_of_pages(),
+                    Source::Link => self.join_again(),
                     Source::Listener => self.clients.accept(),
                     Source::Client(index) => {
                         if let Some(order) = self.clients.hear(index, &mut self.console)
@@ -178,6 +180,9 @@ impl Monitor {
         ask(Source::Pid1, self.pidfd.as_fd(), PollFlags::POLLIN);
         if let Some(socket) = self.pages.server() {
             ask(Source::Pages, socket.as_fd(), PollFlags::POLLIN);
+        }
+        if let Some(life) = self.link.as_ref().and_then(Link::life) {
+            ask(Source::Link, life, PollFlags::POLLIN);
         }
         ask(Source::Listener, self.clients.listener(), PollFlags::POLLIN);
         for (index, fd, flags) in self.clients.wishes(self.console.has_input_room()) {
@@ -251,6 +256,14 @@ impl Monitor {
             }
             Ok(Some(_)) => Heard::Other,
             Ok(None) | Err(_) => Heard::Abandoned,
+        }
+    }
+
+    /// What joined it to the host's network has ended.
+    fn join_again(&mut self) {
+        if let Some(link) = self.link.as_mut() {
+            let told = link.open_again();
+            self.console.note(&told, &mut self.clients);
         }
     }
 
