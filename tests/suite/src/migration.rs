@@ -114,6 +114,7 @@ struct Armed {
     point: Point,
     seen: usize,
     act: Option<Act>,
+    cuts: bool,
 }
 
 impl Way {
@@ -124,12 +125,26 @@ impl Way {
     /// Without a socket.
     #[must_use]
     pub fn make(path: PathBuf, to: &Path, point: Point, act: Act) -> Self {
+        Self::arm(path, to, (point, act, true))
+    }
+
+    /// One that stays whole: `act` happens at `point`, before that frame comes through.
+    ///
+    /// # Panics
+    /// Without a socket.
+    #[must_use]
+    pub fn watch(path: PathBuf, to: &Path, point: Point, act: Act) -> Self {
+        Self::arm(path, to, (point, act, false))
+    }
+
+    fn arm(path: PathBuf, to: &Path, (point, act, cuts): (Point, Act, bool)) -> Self {
         let listener = UnixListener::bind(&path).expect("a socket");
         let to = to.to_owned();
         let armed = Arc::new(Mutex::new(Armed {
             point,
             seen: 0,
             act: Some(act),
+            cuts,
         }));
         thread::spawn(move || {
             for near in listener.incoming() {
@@ -175,16 +190,20 @@ fn carry(mut from: UnixStream, mut into: UnixStream, armed: &Mutex<Armed>) {
             b'd' => "data".to_owned(),
             _ => String::new(),
         };
-        let (point, act) = {
+        let (point, act, cuts) = {
             let mut armed = armed.lock().expect("nobody panicked");
             armed.seen += usize::from(armed.point.frame == name);
             let is_it = armed.point.frame == name && armed.seen == armed.point.number;
-            (armed.point, if is_it { armed.act.take() } else { None })
+            let act = if is_it { armed.act.take() } else { None };
+            (armed.point, act, armed.cuts)
         };
+        if let (Some(act), false) = (&act, cuts) {
+            act();
+        }
         if act.is_none() || point.passes {
             into.write_all(&[&head[..], &body].concat())?;
         }
-        if let Some(act) = act {
+        if let (Some(act), true) = (act, cuts) {
             act();
             return Ok(false);
         }
@@ -204,6 +223,17 @@ pub fn children(process: i32) -> Vec<i32> {
     text.split_ascii_whitespace()
         .filter_map(|pid| pid.parse().ok())
         .collect()
+}
+
+/// The monitor of a sandbox in a state directory.
+///
+/// # Panics
+/// Without one.
+#[must_use]
+pub fn monitor(state_dir: &Path, name: &str) -> i32 {
+    let text = fs::read_to_string(state_dir.join(name).join("state.json")).expect("its state");
+    let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    state["monitor"].as_i64().expect("its monitor") as i32
 }
 
 /// Sends SIGKILL to processes that may have ended.

@@ -4,8 +4,8 @@
 use crate::rootless::Delegated;
 use floe_suite::{
     Counting, Host, PID_METHODS, Program, Traces, Victim, has,
-    migration::{Point, Receiver, Way, children, expect_one, kill_all, settle},
-    run, skip, source, spawn, until, wait,
+    migration::{Point, Receiver, Way, children, expect_one, kill_all, monitor, settle},
+    run, signal, skip, source, spawn, until, wait,
 };
 use std::{
     path::Path,
@@ -622,13 +622,8 @@ fn the_monitor_of_a_copy_is_killed_while_it_is_held() {
         number: 1,
         passes: true,
     };
-    let state = there.path(&format!("state/{job}/state.json"));
-    let kill = move || {
-        let text = std::fs::read_to_string(&state).expect("its state");
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("\"monitor\":"));
-        let monitor = line.and_then(|number| number.trim().trim_end_matches(',').parse().ok());
-        kill_all(&[monitor.expect("its monitor")]);
-    };
+    let (state, name) = (there.path("state"), job.clone());
+    let kill = move || kill_all(&[monitor(&state, &name)]);
     let way = Way::make(here.path("way.sock"), Path::new(&socket), point, Box::new(kill));
     let status = wait(spawn(&mut here.command(&["migrate", &job, &way.address()])));
     if status != 0 {
@@ -643,6 +638,64 @@ fn the_monitor_of_a_copy_is_killed_while_it_is_held() {
     if status == 0 {
         there.done(&["rm", "-f", &job]);
     }
+}
+
+/// A process that stands still until this is dropped.
+struct Stopped(i32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers; a process of a sandbox of the test, which may have ended.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+/// Whether somebody calls a monitor that has not let them in yet.
+fn a_monitor_is_called() -> bool {
+    let all = std::fs::read_to_string("/proc/net/unix").expect("sockets");
+    // One that nobody has accepted has no inode.
+    all.lines().any(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        words.get(6) == Some(&"0") && words.get(7).is_some_and(|path| path.starts_with("/proc/self/fd/"))
+    })
+}
+
+/// The source is killed behind its order to a monitor that does not get to it for long: what it was ordered is done when it
+/// does, and until then nobody settles it.
+#[test]
+fn the_source_is_killed_while_a_slow_monitor_has_its_order() {
+    let [here, there] = hosts();
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    let receiver = Receiver::start(&there);
+    let socket = receiver.address().strip_prefix("unix:").expect("a socket").to_owned();
+    let slow = monitor(&here.path("state"), &job);
+    let point = Point {
+        frame: "prepared",
+        number: 1,
+        passes: true,
+    };
+    let stop = move || signal(slow, libc::SIGSTOP);
+    let stopped = Stopped(slow);
+    let way = Way::watch(here.path("way.sock"), Path::new(&socket), point, Box::new(stop));
+    let child = spawn(&mut here.command(&["migrate", &job, &way.address()]));
+    until("its monitor stands still", || {
+        std::fs::read_to_string(format!("/proc/{slow}/stat")).is_ok_and(|stat| stat.contains(") T "))
+    });
+    until("its monitor is called", a_monitor_is_called);
+    kill_all(&[child.id() as i32]);
+    assert_eq!(wait(child), 128 + libc::SIGKILL);
+    let early = settle(&here);
+    assert_eq!(there.state(&job), "held");
+    drop(stopped);
+    assert!(
+        early.status == 1 && early.err.contains("does not answer"),
+        "{}",
+        early.err
+    );
+    assert_eq!(settle(&here).status, 0);
+    expect_one([&here, &there], &job, "killed behind its order");
+    tree.expect_alive("killed behind its order");
 }
 
 #[test]
