@@ -94,10 +94,14 @@ fn each_image_restores_its_instant_where_writes_of_an_ordinary_user_are_followed
 const HOLDER: &str = "import os,signal;b=os.urandom(16<<20);open('held','w').close();signal.pause()";
 
 fn holder(host: &Host) -> String {
+    holder_by(host, HOLDER)
+}
+
+fn holder_by(host: &Host, program: &str) -> String {
     let name = host.name("holder");
     let place = host.path("").display().to_string();
     host.done(&[
-        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", HOLDER,
+        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", program,
     ]);
     floe_suite::until("the memory", || host.path("held").exists());
     name
@@ -295,12 +299,51 @@ fn descriptors(process: i32) -> usize {
         .count()
 }
 
-/// The base is damaged after it was made, so that it can't be compared with.
 #[test]
-fn what_is_known_to_be_unchanged_is_not_read() {
+fn what_is_known_to_be_unchanged_is_not_read_of_a_tree_that_stands_still() {
+    what_is_known_to_be_unchanged_is_not_read("--leave-running");
+}
+
+#[test]
+fn what_is_known_to_be_unchanged_is_not_read_in_the_background() {
+    what_is_known_to_be_unchanged_is_not_read("--background");
+}
+
+/// The first thread ends when it has been followed for a while.
+#[test]
+fn what_a_process_without_its_first_thread_wrote_is_known() {
+    const HOLDER: &str = "\
+import os,signal,threading,time,ctypes
+b=os.urandom(16<<20)
+def rest():
+    open('held','w').close()
+    while True: signal.pause()
+threading.Thread(target=rest).start()
+while not os.path.exists('end'): time.sleep(0.001)
+ctypes.CDLL(None).syscall(60,0)";
+    for how in ["--leave-running", "--background"] {
+        let host = Host::new();
+        let name = holder_by(&host, HOLDER);
+        let pid = host.pid1(&name);
+        host.done(&["checkpoint", &name, how, "--track", "-o", &path(&host, 0)]);
+        assert!(is_followed(pid));
+        damage(&path(&host, 0));
+        fs::write(host.path("end"), "").expect("end the first thread");
+        let ended = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+        floe_suite::until("the end of the first thread", ended);
+        for number in 1..4 {
+            let (image, base) = (path(&host, number), path(&host, number - 1));
+            host.done(&["checkpoint", &name, how, "--track", "--base", &base, "-o", &image]);
+            assert!(bytes(&image) < 1 << 20, "{how}: image {number} is large");
+        }
+    }
+}
+
+/// The base is damaged after it was made, so that it can't be compared with.
+fn what_is_known_to_be_unchanged_is_not_read(leave: &str) {
     let host = Host::new();
     let name = holder(&host);
-    let (pid, leave) = (host.pid1(&name), "--leave-running");
+    let pid = host.pid1(&name);
     let open = descriptors(pid);
     host.done(&["checkpoint", &name, leave, "--track", "-o", &path(&host, 0)]);
     assert!(is_followed(pid) && descriptors(pid) == open);

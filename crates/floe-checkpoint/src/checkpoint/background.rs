@@ -192,6 +192,12 @@ impl Copies {
         self.all.iter_mut().find(|copy| copy.process == process)
     }
 
+    /// Which processes have memory of their own: those whose is copied, and the other ones.
+    pub fn owners(&self, inspected: &Inspected) -> HashSet<i32> {
+        let copied = self.all.iter().map(|copy| copy.process);
+        inspected.spaces.iter().map(|space| space.pid.0).chain(copied).collect()
+    }
+
     /// All of them.
     pub fn all(&mut self) -> &mut [CopiedProcess] {
         &mut self.all

@@ -7,7 +7,7 @@
 //! What the monitor keeps is told to be of one image. That it is forgotten before pages are marked anew, and handed over
 //! when the new image has its name, makes a killed floe harmless: then nothing is known, and memory is compared.
 
-use super::{inspect::Inspected, seize::HeldTree};
+use super::seize::HeldTree;
 use floe_image::record::ImageId;
 use floe_resources::{
     mm::{FOLLOWED_FLAG, Seen, TrackError, Tracker},
@@ -15,7 +15,12 @@ use floe_resources::{
 };
 use floe_sandbox::{AttachError, KeptFiles, MOST_KEPT};
 use floe_sys::{Pid, procfs::Mapping};
-use std::{collections::HashMap, ops::Range, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 /// What is followed of a tree.
 #[derive(Default)]
@@ -52,7 +57,7 @@ impl Following {
         });
         let resume = |(note, file): (Vec<u8>, OwnedFd)| {
             let (pid, began) = read_note(&note)?;
-            Some(((pid, began), Tracker::resume(pid, file)))
+            Some(((pid, began), Tracker::resume(file)))
         };
         Self {
             since: kept.note.try_into().ok().map(ImageId),
@@ -80,29 +85,33 @@ impl Following {
         }
     }
 
-    /// What the processes of a held tree wrote since the image `base` was made, by their numbers in the tree.
-    ///
-    /// # Errors
-    /// [`TrackError`].
-    pub fn seen(&self, held: &HeldTree, base: ImageId) -> Result<HashMap<i32, Seen>, TrackError> {
+    /// What the processes of a held tree wrote since the image `base` was made, by their numbers in the tree. Of those that
+    /// are missing nothing is known.
+    pub fn seen(&self, held: &HeldTree, base: ImageId) -> HashMap<i32, Seen> {
         let mut all = HashMap::new();
         if self.since != Some(base) {
             tracing::info!("nobody has followed what was written since the base was made: memory is compared with it");
-            return Ok(all);
+            return all;
         }
         for process in held.tree.living() {
             let tracker = self.processes.get(&(process.pid, process.stat.starttime));
-            match (tracker, self.ranges.get(&process.pid)) {
-                (Some(tracker), Some(ranges)) => drop(all.insert(process.ns_pid, tracker.look(ranges)?)),
-                _ => tracing::info!(process = %process.subject(), "what it wrote is not known: its memory is compared"),
+            let looked = match (tracker, self.ranges.get(&process.pid)) {
+                (Some(tracker), Some(ranges)) => tracker.look(process.task(), ranges).map_err(|error| told(&error)),
+                _ => Err("nobody follows it".to_owned()),
+            };
+            match looked {
+                Ok(seen) => drop(all.insert(process.ns_pid, seen)),
+                Err(why) => tracing::info!(
+                    process = %process.subject(), why, "what it wrote is not known: its memory is compared"
+                ),
             }
         }
-        Ok(all)
+        all
     }
 
-    /// Follows all processes of a held tree from now on, and forgets what was known. Processes that can't be followed are
-    /// told, and why: what they write is not known then, and nothing else comes of it.
-    pub fn begin(&mut self, held: &HeldTree, inspected: &Inspected, folder: Option<&Path>) -> Vec<String> {
+    /// Follows all processes of a held tree that are `owners` of their memory from now on, and forgets what was known.
+    /// Processes that can't be followed are told, and why: what they write is not known then, and nothing else comes of it.
+    pub fn begin(&mut self, held: &HeldTree, owners: &HashSet<i32>, folder: Option<&Path>) -> Vec<String> {
         self.has_begun = true;
         let mut before = std::mem::take(&mut self.processes);
         let mut not_followed = Vec::new();
@@ -114,7 +123,7 @@ impl Following {
         }
         for process in held.tree.living() {
             // Others have their parent's memory.
-            if !inspected.spaces.iter().any(|space| space.pid.0 == process.ns_pid) {
+            if !owners.contains(&process.ns_pid) {
                 continue;
             }
             let key = (process.pid, process.stat.starttime);
@@ -167,7 +176,8 @@ fn mark_all(held: &HeldProcess<'_>, before: Option<Tracker>, followed: &[Range<u
     for mapping in mappings.iter_mut().filter(|mapping| is_among(mapping, followed)) {
         mapping.flags.push(*FOLLOWED_FLAG);
     }
-    tracker.next_round(&tracker.follow(&mappings))?;
+    let task = held.found.task();
+    tracker.next_round(task, &tracker.follow(task, &mappings)?)?;
     Ok(tracker)
 }
 

@@ -40,7 +40,7 @@ use floe_cgroup::Cgroup;
 use floe_image::Summary;
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
-    mm::{Base, TrackError},
+    mm::Base,
     refusal::{Refusal, Refusals},
     task::Sleepers,
     tree::FoundTree,
@@ -283,9 +283,6 @@ pub enum CheckpointError {
     /// Writing the image.
     #[error(transparent)]
     Write(#[from] WriteStageError),
-    /// What was written.
-    #[error(transparent)]
-    Track(#[from] TrackError),
     /// The output file.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -375,7 +372,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     };
     control.enter("open-output")?;
     let file = output.open()?;
-    let earlier = Since::find(request.base.as_ref(), &following, &held)?;
+    let earlier = Since::find(request.base.as_ref(), &following, &held);
     if request.then == Then::RunOnMeanwhile {
         return save_meanwhile(
             (held, inspected, following),
@@ -388,16 +385,17 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     let mut writing = Writing::start(&inspected, sink, (request.level, &earlier), control)?;
     let id = writing.id();
     control.enter("pages")?;
+    let mut copies = Copies::default();
     match request.then {
         Then::RunOnUnsaved => writing.no_pages(&inspected)?,
-        _ => writing.pages(&held, &inspected, &mut Copies::default())?,
+        _ => writing.pages(&held, &inspected, &mut copies)?,
     }
     report.image = Some(writing.finish()?);
     control.enter("commit")?;
     file.sync()?;
     if request.track {
         control.enter("follow")?;
-        report.not_followed = following.begin(&held, &inspected, request.target.folder());
+        report.not_followed = following.begin(&held, &copies.owners(&inspected), request.target.folder());
     }
     // The last moment at which nothing has happened: from the image's name on, the tree ends or is released.
     control.enter("end")?;
@@ -436,7 +434,7 @@ fn save_meanwhile(
     writing.settle()?;
     if request.track {
         control.enter("follow")?;
-        report.not_followed = following.begin(&held, &inspected, request.target.folder());
+        report.not_followed = following.begin(&held, &copies.owners(&inspected), request.target.folder());
     }
     control.enter("let-go")?;
     held.release()?;

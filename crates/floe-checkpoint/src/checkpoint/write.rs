@@ -9,14 +9,9 @@ use floe_image::{
     ImageWriter, Summary, WriteError, WriteOptions,
     record::{ContentOwner, IdentityRecord, ImageId, NsPid, PageMapRecord},
 };
-use floe_resources::mm::{
-    self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, Seen, SharedPages, TrackError,
-};
+use floe_resources::mm::{self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, Seen, SharedPages};
 use floe_sys::{Pid, procfs::Mapping};
-use std::{
-    collections::{HashMap, HashSet},
-    io::Write,
-};
+use std::{collections::HashMap, io::Write};
 
 /// An image that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +47,12 @@ pub struct Since<'a> {
 
 impl<'a> Since<'a> {
     /// Looks for what is known.
-    pub fn find(base: Option<&'a Base>, following: &Following, held: &HeldTree) -> Result<Self, TrackError> {
-        let seen = match base {
-            Some(base) => following.seen(held, base.image().identity().id)?,
-            None => HashMap::new(),
-        };
-        Ok(Self { base, seen })
+    pub fn find(base: Option<&'a Base>, following: &Following, held: &HeldTree) -> Self {
+        let seen = base.map(|base| following.seen(held, base.image().identity().id));
+        Self {
+            base,
+            seen: seen.unwrap_or_default(),
+        }
     }
 }
 
@@ -154,13 +149,12 @@ impl<'a> Writing<'a> {
             self.add(map.runs.iter().map(|run| run.pages).sum());
             self.writer.record(&map)?;
         }
-        let mut own_memory: HashSet<i32> = inspected.spaces.iter().map(|space| space.pid.0).collect();
-        own_memory.extend(copies.all().iter().map(|copy| copy.process));
+        let owners = copies.owners(inspected);
         let mut shared = SharedPages::default();
         let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
         for found in held.tree.living() {
             self.control.check("pages")?;
-            if !own_memory.contains(&found.ns_pid) {
+            if !owners.contains(&found.ns_pid) {
                 // It has its parent's.
                 continue;
             }

@@ -76,7 +76,6 @@ pub enum TrackError {
 /// Follows what is written to the memory of one process.
 #[derive(Debug)]
 pub struct Tracker {
-    pid: Pid,
     userfault: Userfault,
 }
 
@@ -123,14 +122,13 @@ impl Tracker {
         };
         let file = fetched.map_err(wrap("fetch the userfaultfd"))?;
         let userfault = Userfault::begin(file).map_err(wrap("begin with the userfaultfd"))?;
-        Ok(Self { pid, userfault })
+        Ok(Self { userfault })
     }
 
     /// Goes on with a userfaultfd of an earlier one, [`Tracker::file`].
     #[must_use]
-    pub fn resume(pid: Pid, file: OwnedFd) -> Self {
+    pub fn resume(file: OwnedFd) -> Self {
         Self {
-            pid,
             userfault: Userfault::resume(file),
         }
     }
@@ -154,49 +152,57 @@ impl Tracker {
         ranges(mappings.iter().filter(is_followed))
     }
 
-    /// Follows all `mappings` (with their flags) that can be; returns those that are, the new ones among them. Of those
-    /// all pages count as written.
-    #[must_use]
-    pub fn follow(&self, mappings: &[Mapping]) -> Vec<Range<u64>> {
-        let begin = |mapping: &&Mapping| {
+    /// Follows all `mappings` (with their flags) of the process of `task` that can be; returns those that are, the new ones
+    /// among them. Of those all pages count as written.
+    ///
+    /// # Errors
+    /// [`TrackError`]; then this one must be dropped, as what it has registered may have marks of which nobody knows.
+    pub fn follow(&self, task: Pid, mappings: &[Mapping]) -> Result<Vec<Range<u64>>, TrackError> {
+        let mut followed = Vec::new();
+        for mapping in mappings.iter().filter(|mapping| may_be_followed(mapping)) {
             let range = mapping.start..mapping.end;
-            may_be_followed(mapping)
-                && self.userfault.register(range.clone()).is_ok()
-                // Marks of another life of these pages would be taken for those of this one.
-                && (mapping.has(FOLLOWED_FLAG) || self.userfault.forget(range).is_ok())
-        };
-        ranges(mappings.iter().filter(begin))
+            if self.userfault.register(range.clone()).is_err() {
+                continue;
+            }
+            // Marks of another life of these pages would be taken for those of this one.
+            if !mapping.has(FOLLOWED_FLAG) {
+                let forgotten = self.userfault.forget(range.clone());
+                forgotten.map_err(|error| failed("take the marks off pages", task, error))?;
+            }
+            followed.push(range);
+        }
+        Ok(followed)
     }
 
-    /// Marks all pages of followed ranges; returns those that had no mark, which are to be read: each page was marked in the
-    /// instant in which it was looked at. What is not there any more is told by nobody.
+    /// Marks all pages of followed ranges of the process of `task`; returns those that had no mark, which are to be read: each
+    /// page was marked in the instant in which it was looked at. What is not there any more is told by nobody.
     ///
     /// # Errors
     /// [`TrackError`].
-    pub fn next_round(&self, followed: &[Range<u64>]) -> Result<Vec<Range<u64>>, TrackError> {
-        let pagemap = self.pagemap()?;
+    pub fn next_round(&self, task: Pid, followed: &[Range<u64>]) -> Result<Vec<Range<u64>>, TrackError> {
+        let pagemap = pagemap(task)?;
         let mut regions = Vec::new();
         for range in followed {
             let marked = pagemap.protect_written(range.clone(), &WRITTEN, &mut regions);
-            marked.map_err(|error| self.failed("mark pages", error))?;
+            marked.map_err(|error| failed("mark pages", task, error))?;
         }
         let mut written = Vec::new();
         regions.iter().for_each(|region| push(&mut written, region));
         Ok(written)
     }
 
-    /// What is known of the pages of followed ranges; the marks stay.
+    /// What is known of the pages of followed ranges of the process of `task`; the marks stay.
     ///
     /// # Errors
     /// [`TrackError`].
-    pub fn look(&self, followed: &[Range<u64>]) -> Result<Seen, TrackError> {
-        let pagemap = self.pagemap()?;
+    pub fn look(&self, task: Pid, followed: &[Range<u64>]) -> Result<Seen, TrackError> {
+        let pagemap = pagemap(task)?;
         let mut seen = Seen::default();
         let mut regions: Vec<PageRegion> = Vec::new();
         for range in followed {
             regions.clear();
             let looked = pagemap.scan(range.start, range.end, &STATE, &mut regions);
-            looked.map_err(|error| self.failed("look for written pages", error))?;
+            looked.map_err(|error| failed("look for written pages", task, error))?;
             for region in &regions {
                 let categories = Category::from_bits_retain(region.categories);
                 let is_marked = categories.contains(UNCHANGED) && !categories.contains(Category::WRITTEN);
@@ -212,21 +218,22 @@ impl Tracker {
         }
         Ok(seen)
     }
+}
 
-    fn pagemap(&self) -> Result<Pagemap, TrackError> {
-        Pagemap::open(self.pid).map_err(|source| TrackError::Userfault {
-            action: "open the pagemap",
-            pid: self.pid,
-            source,
-        })
-    }
+/// A first thread that has ended shows no memory: `task` is one that lives.
+fn pagemap(task: Pid) -> Result<Pagemap, TrackError> {
+    Pagemap::open(task).map_err(|source| TrackError::Userfault {
+        action: "open the pagemap",
+        pid: task,
+        source,
+    })
+}
 
-    fn failed(&self, action: &'static str, source: Errno) -> TrackError {
-        TrackError::Userfault {
-            action,
-            pid: self.pid,
-            source: source.into(),
-        }
+fn failed(action: &'static str, pid: Pid, source: Errno) -> TrackError {
+    TrackError::Userfault {
+        action,
+        pid,
+        source: source.into(),
     }
 }
 
