@@ -128,20 +128,21 @@ fn rules() -> io::Result<Filter> {
     let tables = unchanging(ruleset::read)?;
     Ok(Filter {
         tables: tables.into_iter().filter(|table| !is_floes(table)).collect(),
-        legacy: legacy::read()?,
+        legacy: unchanging(legacy::read)?,
         sets: sets::read()?,
         connections: Vec::new(),
     })
 }
 
-/// The tables of the namespace may be changed from outside, too.
-fn unchanging<T>(read: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-    let mut result = read();
+/// The tables of the namespace may be changed from outside, too: of nf_tables the kernel says EINTR then, of x_tables EAGAIN.
+fn unchanging<T, E: Into<io::Error>>(read: impl Fn() -> Result<T, E>) -> io::Result<T> {
+    let is_other = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN));
+    let mut result = read().map_err(E::into);
     for _ in 1..ATTEMPTS {
-        if !matches!(result, Err(Errno::EINTR)) {
+        if !result.as_ref().is_err_and(is_other) {
             break;
         }
-        result = read();
+        result = read().map_err(E::into);
     }
     result
 }
