@@ -23,7 +23,7 @@ use floe_sys::{
         tracking::{self, Tracked},
     },
 };
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::sys::stat::fstat;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
