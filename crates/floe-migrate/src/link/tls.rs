@@ -4,8 +4,8 @@
 use super::{LinkError, wire::Wire};
 use crate::keys::{Fingerprint, Keys};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
-    ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, DistinguishedName,
+    Error, PeerMisbehaved, ServerConfig, ServerConnection, SideData, SignatureScheme, StreamOwned,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -15,7 +15,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
     version::TLS13,
 };
-use std::{io, sync::Arc};
+use std::{io, ops::DerefMut, sync::Arc};
 
 const PROTOCOL: &[u8] = b"floe/1";
 
@@ -61,6 +61,33 @@ fn older_version() -> Error {
     Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)
 }
 
+/// What both kinds of verifier do with signatures.
+macro_rules! takes_signatures_of_tls13 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(older_version())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.check_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+
 impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
@@ -73,27 +100,7 @@ impl ServerCertVerifier for Pinned {
         self.check(certificate).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(older_version())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    takes_signatures_of_tls13!();
 }
 
 impl ClientCertVerifier for Pinned {
@@ -110,27 +117,7 @@ impl ClientCertVerifier for Pinned {
         self.check(certificate).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(older_version())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.check_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    takes_signatures_of_tls13!();
 }
 
 fn failed(peer: &str) -> impl Fn(io::Error) -> LinkError {
@@ -162,12 +149,7 @@ pub fn connect(
         ClientConnection::new(Arc::new(config), ServerName::try_from("floe").expect("a name"))
     };
     let connection = build().map_err(|error| failed(io::Error::other(error)))?;
-    let mut stream = StreamOwned::new(connection, wire);
-    while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock).map_err(&failed)?;
-    }
-    let peer = name(keys, stream.conn.peer_certificates(), place);
-    Ok((stream, peer))
+    agree(keys, (connection, wire), place)
 }
 
 /// Agrees on keys as the side that is connected with.
@@ -190,6 +172,20 @@ pub fn accept(
         ServerConnection::new(Arc::new(config))
     };
     let connection = build().map_err(|error| failed(io::Error::other(error)))?;
+    agree(keys, (connection, wire), place)
+}
+
+/// Agrees on keys; with the connection, who is there.
+fn agree<C, S>(
+    keys: &Keys,
+    (connection, wire): (C, Wire),
+    place: &str,
+) -> Result<(StreamOwned<C, Wire>, String), LinkError>
+where
+    C: DerefMut<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    let failed = failed(place);
     let mut stream = StreamOwned::new(connection, wire);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock).map_err(&failed)?;
