@@ -107,7 +107,7 @@ impl Worker {
             }
             let (report, status) = match work(&ends) {
                 Ok(counts) => (Report::Done(counts), 0),
-                Err(refusal) => (Report::Refused(refusal), 1),
+                Err(refusal) => (Report::Refused(refusal.shortened()), 1),
             };
             ends.tell(&report);
             status

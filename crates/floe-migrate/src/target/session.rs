@@ -108,7 +108,11 @@ impl Session<'_> {
         let looked = spool(&mut link, RECORDS).and_then(|records| {
             let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), ends));
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
-            self.attend(&mut link, &mut worker).map(drop)
+            self.attend(&mut link, &mut worker)?;
+            // Whether it can be written down that a tree is held: given up again, as the source may be killed now, or have
+            // wanted to know no more than this.
+            let permit = Permit::give(self.request.state_dir, id);
+            permit.map(drop).map_err(|error| Ended::Refused(Refusal::of(&error)))
         });
         match looked {
             Ok(()) => link.send(&Message::Accepted).map_err(|error| lost(&error))?,
@@ -124,7 +128,10 @@ impl Session<'_> {
     }
 
     fn take_image(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
-        let permit = Permit::give(self.request.state_dir, id).map_err(|error| Refusal::of(&error))?;
+        let permit = match Permit::give(self.request.state_dir, id) {
+            Ok(permit) => permit,
+            Err(error) => return self.end(link, Ended::Refused(Refusal::of(&error))),
+        };
         let mut state = Target::Building;
         let mut steps = Vec::new();
         let built = spool(&mut link, u64::MAX).and_then(|image| {
