@@ -44,6 +44,14 @@ pub enum KeysError {
         /// Its mode.
         mode: u32,
     },
+    /// Another user may write it.
+    #[error("{path} belongs to user {owner}, who is neither you nor root")]
+    Owner {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// Not what floe wrote.
     #[error("{path} does not hold {what}")]
     Malformed {
@@ -61,6 +69,9 @@ pub enum KeysError {
     /// A name that is there already.
     #[error("{0} is pinned already, to another key; unpin it first")]
     Taken(String),
+    /// A key that is there already.
+    #[error("that key is pinned already, as {0}; unpin that first")]
+    Known(String),
     /// A name that is not there.
     #[error("no host named {0} is pinned")]
     Unknown(String),
@@ -172,6 +183,14 @@ impl Keys {
         })
     }
 
+    /// As they are now.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub fn again(&self) -> Result<Self, KeysError> {
+        Self::open(&self.folder)
+    }
+
     /// This host's own.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
@@ -209,6 +228,9 @@ impl Keys {
                 true => Ok(()),
                 false => Err(KeysError::Taken(name.to_owned())),
             };
+        }
+        if let Some(peer) = self.peers.iter().find(|peer| peer.fingerprint == fingerprint) {
+            return Err(KeysError::Known(peer.name.clone()));
         }
         let name = name.to_owned();
         self.peers.push(Peer { name, fingerprint });
@@ -268,7 +290,14 @@ fn write(path: &Path, text: &str) -> Result<(), KeysError> {
     result
 }
 
+/// Refuses what another user owns, or may read or write.
 fn refuse_open(path: &Path, found: &fs::Metadata) -> Result<(), KeysError> {
+    if found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(KeysError::Owner {
+            path: path.to_owned(),
+            owner: found.uid(),
+        });
+    }
     match found.mode() & 0o077 {
         0 => Ok(()),
         _ => Err(KeysError::Open {
@@ -306,7 +335,18 @@ fn read_peers(path: &Path) -> Result<Vec<Peer>, KeysError> {
             fingerprint: fingerprint.trim().parse().ok()?,
         })
     });
-    peers.collect::<Option<Vec<_>>>().ok_or_else(malformed)
+    let peers = peers.collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
+    let twice = |(at, peer): (usize, &Peer)| {
+        let mut before = peers[..at].iter();
+        before.any(|other| other.name == peer.name || other.fingerprint == peer.fingerprint)
+    };
+    match peers.iter().enumerate().any(twice) {
+        true => Err(KeysError::Malformed {
+            path: path.to_owned(),
+            what: "each name and each fingerprint once",
+        }),
+        false => Ok(peers),
+    }
 }
 
 #[cfg(test)]
@@ -340,11 +380,31 @@ mod tests {
         keys.pin("a", one).expect("pinned already");
         assert!(matches!(keys.pin("a", other), Err(KeysError::Taken(_))));
         assert!(matches!(keys.pin("a b", other), Err(KeysError::Name(_))));
+        assert!(matches!(keys.pin("b", one), Err(KeysError::Known(name)) if name == "a"));
         keys.pin("b", other).expect("pinned");
         let mut again = Keys::open(place.path().join("keys").as_path()).expect("keys");
         assert_eq!(again.peers().len(), 2);
         again.unpin("a").expect("forgotten");
         assert!(matches!(again.unpin("a"), Err(KeysError::Unknown(_))));
         assert_eq!(again.peers().len(), 1);
+        assert_eq!(keys.again().expect("keys").peers(), again.peers());
+        let twice = format!("a {one}\nb {one}\n");
+        fs::write(place.path().join("keys/peers"), twice).expect("written");
+        assert!(matches!(keys.again(), Err(KeysError::Malformed { .. })));
+    }
+
+    #[test]
+    fn what_another_user_owns_is_not_used() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path().join("keys");
+        Keys::open(&folder).expect("keys");
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        std::os::unix::fs::chown(folder.join("own.pem"), Some(65534), None).expect("given away");
+        assert!(matches!(
+            Keys::open(&folder),
+            Err(KeysError::Owner { owner: 65534, .. })
+        ));
     }
 }

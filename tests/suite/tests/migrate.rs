@@ -392,6 +392,14 @@ fn over_tls_between_two_networks_and_back() {
         expect_one([from, to], &job, "moved");
         tree.expect_alive("moved");
     }
+    // Who is unpinned is not let in any more, also by one that waits already.
+    let receiver = receive(there, "10.9.0.2:0", other);
+    there.done(&["keys", "--keys", other, "unpin", "here"]);
+    let error = here
+        .floe(&["migrate", &job, receiver.address(), "--keys", own])
+        .expect_failed();
+    assert!(error.contains("does not let this host in"), "{error}");
+    tree.expect_alive("unpinned");
     let unlike = there
         .floe(&["receive", "--listen", "10.9.0.2:0", "--insecure"])
         .expect_failed();
@@ -497,6 +505,28 @@ fn a_way_that_is_cut_while_the_image_goes_over_it() {
 
 fn settle_with(host: &Host, options: &[&str]) -> floe_suite::Outcome {
     host.floe(&[&["migrate", "--settle"], options].concat())
+}
+
+#[test]
+fn a_socket_of_another_user_is_not_talked_to() {
+    let here = Host::new();
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    let socket = here.path("foreign.sock");
+    let script = "import os, socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\nos.setuid(65534)\n\
+                  s.listen()\nopen(sys.argv[2], 'w').close()\nsys.stdin.read()";
+    let ready = here.folder("for-all");
+    std::fs::set_permissions(&ready, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("open to all");
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(&socket).arg(ready.join("ready"));
+    let mut foreign = spawn(command.stdin(std::process::Stdio::piped()));
+    until("it listens", || ready.join("ready").exists());
+    let outcome = here.floe(&["migrate", &job, &format!("unix:{}", socket.display())]);
+    drop(foreign.stdin.take());
+    assert_eq!(wait(foreign), 0);
+    let error = outcome.expect_failed();
+    assert!(error.contains("user 65534 is at the other end"), "{error}");
+    tree.expect_alive("not moved");
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl Migrate {
                 keys: keys.as_ref(),
                 patience: self.timeout,
                 interrupted: control.interrupted,
+                unattended: true,
             };
             settle(&context.state_dir, manner)
         })??;

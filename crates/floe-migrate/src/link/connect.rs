@@ -1,10 +1,17 @@
 //! The side that connects.
 
 use super::{Address, Link, LinkError, Manner, Stream, tls, wire::Wire};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::geteuid,
+};
 use std::{
     io,
     net::{SocketAddr, TcpStream, ToSocketAddrs},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::{Child, Command, Stdio},
 };
 
@@ -17,10 +24,12 @@ pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError>
     match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).map_err(failed())?;
+            refuse_strangers(&stream).map_err(failed())?;
             plain(stream.into(), address, manner).map_err(failed())
         }
         Address::Ssh { destination, port } => {
-            let (stream, child) = ssh(destination, *port).map_err(LinkError::carrier("start ssh for", address))?;
+            let (stream, child) =
+                ssh(destination, *port, manner.unattended).map_err(LinkError::carrier("start ssh for", address))?;
             let mut link = plain(stream, address, manner).map_err(failed())?;
             link.carrier = Some(child);
             Ok(link)
@@ -42,6 +51,16 @@ pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError>
 pub(super) fn wire(socket: OwnedFd, manner: Manner<'_>) -> io::Result<Wire> {
     let output = socket.try_clone()?;
     Wire::new((socket, output), manner.patience, manner.interrupted)
+}
+
+/// Refuses whom another user has at the other end of a socket of this host.
+pub(super) fn refuse_strangers(socket: &impl AsFd) -> io::Result<()> {
+    let user = getsockopt(socket, PeerCredentials)?.uid();
+    if user == 0 || user == geteuid().as_raw() {
+        return Ok(());
+    }
+    let text = format!("user {user} is at the other end, and neither you nor root");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 fn plain(socket: OwnedFd, address: &Address, manner: Manner<'_>) -> io::Result<Link> {
@@ -69,11 +88,14 @@ fn tcp(text: &str, manner: Manner<'_>) -> Result<TcpStream, LinkError> {
 }
 
 /// Has ssh run `floe receive --stdio` at another host.
-fn ssh(destination: &str, port: Option<u16>) -> io::Result<(OwnedFd, Child)> {
+fn ssh(destination: &str, port: Option<u16>, unattended: bool) -> io::Result<(OwnedFd, Child)> {
     let (near, far) = UnixStream::pair()?;
     let mut command = Command::new("ssh");
     if let Some(port) = port {
         command.arg("-p").arg(port.to_string());
+    }
+    if unattended {
+        command.args(["-o", "BatchMode=yes"]);
     }
     command.args(["-T", "-e", "none", "--", destination, "floe receive --stdio"]);
     let input: OwnedFd = far.into();

@@ -1,6 +1,11 @@
 //! The side that is connected with.
 
-use super::{Address, Link, LinkError, Manner, Stream, connect::wire, tls, wire::Wire};
+use super::{
+    Address, Link, LinkError, Manner, Stream,
+    connect::{refuse_strangers, wire},
+    tls,
+    wire::Wire,
+};
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sys::stat::{Mode, umask},
@@ -138,6 +143,9 @@ impl Incoming {
     /// # Errors
     /// [`LinkError`].
     pub fn take(self, manner: Manner<'_>) -> Result<Link, LinkError> {
+        if !self.encrypted {
+            refuse_strangers(&self.socket).map_err(LinkError::carrier("take the connection of", &self.from))?;
+        }
         let wire = wire(self.socket, manner).map_err(LinkError::carrier("take the connection of", &self.from))?;
         match manner.keys {
             Some(keys) if self.encrypted => {

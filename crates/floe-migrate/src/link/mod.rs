@@ -10,7 +10,7 @@ mod wire;
 
 pub use address::Address;
 pub use connect::connect;
-pub use listen::{Listener, stdio};
+pub use listen::{Incoming, Listener, stdio};
 
 use frame::{Frame, FrameError};
 use message::Message;
@@ -37,6 +37,8 @@ pub struct Manner<'a> {
     pub patience: Duration,
     /// Told to stop.
     pub interrupted: &'static AtomicBool,
+    /// Whether nobody is there to be asked for a password.
+    pub unattended: bool,
 }
 
 /// A connection that could not be made.

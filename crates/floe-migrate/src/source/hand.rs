@@ -202,6 +202,7 @@ impl Hand<'_> {
         *pause = (*pause * 2).min(PAUSE[1]);
         let manner = Manner {
             interrupted: &NEVER,
+            unattended: true,
             ..self.manner
         };
         match greet(&self.record.address, manner) {

@@ -181,6 +181,7 @@ impl Request<'_> {
             keys: self.keys,
             patience: self.silence,
             interrupted: control.interrupted,
+            unattended: false,
         }
     }
 }

@@ -10,7 +10,8 @@ mod session;
 
 use crate::{
     keys::Keys,
-    link::{Link, Listener, Manner, stdio},
+    link::{Incoming, Link, LinkError, Listener, Manner, stdio},
+    refusal::Refusal,
     worker::Counts,
 };
 use floe_checkpoint::{
@@ -92,6 +93,7 @@ impl Request<'_> {
             keys: self.keys,
             patience: self.silence,
             interrupted,
+            unattended: true,
         }
     }
 }
@@ -131,10 +133,10 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
                 return 1;
             }
             let from = incoming.from().to_owned();
-            match incoming.take(request.manner(control.interrupted)) {
+            match take(incoming, request, control) {
                 Ok(link) => serve(link, request, control),
                 Err(error) => {
-                    let reason = crate::refusal::Refusal::of(&error).reason;
+                    let reason = Refusal::of(&error).reason;
                     (request.tell)(&Event::GivenUp {
                         from: &from,
                         reason: &reason,
@@ -159,6 +161,16 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
     result
 }
 
+/// Agrees on keys with who has connected: by those that are pinned now.
+fn take(incoming: Incoming, request: &Request<'_>, control: &Control<'_>) -> Result<Link, LinkError> {
+    let keys = request.keys.map(Keys::again).transpose()?;
+    let manner = Manner {
+        keys: keys.as_ref(),
+        ..request.manner(control.interrupted)
+    };
+    incoming.take(manner)
+}
+
 fn has_ended(session: Pid) -> bool {
     match waitpid(session, Some(WaitPidFlag::WNOHANG)) {
         Ok(status) => status.pid().is_some(),
@@ -169,8 +181,8 @@ fn has_ended(session: Pid) -> bool {
 /// Receives on standard input and output. The caller must have one thread.
 ///
 /// # Errors
-/// [`LinkError`](crate::link::LinkError).
-pub fn receive_here(request: &Request<'_>, control: &Control<'_>) -> Result<i32, crate::link::LinkError> {
+/// [`LinkError`].
+pub fn receive_here(request: &Request<'_>, control: &Control<'_>) -> Result<i32, LinkError> {
     let link = stdio(request.manner(control.interrupted))?;
     Ok(serve(link, request, control))
 }
