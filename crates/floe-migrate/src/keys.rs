@@ -6,6 +6,7 @@
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
 use std::{
     fmt,
     fs::{self, DirBuilder, OpenOptions},
@@ -83,7 +84,8 @@ fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeysErro
 }
 
 /// What a certificate is known by.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
@@ -98,6 +100,20 @@ impl Fingerprint {
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", crate::hex(&self.0))
+    }
+}
+
+impl From<Fingerprint> for String {
+    fn from(fingerprint: Fingerprint) -> Self {
+        fingerprint.to_string()
+    }
+}
+
+impl TryFrom<String> for Fingerprint {
+    type Error = FingerprintError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
@@ -208,6 +224,13 @@ impl Keys {
     pub fn peer(&self, certificate: &CertificateDer<'_>) -> Option<&Peer> {
         let fingerprint = Fingerprint::of(certificate);
         self.peers.iter().find(|peer| peer.fingerprint == fingerprint)
+    }
+
+    /// The certificate of the one with a name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Fingerprint> {
+        let peer = self.peers.iter().find(|peer| peer.name == name)?;
+        Some(peer.fingerprint)
     }
 
     pub(crate) fn identity(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {

@@ -2,7 +2,11 @@
 //! (`ID.json`), at the target the permit to hold what is being built (`ID.building`).
 
 use crate::{
-    link::{Address, message::Id},
+    keys::Fingerprint,
+    link::{
+        Address,
+        message::{Id, Instance},
+    },
     protocol::Phase,
 };
 use floe_sandbox::{HandedOver, Sandbox, StateDir};
@@ -84,6 +88,10 @@ pub struct Record {
     pub address: Address,
     /// Whether that is reached without encryption.
     pub insecure: bool,
+    /// Who accepted it there.
+    pub instance: Instance,
+    /// The key that was shown there.
+    pub key: Option<Fingerprint>,
     /// Whether it was frozen before, and is to stay so.
     pub was_frozen: bool,
     /// The sandbox's first process.
@@ -92,6 +100,19 @@ pub struct Record {
     pub monitor: Process,
     /// The floe that works on it.
     pub worker: Process,
+}
+
+/// Where a sandbox goes.
+#[derive(Debug)]
+pub struct There<'a> {
+    /// The address.
+    pub address: &'a Address,
+    /// Whether that is reached without encryption.
+    pub insecure: bool,
+    /// Who accepted it.
+    pub instance: Instance,
+    /// The key that was shown.
+    pub key: Option<Fingerprint>,
 }
 
 fn folder(state_dir: &StateDir) -> PathBuf {
@@ -134,14 +155,16 @@ fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
 impl Record {
     /// One of a hand-over that begins.
     #[must_use]
-    pub fn begin(id: Id, sandbox: &Sandbox, (address, insecure): (&Address, bool)) -> Self {
+    pub fn begin(id: Id, sandbox: &Sandbox, there: There<'_>) -> Self {
         let state = sandbox.state();
         Self {
             id,
             phase: Phase::Begun,
             sandbox: state.name.clone(),
-            address: address.clone(),
-            insecure,
+            address: there.address.clone(),
+            insecure: there.insecure,
+            instance: there.instance,
+            key: there.key,
             was_frozen: sandbox.status_word() == "frozen",
             pid1: Process::of(state.pid1, state.pid1_start),
             monitor: Process::of(state.monitor, state.monitor_start),
@@ -149,7 +172,9 @@ impl Record {
         }
     }
 
-    fn path(&self, state_dir: &StateDir) -> PathBuf {
+    /// Its file.
+    #[must_use]
+    pub fn path(&self, state_dir: &StateDir) -> PathBuf {
         folder(state_dir).join(format!("{}.json", self.id.as_str()))
     }
 

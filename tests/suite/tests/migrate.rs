@@ -392,8 +392,15 @@ fn over_tls_between_two_networks_and_back() {
         expect_one([from, to], &job, "moved");
         tree.expect_alive("moved");
     }
-    // Who is unpinned is not let in any more, also by one that waits already.
+    // A name that is pinned means its key, and no other that is pinned.
     let receiver = receive(there, "10.9.0.2:0", other);
+    pin(here, own, "10.9.0.2", &Host::new());
+    let line = ["migrate", &job, receiver.address(), "--keys", own];
+    let error = here.floe(&line).expect_failed();
+    assert!(error.contains("agree on keys with"), "{error}");
+    here.done(&["keys", "--keys", own, "unpin", "10.9.0.2"]);
+    here.done(&[&line[..], &["--dry-run"]].concat());
+    // Who is unpinned is not let in any more, also by one that waits already.
     there.done(&["keys", "--keys", other, "unpin", "here"]);
     let error = here
         .floe(&["migrate", &job, receiver.address(), "--keys", own])
@@ -636,6 +643,52 @@ fn who_knows_that_the_source_is_gone_decides_at_the_target() {
         // Where none is left at either side, who settles hears so.
         assert_eq!(settle(&here).status, i32::from(expected == "none"));
         assert!(!here.path("state/.migrations").exists());
+    }
+}
+
+/// Another floe comes to be at the address before it is settled: what that one does not hold tells nothing.
+#[test]
+fn a_floe_that_never_held_it_is_not_believed() {
+    let ([here, there], other) = (hosts(), Host::new());
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    for point in [("decided", false), ("prepared", false)] {
+        let receiver = Receiver::start(&there);
+        let address = receiver.address().to_owned();
+        let socket = address.strip_prefix("unix:").expect("a socket").to_owned();
+        let source = Arc::new(AtomicI32::new(0));
+        let known = Arc::clone(&source);
+        let (frame, passes) = point;
+        let point = Point {
+            frame,
+            number: 1,
+            passes,
+        };
+        let kill = move || {
+            until("the source is known", || known.load(Ordering::SeqCst) != 0);
+            kill_all(&[known.load(Ordering::SeqCst)]);
+        };
+        let way = Way::make(here.path("way.sock"), Path::new(&socket), point, Box::new(kill));
+        let child = spawn(&mut here.command(&["migrate", &job, &way.address()]));
+        source.store(child.id() as i32, Ordering::SeqCst);
+        assert_eq!(wait(child), 128 + libc::SIGKILL);
+        until("it is held", || there.state(&job) == "held");
+        drop(receiver);
+        {
+            let _receiver = Receiver::start_with(&other, &address, &[], |_| {});
+            let outcome = settle(&here);
+            assert!(outcome.err.contains("is not who has accepted it"), "{}", outcome.err);
+            assert_eq!((outcome.status, there.state(&job).as_str()), (1, "held"));
+            assert!(here.path("state/.migrations").exists());
+        }
+        let _receiver = Receiver::start(&there);
+        assert_eq!(settle(&here).status, 0, "{frame}");
+        let at = expect_one([&here, &there], &job, frame);
+        tree.expect_alive(frame);
+        if at == 1 {
+            let receiver = Receiver::start(&here);
+            there.done(&["migrate", &job, receiver.address()]);
+        }
     }
 }
 

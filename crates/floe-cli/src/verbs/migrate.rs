@@ -21,7 +21,7 @@ use std::time::Duration;
 /// image goes over, and it is built there, compared with the image, and held frozen. Only then does it end here and run there.
 /// Whatever goes wrong before, on either side or between, it runs on here as if nothing had happened; never do both run.
 ///
-/// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys); unix:PATH by a socket; ssh://[USER@]HOST[:PORT]
+/// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys), and a HOST that is a pinned name with that key; unix:PATH by a socket; ssh://[USER@]HOST[:PORT]
 /// by starting `floe receive --stdio` there.
 ///
 /// Example: floe migrate job oak:7070
@@ -100,6 +100,7 @@ impl Migrate {
                 keys: keys.as_ref(),
                 patience: self.timeout,
                 interrupted: control.interrupted,
+                demand: None,
                 unattended: true,
             };
             settle(&context.state_dir, manner)

@@ -40,8 +40,13 @@ pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError>
                 None => plain(stream.into(), address, manner).map_err(failed()),
                 Some(keys) => {
                     let wire = wire(stream.into(), manner).map_err(failed())?;
-                    let (stream, peer) = tls::connect(keys, wire, text)?;
-                    Ok(Link::new(Stream::Client(Box::new(stream)), peer))
+                    // A name that is pinned means that key, wherever the network leads to.
+                    let host = text.rsplit_once(':').map_or(text.as_str(), |(host, _)| host);
+                    let demand = manner.demand.or_else(|| keys.named(host));
+                    let (stream, peer) = tls::connect((keys, demand), wire, text)?;
+                    let mut link = Link::new(Stream::Client(Box::new(stream)), peer.name);
+                    link.key = Some(peer.fingerprint);
+                    Ok(link)
                 }
             }
         }

@@ -150,7 +150,7 @@ impl Incoming {
         match manner.keys {
             Some(keys) if self.encrypted => {
                 let (stream, peer) = tls::accept(keys, wire, &self.from)?;
-                Ok(Link::new(Stream::Server(Box::new(stream)), peer))
+                Ok(Link::new(Stream::Server(Box::new(stream)), peer.name))
             }
             _ => Ok(Link::new(Stream::Plain(wire), self.from)),
         }

@@ -25,7 +25,10 @@ pub enum Message {
         name: String,
     },
     /// Target: nothing stands in the way of it.
-    Accepted,
+    Accepted {
+        /// Who would hold it.
+        instance: Instance,
+    },
     /// Target: it can't be, or has failed; nothing is left of it here.
     Refused {
         /// Why.
@@ -51,9 +54,13 @@ pub enum Message {
     Decided {
         /// Of the hand-over.
         id: Id,
+        /// Who accepted it, and is meant.
+        instance: Instance,
         /// What.
         decision: Decision,
     },
+    /// Target: another one is meant; nothing is known of that hand-over here.
+    Unknown,
     /// Target: that is done.
     Done {
         /// How the sandbox stands now.
@@ -69,6 +76,40 @@ pub enum Outcome {
     Runs,
     /// There is none: it was dropped, or it ran and has ended, or its host was started anew.
     None,
+}
+
+/// A state directory, told from all others: of which start of which machine, and which folder there. What another one says
+/// of a hand-over means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    boot: String,
+    device: u64,
+    inode: u64,
+    /// When the folder was made, in nanoseconds, where its file system knows that: numbers of inodes are used again.
+    made: Option<u64>,
+}
+
+impl Instance {
+    /// That of a folder here.
+    ///
+    /// # Errors
+    /// Those of open(2) and statx(2).
+    pub fn of(folder: &std::path::Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(folder)?;
+        let boot = floe_sys::procfs::read_text("/proc/sys/kernel/random/boot_id").map_err(std::io::Error::other)?;
+        let made = found
+            .created()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        Ok(Self {
+            boot: boot.trim().to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+            made: made.and_then(|made| u64::try_from(made.as_nanos()).ok()),
+        })
+    }
 }
 
 /// Of a hand-over: 32 hexadecimal digits.
@@ -115,7 +156,21 @@ impl From<Id> for String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Id, Message};
+    use super::{Id, Instance, Message};
+
+    #[test]
+    fn a_folder_that_is_made_anew_is_another_one() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path().join("state");
+        let of = || Instance::of(&folder).expect("one");
+        std::fs::create_dir(&folder).expect("made");
+        let first = of();
+        assert_eq!(first, of());
+        std::fs::remove_dir(&folder).expect("removed");
+        assert!(Instance::of(&folder).is_err());
+        std::fs::create_dir(&folder).expect("made");
+        assert_ne!(first, of());
+    }
 
     #[test]
     fn an_id_is_no_path() {

@@ -12,6 +12,7 @@ pub use address::Address;
 pub use connect::connect;
 pub use listen::{Incoming, Listener, stdio};
 
+use crate::keys::Fingerprint;
 use frame::{Frame, FrameError};
 use message::Message;
 use nix::{
@@ -37,6 +38,8 @@ pub struct Manner<'a> {
     pub patience: Duration,
     /// Told to stop.
     pub interrupted: &'static AtomicBool,
+    /// The one key that the other side may have; `None`: any that is pinned.
+    pub demand: Option<Fingerprint>,
     /// Whether nobody is there to be asked for a password.
     pub unattended: bool,
 }
@@ -63,6 +66,9 @@ pub enum LinkError {
     /// Nobody is known.
     #[error("no key of another host is pinned, so that nobody can be talked to (floe keys --help)")]
     NoPeers,
+    /// One that was there before is not let in any more.
+    #[error("the key that {0} had is not pinned any more")]
+    Unpinned(String),
     /// TLS.
     #[error("agree on keys with {peer}")]
     Tls {
@@ -91,6 +97,8 @@ pub struct Link {
     stream: Option<Stream>,
     /// Who is there, for people.
     peer: String,
+    /// Its key.
+    key: Option<Fingerprint>,
     buffer: Vec<u8>,
     /// The program that carries it.
     carrier: Option<Child>,
@@ -109,6 +117,7 @@ impl Link {
         Self {
             stream: Some(stream),
             peer,
+            key: None,
             buffer,
             carrier: None,
         }
@@ -124,6 +133,11 @@ impl Link {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The key that it has shown.
+    pub(crate) fn key(&self) -> Option<Fingerprint> {
+        self.key
     }
 
     fn stream(&mut self) -> &mut Stream {

@@ -2,7 +2,7 @@
 //! certificate is one that the user has pinned, or the connection ends before a word was said.
 
 use super::{LinkError, wire::Wire};
-use crate::keys::{Fingerprint, Keys};
+use crate::keys::{Fingerprint, Keys, Peer};
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, ConnectionCommon, DigitallySignedStruct, DistinguishedName,
     Error, PeerMisbehaved, ServerConfig, ServerConnection, SideData, SignatureScheme, StreamOwned,
@@ -27,12 +27,13 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn new(keys: &Keys, provider: &CryptoProvider) -> Result<Arc<Self>, LinkError> {
+    fn new(keys: &Keys, demand: Option<Fingerprint>, provider: &CryptoProvider) -> Result<Arc<Self>, LinkError> {
         if keys.peers().is_empty() {
             return Err(LinkError::NoPeers);
         }
+        let all = keys.peers().iter().map(|peer| peer.fingerprint);
         Ok(Arc::new(Self {
-            peers: keys.peers().iter().map(|peer| peer.fingerprint).collect(),
+            peers: all.filter(|one| demand.is_none_or(|demand| demand == *one)).collect(),
             algorithms: provider.signature_verification_algorithms,
         }))
     }
@@ -130,13 +131,16 @@ fn failed(peer: &str) -> impl Fn(io::Error) -> LinkError {
 
 /// Agrees on keys as the side that connects; with the connection, who is there.
 pub fn connect(
-    keys: &Keys,
+    (keys, demand): (&Keys, Option<Fingerprint>),
     wire: Wire,
     place: &str,
-) -> Result<(StreamOwned<ClientConnection, Wire>, String), LinkError> {
+) -> Result<(StreamOwned<ClientConnection, Wire>, Peer), LinkError> {
     let failed = failed(place);
     let provider = aws_lc_rs::default_provider();
-    let pinned = Pinned::new(keys, &provider)?;
+    let pinned = Pinned::new(keys, demand, &provider)?;
+    if pinned.peers.is_empty() {
+        return Err(LinkError::Unpinned(place.to_owned()));
+    }
     let (certificate, key) = keys.identity();
     let build = || -> Result<ClientConnection, Error> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
@@ -153,14 +157,10 @@ pub fn connect(
 }
 
 /// Agrees on keys as the side that is connected with.
-pub fn accept(
-    keys: &Keys,
-    wire: Wire,
-    place: &str,
-) -> Result<(StreamOwned<ServerConnection, Wire>, String), LinkError> {
+pub fn accept(keys: &Keys, wire: Wire, place: &str) -> Result<(StreamOwned<ServerConnection, Wire>, Peer), LinkError> {
     let failed = failed(place);
     let provider = aws_lc_rs::default_provider();
-    let pinned = Pinned::new(keys, &provider)?;
+    let pinned = Pinned::new(keys, None, &provider)?;
     let (certificate, key) = keys.identity();
     let build = || -> Result<ServerConnection, Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
@@ -180,7 +180,7 @@ fn agree<C, S>(
     keys: &Keys,
     (connection, wire): (C, Wire),
     place: &str,
-) -> Result<(StreamOwned<C, Wire>, String), LinkError>
+) -> Result<(StreamOwned<C, Wire>, Peer), LinkError>
 where
     C: DerefMut<Target = ConnectionCommon<S>>,
     S: SideData,
@@ -190,15 +190,13 @@ where
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock).map_err(&failed)?;
     }
-    let peer = name(keys, stream.conn.peer_certificates(), place);
+    let first = stream.conn.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
+    let Some(peer) = first.and_then(|certificate| keys.peer(certificate)) else {
+        return Err(failed(io::Error::other("it has shown no certificate that is pinned")));
+    };
+    let peer = Peer {
+        name: format!("{} ({place})", peer.name),
+        fingerprint: peer.fingerprint,
+    };
     Ok((stream, peer))
-}
-
-/// What the user calls the one with a certificate, and where it is.
-fn name(keys: &Keys, certificates: Option<&[CertificateDer<'_>]>, place: &str) -> String {
-    let first = certificates.and_then(<[CertificateDer<'_>]>::first);
-    match first.and_then(|certificate| keys.peer(certificate)) {
-        Some(peer) => format!("{} ({place})", peer.name),
-        None => place.to_owned(),
-    }
 }

@@ -41,6 +41,7 @@ enum Reply {
     Prepared,
     Refused,
     Done,
+    Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -203,10 +204,15 @@ impl World {
             can(&|w| {
                 w.to_source.remove(&reply);
                 w.source_sees(match reply {
+                    Reply::Unknown => SourceEvent::Unknown,
                     Reply::Prepared => SourceEvent::Prepared,
                     Reply::Refused => SourceEvent::Refused,
                     Reply::Done => SourceEvent::Done,
                 });
+                // Who has told a stranger can do no more; its record is settled later.
+                if reply == Reply::Unknown && matches!(w.source, Some(Source::Telling(_))) {
+                    (w.source, w.connects, w.answer) = (None, false, None);
+                }
             });
         }
         match self.monitor {
@@ -279,6 +285,11 @@ impl World {
         for decision in &self.to_target {
             can(&|w| {
                 w.to_target.remove(decision);
+            });
+            // Another floe is reached.
+            can(&|w| {
+                w.to_target.remove(decision);
+                w.to_source.insert(Reply::Unknown);
             });
         }
         for reply in &self.to_source {

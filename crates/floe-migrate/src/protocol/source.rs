@@ -37,6 +37,8 @@ pub enum SourceEvent {
     NotRecorded,
     /// The target has done what it was told.
     Done,
+    /// Who was reached is not the target.
+    Unknown,
 }
 
 /// What a source is to do.
@@ -88,6 +90,8 @@ impl Source {
             (Self::Telling(decision), E::Linked) => (*self, vec![S::Tell(decision)]),
             (Self::Telling(_), E::LinkLost) => (*self, vec![S::Connect]),
             (Self::Telling(_), E::Done) => (Self::Settled, vec![S::Forget]),
+            // Who else holds it is not known here: the record stays, for whoever settles it.
+            (Self::Telling(_), E::Unknown) => (*self, Vec::new()),
             (now, _) => (now, Vec::new()),
         };
         *self = next;

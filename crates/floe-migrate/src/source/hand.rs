@@ -169,6 +169,7 @@ impl Hand<'_> {
         link.set_manner(self.manner.patience, &NEVER);
         let message = Message::Decided {
             id: self.record.id.clone(),
+            instance: self.record.instance.clone(),
             decision,
         };
         let mut why = None;
@@ -184,6 +185,16 @@ impl Hand<'_> {
             Ok(Message::Done { outcome }) => {
                 self.outcome = Some(outcome);
                 SourceEvent::Done
+            }
+            Ok(Message::Unknown) => {
+                let file = self.record.path(self.state_dir);
+                self.untold = Some(format!(
+                    "{} is not who has accepted it: it keeps its sandboxes in another state directory, or its host was \
+                     started anew; where the one that did is gone for good, remove {}",
+                    link.peer(),
+                    file.display()
+                ));
+                SourceEvent::Unknown
             }
             Ok(other) => {
                 tracing::debug!(?other, "the target says something else");
@@ -202,6 +213,7 @@ impl Hand<'_> {
         *pause = (*pause * 2).min(PAUSE[1]);
         let manner = Manner {
             interrupted: &NEVER,
+            demand: self.record.key,
             unattended: true,
             ..self.manner
         };

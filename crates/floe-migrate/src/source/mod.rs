@@ -18,7 +18,7 @@ use crate::{
         message::{Id, Message, Outcome, VERSION},
     },
     protocol::{Decision, Phase, Source},
-    record::{Record, RecordError},
+    record::{Record, RecordError, There},
     refusal::Refusal,
     worker::Counts,
 };
@@ -181,6 +181,7 @@ impl Request<'_> {
             keys: self.keys,
             patience: self.silence,
             interrupted: control.interrupted,
+            demand: None,
             unattended: false,
         }
     }
@@ -230,7 +231,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     sandbox.pid1()?;
     let id = Id::new().map_err(MigrateError::system("choose the migration's id"))?;
     let mut link = greet(request.address, request.manner(control))?;
-    let counts = save::look(request, &id, &mut link, control)?;
+    let (counts, instance) = save::look(request, &id, &mut link, control)?;
     if request.dry_run {
         return Ok(Summary {
             rounds: 0,
@@ -241,7 +242,16 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
             outcome: None,
         });
     }
-    let record = Record::begin(id, sandbox, (request.address, request.keys.is_none()));
+    let record = Record::begin(
+        id,
+        sandbox,
+        There {
+            address: request.address,
+            insecure: request.keys.is_none(),
+            instance,
+            key: link.key(),
+        },
+    );
     record.write(request.state_dir)?;
     let mut hand = Hand {
         state: Source::Undecided,
@@ -292,6 +302,7 @@ pub fn settle(state_dir: &StateDir, manner: Manner<'_>) -> Result<Vec<Settled>, 
             state_dir,
             Manner {
                 keys: manner.keys.filter(|_| !record.insecure),
+                demand: record.key,
                 ..manner
             },
         );

@@ -5,7 +5,7 @@ use crate::{
     link::{
         Link,
         frame::{DATA, Frame, FrameError},
-        message::{Id, Message},
+        message::{Id, Instance, Message},
     },
     protocol::{Phase, SourceEvent},
     record::Record,
@@ -54,7 +54,12 @@ fn stage_name(name: &str) -> Option<&'static str> {
 }
 
 /// Saves all but memory and has the target look for what stands in the way. The tree is stopped for a moment.
-pub fn look(request: &Request<'_>, id: &Id, link: &mut Link, control: &Control<'_>) -> Result<Counts, MigrateError> {
+pub fn look(
+    request: &Request<'_>,
+    id: &Id,
+    link: &mut Link,
+    control: &Control<'_>,
+) -> Result<(Counts, Instance), MigrateError> {
     let mut worker = start(request, link, Then::RunOnUnsaved, (None, control))?;
     let talk = |peer: &str| {
         let peer = peer.to_owned();
@@ -72,7 +77,7 @@ pub fn look(request: &Request<'_>, id: &Id, link: &mut Link, control: &Control<'
     link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
     loop {
         match link.receive().map_err(talk(&peer))? {
-            Message::Accepted => return Ok(sent.counts),
+            Message::Accepted { instance } => return Ok((sent.counts, instance)),
             Message::Stage { name } => {
                 if let Some(name) = stage_name(&name) {
                     control.observer.stage(name);

@@ -93,6 +93,7 @@ impl Request<'_> {
             keys: self.keys,
             patience: self.silence,
             interrupted,
+            demand: None,
             unattended: true,
         }
     }

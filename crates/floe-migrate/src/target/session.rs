@@ -5,7 +5,7 @@ use crate::{
     link::{
         Link,
         frame::{Frame, FrameError},
-        message::{Id, Message, Outcome, VERSION},
+        message::{Id, Instance, Message, Outcome, VERSION},
     },
     protocol::{Decision, Target, TargetEvent, TargetStep},
     record::Permit,
@@ -50,7 +50,7 @@ enum Ended {
     /// The source is gone, or was not understood.
     Lost(FrameError),
     /// The source gives up.
-    Told(Id),
+    Told,
     /// It can't be done here.
     Refused(Refusal),
 }
@@ -73,7 +73,13 @@ impl Session<'_> {
     pub fn run(&self, mut link: Link) -> Result<(), Refusal> {
         match self.greet(&mut link).and_then(|()| link.receive()) {
             Ok(Message::Offer { id, name }) => self.take_offer(link, &id, &name),
-            Ok(Message::Decided { id, decision }) => {
+            Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
+                link.send(&Message::Unknown).map_err(|error| lost(&error))?;
+                Err(Refusal::plain(
+                    "the source means another floe receive, or another state directory",
+                ))
+            }
+            Ok(Message::Decided { id, decision, .. }) => {
                 let outcome = self.carry_out_or_tell(&mut link, &id, decision)?;
                 if outcome == Outcome::Runs && decision == Decision::Commit {
                     self.tell_runs(id.as_str(), None);
@@ -99,6 +105,11 @@ impl Session<'_> {
         }
     }
 
+    fn own_instance(&self) -> Result<Instance, Refusal> {
+        Instance::of(self.request.state_dir.path())
+            .map_err(|error| Refusal::plain(format!("look at the state directory: {error}")))
+    }
+
     fn tell_runs(&self, name: &str, counts: Option<Counts>) {
         let from = &self.from;
         (self.request.tell)(&Event::Runs { name, from, counts });
@@ -112,11 +123,14 @@ impl Session<'_> {
             // Whether it can be written down that a tree is held: given up again, as the source may be killed now, or have
             // wanted to know no more than this.
             let permit = Permit::give(self.request.state_dir, id);
-            permit.map(drop).map_err(|error| Ended::Refused(Refusal::of(&error)))
+            permit.map(drop).map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+            self.own_instance().map_err(Ended::Refused)
         });
         match looked {
-            Ok(()) => link.send(&Message::Accepted).map_err(|error| lost(&error))?,
-            Err(ended) => return self.end(link, ended),
+            Ok(instance) => link
+                .send(&Message::Accepted { instance })
+                .map_err(|error| lost(&error))?,
+            Err(ended) => return self.end((link, id), ended),
         }
         match link.receive() {
             Ok(Message::Image) => self.take_image(link, id, name),
@@ -130,7 +144,7 @@ impl Session<'_> {
     fn take_image(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
         let permit = match Permit::give(self.request.state_dir, id) {
             Ok(permit) => permit,
-            Err(error) => return self.end(link, Ended::Refused(Refusal::of(&error))),
+            Err(error) => return self.end((link, id), Ended::Refused(Refusal::of(&error))),
         };
         let mut state = Target::Building;
         let mut steps = Vec::new();
@@ -147,14 +161,14 @@ impl Session<'_> {
             Err(ended) => {
                 let event = match &ended {
                     Ended::Lost(_) => TargetEvent::LinkLost,
-                    Ended::Told(_) => TargetEvent::Told(Decision::Abort),
+                    Ended::Told => TargetEvent::Told(Decision::Abort),
                     Ended::Refused(_) => TargetEvent::Failed,
                 };
                 // Whatever follows: who was to build it is gone, and may have come to hold it before that.
                 state.see(event);
                 self.carry_out(id, Decision::Abort)?;
                 drop(permit);
-                return self.end(link, ended);
+                return self.end((link, id), ended);
             }
         };
         // Held it is whatever becomes of the permit.
@@ -178,7 +192,7 @@ impl Session<'_> {
     ) -> Result<(), Refusal> {
         let event = loop {
             match link.receive() {
-                Ok(Message::Decided { id: told, decision }) if told == *id => break TargetEvent::Told(decision),
+                Ok(Message::Decided { id: told, decision, .. }) if told == *id => break TargetEvent::Told(decision),
                 Ok(other) => tracing::debug!(?other, "the source says something else"),
                 Err(_) => break TargetEvent::LinkLost,
             }
@@ -264,9 +278,9 @@ impl Session<'_> {
             if link.waits().map_err(FrameError::Io)? {
                 match link.receive_any()? {
                     Frame::Message(Message::Decided {
-                        id,
                         decision: Decision::Abort,
-                    }) => return Err(Ended::Told(id)),
+                        ..
+                    }) => return Err(Ended::Told),
                     Frame::Message(_) | Frame::Data(_) => {
                         return Err(Ended::Refused(Refusal::plain("the source is out of turn")));
                     }
@@ -303,13 +317,13 @@ impl Session<'_> {
     }
 
     /// Nothing is held: tells the source, where it is still there.
-    fn end(&self, mut link: Link, ended: Ended) -> Result<(), Refusal> {
+    fn end(&self, (mut link, id): (Link, &Id), ended: Ended) -> Result<(), Refusal> {
         // The source is to be told, also where this process is told to stop.
         link.set_manner(LINGER, &NEVER);
         match ended {
             Ended::Lost(error) => Err(lost(&error)),
-            Ended::Told(id) => {
-                let outcome = self.carry_out_or_tell(&mut link, &id, Decision::Abort)?;
+            Ended::Told => {
+                let outcome = self.carry_out_or_tell(&mut link, id, Decision::Abort)?;
                 link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
                 Err(Refusal::plain("the source gave it up"))
             }
@@ -350,9 +364,9 @@ fn spool(link: &mut Link, most: u64) -> Result<File, Ended> {
             Frame::Alive => {}
             Frame::Message(Message::End { bytes: sent }) if sent == bytes => return Ok(file),
             Frame::Message(Message::Decided {
-                id,
                 decision: Decision::Abort,
-            }) => return Err(Ended::Told(id)),
+                ..
+            }) => return Err(Ended::Told),
             Frame::Message(_) => return Err(Ended::Refused(Refusal::plain("the source is out of turn"))),
         }
     }
