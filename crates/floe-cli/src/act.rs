@@ -3,13 +3,7 @@
 use crate::progress::Bar;
 use floe_checkpoint::stage::{Control, Injection};
 use floe_sys::interrupt;
-use nix::{
-    errno::Errno,
-    sys::{
-        resource::{Resource, getrlimit, setrlimit},
-        signal::Signal,
-    },
-};
+use nix::{errno::Errno, sys::signal::Signal};
 
 /// Runs one of them so that it can be watched and interrupted.
 ///
@@ -20,18 +14,12 @@ use nix::{
 pub fn perform<T>(act: impl FnOnce(&Control<'_>) -> T) -> Result<T, Errno> {
     let interrupted = interrupt::note_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT])?;
     let fail_at: Option<Injection> = std::env::var("FLOE_FAIL_AT").ok().and_then(|text| text.parse().ok());
-    open_many()?;
+    // A tree's deleted files and pipes are all open at once while it is made. Tasks get the limits of the image.
+    floe_sys::descriptor::allow_most()?;
     let bar = Bar::new();
     Ok(act(&Control {
         interrupted,
         fail_at: fail_at.as_ref(),
         observer: &bar,
     }))
-}
-
-/// Allows floe as many open files as it may have: a tree's deleted files and pipes are all open at once while it is made.
-/// Tasks don't inherit this: they get the limits of the image.
-fn open_many() -> Result<(), Errno> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }

@@ -127,8 +127,8 @@ impl Client {
         }
     }
 
-    pub(crate) fn send_with_file(&self, kind: u8, payload: &[u8], file: &OwnedFd) -> Result<(), AttachError> {
-        Ok(message::put_file(&self.socket, kind, payload, file.as_fd())?)
+    pub(crate) fn send_with_file(&self, kind: u8, payload: &[u8], file: BorrowedFd<'_>) -> Result<(), AttachError> {
+        Ok(message::put_file(&self.socket, kind, payload, file)?)
     }
 
     pub(crate) fn receive_with_file(&self) -> Result<Option<message::WithFile>, AttachError> {

@@ -5,20 +5,23 @@
 //! client                        monitor
 //!    | HAND_ALL (note) ------->  forgets what it keeps
 //!    | HAND (note, file) ----->  as often as needed
-//!    | KEEP ------------------>  keeps these from now on
-//!    | <----------------- NOTED
+//!    | KEEP ------------------>  keeps these from now on, or none where there is no room for all
+//!    | <- NOTED (room) | FAILED
 //!    | KEPT ------------------>
 //!    | <- KEPT_ONE (note, file), as often as needed; KEPT_ALL (note)
 //! ```
 
 use crate::{
     AttachError, Client,
-    message::{PAYLOAD, kind},
+    message::{self, PAYLOAD, kind},
 };
 use nix::errno::Errno;
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+};
 
-/// So many files one monitor keeps: it needs some for itself.
+/// So many files one monitor keeps at most; fewer where its limit of open files leaves no room.
 pub const MOST_KEPT: usize = 512;
 
 /// Files that a monitor keeps.
@@ -50,23 +53,40 @@ impl KeptFiles {
         }
     }
 
-    /// Has the monitor of the sandbox in `folder` keep these, in the place of those that it keeps.
+    /// Has the monitor of the sandbox in `folder` keep `files`, each with what it is, in the place of those that it keeps;
+    /// `note` is what they are all together. Returns for how many it had room.
     ///
     /// # Errors
-    /// [`AttachError`]; it keeps none then.
-    pub fn hand(&self, folder: &Path) -> Result<(), AttachError> {
+    /// [`AttachError`]; it keeps none then. EMFILE where it has no room for all.
+    pub fn hand<'a>(
+        folder: &Path,
+        note: &[u8],
+        files: impl IntoIterator<Item = (Vec<u8>, BorrowedFd<'a>)>,
+    ) -> Result<usize, AttachError> {
         let client = Client::connect(folder)?;
-        if self.files.len() > MOST_KEPT || self.files.iter().any(|(note, _)| note.len() > PAYLOAD) {
-            return Err(AttachError::Talk(Errno::E2BIG));
-        }
-        client.send(kind::HAND_ALL, &self.note)?;
-        for (note, file) in &self.files {
-            client.send_with_file(kind::HAND, note, file)?;
+        client.send(kind::HAND_ALL, note)?;
+        for (note, file) in files {
+            if note.len() > PAYLOAD {
+                return Err(AttachError::Talk(Errno::E2BIG));
+            }
+            client.send_with_file(kind::HAND, &note, file)?;
         }
         client.send(kind::KEEP, &[])?;
         match client.receive()? {
-            Some((kind::NOTED, _)) => Ok(()),
+            Some((kind::NOTED, room)) => match <[u8; 4]>::try_from(room) {
+                Ok(room) => Ok(u32::from_le_bytes(room) as usize),
+                Err(_) => Err(AttachError::Talk(Errno::EPROTO)),
+            },
+            Some((kind::FAILED, why)) => Err(AttachError::Talk(message::parse_failure(&why).0)),
             Some(_) | None => Err(AttachError::Talk(Errno::ECONNRESET)),
         }
+    }
+
+    /// Has the monitor of the sandbox in `folder` forget those that it keeps; returns for how many it has room then.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn forget(folder: &Path) -> Result<usize, AttachError> {
+        Self::hand(folder, &[], [])
     }
 }

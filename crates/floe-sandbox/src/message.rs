@@ -68,7 +68,8 @@ pub mod kind {
     pub const HAND_ALL: u8 = b'K';
     /// Client to monitor, with a file: one to be kept. Payload: what it is.
     pub const HAND: u8 = b'j';
-    /// Client to monitor: keep what I have handed you.
+    /// Client to monitor: keep what I have handed you. Answered by [`NOTED`] with 4 bytes, for how many files there was room; or
+    /// by [`FAILED`] where that were too many, and nothing is kept.
     pub const KEEP: u8 = b'D';
     /// Client to monitor: give me what you keep.
     pub const KEPT: u8 = b'q';

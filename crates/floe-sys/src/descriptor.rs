@@ -6,6 +6,7 @@ use crate::namespace::Kind;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
+    sys::resource::{Resource, getrlimit, setrlimit},
 };
 use std::{
     ffi::{CStr, CString},
@@ -169,6 +170,15 @@ pub fn bytes_to_read(file: BorrowedFd<'_>) -> Result<i32, Errno> {
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: all arguments are numbers.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
+
+/// Allows the calling process as many open files as it may have at all: the soft limit becomes the hard one.
+///
+/// # Errors
+/// Those of setrlimit(2).
+pub fn allow_most() -> Result<(), Errno> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Opens `path` as if `root` were the root directory, following no magic links of /proc (Linux 5.6).

@@ -396,12 +396,8 @@ fn what_is_known_to_be_unchanged_is_not_read(leave: &str) {
         "-o",
         &path(&host, 3),
     ]);
-    let state = fs::read_to_string(host.path(&format!("state/{name}/state.json")));
-    let monitor = json(&state.expect("its state"))["monitor"]
-        .as_i64()
-        .expect("its monitor");
     assert!(is_followed(pid));
-    floe_suite::signal(monitor as i32, 9);
+    floe_suite::signal(monitor(&host, &name), 9);
     floe_suite::until("the end of the monitor", || !is_followed(pid));
     host.done(&["rm", "-f", &name]);
 }
@@ -460,4 +456,137 @@ fn only_a_sandbox_that_runs_on_is_followed() {
     ] {
         assert_eq!(host.floe(line).status, 2, "{line:?}");
     }
+}
+
+/// A userfaultfd goes on with the memory that it was opened for, not with the process.
+#[test]
+fn memory_that_outlives_the_process_that_was_followed_is_compared() {
+    for how in ["--leave-running", "--background"] {
+        let host = Host::new();
+        let mut victim = Victim::start(&host, "memory-outlives", &[], &[]);
+        let save = |number: usize| {
+            let (image, base) = (path(&host, number), path(&host, number.saturating_sub(1)));
+            let mut line = vec![
+                "--verbose",
+                "checkpoint",
+                "memory-outlives",
+                how,
+                "--track",
+                "-o",
+                &image,
+            ];
+            if number > 0 {
+                line.extend(["--base", &base]);
+            }
+            let outcome = host.floe(&line);
+            assert_eq!(outcome.status, 0, "{how}: {}", outcome.err);
+            outcome.err
+        };
+        save(0);
+        victim.check("who made the memory ends");
+        let told = save(1);
+        assert!(told.contains("nobody knows by whom"), "{told}");
+        victim.check("behind a checkpoint of what outlives");
+        assert!(!save(2).contains("nobody knows by whom"));
+        victim.check("behind one on the base of that");
+        for number in [1, 2, 0] {
+            host.done(&["rm", "-f", "memory-outlives"]);
+            host.done(&["restore", "-d", &path(&host, number)]);
+            victim.check(&format!("{how}: restored from image {number}"));
+        }
+    }
+}
+
+fn monitor(host: &Host, name: &str) -> i32 {
+    let state = fs::read_to_string(host.path(&format!("state/{name}/state.json")));
+    let number = json(&state.expect("its state"))["monitor"].as_i64();
+    number.expect("its monitor") as i32
+}
+
+/// The soft limit of open files of a process.
+fn open_files(process: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/limits")).expect("limits");
+    let line = text.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line
+        .and_then(|line| line.split_ascii_whitespace().nth(3))
+        .expect("a limit");
+    soft.parse().expect("a number")
+}
+
+const PROCESSES: usize = 90;
+
+/// A sandbox of many processes, by a floe that may have few open files by its soft limit.
+fn many(host: &Host) -> String {
+    let name = host.name("many");
+    let script = format!("for i in $(seq {PROCESSES}); do sleep 1000 & done; wait");
+    let floe = host.command(&["run", "-d", "--name", &name, "--", "sh", "-c", &script]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -Sn 80; exec \"$@\"", "sh"]);
+    limited.arg(floe.get_program()).args(floe.get_args());
+    for (key, value) in floe.get_envs() {
+        match value {
+            Some(value) => limited.env(key, value),
+            None => limited.env_remove(key),
+        };
+    }
+    assert_eq!(run(&mut limited).status, 0);
+    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid1(&name)));
+    let all = || children().is_ok_and(|text| text.split_ascii_whitespace().count() == PROCESSES);
+    floe_suite::until("the children", all);
+    name
+}
+
+#[test]
+fn the_monitor_keeps_many_userfaultfds_whatever_the_soft_limit_is() {
+    let host = Host::new();
+    let name = many(&host);
+    assert_eq!(
+        open_files(host.pid1(&name)),
+        80,
+        "the workload has the limit of who called floe"
+    );
+    let save = |number: usize| {
+        let (image, base) = (path(&host, number), path(&host, number.saturating_sub(1)));
+        let mut line = vec![
+            "--verbose",
+            "checkpoint",
+            &name,
+            "--leave-running",
+            "--track",
+            "-o",
+            &image,
+        ];
+        if number > 0 {
+            line.extend(["--base", &base]);
+        }
+        let outcome = host.floe(&line);
+        assert_eq!(outcome.status, 0, "{}", outcome.err);
+        outcome.err
+    };
+    for number in 0..3 {
+        let told = save(number);
+        assert!(
+            !told.contains("keeps no more") && !told.contains("nobody knows"),
+            "{told}"
+        );
+    }
+    // Where it has less room than processes, some are not followed, which is told, and all goes on.
+    let monitor = monitor(&host, &name);
+    let mut number = 3;
+    for limit in [120, 70] {
+        let limit = libc::rlimit {
+            rlim_cur: limit,
+            rlim_max: limit,
+        };
+        // SAFETY: a number of a process that lives, and a limit that is read.
+        let set = unsafe { libc::prlimit(monitor, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0, "prlimit");
+        for _ in 0..2 {
+            let told = save(number);
+            assert!(told.contains("keeps no more"), "{told}");
+            number += 1;
+        }
+        assert_eq!(host.state(&name), "running");
+    }
+    host.done(&["rm", "-f", &name]);
 }

@@ -189,6 +189,7 @@ victims! {
     memory_memfd "memory-memfd",
     memory_memfd_program "memory-memfd-program",
     memory_memfd_shared "memory-memfd-shared",
+    memory_outlives "memory-outlives",
     memory_policy "memory-policy",
     memory_private "memory-private",
     ipc_several "ipc-several",

@@ -7,15 +7,22 @@
 //! What the monitor keeps is told to be of one image. That it is forgotten before pages are marked anew, and handed over
 //! when the new image has its name, makes a killed floe harmless: then nothing is known, and memory is compared.
 
-use super::seize::HeldTree;
+use super::seize::{HeldTree, SeizeError};
 use floe_image::record::ImageId;
 use floe_resources::{
     mm::{FOLLOWED_FLAG, Seen, TrackError, Tracker},
+    refusal::Subject,
     task::HeldProcess,
+    tree::FoundProcess,
 };
-use floe_sandbox::{AttachError, KeptFiles, MOST_KEPT};
-use floe_sys::{Pid, procfs::Mapping};
+use floe_sandbox::{AttachError, KeptFiles};
+use floe_sys::{
+    Pid,
+    kcmp::{self, Resource},
+    procfs::Mapping,
+};
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     ops::Range,
     os::fd::OwnedFd,
@@ -68,7 +75,45 @@ impl Following {
     }
 
     /// Finds which mappings of a held tree are followed, and takes the flag off them that tells so: it is not the program's.
-    pub fn recognise(&mut self, held: &mut HeldTree) {
+    ///
+    /// Where something is followed and nobody knows by which userfaultfd, all is forgotten: what is followed then is not by
+    /// floe.
+    ///
+    /// # Errors
+    /// [`SeizeError`].
+    pub fn recognise(&mut self, held: &mut HeldTree, folder: Option<&Path>) -> Result<(), SeizeError> {
+        self.find_ranges(held);
+        let (Some(folder), Some(unknown)) = (folder, self.unknown(held)) else {
+            return Ok(());
+        };
+        tracing::info!(process = %unknown, "its memory is followed, and nobody knows by whom: all that is known is forgotten");
+        self.ranges.clear();
+        self.processes.clear();
+        self.since = None;
+        match KeptFiles::forget(folder) {
+            Ok(_) => held.read_mappings(),
+            Err(error) => {
+                tracing::info!(%error, "the monitor keeps what it has");
+                Ok(())
+            }
+        }
+    }
+
+    /// A process with memory of its own of which something is followed, not by what is known.
+    fn unknown(&self, held: &HeldTree) -> Option<Subject> {
+        let known: Vec<Pid> = (held.tree.living())
+            .filter(|process| self.ranges.contains_key(&process.pid))
+            .map(FoundProcess::task)
+            .collect();
+        let shares = |task: Pid| known.iter().any(|other| *other != task && share_memory(*other, task));
+        held.tree.living().find_map(|process| {
+            let mappings = held.mappings.get(&process.task())?;
+            let is_followed = mappings.iter().any(|mapping| mapping.has(FOLLOWED_FLAG));
+            (is_followed && !shares(process.task())).then(|| process.subject())
+        })
+    }
+
+    fn find_ranges(&mut self, held: &mut HeldTree) {
         self.ranges.clear();
         for process in held.tree.living() {
             let Some(tracker) = self.processes.get(&(process.pid, process.stat.starttime)) else {
@@ -115,20 +160,19 @@ impl Following {
         self.has_begun = true;
         let mut before = std::mem::take(&mut self.processes);
         let mut not_followed = Vec::new();
-        let forgotten = folder.map(|folder| KeptFiles::default().hand(folder));
-        match forgotten {
-            Some(Ok(())) => {}
+        let room = match folder.map(KeptFiles::forget) {
+            Some(Ok(room)) => room,
             Some(Err(error)) => return vec![format!("the tree: {}", told(&error))],
             None => return vec!["the tree: there is no monitor to keep what it takes".to_owned()],
-        }
+        };
         for process in held.tree.living() {
             // Others have their parent's memory.
             if !owners.contains(&process.ns_pid) {
                 continue;
             }
             let key = (process.pid, process.stat.starttime);
-            let begun = if self.processes.len() == MOST_KEPT {
-                Err(format!("a monitor keeps no more than {MOST_KEPT} userfaultfds"))
+            let begun = if self.processes.len() >= room {
+                Err(format!("the monitor keeps no more than {room} userfaultfds"))
             } else {
                 let ranges = self.ranges.get(&process.pid).map_or(&[][..], Vec::as_slice);
                 mark_all(&held.process(process), before.remove(&key), ranges).map_err(|error| told(&error))
@@ -149,16 +193,14 @@ impl Following {
     }
 
     fn hand_to(self, image: ImageId, folder: &Path) -> Result<(), AttachError> {
-        let file = |((pid, began), tracker): (&(Pid, u64), &Tracker)| {
-            let file = tracker.file().try_clone_to_owned().map_err(|error| {
-                AttachError::Talk(nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default()))
-            })?;
-            Ok((note(*pid, *began), file))
-        };
-        let files: Result<Vec<_>, AttachError> = self.processes.iter().map(file).collect();
-        let note = image.0.to_vec();
-        KeptFiles { note, files: files? }.hand(folder)
+        let files = self.processes.iter();
+        let files = files.map(|((pid, began), tracker)| (note(*pid, *began), tracker.file()));
+        KeptFiles::hand(folder, &image.0, files).map(drop)
     }
+}
+
+fn share_memory(first: Pid, second: Pid) -> bool {
+    kcmp::compare(Resource::Memory, (first, 0), (second, 0)).is_ok_and(Ordering::is_eq)
 }
 
 fn is_among(mapping: &Mapping, ranges: &[Range<u64>]) -> bool {

@@ -350,7 +350,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
             SeizeError::Refused(list) => CheckpointError::Refused(list),
             other => other.into(),
         })?;
-        following.recognise(&mut held);
+        following.recognise(&mut held, request.target.folder())?;
         match look(&held, &request, control)? {
             Ok(inspected) => break (held, inspected, started),
             Err(findings) => {

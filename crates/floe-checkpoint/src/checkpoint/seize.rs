@@ -203,17 +203,27 @@ impl HeldTree {
         reader: &MappingsReader,
     ) -> Result<Self, SeizeError> {
         give_events_back(threads.values())?;
-        let mut mappings = BTreeMap::new();
-        for process in tree.living() {
-            mappings.insert(process.task(), reader.read(process)?);
-        }
-        Ok(Self {
+        let mut held = Self {
             tree,
             threads,
-            mappings,
+            mappings: BTreeMap::new(),
             sleepers,
             lifted,
-        })
+        };
+        held.read_mappings_by(reader)?;
+        Ok(held)
+    }
+
+    /// Reads all mappings once more.
+    pub fn read_mappings(&mut self) -> Result<(), SeizeError> {
+        self.read_mappings_by(&MappingsReader::default())
+    }
+
+    fn read_mappings_by(&mut self, reader: &MappingsReader) -> Result<(), SeizeError> {
+        for process in self.tree.living() {
+            self.mappings.insert(process.task(), reader.read(process)?);
+        }
+        Ok(())
     }
 
     /// Whether somebody had frozen the tree before floe came.

@@ -1,10 +1,10 @@
 //! Clients of a sandbox: attached terminals, foreground runs, announcers of a checkpoint.
 
-use super::console::ConsoleEnds;
-use crate::{
-    KeptFiles, MOST_KEPT,
-    message::{self, PAYLOAD, WithFile, kind},
+use super::{
+    care::{Handed, Kept, Owed},
+    console::ConsoleEnds,
 };
+use crate::message::{self, PAYLOAD, kind};
 use nix::{
     errno::Errno,
     poll::PollFlags,
@@ -14,6 +14,7 @@ use std::{
     collections::VecDeque,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
+    rc::{Rc, Weak},
 };
 
 /// Name of the socket in a sandbox's folder.
@@ -28,9 +29,9 @@ struct Client {
     subscribed: bool,
     announces: bool,
     surveys: bool,
-    queue: VecDeque<WithFile>,
+    queue: VecDeque<Owed>,
     /// Files that it hands over, until it says that they are to be kept.
-    handed: Option<KeptFiles>,
+    handed: Option<Handed>,
     /// It wants to know when all memory is there.
     awaits_memory: bool,
     /// It takes nothing any more; what it has sent before counts all the same.
@@ -41,9 +42,11 @@ struct Client {
 /// All clients, and the socket at which new ones call.
 pub struct Clients {
     listener: OwnedFd,
+    /// What is given up for a moment where there is no room for one more client.
+    spare: Option<OwnedFd>,
     all: Vec<Client>,
     /// Files that floe has given into care.
-    kept: KeptFiles,
+    kept: Kept,
     /// Whether memory is still to come.
     loading: bool,
 }
@@ -59,9 +62,10 @@ impl Clients {
         bind(listener.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
         listen(&listener, Backlog::new(64).unwrap_or(Backlog::MAXALLOWABLE))?;
         Ok(Self {
+            spare: listener.try_clone().ok(),
             listener,
             all: Vec::new(),
-            kept: KeptFiles::default(),
+            kept: Kept::default(),
             loading: false,
         })
     }
@@ -88,8 +92,19 @@ impl Clients {
                     gone: false,
                 });
             }
+            Err(Errno::EMFILE | Errno::ENFILE) => self.turn_away(),
             Err(error) => tracing::debug!(%error, "a client hung up while it was accepted"),
         }
+    }
+
+    /// Hangs up on a client for which there is no descriptor: it would call for ever.
+    fn turn_away(&mut self) {
+        drop(self.spare.take());
+        match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(number) => drop(floe_sys::descriptor::adopt(number)),
+            Err(error) => tracing::debug!(%error, "a client can't even be turned away"),
+        }
+        self.spare = self.listener.try_clone().ok();
     }
 
     /// What to ask poll about each client; one that may send input is heard only while there is room for it, and left out
@@ -140,15 +155,21 @@ impl Clients {
         match message::get_with_file(&client.socket) {
             Ok(Some((kind::SURVEY, ..))) => self.survey(index, console),
             Ok(Some((kind::HAND_ALL, note, _))) => {
-                self.kept = KeptFiles::default();
-                let files = Vec::new();
-                client.handed = Some(KeptFiles { note, files });
+                self.kept = Kept::default();
+                client.handed = Some(Handed::begin(note));
             }
-            Ok(Some((kind::HAND, note, Some(file)))) => client.take(note, file),
-            Ok(Some((kind::KEEP, ..))) => {
-                self.kept = client.handed.take().unwrap_or_default();
-                client.tell(kind::NOTED, Vec::new());
+            Ok(Some((kind::HAND, note, file))) => {
+                if let Some(handed) = &mut client.handed {
+                    handed.take(note, file);
+                }
             }
+            Ok(Some((kind::KEEP, ..))) => match client.handed.take().map_or(Err(Errno::EPROTO), Handed::finish) {
+                Ok((kept, room)) => {
+                    self.kept = kept;
+                    client.tell(kind::NOTED, (room as u32).to_le_bytes().to_vec());
+                }
+                Err(error) => client.tell(kind::FAILED, message::failure(error, "keep files")),
+            },
             Ok(Some((kind::KEPT, ..))) => client.give(&self.kept),
             Ok(Some((kind @ (kind::HAND_OVER | kind::RELEASE | kind::DROP), payload, _))) => {
                 return Some((kind, payload));
@@ -220,7 +241,7 @@ impl Clients {
         for client in &mut self.all {
             client.queue.push_back((kind, payload.to_vec(), None));
             while let Some((kind, payload, file)) = client.queue.pop_front() {
-                let told = match file {
+                let told = match file.as_ref().and_then(Weak::upgrade) {
                     Some(file) => message::put_file(&client.socket, kind, &payload, file.as_fd()),
                     None => message::put(&client.socket, kind, &payload),
                 };
@@ -238,17 +259,10 @@ impl Client {
         self.flush();
     }
 
-    /// One more file that may have to be kept.
-    fn take(&mut self, note: Vec<u8>, file: OwnedFd) {
-        if let Some(handed) = self.handed.as_mut().filter(|handed| handed.files.len() < MOST_KEPT) {
-            handed.files.push((note, file));
-        }
-    }
-
-    /// Gives it what is kept, by descriptors of its own.
-    fn give(&mut self, kept: &KeptFiles) {
+    /// Gives it what is kept; what is forgotten before its turn comes goes without the file.
+    fn give(&mut self, kept: &Kept) {
         for (note, file) in &kept.files {
-            let file = file.try_clone().ok();
+            let file = Some(Rc::downgrade(file));
             self.queue.push_back((kind::KEPT_ONE, note.clone(), file));
         }
         self.tell(kind::KEPT_ALL, kept.note.clone());
@@ -256,7 +270,7 @@ impl Client {
 
     fn flush(&mut self) {
         while let Some((kind, payload, file)) = self.queue.front() {
-            let told = match file {
+            let told = match file.as_ref().and_then(Weak::upgrade) {
                 Some(file) => message::put_file_now(&self.socket, *kind, payload, file.as_fd()),
                 None => message::put_now(&self.socket, *kind, payload),
             };

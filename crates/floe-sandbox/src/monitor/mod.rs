@@ -1,6 +1,7 @@
 //! The monitor: parent and reaper of a sandbox's PID 1. It reads the workload's streams, keeps the log, serves attached
 //! clients, notes the exit status, and clears up. One thread, one poll loop.
 
+mod care;
 mod clients;
 mod console;
 mod handover;
@@ -137,6 +138,10 @@ impl Monitor {
 
     fn run(mut self, launcher: &OwnedFd) -> i32 {
         let mut launcher = Some(launcher);
+        // PID 1 was forked with the limit of who called floe.
+        if let Err(error) = floe_sys::descriptor::allow_most() {
+            tracing::info!(%error, "the monitor has no more open files than the workload may");
+        }
         loop {
             if let Phase::Ended(end) = self.phase {
                 return self.end(end, launcher);
