@@ -107,7 +107,10 @@ fn guard(
     };
     // What the server owns it alone may close, in the one table that there is.
     let life = ManuallyDrop::new(life);
-    let server = match fork::child_with_files(|| i32::from(!ManuallyDrop::into_inner(life)(&mut keeper))) {
+    let server = match fork::child_with_files(|| {
+        abort_on_panic();
+        i32::from(!ManuallyDrop::into_inner(life)(&mut keeper))
+    }) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!(%error, "fork the page server");
@@ -128,6 +131,15 @@ fn guard(
     };
     keeper.end_sandbox(&format!("the process that brought its memory {end}"));
     1
+}
+
+/// Has a panic end this process before it unwinds: that would close, in the table that the guard has too, what must not be
+/// closed while the sandbox lives, or leave it waiting for a thread that is gone.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "the page server");
+        std::process::abort();
+    }));
 }
 
 impl PageKeeper {
@@ -179,4 +191,50 @@ fn is_ready(fd: &OwnedFd) -> bool {
     let mut asked = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut asked, PollTimeout::ZERO);
     ready.is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::abort_on_panic;
+    use floe_sys::{fork, pipe};
+    use nix::{
+        sys::{
+            signal::Signal,
+            wait::{WaitStatus, waitpid},
+        },
+        unistd::read,
+    };
+
+    /// A word that says that it is dropped.
+    struct Held<'a>(&'a std::os::fd::OwnedFd);
+
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            nix::unistd::write(self.0, b"d").expect("write to a pipe");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_ends_the_server_and_closes_nothing_before() {
+        for in_thread in [false, true] {
+            let (ready, tells) = pipe::close_on_exec().expect("a pipe");
+            let child = fork::child(|| {
+                abort_on_panic();
+                let _held = Held(&tells);
+                std::thread::scope(|scope| {
+                    if in_thread {
+                        scope.spawn(|| panic!("in a thread"));
+                        loop {
+                            std::thread::park();
+                        }
+                    }
+                    panic!("in the first thread")
+                })
+            });
+            drop(tells);
+            let end = waitpid(child.expect("fork"), None).expect("wait");
+            assert!(matches!(end, WaitStatus::Signaled(_, Signal::SIGABRT, _)), "{end:?}");
+            assert_eq!(read(&ready, &mut [0]), Ok(0), "something was dropped");
+        }
+    }
 }

@@ -106,14 +106,17 @@ impl<S> Queue<S> {
 
 /// Chunks that hold pages of these, those first that are expected to be used first: of each process the heap, then all by
 /// address.
-pub fn order(image: &Image, spaces: &[(&AddressSpaceRecord, Vec<PageRun>)]) -> Vec<usize> {
+///
+/// # Errors
+/// The number of a page that lies in no chunk.
+pub fn order(image: &Image, spaces: &[(&AddressSpaceRecord, Vec<PageRun>)]) -> Result<Vec<usize>, u64> {
     let mut order: Vec<(bool, usize)> = Vec::new();
     for (space, runs) in spaces {
         let heap = space.layout.start_brk..space.layout.brk;
         for run in runs {
             let mut page = run.first;
             while page.0 < run.first.0 + run.pages {
-                let Some(chunk) = image.chunk_of(page) else { break };
+                let chunk = image.chunk_of(page).ok_or(page.0)?;
                 order.push((!heap.contains(&run.start), chunk));
                 page.0 = image.chunks()[chunk].end();
             }
@@ -123,7 +126,7 @@ pub fn order(image: &Image, spaces: &[(&AddressSpaceRecord, Vec<PageRun>)]) -> V
     order.sort_by_key(|(late, _)| *late);
     let mut known = std::collections::HashSet::new();
     order.retain(|(_, chunk)| known.insert(*chunk));
-    order.into_iter().map(|(_, chunk)| chunk).collect()
+    Ok(order.into_iter().map(|(_, chunk)| chunk).collect())
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub enum ServeError {
         #[source]
         source: Box<ReadError>,
     },
+    /// A page that is to come lies in none of the image's chunks.
+    #[error("page {0} of the image lies in no chunk")]
+    NoChunk(u64),
     /// Memory is short.
     #[error("there was no memory for pages of the workload for half a minute")]
     NoRoom,
@@ -88,7 +91,8 @@ pub trait Surroundings {
 
 struct Server<'a> {
     image: &'a Image,
-    spaces: RwLock<Vec<Arc<Space>>>,
+    /// They outlive this: none may be closed before the surroundings are at their end.
+    spaces: &'a RwLock<Vec<Arc<Space>>>,
     queue: Mutex<Queue<Arc<Space>>>,
     bell: Condvar,
     /// Tells the thread that reads events that there is nothing left to do.
@@ -107,15 +111,26 @@ pub fn serve(
 ) -> Result<Brought, ServeError> {
     let wanted: Vec<(&AddressSpaceRecord, Vec<PageRun>)> =
         watched.iter().map(|(space, _, runs)| (*space, runs.clone())).collect();
+    let spaces = watched.into_iter();
+    let spaces = spaces.map(|(_, userfault, runs)| Arc::new(Space::new(userfault, &runs)));
+    let spaces = RwLock::new(spaces.collect());
+    let result = bring_all(image, &wanted, &spaces, surroundings);
+    if let Err(error) = &result {
+        surroundings.end(error);
+    }
+    result
+}
+
+fn bring_all(
+    image: &Image,
+    wanted: &[(&AddressSpaceRecord, Vec<PageRun>)],
+    spaces: &RwLock<Vec<Arc<Space>>>,
+    surroundings: &mut impl Surroundings,
+) -> Result<Brought, ServeError> {
     let server = Server {
         image,
-        queue: Mutex::new(Queue::new(order(image, &wanted))),
-        spaces: RwLock::new(
-            watched
-                .into_iter()
-                .map(|(_, userfault, runs)| Arc::new(Space::new(userfault, &runs)))
-                .collect(),
-        ),
+        queue: Mutex::new(Queue::new(order(image, wanted).map_err(ServeError::NoChunk)?)),
+        spaces,
         bell: Condvar::new(),
         idle: event::eventfd(libc::EFD_NONBLOCK).map_err(ServeError::Wait)?,
         failure: Mutex::new(None),
@@ -142,11 +157,7 @@ pub fn serve(
         .lock()
         .expect("no thread panics with the lock held")
         .take();
-    let result = failure.map_or(brought, Err);
-    if let Err(error) = &result {
-        surroundings.end(error);
-    }
-    result
+    failure.map_or(brought, Err)
 }
 
 impl Server<'_> {
@@ -179,7 +190,7 @@ impl Server<'_> {
             }
             let mut patience = PollTimeout::NONE;
             if self.queue().is_idle() {
-                let missing = self.missing();
+                let missing = self.missing()?;
                 if missing.is_empty() {
                     return Ok(Brought::All);
                 }
@@ -219,23 +230,21 @@ impl Server<'_> {
 
     /// Chunks that somebody misses still. Those address spaces that miss nothing are looked after all the same, until all are
     /// let go together: others have their descriptors too.
-    fn missing(&self) -> Vec<usize> {
+    fn missing(&self) -> Result<Vec<usize>, ServeError> {
         let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
         spaces.retain(|space| !space.is_gone());
-        let missing = spaces.iter().flat_map(|space| space.missing());
-        let mut chunks: Vec<usize> = missing
-            .flat_map(|run| {
-                let last = run.first.0 + run.pages - 1;
-                let ends = [run.first, PageId(last)].map(|page| self.image.chunk_of(page));
-                match ends {
-                    [Some(first), Some(last)] => first..last + 1,
-                    _ => 0..0,
-                }
-            })
-            .collect();
+        let mut chunks = Vec::new();
+        for run in spaces.iter().flat_map(|space| space.missing()) {
+            let first = self.chunk_of(run.first.0)?;
+            chunks.extend(first..=self.chunk_of(run.first.0 + run.pages - 1)?);
+        }
         chunks.sort_unstable();
         chunks.dedup();
-        chunks
+        Ok(chunks)
+    }
+
+    fn chunk_of(&self, page: u64) -> Result<usize, ServeError> {
+        self.image.chunk_of(PageId(page)).ok_or(ServeError::NoChunk(page))
     }
 
     /// Notes what the owner of an address space did.
@@ -291,10 +300,8 @@ impl Server<'_> {
     fn answer(&self, space: &Arc<Space>, address: u64, scratch: &mut ChunkScratch) -> Result<(), ServeError> {
         let mut shortages = 0;
         loop {
-            if let Some(chunk) = space
-                .page_at(address)
-                .and_then(|page| self.image.chunk_of(PageId(page)))
-            {
+            if let Some(page) = space.page_at(address) {
+                let chunk = self.chunk_of(page)?;
                 self.queue().in_hand(chunk);
                 return self.bring(chunk, Some((space, address)), scratch);
             }
