@@ -236,6 +236,27 @@ impl Batch {
                 task.comes_to_signal(end.2, &mut observe)?;
             }
         }
+        self.fetch(task)
+    }
+
+    /// Runs the calls with a pause behind the first one, in which the task stands still and `look` is told what it returned.
+    /// Should floe die in it, the task makes the other calls by itself.
+    pub(crate) fn run_with_pause(
+        &mut self,
+        task: &Stopped,
+        (process, thread, _): End,
+        look: impl FnOnce(i64),
+    ) -> Result<(), CallError> {
+        self.launch(task, (process, thread, 0))?;
+        task.run_through_calls(1, |_| {})?;
+        look(task.registers()?.result());
+        // The others, and the stub's last.
+        task.run_through_calls(self.entries.len(), |_| {})?;
+        self.fetch(task)
+    }
+
+    /// Fetches the results.
+    fn fetch(&mut self, task: &Stopped) -> Result<(), CallError> {
         let table = self.entries.len() * ENTRY_BYTES as usize;
         let mut bytes = vec![0; table + self.data.len()];
         let places = self.places();

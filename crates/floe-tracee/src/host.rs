@@ -221,6 +221,25 @@ impl<'a> CallHost<'a> {
         }
     }
 
+    /// Like [`CallHost::run`], with a pause behind the first call, in which the thread stands still and `look` is told what it
+    /// returned. Should floe die in it, the thread makes the other calls by itself.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn run_with_pause(
+        &self,
+        thread: &Stopped,
+        ns_tid: i32,
+        status: &Status,
+        batch: &mut Batch,
+        look: impl FnOnce(i64),
+    ) -> Result<(), HostError> {
+        let (guest, end) = self.enter(thread, ns_tid, status)?;
+        let ran = batch.run_with_pause(thread, end, look);
+        guest.leave()?;
+        Ok(ran?)
+    }
+
     /// Like [`CallHost::run`], for calls one of which makes a task, which the kernel attaches to floe before it runs. Where
     /// the batch fails, that has ended.
     pub(crate) fn run_with_birth(

@@ -58,7 +58,8 @@ pub struct Checkpoint {
     background: bool,
     /// Follow from now on what the sandbox writes to its memory: the next checkpoint on the base of this image (--base) needs to
     /// read only that, and not to compare all of it. Each page takes a microsecond more when it is first written, and huge
-    /// pages that are written come apart. Ends with the sandbox's monitor, with another image with --track, and where memory is mapped anew.
+    /// pages that are written come apart. Ends with the sandbox's monitor, with another image with --track, and where memory is mapped anew:
+    /// that stays a mapping of its own beside what is followed, and mremap(2) over both fails (EFAULT).
     #[arg(long, requires = "running-on", conflicts_with_all = ["pid", "cgroup", "dry_run"])]
     track: bool,
     /// TCP connections with processes outside of the tree.

@@ -243,3 +243,20 @@ fn pages_that_no_base_has_are_refused() {
     let text = refused(&last);
     assert!(text.contains("counts 1 pages in its base"), "{text}");
 }
+
+/// Whoever opens one waits for its other end.
+#[test]
+fn a_base_that_is_no_regular_file_is_refused_and_not_opened() {
+    let (folder, last) = chain_of(2);
+    let base = folder.path().join(name(0));
+    fs::remove_file(&base).expect("remove");
+    let made = std::process::Command::new("mkfifo").arg(&base).status();
+    assert!(made.expect("run mkfifo").success());
+    assert!(refused(&last).contains("it is no regular file"));
+    fs::remove_file(&base).expect("remove");
+    std::os::unix::fs::symlink("/dev/zero", &base).expect("link");
+    assert!(refused(&last).contains("it is no regular file"));
+    fs::remove_file(&base).expect("remove");
+    fs::create_dir(&base).expect("a directory");
+    assert!(refused(&last).contains("it is no regular file"));
+}

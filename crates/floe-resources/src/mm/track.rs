@@ -28,7 +28,7 @@ use crate::task::HeldProcess;
 use floe_sys::{
     Pid, descriptor,
     pagemap::{Category, Filter, PageRegion, Pagemap},
-    procfs::{Mapping, ProcError, Status, VmFlag},
+    procfs::{Mapping, ProcError, Status, VmFlag, descriptors},
     userfault::{OPEN_FLAGS, Userfault},
 };
 use floe_tracee::{CallHost, HostError};
@@ -102,16 +102,20 @@ impl Tracker {
         };
         let host = CallHost::new(leader, found.own_pid(), held.mappings).map_err(calls)?;
         let status = Status::read(&format!("/proc/{pid}/task/{}", leader.tid()))?;
-        let run = |what: &'static str, number: i64, argument: u64| {
-            let mut batch = host.batch();
-            let call = batch.call(what, number, &[argument]);
-            let tid = found.threads[0].own_tid();
-            host.run(leader, tid, &status, &mut batch).map(|()| batch.result(call))
+        // The process stands still, so the number is known before. Should floe die in the pause, the process closes it itself.
+        let number = lowest_free(&descriptors(pid)?);
+        let mut batch = host.batch();
+        batch.call("open a userfaultfd", libc::SYS_userfaultfd, &[OPEN_FLAGS]);
+        batch.call("close a userfaultfd", libc::SYS_close, &[number as u64]);
+        let mut fetched = Err(Errno::EBADF);
+        let fetch = |opened: i64| {
+            if opened == i64::from(number) {
+                fetched =
+                    descriptor::pidfd_of_task(pid).and_then(|process| descriptor::pidfd_getfd(process.as_fd(), number));
+            }
         };
-        let number = run("open a userfaultfd", libc::SYS_userfaultfd, OPEN_FLAGS).map_err(calls)?;
-        let fetched =
-            descriptor::pidfd_of_task(pid).and_then(|process| descriptor::pidfd_getfd(process.as_fd(), number as i32));
-        run("close a userfaultfd", libc::SYS_close, number as u64).map_err(calls)?;
+        host.run_with_pause(leader, found.threads[0].own_tid(), &status, &mut batch, fetch)
+            .map_err(calls)?;
         host.remove().map_err(calls)?;
         let wrap = |action| {
             move |source: Errno| TrackError::Userfault {
@@ -218,6 +222,12 @@ impl Tracker {
         }
         Ok(seen)
     }
+}
+
+/// The number that the next descriptor has, of a process that has these.
+fn lowest_free(numbers: &[i32]) -> i32 {
+    let taken = numbers.iter().zip(0..).take_while(|(number, place)| **number == *place);
+    taken.count() as i32
 }
 
 /// A first thread that has ended shows no memory: `task` is one that lives.
