@@ -351,6 +351,7 @@ pub fn leave() -> std::io::Result<()> {
 /// # Panics
 /// Where it is not.
 pub fn signal(process: i32, number: i32) {
+    assert!(process > 0, "{process} stands for a group of processes");
     // SAFETY: plain numbers; the process is the test's own, or of a sandbox of the test.
     assert_eq!(unsafe { libc::kill(process, number) }, 0, "signal {process}");
 }

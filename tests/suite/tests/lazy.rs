@@ -47,13 +47,11 @@ impl Around {
     /// `None` where all memory is there already.
     fn find(host: &Host) -> Option<Self> {
         let pages = named(host, "floe-pages");
-        let server = pages.iter().copied().find(|pid| pages.contains(&parent(*pid)))?;
+        // Each is asked once: it may end at any time, and then has no parent.
+        let mut both = pages.iter().map(|pid| (parent(*pid), *pid));
+        let (guard, server) = both.find(|(above, _)| pages.contains(above))?;
         let monitor = named(host, "floe-monitor").pop()?;
-        Some(Self {
-            guard: parent(server),
-            server,
-            monitor,
-        })
+        Some(Self { guard, server, monitor })
     }
 }
 
