@@ -65,7 +65,7 @@ const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 7] = [
 const SHARED: &[u8] = b"/dev/zero (deleted)";
 const SUBSTITUTE: &[u8] = b"/memfd:floe-shared (deleted)";
 
-/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`look_at_pages`].
+/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`super::look_at_pages`].
 ///
 /// # Errors
 /// [`ContentError`].
