@@ -22,7 +22,7 @@ pub struct ShowKeys {
 
 #[derive(Debug, Subcommand)]
 enum Act {
-    /// Print the fingerprint of this host's key [default].
+    /// Print the fingerprint of this host's key; so does no command.
     Show,
     /// List the hosts that are pinned.
     List {

@@ -21,8 +21,8 @@ use std::time::Duration;
 /// image goes over, and it is built there, compared with the image, and held frozen. Only then does it end here and run there.
 /// Whatever goes wrong before, on either side or between, it runs on here as if nothing had happened; never do both run.
 ///
-/// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys), and a HOST that is a pinned name with that key; unix:PATH by a socket; ssh://[USER@]HOST[:PORT]
-/// by starting `floe receive --stdio` there.
+/// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys), and a HOST that is a pinned name with that key;
+/// unix:PATH by a socket; ssh://USER@HOST:PORT, of which USER and PORT may be left out, by starting `floe receive --stdio` there.
 ///
 /// Example: floe migrate job oak:7070
 #[derive(Debug, Args)]
