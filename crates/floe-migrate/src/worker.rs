@@ -52,6 +52,8 @@ pub struct Counts {
     pub threads: u64,
     /// Bytes of memory.
     pub memory: u64,
+    /// How long a tree stood still that was saved.
+    pub frozen: Duration,
 }
 
 /// What becomes of a tree that stands still.

@@ -26,7 +26,7 @@ pub use portrait::Portrait;
 pub use program::{Program, has, source};
 pub use rootfs::make_rootfs;
 pub use talk::ask;
-pub use traces::Traces;
+pub use traces::{Traces, is_followed};
 pub use tree::Counting;
 pub use victim::{Victim, program};
 

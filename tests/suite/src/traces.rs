@@ -10,6 +10,17 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Whether what a process writes is followed, as a mapping tells.
+///
+/// # Panics
+/// Without such a process.
+#[must_use]
+pub fn is_followed(process: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps")).expect("smaps");
+    let mut flags = text.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    flags.any(|flags| flags.split_ascii_whitespace().any(|flag| flag == "uw"))
+}
+
 /// What there is of one host's doing: state folders, files, cgroups, processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traces(BTreeSet<String>);

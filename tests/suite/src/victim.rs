@@ -1,6 +1,6 @@
 //! A victim in a sandbox: started, asked to check itself, taken through checkpoint and restore.
 
-use crate::{Host, Portrait, command};
+use crate::{Host, Portrait, command, until};
 use std::{
     fs::Permissions,
     os::unix::fs::PermissionsExt,
@@ -83,6 +83,26 @@ impl<'a> Victim<'a> {
     pub fn check(&mut self, when: &str) {
         let verdict = self.verdict();
         assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
+    }
+
+    /// Has somebody else ask it to check itself, before the checks that it is asked for from now on.
+    pub fn ask_later(&mut self) -> impl Fn() + Send + use<> {
+        self.round += 1;
+        let question = self.folder.join(format!("check.{}", self.round));
+        move || std::fs::write(&question, "").expect("ask the victim")
+    }
+
+    /// Waits for the answers to all that it was asked, wherever it is.
+    ///
+    /// # Panics
+    /// Where it finds something.
+    pub fn expect_answers(&self, when: &str) {
+        for round in 1..=self.round {
+            let answer = self.folder.join(format!("result.{round}"));
+            until("the victim's answer", || answer.exists());
+            let verdict = std::fs::read_to_string(answer).expect("an answer");
+            assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
+        }
     }
 
     /// Checkpoints it and restores it under the name `into`; what the kernel tells of its tasks must be the same then.

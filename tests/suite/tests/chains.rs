@@ -1,7 +1,7 @@
 //! Images that are based on others: each restores what was there in its instant, alone they are refused, merged they need
 //! nobody, and whatever fails leaves nothing half done.
 
-use floe_suite::{Host, PID_METHODS, Victim, json, run};
+use floe_suite::{Host, PID_METHODS, Victim, is_followed, json, run};
 use std::fs;
 
 const VICTIM: &str = "memory-changes";
@@ -285,12 +285,6 @@ fn damage(image: &str) {
     let middle = content.len() / 2;
     content[middle] ^= 0x40;
     fs::write(image, &content).expect("write");
-}
-
-fn is_followed(process: i32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{process}/smaps")).expect("smaps");
-    let mut flags = text.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
-    flags.any(|flags| flags.split_ascii_whitespace().any(|flag| flag == "uw"))
 }
 
 fn descriptors(process: i32) -> usize {

@@ -48,6 +48,7 @@ mod refusals_task;
 mod relay;
 mod rootfs;
 mod rootless;
+mod rounds;
 mod sandbox;
 mod servers;
 mod services;

@@ -3,9 +3,9 @@
 
 use crate::rootless::Delegated;
 use floe_suite::{
-    Counting, Host, PID_METHODS, Program, Traces, Victim, has,
+    Counting, Host, PID_METHODS, Traces, Victim,
     migration::{Point, Receiver, Way, children, expect_one, kill_all, monitor, settle},
-    run, signal, skip, source, spawn, until, wait,
+    run, signal, skip, spawn, until, wait,
 };
 use std::{
     path::Path,
@@ -164,17 +164,19 @@ fn a_failure_at_any_stage_of_the_target_leaves_the_tree_running() {
 }
 
 /// Every message of a migration, and some data.
-const FRAMES: [(&str, usize); 14] = [
+const FRAMES: [(&str, usize); 16] = [
     ("hello", 1),
     ("hello", 2),
     ("offer", 1),
     ("data", 1),
     ("end", 1),
     ("accepted", 1),
-    ("image", 1),
+    ("round", 1),
     ("data", 2),
-    ("data", 4),
     ("end", 2),
+    ("image", 1),
+    ("data", 5),
+    ("end", 3),
     ("stage", 8),
     ("prepared", 1),
     ("decided", 1),
@@ -233,7 +235,7 @@ fn at_each_frame(who: Victims) {
                 .to_owned();
             let way = Way::make(from.path("way.sock"), Path::new(&socket), point, Box::new(act));
             // It waits for its standard input, so that nothing happens before its PID is known.
-            let child = spawn(&mut from.command(&["migrate", &job, &way.address(), "--timeout", "5"]));
+            let child = spawn(&mut from.command(&["migrate", &job, &way.address(), "--timeout", "5", "--rounds", "1"]));
             source.store(child.id() as i32, Ordering::SeqCst);
             // The receiver may end at any moment of these, and who waits for one waits until there is one again.
             let mut to_its_end = |mut child: Child| {
@@ -692,6 +694,65 @@ fn a_floe_that_never_held_it_is_not_believed() {
     }
 }
 
+/// Is a target that accepts, and then shows that it lives for as long as somebody is there.
+fn dribble(stream: &mut std::os::unix::net::UnixStream) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    let await_word = |stream: &mut std::os::unix::net::UnixStream, word: &str| loop {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head)?;
+        let mut body = vec![0; u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize];
+        stream.read_exact(&mut body)?;
+        if head[0] == b'm' && String::from_utf8_lossy(&body).contains(word) {
+            return Ok::<(), std::io::Error>(());
+        }
+    };
+    let instance = r#"{"boot":"","device":0,"inode":0,"made":null}"#;
+    for (heard, said) in [
+        ("hello", r#"{"type":"hello","version":1,"floe":"0"}"#.to_owned()),
+        ("\"end\"", format!(r#"{{"type":"accepted","instance":{instance}}}"#)),
+    ] {
+        await_word(stream, heard)?;
+        let head = [&b"m"[..], &(said.len() as u32).to_le_bytes()].concat();
+        stream.write_all(&[&head, said.as_bytes()].concat())?;
+    }
+    let mut reader = stream.try_clone()?;
+    // What comes is taken, and not looked at.
+    std::thread::spawn(move || while reader.read(&mut [0; 4096]).is_ok_and(|got| got > 0) {});
+    loop {
+        stream.write_all(b"a\0\0\0\0")?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// A target that says a word now and then, and never that it holds the tree.
+#[test]
+fn a_target_that_dribbles_does_not_keep_the_tree_from_running() {
+    let here = Host::new();
+    let job = here.name("job");
+    let tree = Counting::start(&here, &job, &[]);
+    let socket = here.path("dribble.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            // Nobody is there any more where it fails.
+            drop(dribble(&mut stream));
+        }
+    });
+    let line = [
+        "migrate",
+        &job,
+        &format!("unix:{}", socket.display()),
+        "--timeout",
+        "2",
+        "--stop-limit",
+        "3",
+    ];
+    let error = here.floe(&line).expect_failed();
+    assert!(error.contains("stood still for more than 3 s"), "{error}");
+    tree.expect_alive("dribbled");
+}
+
 /// Nobody but floe itself is left to let it run.
 #[test]
 fn the_monitor_of_a_copy_is_killed_while_it_is_held() {
@@ -805,28 +866,4 @@ fn an_ordinary_users_sandbox_goes_where_it_can_be_frozen() {
     assert!(error.contains("cgroup freezer"), "{error}");
     tree.expect_alive("refused");
     assert_eq!(there.state(&job), "running");
-}
-
-#[test]
-fn redis_under_load_goes_there_and_back() {
-    if !has("redis-server") {
-        return;
-    }
-    let [here, there] = hosts();
-    let folder = here.folder("redis");
-    // Without the socket on a disk that both hosts see: its name is the source's until that has ended.
-    let script = std::fs::read_to_string(source("redis.sh")).expect("the script");
-    let script = script
-        .replace("--unixsocket \"$PWD/socket\" ", "")
-        .replace("count -s \"$PWD/socket\" &\n", "");
-    std::fs::write(folder.join("redis.sh"), script).expect("write");
-    let program = Program::start_with(&here, "redis", &["--net", "none"], &["bash", "redis.sh"]);
-    program.await_file("ready");
-    for (from, to) in [(&here, &there), (&there, &here)] {
-        let receiver = Receiver::start(to);
-        from.done(&["migrate", &program.name, receiver.address()]);
-        expect_one([from, to], &program.name, "moved");
-    }
-    program.finish();
-    assert_eq!(program.result(), "counted\nended 0\n");
 }

@@ -70,7 +70,7 @@ impl From<Limits> for ShownLimits {
 }
 
 /// A number of bytes: `512m`, `1.5g`, `4096`, `64MiB`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let split = lower
         .find(|c: char| !c.is_ascii_digit() && c != '.')

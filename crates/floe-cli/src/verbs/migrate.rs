@@ -13,13 +13,14 @@ use floe_migrate::{
 };
 use floe_sandbox::Sandbox;
 use serde_json::json;
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 /// Move a running sandbox to another host, where floe receive waits for it.
 ///
-/// What stands in the way, here or there, is told in one list before anything is stopped. Then the sandbox stands still, its
-/// image goes over, and it is built there, compared with the image, and held frozen. Only then does it end here and run there.
-/// Whatever goes wrong before, on either side or between, it runs on here as if nothing had happened; never do both run.
+/// What stands in the way, here or there, is told in one list before anything is stopped. Then its memory goes over while it
+/// runs, and what it writes meanwhile, in rounds, until little is left. For that it stands still; it is built there, compared
+/// with the image, and held frozen. Only then does it end here and run there. Whatever goes wrong before, on either side or
+/// between, it runs on here as if nothing had happened; never do both run.
 ///
 /// HOST:PORT is reached by TLS with keys that both sides have pinned (floe keys), and a HOST that is a pinned name with that key;
 /// unix:PATH by a socket; ssh://USER@HOST:PORT, of which USER and PORT may be left out, by starting `floe receive --stdio` there.
@@ -49,12 +50,26 @@ pub struct Migrate {
     /// zstd level, from -7 (fast) to 22 (small).
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=22))]
     level: i32,
+    /// How often memory is sent, at most, while the sandbox runs; with 0 it stands still for all of it. Without it that is 8
+    /// times, and 0 of less than 8 MiB.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=32))]
+    rounds: Option<u32>,
+    /// Send no more bytes per second, e.g. 100m.
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    bandwidth: Option<NonZeroU64>,
+    /// Let the sandbox run there as soon as all of it has arrived; its memory is put in place while it runs, as by floe restore
+    /// --lazy. It stands still for less; if the target's processes that do this are all killed, it is lost.
+    #[arg(long)]
+    lazy: bool,
     /// How long to wait for what passes by itself, as in floe checkpoint.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = super::seconds)]
     patience: Duration,
     /// How long the other side may be silent before the connection counts as broken.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = super::seconds)]
     timeout: Duration,
+    /// How long the sandbox may stand still, at most, until the target holds all of it; then it runs on here.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = super::seconds)]
+    stop_limit: Duration,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -76,8 +91,12 @@ impl Migrate {
             address,
             keys: keys.as_ref(),
             level: self.level,
+            rounds: self.rounds,
+            bandwidth: self.bandwidth,
+            lazy: self.lazy,
             patience: self.patience,
             silence: self.timeout,
+            stop_limit: self.stop_limit,
             dry_run: self.dry_run,
         };
         let summary = act::perform(|control| migrate(&request, control))??;
@@ -132,6 +151,11 @@ impl Migrate {
     }
 }
 
+fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = super::limits::bytes(text)?;
+    NonZeroU64::new(bytes).ok_or_else(|| "nothing would be sent".to_owned())
+}
+
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
@@ -145,6 +169,8 @@ fn as_json(name: &str, address: &Address, summary: &Summary) -> serde_json::Valu
         "memory": summary.counts.memory,
         "rounds": summary.rounds,
         "bytes": summary.bytes,
+        "last_bytes": summary.last_bytes,
+        "paused_ms": milliseconds(summary.paused),
         "frozen_ms": milliseconds(summary.frozen),
         "total_ms": milliseconds(summary.total),
         "runs_there": summary.outcome.map(|outcome| outcome == There::Runs),
@@ -163,9 +189,10 @@ fn in_words(address: &Address, summary: &Summary) -> String {
         return format!("nothing stands in the way, here or at {address}: {what}");
     };
     let done = format!(
-        "{}, {} sent; stood still {:.1} ms of {:.1} ms",
+        "{}, {} sent, {} of them while it stood still, for {:.1} ms of {:.1} ms",
         output::count(summary.rounds as usize, "round", "rounds"),
         output::bytes(summary.bytes),
+        output::bytes(summary.last_bytes),
         milliseconds(summary.frozen),
         milliseconds(summary.total)
     );

@@ -9,7 +9,7 @@ use floe_migrate::{
     target::{Event, Request, receive, receive_here},
 };
 use floe_sandbox::{Sandbox, Status, become_root};
-use std::{fs::File, time::Duration};
+use std::time::Duration;
 
 /// Take sandboxes that floe migrate sends from other hosts, until interrupted.
 ///
@@ -62,9 +62,8 @@ impl Receive {
         if keys.as_ref().is_some_and(|keys| keys.peers().is_empty()) {
             return Err(LinkError::NoPeers.into());
         }
-        let become_user = |image: &File| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            let files = ImageFiles::from(image.try_clone().map_err(|error| error.to_string())?);
-            let ids = Map::default().ids_for(&files).map_err(|failure| failure.to_string())?;
+        let become_user = |image: &ImageFiles| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)
         };
         // Standard output may be the connection.

@@ -124,6 +124,12 @@ impl ImageFiles {
         Ok(files)
     }
 
+    /// An image with its bases, its own base first, each with a name for people.
+    #[must_use]
+    pub fn chained(own: File, bases: Vec<(String, File)>) -> Self {
+        Self { own, bases }
+    }
+
     /// Whether this file is one of them.
     ///
     /// # Errors

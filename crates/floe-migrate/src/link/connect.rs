@@ -13,6 +13,7 @@ use std::{
         unix::net::UnixStream,
     },
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 /// Connects with the floe at an address.
@@ -53,9 +54,12 @@ pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError>
     }
 }
 
+/// A connection on which both sides must know by its deadline whom they talk to.
 pub(super) fn wire(socket: OwnedFd, manner: Manner<'_>) -> io::Result<Wire> {
     let output = socket.try_clone()?;
-    Wire::new((socket, output), manner.patience, manner.interrupted)
+    let mut wire = Wire::new((socket, output), manner.patience, manner.interrupted)?;
+    wire.set_deadline(Some(Instant::now() + manner.patience));
+    Ok(wire)
 }
 
 /// Refuses whom another user has at the other end of a socket of this host.

@@ -18,6 +18,7 @@ use std::{
         unix::{fs::FileTypeExt, net::UnixListener},
     },
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 /// A place where connections come in.
@@ -138,15 +139,17 @@ impl Incoming {
         &self.from
     }
 
-    /// Agrees on keys, where they are wanted.
+    /// Agrees on keys, where they are wanted. That, and what is done with the link until its deadline is set anew, must be
+    /// done by then.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub fn take(self, manner: Manner<'_>) -> Result<Link, LinkError> {
+    pub fn take(self, manner: Manner<'_>, deadline: Instant) -> Result<Link, LinkError> {
         if !self.encrypted {
             refuse_strangers(&self.socket).map_err(LinkError::carrier("take the connection of", &self.from))?;
         }
-        let wire = wire(self.socket, manner).map_err(LinkError::carrier("take the connection of", &self.from))?;
+        let mut wire = wire(self.socket, manner).map_err(LinkError::carrier("take the connection of", &self.from))?;
+        wire.set_deadline(Some(deadline));
         match manner.keys {
             Some(keys) if self.encrypted => {
                 let (stream, peer) = tls::accept(keys, wire, &self.from)?;

@@ -36,8 +36,15 @@ pub enum Message {
         /// All that stands in the way.
         findings: Vec<String>,
     },
-    /// Source: the image follows, as data, to its [`End`](Self::End).
-    Image,
+    /// Source: an image of the tree, which runs meanwhile, follows, as data, to its [`End`](Self::End): on the base of the one before, if there was one.
+    Round,
+    /// Source: nothing has come of the round; what was sent of it is forgotten.
+    Skip,
+    /// Source: the last image follows, as data, to its [`End`](Self::End), on the base of the last round.
+    Image {
+        /// Whether the tree may run before all of its memory is in its place.
+        lazy: bool,
+    },
     /// Source: it was that long.
     End {
         /// Bytes.

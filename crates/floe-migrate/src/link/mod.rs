@@ -159,12 +159,25 @@ impl Link {
 
     /// Lets the other side be silent for so long from now on, and be told to stop by another flag.
     pub(crate) fn set_manner(&mut self, patience: Duration, interrupted: &'static AtomicBool) {
-        let wire = match self.stream() {
+        self.wire_mut().set_manner(patience, interrupted);
+    }
+
+    /// Has all that waits for the other side fail from then on.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.wire_mut().set_deadline(deadline);
+    }
+
+    /// Whether that is past.
+    pub(crate) fn is_late(&self) -> bool {
+        self.wire().is_late()
+    }
+
+    fn wire_mut(&mut self) -> &mut Wire {
+        match self.stream() {
             Stream::Plain(wire) => wire,
             Stream::Client(stream) => &mut stream.sock,
             Stream::Server(stream) => &mut stream.sock,
-        };
-        wire.set_manner(patience, interrupted);
+        }
     }
 
     /// What poll(2) is to look at for input, where none [`waits`](Self::waits) already.
@@ -207,8 +220,11 @@ impl Link {
 
     /// Receives a frame; data stands in [`Self::data`] then.
     pub(crate) fn receive_any(&mut self) -> Result<Frame<Message>, FrameError> {
+        self.wire_mut().await_frame(true);
         let stream = self.stream.as_mut().expect("it is there until the link is dropped");
-        frame::receive(stream, &mut self.buffer)
+        let result = frame::receive(stream, &mut self.buffer);
+        self.wire_mut().await_frame(false);
+        result
     }
 
     pub(crate) fn data(&self, bytes: usize) -> &[u8] {

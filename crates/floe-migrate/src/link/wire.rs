@@ -23,6 +23,10 @@ pub struct Wire {
     output: OwnedFd,
     patience: Duration,
     interrupted: &'static AtomicBool,
+    /// When all that is done with it must be done.
+    deadline: Option<Instant>,
+    /// When the frame that is awaited must be here.
+    frame: Option<Instant>,
 }
 
 impl Wire {
@@ -42,6 +46,8 @@ impl Wire {
             output,
             patience,
             interrupted,
+            deadline: None,
+            frame: None,
         })
     }
 
@@ -61,6 +67,21 @@ impl Wire {
         self.interrupted = interrupted;
     }
 
+    /// Has all that waits fail from then on, whatever the other side does.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Whether that is past.
+    pub fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// A frame is awaited, which must be here whole before the patience ends; or is no more.
+    pub fn await_frame(&mut self, awaits: bool) {
+        self.frame = awaits.then(|| Instant::now() + self.patience);
+    }
+
     /// Tries something until it does not ask for waiting any more.
     fn persist<T>(
         &self,
@@ -76,7 +97,14 @@ impl Wire {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(io::Error::other("told to stop"));
             }
-            if begin.elapsed() >= self.patience {
+            if self.is_late() {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the other side took too long for it",
+                ));
+            }
+            let frame_is_late = self.frame.is_some_and(|end| Instant::now() >= end);
+            if begin.elapsed() >= self.patience || frame_is_late {
                 let text = format!("the other side was silent for {} s", self.patience.as_secs_f64());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }

@@ -166,7 +166,15 @@ impl Hand<'_> {
         let Some(link) = &mut self.link else {
             return SourceEvent::LinkLost;
         };
-        link.set_manner(self.manner.patience, &NEVER);
+        // Who is told to stop now ends this wait; who was before still has the target told, if it answers soon.
+        let was_stopped = self.manner.interrupted.load(Ordering::Relaxed);
+        let (patience, interrupted) = match was_stopped {
+            true => (self.manner.patience.min(ABORT), &NEVER),
+            false => (self.manner.patience, self.manner.interrupted),
+        };
+        link.set_manner(patience, interrupted);
+        // Whatever else it says meanwhile.
+        link.set_deadline(Some(Instant::now() + patience));
         let message = Message::Decided {
             id: self.record.id.clone(),
             instance: self.record.instance.clone(),

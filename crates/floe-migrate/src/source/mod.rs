@@ -1,13 +1,16 @@
 //! The source of a migration: the acts on one page.
 //!
 //! ```text
-//! connect -> look (the tree is stopped for a moment; what stands in the way here, and there) -> record: begun
-//!         -> save (the tree stops, its image goes over) -> the target holds it -> record: decided, the tree ends
+//! connect -> look (the tree is stopped for a moment; what stands in the way here, and there)
+//!         -> rounds (memory goes over while the tree runs) -> record: begun
+//!         -> save (the tree stops, the rest goes over) -> the target holds it -> record: decided, the tree ends
 //!         -> told -> no record
 //! ```
 //! What is done after each of these, whatever happens, [`protocol::Source`](crate::protocol::Source) says.
 
 mod hand;
+mod pace;
+mod rounds;
 mod save;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     link::{
         self, Address, Link, LinkError, Manner,
         frame::FrameError,
-        message::{Id, Message, Outcome, VERSION},
+        message::{Id, Instance, Message, Outcome, VERSION},
     },
     protocol::{Decision, Phase, Source},
     record::{Record, RecordError, There},
@@ -25,8 +28,10 @@ use crate::{
 use floe_checkpoint::{checkpoint::thaw_without_traces, stage::Control};
 use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir, StateError};
 use hand::Hand;
+use rounds::Rounds;
 use std::{
     io,
+    num::NonZeroU64,
     time::{Duration, Instant},
 };
 
@@ -43,10 +48,18 @@ pub struct Request<'a> {
     pub keys: Option<&'a Keys>,
     /// zstd level.
     pub level: i32,
+    /// How often memory is sent, at most, while the tree runs, where somebody says so.
+    pub rounds: Option<u32>,
+    /// Bytes per second that are sent, at most.
+    pub bandwidth: Option<NonZeroU64>,
+    /// Whether the tree may run at the target before all of its memory is in its place there.
+    pub lazy: bool,
     /// How long what passes by itself is waited for, as in a checkpoint.
     pub patience: Duration,
     /// How long the other side may be silent.
     pub silence: Duration,
+    /// How long the tree may stand still until the target holds it.
+    pub stop_limit: Duration,
     /// Only look what stands in the way.
     pub dry_run: bool,
 }
@@ -54,10 +67,14 @@ pub struct Request<'a> {
 /// What was done.
 #[derive(Debug, Clone)]
 pub struct Summary {
-    /// Times that memory was sent.
+    /// Times that memory was sent, the last one among them.
     pub rounds: u32,
     /// Bytes that were sent.
     pub bytes: u64,
+    /// Bytes among them for which the tree stood still.
+    pub last_bytes: u64,
+    /// The longest that the tree stood still in an earlier round.
+    pub paused: Duration,
     /// What the tree consists of.
     pub counts: Counts,
     /// From when the tree stopped here until it ran there.
@@ -111,6 +128,9 @@ pub enum MigrateError {
         /// Why.
         refusal: Refusal,
     },
+    /// The target takes too long.
+    #[error("it would have stood still for more than {0} s (--stop-limit); the sandbox runs on here")]
+    Standstill(u64),
     /// Told to stop.
     #[error("interrupted; the sandbox runs on here")]
     Interrupted,
@@ -195,6 +215,7 @@ fn greet(address: &Address, manner: Manner<'_>) -> Result<Link, MigrateError> {
         floe: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let answer = link.send(&hello).and_then(|()| link.receive());
+    link.set_deadline(None);
     match answer {
         Ok(Message::Hello { version: VERSION, .. }) => Ok(link),
         Ok(Message::Hello { version, .. }) => Err(MigrateError::Version {
@@ -236,12 +257,31 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
         return Ok(Summary {
             rounds: 0,
             bytes: 0,
+            last_bytes: 0,
+            paused: Duration::ZERO,
             counts,
             frozen: Duration::ZERO,
             total: begin.elapsed(),
             outcome: None,
         });
     }
+    let rounds = Rounds::send(request, counts.memory, &mut link, control);
+    let rounds = rounds.inspect_err(|_| rounds::forget(sandbox))?;
+    let moved = hand_over((request, &rounds, begin), (id, instance), link, control);
+    if moved.is_err() && rounds.count() > 0 {
+        rounds::forget(sandbox);
+    }
+    moved
+}
+
+/// Sends what is left of a tree, and hands it over.
+fn hand_over(
+    (request, rounds, begin): (&Request<'_>, &Rounds, Instant),
+    (id, instance): (Id, Instance),
+    link: Link,
+    control: &Control<'_>,
+) -> Result<Summary, MigrateError> {
+    let sandbox = &request.sandbox;
     let record = Record::begin(
         id,
         sandbox,
@@ -266,15 +306,18 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
         untold: None,
         outcome: None,
     };
-    let sent = save::save(request, &mut hand, control);
+    let sent = save::save(request, rounds, &mut hand, control);
     let outcome = hand.finish()?;
     let sent = sent?;
+    let frozen = sent.stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed());
     sandbox.wait_until_gone()?;
     Ok(Summary {
-        rounds: 1,
-        bytes: sent.bytes,
+        rounds: rounds.count() + 1,
+        bytes: rounds.bytes + sent.bytes,
+        last_bytes: sent.bytes,
+        paused: rounds.paused,
         counts: sent.counts,
-        frozen: sent.stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed()),
+        frozen,
         total: begin.elapsed(),
         outcome,
     })

@@ -1,6 +1,6 @@
 //! Stops the tree, and sends what is saved of it.
 
-use super::{Hand, MigrateError, Request};
+use super::{Hand, MigrateError, Request, pace::Pace, rounds::Rounds};
 use crate::{
     link::{
         Link,
@@ -23,7 +23,7 @@ use nix::{
 };
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     net::Shutdown,
     os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
@@ -48,7 +48,10 @@ pub struct Sent {
 
 /// What is known of a stage by its name alone.
 fn stage_name(name: &str) -> Option<&'static str> {
-    let saving = checkpoint::stages(Then::End, false).into_iter();
+    let saving = [(Then::End, false), (Then::RunOnMeanwhile, true)];
+    let saving = saving
+        .into_iter()
+        .flat_map(|(then, track)| checkpoint::stages(then, track));
     let mut all = saving.chain(floe_checkpoint::restore::STAGES);
     all.find(|known| *known == name)
 }
@@ -60,11 +63,12 @@ pub fn look(
     link: &mut Link,
     control: &Control<'_>,
 ) -> Result<(Counts, Instance), MigrateError> {
-    let mut worker = start(request, link, Then::RunOnUnsaved, (None, control))?;
-    let talk = |peer: &str| {
-        let peer = peer.to_owned();
-        move |source| MigrateError::Talk { peer, source }
+    let saved = Saved {
+        then: Then::RunOnUnsaved,
+        rounds: &Rounds::default(),
+        record: None,
     };
+    let mut worker = start(request, link, saved, control)?;
     let offer = Message::Offer {
         id: id.clone(),
         name: request.sandbox.name().to_owned(),
@@ -72,26 +76,53 @@ pub fn look(
     let peer = link.peer().to_owned();
     link.send(&offer).map_err(talk(&peer))?;
     let mut sent = Sent::default();
-    pump((link, &mut worker), &mut sent, control)?;
+    // The tree stands still while its records are taken from it.
+    limit(request, link);
+    pump((link, &mut worker), (&mut sent, None), (request, control))
+        .map_err(|error| standstill(request, link, error))?;
+    link.set_deadline(None);
     worker.wait();
     link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
     loop {
-        match link.receive().map_err(talk(&peer))? {
-            Message::Accepted { instance } => return Ok((sent.counts, instance)),
-            Message::Stage { name } => {
+        match wait((link, None), &mut sent, control)? {
+            Some(Message::Accepted { instance }) => return Ok((sent.counts, instance)),
+            Some(Message::Stage { name }) => {
                 if let Some(name) = stage_name(&name) {
                     control.observer.stage(name);
                 }
             }
-            Message::Refused { reason, findings } => return Err(refused_there(&peer, &reason, &findings)),
-            _ => return Err(MigrateError::OutOfTurn(peer)),
+            Some(Message::Refused { reason, findings }) => return Err(refused_there(&peer, &reason, &findings)),
+            Some(_) => return Err(MigrateError::OutOfTurn(peer)),
+            None => {}
         }
     }
 }
 
+/// From now on the tree may stand still for so long.
+fn limit(request: &Request<'_>, link: &mut Link) {
+    link.set_deadline(Some(Instant::now() + request.stop_limit));
+}
+
+/// What has failed because that is past says so.
+fn standstill(request: &Request<'_>, link: &Link, error: MigrateError) -> MigrateError {
+    match error {
+        MigrateError::Talk { .. } if link.is_late() => MigrateError::Standstill(request.stop_limit.as_secs()),
+        error => error,
+    }
+}
+
+/// What an error of talking to somebody is.
+pub fn talk(peer: &str) -> impl FnOnce(FrameError) -> MigrateError {
+    let peer = peer.to_owned();
+    move |source| MigrateError::Talk { peer, source }
+}
+
+/// Who refuses where the source does.
+pub const HERE: &str = "this host";
+
 fn refused_here(refusal: Refusal) -> MigrateError {
     MigrateError::Refused {
-        who: "this host".to_owned(),
+        who: HERE.to_owned(),
         refusal,
     }
 }
@@ -103,10 +134,15 @@ fn refused_there(peer: &str, reason: &str, findings: &[String]) -> MigrateError 
     }
 }
 
-/// Stops the tree, sends its image, and sees the hand-over through.
-pub fn save(request: &Request<'_>, hand: &mut Hand<'_>, control: &Control<'_>) -> Result<Sent, MigrateError> {
+/// Stops the tree, sends its image on the base of what went over before, and sees the hand-over through.
+pub fn save(
+    request: &Request<'_>,
+    rounds: &Rounds,
+    hand: &mut Hand<'_>,
+    control: &Control<'_>,
+) -> Result<Sent, MigrateError> {
     let mut sent = Sent::default();
-    match send_image(request, hand, &mut sent, control) {
+    match send_image((request, rounds), hand, &mut sent, control) {
         Ok(()) => {}
         Err((event, error)) => hand.fail(event, error),
     }
@@ -116,7 +152,7 @@ pub fn save(request: &Request<'_>, hand: &mut Hand<'_>, control: &Control<'_>) -
 type Failed = (SourceEvent, MigrateError);
 
 fn send_image(
-    request: &Request<'_>,
+    (request, rounds): (&Request<'_>, &Rounds),
     hand: &mut Hand<'_>,
     sent: &mut Sent,
     control: &Control<'_>,
@@ -125,19 +161,26 @@ fn send_image(
     let Some(link) = &mut hand.link else {
         return Err(failed(MigrateError::Killed));
     };
-    let worker = start(request, link, Then::End, (Some(hand.record), control)).map_err(failed)?;
+    let saved = Saved {
+        then: Then::End,
+        rounds,
+        record: Some(hand.record),
+    };
+    let worker = start(request, link, saved, control).map_err(failed)?;
     let worker = hand.worker.insert(worker);
     let peer = link.peer().to_owned();
     let lost = |source| {
         let peer = peer.clone();
         (SourceEvent::LinkLost, MigrateError::Talk { peer, source })
     };
-    link.send(&Message::Image).map_err(lost)?;
-    pump((link, worker), sent, control).map_err(|error| (event_of(&error), error))?;
+    limit(request, link);
+    link.send(&Message::Image { lazy: request.lazy }).map_err(lost)?;
+    let failed = |link: &Link, error| (event_of(&error), standstill(request, link, error));
+    pump((link, worker), (sent, None), (request, control)).map_err(|error| failed(link, error))?;
     link.send(&Message::End { bytes: sent.bytes }).map_err(lost)?;
     // From here on the target speaks, or the worker, should it be killed.
     loop {
-        match wait((link, worker), sent, control).map_err(|error| (event_of(&error), error))? {
+        match wait((link, Some(worker)), sent, control).map_err(|error| failed(link, error))? {
             Some(Message::Prepared) => break,
             Some(Message::Stage { name }) => {
                 if let Some(name) = stage_name(&name) {
@@ -151,6 +194,7 @@ fn send_image(
             None => {}
         }
     }
+    link.set_deadline(None);
     hand.see(SourceEvent::Prepared);
     sent.counts = hand.counts;
     Ok(())
@@ -160,7 +204,7 @@ fn send_image(
 /// used no more where it failed.
 fn event_of(error: &MigrateError) -> SourceEvent {
     match error {
-        MigrateError::Refused { who, .. } if who != "this host" => SourceEvent::Refused,
+        MigrateError::Refused { who, .. } if who != HERE => SourceEvent::Refused,
         MigrateError::Talk { .. } | MigrateError::OutOfTurn(_) => SourceEvent::LinkLost,
         _ => SourceEvent::Failed,
     }
@@ -168,7 +212,7 @@ fn event_of(error: &MigrateError) -> SourceEvent {
 
 /// What the target says next; `None` for what is none of its words. Ends where the worker does, whose tree runs then.
 fn wait(
-    (link, worker): (&mut Link, &mut Worker),
+    (link, mut worker): (&mut Link, Option<&mut Worker>),
     sent: &mut Sent,
     control: &Control<'_>,
 ) -> Result<Option<Message>, MigrateError> {
@@ -178,9 +222,13 @@ fn wait(
         source,
     };
     let begin = Instant::now();
+    let mut last = begin;
     loop {
         if control.interrupted.load(Ordering::Relaxed) {
             return Err(MigrateError::Interrupted);
+        }
+        if link.is_late() {
+            return Err(talk(FrameError::Io(io::ErrorKind::TimedOut.into())));
         }
         if link.waits().map_err(|error| talk(error.into()))? {
             return match link.receive_any().map_err(talk)? {
@@ -189,16 +237,26 @@ fn wait(
                 Frame::Data(_) => Err(MigrateError::OutOfTurn(peer.clone())),
             };
         }
-        let mut asked = [
-            PollFd::new(link.input(), PollFlags::POLLIN),
-            PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut asked = vec![PollFd::new(link.input(), PollFlags::POLLIN)];
+        asked.extend(
+            worker
+                .iter()
+                .map(|worker| PollFd::new(worker.control.as_fd(), PollFlags::POLLIN)),
+        );
         wait_for(&mut asked)?;
-        if is_ready(&asked[1]) && !hear(worker, sent, control)? {
+        let reports = asked.get(1).is_some_and(is_ready);
+        if let Some(worker) = &mut worker
+            && reports
+            && !hear(worker, sent, control)?
+        {
             return Err(MigrateError::Killed);
         }
         if begin.elapsed() > link.patience() {
             return Err(talk(FrameError::Io(io::ErrorKind::TimedOut.into())));
+        }
+        if last.elapsed() > ALIVE {
+            link.send_alive().map_err(talk)?;
+            last = Instant::now();
         }
     }
 }
@@ -214,19 +272,27 @@ fn is_ready(asked: &PollFd<'_>) -> bool {
     asked.revents().is_some_and(|events| !events.is_empty())
 }
 
-/// Sends what the worker writes, until it has written all.
-fn pump((link, worker): (&mut Link, &mut Worker), sent: &mut Sent, control: &Control<'_>) -> Result<(), MigrateError> {
+/// Sends what the worker writes, until it has written all, and keeps it in a file, where that is wanted.
+pub fn pump(
+    (link, worker): (&mut Link, &mut Worker),
+    (sent, mut kept): (&mut Sent, Option<&mut File>),
+    (request, control): (&Request<'_>, &Control<'_>),
+) -> Result<(), MigrateError> {
     let peer = link.peer().to_owned();
     let talk = |source| MigrateError::Talk {
         peer: peer.clone(),
         source,
     };
-    let mut piece = vec![0; DATA];
+    let mut pace = Pace::new(request.bandwidth);
+    let mut piece = vec![0; pace.piece(DATA)];
     let mut last = Instant::now();
     let mut reports = true;
     loop {
         if control.interrupted.load(Ordering::Relaxed) {
             return Err(MigrateError::Interrupted);
+        }
+        if link.is_late() {
+            return Err(talk(FrameError::Io(io::ErrorKind::TimedOut.into())));
         }
         if link.waits().map_err(|error| talk(error.into()))? {
             match link.receive_any().map_err(talk)? {
@@ -262,6 +328,11 @@ fn pump((link, worker): (&mut Link, &mut Worker), sent: &mut Sent, control: &Con
                 }
                 return Ok(());
             }
+            if let Some(kept) = &mut kept {
+                let wrote = kept.write_all(&piece[..got]);
+                wrote.map_err(MigrateError::system("keep what is sent in a temporary file"))?;
+            }
+            pace.wait(got);
             link.send_data(&piece[..got]).map_err(talk)?;
             sent.bytes += got as u64;
             last = Instant::now();
@@ -296,18 +367,26 @@ fn hear(worker: &mut Worker, sent: &mut Sent, control: &Control<'_>) -> Result<b
     Ok(true)
 }
 
+/// What is saved of a tree, and what becomes of it.
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    pub then: Then,
+    /// What went over before.
+    pub rounds: &'a Rounds,
+    pub record: Option<&'a Record>,
+}
+
 /// Starts the process that stops the tree and saves it.
-fn start(
+pub fn start(
     request: &Request<'_>,
     link: &mut Link,
-    then: Then,
-    (record, control): (Option<&Record>, &Control<'_>),
+    saved: Saved<'_>,
+    control: &Control<'_>,
 ) -> Result<Worker, MigrateError> {
     let work = |ends: &Ends| {
         let saving = Saving {
             request,
-            then,
-            record,
+            saved,
             interrupted: control.interrupted,
             fail_at: control.fail_at,
         };
@@ -319,8 +398,7 @@ fn start(
 /// What the worker does.
 struct Saving<'a> {
     request: &'a Request<'a>,
-    then: Then,
-    record: Option<&'a Record>,
+    saved: Saved<'a>,
     interrupted: &'static AtomicBool,
     fail_at: Option<&'a Injection>,
 }
@@ -340,6 +418,7 @@ impl Saving<'_> {
         sandbox.join_user().map_err(|error| refusal(&error))?;
         let _lock = sandbox.lock().map_err(|error| refusal(&error))?;
         let target = Target::of_sandbox(sandbox).map_err(|error| refusal(&error))?;
+        let base = self.saved.rounds.base()?;
         let stream = ends.data.try_clone().map_err(|error| refusal(&error))?;
         let mut before_end = || match self.verdict(ends) {
             Ok(()) => Ok(()),
@@ -349,9 +428,9 @@ impl Saving<'_> {
             target,
             output: Some(Output::Stream(File::from(OwnedFd::from(stream)))),
             level: self.request.level,
-            base: None,
-            then: self.then,
-            track: false,
+            base,
+            then: self.saved.then,
+            track: self.saved.then == Then::RunOnMeanwhile,
             tcp: TcpMode::Refuse,
             patience: self.request.patience,
             external: Externals::new(Vec::new()).map_err(|error| refusal(&error))?,
@@ -369,6 +448,7 @@ impl Saving<'_> {
             processes: report.processes as u64,
             threads: report.threads as u64,
             memory: report.memory,
+            frozen: report.frozen,
         })
     }
 
@@ -382,7 +462,7 @@ impl Saving<'_> {
             Some(Verdict::End) => Ok(()),
             Some(Verdict::LetGo) => Err(NotEnded::GivenUp),
             // Who was to say it may have been killed just after it had the monitor decide.
-            None => match self.record {
+            None => match self.saved.record {
                 Some(record) if self.was_decided(record) => Ok(()),
                 _ => Err(NotEnded::GivenUp),
             },

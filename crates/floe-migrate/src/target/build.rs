@@ -11,12 +11,13 @@ use floe_checkpoint::{
     restore::{self, FilesMode, dry_run, restore},
     stage::Control,
 };
+use floe_image::ImageFiles;
 use floe_resources::{
     file::{Grants, Outside, TcpMode},
     ns::{mounts::Given, network::GivenEnds},
 };
 use floe_sandbox::{Holding, Sandbox};
-use std::{error::Error, fs::File, path::Path};
+use std::{error::Error, fs::File, io, path::Path, time::Duration};
 
 fn of(error: impl Error + 'static) -> Refusal {
     Refusal::of(&error)
@@ -42,7 +43,8 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
     if Sandbox::open(session.request.state_dir, name).is_ok() {
         findings.push(format!("sandbox {name}: there is one of this name already"));
     }
-    (session.request.become_user)(records).map_err(of_boxed)?;
+    let records = ImageFiles::from(records.try_clone().map_err(of)?);
+    (session.request.become_user)(&records).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
     let outside = Outside {
         tcp: TcpMode::Refuse,
@@ -57,8 +59,7 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
         fail_at: None,
         observer: &observer,
     };
-    let records = records.try_clone().map_err(of)?;
-    let found = dry_run(records.into(), (outside, FilesMode::Check, None), &control).map_err(of)?;
+    let found = dry_run(records, (outside, FilesMode::Check, None), &control).map_err(of)?;
     findings.extend(found.obstacles.iter().map(ToString::to_string));
     match findings.len() {
         0 => Ok(Counts::default()),
@@ -72,9 +73,15 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
     }
 }
 
-/// Builds the tree of an image, and leaves it held.
-pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), ends: &Ends) -> Result<Counts, Refusal> {
-    (session.request.become_user)(image).map_err(of_boxed)?;
+/// Builds the tree of an image, and leaves it held. `images` are those of the rounds, the oldest first, and the image itself.
+pub fn build(
+    session: &Session<'_>,
+    (images, lazy): (&[File], bool),
+    (id, permit): (&Id, &Path),
+    ends: &Ends,
+) -> Result<Counts, Refusal> {
+    let image = chain(images).map_err(of)?;
+    (session.request.become_user)(&image).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
     let (mounts, given) = (Given::default(), GivenEnds::default());
     let outside = Outside {
@@ -95,7 +102,7 @@ pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), en
         observer: &observer,
     };
     let request = restore::Request {
-        image: image.try_clone().map_err(of)?.into(),
+        image,
         state_dir: session.request.state_dir,
         name: None,
         pid_method: session.request.pid_method,
@@ -104,7 +111,7 @@ pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), en
         files: FilesMode::Check,
         publish: None,
         hold: Some(&holding),
-        lazy: false,
+        lazy,
         before_thaw: &mut |_| Ok(()),
     };
     let report = restore(request, &control).map_err(of)?;
@@ -112,5 +119,14 @@ pub fn build(session: &Session<'_>, (image, id, permit): (&File, &Id, &Path), en
         processes: report.processes as u64,
         threads: 0,
         memory: report.memory,
+        frozen: Duration::ZERO,
     })
+}
+
+/// An image with those of the rounds before it.
+fn chain(images: &[File]) -> io::Result<ImageFiles> {
+    let (own, rounds) = images.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+    let named = rounds.iter().enumerate().rev();
+    let bases = named.map(|(number, file)| Ok((format!("of round {}", number + 1), file.try_clone()?)));
+    Ok(ImageFiles::chained(own.try_clone()?, bases.collect::<io::Result<_>>()?))
 }

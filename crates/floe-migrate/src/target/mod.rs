@@ -18,6 +18,7 @@ use floe_checkpoint::{
     restore::PidMethod,
     stage::{Control, Injection},
 };
+use floe_image::ImageFiles;
 use floe_sandbox::StateDir;
 use floe_sys::fork;
 use nix::{
@@ -31,17 +32,18 @@ use nix::{
 use session::Session;
 use std::{
     error::Error,
-    fs::File,
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+/// How long it may take until both sides know whom they talk to.
+const GREET: Duration = Duration::from_secs(10);
 /// Connections at the same time.
 const SESSIONS: usize = 16;
 
 /// Makes the process fit for the tree of an image, e.g. root of a user namespace.
-pub type Become<'a> = dyn Fn(&File) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+pub type Become<'a> = dyn Fn(&ImageFiles) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
 
 /// How sandboxes are received.
 pub struct Request<'a> {
@@ -169,7 +171,7 @@ fn take(incoming: Incoming, request: &Request<'_>, control: &Control<'_>) -> Res
         keys: keys.as_ref(),
         ..request.manner(control.interrupted)
     };
-    incoming.take(manner)
+    incoming.take(manner, Instant::now() + GREET)
 }
 
 fn has_ended(session: Pid) -> bool {

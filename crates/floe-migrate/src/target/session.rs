@@ -10,8 +10,9 @@ use crate::{
     protocol::{Decision, Target, TargetEvent, TargetStep},
     record::Permit,
     refusal::Refusal,
-    worker::{Counts, Report, Worker},
+    worker::{Counts, Ends, Report, Worker},
 };
+use floe_image::MAX_BASES;
 use floe_sandbox::{Sandbox, SandboxError, StateError, Status};
 use nix::{
     errno::Errno,
@@ -71,7 +72,9 @@ impl Session<'_> {
     /// # Errors
     /// Why nothing came of it.
     pub fn run(&self, mut link: Link) -> Result<(), Refusal> {
-        match self.greet(&mut link).and_then(|()| link.receive()) {
+        let greeted = self.greet(&mut link);
+        link.set_deadline(None);
+        match greeted.and_then(|()| link.receive()) {
             Ok(Message::Offer { id, name }) => self.take_offer(link, &id, &name),
             Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
                 link.send(&Message::Unknown).map_err(|error| lost(&error))?;
@@ -117,6 +120,7 @@ impl Session<'_> {
 
     fn take_offer(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
         let looked = spool(&mut link, RECORDS).and_then(|records| {
+            let records = records.ok_or_else(out_of_turn)?;
             let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), ends));
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             self.attend(&mut link, &mut worker)?;
@@ -132,16 +136,28 @@ impl Session<'_> {
                 .map_err(|error| lost(&error))?,
             Err(ended) => return self.end((link, id), ended),
         }
-        match link.receive() {
-            Ok(Message::Image) => self.take_image(link, id, name),
-            // It only wanted to know.
-            Err(FrameError::End) => Ok(()),
-            Ok(_) => Err(Refusal::plain("the source said something that has no place there")),
-            Err(error) => Err(lost(&error)),
+        let mut rounds = Vec::new();
+        loop {
+            match link.receive() {
+                Ok(Message::Round) if rounds.len() < MAX_BASES => match spool(&mut link, u64::MAX) {
+                    Ok(round) => rounds.extend(round),
+                    Err(ended) => return self.end((link, id), ended),
+                },
+                Ok(Message::Image { lazy }) => return self.take_image(link, (id, name), (rounds, lazy)),
+                // It only wanted to know, or has given up.
+                Err(FrameError::End) => return Ok(()),
+                Ok(_) => return Err(Refusal::plain("the source said something that has no place there")),
+                Err(error) => return Err(lost(&error)),
+            }
         }
     }
 
-    fn take_image(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
+    fn take_image(
+        &self,
+        mut link: Link,
+        (id, name): (&Id, &str),
+        (mut rounds, lazy): (Vec<File>, bool),
+    ) -> Result<(), Refusal> {
         let permit = match Permit::give(self.request.state_dir, id) {
             Ok(permit) => permit,
             Err(error) => return self.end((link, id), Ended::Refused(Refusal::of(&error))),
@@ -149,7 +165,9 @@ impl Session<'_> {
         let mut state = Target::Building;
         let mut steps = Vec::new();
         let built = spool(&mut link, u64::MAX).and_then(|image| {
-            let worker = Worker::start(&mut link, |ends| build::build(self, (&image, id, permit.file()), ends));
+            rounds.push(image.ok_or_else(out_of_turn)?);
+            let work = |ends: &Ends| build::build(self, (&rounds, lazy), (id, permit.file()), ends);
+            let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             self.attend(&mut link, &mut worker)
         });
@@ -271,18 +289,23 @@ impl Session<'_> {
     fn attend(&self, link: &mut Link, worker: &mut Worker) -> Result<Counts, Ended> {
         let mut stage = String::new();
         let mut last = Instant::now();
+        let mut heard = last;
         loop {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(Ended::Refused(Refusal::plain("interrupted")));
             }
+            if heard.elapsed() > link.patience() {
+                return Err(FrameError::Io(io::ErrorKind::TimedOut.into()).into());
+            }
             if link.waits().map_err(FrameError::Io)? {
+                heard = Instant::now();
                 match link.receive_any()? {
                     Frame::Message(Message::Decided {
                         decision: Decision::Abort,
                         ..
                     }) => return Err(Ended::Told),
                     Frame::Message(_) | Frame::Data(_) => {
-                        return Err(Ended::Refused(Refusal::plain("the source is out of turn")));
+                        return Err(out_of_turn());
                     }
                     Frame::Alive => {}
                 }
@@ -320,6 +343,7 @@ impl Session<'_> {
     fn end(&self, (mut link, id): (Link, &Id), ended: Ended) -> Result<(), Refusal> {
         // The source is to be told, also where this process is told to stop.
         link.set_manner(LINGER, &NEVER);
+        link.set_deadline(Some(Instant::now() + 2 * LINGER));
         match ended {
             Ended::Lost(error) => Err(lost(&error)),
             Ended::Told => {
@@ -340,16 +364,25 @@ impl Session<'_> {
 
 /// Takes what the source has sent meanwhile, so that it hears what it was told before it finds the connection closed.
 fn linger(link: &mut Link) {
-    let begin = Instant::now();
-    while begin.elapsed() < LINGER && link.receive_any().is_ok() {}
+    link.set_deadline(Some(Instant::now() + LINGER));
+    while !link.is_late() && link.receive_any().is_ok() {}
 }
 
-/// Takes an image into a file without a name.
-fn spool(link: &mut Link, most: u64) -> Result<File, Ended> {
+fn out_of_turn() -> Ended {
+    Ended::Refused(Refusal::plain("the source is out of turn"))
+}
+
+/// Takes an image into a file without a name; `None` where the source says that nothing has come of it.
+fn spool(link: &mut Link, most: u64) -> Result<Option<File>, Ended> {
     let refused = |error: io::Error| Ended::Refused(Refusal::of(&error));
     let mut file = tempfile::tempfile().map_err(refused)?;
     let mut bytes = 0;
+    let mut last = Instant::now();
     loop {
+        if last.elapsed() > ALIVE {
+            link.send_alive()?;
+            last = Instant::now();
+        }
         match link.receive_any()? {
             Frame::Data(got) => {
                 bytes += got as u64;
@@ -362,12 +395,13 @@ fn spool(link: &mut Link, most: u64) -> Result<File, Ended> {
                 })?;
             }
             Frame::Alive => {}
-            Frame::Message(Message::End { bytes: sent }) if sent == bytes => return Ok(file),
+            Frame::Message(Message::End { bytes: sent }) if sent == bytes => return Ok(Some(file)),
+            Frame::Message(Message::Skip) => return Ok(None),
             Frame::Message(Message::Decided {
                 decision: Decision::Abort,
                 ..
             }) => return Err(Ended::Told),
-            Frame::Message(_) => return Err(Ended::Refused(Refusal::plain("the source is out of turn"))),
+            Frame::Message(_) => return Err(out_of_turn()),
         }
     }
 }
