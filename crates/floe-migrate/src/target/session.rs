@@ -374,7 +374,11 @@ fn out_of_turn() -> Ended {
 
 /// Takes an image into a file without a name; `None` where the source says that nothing has come of it.
 fn spool(link: &mut Link, most: u64) -> Result<Option<File>, Ended> {
-    let refused = |error: io::Error| Ended::Refused(Refusal::of(&error));
+    let refused = |error: io::Error| {
+        let folder = std::env::temp_dir();
+        let text = format!("make a temporary file for the image in {}: {error}", folder.display());
+        Ended::Refused(Refusal::plain(text))
+    };
     let mut file = tempfile::tempfile().map_err(refused)?;
     let mut bytes = 0;
     let mut last = Instant::now();
