@@ -12,7 +12,7 @@ use crate::{
 use floe_sandbox::{HandedOver, Sandbox, StateDir};
 use floe_sys::{
     Pid,
-    procfs::{Stat, read_text},
+    procfs::{Stat, Status, read_text},
 };
 use nix::{
     fcntl::{AT_FDCWD, AtFlags, OFlag},
@@ -72,6 +72,20 @@ impl Process {
     pub fn lives(&self) -> bool {
         let lives = |stat: &Stat| stat.state != b'Z' || stat.num_threads > 1;
         Stat::of(Pid::new(self.pid)).is_ok_and(|stat| Self::of(self.pid, stat.starttime) == *self && lives(&stat))
+    }
+
+    /// Whether it was killed and has not ended yet: it runs no instruction of its own any more.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        /// PF_EXITING in linux/sched.h.
+        const EXITING: u64 = 4;
+        const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+        let pid = Pid::new(self.pid);
+        let (Ok(status), Ok(stat)) = (Status::read(&format!("/proc/{pid}")), Stat::of(pid)) else {
+            return false;
+        };
+        let is_killed = (status.pending | status.shared_pending) & KILLED != 0 || stat.flags & EXITING != 0;
+        is_killed && self.lives()
     }
 }
 

@@ -143,14 +143,16 @@ pub(crate) fn remove_names(folder: &Path, pid1: i32) -> io::Result<()> {
 
 impl Sandbox {
     /// Has the monitor keep a record and, when it is safe on its disk, end PID 1. `waiting` is called now and then until it
-    /// has answered: it can do nothing while a PID 1 that has ended is still traced.
+    /// has answered: it can do nothing while a PID 1 that has ended is still traced. Whether no task of the sandbox can run any
+    /// more, though they may not be gone yet; otherwise that is so as soon as PID 1 is gone.
     ///
     /// # Errors
     /// [`HandoverError::Refused`]: nothing was done. [`HandoverError::Gone`]: where the record is there, the sandbox is to be
     /// ended by whoever asked; otherwise nothing was done, and won't be.
-    pub fn hand_over(&self, record: &HandedOver, waiting: &mut dyn FnMut()) -> Result<(), HandoverError> {
+    pub fn hand_over(&self, record: &HandedOver, waiting: &mut dyn FnMut()) -> Result<bool, HandoverError> {
         let text = serde_json::to_vec(record).map_err(|error| HandoverError::Refused(error.to_string()))?;
-        self.order(kind::HAND_OVER, &text, waiting)
+        let answer = self.order(kind::HAND_OVER, &text, waiting)?;
+        Ok(answer == [1])
     }
 
     /// Lets one that is held run.
@@ -174,7 +176,7 @@ impl Sandbox {
                     }
                 })
             }),
-            result => result,
+            result => result.map(drop),
         }
     }
 
@@ -205,7 +207,7 @@ impl Sandbox {
                 remove_names(held.folder(), held.state().pid1).map_err(|error| error.to_string())?;
                 held.remove(true).map_err(|error| error.to_string())
             }),
-            result => result,
+            result => result.map(drop),
         }
     }
 
@@ -236,7 +238,8 @@ impl Sandbox {
         }
     }
 
-    fn order(&self, kind: u8, payload: &[u8], waiting: &mut dyn FnMut()) -> Result<(), HandoverError> {
+    /// What it answers.
+    fn order(&self, kind: u8, payload: &[u8], waiting: &mut dyn FnMut()) -> Result<Vec<u8>, HandoverError> {
         if payload.len() > message::PAYLOAD {
             return Err(HandoverError::Refused("the record is too long".to_owned()));
         }
@@ -250,7 +253,7 @@ impl Sandbox {
             waiting();
         }
         match client.receive() {
-            Ok(Some((kind::NOTED, _))) => Ok(()),
+            Ok(Some((kind::NOTED, answer))) => Ok(answer),
             Ok(Some((kind::FAILED, payload))) => Err(HandoverError::Refused(message::parse_failure(&payload).1)),
             Ok(Some(_) | None) | Err(AttachError::Talk(Errno::EPIPE | Errno::ECONNRESET)) => Err(HandoverError::Gone),
             Err(error) => Err(error.into()),

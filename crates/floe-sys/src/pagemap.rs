@@ -7,6 +7,7 @@ use std::{
     io,
     ops::Range,
     os::{fd::AsRawFd, unix::fs::FileExt},
+    thread::{self, Builder},
 };
 
 bitflags::bitflags! {
@@ -106,6 +107,36 @@ impl Entry {
     }
 }
 
+/// Bytes of address space that one thread looks at alone.
+const PART: u64 = 64 << 20;
+/// Threads that look at one range, at most.
+const THREADS: usize = 4;
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |count| count.get().min(THREADS))
+}
+
+/// Cuts a range into at most so many parts, none of which is small, between huge pages.
+fn parts(range: Range<u64>, most: usize) -> Vec<Range<u64>> {
+    const HUGE: u64 = 2 << 20;
+    let bytes = range.end.saturating_sub(range.start);
+    let count = (bytes / PART).clamp(1, most as u64);
+    let at = |number| match number {
+        0 => range.start,
+        _ if number == count => range.end,
+        _ => (range.start + bytes / count * number) / HUGE * HUGE,
+    };
+    (0..count).map(|number| at(number)..at(number + 1)).collect()
+}
+
+/// Adds a region to those that lie before it.
+fn add(found: &mut Vec<PageRegion>, region: PageRegion) {
+    match found.last_mut() {
+        Some(last) if last.end == region.start && last.categories == region.categories => last.end = region.end,
+        _ => found.push(region),
+    }
+}
+
 impl Pagemap {
     /// Opens a process's pagemap.
     ///
@@ -115,12 +146,41 @@ impl Pagemap {
         File::open(format!("/proc/{pid}/pagemap")).map(Self)
     }
 
-    /// Appends to `found` the regions in `start..end` that pass the filter, merged where they touch.
+    /// Appends to `found` the regions in `start..end` that pass the filter, merged where they touch. A large range is looked at
+    /// by several threads, each a part of it.
     ///
     /// # Errors
     /// ENOTTY before Linux 6.7.
     pub fn scan(&self, start: u64, end: u64, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
-        self.walk(0, start..end, filter, found)
+        let parts = parts(start..end, threads());
+        let Some((first, rest)) = parts.split_first().filter(|(_, rest)| !rest.is_empty()) else {
+            return self.walk(0, start..end, filter, found);
+        };
+        let look = |part: Range<u64>| {
+            let mut regions = Vec::new();
+            self.walk(0, part, filter, &mut regions).map(|()| regions)
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (rest.iter().cloned())
+                .map(|part| {
+                    let thread = Builder::new().spawn_scoped(scope, {
+                        let part = part.clone();
+                        move || look(part)
+                    });
+                    (part, thread)
+                })
+                .collect();
+            look(first.clone())?.into_iter().for_each(|region| add(found, region));
+            for (part, thread) in others {
+                let regions = match thread {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    // No room for one more.
+                    Err(_) => look(part),
+                };
+                regions?.into_iter().for_each(|region| add(found, region));
+            }
+            Ok(())
+        })
     }
 
     /// As [`Pagemap::scan`], and marks what it finds as not written, in the same instant for each page. Leaves out mappings
@@ -160,14 +220,7 @@ impl Pagemap {
             // SAFETY: `arguments` names `batch` with its true length, and both outlive the call.
             let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
             let got = Errno::result(result)?;
-            for region in &batch[..got as usize] {
-                match found.last_mut() {
-                    Some(last) if last.end == region.start && last.categories == region.categories => {
-                        last.end = region.end;
-                    }
-                    _ => found.push(*region),
-                }
-            }
+            batch[..got as usize].iter().for_each(|region| add(found, *region));
             from = arguments.walk_end;
         }
         Ok(())
@@ -184,5 +237,77 @@ impl Pagemap {
             .chunks_exact(8)
             .map(|b| Entry(u64::from_ne_bytes(b.try_into().expect("chunks of 8"))))
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Category, Filter, PART, Pagemap, parts};
+    use crate::Pid;
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn parts_are_the_whole() {
+        for (start, bytes) in [
+            (0, 0),
+            (4096, 4096),
+            (0x7f00_0000_1000, PART),
+            (0x1000, 7 * PART + 4096),
+        ] {
+            for most in 1..6 {
+                let parts = parts(start..start + bytes, most);
+                assert!((1..=most).contains(&parts.len()));
+                assert_eq!(parts.first().map(|part| part.start), Some(start));
+                assert_eq!(parts.last().map(|part| part.end), Some(start + bytes));
+                assert!(
+                    parts
+                        .windows(2)
+                        .all(|pair| pair[0].end == pair[1].start && pair[0].start < pair[0].end)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn several_threads_find_what_one_does() {
+        let bytes = 5 * PART as usize;
+        let length = NonZeroUsize::new(bytes).expect("not nothing");
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping.
+        let memory = unsafe {
+            mmap_anonymous(
+                None,
+                length,
+                protection,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+            )
+        };
+        let memory = memory.expect("mmap");
+        // SAFETY: the whole mapping, which nobody uses yet.
+        unsafe { madvise(memory, bytes, MmapAdvise::MADV_NOHUGEPAGE) }.expect("madvise");
+        // Alone, beside each other, and around each border between parts.
+        let touched = (0..bytes / 4096).filter(|page| page % 97 == 0 || page % 1000 < 3 || page % (1 << 14) < 2);
+        for page in touched {
+            // SAFETY: inside of the mapping, which nobody else has.
+            unsafe { memory.cast::<u8>().add(page * 4096).write(1) };
+        }
+        let pagemap = Pagemap::open(Pid::new(std::process::id() as i32)).expect("the pagemap");
+        let filter = Filter {
+            all: Category::empty(),
+            inverted: Category::empty(),
+            any: Category::PRESENT | Category::SWAPPED,
+            report: Category::empty(),
+        };
+        let start = memory.as_ptr() as u64;
+        let range = start..start + bytes as u64;
+        let (mut one, mut several) = (Vec::new(), Vec::new());
+        pagemap.walk(0, range.clone(), &filter, &mut one).expect("a scan");
+        pagemap
+            .scan(range.start, range.end, &filter, &mut several)
+            .expect("a scan");
+        assert!(one.len() > 100 && one == several, "{} and {}", one.len(), several.len());
+        // SAFETY: the mapping from above, which nobody uses any more.
+        unsafe { munmap(memory, bytes) }.expect("munmap");
     }
 }

@@ -150,7 +150,10 @@ impl<'a> Writing<'a> {
             self.writer.record(&map)?;
         }
         let owners = copies.owners(inspected);
-        let mut shared = SharedPages::default();
+        let mut shared = match owners.len() {
+            1 => SharedPages::of_one(),
+            _ => SharedPages::default(),
+        };
         let hosts: HashMap<i32, Pid> = held.tree.living().map(|found| (found.ns_pid, found.task())).collect();
         for found in held.tree.living() {
             self.control.check("pages")?;
@@ -187,7 +190,10 @@ impl<'a> Writing<'a> {
     pub fn copied_pages(&mut self, copies: &mut Copies) -> Result<(), WriteStageError> {
         self.or_told_to_stop(|writing| {
             // Pages are looked up by where they are now, so only among copies, which keep them.
-            let mut shared = SharedPages::by_parents_alone();
+            let mut shared = match copies.all().len() {
+                1 => SharedPages::of_one(),
+                _ => SharedPages::by_parents_alone(),
+            };
             let pids: HashMap<i32, Pid> = copies
                 .all()
                 .iter()

@@ -317,10 +317,12 @@ fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanErr
     let numbering = Numbering::of(image);
     let known = (image.sandbox().has_init, &numbering);
     let steps = plan(processes, known, &BTreeSet::new())?;
-    // A change of memory that one lends would be seen by all that have the same.
-    if processes
-        .iter()
-        .any(|process| process.shared & libc::CLONE_VM as u32 != 0)
+    // Nobody is there to lend to; and a change of memory that one lends would be seen by all that have the same.
+    let is_alone = image.address_spaces().len() < 2;
+    if is_alone
+        || processes
+            .iter()
+            .any(|process| process.shared & libc::CLONE_VM as u32 != 0)
     {
         return Ok((steps, HashMap::new()));
     }

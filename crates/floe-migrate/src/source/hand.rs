@@ -41,8 +41,8 @@ pub struct Hand<'a> {
     pub counts: Counts,
     /// Why the target could not do what it was told.
     pub untold: Option<String>,
-    /// How the sandbox stands at the target.
-    pub outcome: Option<Outcome>,
+    /// How the sandbox stands at the target, and since when.
+    pub outcome: Option<(Outcome, Instant)>,
 }
 
 impl Hand<'_> {
@@ -118,18 +118,18 @@ impl Hand<'_> {
                 sandbox.hand_over(&decided, &mut waiting).map_err(MigrateError::from)
             }
         };
-        let written = match result {
-            Ok(()) => true,
+        let (written, all_killed) = match result {
+            Ok(all_killed) => (true, all_killed),
             // It has done nothing, and says so.
             Err(error @ (MigrateError::Monitor(HandoverError::Refused(_)) | MigrateError::Record(_))) => {
                 self.failure.get_or_insert(error);
-                false
+                (false, false)
             }
             Err(error) => {
                 // Of a monitor that does not answer any more the record tells whether it has decided.
                 self.failure.get_or_insert(error);
                 match super::settled_phase(self.record, self.state_dir) {
-                    Ok(phase) => phase == Phase::Decided,
+                    Ok(phase) => (phase == Phase::Decided, false),
                     // Not known: nobody is told anything, and the record stays.
                     Err(error) => {
                         self.failure = Some(error);
@@ -142,12 +142,14 @@ impl Hand<'_> {
             return Some(SourceEvent::NotRecorded);
         }
         self.failure = None;
-        if let Some(mut worker) = self.worker.take() {
+        if let Some(worker) = &mut self.worker {
             worker.tell(Verdict::End);
-            if let Some(Report::Done(counts)) = worker.wait() {
-                self.counts = counts;
-            }
         }
+        if all_killed {
+            // Nothing of it runs any more; that its memory is given back need not be waited for.
+            return Some(SourceEvent::Recorded);
+        }
+        self.let_worker_end();
         // Its monitor has killed it, unless that was killed itself behind the record.
         if let Some(sandbox) = self.sandbox
             && self.record.pid1.lives()
@@ -159,6 +161,15 @@ impl Hand<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
         Some(SourceEvent::Recorded)
+    }
+
+    /// Waits until the worker has seen the tree end.
+    fn let_worker_end(&mut self) {
+        if let Some(worker) = self.worker.take()
+            && let Some(Report::Done(counts)) = worker.wait()
+        {
+            self.counts = counts;
+        }
     }
 
     /// Tells the target, and waits until it has done it.
@@ -191,7 +202,7 @@ impl Hand<'_> {
         }
         match answer {
             Ok(Message::Done { outcome }) => {
-                self.outcome = Some(outcome);
+                self.outcome = Some((outcome, Instant::now()));
                 SourceEvent::Done
             }
             Ok(Message::Unknown) => {
@@ -237,8 +248,13 @@ impl Hand<'_> {
         }
     }
 
-    /// What came of it.
-    pub fn finish(self) -> Result<Option<Outcome>, MigrateError> {
+    /// What came of it, once the tree that has ended is gone: how the sandbox stands at the target and since when, and what was
+    /// saved.
+    pub fn finish(mut self) -> Result<(Option<(Outcome, Instant)>, Counts), MigrateError> {
+        self.let_worker_end();
+        while self.record.pid1.is_ending() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Source::Telling(decision) = self.state {
             let reason = match &self.failure {
                 _ if self.untold.is_some() => self.untold.unwrap_or_default(),
@@ -248,9 +264,11 @@ impl Hand<'_> {
             return Err(MigrateError::Untold { decision, reason });
         }
         match (self.failure, self.outcome) {
-            (_, Some(Outcome::Runs)) if self.record.pid1.lives() => Err(MigrateError::Two(self.record.sandbox.clone())),
+            (_, Some((Outcome::Runs, _))) if self.record.pid1.lives() => {
+                Err(MigrateError::Two(self.record.sandbox.clone()))
+            }
             (Some(error), _) => Err(error),
-            (None, outcome) => Ok(outcome),
+            (None, outcome) => Ok((outcome, self.counts)),
         }
     }
 }

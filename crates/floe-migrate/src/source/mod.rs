@@ -307,19 +307,22 @@ fn hand_over(
         outcome: None,
     };
     let sent = save::save(request, rounds, &mut hand, control);
-    let outcome = hand.finish()?;
+    let (outcome, counts) = hand.finish()?;
     let sent = sent?;
-    let frozen = sent.stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed());
+    let ran_on = outcome.map(|(_, since)| since);
+    let frozen = ran_on
+        .zip(sent.stopped)
+        .map_or(Duration::ZERO, |(ran_on, stopped)| ran_on - stopped);
     sandbox.wait_until_gone()?;
     Ok(Summary {
         rounds: rounds.count() + 1,
         bytes: rounds.bytes + sent.bytes,
         last_bytes: sent.bytes,
         paused: rounds.paused,
-        counts: sent.counts,
+        counts,
         frozen,
         total: begin.elapsed(),
-        outcome,
+        outcome: outcome.map(|(outcome, _)| outcome),
     })
 }
 
@@ -375,7 +378,7 @@ fn settled_phase(record: &Record, state_dir: &StateDir) -> Result<Phase, Migrate
     }
     let phase = record.written_phase(state_dir)?;
     // A monitor that has written it has killed the tree, unless it was killed itself.
-    while phase == Phase::Decided && record.pid1.lives() && record.monitor.lives() {
+    while phase == Phase::Decided && record.pid1.lives() && (record.monitor.lives() || record.pid1.is_ending()) {
         if begin.elapsed() > 2 * MOMENT {
             return Err(HandoverError::Refused("the tree was killed, and has not ended yet".to_owned()).into());
         }
@@ -429,5 +432,6 @@ fn settle_one(
         outcome: None,
     };
     hand.carry_out(steps);
-    hand.finish().map(|outcome| (decision, outcome))
+    let (outcome, _) = hand.finish()?;
+    Ok((decision, outcome.map(|(outcome, _)| outcome)))
 }

@@ -196,7 +196,6 @@ fn send_image(
     }
     link.set_deadline(None);
     hand.see(SourceEvent::Prepared);
-    sent.counts = hand.counts;
     Ok(())
 }
 

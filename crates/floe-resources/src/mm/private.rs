@@ -125,7 +125,20 @@ impl PrivatePages {
             }
             let mut at = region.start;
             while at < region.end {
-                let end = region.end.min(at + COMPARE_PAGES * PAGE);
+                let mut end = region.end.min(at + COMPARE_PAGES * PAGE);
+                if !sharing.relatives.may_be() {
+                    // Then nothing else is to be known of what is in the base.
+                    match sharing.unchanged_from(at) {
+                        Some(run) if run.start <= at => {
+                            end = region.end.min(run.start + run.pages * PAGE);
+                            let first = PageId(run.first.0 + (at - run.start) / PAGE);
+                            gather.piece(mapping, at..end, How::Stored(first))?;
+                            at = end;
+                            continue;
+                        }
+                        next => end = next.map_or(end, |run| end.min(run.start)),
+                    }
+                }
                 let pieces = sharing.split(at..end).map_err(|source| unread(at, source))?;
                 for (range, how) in pieces {
                     gather.piece(mapping, range, how)?;
@@ -220,6 +233,14 @@ struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
+    /// The pages that are as in the base, from those at an address on.
+    fn unchanged_from(&self, address: u64) -> Option<PageRun> {
+        let behind = self
+            .unchanged
+            .partition_point(|run| run.start + run.pages * PAGE <= address);
+        self.unchanged.get(behind).copied()
+    }
+
     /// Cuts a range into pieces that are come by in one way.
     fn split(&mut self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
         let count = ((range.end - range.start) / PAGE) as usize;

@@ -17,6 +17,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Default)]
 pub struct SharedPages {
     by_parents_alone: bool,
+    of_one: bool,
     stored: Vec<Stored>,
     by_pid: HashMap<Pid, usize>,
     /// Where shared pages were seen first, by their frames.
@@ -41,6 +42,16 @@ impl SharedPages {
     pub fn by_parents_alone() -> Self {
         Self {
             by_parents_alone: true,
+            ..Self::default()
+        }
+    }
+
+    /// Of a tree in which one process alone has memory of its own, which shares it with nobody.
+    #[must_use]
+    pub fn of_one() -> Self {
+        Self {
+            by_parents_alone: true,
+            of_one: true,
             ..Self::default()
         }
     }
@@ -96,6 +107,11 @@ impl Relatives<'_> {
             self.read(&mut block, parent)?;
         }
         Ok(block)
+    }
+
+    /// Whether there are any, or will be.
+    pub(super) fn may_be(&self) -> bool {
+        !self.shared.of_one
     }
 
     /// Whether shared pages are to be noted.

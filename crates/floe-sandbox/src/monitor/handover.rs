@@ -56,9 +56,12 @@ impl Monitor {
     /// What a client ordered about a hand-over; whether the sandbox is gone by that.
     pub(super) fn obey(&mut self, client: usize, (order, payload): (u8, Vec<u8>)) -> bool {
         let done = match order {
-            kind::HAND_OVER => self.hand_over(&payload),
-            kind::RELEASE => self.check_held(&payload).and_then(|()| self.release()),
-            _ => self.check_held(&payload),
+            kind::HAND_OVER => self.hand_over(&payload).map(|all| vec![u8::from(all)]),
+            kind::RELEASE => self
+                .check_held(&payload)
+                .and_then(|()| self.release())
+                .map(|()| Vec::new()),
+            _ => self.check_held(&payload).map(|()| Vec::new()),
         };
         let drops = order == kind::DROP && done.is_ok();
         if drops {
@@ -66,7 +69,7 @@ impl Monitor {
             self.clear_away();
         }
         match done {
-            Ok(()) => self.clients.answer(client, kind::NOTED, Vec::new()),
+            Ok(answer) => self.clients.answer(client, kind::NOTED, answer),
             Err(text) => self
                 .clients
                 .answer(client, kind::FAILED, message::failure(Errno::EINVAL, &text)),
@@ -108,8 +111,9 @@ impl Monitor {
         Ok(())
     }
 
-    /// Keeps the record, then ends PID 1: neither of the two without the other.
-    fn hand_over(&mut self, payload: &[u8]) -> Result<(), String> {
+    /// Keeps the record, then ends PID 1: neither of the two without the other. Whether all other tasks have been ended with it,
+    /// which they otherwise are as soon as it is gone.
+    fn hand_over(&mut self, payload: &[u8]) -> Result<bool, String> {
         let record: HandedOver = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
         if self.phase != Phase::Running || self.state.status != Status::Running {
             return Err("the sandbox does not run".to_owned());
@@ -126,6 +130,7 @@ impl Monitor {
         let kept = Kept::write(&record).map_err(failed)?;
         // Version 1 does not freeze what is traced.
         self.check_stands_still(record.tracer).inspect_err(|_| kept.remove())?;
+        let others = Others::of(self.cgroups.freezer.as_ref());
         kept.show(&record).map_err(failed)?;
         if let Some(frozen) = frozen {
             frozen.keep();
@@ -134,12 +139,13 @@ impl Monitor {
         if let Err(error) = descriptor::pidfd_kill(self.pidfd.as_fd()) {
             tracing::debug!(%error, "PID 1 is gone already");
         }
+        let all = others.end();
         if let Some(Err(error)) = self.cgroups.freezer.as_ref().map(Cgroup::let_die) {
             tracing::debug!(%error, "the cgroup is gone already");
         }
         // It is there for whoever looks now, so that nothing may be done as if it were not.
         sync_folder(&record.path);
-        Ok(())
+        Ok(all)
     }
 
     /// Whether all tasks that live are held by a tracer.
@@ -176,6 +182,50 @@ impl Monitor {
         if let Err(error) = remove_names(&self.folder, self.state.pid1) {
             tracing::error!(%error, "remove files of sockets");
         }
+    }
+}
+
+/// The tasks of a sandbox besides PID 1, which stand still: the end of that takes as long as its memory is large, and they
+/// need not live until then.
+enum Others<'a> {
+    Group(&'a Cgroup),
+    Each(Vec<OwnedFd>),
+    Unknown,
+}
+
+impl<'a> Others<'a> {
+    /// Those of a sandbox. They are found before any of them ends, so that no number can be another task's by then.
+    fn of(cgroup: Option<&'a Cgroup>) -> Self {
+        let Some(cgroup) = cgroup else { return Self::Unknown };
+        if cgroup.kind() == Kind::V2 {
+            return Self::Group(cgroup);
+        }
+        let found = cgroup.processes().map_err(io::Error::other);
+        let opened = found.and_then(|all| all.into_iter().map(|pid| Ok(descriptor::pidfd_open(pid)?)).collect());
+        opened.map_or_else(
+            |error: io::Error| {
+                tracing::info!(%error, "the tasks of the sandbox end when PID 1 has");
+                Self::Unknown
+            },
+            Self::Each,
+        )
+    }
+
+    /// Ends them; whether none of them can run any more.
+    fn end(self) -> bool {
+        let ended = match self {
+            Self::Unknown => return false,
+            Self::Group(cgroup) => cgroup.kill_at_once().map_err(io::Error::other),
+            Self::Each(all) => all
+                .iter()
+                .try_for_each(|task| match descriptor::pidfd_kill(task.as_fd()) {
+                    Ok(()) | Err(Errno::ESRCH) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }),
+        };
+        ended
+            .inspect_err(|error| tracing::info!(%error, "the tasks of the sandbox end when PID 1 has"))
+            .is_ok()
     }
 }
 

@@ -22,7 +22,10 @@ const AROUND: [u64; 2] = [PAGE, 8 * PAGE];
 /// The pages of each process that may come later, lowest address first.
 #[must_use]
 pub fn may_come_later(image: &Image) -> HashMap<i32, Vec<PageRun>> {
-    let shared = had_more_than_once(image);
+    let shared = match image.address_spaces() {
+        [_] => Vec::new(),
+        _ => had_more_than_once(image),
+    };
     let threads: HashMap<i32, Vec<&ProcessRecord>> = {
         let mut threads: HashMap<i32, Vec<&ProcessRecord>> = HashMap::new();
         let owners = image.owners(libc::CLONE_VM as u32);
