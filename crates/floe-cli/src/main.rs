@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod behalf;
 mod failure;
 mod front;
 mod output;
 mod progress;
 mod verbs;
 
+use behalf::Handed;
 use clap::{Parser, Subcommand, ValueEnum};
 use floe_sandbox::StateDir;
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -29,6 +31,9 @@ struct Arguments {
     /// How diagnostics are written, a failure among them: for people, or as one JSON object a line.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// What root's floe has handed to this one, which it has started as an ordinary user.
+    #[arg(long, hide = true, value_name = "FDS")]
+    handed: Option<behalf::Numbers>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -72,6 +77,10 @@ enum Verb {
 struct Context {
     state_dir: StateDir,
     log_format: LogFormat,
+    /// Whether that was said by the user.
+    state_dir_is_given: bool,
+    /// By root's floe, where that has started this one.
+    handed: Option<Handed>,
 }
 
 impl Context {
@@ -88,9 +97,18 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.verbose.max(arguments.v), arguments.log_format);
     let format = arguments.log_format;
+    let handed = match arguments.handed.as_ref().map(Handed::take).transpose() {
+        Ok(handed) => handed,
+        Err(error) => {
+            failure::Failure::from(error).report(format);
+            return ExitCode::FAILURE;
+        }
+    };
     let context = Context {
         log_format: format,
+        state_dir_is_given: arguments.state_dir.is_some(),
         state_dir: StateDir::new(state_dir(arguments.state_dir)),
+        handed,
     };
     let result = match arguments.verb {
         Verb::Run(verb) => verb.run(&context),

@@ -22,6 +22,7 @@ mod link;
 mod message;
 mod monitor;
 mod mounts;
+mod owner;
 mod pages;
 mod published;
 mod sandbox;
@@ -41,6 +42,7 @@ pub use kept::{KeptFiles, MOST_KEPT};
 pub use launch::{First, Launch, LaunchError};
 pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState};
 pub use mounts::{Mount, Mounts, MountsError, RootDirectory, Shown};
+pub use owner::{Ids, Owner, OwnerError, UserSpace};
 pub use pages::PageKeeper;
 pub use published::Published;
 pub use sandbox::{Announcement, Sandbox, SandboxError};
@@ -49,7 +51,7 @@ pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
 pub use uplink::attempt as try_uplink;
-pub use user::{IdMap, UserError, become_root, join as join_user, map as map_user};
+pub use user::{IdMap, UserError, become_root, become_root_by, join as join_user, map as map_user};
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

@@ -3,6 +3,7 @@
 use crate::{
     attach::{AttachError, Client},
     namespaces::NamespacesError,
+    owner::UserSpace,
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
     tasks::living_thread,
     user::{self, UserError},
@@ -289,11 +290,12 @@ impl Sandbox {
         Ok(Lock::of(self.state.cgroup.as_ref().unwrap_or(&self.folder))?)
     }
 
-    /// Enters the user namespace that it was made in, as its monitor did: what its root may do the caller may do then.
+    /// Enters the user namespace that it was made in, as its monitor did: what its root may do the caller may do then. Tells of
+    /// it where the caller comes from the first one.
     ///
     /// # Errors
     /// [`SandboxError`].
-    pub fn join_user(&self) -> Result<(), SandboxError> {
+    pub fn join_user(&self) -> Result<Option<UserSpace>, SandboxError> {
         let maker = if self.has_monitor() {
             Pid::new(self.state.monitor)
         } else {

@@ -3,6 +3,7 @@
 //!
 //! Must not know: what is done as that root.
 
+use crate::owner::UserSpace;
 use floe_sys::{
     Pid,
     namespace::{self, Kind, is_in_first_user},
@@ -17,6 +18,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, Write},
+    ops::RangeInclusive,
     os::fd::{AsFd, OwnedFd},
     process::{Child, Command, Stdio},
 };
@@ -47,6 +49,9 @@ pub enum UserError {
         #[source]
         source: io::Error,
     },
+    /// Its maps, which another process is to write.
+    #[error("have users and groups mapped by the host's root")]
+    Give(#[source] io::Error),
     /// More users to be in it.
     #[error("user {user} has no range of users and groups in {file}; usermod --add-subuids and --add-subgids give one")]
     NoRange {
@@ -112,6 +117,17 @@ pub fn become_root(ids: IdMap) -> Result<(), UserError> {
     }
 }
 
+/// Has the caller all rights in a new user namespace, whose users and groups somebody else gives it in `give`: one above. The
+/// caller must have one thread.
+///
+/// # Errors
+/// [`UserError`].
+pub fn become_root_by(give: impl FnOnce() -> io::Result<()>) -> Result<(), UserError> {
+    let user = geteuid();
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|source| UserError::Make { user, source })?;
+    give().map_err(UserError::Give)
+}
+
 /// A process that maps others, as the programs that may do so must be started from outside of the new namespace.
 struct Mapper(Child);
 
@@ -161,18 +177,26 @@ impl Mapper {
 
 /// The first range that a user was given: its first number, and how many.
 fn range(user: Uid, file: &'static str) -> Result<(u64, u64), UserError> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
-    find_range(&text, (user, name.as_deref())).ok_or(UserError::NoRange { user, file })
+    let first = find_ranges(file, user).into_iter().next();
+    let first = first.ok_or(UserError::NoRange { user, file })?;
+    Ok((*first.start(), first.end() - first.start() + 1))
 }
 
-fn find_range(text: &str, (user, name): (Uid, Option<&str>)) -> Option<(u64, u64)> {
+/// The ranges that a user was given by a file.
+pub(crate) fn find_ranges(file: &str, user: Uid) -> Vec<RangeInclusive<u64>> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
+    ranges_of(&text, (user, name.as_deref())).collect()
+}
+
+fn ranges_of(text: &str, (user, name): (Uid, Option<&str>)) -> impl Iterator<Item = RangeInclusive<u64>> {
     let number = user.to_string();
-    text.lines().find_map(|line| {
+    text.lines().filter_map(move |line| {
         let mut words = line.trim().split(':');
         let whose = words.next()?;
-        let (first, count) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (Some(whose) == name || whose == number).then_some((first, count))
+        let (first, count): (u32, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let last = u64::from(first) + u64::from(count.checked_sub(1)?);
+        (Some(whose) == name || whose == number).then_some(first.into()..=last)
     })
 }
 
@@ -194,25 +218,39 @@ pub fn map((user, inside): (Uid, u32), (group, inside_group): (Gid, u32)) -> Res
 
 /// Enters the user namespace that a process's other namespaces belong to, where that is another one than the caller's: the one
 /// that the process is in, or one above (bubblewrap makes a second one when all is set up). The caller must have one thread.
-/// The host's root stays outside: whoever made the namespace has all rights over what is in it.
+/// Tells of it where the caller comes from the first one. The host's root stays outside: whoever made the namespace has all
+/// rights over what is in it.
 ///
 /// # Errors
 /// [`UserError::Enter`].
-pub fn join(pid: Pid) -> Result<(), UserError> {
-    let enter = || -> io::Result<()> {
-        if geteuid().is_root() && is_in_first_user().map_err(io::Error::other)? {
-            return Ok(());
+pub fn join(pid: Pid) -> Result<Option<UserSpace>, UserError> {
+    let enter = || -> io::Result<Option<UserSpace>> {
+        let is_first = is_in_first_user().map_err(io::Error::other)?;
+        if geteuid().is_root() && is_first {
+            return Ok(None);
         }
-        if let Some(theirs) = owner_of_all(pid)? {
-            setns(theirs, CloneFlags::CLONE_NEWUSER)?;
+        let Some(theirs) = owner_of_all(pid)? else {
+            return Ok(None);
+        };
+        let mut told = None;
+        if is_first {
+            told = Some(UserSpace::look_at(theirs.space.as_fd(), theirs.maker)?);
         }
-        Ok(())
+        setns(theirs.space, CloneFlags::CLONE_NEWUSER)?;
+        Ok(told)
     };
     enter().map_err(|source| UserError::Enter { pid, source })
 }
 
+/// A user namespace below the caller's.
+pub(crate) struct Below {
+    pub(crate) space: OwnedFd,
+    /// Who made the one that it is, or that it is below of, right below the caller's.
+    pub(crate) maker: u32,
+}
+
 /// The highest of the user namespaces below the caller's that a process is in, or that one of its other namespaces belongs to.
-fn owner_of_all(pid: Pid) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn owner_of_all(pid: Pid) -> io::Result<Option<Below>> {
     let inode = |file: &OwnedFd| fstat(file).map(|status| status.st_ino);
     let open = |who: &str, kind: Kind| File::open(format!("/proc/{who}/ns/{kind}")).map(OwnedFd::from);
     let own = inode(&open("self", Kind::User)?)?;
@@ -225,10 +263,11 @@ fn owner_of_all(pid: Pid) -> io::Result<Option<OwnedFd>> {
             Err(error) => return Err(error.into()),
         }
     }
-    let mut found = None;
+    let (mut found, mut maker) = (None, 0);
     let mut next = open(&pid.to_string(), Kind::User)?;
     while inode(&next)? != own {
         let above = namespace::owner(next.as_fd());
+        maker = namespace::maker(next.as_fd())?;
         if found.is_none() || owners.contains(&inode(&next)?) {
             found = Some(next);
         }
@@ -239,19 +278,19 @@ fn owner_of_all(pid: Pid) -> io::Result<Option<OwnedFd>> {
             Err(error) => return Err(error.into()),
         };
     }
-    Ok(found)
+    Ok(found.map(|space| Below { space, maker }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Uid, find_range};
+    use super::{Uid, ranges_of};
 
     #[test]
     fn a_user_is_given_a_range_by_name_or_number() {
         let text = "somebody:100000:65536\n1001:165536:1000\nbroken:x:y\n";
-        let user = |number, name| find_range(text, (Uid::from_raw(number), name));
-        assert_eq!(user(1000, Some("somebody")), Some((100_000, 65_536)));
-        assert_eq!(user(1001, None), Some((165_536, 1000)));
+        let user = |number, name| ranges_of(text, (Uid::from_raw(number), name)).next();
+        assert_eq!(user(1000, Some("somebody")), Some(100_000..=165_535));
+        assert_eq!(user(1001, None), Some(165_536..=166_535));
         assert_eq!(user(1002, Some("broken")), None);
     }
 }

@@ -55,6 +55,20 @@ pub fn give_up() -> Result<(), Errno> {
     call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize, 0])
 }
 
+/// Gives the caller a session keyring of its own, and with it up what whoever started it keeps in theirs: session-keyring(7).
+///
+/// # Errors
+/// EDQUOT, ENOMEM.
+pub fn leave_keyring() -> Result<(), Errno> {
+    /// linux/keyctl.h.
+    const JOIN_SESSION_KEYRING: usize = 1;
+    match call(libc::SYS_keyctl, [JOIN_SESSION_KEYRING, 0, 0]) {
+        // A kernel without keys.
+        Ok(()) | Err(Errno::ENOSYS) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn drop_groups() -> Result<(), Errno> {
     match call(libc::SYS_setgroups, [0, 0, 0]) {
         // Nobody may change groups in there (/proc/PID/setgroups in user_namespaces(7)), or it knows none.

@@ -21,6 +21,8 @@ pub struct Host {
     prefix: Vec<String>,
     /// Whether it is an ordinary user's, who may not come where programs are built.
     is_ordinary: bool,
+    /// Whether root saves and restores the user's trees.
+    is_roots: bool,
 }
 
 /// An ordinary user whom nobody knows by name.
@@ -106,6 +108,7 @@ impl Host {
             folder,
             prefix,
             is_ordinary: false,
+            is_roots: false,
         }
     }
 
@@ -116,6 +119,17 @@ impl Host {
     #[must_use]
     pub fn of_ordinary_user() -> Self {
         Self::ordinary_behind(&[])
+    }
+
+    /// One of an ordinary user, whose trees root saves and restores; all else that user does.
+    ///
+    /// # Panics
+    /// Without a place for temporary files.
+    #[must_use]
+    pub fn of_root_for_a_user() -> Self {
+        let mut host = Self::of_ordinary_user();
+        host.is_roots = true;
+        host
     }
 
     /// The same, started by way of another command of root's.
@@ -181,6 +195,14 @@ impl Host {
     /// A `floe` command line, not started yet.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
+        match arguments.first() {
+            Some(&"checkpoint") if self.is_roots => return self.command_of_root(arguments),
+            Some(&"restore") if self.is_roots => {
+                let owner = format!("--owner={ORDINARY}:{ORDINARY}");
+                return self.command_of_root(&[&["restore", &owner], &arguments[1..]].concat());
+            }
+            _ => {}
+        }
         let mut words = self
             .prefix
             .iter()
@@ -197,6 +219,15 @@ impl Host {
             // Where the tests are built is root's, and may be closed to others.
             command.current_dir(self.folder.path());
         }
+        command
+    }
+
+    /// The same of root's, with the sandboxes of whoever uses this host.
+    #[must_use]
+    pub fn command_of_root(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--state-dir").arg(self.path("state")).args(arguments);
+        command.stdin(Stdio::null());
         command
     }
 

@@ -140,8 +140,11 @@ fn goes_on_as_ordinary_user(options: &[&str], whole: bool) {
     if !has("bwrap") {
         return;
     }
-    let host = Host::of_ordinary_user();
-    let mut wrapped = Wrapped::start(&host, Some(ORDINARY), options);
+    goes_on_for(&Host::of_ordinary_user(), options, whole);
+}
+
+fn goes_on_for(host: &Host, options: &[&str], whole: bool) {
+    let mut wrapped = Wrapped::start(host, Some(ORDINARY), options);
     let image = host.path("image.floe").display().to_string();
     let root = if whole {
         wrapped.outer.id().to_string()
@@ -178,6 +181,17 @@ fn goes_on_as_ordinary_user(options: &[&str], whole: bool) {
 #[test]
 fn a_tree_of_an_ordinary_user_goes_on() {
     goes_on_as_ordinary_user(&["--unshare-all", "--die-with-parent"], false);
+}
+
+#[test]
+fn a_tree_of_an_ordinary_user_goes_on_when_root_saves_and_restores_it() {
+    if has("bwrap") {
+        goes_on_for(
+            &Host::of_root_for_a_user(),
+            &["--unshare-all", "--die-with-parent"],
+            false,
+        );
+    }
 }
 
 #[test]

@@ -190,6 +190,18 @@ fn the_same_of_an_ordinary_user() {
 }
 
 #[test]
+fn the_same_of_an_ordinary_user_saved_and_restored_by_root() {
+    let unshare = ["unshare", "-Urpf", "--mount-proc"];
+    survives(&Host::of_root_for_a_user(), Some(ORDINARY), &unshare);
+}
+
+#[test]
+fn namespaces_below_each_other_of_an_ordinary_user_saved_and_restored_by_root() {
+    let unshare = ["unshare", "-Urpf", "--mount-proc"];
+    survives(&Host::of_root_for_a_user(), Some(ORDINARY), &[unshare; 2].concat());
+}
+
+#[test]
 fn a_pid_namespace_of_an_ordinary_user() {
     let unshare = ["unshare", "--user", "--map-root-user", "--fork", "--pid"];
     survives(&Host::of_ordinary_user(), Some(ORDINARY), &unshare);

@@ -37,6 +37,7 @@ mod mounts;
 mod namespaces_listed;
 mod networks;
 mod networks_several;
+mod on_behalf;
 mod outer_ends;
 mod outside;
 mod packet_filters;

@@ -29,6 +29,11 @@ fn a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running_of_an_ordinary_u
     a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running_on(&Host::of_ordinary_user());
 }
 
+#[test]
+fn a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running_of_a_user_that_root_saves() {
+    a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running_on(&Host::of_root_for_a_user());
+}
+
 fn a_checkpoint_that_fails_at_any_stage_leaves_the_tree_running_on(host: &Host) {
     let folder = output_folder(host);
     let image = folder.join("job.floe");
@@ -82,6 +87,11 @@ fn a_restore_that_fails_at_any_stage_leaves_nothing() {
 #[test]
 fn a_restore_that_fails_at_any_stage_leaves_nothing_of_an_ordinary_user() {
     a_restore_that_fails_at_any_stage_leaves_nothing_on(&Host::of_ordinary_user());
+}
+
+#[test]
+fn a_restore_that_fails_at_any_stage_leaves_nothing_of_a_user_that_root_restores() {
+    a_restore_that_fails_at_any_stage_leaves_nothing_on(&Host::of_root_for_a_user());
 }
 
 fn a_restore_that_fails_at_any_stage_leaves_nothing_on(host: &Host) {

@@ -28,7 +28,7 @@ mod write;
 pub use background::CopyError;
 pub use inspect::InspectError;
 pub(crate) use inspect::read_vdso;
-pub use output::{Output, OutputError};
+pub use output::{OpenOutput, Output, OutputError, Publish};
 pub use seize::SeizeError;
 pub use traces::{freeze_without_traces, thaw_without_traces};
 pub use tty::{TtyError, terminal_of};
@@ -37,7 +37,7 @@ pub use write::WriteStageError;
 use crate::stage::{Control, StageError};
 use background::Copies;
 use floe_cgroup::Cgroup;
-use floe_image::Summary;
+use floe_image::{Summary, record::OwnerRecord};
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
     mm::Base,
@@ -52,7 +52,6 @@ use floe_sys::{
 };
 use following::Following;
 use inspect::{Inspected, PagesLookedAt};
-use output::OpenOutput;
 use patience::Patience;
 use seize::HeldTree;
 use std::{
@@ -217,6 +216,8 @@ pub enum Then {
 pub struct Request<'a> {
     /// What.
     pub target: Target,
+    /// The user namespace that floe has entered for it, where that is an ordinary user's.
+    pub owner: Option<OwnerRecord>,
     /// Where to; `None` for a dry run.
     pub output: Option<Output>,
     /// zstd level.
@@ -382,7 +383,12 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
         );
     }
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, (request.level, &earlier), control)?;
+    let mut writing = Writing::start(
+        (&inspected, request.owner.as_ref()),
+        sink,
+        (request.level, &earlier),
+        control,
+    )?;
     let id = writing.id();
     control.enter("pages")?;
     let mut copies = Copies::default();
@@ -427,7 +433,12 @@ fn save_meanwhile(
     let held = held;
     copies.make(&held, &mut inspected, request.target.cgroup())?;
     let sink = file.sink(control.interrupted)?;
-    let mut writing = Writing::start(&inspected, sink, (request.level, earlier), control)?;
+    let mut writing = Writing::start(
+        (&inspected, request.owner.as_ref()),
+        sink,
+        (request.level, earlier),
+        control,
+    )?;
     let id = writing.id();
     control.enter("pages")?;
     writing.pages(&held, &inspected, &mut copies)?;

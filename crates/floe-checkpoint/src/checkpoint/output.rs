@@ -29,6 +29,17 @@ pub enum Output {
     Path(PathBuf),
     /// A stream that is open already, e.g. standard output.
     Stream(File),
+    /// An unnamed file that somebody else has opened, who gives it its name.
+    Handed(File, Publish),
+}
+
+/// Has a complete image given its name by somebody else.
+pub struct Publish(pub Box<dyn FnOnce() -> io::Result<()>>);
+
+impl std::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Publish")
+    }
 }
 
 /// An output that could not be opened or completed.
@@ -42,14 +53,21 @@ pub struct OutputError {
 }
 
 /// An output that is being written.
+#[derive(Debug)]
 pub enum OpenOutput {
+    /// A file without a name yet.
     Unnamed {
+        /// Itself.
         file: File,
+        /// Its name to be.
         path: PathBuf,
         /// Its folder, to be synced.
         parent: File,
     },
+    /// A stream.
     Stream(File),
+    /// A file without a name, which somebody else gives it.
+    Handed(File, Publish),
 }
 
 fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputError {
@@ -59,9 +77,13 @@ fn wrap(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputEr
 
 impl Output {
     /// Opens it.
+    ///
+    /// # Errors
+    /// [`OutputError`].
     pub fn open(self) -> Result<OpenOutput, OutputError> {
         let path = match self {
             Self::Stream(file) => return Ok(OpenOutput::Stream(file)),
+            Self::Handed(file, publish) => return Ok(OpenOutput::Handed(file, publish)),
             Self::Path(path) => path,
         };
         // A name that is no regular file's (/dev/null, a fifo) is not to be replaced by one.
@@ -182,6 +204,7 @@ impl OpenOutput {
         let (file, name) = match self {
             Self::Unnamed { file, path, .. } => (file, path.as_path()),
             Self::Stream(file) => (file, Path::new("the output stream")),
+            Self::Handed(file, _) => (file, Path::new("the output")),
         };
         let stream = Stream::new(file, interrupted).map_err(wrap("write to", name))?;
         Ok(Box::new(stream))
@@ -191,14 +214,19 @@ impl OpenOutput {
     pub fn sync(&self) -> Result<(), OutputError> {
         match self {
             Self::Stream(_) => Ok(()),
+            Self::Handed(file, _) => file.sync_all().map_err(wrap("sync", Path::new("the output"))),
             Self::Unnamed { file, path, .. } => file.sync_all().map_err(wrap("sync", path)),
         }
     }
 
     /// Gives the file its name, in one step for whoever looks. What had the name before is kept if that fails.
+    ///
+    /// # Errors
+    /// [`OutputError`].
     pub fn publish(self) -> Result<(), OutputError> {
         let (file, path, parent) = match self {
             Self::Stream(_) => return Ok(()),
+            Self::Handed(_, publish) => return (publish.0)().map_err(wrap("name", Path::new("the output"))),
             Self::Unnamed { file, path, parent } => (file, path, parent),
         };
         let magic = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));

@@ -7,7 +7,7 @@ use crate::{
 };
 use floe_image::{
     ImageWriter, Summary, WriteError, WriteOptions,
-    record::{ContentOwner, IdentityRecord, ImageId, NsPid, PageMapRecord},
+    record::{ContentOwner, IdentityRecord, ImageId, NsPid, OwnerRecord, PageMapRecord},
 };
 use floe_resources::mm::{self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, Seen, SharedPages};
 use floe_sys::{Pid, procfs::Mapping};
@@ -71,7 +71,7 @@ pub struct Writing<'a> {
 impl<'a> Writing<'a> {
     /// Writes all records but page maps.
     pub fn start(
-        inspected: &Inspected,
+        (inspected, owner): (&Inspected, Option<&OwnerRecord>),
         sink: Box<dyn Write + Send>,
         (level, since): (i32, &'a Since<'a>),
         control: &'a Control<'a>,
@@ -94,7 +94,10 @@ impl<'a> Writing<'a> {
             stored: 0,
             bytes: inspected.bytes,
         };
-        writing.or_told_to_stop(|writing| Ok(write_records(inspected, &identity, &mut writing.writer)?))?;
+        writing.or_told_to_stop(|writing| {
+            write_records(inspected, &identity, &mut writing.writer)?;
+            Ok(owner.map_or(Ok(()), |owner| writing.writer.record(owner))?)
+        })?;
         Ok(writing)
     }
 

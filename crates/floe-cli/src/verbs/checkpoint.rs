@@ -5,27 +5,37 @@ use super::{
     tcp::Tcp,
     tty::Tty,
 };
-use crate::{Context, act, failure::Outcome, front, output};
+use crate::{
+    Context, act,
+    behalf::{self, Behalf},
+    failure::Outcome,
+    front, output,
+};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_cgroup::Cgroup;
 use floe_checkpoint::checkpoint::{
     Output, Report, Request, Target, Then, checkpoint, confines_calls, stages, terminal_of,
 };
-use floe_image::{Image, MAX_BASES};
+use floe_image::{Image, ImageFiles, MAX_BASES, record::OwnerRecord};
 use floe_resources::{
     file::{ConsoleLinks, Externals, Rule},
     mm::Base,
 };
-use floe_sandbox::{Announcement, Sandbox, join_user};
+use floe_sandbox::{Announcement, Owner, Sandbox, join_user};
 use floe_sys::Pid;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Save a sandbox, or any process tree, into one file; the tree then ends.
 ///
 /// The tree is frozen, everything about it is read, and whatever can't be carried is told in one list; then nothing has
 /// happened. Otherwise the image is written, synced, and appears under its name complete. An error at any point leaves
 /// the tree running on.
+///
+/// Root saves a tree in an ordinary user's user namespace as that user would, and may keep the image where that user reads nothing.
 ///
 /// Example: floe checkpoint job -o job.floe
 #[derive(Debug, Args)]
@@ -34,7 +44,7 @@ use std::{path::PathBuf, time::Duration};
 pub struct Checkpoint {
     /// The sandbox.
     name: Option<String>,
-    /// A tree that floe did not start, by the PID of its root.
+    /// A tree that floe did not start, by the PID of its root: unshare, bubblewrap, a shell.
     #[arg(long)]
     pid: Option<i32>,
     /// All of a cgroup: the tree below the one process in it whose parent is outside.
@@ -103,33 +113,70 @@ impl Checkpoint {
             .as_deref()
             .map(|name| Sandbox::open(&context.state_dir, name))
             .transpose()?;
-        match (&sandbox, self.pid) {
+        if let Some(pid) = self.pid
+            && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        {
+            return Err(anyhow::anyhow!("there is no process {pid}").into());
+        }
+        if let Some(owner) = self.owner(sandbox.as_ref())? {
+            return self.behalf_of(owner)?.perform();
+        }
+        let entered = match (&sandbox, self.pid) {
             (Some(sandbox), _) => {
                 sandbox.refuse_held()?;
                 // Of memory that is still to come nothing but its image is known.
                 sandbox.await_memory()?;
-                sandbox.join_user()?;
+                sandbox.join_user()?
             }
-            (None, Some(pid)) => {
-                if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                    return Err(anyhow::anyhow!("there is no process {pid}").into());
-                }
-                join_user(Pid::new(pid))?;
-            }
-            (None, None) => {}
-        }
+            (None, Some(pid)) => join_user(Pid::new(pid))?,
+            (None, None) => None,
+        };
+        let entered = entered.as_ref().map(behalf::record);
         let target = self.target(sandbox.as_ref())?;
         // Who has copies of a tree's memory, or a descriptor open in it, has to clear them away.
         if self.background || self.track || confines_calls(&target)? {
             front::stand(context.log_format, || {
-                self.save(context, sandbox.as_ref(), target, true)
+                self.save(context, sandbox.as_ref(), (target, entered), true)
             })
         } else {
-            self.save(context, sandbox.as_ref(), target, false)
+            self.save(context, sandbox.as_ref(), (target, entered), false)
         }
     }
 
-    fn save(&self, context: &Context, sandbox: Option<&Sandbox>, target: Target, behind_front: bool) -> Outcome {
+    /// The ordinary user as whom root saves the tree.
+    fn owner(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Option<Owner>> {
+        if !behalf::is_host_root()? {
+            return Ok(None);
+        }
+        match (sandbox, self.pid) {
+            (Some(sandbox), _) => Ok(Owner::of_folder(sandbox.folder())?),
+            (None, Some(pid)) => Ok(Owner::of_process(Pid::new(pid))?),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn behalf_of(&self, owner: Owner) -> anyhow::Result<Behalf> {
+        let output = if self.dry_run {
+            None
+        } else {
+            Some(self.output()?.open()?)
+        };
+        Ok(Behalf {
+            owner,
+            image: self.base.as_deref().map(|base| self.base_files(base)).transpose()?,
+            output,
+            space: None,
+            inherited: Vec::new(),
+        })
+    }
+
+    fn save(
+        &self,
+        context: &Context,
+        sandbox: Option<&Sandbox>,
+        (target, owner): (Target, Option<OwnerRecord>),
+        behind_front: bool,
+    ) -> Outcome {
         let mut announcement: Option<Announcement> = None;
         let mut before_end = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             if let Some(sandbox) = sandbox {
@@ -143,9 +190,14 @@ impl Checkpoint {
         };
         let request = Request {
             target,
-            output: if self.dry_run { None } else { Some(self.output()?) },
+            owner,
+            output: if self.dry_run {
+                None
+            } else {
+                Some(self.output_of(context)?)
+            },
             level: self.level,
-            base: self.base()?,
+            base: self.base(context)?,
             then: self.then(),
             track: self.track,
             tcp: self.tcp.into(),
@@ -176,13 +228,33 @@ impl Checkpoint {
         }
     }
 
+    fn output_of(&self, context: &Context) -> anyhow::Result<Output> {
+        let handed = context.handed.as_ref().map(|handed| handed.output()).transpose()?;
+        handed.flatten().map_or_else(|| self.output(), Ok)
+    }
+
     fn output(&self) -> anyhow::Result<Output> {
         image_file::output(self.output.as_deref().context("name the image with --output")?)
     }
 
     /// The image that the new one is to be based on.
-    fn base(&self) -> anyhow::Result<Option<Base>> {
+    fn base(&self, context: &Context) -> anyhow::Result<Option<Base>> {
         let Some(path) = &self.base else { return Ok(None) };
+        let files = match &context.handed {
+            Some(handed) => handed.image()?,
+            None => self.base_files(path)?,
+        };
+        let image = Image::open(files)?;
+        anyhow::ensure!(
+            image.bases() < MAX_BASES,
+            "{} is based on {MAX_BASES} images, one on the other, which is the most; make one of them by floe image merge",
+            path.display()
+        );
+        let name = path.file_name().context("name the base by its file")?;
+        Ok(Some(Base::new(image, name)))
+    }
+
+    fn base_files(&self, path: &Path) -> anyhow::Result<ImageFiles> {
         let files = image_file::open(path, &Bases::default())?;
         if let Some(output) = &self.output
             && let Ok(there) = std::fs::metadata(output)
@@ -193,14 +265,7 @@ impl Checkpoint {
                 output.display()
             );
         }
-        let image = Image::open(files)?;
-        anyhow::ensure!(
-            image.bases() < MAX_BASES,
-            "{} is based on {MAX_BASES} images, one on the other, which is the most; make one of them by floe image merge",
-            path.display()
-        );
-        let name = path.file_name().context("name the base by its file")?;
-        Ok(Some(Base::new(image, name)))
+        Ok(files)
     }
 
     fn target(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Target> {

@@ -71,6 +71,8 @@ struct Header {
     created: u64,
     command: Vec<String>,
     id: String,
+    /// The ordinary user in whose user namespace the tree was.
+    owner: Option<u32>,
     /// The image that it is based on.
     base: Option<BasedOn>,
 }
@@ -185,6 +187,7 @@ fn header(image: &Image) -> Header {
         created: header.created,
         command: sandbox.command.clone(),
         id: image.identity().id.to_string(),
+        owner: image.owner().map(|owner| owner.namespace.maker.0),
         base: image.identity().base.as_ref().map(|base| BasedOn {
             name: base.shown(),
             id: base.id.to_string(),
@@ -369,6 +372,9 @@ fn print_header(whole: &Whole) {
         header.arch,
         date(header.created)
     ));
+    if let Some(user) = header.owner {
+        output::line(&format!("in a user namespace of user {user}'s"));
+    }
     if let Some(base) = &header.base {
         let rest = match base.chain {
             1 => String::new(),

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Context, act,
+    behalf::{self, Behalf},
     failure::{Failure, Outcome},
     output,
 };
@@ -23,12 +24,13 @@ use floe_resources::{
         network::{GivenEnd, GivenEnds},
     },
 };
-use floe_sandbox::{Client, Launch, Published, Signals, become_root};
+use floe_sandbox::{Client, IdMap, Launch, Owner, Published, Signals, UserSpace, become_root};
 use floe_sys::descriptor;
 use std::{
     io::{IsTerminal, stdin, stdout},
     os::fd::OwnedFd,
     path::PathBuf,
+    str::FromStr,
 };
 
 /// Bring a saved tree back in a new sandbox: a fresh PID namespace in which every task has the PID it had.
@@ -79,6 +81,12 @@ pub struct Restore {
     tty: Option<Tty>,
     #[command(flatten)]
     map: Map,
+    /// As root, of a tree that was in an ordinary user's user namespace: image makes it as that user, in a user namespace of theirs
+    /// with the users and groups of the host that it had, if this host has given them these (/etc/subuid, /etc/subgid); UID or
+    /// UID:GID as another one; none makes a tree of root's, in which root of the namespace is root of this host. The sandbox is
+    /// that user's: it is kept in --state-dir, else in /run/user/UID/floe, and runs in the background (-d).
+    #[arg(long, value_name = "WHOM", default_value = "image")]
+    owner: Whom,
     /// Of a sandbox that had --net new: ports to be published in the place of all that were, as for `floe run`.
     #[arg(short, long, value_name = "HOSTPORT:PORT[/udp]", value_parser = published)]
     publish: Vec<Published>,
@@ -95,6 +103,31 @@ pub struct Restore {
     /// Print the names of the stages, at each of which a failure undoes everything.
     #[arg(long)]
     stages: bool,
+}
+
+/// As whom root makes a tree that was an ordinary user's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    /// As whom the image tells.
+    Image,
+    /// As a user, of the group that is given or of theirs.
+    User(u32, Option<u32>),
+    /// As root.
+    Root,
+}
+
+impl FromStr for Whom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map_err(|_| "give image, UID, UID:GID, or none".to_owned());
+        Ok(match (text, text.split_once(':')) {
+            ("image", _) => Self::Image,
+            ("none", _) => Self::Root,
+            (_, Some((user, group))) => Self::User(number(user)?, Some(number(group)?)),
+            (user, None) => Self::User(number(user)?, None),
+        })
+    }
 }
 
 /// How tasks get their PIDs.
@@ -146,7 +179,14 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
-        // First of all: what is given are numbers of descriptors.
+        let image = match &context.handed {
+            Some(handed) => handed.image()?,
+            None => image_file::open(path, &self.bases)?,
+        };
+        if let Some((owner, space)) = self.owner(context, &image)? {
+            return self.behalf_of((owner, space), context, image)?.perform();
+        }
+        // Before anything else is opened: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let mounts = Given::new(&self.mount)?;
         let ends = GivenEnds::new(self.net.clone())?;
@@ -157,8 +197,10 @@ impl Restore {
             ends: &ends,
             terminal: self.tty.is_some(),
         };
-        let image = image_file::open(path, &self.bases)?;
-        become_root(self.map.ids_for(&image)?)?;
+        match &context.handed {
+            Some(handed) => handed.become_root()?,
+            None => become_root(self.map.ids_for(&image)?)?,
+        }
         let publish = all_different(&self.publish)?;
         if self.dry_run {
             let found =
@@ -178,6 +220,54 @@ impl Restore {
                 Ok(0)
             }
         }
+    }
+
+    /// The ordinary user as whom root restores the tree, and the user namespace that it is to be in.
+    fn owner(&self, context: &Context, image: &ImageFiles) -> anyhow::Result<Option<(Owner, UserSpace)>> {
+        if context.handed.is_some() || !behalf::is_host_root()? {
+            return Ok(None);
+        }
+        let Some(record) = image.owner()? else {
+            let is_named = matches!(self.owner, Whom::User(..));
+            anyhow::ensure!(!is_named, "--owner: the tree was in no ordinary user's user namespace");
+            return Ok(None);
+        };
+        let space = behalf::space(&record);
+        let owner = match self.owner {
+            Whom::Root => return Ok(None),
+            Whom::Image => Owner::new(space.owner.0, None)?,
+            Whom::User(user, group) => Owner::new(user, group)?,
+        };
+        let space = owner.may_have(&space)?;
+        Ok(Some((owner, space)))
+    }
+
+    fn behalf_of(
+        &self,
+        (owner, space): (Owner, UserSpace),
+        context: &Context,
+        image: ImageFiles,
+    ) -> anyhow::Result<Behalf> {
+        anyhow::ensure!(
+            self.map.ids() == IdMap::Root,
+            "--map-auto and --map-user are an ordinary user's; root says by --owner whose user namespace it is to be"
+        );
+        let user = owner.user;
+        anyhow::ensure!(
+            self.detach || self.dry_run,
+            "the tree is user {user}'s, whose programs don't get root's terminal: it runs in the background (-d), and floe attach shows it"
+        );
+        anyhow::ensure!(
+            context.state_dir_is_given || behalf::runtime_of(&owner).is_some(),
+            "user {user} has no directory for sandboxes (/run/user/{user}); name one of theirs by --state-dir"
+        );
+        Ok(Behalf {
+            owner,
+            image: Some(image),
+            output: None,
+            space: Some(space),
+            inherited: self.inherit_fd.iter().map(|(_, number)| *number).collect(),
+        })
     }
 
     fn perform(

@@ -35,7 +35,7 @@ pub use tree::TreeFault;
 use crate::{
     Image,
     chunk::PAGE_BYTES,
-    record::{IdentityRecord, ProcessState},
+    record::{IdentityRecord, OwnerRecord, ProcessState},
 };
 use std::collections::HashSet;
 
@@ -181,6 +181,10 @@ pub(crate) fn identity(identity: &IdentityRecord) -> Result<(), Contradiction> {
         Contradiction::Base("has no name of a file")
     })?;
     ensure(base.id != identity.id, || Contradiction::Base("is itself"))
+}
+
+pub(crate) fn owner(owner: &OwnerRecord) -> Result<(), Contradiction> {
+    Ok(namespaces::owner(owner)?)
 }
 
 /// Whether the bytes can be given to the kernel as a path.

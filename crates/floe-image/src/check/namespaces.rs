@@ -3,7 +3,7 @@
 use super::{ensure, time};
 use crate::{
     Image,
-    record::{IdRange, NamespaceContents, ProcessRecord, TaskNamespaces, UserNamespaceRecord},
+    record::{IdRange, NamespaceContents, OwnerRecord, ProcessRecord, TaskNamespaces, UserNamespaceRecord},
 };
 
 use std::collections::HashSet;
@@ -27,6 +27,9 @@ pub enum NamespaceFault {
     /// Users or groups that no namespace has so.
     #[error("user namespace {0} has a map that can't have been written")]
     Map(u32),
+    /// One that belongs to nobody, or whose users and groups can't be those of a user namespace.
+    #[error("the user namespace that the tree was in can't be one")]
+    Whole,
     /// Names that are too long.
     #[error("UTS namespace {0} has a name of more than {NAME_BYTES} bytes")]
     Name(u32),
@@ -64,6 +67,7 @@ pub enum NamespaceFault {
 }
 
 pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
+    image.owner().map_or(Ok(()), owner)?;
     let namespaces = &image.sandbox().namespaces;
     // How deep user namespaces are.
     let mut levels = vec![1];
@@ -108,6 +112,13 @@ pub(super) fn check(image: &Image) -> Result<(), NamespaceFault> {
         ensure(exists, || NamespaceFault::Mount(number))?;
     }
     Ok(())
+}
+
+/// Checks whose user namespace the tree was in.
+pub(super) fn owner(owner: &OwnerRecord) -> Result<(), NamespaceFault> {
+    let (user, group) = owner.namespace.maker;
+    let is_somebody = user != u32::MAX && group != u32::MAX;
+    ensure(is_somebody && possible(&owner.namespace), || NamespaceFault::Whole)
 }
 
 fn possible(user: &UserNamespaceRecord) -> bool {

@@ -7,7 +7,7 @@
 //! in. Each image tells the id of its base, and by which name it is found beside it.
 
 use super::{Image, ReadError, load};
-use crate::record::{BaseRecord, Chunk, IdentityRecord, ImageId};
+use crate::record::{BaseRecord, Chunk, IdentityRecord, ImageId, OwnerRecord};
 use std::{
     fs::{File, Metadata},
     io,
@@ -142,6 +142,29 @@ impl ImageFiles {
             }
         }
         Ok(false)
+    }
+
+    /// Whose user namespace the tree was in, without a look at the rest.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn owner(&self) -> Result<Option<OwnerRecord>, ReadError> {
+        load::owner(&self.own)
+    }
+
+    /// The files themselves, the image's own first, for [`ImageFiles::handed`].
+    pub fn into_files(self) -> impl Iterator<Item = File> {
+        std::iter::once(self.own).chain(self.bases.into_iter().map(|(_, file)| file))
+    }
+
+    /// Files that somebody else has found.
+    #[must_use]
+    pub fn handed(own: File, bases: impl IntoIterator<Item = File>) -> Self {
+        let bases = (1..).zip(bases).map(|(number, file)| (format!("base {number}"), file));
+        Self {
+            own,
+            bases: bases.collect(),
+        }
     }
 
     /// Another handle on the same files.

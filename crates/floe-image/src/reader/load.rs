@@ -7,7 +7,7 @@ use crate::{
     codec::{self, DecodeError},
     envelope::{ENVELOPE_BYTES, Envelope, is_intact},
     frame::{FrameError, HEADER_BYTES, INDEX_VERSION, RECORDS_LIMIT, TRAILER_BYTES, check_header, check_trailer},
-    record::{HeaderRecord, IdentityRecord, IndexRecord, Record, RecordEntry, RecordKind, SandboxRecord},
+    record::{HeaderRecord, IdentityRecord, IndexRecord, OwnerRecord, Record, RecordEntry, RecordKind, SandboxRecord},
 };
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -124,19 +124,31 @@ fn index(file: &File) -> Result<(IndexRecord, u64, u64), ReadError> {
 
 /// Which image a file is, without a look at the rest.
 pub(super) fn identity(file: &File) -> Result<IdentityRecord, ReadError> {
+    let identity: IdentityRecord = only(all(file)?, "identity")?;
+    // Its base is looked for by this name, before anything else is read.
+    check::identity(&identity)?;
+    Ok(identity)
+}
+
+/// Whose user namespace the tree of an image was in, without a look at the rest.
+pub(super) fn owner(file: &File) -> Result<Option<OwnerRecord>, ReadError> {
+    let owner = at_most_one(all(file)?, "owner")?;
+    owner.iter().try_for_each(check::owner)?;
+    Ok(owner)
+}
+
+/// The records of a kind.
+fn all<R: Record>(file: &File) -> Result<Vec<R>, ReadError> {
     let (index, _, end) = index(file)?;
     let mut found = Vec::new();
     let mut ahead = Ahead::new(file);
     for (position, entry) in index.records.iter().enumerate() {
-        if entry.kind == RecordKind::Identity {
+        if entry.kind == R::KIND {
             let place = Place::of(position, entry);
             push(&mut found, place, entry, &read_record(&mut ahead, place, entry, end)?)?;
         }
     }
-    let identity: IdentityRecord = only(found, "identity")?;
-    // Its base is looked for by this name, before anything else is read.
-    check::identity(&identity)?;
-    Ok(identity)
+    Ok(found)
 }
 
 /// The body of a record.
@@ -239,6 +251,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
     let mut headers: Vec<HeaderRecord> = Vec::new();
     let mut sandboxes: Vec<SandboxRecord> = Vec::new();
     let mut identities: Vec<IdentityRecord> = Vec::new();
+    let mut owners: Vec<OwnerRecord> = Vec::new();
     let mut records = Records::default();
     let mut ahead = Ahead::new(&file);
     for (position, entry) in index.records.iter().enumerate() {
@@ -260,6 +273,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
             RecordKind::Filesystem => push(&mut records.filesystems, place, entry, &body)?,
             RecordKind::Network => push(&mut records.networks, place, entry, &body)?,
             RecordKind::Identity => push(&mut identities, place, entry, &body)?,
+            RecordKind::Owner => push(&mut owners, place, entry, &body)?,
             RecordKind::Pages | RecordKind::Index => {
                 return Err(ReadError::Index("it lists pages or itself as a record"));
             }
@@ -278,6 +292,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
         identity: only(identities, "identity")?,
         header: only(headers, "header")?,
         sandbox: only(sandboxes, "sandbox")?,
+        owner: at_most_one(owners, "owner")?,
         records,
     })
 }
@@ -297,10 +312,15 @@ fn push<R: Record>(list: &mut Vec<R>, place: Place, entry: &RecordEntry, body: &
     Ok(())
 }
 
-fn only<T>(mut found: Vec<T>, what: &'static str) -> Result<T, ReadError> {
-    match (found.pop(), found.len()) {
-        (Some(record), 0) => Ok(record),
-        (None, _) => Err(Contradiction::Missing(what).into()),
-        (Some(_), _) => Err(Contradiction::Repeated(what).into()),
+fn only<T>(found: Vec<T>, what: &'static str) -> Result<T, ReadError> {
+    Ok(at_most_one(found, what)?.ok_or(Contradiction::Missing(what))?)
+}
+
+fn at_most_one<T>(mut found: Vec<T>, what: &'static str) -> Result<Option<T>, ReadError> {
+    let last = found.pop();
+    if found.is_empty() {
+        Ok(last)
+    } else {
+        Err(Contradiction::Repeated(what).into())
     }
 }

@@ -19,8 +19,8 @@ use chain::Layer;
 
 use crate::record::{
     AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IdentityRecord,
-    IndexRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, PageId,
-    PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
+    IndexRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, OwnerRecord,
+    PageId, PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
 use std::{
     collections::HashMap,
@@ -43,6 +43,7 @@ pub struct Image {
     identity: IdentityRecord,
     header: HeaderRecord,
     sandbox: SandboxRecord,
+    owner: Option<OwnerRecord>,
     records: Records,
 }
 
@@ -166,6 +167,12 @@ impl Image {
     #[must_use]
     pub fn header(&self) -> &HeaderRecord {
         &self.header
+    }
+
+    /// Whose user namespace the tree was in, where that was an ordinary user's.
+    #[must_use]
+    pub fn owner(&self) -> Option<&OwnerRecord> {
+        self.owner.as_ref()
     }
 
     /// The sandbox.

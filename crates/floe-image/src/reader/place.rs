@@ -95,6 +95,7 @@ fn name(kind: RecordKind) -> &'static str {
         RecordKind::Filesystem => "filesystem",
         RecordKind::Network => "network",
         RecordKind::Identity => "identity",
+        RecordKind::Owner => "owner",
     }
 }
 

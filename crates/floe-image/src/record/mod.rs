@@ -12,6 +12,7 @@ mod memory;
 mod mounts;
 mod namespaces;
 mod network;
+mod owner;
 mod packet_filter;
 mod pids;
 mod process;
@@ -45,6 +46,7 @@ pub use mounts::{
 };
 pub use namespaces::{IdRange, NamespaceContents, NamespaceKind, NamespaceRecord, TaskNamespaces, UserNamespaceRecord};
 pub use network::{NetworkDeviceRecord, NetworkRecord, NetworkSetting, OuterEndRecord, TrafficRecord};
+pub use owner::OwnerRecord;
 pub use packet_filter::{
     FilterPartKind, FilterPartRecord, FilterTableRecord, IpSetRecord, LegacyTableRecord, PacketFilterRecord,
     TrackedRecord,
@@ -118,13 +120,15 @@ pub enum RecordKind {
     Network = 16,
     /// [`IdentityRecord`].
     Identity = 17,
+    /// [`OwnerRecord`].
+    Owner = 18,
 }
 
 impl RecordKind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [RecordKind; 17] = [
+        const ALL: [RecordKind; 18] = [
             RecordKind::Header,
             RecordKind::Sandbox,
             RecordKind::Process,
@@ -142,6 +146,7 @@ impl RecordKind {
             RecordKind::Filesystem,
             RecordKind::Network,
             RecordKind::Identity,
+            RecordKind::Owner,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -180,4 +185,5 @@ records! {
     FilesystemRecord = Filesystem v 1,
     NetworkRecord = Network v 1,
     IdentityRecord = Identity v 1,
+    OwnerRecord = Owner v 1,
 }

@@ -126,6 +126,14 @@ fn namespaces_that_are_none_are_refused() {
         user(s, |user| (user.groups[0].above, user.groups[0].count) = (u32::MAX, 2));
     });
     contradiction(no_map, |s| user(s, |user| user.groups = vec![user.groups[0]; 341]));
+    let no_owner = "the user namespace that the tree was in can't be one";
+    let owner = |s: &mut Sample, change: fn(&mut UserNamespaceRecord)| {
+        change(&mut s.owner.as_mut().expect("an owner").namespace);
+    };
+    contradiction(no_owner, |s| owner(s, |user| user.maker.0 = u32::MAX));
+    contradiction(no_owner, |s| owner(s, |user| user.maker.1 = u32::MAX));
+    contradiction(no_owner, |s| owner(s, |user| user.users[0].count = 0));
+    contradiction(no_owner, |s| owner(s, |user| user.groups = vec![user.groups[0]; 2]));
     contradiction("UTS namespace 3 has a name of more than 64 bytes", |s| {
         let names = (vec![b'x'; 65], Vec::new());
         s.sandbox.namespaces[2].contents = NamespaceContents::Uts {

@@ -47,6 +47,7 @@ fn read_here(image: &Image) -> Value {
         "mount_namespaces": image.mount_namespaces(),
         "filesystems": image.filesystems(),
         "networks": image.networks(),
+        "owner": image.owner().into_iter().collect::<Vec<_>>(),
         "open_files": image.open_files(),
         "objects": image.objects(),
         "descriptor_tables": image.descriptor_tables(),

@@ -45,6 +45,7 @@ properties! {
     a_filesystem_record_reads_back: FilesystemRecord,
     a_network_record_reads_back: NetworkRecord,
     an_identity_record_reads_back: IdentityRecord,
+    an_owner_record_reads_back: OwnerRecord,
     an_index_record_reads_back: IndexRecord,
 }
 
@@ -67,6 +68,7 @@ fn an_image_of_everything_reads_back() {
         sample.mount_namespaces.len(),
         sample.filesystems.len(),
         sample.networks.len(),
+        usize::from(sample.owner.is_some()),
     ];
     // Header, sandbox and identity besides.
     let records = 3 + several.iter().sum::<usize>();

@@ -37,6 +37,7 @@ pub struct Sample {
     pub mount_namespaces: Vec<MountNamespaceRecord>,
     pub filesystems: Vec<FilesystemRecord>,
     pub networks: Vec<NetworkRecord>,
+    pub owner: Option<OwnerRecord>,
     /// Pages, chunk by chunk.
     pub chunks: Vec<Vec<u8>>,
 }
@@ -68,6 +69,7 @@ impl Sample {
         all(&mut writer, &self.mount_namespaces)?;
         all(&mut writer, &self.filesystems)?;
         all(&mut writer, &self.networks)?;
+        all(&mut writer, self.owner.as_slice())?;
         writer.record(&self.identity)?;
         let (mut sink, summary) = writer.finish()?;
         sink.flush()?;
@@ -352,6 +354,7 @@ pub fn whole() -> Sample {
         ],
         mount_namespaces: sample_mounts::mount_namespaces(),
         networks: sample_network::networks(sample_filter::packet_filter()),
+        owner: Some(owner()),
         filesystems: sample_mounts::filesystems(),
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -436,7 +439,21 @@ pub fn tiny() -> Sample {
         mount_namespaces: Vec::new(),
         filesystems: Vec::new(),
         networks: Vec::new(),
+        owner: None,
         chunks: vec![stripes(0, 1)],
+    }
+}
+
+/// Of user 1000, who has a range besides.
+fn owner() -> OwnerRecord {
+    let range = |inside, above, count| IdRange { inside, above, count };
+    OwnerRecord {
+        namespace: UserNamespaceRecord {
+            maker: (1000, 100),
+            users: vec![range(0, 1000, 1), range(1, 100_000, 65_536)],
+            groups: vec![range(0, 100, 1)],
+            setgroups: false,
+        },
     }
 }
 

@@ -425,6 +425,7 @@ impl Saving<'_> {
         };
         let request = checkpoint::Request {
             target,
+            owner: None,
             output: Some(Output::Stream(File::from(OwnedFd::from(stream)))),
             level: self.request.level,
             base,

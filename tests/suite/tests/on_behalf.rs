@@ -1,0 +1,375 @@
+//! Root saves and restores what is in an ordinary user's user namespace: as that user, who gets nothing of root's, and with no
+//! other users of the host than this host has given them.
+
+use crate::rootless::{files_with_a_range, script_with_a_range};
+use floe_suite::{Host, ORDINARY, PID_METHODS, Victim, has, json, leave, run, skip, spawn, until, wait};
+use std::{
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+macro_rules! victims {
+    ($($test:ident $name:literal),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            survives($name);
+        })+
+    };
+}
+
+fn survives(name: &str) {
+    let host = Host::of_root_for_a_user();
+    let mut victim = Victim::start_as(&host.name("victim"), &host, name, &[], &[]);
+    for (into, method) in [("first", PID_METHODS[0]), ("second", PID_METHODS[1])] {
+        victim.round_trip_unseen(&host.name(into), method);
+    }
+    victim.check("after two round trips by root");
+}
+
+victims! {
+    fifos "fifos",
+    files_locks "files-locks",
+    many_tasks "many-tasks",
+    memory_shared_anonymous "memory-shared-anonymous",
+    pids_nested "pids-nested",
+    pipes_contents "pipes-contents",
+    threads "threads",
+    zombies "zombies",
+}
+
+/// Counts, and says who it is, whom its user namespace knows, and who is PID 1; ends where that is not what it was.
+const SCRIPT: &str = r#"
+told() { echo $$ $(id -u) $(cat /proc/self/setgroups /proc/1/comm /proc/self/uid_map /proc/self/gid_map); }
+first=$(told) n=0
+while [ "$(told)" = "$first" ]; do
+    n=$((n + 1))
+    echo "$n $first" > here.new
+    mv here.new here
+    sleep 0.02
+done
+told > other
+"#;
+
+/// A tree of an ordinary user's that was started by hand. It ends with the test.
+struct Tree {
+    root: Child,
+    folder: PathBuf,
+}
+
+impl Tree {
+    fn start(host: &Host, prefix: &[&str], unshare: &[&str]) -> Self {
+        let folder = host.folder("by-hand");
+        let user = ORDINARY.to_string();
+        let become_user = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"];
+        let line = [prefix, &become_user, unshare, &["bash", "-c", SCRIPT]].concat();
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).current_dir(&folder).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: what it calls is safe between fork and exec.
+        unsafe { command.pre_exec(leave) };
+        let root = command.spawn().expect("start it");
+        let tree = Self { root, folder };
+        until("it counts", || tree.told().is_some());
+        tree
+    }
+
+    fn pid(&self) -> String {
+        self.root.id().to_string()
+    }
+
+    /// How far it has counted, and what else it says.
+    fn told(&self) -> Option<(u64, String)> {
+        let text = fs::read_to_string(self.folder.join("here")).ok()?;
+        let (count, rest) = text.trim().split_once(' ')?;
+        Some((count.parse().ok()?, rest.to_owned()))
+    }
+
+    /// Waits until it has counted on; what else it says.
+    fn goes_on(&self, when: &str) -> String {
+        let (before, _) = self.told().expect("a number");
+        until(&format!("it counts on {when}"), || {
+            let other = fs::read_to_string(self.folder.join("other"));
+            assert!(other.is_err(), "{when} it is {other:?}");
+            self.told().is_some_and(|(now, _)| now > before + 2)
+        });
+        self.told().expect("a number").1
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // A checkpoint has ended it where all went well.
+        let _ = Command::new("pkill").args(["-KILL", "-s", &self.pid()]).status();
+        let _ = self.root.wait();
+    }
+}
+
+/// A folder that root alone comes into.
+fn roots_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("floe-suite.")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir();
+    folder.expect("a folder")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+const UNSHARE: [&str; 3] = ["unshare", "-Urpf", "--mount-proc"];
+
+fn by_root(host: &Host, line: &[&str]) -> String {
+    run(&mut host.command_of_root(line)).expect_done()
+}
+
+/// The image is in a folder of root's, and what is restored is the user's: by root, and by the user.
+#[test]
+fn an_image_that_its_user_may_not_read() {
+    let host = Host::of_ordinary_user();
+    let mut tree = Tree::start(&host, &[], &UNSHARE);
+    let said = tree.goes_on("at first");
+    let user = ORDINARY.to_string();
+    assert_eq!(said, format!("1 0 deny bash 0 {user} 1 0 {user} 1"));
+    let folder = roots_folder();
+    let (path, name) = (folder.path().join("tree.floe"), host.name("tree"));
+    let image = text(&path);
+    by_root(
+        &host,
+        &["checkpoint", "--pid", &tree.pid(), "--leave-running", "-o", image],
+    );
+    tree.goes_on("behind a checkpoint that leaves it running");
+    by_root(&host, &["checkpoint", "--pid", &tree.pid(), "--dry-run"]);
+    by_root(&host, &["checkpoint", "--pid", &tree.pid(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    assert_eq!(
+        fs::metadata(image).expect("an image").permissions().mode() & 0o777,
+        0o600
+    );
+    let owner = format!("{user}:{user}");
+    for method in PID_METHODS.iter().cycle().take(4) {
+        by_root(&host, &["restore", "--dry-run", "--owner", &owner, image]);
+        let line = [
+            "restore",
+            "-d",
+            "--name",
+            &name,
+            "--owner",
+            &owner,
+            "--pid-method",
+            method,
+        ];
+        by_root(&host, &[&line[..], &[image]].concat());
+        assert_eq!(tree.goes_on("restored by root"), said);
+        let tasks = json(&host.done(&["ps", &name, "--json"]));
+        for task in tasks.as_array().expect("a list") {
+            let status = fs::read_to_string(format!("/proc/{}/status", task["nspid"][0])).unwrap_or_default();
+            let ids = format!("{user}\t{user}\t{user}\t{user}");
+            let whole = format!("Uid:\t{ids}\nGid:\t{ids}\n");
+            assert!(status.is_empty() || status.contains(&whole), "{status}");
+        }
+        by_root(&host, &["checkpoint", &name, "-o", image]);
+    }
+    // Its user does the same.
+    let own = host.path("own.floe");
+    fs::copy(image, &own).expect("copy it");
+    std::os::unix::fs::chown(&own, Some(ORDINARY), None).expect("give it away");
+    for method in PID_METHODS {
+        host.done(&["restore", "-d", "--name", &name, "--pid-method", method, text(&own)]);
+        assert_eq!(tree.goes_on("restored by its user"), said);
+        host.done(&["checkpoint", &name, "-o", text(&own)]);
+    }
+}
+
+/// By default it is the user whom the image names, with the ranges that this host has given them.
+#[test]
+fn a_user_of_whom_the_host_knows() {
+    if !has("newuidmap") {
+        skip("newuidmap is not installed");
+        return;
+    }
+    let files = files_with_a_range();
+    let script = script_with_a_range(&files);
+    let prefix = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    let host = Host::ordinary_behind(&prefix);
+    let known = |line: &[&str]| {
+        let floe = host.command_of_root(line);
+        let mut command = Command::new("unshare");
+        command.args(&prefix[1..]).arg(floe.get_program()).args(floe.get_args());
+        run(&mut command).expect_done()
+    };
+    let unshare = ["unshare", "-Ur", "--map-auto", "-pf", "--mount-proc"];
+    let mut tree = Tree::start(&host, &prefix, &unshare);
+    let said = tree.goes_on("at first");
+    let user = ORDINARY.to_string();
+    assert!(said.contains(&format!("0 {user} 1 1 700000 65535")), "{said}");
+    let folder = roots_folder();
+    let (path, name) = (folder.path().join("tree.floe"), host.name("range"));
+    let image = text(&path);
+    known(&["checkpoint", "--pid", &tree.pid(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    for method in PID_METHODS {
+        known(&["restore", "-d", "--name", &name, "--pid-method", method, image]);
+        assert_eq!(tree.goes_on("restored by root"), said);
+        known(&["checkpoint", &name, "-o", image]);
+    }
+    // Another host has given that range to nobody, and knows nobody of that number.
+    let refused =
+        |owner: &str| run(&mut host.command_of_root(&["restore", "-d", "--owner", owner, image])).expect_failed();
+    let error = refused(&format!("{user}:{user}"));
+    assert!(
+        error.contains("had 65535 users of the host from 700000 on, which user 54321 of group 54321 was not given"),
+        "{error}"
+    );
+    let error = refused("image");
+    assert!(
+        error.contains("no user 54321 in its list of users; name their group, too: --owner 54321:GID"),
+        "{error}"
+    );
+    assert!(host.sandboxes().is_empty());
+}
+
+#[test]
+fn what_root_does_not_do_for_a_user() {
+    let host = Host::of_ordinary_user();
+    let tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    let path = folder.path().join("tree.floe");
+    let image = text(&path);
+    by_root(
+        &host,
+        &["checkpoint", "--pid", &tree.pid(), "--leave-running", "-o", image],
+    );
+    let owner = format!("{ORDINARY}:{ORDINARY}");
+    let refused = |line: &[&str]| run(&mut host.command_of_root(line)).expect_failed();
+    for (line, reason) in [
+        (
+            &["restore", "--owner", &owner, image][..],
+            "don't get root's terminal: it runs in the background (-d)",
+        ),
+        (
+            &["restore", "-d", "--owner", "0", image],
+            "the image's user namespace is said to be root's",
+        ),
+        (
+            &["restore", "-d", "--owner", "0:0", image],
+            "the image's user namespace is said to be root's",
+        ),
+        (
+            &["restore", "-d", "--owner", "4294967295:1", image],
+            "4294967295 is no number of a user or group",
+        ),
+        (
+            &["restore", "-d", "--owner", &owner, "--map-user", "5", image],
+            "root says by --owner",
+        ),
+    ] {
+        let error = refused(line);
+        assert!(error.contains(reason), "{line:?}: {error}");
+    }
+    // Whom the sandbox is to be of may not keep it there.
+    let line = [
+        "--state-dir",
+        text(folder.path()),
+        "restore",
+        "-d",
+        "--owner",
+        &owner,
+        image,
+    ];
+    let error = run(Command::new(host.command_of_root(&[]).get_program()).args(line)).expect_failed();
+    assert!(error.contains("Permission denied"), "{error}");
+    assert!(host.sandboxes().is_empty());
+    tree.goes_on("at the end");
+}
+
+/// A tree that was not in a user namespace is nobody's but root's.
+#[test]
+fn a_tree_of_roots_has_no_owner() {
+    let host = Host::new();
+    let (name, path) = (host.sleeper("roots"), host.path("roots.floe"));
+    host.done(&["checkpoint", &name, "-o", text(&path)]);
+    let error = host
+        .floe(&["restore", "-d", "--owner", "5:5", text(&path)])
+        .expect_failed();
+    assert!(
+        error.contains("the tree was in no ordinary user's user namespace"),
+        "{error}"
+    );
+    host.done(&["restore", "-d", text(&path)]);
+}
+
+/// Root's own choice: the image of a user's sandbox makes one of root's.
+#[test]
+fn an_image_of_a_users_tree_makes_one_of_roots() {
+    let user = Host::of_ordinary_user();
+    let (name, path) = (user.name("theirs"), user.path("theirs.floe"));
+    // Root of a test machine may lack what root of a user namespace has.
+    let program = ["setpriv", "--bounding-set", "-sys_resource", "sleep", "1000"];
+    user.done(&[&["run", "-d", "--name", &name, "--"], &program[..]].concat());
+    until("the program", || {
+        fs::read_to_string(format!("/proc/{}/comm", user.pid1(&name))).is_ok_and(|comm| comm == "sleep\n")
+    });
+    user.done(&["checkpoint", &name, "-o", text(&path)]);
+    let host = Host::new();
+    host.done(&["restore", "-d", "--owner", "none", text(&path)]);
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid1(&name))).expect("its status");
+    assert!(status.contains("Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0"), "{status}");
+}
+
+/// Root's floe is killed anywhere: the tree runs on, and no floe of the user's stays.
+#[test]
+fn a_floe_of_roots_that_is_killed_leaves_the_tree_running() {
+    let host = Host::of_ordinary_user();
+    let tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    for round in 0..12 {
+        let path = folder.path().join(format!("{round}.floe"));
+        let line = ["checkpoint", "--pid", &tree.pid(), "--leave-running", "-o", text(&path)];
+        let mut floe = spawn(&mut host.command_of_root(&line));
+        let children = format!("/proc/{0}/task/{0}/children", floe.id());
+        let mut worker = String::new();
+        until("the user's floe", || {
+            worker = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+            !worker.is_empty() || floe.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(4 * round));
+        let _ = floe.kill();
+        let _ = wait(floe);
+        // Nobody may have taken note of its end.
+        let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat"));
+        let ended = |pid: &str| stat(pid).map_or(true, |stat| stat.contains(") Z "));
+        until("the end of the user's floe", || worker.is_empty() || ended(&worker));
+        tree.goes_on(&format!("in round {round}"));
+        if path.exists() {
+            by_root(&host, &["verify", text(&path)]);
+        }
+    }
+}
+
+/// An interrupt, as by ctrl-c, is handed on.
+#[test]
+fn a_floe_of_roots_that_is_interrupted_leaves_the_tree_running() {
+    let host = Host::of_ordinary_user();
+    let tree = Tree::start(&host, &[], &UNSHARE);
+    // Nobody reads: the image waits in the pipe.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = host.command_of_root(&["checkpoint", "--pid", &tree.pid(), "-o", "-"]);
+    let floe = command
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start floe");
+    let children = format!("/proc/{0}/task/{0}/children", floe.id());
+    until("the user's floe holds it", || {
+        let worker = fs::read_to_string(&children).unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{}/status", tree.pid())).unwrap_or_default();
+        !worker.is_empty() && status.contains(&format!("TracerPid:\t{}\n", worker.trim()))
+    });
+    floe_suite::signal(floe.id() as i32, libc::SIGINT);
+    assert_ne!(wait(floe), 0);
+    drop(reader);
+    tree.goes_on("after an interrupt");
+}
