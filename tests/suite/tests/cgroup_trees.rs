@@ -366,22 +366,6 @@ fn a_restore_that_fails_or_is_killed_leaves_no_cgroup() {
     host.done(&["restore", "-d", &tree.image()]);
 }
 
-#[test]
-fn who_is_elsewhere_stands_in_the_way() {
-    let host = Host::new();
-    let job = host.name("job");
-    let tree = limited(&host, &job);
-    let elsewhere = tree.freezer().with_file_name(format!("{job}-elsewhere"));
-    fs::create_dir(&elsewhere).expect("make a cgroup");
-    let moved = tree.processes()[2];
-    write(&elsewhere.join("cgroup.procs"), &moved.to_string());
-    let said = host.floe(&["checkpoint", &job, "-o", &tree.image()]).expect_failed();
-    write(&tree.freezer().join("cgroup.procs"), &moved.to_string());
-    fs::remove_dir(&elsewhere).expect("remove it");
-    assert!(said.contains("elsewhere: it is not below the tree's"), "{said}");
-    host.done(&["checkpoint", &job, "-o", &tree.image()]);
-}
-
 /// Each thing that this host lacks is named, and nothing is made.
 #[test]
 fn what_is_not_here_stands_in_the_way() {

@@ -10,6 +10,7 @@ mod calls;
 mod cgroup_namespaces;
 mod cgroup_trees;
 mod cgroups;
+mod cgroups_apart;
 mod chains;
 mod changed_files;
 mod check;

@@ -7,7 +7,7 @@ use floe_cgroup::{Cgroup, CgroupError, Frozen, Kind, Lifted};
 use floe_resources::{
     refusal::{Refusal, Refusals},
     task::{Sleepers, has_vfork_in_flight},
-    tree::{FoundThread, FoundTree},
+    tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_sandbox::{SandboxError, tasks::in_namespace_of};
 use floe_sys::{
@@ -141,6 +141,22 @@ impl HeldTree {
             tree = read_frozen(root)?;
         }
         refuse_strangers(&tree, cgroup)?;
+        if let Some(process) = elsewhere(&tree, cgroup)? {
+            if frozen.was_frozen() {
+                let mut refusals = Refusals::default();
+                let reason = format!("it is not in {}, which is frozen", cgroup.path().display());
+                refusals.add(
+                    Some(&process.subject()),
+                    "task that runs",
+                    reason,
+                    "thaw the sandbox first",
+                );
+                none(refusals)?;
+            }
+            drop(frozen);
+            sleepers.ran_on();
+            return Self::hold_by_ptrace(root, sleepers, control);
+        }
         refuse_unstoppable(&tree)?;
         control.enter("seize")?;
         let (seized, lifted) = frozen.seize(tree.threads())?;
@@ -410,6 +426,11 @@ impl<'a> FrozenTree<'a> {
         })
     }
 
+    /// Whether it was so before.
+    fn was_frozen(&self) -> bool {
+        self.frozen.as_ref().is_some_and(Frozen::was_frozen)
+    }
+
     /// Leaves it frozen.
     pub(super) fn keep(mut self) {
         if let Some(frozen) = self.frozen.take() {
@@ -462,6 +483,12 @@ fn refuse_strangers(tree: &FoundTree, cgroup: &Cgroup) -> Result<(), SeizeError>
         }
     }
     Ok(())
+}
+
+/// A process of the tree that the freezer of a cgroup does not reach.
+fn elsewhere<'a>(tree: &'a FoundTree, cgroup: &Cgroup) -> Result<Option<&'a FoundProcess>, SeizeError> {
+    let reached: HashSet<Pid> = cgroup.processes()?.into_iter().collect();
+    Ok(tree.living().find(|process| !reached.contains(&process.pid)))
 }
 
 fn stranger(pid: Pid) -> Result<SeizeError, ProcError> {

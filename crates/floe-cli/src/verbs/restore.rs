@@ -179,6 +179,8 @@ impl Restore {
         if self.tty.is_some() && !(stdin().is_terminal() && stdout().is_terminal()) {
             return Err(anyhow::anyhow!("--tty current: standard input and output are no terminal").into());
         }
+        let mounts = Given::new(&self.mount)?;
+        let ends = GivenEnds::new(self.net.clone())?;
         let image = match &context.handed {
             Some(handed) => handed.image()?,
             None => image_file::open(path, &self.bases)?,
@@ -188,8 +190,6 @@ impl Restore {
         }
         // Before anything else is opened: what is given are numbers of descriptors.
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
-        let mounts = Given::new(&self.mount)?;
-        let ends = GivenEnds::new(self.net.clone())?;
         let outside = Outside {
             tcp: self.tcp.into(),
             grants: &grants,

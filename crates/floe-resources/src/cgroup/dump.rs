@@ -1,6 +1,6 @@
 //! Reads the tree's cgroups.
 
-use super::{FoundCgroups, TreeError, file, knobs};
+use super::{FoundCgroups, TreeError, apart, file, knobs};
 use crate::{
     ns::{self, NsError},
     refusal::Refusals,
@@ -42,10 +42,10 @@ pub struct Own<'a> {
 }
 
 /// A thread and where it is in one hierarchy.
-struct Seat<'a> {
+pub(super) struct Seat<'a> {
     process: &'a FoundProcess,
     ns_tid: i32,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 /// Reads what is set in the tree's cgroups, and who is where. What can't be carried goes to `refusals`.
@@ -60,29 +60,39 @@ pub fn dump(tree: &FoundTree, own: Own<'_>, refusals: &mut Refusals) -> Result<F
             .as_ref()
             .map(|inside| inside.get(&controllers).map(Vec::as_slice));
         let namespace_root = shown.map(|shown| without_end(&seats.first()?.directory, shown?));
-        let base = base(tree, own, (&seats, is_top), namespace_root.as_ref(), refusals)?;
-        let shared = seats.first().map(|seat| &seat.directory);
-        let begins_here = namespace_root.is_none_or(|root| root.as_ref() == base.as_ref().or(shared));
-        found.root_is_elsewhere |= !begins_here;
-        match base {
-            None => {
-                if let Some(shared) = shared {
-                    found.shared.insert(identity(shared)?);
+        let base = base(tree, own, (&seats, is_top), namespace_root.as_ref());
+        let Some(shared) = seats.first().map(|seat| seat.directory.as_path()) else {
+            continue;
+        };
+        let usual = base.as_deref().unwrap_or(shared);
+        let apart = apart::find(tree, (usual, base.is_some()), &seats, refusals);
+        let mut begins_here = namespace_root
+            .as_ref()
+            .is_none_or(|root| root.as_deref() == Some(usual));
+        if base.is_none() && apart.is_empty() {
+            found.shared.insert(identity(shared)?);
+        } else {
+            let places = places(
+                &controllers,
+                (base.as_deref(), shared),
+                (&seats, own.frozen, &apart),
+                refusals,
+            )?;
+            // What stands for a shared one may be below the own one.
+            begins_here &=
+                namespace_root.is_none() || places.iter().any(|(at, record)| at == usual && record.path.is_empty());
+            for (directory, cgroup) in &places {
+                let place = CgroupPlace {
+                    hierarchy: controllers.clone(),
+                    path: cgroup.path.clone(),
+                };
+                if !directory.as_os_str().is_empty() {
+                    found.places.insert(identity(directory)?, place);
                 }
             }
-            Some(base) => {
-                let record = hierarchy(&controllers, &base, (&seats, own.frozen), refusals)?;
-                for cgroup in &record.cgroups {
-                    let place = CgroupPlace {
-                        hierarchy: controllers.clone(),
-                        path: cgroup.path.clone(),
-                    };
-                    let directory = base.join(OsStr::from_bytes(&cgroup.path));
-                    found.places.insert(identity(&directory)?, place);
-                }
-                found.records.push(record);
-            }
+            found.records.push(hierarchy(controllers, places, &seats));
         }
+        found.root_is_elsewhere |= !begins_here;
     }
     Ok(found)
 }
@@ -154,42 +164,25 @@ fn base(
     own: Own<'_>,
     (seats, is_top): (&[Seat<'_>], bool),
     namespace_root: Option<&Option<PathBuf>>,
-    refusals: &mut Refusals,
-) -> Result<Option<PathBuf>, TreeError> {
-    let Some(first) = seats.first() else { return Ok(None) };
-    let known = own
-        .paths
-        .iter()
-        .find(|path| seats.iter().any(|seat| seat.directory.starts_with(path)));
-    let found = match known {
-        Some(known) => {
-            for seat in seats.iter().filter(|seat| !seat.directory.starts_with(known)) {
-                refuse_place(seat, known, refusals);
-            }
-            Some(known.clone())
-        }
-        None => {
-            let common = seats
-                .iter()
-                .fold(first.directory.clone(), |common, seat| both(&common, &seat.directory));
-            let mut candidates = namespace_root.into_iter().flatten().chain([&common]);
-            let fits = |path: &&PathBuf| !is_top && common.starts_with(path) && holds_only(path, tree).unwrap_or(false);
-            candidates.find(fits).cloned()
-        }
-    };
-    if found.is_none() {
-        for seat in seats.iter().filter(|seat| seat.directory != first.directory) {
-            refuse_place(seat, &first.directory, refusals);
-        }
+) -> Option<PathBuf> {
+    let first = seats.first()?;
+    let mut known = own.paths.iter();
+    if let Some(known) = known.find(|path| seats.iter().any(|seat| seat.directory.starts_with(path))) {
+        return Some(known.clone());
     }
-    Ok(found)
+    let common = seats
+        .iter()
+        .fold(first.directory.clone(), |common, seat| both(&common, &seat.directory));
+    let mut candidates = namespace_root.into_iter().flatten().chain([&common]);
+    let fits = |path: &&PathBuf| !is_top && common.starts_with(path) && holds_only(path, tree).unwrap_or(false);
+    candidates.find(fits).cloned()
 }
 
-fn refuse_place(seat: &Seat<'_>, usual: &Path, refusals: &mut Refusals) {
+pub(super) fn refuse_place(seat: &Seat<'_>, reason: &str, refusals: &mut Refusals) {
     refusals.add(
         Some(&seat.process.subject()),
         format!("cgroup {}", seat.directory.display()),
-        format!("it is not below the tree's, {}, or that has tasks of others", usual.display()),
+        reason,
         "move the task back, or give the tree a cgroup of its own (floe run, or with --memory, --cpus or --pids one of these controllers)",
     );
 }
@@ -211,7 +204,7 @@ fn both(one: &Path, other: &Path) -> PathBuf {
 }
 
 /// Whether nobody but the tree is in a cgroup and those below.
-fn holds_only(path: &Path, tree: &FoundTree) -> Result<bool, TreeError> {
+pub(super) fn holds_only(path: &Path, tree: &FoundTree) -> Result<bool, TreeError> {
     let known: HashSet<Pid> = tree.processes.iter().map(|process| process.pid).collect();
     for directory in [path.to_owned()].into_iter().chain(folder::below(path)?) {
         if folder::members(&directory)?.iter().any(|pid| !known.contains(pid)) {
@@ -221,27 +214,68 @@ fn holds_only(path: &Path, tree: &FoundTree) -> Result<bool, TreeError> {
     Ok(true)
 }
 
-fn hierarchy(
+/// All cgroups of a hierarchy, the own one first: each with its directory, which that of a sandbox has none of which stands for a
+/// shared one.
+fn places(
     controllers: &str,
-    base: &Path,
-    (seats, frozen): (&[Seat<'_>], &[PathBuf]),
+    (base, shared): (Option<&Path>, &Path),
+    (seats, frozen, apart): (&[Seat<'_>], &[PathBuf], &[apart::Top]),
     refusals: &mut Refusals,
-) -> Result<HierarchyRecord, TreeError> {
-    let directories: Vec<PathBuf> = [base.to_owned()].into_iter().chain(folder::below(base)?).collect();
-    let mut cgroups = Vec::with_capacity(directories.len());
-    for directory in &directories {
-        let mut record = cgroup(directory, refusals)?;
-        record.path = directory
-            .strip_prefix(base)
-            .map_or_else(|_| Vec::new(), |path| path.as_os_str().as_bytes().to_vec());
-        // The own one is thawed by whoever restores it.
-        record.frozen = directory != base && (record.frozen || frozen.contains(directory));
-        if controllers.split(',').any(|controller| controller == "devices") {
-            record.settings.extend(devices(directory)?);
-        }
-        cgroups.push(record);
+) -> Result<Vec<(PathBuf, CgroupRecord)>, TreeError> {
+    let is_of_devices = controllers.split(',').any(|controller| controller == "devices");
+    let mut tops = Vec::new();
+    let mut all = Vec::new();
+    for (top, name) in apart {
+        let read = subtree((top, name), (frozen, is_of_devices), refusals)?;
+        tops.extend(read.first().cloned());
+        all.extend(read);
     }
-    let positions: BTreeMap<&Path, u32> = directories.iter().map(PathBuf::as_path).zip(0..).collect();
+    let first = match base {
+        Some(base) => {
+            let mut own = subtree((base, b""), (frozen, is_of_devices), refusals)?;
+            if let Some((_, own)) = own.first_mut() {
+                // The own one is thawed by whoever restores it.
+                own.frozen = false;
+                apart::refuse_confined((base, own), seats, &tops, refusals);
+            }
+            own
+        }
+        None => {
+            let mut stand_ins = apart::in_place_of_shared(shared, controllers.is_empty(), &tops);
+            let last = stand_ins.pop().map(|record| (shared.to_owned(), record));
+            let above = stand_ins.into_iter().map(|record| (PathBuf::new(), record));
+            above.chain(last).collect()
+        }
+    };
+    Ok(first.into_iter().chain(all).collect())
+}
+
+/// A cgroup and those below, by paths that begin with a name.
+fn subtree(
+    (top, name): (&Path, &[u8]),
+    (frozen, is_of_devices): (&[PathBuf], bool),
+    refusals: &mut Refusals,
+) -> Result<Vec<(PathBuf, CgroupRecord)>, TreeError> {
+    let mut found = Vec::new();
+    for directory in [top.to_owned()].into_iter().chain(folder::below(top)?) {
+        let mut record = cgroup(&directory, refusals)?;
+        if is_of_devices {
+            record.settings.extend(devices(&directory)?);
+        }
+        let below = directory.strip_prefix(top).unwrap_or(Path::new(""));
+        let path = Path::new(OsStr::from_bytes(name)).join(below);
+        record.path = match below.as_os_str().is_empty() {
+            true => name.to_vec(),
+            false => path.into_os_string().into_encoded_bytes(),
+        };
+        record.frozen |= frozen.contains(&directory);
+        found.push((directory, record));
+    }
+    Ok(found)
+}
+
+fn hierarchy(controllers: String, places: Vec<(PathBuf, CgroupRecord)>, seats: &[Seat<'_>]) -> HierarchyRecord {
+    let positions: BTreeMap<&Path, u32> = places.iter().map(|(at, _)| at.as_path()).zip(0..).collect();
     let mut members: Vec<(NsPid, u32)> = Vec::new();
     for seat in seats {
         match positions.get(seat.directory.as_path()) {
@@ -251,11 +285,11 @@ fn hierarchy(
         }
     }
     members.sort_unstable_by_key(|(tid, _)| tid.0);
-    Ok(HierarchyRecord {
-        controllers: controllers.to_owned(),
-        cgroups,
+    HierarchyRecord {
+        controllers,
         members,
-    })
+        cgroups: places.into_iter().map(|(_, record)| record).collect(),
+    }
 }
 
 fn access(metadata: &fs::Metadata) -> CgroupAccess {

@@ -1,8 +1,8 @@
 //! The tree's cgroups: what is set in its own ones and in those that it made below, and which thread is in which.
 //!
 //! The tree's *own* cgroup of a hierarchy is the one whose tasks are the tree's alone: a sandbox's, or that of a container
-//! or service. In hierarchies where it has none all its tasks must be in the same cgroup, which others share; nothing of
-//! that one is the tree's.
+//! or service. In hierarchies where it has none its root is in one that others share; nothing of that one is the tree's. Cgroups
+//! elsewhere that hold nobody but tasks of the tree come back below the new sandbox's own one (`apart.rs`).
 //!
 //! ```text
 //! dump:     each thread's cgroups -> own one -> those below -> settings that differ from new ones
@@ -10,6 +10,7 @@
 //!           -> each process to its place before it has memory -> threads -> settings, owners, frozen ones, when all is frozen
 //! ```
 
+mod apart;
 mod dump;
 mod found;
 pub(crate) mod knobs;
