@@ -16,7 +16,7 @@ use crate::{
 };
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
-use floe_image::ImageFiles;
+use floe_image::{Image, ImageFiles};
 use floe_resources::{
     file::{Grants, Outside, Rule, RuleError},
     ns::{
@@ -232,6 +232,8 @@ impl Restore {
             anyhow::ensure!(!is_named, "--owner: the tree was in no ordinary user's user namespace");
             return Ok(None);
         };
+        // What is wrong with the image is told before whose it is.
+        Image::open(image.try_clone()?)?;
         let space = behalf::space(&record);
         let owner = match self.owner {
             Whom::Root => return Ok(None),
