@@ -4,7 +4,7 @@ mod ended;
 mod standing;
 
 pub use ended::ended_pids;
-pub use standing::{Standing, beside_in_user, enter_user, write_inside};
+pub use standing::{Standing, beside_in_user, enter_user, read_inside, write_inside};
 
 use crate::{
     descriptor::owned,

@@ -2,7 +2,7 @@
 //! other users of the host than this host has given them.
 
 use crate::rootless::{files_with_a_range, script_with_a_range};
-use floe_suite::{Host, ORDINARY, PID_METHODS, Victim, has, json, leave, run, skip, spawn, until, wait};
+use floe_suite::{Host, ORDINARY, PID_METHODS, Traces, Victim, has, json, leave, run, skip, spawn, until, wait};
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, process::CommandExt},
@@ -347,6 +347,39 @@ fn a_floe_of_roots_that_is_killed_leaves_the_tree_running() {
             by_root(&host, &["verify", text(&path)]);
         }
     }
+}
+
+/// Root's floe is killed anywhere in a restore: the sandbox is there, or nothing of it is.
+#[test]
+fn a_floe_of_roots_that_is_killed_leaves_nothing_or_all() {
+    let host = Host::of_ordinary_user();
+    let mut tree = Tree::start(&host, &[], &UNSHARE);
+    let said = tree.goes_on("at first");
+    let folder = roots_folder();
+    let (path, name) = (folder.path().join("tree.floe"), host.name("killed"));
+    let image = text(&path);
+    by_root(&host, &["checkpoint", "--pid", &tree.pid(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    let before = Traces::look(&host, &[&name], &[]);
+    let owner = format!("{ORDINARY}:{ORDINARY}");
+    for round in 0..12 {
+        let when = format!("in round {round}");
+        let mut floe = spawn(&mut host.command_of_root(&["restore", "-d", "--name", &name, "--owner", &owner, image]));
+        std::thread::sleep(std::time::Duration::from_millis(6 * round));
+        let _ = floe.kill();
+        let _ = wait(floe);
+        // The user's floe may have been past its last step.
+        until("it is there, or nothing is", || {
+            host.state(&name) == "running" || before == Traces::look(&host, &[&name], &[])
+        });
+        if host.state(&name) == "running" {
+            assert_eq!(tree.goes_on(&when), said);
+            host.done(&["rm", "-f", &name]);
+        }
+        before.expect_again(&host, &[&name], &[], &when);
+    }
+    by_root(&host, &["restore", "-d", "--name", &name, "--owner", &owner, image]);
+    assert_eq!(tree.goes_on("at last"), said);
 }
 
 /// An interrupt, as by ctrl-c, is handed on.

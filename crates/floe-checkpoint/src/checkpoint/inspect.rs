@@ -155,6 +155,7 @@ impl Inspected {
         };
         let cgroups = cgroup::dump(&held.tree, own, refusals)?;
         let others = Others::find(&held.tree, (&contents.spaces, &kept, &cgroups), refusals)?;
+        sysctls.extend(ns::sysctl::find_of_users(&others, refusals)?);
         contents.ipc = IpcSpaces::find(&held.tree, &others)?;
         sysctls.extend(ns::sysctl::find_of_ipc(&contents.ipc, refusals)?);
         let streams = Streams::survey(target, root.as_fd(), &mut contents, refusals)?;

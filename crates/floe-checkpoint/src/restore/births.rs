@@ -117,12 +117,13 @@ impl World<'_> {
     /// Makes the settings of the tree's namespaces, when all tasks and objects are there.
     pub fn set_sysctls(&self, records: &[SysctlRecord]) -> Result<(), RestoreError> {
         for record in records {
-            let (ipc, inside) = match record.kind {
-                SysctlKind::Ipc => (Some(self.namespaces.ipc(record.namespace)?), self.seed()?),
-                SysctlKind::Pid => (None, self.somebody_in(record.namespace)?),
-                SysctlKind::User => (None, self.seed()?),
+            let (inside, task) = match (record.kind, record.namespace) {
+                (SysctlKind::Ipc, number) => (Some(self.namespaces.ipc(number)?), self.seed()?),
+                (SysctlKind::Pid, number) => (None, self.somebody_in(number)?),
+                (SysctlKind::User, 0) => (None, self.seed()?),
+                (SysctlKind::User, number) => (Some(self.namespaces.file(Kind::User, number)?), self.seed()?),
             };
-            sysctl::settle(record, ipc, inside.tid())?;
+            sysctl::settle(record, inside, task.tid())?;
         }
         Ok(())
     }

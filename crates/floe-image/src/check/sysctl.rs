@@ -3,7 +3,7 @@
 use super::ensure;
 use crate::{
     Image,
-    record::{NamespaceOrigin, SysctlKind},
+    record::{NamespaceContents, NamespaceOrigin, SysctlKind},
 };
 
 /// A setting that can't be.
@@ -36,7 +36,10 @@ pub(super) fn check(image: &Image) -> Result<(), SysctlFault> {
                 let found = sandbox.pid_namespaces.get(place);
                 found.is_some_and(|namespace| !namespace.ended)
             }),
-            SysctlKind::User => record.namespace == 0,
+            SysctlKind::User => (record.namespace as usize).checked_sub(1).is_none_or(|place| {
+                let found = sandbox.namespaces.get(place);
+                found.is_some_and(|record| matches!(record.contents, NamespaceContents::User(_)))
+            }),
         };
         ensure(exists, bad("is of a namespace that is not there"))?;
         let is_number = |word: &str| word.parse::<i64>().is_ok() || word.parse::<u64>().is_ok();

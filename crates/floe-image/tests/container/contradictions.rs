@@ -257,7 +257,7 @@ fn settings_that_floe_does_not_carry_are_refused() {
     contradiction(
         "sysctl user.max_ipc_namespaces is of a namespace that is not there",
         |s| {
-            s.sandbox.sysctls[3].namespace = 1;
+            s.sandbox.sysctls[3].namespace = 3;
         },
     );
     contradiction("sysctl kernel.sem is of a namespace that is not there", |s| {

@@ -256,6 +256,12 @@ impl Others {
         Ok(())
     }
 
+    /// User namespaces below the one that floe is in, by number.
+    pub(super) fn users(&self) -> impl Iterator<Item = (u32, &Other)> {
+        let all = (1..).zip(&self.others);
+        all.filter(|(_, other)| other.kind == Kind::User)
+    }
+
     /// Refuses those of which others than the tree would keep the old one, when it has a new one.
     fn refuse_shared(&self, elsewhere: &BTreeSet<Identity>, refusals: &mut Refusals) {
         let shared = |other: &&Other| elsewhere.contains(&(other.kind, other.inode));

@@ -4,6 +4,7 @@
 use super::{
     contents,
     inside::{NsError, run, run_in, run_in_new},
+    others::Others,
 };
 use crate::{
     ipc::{IpcSpace, IpcSpaces},
@@ -28,6 +29,7 @@ use nix::{
     unistd::{getegid, getpid, pipe2, read, write},
 };
 use std::{
+    ffi::CString,
     fs::File,
     io::{self, Read},
     os::{
@@ -229,6 +231,38 @@ pub fn find(tree: &FoundTree) -> Result<Vec<SysctlRecord>, NsError> {
     Ok(found)
 }
 
+/// Those of user namespaces below the one that floe is in.
+///
+/// # Errors
+/// [`NsError`].
+pub fn find_of_users(others: &Others, refusals: &mut Refusals) -> Result<Vec<SysctlRecord>, NsError> {
+    let names = SysctlKind::User.names();
+    let path = |name: &&str| {
+        let path = place(name);
+        CString::new(path.as_str()).map_err(|error| NsError::Read {
+            source: error.into(),
+            path,
+        })
+    };
+    let paths: Vec<CString> = names.iter().map(path).collect::<Result<_, _>>()?;
+    let usual = names.iter().map(|name| (*name, UNLIMITED.to_owned())).collect();
+    let mut all = Vec::new();
+    for (number, user) in others.users() {
+        match namespace::read_inside(user.file.as_fd(), &paths) {
+            Ok(texts) => {
+                let there = names.iter().zip(texts);
+                let values: Values = there.filter_map(|(name, text)| Some((*name, plain(&text?)))).collect();
+                all.extend(differing((SysctlKind::User, number), values, &usual));
+            }
+            Err(error) => {
+                let reason = format!("its limits (/proc/sys/user) can't be read: {error}");
+                refusals.add(None, user.title(), reason, "have it saved by the user who made it");
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Those of the tree's IPC namespaces.
 ///
 /// # Errors
@@ -322,7 +356,7 @@ pub fn obstacles(records: &[SysctlRecord], namespaces: &[NamespaceRecord]) -> Re
                 None => run_in_new(CloneFlags::CLONE_NEWIPC, || set_inside(&path, &record.value)),
             },
             SysctlKind::Pid => run_in_new(CloneFlags::CLONE_NEWPID, || born(|| set(&path, &record.value))),
-            SysctlKind::User if is_first => {
+            SysctlKind::User if record.namespace == 0 && is_first => {
                 let reason = format!("it was {} in a user namespace, and here it is the host's", record.value);
                 found.push((record.title(), reason));
                 continue;
@@ -379,18 +413,19 @@ fn higher(wanted: &str, now: &str) -> String {
     all.join(" ")
 }
 
-/// Makes a setting, when everything else is there: in an IPC namespace, or in the PID namespace of `task`.
+/// Makes a setting, when everything else is there: in an IPC or user namespace, or in the PID namespace of `task`.
 ///
 /// # Errors
 /// [`NsError`].
-pub fn settle(record: &SysctlRecord, ipc: Option<BorrowedFd<'_>>, task: Pid) -> Result<(), NsError> {
+pub fn settle(record: &SysctlRecord, inside: Option<BorrowedFd<'_>>, task: Pid) -> Result<(), NsError> {
     let path = place(&record.name);
     let set = || set(&path, &record.value);
-    let done = match (record.kind, ipc) {
+    let done = match (record.kind, inside) {
         (SysctlKind::Ipc, Some(namespace)) => run_in(namespace, || set_inside(&path, &record.value)),
         (SysctlKind::Ipc, None) => Err(Errno::ENOENT.into()),
         (SysctlKind::Pid, _) => return run(task, CloneFlags::CLONE_NEWPID, || born(set)),
-        (SysctlKind::User, _) => set().map_err(io::Error::from),
+        (SysctlKind::User, Some(user)) => namespace::write_inside(Some(user), path.as_ref(), &record.value),
+        (SysctlKind::User, None) => set().map_err(io::Error::from),
     };
     done.map_err(|source| NsError::Write {
         path: path.clone(),

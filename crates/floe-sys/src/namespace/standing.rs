@@ -13,7 +13,7 @@ use nix::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{Pid, dup2_stdin, geteuid, pipe2, write},
+    unistd::{Pid, dup2_stdin, geteuid, pipe2, read, write},
 };
 use std::{
     ffi::CString,
@@ -161,6 +161,50 @@ pub fn beside_in_user<T>(user: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Res
     });
     set_dumpable(before)?;
     done.and_then(|done| done)
+}
+
+/// Reads files of less than 64 bytes as the root of a user namespace, for some tell of whose namespace their reader is in; none of what
+/// is not there.
+///
+/// # Errors
+/// Those of setns(2) and read(2); EAGAIN, ENOMEM.
+pub fn read_inside(user: BorrowedFd<'_>, paths: &[CString]) -> io::Result<Vec<Option<String>>> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC)?;
+    let act = || -> Result<(), Errno> {
+        // As above.
+        set_dumpable(false)?;
+        setns(user, CloneFlags::CLONE_NEWUSER)?;
+        set_dumpable(false)?;
+        for path in paths {
+            let mut text = [0; 64];
+            let count = match open(path.as_c_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                Ok(file) => read(&file, &mut text[1..])?,
+                Err(Errno::ENOENT) => 0,
+                Err(error) => return Err(error),
+            };
+            text[0] = count as u8;
+            write(&to, &text[..=count])?;
+        }
+        Ok(())
+    };
+    let child = fork::child(|| act().err().map_or(0, |error| error as i32))?;
+    drop(to);
+    let mut told = Vec::new();
+    let gathered = File::from(from).read_to_end(&mut told);
+    match waitpid(child, None)? {
+        WaitStatus::Exited(_, 0) => {}
+        WaitStatus::Exited(_, number) => return Err(io::Error::from_raw_os_error(number)),
+        other => return Err(io::Error::other(format!("who reads it ended otherwise: {other:?}"))),
+    }
+    gathered?;
+    let mut rest = told.as_slice();
+    let mut next = || {
+        let (count, behind) = rest.split_first()?;
+        let (text, behind) = behind.split_at_checked(usize::from(*count))?;
+        rest = behind;
+        (*count > 0).then(|| String::from_utf8_lossy(text).into_owned())
+    };
+    Ok(paths.iter().map(|_| next()).collect())
 }
 
 /// Writes a file as the root of a user namespace, for some files ask whose namespace their opener is in; in the caller's

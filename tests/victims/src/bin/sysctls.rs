@@ -1,6 +1,10 @@
 //! Settings of namespaces (sysctl): of an own IPC namespace, with objects that need the limits that were raised and one below a
-//! limit that was lowered since; of PID namespaces on two levels; and in a user namespace its limits.
+//! limit that was lowered since; of PID namespaces on two levels; limits of user namespaces, on two levels below, too.
 
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+};
 use std::{fs, ptr};
 use victims::{Findings, Stage, play, stage::first};
 
@@ -92,6 +96,32 @@ fn below(stage: &Stage) {
     stage.wait_for_part(name);
 }
 
+/// Two user namespaces below each other, each with limits of its own; no third one may be made.
+fn users_below(stage: &Stage) {
+    let enter = || {
+        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+        fs::write("/proc/self/setgroups", "deny").expect("deny");
+        fs::write("/proc/self/uid_map", "0 0 1").expect("a map");
+        fs::write("/proc/self/gid_map", "0 0 1").expect("a map");
+    };
+    stage.child("limits of its own", |stage| {
+        enter();
+        stage.child("limits below", |_| {
+            enter();
+            let before = set(&[("user/max_user_namespaces", "0"), ("user/max_uts_namespaces", "5")]);
+            assert_eq!(before[0].1.as_deref(), Some("0"), "a limit");
+            move |findings: &mut Findings| {
+                compare(findings, &before);
+                let made = unshare(CloneFlags::CLONE_NEWUSER);
+                findings.same("another one", &Err(Errno::ENOSPC), &made);
+            }
+        });
+        let before = set(&[("user/max_net_namespaces", "3"), ("user/max_user_namespaces", "1")]);
+        assert_eq!(before[0].1.as_deref(), Some("3"), "a limit");
+        move |findings: &mut Findings| compare(findings, &before)
+    });
+}
+
 fn main() {
     play(|stage| {
         let ipc = set(&IPC);
@@ -103,6 +133,7 @@ fn main() {
         let pid = set(&[("kernel/pid_max", "9000")]);
         let user = if is_root { Vec::new() } else { set(&USER) };
         below(stage);
+        users_below(stage);
         // Nothing is executed from memory any more; last, as it can't be taken back.
         let memory = set(&[("vm/memfd_noexec", "1")]);
         move |findings: &mut Findings| {
