@@ -352,6 +352,15 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// How often something is to be done again in this run, that in a thorough one (`tools/test --full`) is done `all` times.
+#[must_use]
+pub fn times<N: TryFrom<usize> + TryInto<usize>>(all: N) -> N {
+    let all = all.try_into().unwrap_or(usize::MAX);
+    let is_thorough = std::env::var_os("FLOE_THOROUGH").is_some();
+    let count = if is_thorough { all } else { all.div_ceil(3) };
+    N::try_from(count).unwrap_or_else(|_| unreachable!("no more than it was"))
+}
+
 /// Starts a command with pipes for its output and errors.
 ///
 /// # Panics

@@ -18,7 +18,7 @@ mod tree;
 mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2, host_without_cgroups};
-pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, until, wait};
+pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, times, until, wait};
 pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;
 pub use network::enter_own_network;

@@ -1,7 +1,7 @@
 //! A checkpoint in the background: the tree runs on while its memory is being saved, the image is of one instant all the same,
 //! and nothing of the saving is left in the tree.
 
-use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, source, spawn, until, wait};
+use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, source, spawn, times, until, wait};
 use std::{
     fs,
     io::Read,
@@ -211,7 +211,7 @@ fn ones_that_are_killed_leave_the_tree_as_it_was() {
     let before = Traces::look(&host, &[&name], &[&folder]);
     let tree = tasks(&host, &name);
     let (mut state, mut stopped) = (0x5eed_0005_u64, 0);
-    for round in 0..40 {
+    for round in 0..times(40) {
         let signal = [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL][round % 3];
         let child = spawn(&mut host.command(&line));
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

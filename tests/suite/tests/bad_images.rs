@@ -1,7 +1,7 @@
 //! Whatever is given as an image, every verb that reads one says in one clear line what is wrong with it, ends with exit
 //! status 1, and leaves nothing.
 
-use floe_suite::{Counting, Host, Traces, run, until};
+use floe_suite::{Counting, Host, Traces, run, times, until};
 use std::{
     fs::File,
     os::unix::net::{UnixDatagram, UnixListener},
@@ -248,7 +248,7 @@ fn forged_images_end_in_one_line_or_in_a_list_of_obstacles() {
     };
     let records: Vec<Part> = parts(&image).into_iter().filter(|part| part.kind != 11).collect();
     let mut refused = 0;
-    for round in 0..300 {
+    for round in 0..times(300) {
         let mut image = image.clone();
         for _ in 0..1 + round % 3 {
             let part = &records[next(records.len())];

@@ -1,7 +1,7 @@
 //! Calls in flight: stopping a tree in any way shows in none of them, and a signal that comes meanwhile ends them as it
 //! would have.
 
-use floe_suite::{Host, PID_METHODS, Victim};
+use floe_suite::{Host, PID_METHODS, Victim, times};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -14,7 +14,7 @@ const SIGNALLED: &str = "interrupted-by-signal";
 fn freezing_and_thawing_shows_in_no_call() {
     let host = Host::new();
     let mut victim = Victim::start(&host, CALLS, &[], &[]);
-    for round in 0..20 {
+    for round in 0..times(20) {
         host.done(&["freeze", CALLS]);
         host.done(&["thaw", CALLS]);
         victim.check(&format!("after freeze and thaw {round}"));
@@ -25,7 +25,7 @@ fn freezing_and_thawing_shows_in_no_call() {
 fn freezing_and_thawing_loses_no_event_of_asynchronous_requests() {
     let host = Host::new();
     let mut victim = Victim::start(&host, "aio-rings", &[], &[]);
-    for round in 0..20 {
+    for round in 0..times(20) {
         host.done(&["freeze", "aio-rings"]);
         host.done(&["thaw", "aio-rings"]);
         victim.check(&format!("after freeze and thaw {round}"));
@@ -48,7 +48,7 @@ fn checkpoints_that_let_it_run_on_show_in_no_call() {
     let host = Host::new();
     let mut victim = Victim::start(&host, CALLS, &[], &[]);
     let image = host.path("running.floe");
-    for round in 0..10 {
+    for round in 0..times(10) {
         let path = image.to_str().expect("a plain path");
         host.done(&["checkpoint", CALLS, "--leave-running", "-o", path]);
         if round % 2 == 1 {

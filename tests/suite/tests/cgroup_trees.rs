@@ -1,7 +1,7 @@
 //! Cgroups through a round trip: what was set by hand, in whichever hierarchy; what can't be carried or made again is told
 //! in one list; and whoever is killed, none stays and a frozen one is frozen.
 
-use floe_suite::{Host, Traces, cgroup_file, cgroups_of, json, run, signal, spawn, until, wait};
+use floe_suite::{Host, Traces, cgroup_file, cgroups_of, json, run, signal, spawn, times, until, wait};
 use std::{
     fs,
     os::unix::process::CommandExt,
@@ -309,7 +309,7 @@ fn frozen_below(host: &Host) {
     stands("after a thaw");
     host.done(&["checkpoint", &job, "--leave-running", "-o", &tree.image()]);
     stands("after a checkpoint that let it run on");
-    for round in 0..20 {
+    for round in 0..times(20) {
         let mut command = host.command(&["checkpoint", &job, "--leave-running", "-o", &tree.image()]);
         let child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
         std::thread::sleep(std::time::Duration::from_micros(1500 * round));
@@ -351,7 +351,7 @@ fn a_restore_that_fails_or_is_killed_leaves_no_cgroup() {
         assert_eq!(outcome.status, 1, "{stage}: {}", outcome.err);
         before.expect_again(&host, &[&job, "rehearsal"], &[], &format!("after a failure at {stage}"));
     }
-    for round in 0..24 {
+    for round in 0..times(24) {
         let mut command = host.command(&["restore", "-d", &tree.image()]);
         let child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
         std::thread::sleep(std::time::Duration::from_micros(3300 * round));

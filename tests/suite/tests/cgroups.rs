@@ -2,7 +2,8 @@
 //! is made in a mount namespace of its own, which every `floe` of the test enters anew.
 
 use floe_suite::{
-    Counting, Host, PID_METHODS, Traces, Victim, host_of_version_1, host_of_version_2, host_without_cgroups, wait,
+    Counting, Host, PID_METHODS, Traces, Victim, host_of_version_1, host_of_version_2, host_without_cgroups, times,
+    wait,
 };
 use std::{process::Stdio, time::Duration};
 
@@ -78,7 +79,7 @@ fn waiting_for_vfork(host: &Host) {
 }
 
 fn killed_checkpoints_thaw(host: &Host, job: &str, image: &str, tree: &Counting<'_>) {
-    for round in 0..20 {
+    for round in 0..times(20) {
         let child = host
             .command(&["checkpoint", job, "--leave-running", "-o", image])
             .stdout(Stdio::null())

@@ -4,7 +4,7 @@
 use floe_suite::{
     Host, run, spawn,
     talker::{Talker, WAYS, Way, expect_alive, expect_end, pattern, receive},
-    until,
+    times, until,
 };
 use std::{
     fs,
@@ -176,7 +176,8 @@ fn whenever_floe_is_killed_no_byte_is_lost() {
     talker.round_trips();
     let usual = begin.elapsed() / 4;
     let mut ended = 0;
-    for round in 0..KILLS {
+    let kills = times(KILLS);
+    for round in 0..kills {
         for (name, end) in &mut ends {
             talker.done(&format!("send {name} 5000 2"));
             end.write_all(&pattern(7000, 1)).expect("write");
@@ -185,7 +186,7 @@ fn whenever_floe_is_killed_no_byte_is_lost() {
         let line = ["checkpoint", &talker.sandbox, "-o", &image, "--tcp", "established"];
         let mut child = spawn(&mut host.command(&line));
         // Any moment will do; they are spread over all of it.
-        std::thread::sleep(usual * round / KILLS * 2);
+        std::thread::sleep(usual * round / kills * 2);
         child.kill().expect("kill");
         let _ = child.wait().expect("wait");
         // It tells by an answer that it runs on. If it is ending, it never read the question.
@@ -216,7 +217,7 @@ fn whenever_floe_is_killed_no_byte_is_lost() {
             expect_alive(&mut talker, name, end);
         }
     }
-    assert!(ended < KILLS, "no kill came early enough");
+    assert!(ended < kills, "no kill came early enough");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Sandboxes that are joined to the host's network (`--net new`), the host being a network namespace of each test's own: who
 //! reaches whom, and that nothing is left whatever ends.
 
-use floe_suite::{Host, PID_METHODS, enter_own_network, has, json, run, signal, spawn, until};
+use floe_suite::{Host, PID_METHODS, enter_own_network, has, json, run, signal, spawn, times, until};
 use std::{
     fs,
     io::Read,
@@ -279,7 +279,7 @@ fn nothing_of(address: Ipv4Addr) {
 #[test]
 fn nothing_is_left_whenever_floe_or_its_monitor_is_killed() {
     let Some(host) = host(true) else { return };
-    for kill in 0..KILLS {
+    for kill in 0..times(KILLS) {
         let name = host.name(&format!("job{kill}"));
         let mut command = host.command(&["run", "--name", &name, "--net", "new", "--", "sleep", "1000"]);
         let mut floe = spawn(&mut command);

@@ -1,7 +1,7 @@
 //! Limits of memory, processors and tasks hold in a sandbox, in the hierarchies of either version; where they can't be had
 //! nothing is made; and no cgroup stays.
 
-use floe_suite::{Host, Traces, cgroup_file, json, run, signal, skip, spawn, until, wait};
+use floe_suite::{Host, Traces, cgroup_file, json, run, signal, skip, spawn, times, until, wait};
 use std::process::Stdio;
 
 /// Whether this host has what a limit takes.
@@ -184,7 +184,7 @@ fn no_cgroup_stays_whoever_is_killed() {
         &[]
     };
     let job = host.name("job");
-    for round in 0..12 {
+    for round in 0..times(12) {
         let mut line = vec!["run", "-d", "--name", &job];
         line.extend(options);
         line.extend(["--", "sleep", "1000"]);

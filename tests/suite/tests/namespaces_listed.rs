@@ -1,6 +1,6 @@
 //! Namespaces and the PIDs in them, as `floe ns`, `floe pid` and `floe ps` tell of them.
 
-use floe_suite::{Host, ORDINARY, enter_own_network, has, json, program, run, skip, until};
+use floe_suite::{Host, ORDINARY, enter_own_network, has, json, program, run, skip, times, until};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::{
@@ -632,7 +632,7 @@ fn a_process_that_ends_while_it_is_looked_at_is_no_error() {
     let _forks = Running(forks.stdin(Stdio::null()).process_group(0).spawn().expect("start it"));
     let own = inode("/proc/self/ns/pid").to_string();
     let mut seen = BTreeSet::new();
-    for _ in 0..30 {
+    for _ in 0..times(30) {
         for namespace in listed(&host.done(&["ns", "--json"])) {
             seen.insert(namespace["ns"].as_u64());
         }

@@ -3,7 +3,7 @@
 
 mod place;
 
-use floe_suite::{Host, PID_METHODS, has, json, run, signal, spawn, until};
+use floe_suite::{Host, PID_METHODS, has, json, run, signal, spawn, times, until};
 use place::{ECHO, FAR, HOST, Place, connect, echo, shell};
 use std::{
     fs,
@@ -151,7 +151,7 @@ fn connections_through_pasta_are_refused_or_given_up() {
 fn pasta_ends_with_the_sandbox_however_that_ends() {
     let Some(place) = Place::new() else { return };
     let host = &place.host;
-    for kill in 0..KILLS {
+    for kill in 0..times(KILLS) {
         let name = host.name(&format!("job{kill}"));
         let mut floe = spawn(&mut host.command(&["run", "--name", &name, "--net", "new", "--", "sleep", "1000"]));
         std::thread::sleep(Duration::from_millis(u64::from(kill) * 10));

@@ -1,6 +1,6 @@
 //! The streams and signals of a sandbox, as they are handed through to whoever is attached.
 
-use floe_suite::{Host, run, signal, spawn, until, wait};
+use floe_suite::{Host, run, signal, spawn, times, until, wait};
 use std::{
     fs,
     io::{Read, Write},
@@ -77,7 +77,7 @@ fn a_reader_that_goes_is_noticed_by_the_workload() {
 fn signals_in_the_foreground_are_handed_on() {
     let host = Host::new();
     let script = "trap 'echo int' INT; trap 'echo hup' HUP; trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 0.01; done";
-    for _ in 0..20 {
+    for _ in 0..times(20) {
         let mut child = spawn(&mut host.command(&["run", "--", "sh", "-c", script]));
         let pid = child.id() as i32;
         let mut out = child.stdout.take().expect("a pipe");
@@ -142,7 +142,7 @@ fn a_signal_without_a_handler_is_said_to_be_dropped() {
 #[test]
 fn logs_follow_without_a_gap() {
     let host = Host::new();
-    for round in 0..10 {
+    for round in 0..times(10) {
         let name = host.name(&format!("log{round}"));
         let script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done; echo err >&2; exit 2";
         host.done(&["run", "-d", "--name", &name, "--", "sh", "-c", script]);

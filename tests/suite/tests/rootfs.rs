@@ -1,6 +1,6 @@
 //! Sandboxes with a root directory of their own, and what is mounted in them by options of `run`.
 
-use floe_suite::{Host, ORDINARY, PID_METHODS, make_rootfs, run, skip, until};
+use floe_suite::{Host, ORDINARY, PID_METHODS, make_rootfs, run, skip, times, until};
 use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command};
 
 /// A sandbox in a root directory, in which a script runs: one that counts, and a web server.
@@ -75,7 +75,7 @@ fn a_server_in_a_root_of_its_own_goes_on() {
         echo $root $point $flags; done < /proc/self/mountinfo";
     let before = rooted.inside(&["bash", "-c", about]);
     let mut last = rooted.ask();
-    for round in 0..5 {
+    for round in 0..times(5) {
         let image = rooted.save();
         host.done(&["restore", "-d", "--pid-method", PID_METHODS[round % 2], &image]);
         let now = rooted.ask();
@@ -113,7 +113,7 @@ fn a_debian_goes_on() {
     let rooted = Rooted::start_in(&host, root.into(), &["--tmpfs", "/tmp"]);
     let version = rooted.inside(&["cat", "/etc/debian_version"]);
     let mut last = rooted.ask();
-    for round in 0..5 {
+    for round in 0..times(5) {
         let image = rooted.save();
         host.done(&["restore", "-d", "--pid-method", PID_METHODS[round % 2], &image]);
         until("the script", || rooted.ask() > last);

@@ -1,6 +1,6 @@
 //! The verbs that keep sandboxes, as a user meets them: what they do, print and end with.
 
-use floe_suite::{Host, Outcome, PID_METHODS, Traces, Victim, json, run, signal, spawn, until, wait};
+use floe_suite::{Host, Outcome, PID_METHODS, Traces, Victim, json, run, signal, spawn, times, until, wait};
 use serde_json::Value;
 use std::{
     fs,
@@ -123,7 +123,7 @@ fn every_verb_has_help_with_an_example() {
 #[test]
 fn very_short_commands_lose_nothing() {
     let host = Host::new();
-    for round in 0..200 {
+    for round in 0..times(200) {
         let init: &[&str] = if round % 2 == 0 { &[] } else { &["--init"] };
         let outcome = host.floe(&[&["run"], init, &["--", "sh", "-c", "echo out; echo err >&2; exit 3"]].concat());
         assert_eq!(
@@ -139,7 +139,7 @@ fn very_short_commands_lose_nothing() {
 fn very_short_commands_in_the_background_leave_status_and_log() {
     let host = Host::new();
     let name = host.name("short");
-    for round in 0..100 {
+    for round in 0..times(100) {
         let init: &[&str] = if round % 2 == 0 { &[] } else { &["--init"] };
         let line = [
             &["run", "-d", "--name", &name],
@@ -622,7 +622,7 @@ fn another_process_with_the_number_of_pid_1_is_left_alone() {
 #[test]
 fn a_sandbox_can_be_removed_right_after_its_end() {
     let host = Host::new();
-    for round in 0..40 {
+    for round in 0..times(40) {
         let name = host.name(&format!("short{round}"));
         host.done(&["run", "-d", "--name", &name, "--", "sleep", "1000"]);
         host.done(&["kill", "-s", "KILL", &name]);

@@ -1,7 +1,7 @@
 //! The sandbox's own streams: what a workload writes reaches the log once and in order, what it is to read reaches it
 //! once and in order, and its terminal stays its terminal, over checkpoints and restores.
 
-use floe_suite::{Host, PID_METHODS, Victim, wait};
+use floe_suite::{Host, PID_METHODS, Victim, times, wait};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     pty::{OpenptyResult, openpty},
@@ -80,7 +80,7 @@ fn loses_no_line(options: &[&str], output: &str) {
     line.extend(["--", "python3", "-c", NUMBERS, output]);
     host.done(&line);
     let mut before = 0;
-    for round in 0..6 {
+    for round in 0..times(6) {
         let enough = before + 2_000;
         wait_for_log(&host, "lines", |text| text.lines().count() > enough);
         round_trip(&host, "lines", PID_METHODS[round % 2]);

@@ -1,7 +1,7 @@
 //! All or nothing: whatever fails, interrupts or kills floe, a tree that was to be saved runs on, and of one that was to
 //! be restored nothing is left.
 
-use floe_suite::{Counting, Host, Traces, Victim, run, spawn, until, wait};
+use floe_suite::{Counting, Host, Traces, Victim, run, spawn, times, until, wait};
 use std::{
     path::PathBuf,
     process::{Child, Stdio},
@@ -148,12 +148,12 @@ fn typical_micros(mut once: impl FnMut()) -> u64 {
 
 #[test]
 fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed() {
-    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::new(), KILLS);
+    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::new(), times(KILLS));
 }
 
 #[test]
 fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_of_an_ordinary_user() {
-    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::of_ordinary_user(), KILLS / 8);
+    checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(&Host::of_ordinary_user(), times(KILLS / 8));
 }
 
 fn checkpoints_killed_at_random_moments_leave_the_tree_unharmed_on(host: &Host, kills: u32) {
@@ -229,7 +229,7 @@ fn stopped_checkpoints_do_not_harm(name: &str) {
     let usual = typical_micros(|| drop(host.done(&line)));
     let before = Traces::look(&host, &[&sandbox], &[&folder]);
     let (mut state, mut stopped) = (0x5eed_0004, 0);
-    for round in 0..60 {
+    for round in 0..times(60) {
         let signal = [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL][round % 3];
         let child = spawn(&mut host.command(&line));
         signal_after(&child, signal, random(&mut state, usual));
@@ -270,7 +270,7 @@ fn interrupted_checkpoints_leave_the_tree_unharmed() {
     std::fs::remove_file(&image).expect("remove the image");
     let before = Traces::look(&host, &[&job], &[&folder]);
     let (mut state, mut interrupted) = (0x5eed_0002, 0);
-    for round in 0..40 {
+    for round in 0..times(40) {
         let signal = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP][round % 3];
         let child = host
             .command(&line)
@@ -293,12 +293,12 @@ fn interrupted_checkpoints_leave_the_tree_unharmed() {
 
 #[test]
 fn restores_killed_at_random_moments_leave_nothing() {
-    restores_killed_at_random_moments_leave_nothing_on(&Host::new(), KILLS);
+    restores_killed_at_random_moments_leave_nothing_on(&Host::new(), times(KILLS));
 }
 
 #[test]
 fn restores_killed_at_random_moments_leave_nothing_of_an_ordinary_user() {
-    restores_killed_at_random_moments_leave_nothing_on(&Host::of_ordinary_user(), KILLS / 8);
+    restores_killed_at_random_moments_leave_nothing_on(&Host::of_ordinary_user(), times(KILLS / 8));
 }
 
 fn restores_killed_at_random_moments_leave_nothing_on(host: &Host, kills: u32) {
