@@ -77,15 +77,11 @@ impl Process {
     /// Whether it was killed and has not ended yet: it runs no instruction of its own any more.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        /// PF_EXITING in linux/sched.h.
-        const EXITING: u64 = 4;
         const KILLED: u64 = 1 << (libc::SIGKILL - 1);
-        let pid = Pid::new(self.pid);
-        let (Ok(status), Ok(stat)) = (Status::read(&format!("/proc/{pid}")), Stat::of(pid)) else {
-            return false;
-        };
-        let is_killed = (status.pending | status.shared_pending) & KILLED != 0 || stat.flags & EXITING != 0;
-        is_killed && self.lives()
+        // It stays pending for the process until that is gone: each thread takes a copy of its own (complete_signal in
+        // kernel/signal.c).
+        let status = Status::read(&format!("/proc/{}", self.pid));
+        status.is_ok_and(|status| status.shared_pending & KILLED != 0) && self.lives()
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     io,
     ops::Range,
     os::{fd::AsRawFd, unix::fs::FileExt},
+    sync::OnceLock,
     thread::{self, Builder},
 };
 
@@ -113,7 +114,9 @@ const PART: u64 = 64 << 20;
 const THREADS: usize = 4;
 
 fn threads() -> usize {
-    thread::available_parallelism().map_or(1, |count| count.get().min(THREADS))
+    // It reads files of cgroups each time.
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get().min(THREADS)))
 }
 
 /// Cuts a range into at most so many parts, none of which is small, between huge pages.
@@ -152,6 +155,9 @@ impl Pagemap {
     /// # Errors
     /// ENOTTY before Linux 6.7.
     pub fn scan(&self, start: u64, end: u64, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
+        if end.saturating_sub(start) < 2 * PART {
+            return self.walk(0, start..end, filter, found);
+        }
         let parts = parts(start..end, threads());
         let Some((first, rest)) = parts.split_first().filter(|(_, rest)| !rest.is_empty()) else {
             return self.walk(0, start..end, filter, found);

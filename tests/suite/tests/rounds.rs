@@ -105,11 +105,15 @@ fn an_ordinary_users_memory_goes_over_in_rounds() {
 const HOLDER: &str = "import os,signal\nb=os.urandom(24<<20)\nopen('held','w').close()\nwhile True: signal.pause()";
 
 fn holder(host: &Host) -> String {
+    holder_of(host, HOLDER)
+}
+
+fn holder_of(host: &Host, program: &str) -> String {
     let name = host.name("holder");
     let folder = host.folder("holder");
     let place = folder.display().to_string();
     host.done(&[
-        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", HOLDER,
+        "run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", program,
     ]);
     floe_suite::until("its memory", || folder.join("held").exists());
     name
@@ -181,6 +185,34 @@ fn a_target_that_fails_behind_the_rounds_leaves_nobody_following() {
         );
         assert!(!is_followed(here.pid1(&name)), "it is followed after {stage}");
     }
+}
+
+/// Shared memory is saved while the tree stands still, which is not for as long as the way to the other host takes.
+#[test]
+fn the_tree_does_not_stand_still_for_a_slow_way() {
+    const SHARED: &str = "import mmap,os,signal\nb=mmap.mmap(-1,16<<20)\nb.write(os.urandom(16<<20))\nopen('held','w').close()\n\
+        while True: signal.pause()";
+    let [here, there] = hosts();
+    let name = holder_of(&here, SHARED);
+    let receiver = Receiver::start(&there);
+    let summary = migrate(&here, &name, receiver.address(), &["--bandwidth", "4m"]);
+    let on_the_way = summary["bytes"].as_f64().expect("bytes") / f64::from(4 << 20) * 1000.0;
+    let paused = summary["paused_ms"].as_f64().expect("a time");
+    assert!(paused < on_the_way / 2.0, "{summary}");
+    assert!(summary["last_bytes"].as_u64() < Some(4 << 20), "{summary}");
+    expect_one([&here, &there], &name, "moved");
+}
+
+#[test]
+fn without_room_for_a_round_it_goes_over_at_once() {
+    let [here, there] = hosts();
+    let name = holder(&here);
+    let receiver = Receiver::start(&there);
+    let line = ["migrate", &name, receiver.address(), "--json"];
+    let outcome = run(here.command(&line).env("TMPDIR", "/proc/self/nowhere"));
+    assert_eq!(outcome.status, 0, "{}", outcome.err);
+    assert_eq!(json(&outcome.out)["rounds"], 1, "{}", outcome.out);
+    expect_one([&here, &there], &name, "moved");
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn connect(address: &Address, manner: Manner<'_>) -> Result<Link, LinkError>
 pub(super) fn wire(socket: OwnedFd, manner: Manner<'_>) -> io::Result<Wire> {
     let output = socket.try_clone()?;
     let mut wire = Wire::new((socket, output), manner.patience, manner.interrupted)?;
-    wire.set_deadline(Some(Instant::now() + manner.patience));
+    wire.set_deadline(Instant::now().checked_add(manner.patience));
     Ok(wire)
 }
 

@@ -38,6 +38,13 @@ pub enum Message {
     },
     /// Source: an image of the tree, which runs meanwhile, follows, as data, to its [`End`](Self::End): on the base of the one before, if there was one.
     Round,
+    /// Target: it has the round.
+    Kept,
+    /// Target: it could not keep the round, and will keep no other one.
+    NotKept {
+        /// Why.
+        reason: String,
+    },
     /// Source: nothing has come of the round; what was sent of it is forgotten.
     Skip,
     /// Source: the last image follows, as data, to its [`End`](Self::End), on the base of the last round.

@@ -79,7 +79,11 @@ impl Wire {
 
     /// A frame is awaited, which must be here whole before the patience ends; or is no more.
     pub fn await_frame(&mut self, awaits: bool) {
-        self.frame = awaits.then(|| Instant::now() + self.patience);
+        self.frame = if awaits {
+            Instant::now().checked_add(self.patience)
+        } else {
+            None
+        };
     }
 
     /// Tries something until it does not ask for waiting any more.

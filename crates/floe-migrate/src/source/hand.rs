@@ -35,6 +35,8 @@ pub struct Hand<'a> {
     pub link: Option<Link>,
     /// Who has stopped the tree.
     pub worker: Option<Worker>,
+    /// Whether that was told to end it.
+    pub ends: bool,
     /// Why it is not through.
     pub failure: Option<MigrateError>,
     /// What was saved.
@@ -128,11 +130,12 @@ impl Hand<'_> {
             Err(error) => {
                 // Of a monitor that does not answer any more the record tells whether it has decided.
                 self.failure.get_or_insert(error);
-                match super::settled_phase(self.record, self.state_dir) {
+                match super::phase_left(self.record, self.state_dir) {
                     Ok(phase) => (phase == Phase::Decided, false),
-                    // Not known: nobody is told anything, and the record stays.
+                    // Not known: nobody is told anything, and the record stays, by which the worker does what it can find out.
                     Err(error) => {
                         self.failure = Some(error);
+                        self.worker = None;
                         return None;
                     }
                 }
@@ -144,6 +147,7 @@ impl Hand<'_> {
         self.failure = None;
         if let Some(worker) = &mut self.worker {
             worker.tell(Verdict::End);
+            self.ends = true;
         }
         if all_killed {
             // Nothing of it runs any more; that its memory is given back need not be waited for.
@@ -185,7 +189,7 @@ impl Hand<'_> {
         };
         link.set_manner(patience, interrupted);
         // Whatever else it says meanwhile.
-        link.set_deadline(Some(Instant::now() + patience));
+        link.set_deadline(Instant::now().checked_add(patience));
         let message = Message::Decided {
             id: self.record.id.clone(),
             instance: self.record.instance.clone(),
@@ -248,13 +252,13 @@ impl Hand<'_> {
         }
     }
 
-    /// What came of it, once the tree that has ended is gone: how the sandbox stands at the target and since when, and what was
+    /// What came of it: how the sandbox stands at the target and since when, and what was
     /// saved.
     pub fn finish(mut self) -> Result<(Option<(Outcome, Instant)>, Counts), MigrateError> {
-        self.let_worker_end();
-        while self.record.pid1.is_ending() {
-            std::thread::sleep(Duration::from_millis(1));
+        if self.ends {
+            self.let_worker_end();
         }
+        self.worker = None;
         if let Source::Telling(decision) = self.state {
             let reason = match &self.failure {
                 _ if self.untold.is_some() => self.untold.unwrap_or_default(),
@@ -264,7 +268,7 @@ impl Hand<'_> {
             return Err(MigrateError::Untold { decision, reason });
         }
         match (self.failure, self.outcome) {
-            (_, Some((Outcome::Runs, _))) if self.record.pid1.lives() => {
+            (_, Some((Outcome::Runs, _))) if self.record.pid1.lives() && !self.record.pid1.is_ending() => {
                 Err(MigrateError::Two(self.record.sandbox.clone()))
             }
             (Some(error), _) => Err(error),

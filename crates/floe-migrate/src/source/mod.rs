@@ -301,6 +301,7 @@ fn hand_over(
         manner: request.manner(control),
         link: Some(link),
         worker: None,
+        ends: false,
         failure: None,
         counts: Counts::default(),
         untold: None,
@@ -361,7 +362,7 @@ pub fn settle(state_dir: &StateDir, manner: Manner<'_>) -> Result<Vec<Settled>, 
 const MOMENT: Duration = Duration::from_secs(10);
 
 /// How far a hand-over has come by its record, when its monitor has done what it was ordered, and can't write it any more.
-fn settled_phase(record: &Record, state_dir: &StateDir) -> Result<Phase, MigrateError> {
+fn phase_left(record: &Record, state_dir: &StateDir) -> Result<Phase, MigrateError> {
     let begin = Instant::now();
     while record.monitor.lives() {
         let asked = match Sandbox::open(state_dir, &record.sandbox) {
@@ -376,7 +377,13 @@ fn settled_phase(record: &Record, state_dir: &StateDir) -> Result<Phase, Migrate
             Err(error) => return Err(error.into()),
         }
     }
-    let phase = record.written_phase(state_dir)?;
+    Ok(record.written_phase(state_dir)?)
+}
+
+/// The same, of one that nobody works on any more: where that has ended the tree, it is gone.
+fn settled_phase(record: &Record, state_dir: &StateDir) -> Result<Phase, MigrateError> {
+    let begin = Instant::now();
+    let phase = phase_left(record, state_dir)?;
     // A monitor that has written it has killed the tree, unless it was killed itself.
     while phase == Phase::Decided && record.pid1.lives() && (record.monitor.lives() || record.pid1.is_ending()) {
         if begin.elapsed() > 2 * MOMENT {
@@ -426,6 +433,7 @@ fn settle_one(
         manner,
         link: None,
         worker: None,
+        ends: false,
         failure: None,
         counts: Counts::default(),
         untold: None,

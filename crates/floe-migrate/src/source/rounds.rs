@@ -3,7 +3,7 @@
 
 use super::{
     MigrateError, Request,
-    save::{HERE, Saved, Sent, pump, start, talk},
+    save::{HERE, Saved, Sent, pump, start, talk, wait},
 };
 use crate::{
     link::{Link, message::Message},
@@ -49,7 +49,8 @@ impl Rounds {
         let most = request.rounds.unwrap_or(if memory > LITTLE { ROUNDS } else { 0 });
         let mut before = u64::MAX;
         let mut speed = 0.0;
-        while rounds.count() < most {
+        // What is sent is kept, here and there.
+        while rounds.count() < most && rounds.bytes <= memory.saturating_mul(2) {
             let begin = Instant::now();
             let Some(bytes) = rounds.send_one(request, link, control)? else {
                 break;
@@ -78,23 +79,31 @@ impl Rounds {
         link: &mut Link,
         control: &Control<'_>,
     ) -> Result<Option<u64>, MigrateError> {
-        let mut image = tempfile::tempfile().map_err(MigrateError::system("make a temporary file for a round"))?;
+        // The tree does not wait for the other host: what is saved of it while it stands still is written here first.
+        let image = match tempfile::tempfile() {
+            Ok(image) => image,
+            Err(error) => {
+                tracing::info!(%error, "no memory goes over while the tree runs: there is no temporary file for it");
+                return Ok(None);
+            }
+        };
         let saved = Saved {
             then: Then::RunOnMeanwhile,
             rounds: self,
+            file: Some(&image),
             record: None,
         };
         let mut worker = start(request, link, saved, control)?;
         let peer = link.peer().to_owned();
         link.send(&Message::Round).map_err(talk(&peer))?;
         let mut sent = Sent::default();
-        let pumped = pump((link, &mut worker), (&mut sent, Some(&mut image)), (request, control));
+        let pumped = pump((link, &mut worker), (&mut sent, Some(&image)), (request, control));
         self.bytes += sent.bytes;
         match pumped {
             Ok(()) => {}
             // All of it goes over in the end, or it is told there why not.
             Err(MigrateError::Refused { refusal, who }) if who == HERE => {
-                tracing::info!(reason = refusal.reason, "memory does not go over while the tree runs");
+                tracing::info!(reason = refusal.reason, "no more memory goes over while the tree runs");
                 link.send(&Message::Skip).map_err(talk(&peer))?;
                 return Ok(None);
             }
@@ -103,6 +112,9 @@ impl Rounds {
         worker.wait();
         link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
         self.paused = self.paused.max(sent.counts.frozen);
+        if !await_kept(link, &mut sent, control)? {
+            return Ok(None);
+        }
         self.images.push(image);
         Ok(Some(sent.bytes))
     }
@@ -120,6 +132,24 @@ impl Rounds {
         files.reverse();
         let image = Image::open(ImageFiles::chained(own, files)).map_err(|error| Refusal::of(&error))?;
         Ok(Some(Base::new(image, OsStr::new(&own_name))))
+    }
+}
+
+/// Whether the target has kept a round, for which it may have had no room.
+fn await_kept(link: &mut Link, sent: &mut Sent, control: &Control<'_>) -> Result<bool, MigrateError> {
+    loop {
+        match wait((link, None), sent, control)? {
+            Some(Message::Kept) => return Ok(true),
+            Some(Message::NotKept { reason }) => {
+                tracing::info!(
+                    reason,
+                    "no more memory goes over while the tree runs: the target could not keep it"
+                );
+                return Ok(false);
+            }
+            Some(_) => return Err(MigrateError::OutOfTurn(link.peer().to_owned())),
+            None => {}
+        }
     }
 }
 

@@ -23,9 +23,12 @@ use nix::{
 };
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     net::Shutdown,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -34,6 +37,8 @@ use std::{
 const ALIVE: Duration = Duration::from_secs(1);
 /// How often is looked whether floe was told to stop, in milliseconds.
 const GLANCE: u8 = 50;
+/// How often is looked whether a file has grown, in milliseconds.
+const GROWS: u8 = 2;
 
 /// An image that was sent.
 #[derive(Debug, Default)]
@@ -66,6 +71,7 @@ pub fn look(
     let saved = Saved {
         then: Then::RunOnUnsaved,
         rounds: &Rounds::default(),
+        file: None,
         record: None,
     };
     let mut worker = start(request, link, saved, control)?;
@@ -100,7 +106,7 @@ pub fn look(
 
 /// From now on the tree may stand still for so long.
 fn limit(request: &Request<'_>, link: &mut Link) {
-    link.set_deadline(Some(Instant::now() + request.stop_limit));
+    link.set_deadline(Instant::now().checked_add(request.stop_limit));
 }
 
 /// What has failed because that is past says so.
@@ -164,6 +170,7 @@ fn send_image(
     let saved = Saved {
         then: Then::End,
         rounds,
+        file: None,
         record: Some(hand.record),
     };
     let worker = start(request, link, saved, control).map_err(failed)?;
@@ -210,7 +217,7 @@ fn event_of(error: &MigrateError) -> SourceEvent {
 }
 
 /// What the target says next; `None` for what is none of its words. Ends where the worker does, whose tree runs then.
-fn wait(
+pub fn wait(
     (link, mut worker): (&mut Link, Option<&mut Worker>),
     sent: &mut Sent,
     control: &Control<'_>,
@@ -242,7 +249,7 @@ fn wait(
                 .iter()
                 .map(|worker| PollFd::new(worker.control.as_fd(), PollFlags::POLLIN)),
         );
-        wait_for(&mut asked)?;
+        wait_for(&mut asked, GLANCE)?;
         let reports = asked.get(1).is_some_and(is_ready);
         if let Some(worker) = &mut worker
             && reports
@@ -260,8 +267,8 @@ fn wait(
     }
 }
 
-fn wait_for(asked: &mut [PollFd<'_>]) -> Result<(), MigrateError> {
-    match poll(asked, GLANCE) {
+fn wait_for(asked: &mut [PollFd<'_>], milliseconds: u8) -> Result<(), MigrateError> {
+    match poll(asked, milliseconds) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(MigrateError::system("wait for the other side")(error.into())),
     }
@@ -271,10 +278,10 @@ fn is_ready(asked: &PollFd<'_>) -> bool {
     asked.revents().is_some_and(|events| !events.is_empty())
 }
 
-/// Sends what the worker writes, until it has written all, and keeps it in a file, where that is wanted.
+/// Sends what the worker writes, until it has written all: to the connection with it, or into a file, which it need not wait for.
 pub fn pump(
     (link, worker): (&mut Link, &mut Worker),
-    (sent, mut kept): (&mut Sent, Option<&mut File>),
+    (sent, file): (&mut Sent, Option<&File>),
     (request, control): (&Request<'_>, &Control<'_>),
 ) -> Result<(), MigrateError> {
     let peer = link.peer().to_owned();
@@ -286,6 +293,7 @@ pub fn pump(
     let mut piece = vec![0; pace.piece(DATA)];
     let mut last = Instant::now();
     let mut reports = true;
+    let mut has_more = true;
     loop {
         if control.interrupted.load(Ordering::Relaxed) {
             return Err(MigrateError::Interrupted);
@@ -308,17 +316,31 @@ pub fn pump(
             PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
         ];
         let asked = if reports { &mut asked[..] } else { &mut asked[..2] };
-        wait_for(asked)?;
+        // Nobody tells when a file grows.
+        wait_for(
+            asked,
+            if file.is_none() {
+                GLANCE
+            } else if has_more {
+                0
+            } else {
+                GROWS
+            },
+        )?;
         let (has_data, has_report) = (is_ready(&asked[0]), asked.get(2).is_some_and(is_ready));
+        let was_complete = sent.complete;
         if has_report {
             // One that is gone may have written before.
             reports = hear(worker, sent, control)?;
         }
-        if has_data {
-            let got = worker
-                .data
-                .read(&mut piece)
-                .map_err(MigrateError::system("read the image"))?;
+        let got = match file {
+            Some(file) => Some(file.read_at(&mut piece, sent.bytes))
+                .filter(|got| was_complete || !reports || !matches!(got, Ok(0))),
+            None => has_data.then(|| worker.data.read(&mut piece)),
+        };
+        has_more = got.is_some();
+        if let Some(got) = got {
+            let got = got.map_err(MigrateError::system("read the image"))?;
             if got == 0 {
                 while !sent.complete {
                     if !hear(worker, sent, control)? {
@@ -326,10 +348,6 @@ pub fn pump(
                     }
                 }
                 return Ok(());
-            }
-            if let Some(kept) = &mut kept {
-                let wrote = kept.write_all(&piece[..got]);
-                wrote.map_err(MigrateError::system("keep what is sent in a temporary file"))?;
             }
             pace.wait(got);
             link.send_data(&piece[..got]).map_err(talk)?;
@@ -372,6 +390,8 @@ pub struct Saved<'a> {
     pub then: Then,
     /// What went over before.
     pub rounds: &'a Rounds,
+    /// Where the image is written; `None`: to the connection with the worker.
+    pub file: Option<&'a File>,
     pub record: Option<&'a Record>,
 }
 
@@ -418,7 +438,11 @@ impl Saving<'_> {
         let _lock = sandbox.lock().map_err(|error| refusal(&error))?;
         let target = Target::of_sandbox(sandbox).map_err(|error| refusal(&error))?;
         let base = self.saved.rounds.base()?;
-        let stream = ends.data.try_clone().map_err(|error| refusal(&error))?;
+        let output = match self.saved.file {
+            Some(file) => file.try_clone(),
+            None => ends.data.try_clone().map(|data| File::from(OwnedFd::from(data))),
+        };
+        let output = output.map_err(|error| refusal(&error))?;
         let mut before_end = || match self.verdict(ends) {
             Ok(()) => Ok(()),
             Err(error) => Err(Box::from(error)),
@@ -426,7 +450,7 @@ impl Saving<'_> {
         let request = checkpoint::Request {
             target,
             owner: None,
-            output: Some(Output::Stream(File::from(OwnedFd::from(stream)))),
+            output: Some(Output::Stream(output)),
             level: self.request.level,
             base,
             then: self.saved.then,

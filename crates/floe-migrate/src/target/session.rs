@@ -139,8 +139,8 @@ impl Session<'_> {
         let mut rounds = Vec::new();
         loop {
             match link.receive() {
-                Ok(Message::Round) if rounds.len() < MAX_BASES => match spool(&mut link, u64::MAX) {
-                    Ok(round) => rounds.extend(round),
+                Ok(Message::Round) if rounds.len() < MAX_BASES => match keep_round(&mut link, &mut rounds) {
+                    Ok(()) => {}
                     Err(ended) => return self.end((link, id), ended),
                 },
                 Ok(Message::Image { lazy }) => return self.take_image(link, (id, name), (rounds, lazy)),
@@ -370,6 +370,30 @@ fn linger(link: &mut Link) {
 
 fn out_of_turn() -> Ended {
     Ended::Refused(Refusal::plain("the source is out of turn"))
+}
+
+/// Takes a round, and says whether there was room for it.
+fn keep_round(link: &mut Link, rounds: &mut Vec<File>) -> Result<(), Ended> {
+    match spool(link, u64::MAX) {
+        Ok(Some(round)) => {
+            rounds.push(round);
+            Ok(link.send(&Message::Kept)?)
+        }
+        Ok(None) => Ok(()),
+        // The last image is to come all the same.
+        Err(Ended::Refused(refusal)) => {
+            let reason = refusal.reason;
+            loop {
+                match link.receive_any()? {
+                    Frame::Message(Message::End { .. }) => return Ok(link.send(&Message::NotKept { reason })?),
+                    Frame::Message(Message::Skip) => return Ok(()),
+                    Frame::Message(_) => return Err(out_of_turn()),
+                    Frame::Data(_) | Frame::Alive => {}
+                }
+            }
+        }
+        Err(ended) => Err(ended),
+    }
 }
 
 /// Takes an image into a file without a name; `None` where the source says that nothing has come of it.

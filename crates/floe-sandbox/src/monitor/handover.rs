@@ -14,6 +14,7 @@ use floe_sys::{
 };
 use nix::errno::Errno;
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
@@ -197,18 +198,28 @@ impl<'a> Others<'a> {
     /// Those of a sandbox. They are found before any of them ends, so that no number can be another task's by then.
     fn of(cgroup: Option<&'a Cgroup>) -> Self {
         let Some(cgroup) = cgroup else { return Self::Unknown };
-        if cgroup.kind() == Kind::V2 {
-            return Self::Group(cgroup);
+        Self::in_group(cgroup).unwrap_or_else(|error| {
+            tracing::info!(%error, "the tasks of the sandbox end when PID 1 has");
+            Self::Unknown
+        })
+    }
+
+    fn in_group(cgroup: &'a Cgroup) -> io::Result<Self> {
+        let all: BTreeSet<Pid> = cgroup.processes().map_err(io::Error::other)?.into_iter().collect();
+        // Of one that is elsewhere the first ancestor that is here has a child that is not.
+        for process in &all {
+            let children = procfs::children(*process).map_err(io::Error::other)?;
+            // Zombies are in no list.
+            let lives = |child: Pid| Stat::of(child).is_ok_and(|stat| stat.state != b'Z' || stat.num_threads > 1);
+            if let Some(child) = children.iter().find(|child| !all.contains(child) && lives(**child)) {
+                return Err(io::Error::other(format!("task {child} is not in its cgroup")));
+            }
         }
-        let found = cgroup.processes().map_err(io::Error::other);
-        let opened = found.and_then(|all| all.into_iter().map(|pid| Ok(descriptor::pidfd_open(pid)?)).collect());
-        opened.map_or_else(
-            |error: io::Error| {
-                tracing::info!(%error, "the tasks of the sandbox end when PID 1 has");
-                Self::Unknown
-            },
-            Self::Each,
-        )
+        if cgroup.kind() == Kind::V2 {
+            return Ok(Self::Group(cgroup));
+        }
+        let opened = all.into_iter().map(descriptor::pidfd_open);
+        Ok(Self::Each(opened.collect::<Result<_, _>>()?))
     }
 
     /// Ends them; whether none of them can run any more.
