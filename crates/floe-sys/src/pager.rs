@@ -10,6 +10,7 @@ use std::{
     mem::size_of,
     ops::Range,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
 };
 
 /// `struct uffdio_api`.
@@ -63,13 +64,25 @@ struct Zero {
 }
 const _: () = assert!(size_of::<Zero>() == 32);
 
+/// `struct uffdio_writeprotect`.
+#[repr(C)]
+#[derive(Default)]
+struct WriteProtect {
+    range: Span,
+    mode: u64,
+}
+const _: () = assert!(size_of::<WriteProtect>() == 24);
+
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_API: libc::Ioctl = nix::request_code_readwrite!(0xaa, 0x3f, size_of::<Api>());
 const UFFDIO_REGISTER: libc::Ioctl = nix::request_code_readwrite!(0xaa, 0x00, size_of::<Register>());
 const UFFDIO_WAKE: libc::Ioctl = nix::request_code_read!(0xaa, 0x02, size_of::<Span>());
 const UFFDIO_COPY: libc::Ioctl = nix::request_code_readwrite!(0xaa, 0x03, size_of::<Copy>());
 const UFFDIO_ZEROPAGE: libc::Ioctl = nix::request_code_readwrite!(0xaa, 0x04, size_of::<Zero>());
+const UFFDIO_WRITEPROTECT: libc::Ioctl = nix::request_code_readwrite!(0xaa, 0x06, size_of::<WriteProtect>());
 const MODE_MISSING: u64 = 1;
+/// Any address of a process.
+const SOMEWHERE: u64 = 1 << 32;
 /// UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP.
 const ALL_EVENTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
 const PAGE: u64 = 4096;
@@ -99,6 +112,17 @@ pub enum Event {
     Remove(Range<u64>),
     /// A range is not mapped any more.
     Unmap(Range<u64>),
+}
+
+/// What is going on in an address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motion {
+    /// Nothing: all changes so far have been read.
+    Still,
+    /// Changes of mappings are under way, or have not been read.
+    Changing,
+    /// Nobody has it any more: its last process has ended, or executes something else.
+    Gone,
 }
 
 /// Pages that were not copied: how many bytes were, and why not all.
@@ -199,6 +223,46 @@ impl Pager {
         debug_assert_eq!(result, 0, "it takes any range");
     }
 
+    /// Whether changes of mappings are under way, or have not been read yet.
+    #[must_use]
+    pub fn motion(&self) -> Motion {
+        let mut protect = WriteProtect {
+            range: span(&(SOMEWHERE..SOMEWHERE + PAGE)),
+            mode: 0,
+        };
+        // SAFETY: the kernel reads the structure. It takes protection off nothing: no memory is registered for that.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_WRITEPROTECT, &raw mut protect) };
+        match Errno::result(result) {
+            Err(Errno::EAGAIN) => Motion::Changing,
+            Err(Errno::ESRCH) => Motion::Gone,
+            // ENOENT, as a rule.
+            Ok(_) | Err(_) => Motion::Still,
+        }
+    }
+
+    /// Whether a range lies in one mapping that is looked after, be it filled or not. This holds for good where [`Pager::motion`] says
+    /// afterwards that nothing changes, and no event was read in between.
+    ///
+    /// # Errors
+    /// Whatever the kernel says else, EAGAIN and ESRCH among it.
+    pub fn is_registered(&self, range: &Range<u64>) -> Result<bool, Errno> {
+        let mut copy = Copy {
+            to: range.start,
+            from: nowhere()?,
+            bytes: range.end - range.start,
+            ..Copy::default()
+        };
+        // SAFETY: the kernel reads and writes the structure. It has nothing to copy: the source can't be read, which it finds
+        // out when it has found the mapping.
+        let result = Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_COPY, &raw mut copy) });
+        match result.map_err(|error| partly(copy.done, error).why) {
+            Err(Errno::EFAULT | Errno::EEXIST) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => unreachable!("a page that can't be read was copied"),
+        }
+    }
+
     /// Reads what waits to be read, without waiting for more. Faults come before other events, whenever they came about.
     ///
     /// # Errors
@@ -217,6 +281,20 @@ impl AsFd for Pager {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// The address of a page of this process that can't be read.
+fn nowhere() -> Result<u64, Errno> {
+    static PLACE: OnceLock<Result<u64, Errno>> = OnceLock::new();
+    *PLACE.get_or_init(|| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, where the kernel chooses, which nobody can access.
+        let place = unsafe { libc::mmap(std::ptr::null_mut(), PAGE as usize, libc::PROT_NONE, flags, -1, 0) };
+        if place == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(place as u64)
+    })
 }
 
 fn span(range: &Range<u64>) -> Span {

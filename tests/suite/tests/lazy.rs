@@ -2,7 +2,11 @@
 //! killed; or the sandbox is ended. Nothing of it is left when all is there.
 
 use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, signal, source, spawn, until, wait};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::{
+    ptrace,
+    signal::{Signal, kill},
+    wait::{WaitPidFlag, WaitStatus, waitpid},
+};
 use std::{
     fs,
     os::unix::fs::FileExt,
@@ -11,8 +15,13 @@ use std::{
 };
 
 const VICTIM: &str = "memory-comes";
+const MEANWHILE: &str = "memory-meanwhile";
+/// Descriptors that floe may have.
+const FEW: usize = 64;
 /// Pages of each of its five fields.
 const PAGES: &str = "6144";
+/// So many that they come for a while.
+const MANY_PAGES: &str = "20480";
 const END: &str = "the sandbox is ended";
 
 /// Processes of one restore, by what they call themselves: the two that bring pages, the guard first, and the monitor.
@@ -110,6 +119,87 @@ fn comes_whole_while_it_is_used() {
         victim.check(&format!("in round {round}"));
         expect_nothing_left(&host, name);
     }
+}
+
+/// Another victim, which does one thing, saved.
+fn saved_to<'a>(host: &'a Host, what: &str) -> Victim<'a> {
+    let victim = Victim::start(host, MEANWHILE, &[], &[MANY_PAGES, what]);
+    host.done(&["checkpoint", MEANWHILE, "-o", &image(host)]);
+    victim
+}
+
+/// Holds memory back until the victim has done its part, by stopping threads of the server again and again: all but those that
+/// read events and that bring what somebody waits for. How much the victim did while memory came.
+fn held_back(host: &Host) -> usize {
+    let around = Around::find(host).expect("memory comes still");
+    let tasks = fs::read_dir(format!("/proc/{}/task", around.server)).expect("its threads");
+    let mut threads: Vec<i32> = tasks
+        .flatten()
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect();
+    threads.sort_unstable();
+    let mut threads: Vec<_> = threads.into_iter().skip(2).map(nix::unistd::Pid::from_raw).collect();
+    // Those that end meanwhile are no matter.
+    threads.retain(|thread| ptrace::seize(*thread, ptrace::Options::empty()).is_ok());
+    let end = Instant::now() + Duration::from_secs(20);
+    while meanwhile(host) == 0 && Instant::now() < end {
+        threads.retain(|thread| {
+            ptrace::interrupt(*thread).is_ok()
+                && matches!(
+                    waitpid(*thread, Some(WaitPidFlag::__WALL)),
+                    Ok(WaitStatus::PtraceEvent(..))
+                )
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        // They may hold locks that the others need.
+        threads.retain(|thread| ptrace::cont(*thread, None).is_ok());
+    }
+    for thread in threads {
+        if ptrace::interrupt(thread).is_ok() && waitpid(thread, Some(WaitPidFlag::__WALL)).is_ok() {
+            let _ = ptrace::detach(thread, None);
+        }
+    }
+    meanwhile(host)
+}
+
+/// How much it did while memory came.
+fn meanwhile(host: &Host) -> usize {
+    let note = host.path(&format!("stage-{MEANWHILE}")).join("meanwhile");
+    let note = fs::read_to_string(note).unwrap_or_default();
+    // It may not be all there yet.
+    note.strip_suffix('\n').and_then(|note| note.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn more_children_than_descriptors_come_and_go() {
+    let host = Host::behind(&["prlimit", &format!("--nofile={FEW}")]);
+    let mut victim = saved_to(&host, "children");
+    host.done(&["restore", "-d", "--lazy", &image(&host)]);
+    let children = held_back(&host);
+    assert!(children > 2 * FEW, "only {children}");
+    victim.check("with children");
+    expect_nothing_left(&host, MEANWHILE);
+}
+
+#[test]
+fn threads_unmap_and_move_what_others_have_left() {
+    let host = Host::new();
+    let mut victim = saved_to(&host, "threads");
+    host.done(&["restore", "-d", "--lazy", &image(&host)]);
+    assert!(held_back(&host) > 0);
+    victim.check("moved about");
+    expect_nothing_left(&host, MEANWHILE);
+}
+
+#[test]
+fn what_a_child_does_not_get_does_not_come_to_it() {
+    let host = Host::new();
+    let mut victim = saved_to(&host, "not-inherited");
+    host.done(&["restore", "-d", "--lazy", &image(&host)]);
+    assert!(held_back(&host) > 0);
+    // While the child lives.
+    expect_nothing_left(&host, MEANWHILE);
+    victim.check("with a child");
 }
 
 #[test]

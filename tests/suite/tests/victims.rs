@@ -13,7 +13,7 @@ fn survives(name: &str) {
 }
 
 /// No two looks are alike: timers make threads (SIGEV_THREAD), with their stacks, whenever they go off; mappings come and go.
-const RESTLESS: [&str; 3] = ["memory-comes", "memory-in-motion", "posix-timers"];
+const RESTLESS: [&str; 4] = ["memory-comes", "memory-in-motion", "memory-meanwhile", "posix-timers"];
 
 fn round_trip(victim: &mut Victim<'_>, name: &str, into: &str, method: &str) {
     if RESTLESS.contains(&name) {
@@ -178,6 +178,7 @@ victims! {
     many_tasks "many-tasks",
     memory_advice "memory-advice",
     memory_comes "memory-comes",
+    memory_meanwhile "memory-meanwhile",
     memory_file_private "memory-file-private",
     memory_file_shared "memory-file-shared",
     memory_huge "memory-huge",

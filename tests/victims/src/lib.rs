@@ -11,6 +11,7 @@ pub mod arch;
 pub mod call;
 pub mod cgroup;
 pub mod descriptor;
+pub mod field;
 pub mod filter;
 pub mod findings;
 pub mod ipc;

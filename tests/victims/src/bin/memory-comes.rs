@@ -2,99 +2,19 @@
 //! it in no order and write it, children and their children that do so too, mappings that move, shrink, grow and go, system
 //! calls that read and write it. With `DIR PAGES` each field has that many pages.
 
-use std::{
-    ptr,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{ptr, sync::Mutex, thread};
 use victims::{
     Findings,
+    field::{Field, WORDS, expected, set_word, storms, word_at, wrong_at, zero_at},
     memory::{Mapping, PAGE},
-    play, wait_until,
+    play,
 };
 
-const WORDS: usize = PAGE / 8;
 /// Pages of a block of the field that is moved about.
 const BLOCK: usize = 64;
 /// include/uapi/asm-generic/mman-common.h, Linux 6.13.
 const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
-
-/// Pages, each word of which follows from where it is.
-#[derive(Clone, Copy)]
-struct Field {
-    mapping: Mapping,
-    pages: usize,
-    seed: u64,
-}
-
-fn mixed(mut number: u64) -> u64 {
-    number ^= number >> 33;
-    number = number.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    number ^ number >> 29
-}
-
-fn expected(seed: u64, page: usize, word: usize) -> u64 {
-    mixed(seed.wrapping_add((page * WORDS + word) as u64))
-}
-
-fn word_at(address: usize) -> u64 {
-    // SAFETY: callers name addresses of their mappings.
-    unsafe { ptr::read_volatile(address as *const u64) }
-}
-
-fn set_word(address: usize, word: u64) {
-    // SAFETY: callers name addresses of their writable mappings.
-    unsafe { ptr::write_volatile(address as *mut u64, word) }
-}
-
-/// The first wrong page of some that begin at an address: a word, another in the middle, and the last one of each.
-fn wrong_at(address: usize, seed: u64, pages: impl Iterator<Item = usize>, first: usize) -> Option<usize> {
-    pages.into_iter().find(|page| {
-        [0, 1 + page % 500, WORDS - 1]
-            .iter()
-            .any(|word| word_at(address + (page - first) * PAGE + word * 8) != expected(seed, *page, *word))
-    })
-}
-
-fn zero_at(address: usize, pages: usize) -> bool {
-    (0..pages).all(|page| word_at(address + page * PAGE) == 0 && word_at(address + page * PAGE + PAGE - 8) == 0)
-}
-
-impl Field {
-    fn new(pages: usize, seed: u64) -> Self {
-        let mapping = Mapping::private(pages * PAGE);
-        let field = Self { mapping, pages, seed };
-        (0..pages).for_each(|page| field.fill(page, seed));
-        field
-    }
-
-    fn fill(&self, page: usize, seed: u64) {
-        let address = self.mapping.address + page * PAGE;
-        (0..WORDS).for_each(|word| set_word(address + word * 8, expected(seed, page, word)));
-    }
-
-    fn wrong(&self, seed: u64, pages: impl Iterator<Item = usize>) -> Option<usize> {
-        wrong_at(self.mapping.address, seed, pages, 0)
-    }
-
-    /// All pages in no order.
-    fn shuffled(&self, from: u64) -> impl Iterator<Item = usize> + use<> {
-        let (pages, start) = (self.pages, mixed(from) as usize);
-        // No page twice where the step has no factor in common.
-        let step = ((start | 1) % pages) | 1;
-        let step = if gcd(step, pages) == 1 { step } else { 1 };
-        (0..pages).map(move |n| (start % pages + n * step) % pages)
-    }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
 
 /// What there is. Nobody but its thread changes a field while a storm is on.
 struct Ground {
@@ -103,7 +23,6 @@ struct Ground {
     kept: Field,
     moved: Mutex<Field>,
     called: Field,
-    storms: AtomicU64,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -118,35 +37,14 @@ fn main() {
             kept: Field::new(pages, 3 << 40),
             moved: Mutex::new(Field::new(pages, 4 << 40)),
             called: Field::new(pages, 5 << 40),
-            storms: AtomicU64::new(0),
             wrong: Mutex::default(),
         }));
-        let busy: &'static Mutex<()> = Box::leak(Box::default());
-        thread::spawn(move || {
-            let mut before = apart();
-            loop {
-                thread::sleep(Duration::from_millis(1));
-                let now = apart();
-                if now.abs_diff(before) > 3_000_000 {
-                    let _busy = busy.lock().expect("the lock");
-                    ground.storm();
-                }
-                before = now;
-            }
-        });
-        let mut seen = 0;
+        let mut storm = storms(|round| ground.storm(round), || ground.look());
         move |findings: &mut Findings| {
             if findings.sabotage() {
                 set_word(ground.steady.mapping.address, 7);
             }
-            // One is under way soon, if there is any.
-            wait_until(|| ground.storms.load(Ordering::Acquire) > seen || busy.try_lock().is_ok());
-            let _busy = busy.lock().expect("the lock");
-            if ground.storms.load(Ordering::Acquire) == seen {
-                ground.storm();
-            }
-            seen = ground.storms.load(Ordering::Acquire);
-            ground.look();
+            storm();
             ground
                 .wrong
                 .lock()
@@ -157,24 +55,12 @@ fn main() {
     })
 }
 
-/// How far the time of day is from the time since the boot: a restore changes it.
-fn apart() -> i128 {
-    let time = |clock| {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel writes the structure.
-        unsafe { libc::clock_gettime(clock, &raw mut time) };
-        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
-    };
-    time(libc::CLOCK_REALTIME) - time(libc::CLOCK_MONOTONIC)
-}
-
 impl Ground {
     fn report(&self, what: impl Into<String>) {
         self.wrong.lock().expect("the lock").push(what.into());
     }
 
-    fn storm(&self) {
-        let round = self.storms.load(Ordering::Acquire);
+    fn storm(&self, round: u64) {
         thread::scope(|scope| {
             for who in 0..3 {
                 scope.spawn(move || {
@@ -203,7 +89,6 @@ impl Ground {
                 }
             });
         });
-        self.storms.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Everything, in order.

@@ -64,6 +64,12 @@ impl Layout {
         found
     }
 
+    /// Whether something is to come to a range.
+    #[must_use]
+    pub fn is_wanted(&self, range: &Range<u64>) -> bool {
+        !self.touched(range).is_empty()
+    }
+
     /// These have come.
     pub fn came(&mut self, run: &PageRun) {
         let pages = run.first.0..run.first.0 + run.pages;
@@ -96,35 +102,47 @@ impl Layout {
 
     /// Takes out what lies in a range.
     fn take(&mut self, range: &Range<u64>) -> Vec<PageRun> {
-        let end = |run: &PageRun| run.start + run.pages * PAGE;
+        let touched = self.touched(range);
+        let mut taken = Vec::with_capacity(touched.len());
+        for run in touched {
+            self.by_address.remove(&run.start);
+            self.by_page.remove(&run.first.0);
+            if run.start < range.start {
+                self.insert(part(&run, &(run.start..range.start)));
+            }
+            if range.end < end(&run) {
+                self.insert(part(&run, &(range.end..end(&run))));
+            }
+            taken.push(part(&run, range));
+        }
+        taken
+    }
+
+    /// Whole runs of which something lies in a range.
+    fn touched(&self, range: &Range<u64>) -> Vec<PageRun> {
         let before = self.by_address.range(..range.start).next_back();
-        let touched: Vec<PageRun> = (before.into_iter().chain(self.by_address.range(range.clone())))
+        (before.into_iter().chain(self.by_address.range(range.clone())))
             .map(|(start, (pages, first))| PageRun {
                 start: *start,
                 pages: *pages,
                 first: PageId(*first),
             })
             .filter(|run| end(run) > range.start)
-            .collect();
-        let mut taken = Vec::with_capacity(touched.len());
-        for run in touched {
-            self.by_address.remove(&run.start);
-            self.by_page.remove(&run.first.0);
-            let part = |from: u64, to: u64| PageRun {
-                start: from,
-                pages: (to - from) / PAGE,
-                first: PageId(run.first.0 + (from - run.start) / PAGE),
-            };
-            let (from, to) = (run.start.max(range.start), end(&run).min(range.end));
-            if run.start < from {
-                self.insert(part(run.start, from));
-            }
-            if to < end(&run) {
-                self.insert(part(to, end(&run)));
-            }
-            taken.push(part(from, to));
-        }
-        taken
+            .collect()
+    }
+}
+
+fn end(run: &PageRun) -> u64 {
+    run.start + run.pages * PAGE
+}
+
+/// The part of a run that lies in a range.
+fn part(run: &PageRun, range: &Range<u64>) -> PageRun {
+    let (from, to) = (run.start.max(range.start), end(run).min(range.end));
+    PageRun {
+        start: from,
+        pages: (to - from) / PAGE,
+        first: PageId(run.first.0 + (from - run.start) / PAGE),
     }
 }
 

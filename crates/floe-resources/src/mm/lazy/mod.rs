@@ -1,11 +1,12 @@
 //! Memory that comes when it is used, or a little later: userfaultfd(2), Documentation/admin-guide/mm/userfaultfd.rst.
 //!
 //! `choose` says which pages may; `begin` has a puppet's memory looked after; `serve` brings the pages, to who waits for them
-//! first and all others behind; `spaces` is what it knows of each address space, with its `layout`; `queue` which chunk comes
+//! first and all others behind; `spaces` is what it knows of each address space, with its `layout` and `history`; `queue` which chunk comes
 //! next.
 
 mod begin;
 mod choose;
+mod history;
 mod layout;
 mod queue;
 mod serve;

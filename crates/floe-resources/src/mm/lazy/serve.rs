@@ -2,8 +2,8 @@
 //!
 //! One thread reads what happens to the address spaces; others read, check and unpack chunks and fill pages, one of them only
 //! such that somebody waits for. A chunk goes to all address spaces that are to have pages of it: processes that were forked
-//! meanwhile want what their parents want. What can't be filled yet, as its mapping is being changed or was not copied to
-//! a child (MADV_DONTFORK), is tried again as long as it is wanted.
+//! meanwhile want what their parents want. What can't be filled yet, as its mapping is being changed, is tried again as long as
+//! it is wanted.
 
 use super::{
     queue::{Job, Queue, order},
@@ -21,7 +21,10 @@ use nix::{
 use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, RwLock},
+    sync::{
+        Arc, Condvar, Mutex, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +33,7 @@ const PAGE: usize = 4096;
 const LATER: Duration = Duration::from_millis(10);
 /// How long until an event is looked for that is on its way.
 const SOON: Duration = Duration::from_micros(50);
-/// Memory may be short for a while; this often it is tried again, at intervals of [`LATER`].
+/// Memory, and room for descriptors, may be short for a while; this often it is tried again, at intervals of [`LATER`].
 const SHORTAGES: u32 = 3000;
 /// More threads bring no more.
 const MOST_THREADS: usize = 8;
@@ -53,6 +56,12 @@ pub enum ServeError {
     /// Memory is short.
     #[error("there was no memory for pages of the workload for half a minute")]
     NoRoom,
+    /// Descriptors are short.
+    #[error("there was no room for descriptors of forked processes for long")]
+    Crowded,
+    /// Threads changed mappings at the same time.
+    #[error("threads of the workload moved and unmapped memory in an order that is not known")]
+    Order,
     /// A descriptor that tells of an address space.
     #[error("read what happens to the memory of the workload")]
     Hear(#[source] Errno),
@@ -95,8 +104,10 @@ struct Server<'a> {
     spaces: &'a RwLock<Vec<Arc<Space>>>,
     queue: Mutex<Queue<Arc<Space>>>,
     bell: Condvar,
-    /// Tells the thread that reads events that there is nothing left to do.
+    /// Tells the thread that reads events that there is nothing left to do, or that there are others to hear.
     idle: OwnedFd,
+    /// How often in a row there was no room for a copy's descriptor.
+    crowded: AtomicU32,
     failure: Mutex<Option<ServeError>>,
 }
 
@@ -133,6 +144,7 @@ fn bring_all(
         spaces,
         bell: Condvar::new(),
         idle: event::eventfd(libc::EFD_NONBLOCK).map_err(ServeError::Wait)?,
+        crowded: AtomicU32::new(0),
         failure: Mutex::new(None),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -228,13 +240,12 @@ impl Server<'_> {
         }
     }
 
-    /// Chunks that somebody misses still. Those address spaces that miss nothing are looked after all the same, until all are
-    /// let go together: others have their descriptors too.
+    /// Chunks that somebody misses still. Those address spaces of the beginning that miss nothing are looked after all the
+    /// same, until all are let go together: the monitor has their descriptors too.
     fn missing(&self) -> Result<Vec<usize>, ServeError> {
-        let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
-        spaces.retain(|space| !space.is_gone());
+        self.let_go();
         let mut chunks = Vec::new();
-        for run in spaces.iter().flat_map(|space| space.missing()) {
+        for run in self.all().iter().flat_map(|space| space.missing()) {
             let first = self.chunk_of(run.first.0)?;
             chunks.extend(first..=self.chunk_of(run.first.0 + run.pages - 1)?);
         }
@@ -247,15 +258,41 @@ impl Server<'_> {
         self.image.chunk_of(PageId(page)).ok_or(ServeError::NoChunk(page))
     }
 
+    /// Lets go of those that nobody has any more, and of copies that miss nothing: their descriptors are the server's alone.
+    /// Whether there were any.
+    fn let_go(&self) -> bool {
+        let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
+        let before = spaces.len();
+        spaces.retain(|space| !(space.is_gone() || space.is_complete_copy()));
+        spaces.len() < before
+    }
+
     /// Notes what the owner of an address space did.
     fn hear(&self, space: &Arc<Space>) -> Result<(), ServeError> {
-        let news = space.hear().map_err(ServeError::Hear)?;
-        if news.faults.is_empty() && news.copies.is_empty() {
-            return Ok(());
+        let news = match space.hear() {
+            // Who forked waits until there is room: that of those who have ended, or have all.
+            Err(Errno::EMFILE) if self.let_go() => return Ok(()),
+            Err(Errno::EMFILE) => {
+                if self.crowded.fetch_add(1, Ordering::Relaxed) >= SHORTAGES {
+                    return Err(ServeError::Crowded);
+                }
+                std::thread::sleep(LATER);
+                return Ok(());
+            }
+            news => news.map_err(ServeError::Hear)?,
+        };
+        if news.unsure {
+            return Err(ServeError::Order);
         }
-        let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
-        spaces.extend(news.copies.into_iter().map(Arc::new));
-        drop(spaces);
+        if !news.copies.is_empty() {
+            self.crowded.store(0, Ordering::Relaxed);
+            // So no more are kept than live, however many come and go.
+            self.let_go();
+            let mut spaces = self.spaces.write().expect("no thread panics with the lock held");
+            spaces.extend(news.copies.into_iter().map(Arc::new));
+            drop(spaces);
+            self.tell();
+        }
         if !news.faults.is_empty() {
             let mut queue = self.queue();
             news.faults
@@ -290,10 +327,15 @@ impl Server<'_> {
                 self.bell.notify_all();
             }
             if queue.stop || queue.is_idle() {
-                // It counts far enough.
-                let _ = nix::unistd::write(&self.idle, &1_u64.to_ne_bytes());
+                self.tell();
             }
         }
+    }
+
+    /// Has the thread that reads events look again.
+    fn tell(&self) {
+        // It counts far enough.
+        let _ = nix::unistd::write(&self.idle, &1_u64.to_ne_bytes());
     }
 
     /// Somebody waits for an address.
@@ -357,6 +399,7 @@ impl Server<'_> {
                 self.hear(space)?;
                 std::thread::sleep(SOON);
             }
+            Delivery::Unsure => return Err(ServeError::Order),
             Delivery::NoRoom if *shortages == SHORTAGES => return Err(ServeError::NoRoom),
             Delivery::NoRoom => {
                 *shortages += 1;

@@ -4,15 +4,21 @@
 //! from looking up where they go until they are there; whoever reads events holds it for writing, until the layout is what
 //! they say. The kernel lets nothing in from the moment at which a change begins until it has been read (EAGAIN): so what is
 //! filled was looked up either before the change, or behind it.
+//!
+//! A page that is to come to where there is no mapping that is looked after, while nothing is under way, will never come: it was
+//! not inherited (MADV_DONTFORK), or was unmapped without a word (shmat(2) with SHM_REMAP). It is let go of.
 
-use super::layout::Layout;
+use super::{
+    history::{History, Unsure},
+    layout::Layout,
+};
 use floe_image::record::PageRun;
-use floe_sys::pager::{Event, Pager, Partly};
+use floe_sys::pager::{Event, Motion, Pager, Partly};
 use nix::errno::Errno;
 use std::{
     ops::Range,
     sync::{
-        RwLock,
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,7 +29,9 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Space {
     userfault: Pager,
-    layout: RwLock<Layout>,
+    history: RwLock<History>,
+    /// Made by a fork while memory came.
+    is_copy: bool,
     /// Its last process has ended, or executes something else.
     gone: AtomicBool,
 }
@@ -39,6 +47,17 @@ pub enum Delivery {
     Aside,
     /// There is no room.
     NoRoom,
+    /// Nobody knows what has to come where.
+    Unsure,
+}
+
+/// What became of pages that were brought.
+#[derive(Default)]
+struct Found {
+    /// They are there.
+    came: Vec<PageRun>,
+    /// They were not taken: there was no mapping for them.
+    absent: Vec<PageRun>,
 }
 
 /// What its owner did.
@@ -48,18 +67,24 @@ pub struct News {
     pub faults: Vec<u64>,
     /// Copies.
     pub copies: Vec<Space>,
+    /// Nobody knows what has to come where.
+    pub unsure: bool,
 }
 
 impl Space {
     /// One with these pages to come.
     pub fn new(userfault: Pager, runs: &[PageRun]) -> Self {
-        Self::with(userfault, Layout::new(runs))
+        Self {
+            is_copy: false,
+            ..Self::copy(userfault, History::new(Layout::new(runs)))
+        }
     }
 
-    fn with(userfault: Pager, layout: Layout) -> Self {
+    fn copy(userfault: Pager, history: History) -> Self {
         Self {
             userfault,
-            layout: RwLock::new(layout),
+            history: RwLock::new(history),
+            is_copy: true,
             gone: AtomicBool::new(false),
         }
     }
@@ -71,17 +96,25 @@ impl Space {
 
     /// Whether nobody has it any more.
     pub fn is_gone(&self) -> bool {
+        if self.userfault.motion() == Motion::Gone {
+            self.gone.store(true, Ordering::Release);
+        }
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Whether it was made by a fork while memory came, and all has come to it.
+    pub fn is_complete_copy(&self) -> bool {
+        self.is_copy && self.read().layout().is_empty()
     }
 
     /// What is to come.
     pub fn missing(&self) -> Vec<PageRun> {
-        self.read().runs().collect()
+        self.read().layout().runs().collect()
     }
 
     /// Number of the page that is to come to an address.
     pub fn page_at(&self, address: u64) -> Option<u64> {
-        self.read().page_at(address).map(|page| page.0)
+        self.read().layout().page_at(address).map(|page| page.0)
     }
 
     /// Reads what its owner did.
@@ -90,22 +123,25 @@ impl Space {
     /// EMFILE where there is no room for another copy's descriptor.
     pub fn hear(&self) -> Result<News, Errno> {
         let mut news = News::default();
-        let mut layout = self.layout.write().expect("no thread panics with the lock held");
+        let mut history = self.write();
         for event in self.userfault.read()? {
             match event {
                 Event::Fault(address) => news.faults.push(address),
-                Event::Fork(userfault) => news.copies.push(Self::with(userfault, layout.clone())),
+                Event::Fork(userfault) => news.copies.push(Self::copy(userfault, history.copy())),
                 Event::Remap { from, to, bytes } => {
-                    layout.move_range(from, to, bytes);
+                    news.unsure |= history.moved(from, to, bytes) == Err(Unsure);
                     // Who waits for it where it was finds nothing there now.
                     self.userfault.wake(&(from..from + bytes));
                 }
-                Event::Remove(range) => layout.drop_range(&range),
+                Event::Remove(range) => history.removed(&range),
                 Event::Unmap(range) => {
-                    layout.drop_range(&range);
+                    history.unmapped(&range);
                     self.userfault.wake(&range);
                 }
             }
+        }
+        if history.is_uncertain() {
+            news.unsure |= self.settle(&mut history, &[])? == Err(Unsure);
         }
         Ok(news)
     }
@@ -118,11 +154,66 @@ impl Space {
         if self.gone.load(Ordering::Acquire) {
             return Ok(Delivery::Whole);
         }
-        let mut came = Vec::new();
-        let result = self.fill(pages, bytes, &mut came);
-        let mut layout = self.layout.write().expect("no thread panics with the lock held");
-        came.iter().for_each(|run| layout.came(run));
-        result
+        let mut found = Found::default();
+        let result = self.fill(pages, bytes, &mut found)?;
+        let mut history = self.write();
+        history.came(&found.came);
+        if (!found.absent.is_empty() || history.is_uncertain())
+            && self.settle(&mut history, &found.absent)? == Err(Unsure)
+        {
+            return Ok(Delivery::Unsure);
+        }
+        Ok(result)
+    }
+
+    /// Where nothing is under way, lets go of pages that were not taken, where there is no mapping that is looked after; and finds
+    /// out whether all is in order that was in doubt. The caller has the lock, so that no event is read meanwhile.
+    fn settle(&self, history: &mut History, refused: &[PageRun]) -> Result<Result<(), Unsure>, Errno> {
+        if self.userfault.motion() != Motion::Still {
+            return Ok(Ok(()));
+        }
+        let numbers = |run: &PageRun| run.first.0..run.first.0 + run.pages;
+        let asked = || -> Result<_, Errno> {
+            let mut is_mapped = false;
+            for range in history.doubt() {
+                is_mapped |= self.absent_of(range)?.is_empty();
+            }
+            let mut absent = Vec::new();
+            for place in refused.iter().flat_map(|run| history.layout().places(&numbers(run))) {
+                absent.extend(self.absent_of(&(place.start..place.start + place.pages * PAGE))?);
+            }
+            Ok((is_mapped, absent))
+        };
+        let (is_mapped, absent) = match asked() {
+            Ok(answers) => answers,
+            Err(Errno::EAGAIN | Errno::ESRCH | Errno::ENOMEM) => return Ok(Ok(())),
+            Err(error) => return Err(error),
+        };
+        if self.userfault.motion() != Motion::Still {
+            return Ok(Ok(()));
+        }
+        if is_mapped {
+            return Ok(Err(Unsure));
+        }
+        history.settled(&absent);
+        absent
+            .iter()
+            .for_each(|address| self.userfault.wake(&(*address..address + PAGE)));
+        Ok(Ok(()))
+    }
+
+    /// Pages of a range that lie in no mapping that is looked after.
+    fn absent_of(&self, range: &Range<u64>) -> Result<Vec<u64>, Errno> {
+        if self.userfault.is_registered(range)? {
+            return Ok(Vec::new());
+        }
+        let mut absent = Vec::new();
+        for address in range.clone().step_by(PAGE as usize) {
+            if !self.userfault.is_registered(&(address..address + PAGE))? {
+                absent.push(address);
+            }
+        }
+        Ok(absent)
     }
 
     /// Has an address be zeros, where nothing is to come: else that has to be brought, again.
@@ -130,8 +221,8 @@ impl Space {
     /// # Errors
     /// As [`Space::bring`].
     pub fn zero(&self, address: u64) -> Result<Delivery, Errno> {
-        let layout = self.read();
-        if layout.page_at(address).is_some() {
+        let history = self.read();
+        if history.is_in_doubt() || history.layout().page_at(address).is_some() {
             return Ok(Delivery::Again);
         }
         let page = address..address + PAGE;
@@ -146,13 +237,16 @@ impl Space {
         }
     }
 
-    fn fill(&self, pages: &Range<u64>, bytes: &[u8], came: &mut Vec<PageRun>) -> Result<Delivery, Errno> {
-        let layout = self.read();
+    fn fill(&self, pages: &Range<u64>, bytes: &[u8], found: &mut Found) -> Result<Delivery, Errno> {
+        let history = self.read();
+        if history.is_in_doubt() {
+            return Ok(Delivery::Again);
+        }
         let mut whole = Delivery::Whole;
-        for place in layout.places(pages) {
+        for place in history.layout().places(pages) {
             let from = ((place.first.0 - pages.start) * PAGE) as usize;
             let bytes = &bytes[from..from + (place.pages * PAGE) as usize];
-            match self.fill_place(&place, bytes, came)? {
+            match self.fill_place(&place, bytes, found)? {
                 Delivery::Whole => {}
                 Delivery::Aside => whole = Delivery::Aside,
                 other => return Ok(other),
@@ -161,8 +255,8 @@ impl Space {
         Ok(whole)
     }
 
-    /// Pages that follow each other; notes which are there then.
-    fn fill_place(&self, place: &PageRun, bytes: &[u8], came: &mut Vec<PageRun>) -> Result<Delivery, Errno> {
+    /// Pages that follow each other; notes what becomes of them.
+    fn fill_place(&self, place: &PageRun, bytes: &[u8], found: &mut Found) -> Result<Delivery, Errno> {
         let mut whole = Delivery::Whole;
         let (mut at, mut most) = (0, bytes.len());
         let part = |at: usize, bytes: usize| PageRun {
@@ -173,19 +267,19 @@ impl Space {
         while at < bytes.len() {
             let end = bytes.len().min(at + most);
             let Err(Partly { done, why }) = self.userfault.copy(place.start + at as u64, &bytes[at..end]) else {
-                came.push(part(at, end - at));
+                found.came.push(part(at, end - at));
                 at = end;
                 continue;
             };
             if done > 0 {
-                came.push(part(at, done));
+                found.came.push(part(at, done));
                 at += done;
                 continue;
             }
             match why {
                 Errno::EEXIST => {
                     let page = PAGE as usize;
-                    came.push(part(at, page));
+                    found.came.push(part(at, page));
                     self.userfault
                         .wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
                     at += page;
@@ -195,6 +289,7 @@ impl Space {
                 Errno::ENOENT => {
                     self.userfault
                         .wake(&(place.start + at as u64..place.start + at as u64 + PAGE));
+                    found.absent.push(part(at, PAGE as usize));
                     whole = Delivery::Aside;
                     at += PAGE as usize;
                 }
@@ -216,7 +311,11 @@ impl Space {
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Layout> {
-        self.layout.read().expect("no thread panics with the lock held")
+    fn read(&self) -> RwLockReadGuard<'_, History> {
+        self.history.read().expect("no thread panics with the lock held")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, History> {
+        self.history.write().expect("no thread panics with the lock held")
     }
 }
