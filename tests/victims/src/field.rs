@@ -1,16 +1,10 @@
 //! Fields of pages that can be told to be what they were, wherever they are; and what a victim does to them as soon as it
 //! finds itself somewhere else in time.
 
-use crate::{
-    memory::{Mapping, PAGE},
-    wait_until,
-};
+use crate::memory::{Mapping, PAGE};
 use std::{
     ptr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -109,38 +103,51 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// Has a storm made whenever the victim was restored: it is told how many there were before. What is returned waits until
-/// there was one since it was called last, makes one where nobody noticed anything, and then looks, while there is none.
-pub fn storms(storm: impl Fn(u64) + Send + Sync + 'static, look: impl Fn()) -> impl FnMut() {
-    let storm = Arc::new(storm);
-    let made = Arc::new(AtomicU64::new(0));
-    let busy = Arc::new(Mutex::new(()));
+/// there was one since it was called last, makes one where there was nothing to notice, and then looks, while there is none.
+pub fn storms(storm: impl Fn(u64) + Send + 'static, look: impl Fn()) -> impl FnMut() {
+    let weather = Arc::new(Mutex::new(Weather {
+        storm,
+        made: 0,
+        apart: apart(),
+    }));
     thread::spawn({
-        let (storm, made, busy) = (storm.clone(), made.clone(), busy.clone());
-        move || {
-            let mut before = apart();
-            loop {
-                thread::sleep(Duration::from_millis(1));
-                let now = apart();
-                if now.abs_diff(before) > 3_000_000 {
-                    let _busy = busy.lock().expect("the lock");
-                    storm(made.load(Ordering::Acquire));
-                    made.fetch_add(1, Ordering::AcqRel);
-                }
-                before = now;
-            }
+        let weather = Arc::clone(&weather);
+        move || loop {
+            thread::sleep(Duration::from_millis(1));
+            weather.lock().expect("no storm failed").notice();
         }
     });
     let mut seen = 0;
     move || {
-        // One is under way soon, if there is any.
-        wait_until(|| made.load(Ordering::Acquire) > seen || busy.try_lock().is_ok());
-        let _busy = busy.lock().expect("the lock");
-        if made.load(Ordering::Acquire) == seen {
-            storm(seen);
-            made.fetch_add(1, Ordering::AcqRel);
+        let mut weather = weather.lock().expect("no storm failed");
+        weather.notice();
+        if weather.made == seen {
+            weather.make();
         }
-        seen = made.load(Ordering::Acquire);
+        seen = weather.made;
         look();
+    }
+}
+
+/// Who has it makes or has made one storm for each restore, and nobody else does meanwhile.
+struct Weather<S> {
+    storm: S,
+    made: u64,
+    apart: i128,
+}
+
+impl<S: Fn(u64)> Weather<S> {
+    fn notice(&mut self) {
+        let now = apart();
+        if now.abs_diff(self.apart) > 3_000_000 {
+            self.make();
+        }
+        self.apart = now;
+    }
+
+    fn make(&mut self) {
+        (self.storm)(self.made);
+        self.made += 1;
     }
 }
 
