@@ -232,11 +232,12 @@ impl UserSpace {
             let entered = setns(space, CloneFlags::CLONE_NEWUSER);
             let entered = entered.and_then(|()| fork::signal_at_parents_end(Signal::SIGKILL, parent));
             let number = entered.map_or_else(|error| error as i32, |()| 0);
-            // Stays until it was looked at.
-            let stayed = there
-                .write_all(&number.to_le_bytes())
-                .and_then(|()| there.read(&mut [0]));
-            i32::from(stayed.is_err())
+            let told = there.write_all(&number.to_le_bytes());
+            // Stays until it was looked at. Whose parent has ended before it was to end with that has nobody to wait for.
+            if number == 0 && told.is_ok() {
+                drop(there.read(&mut [0]));
+            }
+            0
         })?;
         let mut look = || {
             let mut entered = [0; 4];

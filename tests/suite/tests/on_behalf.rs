@@ -342,11 +342,20 @@ fn a_floe_of_roots_that_is_killed_leaves_the_tree_running() {
         let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat"));
         let ended = |pid: &str| stat(pid).map_or(true, |stat| stat.contains(") Z "));
         until("the end of the user's floe", || worker.is_empty() || ended(&worker));
+        until("the end of all floes of the user", || floes(&host).is_empty());
         tree.goes_on(&format!("in round {round}"));
         if path.exists() {
             by_root(&host, &["verify", text(&path)]);
         }
     }
+}
+
+/// Floes that work on the sandboxes of a host.
+fn floes(host: &Host) -> Vec<String> {
+    let state = host.path("state").display().to_string();
+    let all = fs::read_dir("/proc").expect("processes").flatten();
+    let lines = all.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&state)).collect()
 }
 
 /// Root's floe is killed anywhere in a restore: the sandbox is there, or nothing of it is.
