@@ -9,7 +9,10 @@
 //! one byte, a Deed              ->   does it, once at most
 //!                               <-   length u32, that many bytes: what went wrong; none
 //! ```
-//! What the user's floe prints root prints on, without control characters. Killed, root's floe takes the user's along as by SIGTERM.
+//! An image it sends by a pipe (`intake.rs`). What the user's floe prints root prints on, without control characters. Killed, root's floe takes the user's along as by SIGTERM.
+
+mod intake;
+mod relay;
 
 use crate::{failure::Outcome, output};
 use anyhow::Context as _;
@@ -25,9 +28,9 @@ use floe_sys::{
     fork, interrupt,
     namespace::is_in_first_user,
 };
+use intake::Intake;
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, poll},
     sys::{
         signal::{Signal, kill},
@@ -35,16 +38,18 @@ use nix::{
     },
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getpid},
 };
+use relay::Relay;
 use std::{
     ffi::CString,
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, RawFd},
         unix::{ffi::OsStringExt, fs::MetadataExt, net::UnixStream},
     },
     str::FromStr,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 /// Whether floe is the host's root, who acts for others.
@@ -55,7 +60,7 @@ pub fn is_host_root() -> anyhow::Result<bool> {
 /// What the user's floe asks root for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
-    /// Give the image its name.
+    /// Give the image that was sent its place.
     Publish = b'p' as isize,
     /// Give the user namespace that was just made its users and groups.
     Map = b'm' as isize,
@@ -111,7 +116,7 @@ impl Handed {
         })
     }
 
-    /// Where the image is to go, if that is not standard output.
+    /// Where the image is to go, if one is wanted.
     pub fn output(&self) -> io::Result<Option<Output>> {
         let Some(file) = &self.output else { return Ok(None) };
         let root = self.root.try_clone()?;
@@ -173,38 +178,45 @@ impl Behalf {
             .take()
             .map_or_else(Vec::new, |files| files.into_files().collect());
         let (socket, theirs) = UnixStream::pair()?;
+        socket.set_nonblocking(true)?;
         let (out, err) = (io::pipe()?, io::pipe()?);
-        // An image on its way to standard output is nothing to be printed.
-        let output = match &self.output {
-            Some(OpenOutput::Unnamed { file, .. }) => Some(file),
-            _ => None,
+        let intake = self.output.take().map(|output| Intake::new(output, &self.owner));
+        let (intake, sent) = intake.transpose()?.unzip();
+        // Standard output is the image's alone.
+        let print = match &intake {
+            Some(intake) if intake.is_streamed() => output::error,
+            _ => output::line,
         };
-        let is_streamed = matches!(self.output, Some(OpenOutput::Stream(_)));
-        let start = Start::prepare(&self.owner, (theirs.as_raw_fd(), output, &image))?;
+        let start = Start::prepare(&self.owner, (theirs.as_raw_fd(), sent.as_ref(), &image))?;
         let front = getpid();
         let worker = fork::child(|| {
-            let streams = (!is_streamed).then_some(&out.1);
-            let error = start.execute(front, (streams, &err.1), &self.inherited);
+            let error = start.execute(front, (&out.1, &err.1), &self.inherited);
             output::error(&format!("floe: start it as user {}: {error}", self.owner.user));
             1
         })?;
-        drop((theirs, out.1, err.1, image));
+        drop((theirs, out.1, err.1, image, sent));
         let pidfd = descriptor::pidfd_open(Pid::new(worker.as_raw()))?;
         let mut streams = [
-            Relay::new(out.0.into(), output::line)?,
+            Relay::new(out.0.into(), print)?,
             Relay::new(err.0.into(), output::error)?,
         ];
-        let mut asks = true;
-        let mut was_told = false;
+        let mut root = Root {
+            socket,
+            worker,
+            is_wanted: intake.is_some(),
+            intake,
+            space: self.space,
+            interrupted,
+            told: None,
+        };
+        let (mut asks, mut failure) = (true, None);
         loop {
-            if interrupted.load(Ordering::Relaxed) && !was_told {
-                was_told = true;
-                kill(worker, Signal::SIGTERM)?;
-            }
+            root.hand_on_signals()?;
             let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             polled.extend(streams.iter().filter(|stream| stream.is_open).map(Relay::polled));
+            polled.extend(root.intake.as_ref().and_then(Intake::polled));
             if asks {
-                polled.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+                polled.push(PollFd::new(root.socket.as_fd(), PollFlags::POLLIN));
             }
             match poll(&mut polled, GLANCE) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -215,55 +227,104 @@ impl Behalf {
             let is_asked = asks && polled.last().is_some_and(ready);
             drop(polled);
             if is_asked {
-                asks = self.answer(&socket, worker)?;
+                asks = root.answer()?;
+            }
+            if let Some(Err(error)) = root.intake.as_mut().map(Intake::take_in) {
+                // Who sends finds the pipe broken, and gives up.
+                root.intake = None;
+                failure = Some(anyhow::Error::new(error).context("keep the image"));
             }
             for stream in &mut streams {
                 stream.pass_on()?;
             }
             if has_ended {
                 streams.iter_mut().for_each(Relay::end);
-                return ended(worker);
+                let status = ended(worker)?;
+                return match failure {
+                    Some(failure) => Err(failure.into()),
+                    None => Ok(root.of_status(status)?),
+                };
             }
         }
     }
+}
 
-    /// Does what the user's floe asks for; whether it may ask again.
-    fn answer(&mut self, mut socket: &UnixStream, worker: nix::unistd::Pid) -> io::Result<bool> {
+/// What root's floe has to do with the user's.
+struct Root {
+    socket: UnixStream,
+    worker: nix::unistd::Pid,
+    /// Whether an image is to be published, and was not yet.
+    is_wanted: bool,
+    intake: Option<Intake>,
+    space: Option<UserSpace>,
+    interrupted: &'static AtomicBool,
+    /// When the user's floe was told to stop.
+    told: Option<Instant>,
+}
+
+impl Root {
+    /// Tells the user's floe to stop when root's was. It may take its time for that, though not all.
+    fn hand_on_signals(&mut self) -> Result<(), Errno> {
+        let is_again = self.interrupted.swap(false, Ordering::Relaxed);
+        match self.told {
+            None if is_again => {
+                self.told = Some(Instant::now());
+                kill(self.worker, Signal::SIGTERM)
+            }
+            Some(since) if is_again || since.elapsed() > PATIENCE => kill(self.worker, Signal::SIGKILL),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what the user's floe asks for; whether it may ask again. It does not wait for that one.
+    fn answer(&mut self) -> io::Result<bool> {
         let mut asked = [0];
-        match socket.read(&mut asked) {
+        match self.socket.read(&mut asked) {
             Ok(1) => {}
             Ok(_) => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let again = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind());
+                let is_gone = error.kind() == io::ErrorKind::ConnectionReset;
+                return if again || is_gone { Ok(again) } else { Err(error) };
+            }
         }
         let done = match asked[0] {
-            deed if deed == Deed::Publish as u8 => match self.output.take() {
-                Some(output) => output.publish().map_err(|error| told(&error)),
-                None => Err("there is nothing to be named".to_owned()),
+            deed if deed == Deed::Publish as u8 => match self.intake.take() {
+                Some(_) if self.told.is_some() => Err("told to stop".to_owned()),
+                Some(intake) => intake.publish(self.interrupted).map_err(|error| format!("{error:#}")),
+                None => return Ok(false),
             },
             deed if deed == Deed::Map as u8 => match self.space.take() {
                 Some(space) => space
-                    .give_to(Pid::new(worker.as_raw()))
+                    .give_to(Pid::new(self.worker.as_raw()))
                     .map_err(|error| error.to_string()),
-                None => Err("there is nobody to be mapped".to_owned()),
+                None => return Ok(false),
             },
             _ => return Ok(false),
         };
+        self.is_wanted &= done.is_err() || asked[0] != Deed::Publish as u8;
         let text = done.map_or_else(|text| text, |()| String::new());
         let mut answer = (text.len() as u32).to_le_bytes().to_vec();
         answer.extend(text.into_bytes());
         // Whoever is gone meanwhile shows by its end.
-        Ok(socket.write_all(&answer).is_ok())
+        Ok(self.socket.write_all(&answer).is_ok())
+    }
+
+    /// The status to end with, where the user's floe ended with this one: it is the user who says so.
+    fn of_status(&self, status: i32) -> anyhow::Result<i32> {
+        anyhow::ensure!(
+            status != 0 || !self.is_wanted,
+            "the floe of that user ended as if all were done, and there is no image"
+        );
+        Ok(status)
     }
 }
 
+/// How long the user's floe may go on once it was told to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often is looked whether floe was told to stop, which may be just before it waits.
 const GLANCE: u8 = 50;
-
-fn told(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(error.source(), |error| error.source());
-    chain.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
 
 /// The worker's exit status, 128 and the signal where one ended it.
 fn ended(worker: nix::unistd::Pid) -> Outcome {
@@ -298,6 +359,8 @@ impl Start {
             own.next().unwrap_or_default(),
             b"--handed".to_vec(),
             numbers.into_bytes(),
+            b"--handed-at".to_vec(),
+            std::env::current_dir()?.into_os_string().into_vec(),
         ];
         arguments.extend(own);
         // Root's other variables are none of the user's business.
@@ -324,13 +387,13 @@ impl Start {
     fn execute(
         &self,
         front: nix::unistd::Pid,
-        (out, err): (Option<&io::PipeWriter>, &io::PipeWriter),
+        (out, err): (&io::PipeWriter, &io::PipeWriter),
         inherited: &[RawFd],
     ) -> Errno {
         let attempt = || -> Result<(), Errno> {
             dup2_stdin(&self.null)?;
             dup2_stderr(err)?;
-            out.map_or(Ok(()), dup2_stdout)?;
+            dup2_stdout(out)?;
             // Root's terminal is none of the user's business, and its keys neither.
             nix::unistd::setsid()?;
             capability::leave_keyring()?;
@@ -343,6 +406,8 @@ impl Start {
             let Owner { user, group, groups } = &self.owner;
             capability::become_member(*user, *group, groups)?;
             capability::give_up()?;
+            // Where root stands the user may not have come, and files would be found from there.
+            nix::unistd::chdir("/")?;
             // A change of user would undo it.
             fork::signal_at_parents_end(Signal::SIGTERM, front)
         };
@@ -360,69 +425,46 @@ pub fn runtime_of(owner: &Owner) -> Option<String> {
     (found.is_dir() && found.uid() == owner.user).then_some(path)
 }
 
-/// What the user's floe prints, printed line by line.
-struct Relay {
-    from: File,
-    line: Vec<u8>,
-    print: fn(&str),
-    is_open: bool,
+/// Refuses to hand an image to a user whose bases are another's, or root's.
+pub fn refuse_others_bases(image: &ImageFiles, maker: u32) -> anyhow::Result<()> {
+    for found in image.owners_of_bases() {
+        let (name, owner) = found?;
+        let is_theirs = owner.is_some_and(|owner| owner.namespace.maker.0 == maker);
+        anyhow::ensure!(
+            is_theirs,
+            "{name}, a base of the image, is of no tree of user {maker}'s"
+        );
+    }
+    Ok(())
 }
 
-/// Longer lines are printed in parts.
-const LINE_BYTES: usize = 1 << 16;
-
-impl Relay {
-    fn new(from: OwnedFd, print: fn(&str)) -> Result<Self, Errno> {
-        fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self {
-            from: from.into(),
-            line: Vec::new(),
-            print,
-            is_open: true,
-        })
+/// What an image says of whose its tree was counts where nobody but root and whom it names can have written it: its file is theirs
+/// alone. What came by a pipe has no such file; without a word of a user it is taken for root's there.
+pub fn refuse_others_word(image: &ImageFiles, record: Option<&OwnerRecord>) -> anyhow::Result<()> {
+    let file = image.metadata()?;
+    let maker = record.map_or(0, |record| record.namespace.maker.0);
+    let says = match record {
+        Some(_) => format!("says that its tree was user {maker}'s"),
+        None => "does not say that its tree was an ordinary user's".to_owned(),
+    };
+    let how = "say by --owner whose it is to be: UID, UID:GID, or none for root's";
+    if file.nlink() == 0 {
+        anyhow::ensure!(
+            record.is_none(),
+            "the image {says}, and came by a pipe, from whom is not known; {how}"
+        );
+        return Ok(());
     }
-
-    fn polled(&self) -> PollFd<'_> {
-        PollFd::new(self.from.as_fd(), PollFlags::POLLIN)
-    }
-
-    /// Prints what is there.
-    fn pass_on(&mut self) -> io::Result<()> {
-        let mut bytes = [0; 4096];
-        // No more than a pipe holds, so that one who prints without end does not keep root from what else there is to do.
-        for _ in 0..16 {
-            if !self.is_open {
-                break;
-            }
-            let count = match self.from.read(&mut bytes) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.is_open = count > 0;
-            for byte in &bytes[..count] {
-                if *byte == b'\n' || self.line.len() == LINE_BYTES {
-                    self.print_line();
-                }
-                if *byte != b'\n' {
-                    self.line.push(*byte);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn print_line(&mut self) {
-        (self.print)(&String::from_utf8_lossy(&std::mem::take(&mut self.line)));
-    }
-
-    /// Prints what has no end of a line.
-    fn end(&mut self) {
-        if !self.line.is_empty() {
-            self.print_line();
-        }
-    }
+    let user = file.uid();
+    anyhow::ensure!(
+        [0, maker].contains(&user),
+        "the image {says}, and its file is user {user}'s, who can have written that; {how}"
+    );
+    anyhow::ensure!(
+        file.mode() & 0o022 == 0,
+        "the image {says}, and others than the user of its file can have written that (chmod go-w); {how}"
+    );
+    Ok(())
 }
 
 /// The record of a user namespace.

@@ -34,6 +34,9 @@ struct Arguments {
     /// What root's floe has handed to this one, which it has started as an ordinary user.
     #[arg(long, hide = true, value_name = "FDS")]
     handed: Option<behalf::Numbers>,
+    /// From where paths count that root's floe was given.
+    #[arg(long, hide = true, value_name = "DIR", requires = "handed")]
+    handed_at: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -107,7 +110,7 @@ fn main() -> ExitCode {
     let context = Context {
         log_format: format,
         state_dir_is_given: arguments.state_dir.is_some(),
-        state_dir: StateDir::new(state_dir(arguments.state_dir)),
+        state_dir: StateDir::new(state_dir(arguments.state_dir, arguments.handed_at)),
         handed,
     };
     let result = match arguments.verb {
@@ -145,8 +148,9 @@ fn main() -> ExitCode {
 }
 
 /// From the root on, as the monitor works there.
-fn state_dir(given: Option<PathBuf>) -> PathBuf {
+fn state_dir(given: Option<PathBuf>, at: Option<PathBuf>) -> PathBuf {
     let path = given.unwrap_or_else(default_state_dir);
+    let path = at.map_or_else(|| path.clone(), |at| at.join(&path));
     std::path::absolute(&path).unwrap_or(path)
 }
 

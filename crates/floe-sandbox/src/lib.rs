@@ -32,6 +32,7 @@ mod survey;
 mod terminal;
 mod uplink;
 mod user;
+mod whose;
 
 pub use account::RunAs;
 pub use attach::{AttachError, Attached, Client, Ending, Signals, Wishes};
@@ -52,6 +53,7 @@ pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
 pub use uplink::attempt as try_uplink;
 pub use user::{IdMap, UserError, become_root, become_root_by, join as join_user, map as map_user};
+pub use whose::Found;
 
 /// Name of the monitor's socket in a sandbox's folder.
 fn monitor_socket() -> &'static str {

@@ -17,11 +17,7 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     ops::RangeInclusive,
-    os::{
-        fd::BorrowedFd,
-        unix::{fs::MetadataExt, net::UnixStream},
-    },
-    path::Path,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
 };
 
 /// Users or groups of a user namespace that follow each other.
@@ -88,6 +84,12 @@ pub enum OwnerError {
         /// Of which group.
         group: u32,
     },
+    /// Who gives up a group may come by what is forbidden to its members.
+    #[error(
+        "in the image's user namespace groups can be given up (setgroups), which only who was given some for it may have: user {0} was \
+         not given those here (/etc/subgid; --owner names another user)"
+    )]
+    NoGroupsToGiveUp(u32),
 }
 
 impl Owner {
@@ -147,19 +149,6 @@ impl Owner {
         find().map_err(|source| UserError::Enter { pid, source })
     }
 
-    /// The ordinary user whose a sandbox is that is kept in this folder; none where it is root's.
-    ///
-    /// # Errors
-    /// Those of stat(2).
-    pub fn of_folder(folder: &Path) -> io::Result<Option<Self>> {
-        let found = fs::metadata(folder)?;
-        if found.uid() == 0 {
-            return Ok(None);
-        }
-        let owner = Self::new(found.uid(), None).or_else(|_| Self::new(found.uid(), Some(found.gid())));
-        owner.map(Some).map_err(io::Error::other)
-    }
-
     /// The user namespace of an image as this user may have it: their own number in the place of the one they had, and of
     /// others those that they were given.
     ///
@@ -167,19 +156,17 @@ impl Owner {
     /// [`OwnerError::NotGiven`].
     pub fn may_have(&self, image: &UserSpace) -> Result<UserSpace, OwnerError> {
         let given = [("/etc/subuid", self.user), ("/etc/subgid", self.group)];
-        let [users, groups] = given.map(|(file, own)| {
-            let mut all = find_ranges(file, Uid::from_raw(self.user));
-            all.push(u64::from(own)..=u64::from(own));
-            all
-        });
-        self.may_have_of(image, (&users, &groups))
+        let [users, groups] = given.map(|(file, own)| (find_ranges(file, Uid::from_raw(self.user)), own));
+        self.may_have_of(image, (users, groups))
     }
 
-    fn may_have_of(
-        &self,
-        image: &UserSpace,
-        (users, groups): (&[RangeInclusive<u64>], &[RangeInclusive<u64>]),
-    ) -> Result<UserSpace, OwnerError> {
+    fn may_have_of(&self, image: &UserSpace, (users, groups): (GivenIds, GivenIds)) -> Result<UserSpace, OwnerError> {
+        let with_own = |(mut given, own): GivenIds| {
+            given.push(u64::from(own)..=u64::from(own));
+            given
+        };
+        let given_groups = groups.0.clone();
+        let (users, groups) = (with_own(users), with_own(groups));
         let translate = |what, ids: &[Ids], (before, now): (u32, u32), given: &[RangeInclusive<u64>]| {
             let translate = |ids: &Ids| {
                 let host = if (ids.host, ids.count) == (before, 1) {
@@ -188,9 +175,7 @@ impl Owner {
                     ids.host
                 };
                 let (first, last) = (u64::from(host), u64::from(host) + u64::from(ids.count) - 1);
-                let is_given = given
-                    .iter()
-                    .any(|range| range.contains(&first) && range.contains(&last));
+                let is_given = is_in(given, first, last);
                 let refused = || OwnerError::NotGiven {
                     what,
                     host,
@@ -203,13 +188,31 @@ impl Owner {
             ids.iter().map(translate).collect::<Result<Vec<_>, _>>()
         };
         let (user, group) = image.owner;
-        Ok(UserSpace {
+        let space = UserSpace {
             owner: (self.user, self.group),
-            users: translate("users", &image.users, (user, self.user), users)?,
-            groups: translate("groups", &image.groups, (group, self.group), groups)?,
+            users: translate("users", &image.users, (user, self.user), &users)?,
+            groups: translate("groups", &image.groups, (group, self.group), &groups)?,
             setgroups: image.setgroups,
-        })
+        };
+        // The rule of newgidmap(1). Without a group nobody can give up any.
+        let was_given = |ids: &Ids| {
+            let first = u64::from(ids.host);
+            is_in(&given_groups, first, first + u64::from(ids.count) - 1)
+        };
+        if space.setgroups && !space.groups.is_empty() && !space.groups.iter().any(was_given) {
+            return Err(OwnerError::NoGroupsToGiveUp(self.user));
+        }
+        Ok(space)
     }
+}
+
+/// What somebody was given, and their own.
+type GivenIds = (Vec<RangeInclusive<u64>>, u32);
+
+fn is_in(given: &[RangeInclusive<u64>], first: u64, last: u64) -> bool {
+    given
+        .iter()
+        .any(|range| range.contains(&first) && range.contains(&last))
 }
 
 /// The group that somebody has by itself in a user namespace; else nobody's.
@@ -317,10 +320,7 @@ mod tests {
     #[test]
     fn users_have_themselves_and_what_they_were_given() {
         let owner = Owner::new(1000, Some(100)).expect("somebody");
-        let may = |space: &UserSpace, given| {
-            let users: [RangeInclusive<u64>; 2] = [1000..=1000, given];
-            owner.may_have_of(space, (&users, &[RangeInclusive::new(100, 100)]))
-        };
+        let may = |space: &UserSpace, given| owner.may_have_of(space, ((vec![given], 1000), (Vec::new(), 100)));
         assert_eq!(may(&space(), 100_000..=165_535), Ok(space()));
         let expected = OwnerError::NotGiven {
             what: "users",
@@ -343,9 +343,28 @@ mod tests {
         let owner = Owner::new(7, Some(8)).expect("somebody");
         let mut own = space();
         own.users.pop();
-        let has = owner.may_have_of(&own, (&[7..=7], &[8..=8])).expect("a namespace");
+        let has = owner
+            .may_have_of(&own, ((Vec::new(), 7), (Vec::new(), 8)))
+            .expect("a namespace");
         assert_eq!(has.owner, (7, 8));
         assert_eq!((has.users, has.groups), (vec![ids(0, 7, 1)], vec![ids(0, 8, 1)]));
+    }
+
+    #[test]
+    fn groups_are_given_up_only_where_some_were_given() {
+        let owner = Owner::new(1000, Some(100)).expect("somebody");
+        let mut own = space();
+        own.users.pop();
+        own.setgroups = true;
+        let may = |space: &UserSpace, given: RangeInclusive<u64>| {
+            owner.may_have_of(space, ((Vec::new(), 1000), (vec![given], 100)))
+        };
+        assert_eq!(may(&own, 100_000..=165_535), Err(OwnerError::NoGroupsToGiveUp(1000)));
+        assert_eq!(may(&own, 100..=100), Ok(own.clone()));
+        own.groups.push(ids(1, 100_000, 10));
+        assert_eq!(may(&own, 100_000..=165_535), Ok(own.clone()));
+        own.groups.clear();
+        assert_eq!(may(&own, 100_000..=165_535), Ok(own.clone()));
     }
 
     #[test]

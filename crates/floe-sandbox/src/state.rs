@@ -7,9 +7,12 @@ use crate::{
 };
 use floe_cgroup::{Cgroup, CgroupError, Cgroups, Hierarchies};
 use floe_sys::{Pid, procfs::Stat};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +41,12 @@ pub enum StateError {
     /// There is none.
     #[error("there is no sandbox named {0} (floe ps lists them)")]
     Unknown(String),
+    /// Several users may have written what is there.
+    #[error(
+        "{0}: the state directory, this folder and its state.json are not one user's alone, so that root can't tell whose the sandbox \
+         is (ls -ld); root's must not be writable by others"
+    )]
+    Mixed(PathBuf),
     /// A name that is no plain file name.
     #[error("{0:?} is no name for a sandbox: letters, digits, dots, dashes and underscores, at most 64")]
     BadName(String),
@@ -234,15 +243,48 @@ impl SandboxState {
     /// [`StateError`].
     pub fn read(folder: &Path) -> Result<Self, StateError> {
         let path = folder.join("state.json");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let file = match fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(Self::FLAGS.bits())
+            .open(&path)
+        {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Err(StateError::Unknown(name));
             }
             Err(error) => return Err(wrap("read", &path)(error)),
         };
-        serde_json::from_str(&text).map_err(|source| StateError::Malformed { path, source })
+        Self::read_file(file, &path)
+    }
+
+    /// How its file is opened, which may be another user's: no link is followed, and nothing waited for.
+    pub(crate) const FLAGS: OFlag = OFlag::O_NOFOLLOW
+        .union(OFlag::O_NONBLOCK)
+        .union(OFlag::O_NOCTTY)
+        .union(OFlag::O_CLOEXEC);
+
+    /// Reads it from its file.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(crate) fn read_file(file: File, path: &Path) -> Result<Self, StateError> {
+        // A command line has room in a fourth of the most that a stack may have, 6 MiB; written down each byte may take six.
+        const MOST_BYTES: u64 = 64 << 20;
+        let read = || -> io::Result<Vec<u8>> {
+            let found = file.metadata()?;
+            if !found.is_file() || found.len() > MOST_BYTES {
+                return Err(io::Error::other("it is no regular file, or too large for a state"));
+            }
+            let mut text = Vec::new();
+            file.take(MOST_BYTES).read_to_end(&mut text)?;
+            Ok(text)
+        };
+        let found = read().map_err(wrap("read", path))?;
+        serde_json::from_slice(&found).map_err(|source| StateError::Malformed {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// Writes it, whole or not at all.

@@ -285,6 +285,149 @@ fn what_root_does_not_do_for_a_user() {
     tree.goes_on("at the end");
 }
 
+/// An image says whose its tree was: that counts where nobody else can have written it.
+#[test]
+fn what_an_image_says_counts_as_much_as_its_file() {
+    let host = Host::of_ordinary_user();
+    let tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    let path = folder.path().join("tree.floe");
+    let image = text(&path);
+    by_root(
+        &host,
+        &["checkpoint", "--pid", &tree.pid(), "--leave-running", "-o", image],
+    );
+    let is_by_itself = |image: &str, whose: Option<u32>, mode| {
+        std::os::unix::fs::chown(image, whose, None).expect("give it away");
+        fs::set_permissions(image, Permissions::from_mode(mode)).expect("open it");
+        run(&mut host.command_of_root(&["restore", "-d", "--dry-run", image])).expect_failed()
+    };
+    // As far as this host knows nobody has that number, which is the next thing to be told.
+    let counts = "has no user 54321 in its list of users";
+    for (whose, mode, reason) in [
+        (0, 0o600, counts),
+        (ORDINARY, 0o644, counts),
+        (
+            ORDINARY + 1,
+            0o600,
+            "its file is user 54322's, who can have written that; say by --owner",
+        ),
+        (0, 0o620, "others than the user of its file can have written that"),
+        (
+            ORDINARY,
+            0o602,
+            "others than the user of its file can have written that",
+        ),
+    ] {
+        let error = is_by_itself(image, Some(whose), mode);
+        assert!(error.contains(reason), "{whose} {mode:o}: {error}");
+    }
+    let stdin = Stdio::from(fs::File::open(image).expect("open it"));
+    let error = run(host.command_of_root(&["restore", "-d", "-"]).stdin(stdin)).expect_failed();
+    assert!(
+        error.contains("came by a pipe, from whom is not known; say by --owner"),
+        "{error}"
+    );
+    // One that says nothing is root's, so its file must be.
+    let roots = Host::new();
+    let (name, path) = (roots.sleeper("roots"), roots.path("roots.floe"));
+    roots.done(&["checkpoint", &name, "-o", text(&path)]);
+    let error = is_by_itself(text(&path), Some(ORDINARY), 0o600);
+    assert!(
+        error.contains("does not say that its tree was an ordinary user's, and its file is user 54321's"),
+        "{error}"
+    );
+    roots.done(&["restore", "-d", "--owner", "none", text(&path)]);
+    assert!(host.sandboxes().is_empty());
+    tree.goes_on("at the end");
+}
+
+/// A folder that leads elsewhere, or was written by several, is not taken for root's nor for its user's.
+#[test]
+fn a_sandbox_that_is_not_one_users_alone() {
+    let host = Host::of_ordinary_user();
+    let name = host.sleeper("own");
+    let folder = roots_folder();
+    let (image, other) = (folder.path().join("tree.floe"), folder.path().join("job"));
+    let forged = host.path("state").join("forged");
+    let line = ["checkpoint", "forged", "--leave-running", "-o", text(&image)];
+    let refused = |reason: &str| {
+        let error = run(&mut host.command_of_root(&line)).expect_failed();
+        assert!(error.contains(reason), "{error}");
+        assert!(!image.exists());
+    };
+    let state = fs::read(host.path("state").join(&name).join("state.json")).expect("a state");
+    fs::create_dir(&other).expect("a folder");
+    fs::write(other.join("state.json"), &state).expect("a state");
+    std::os::unix::fs::symlink(&other, &forged).expect("a link");
+    refused("open ");
+    fs::remove_file(&forged).expect("no link");
+    fs::rename(&other, &forged).expect("move it");
+    refused("are not one user's alone");
+    std::os::unix::fs::chown(&forged, Some(ORDINARY), None).expect("give it away");
+    refused("are not one user's alone");
+    fs::rename(forged.join("state.json"), folder.path().join("state.json")).expect("move it");
+    std::os::unix::fs::symlink(folder.path().join("state.json"), forged.join("state.json")).expect("a link");
+    refused("open ");
+    fs::remove_dir_all(&forged).expect("remove it");
+    // From where root stands, too.
+    let mut floe = Command::new(host.command_of_root(&[]).get_program());
+    floe.args(["--state-dir", "state", "checkpoint", &name, "--leave-running", "-o"]);
+    assert_eq!(wait(spawn(floe.arg(&image).current_dir(host.path(".")))), 0);
+    by_root(&host, &["verify", text(&image)]);
+    host.done(&["rm", "-f", &name]);
+}
+
+/// The bases of an image that is handed to a user have to be theirs.
+#[test]
+fn a_base_that_is_not_its_users() {
+    let roots = Host::new();
+    let (name, base) = (roots.sleeper("roots"), roots.path("roots.floe"));
+    roots.done(&["checkpoint", &name, "--leave-running", "-o", text(&base)]);
+    let host = Host::of_ordinary_user();
+    let mut tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    let [first, second] = ["first.floe", "second.floe"].map(|name| folder.path().join(name));
+    let pid = tree.pid();
+    let line = ["checkpoint", "--pid", &pid, "--base", text(&base), "-o", text(&second)];
+    let error = run(&mut host.command_of_root(&line)).expect_failed();
+    assert!(
+        error.contains("--base: the image is of no tree of user 54321's"),
+        "{error}"
+    );
+    assert!(!second.exists());
+    let said = tree.goes_on("behind a base of root's");
+    by_root(
+        &host,
+        &["checkpoint", "--pid", &pid, "--leave-running", "-o", text(&first)],
+    );
+    let line = ["checkpoint", "--pid", &pid, "--base", text(&first), "-o", text(&second)];
+    by_root(&host, &line);
+    tree.root.wait().expect("it has ended");
+    let (name, owner) = (host.name("based"), format!("{ORDINARY}:{ORDINARY}"));
+    by_root(
+        &host,
+        &["restore", "-d", "--name", &name, "--owner", &owner, text(&second)],
+    );
+    assert_eq!(tree.goes_on("restored from two images"), said);
+    host.done(&["rm", "-f", &name]);
+}
+
+/// To standard output the image goes when all of it is there.
+#[test]
+fn an_image_on_standard_output() {
+    let host = Host::of_ordinary_user();
+    let tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    let path = folder.path().join("tree.floe");
+    let file = fs::File::create(&path).expect("a file");
+    let line = ["checkpoint", "--pid", &tree.pid(), "--leave-running", "-o", "-"];
+    let floe = host.command_of_root(&line).stdout(file).spawn().expect("start floe");
+    assert_eq!(wait(floe), 0);
+    tree.goes_on("behind a checkpoint that leaves it running");
+    by_root(&host, &["verify", text(&path)]);
+}
+
 /// A tree that was not in a user namespace is nobody's but root's.
 #[test]
 fn a_tree_of_roots_has_no_owner() {

@@ -3,15 +3,16 @@
 use floe_sys::fork;
 use nix::{
     errno::Errno,
-    fcntl::{AT_FDCWD, AtFlags, OFlag},
+    fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat},
     poll::{PollFd, PollFlags, poll},
     sys::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::linkat,
+    unistd::{UnlinkatFlags, linkat, unlinkat},
 };
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write},
     os::{
@@ -29,11 +30,11 @@ pub enum Output {
     Path(PathBuf),
     /// A stream that is open already, e.g. standard output.
     Stream(File),
-    /// An unnamed file that somebody else has opened, who gives it its name.
+    /// A pipe to somebody else, who keeps what comes by it.
     Handed(File, Publish),
 }
 
-/// Has a complete image given its name by somebody else.
+/// Has a complete image given its place by somebody else.
 pub struct Publish(pub Box<dyn FnOnce() -> io::Result<()>>);
 
 impl std::fmt::Debug for Publish {
@@ -59,14 +60,16 @@ pub enum OpenOutput {
     Unnamed {
         /// Itself.
         file: File,
-        /// Its name to be.
+        /// Its name to be, for messages.
         path: PathBuf,
-        /// Its folder, to be synced.
+        /// The same in its folder.
+        name: OsString,
+        /// Its folder, whatever becomes of the path to it.
         parent: File,
     },
     /// A stream.
     Stream(File),
-    /// A file without a name, which somebody else gives it.
+    /// A pipe to somebody else.
     Handed(File, Publish),
 }
 
@@ -93,14 +96,18 @@ impl Output {
             let reason = "it is no regular file; an image can be sent elsewhere by -o -";
             return Err(wrap("replace", &path)(io::Error::other(reason)));
         }
+        let Some(name) = path.file_name().map(OsStr::to_owned) else {
+            return Err(wrap("make", &path)(io::Error::other("it is no name of a file")));
+        };
         let directory = directory(&path);
         let parent = File::open(&directory).map_err(wrap("open", &directory))?;
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::open(&directory, flags, Mode::from_bits_retain(0o600))
+        let fd = openat(&parent, ".", flags, Mode::from_bits_retain(0o600))
             .map_err(|source| wrap("create an image in", &directory)(source.into()))?;
         Ok(OpenOutput::Unnamed {
             file: File::from(fd),
             path,
+            name,
             parent,
         })
     }
@@ -213,8 +220,7 @@ impl OpenOutput {
     /// Makes what was written safe on its disk.
     pub fn sync(&self) -> Result<(), OutputError> {
         match self {
-            Self::Stream(_) => Ok(()),
-            Self::Handed(file, _) => file.sync_all().map_err(wrap("sync", Path::new("the output"))),
+            Self::Stream(_) | Self::Handed(..) => Ok(()),
             Self::Unnamed { file, path, .. } => file.sync_all().map_err(wrap("sync", path)),
         }
     }
@@ -224,24 +230,31 @@ impl OpenOutput {
     /// # Errors
     /// [`OutputError`].
     pub fn publish(self) -> Result<(), OutputError> {
-        let (file, path, parent) = match self {
+        let (file, path, name, parent) = match self {
             Self::Stream(_) => return Ok(()),
-            Self::Handed(_, publish) => return (publish.0)().map_err(wrap("name", Path::new("the output"))),
-            Self::Unnamed { file, path, parent } => (file, path, parent),
+            Self::Handed(_, publish) => return (publish.0)().map_err(wrap("publish", Path::new("the output"))),
+            Self::Unnamed {
+                file,
+                path,
+                name,
+                parent,
+            } => (file, path, name, parent),
         };
         let magic = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let link = |to: &Path| linkat(AT_FDCWD, &magic, AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW);
-        match link(&path) {
+        let link = |to: &OsStr| linkat(AT_FDCWD, &magic, &parent, to, AtFlags::AT_SYMLINK_FOLLOW);
+        match link(&name) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
                 // There is no way to link over a file; a name beside it is renamed over it. A process of its own does
                 // both, so that nothing stays half done should floe be killed.
-                let beside = path.with_extension(format!("floe-{}", std::process::id()));
+                let beside = Path::new(&name).with_extension(format!("floe-{}", std::process::id()));
+                let beside = beside.as_os_str();
                 apart(|| {
-                    link(&beside)?;
-                    let renamed = nix::fcntl::renameat(AT_FDCWD, &beside, AT_FDCWD, &path);
+                    link(beside)?;
+                    let renamed = renameat(&parent, beside, &parent, name.as_os_str());
                     if renamed.is_err() {
-                        drop(std::fs::remove_file(&beside));
+                        // The first error is the one to tell.
+                        let _ = unlinkat(&parent, beside, UnlinkatFlags::NoRemoveDir);
                     }
                     renamed
                 })

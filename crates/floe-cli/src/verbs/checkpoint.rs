@@ -22,7 +22,7 @@ use floe_resources::{
     file::{ConsoleLinks, Externals, Rule},
     mm::Base,
 };
-use floe_sandbox::{Announcement, Owner, Sandbox, join_user};
+use floe_sandbox::{Announcement, Found, Owner, Sandbox, join_user};
 use floe_sys::Pid;
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +36,7 @@ use std::{
 /// the tree running on.
 ///
 /// Root saves a tree in an ordinary user's user namespace as that user would, and may keep the image where that user reads nothing.
+/// An image on its way to standard output is in a temporary file until it is complete.
 ///
 /// Example: floe checkpoint job -o job.floe
 #[derive(Debug, Args)]
@@ -108,17 +109,23 @@ impl Checkpoint {
             stages.iter().for_each(|stage| output::line(stage));
             return Ok(0);
         }
-        let sandbox = self
-            .name
-            .as_deref()
-            .map(|name| Sandbox::open(&context.state_dir, name))
-            .transpose()?;
+        let is_root = behalf::is_host_root()?;
+        let sandbox = match &self.name {
+            Some(name) if is_root => match Sandbox::open_as_root(&context.state_dir, name)? {
+                Found::Own(sandbox) => Some(*sandbox),
+                Found::Of(owner) => return self.behalf_of(owner)?.perform(),
+            },
+            Some(name) => Some(Sandbox::open(&context.state_dir, name)?),
+            None => None,
+        };
         if let Some(pid) = self.pid
             && !std::path::Path::new(&format!("/proc/{pid}")).exists()
         {
             return Err(anyhow::anyhow!("there is no process {pid}").into());
         }
-        if let Some(owner) = self.owner(sandbox.as_ref())? {
+        if let (true, Some(pid)) = (is_root, self.pid)
+            && let Some(owner) = Owner::of_process(Pid::new(pid))?
+        {
             return self.behalf_of(owner)?.perform();
         }
         let entered = match (&sandbox, self.pid) {
@@ -143,27 +150,21 @@ impl Checkpoint {
         }
     }
 
-    /// The ordinary user as whom root saves the tree.
-    fn owner(&self, sandbox: Option<&Sandbox>) -> anyhow::Result<Option<Owner>> {
-        if !behalf::is_host_root()? {
-            return Ok(None);
-        }
-        match (sandbox, self.pid) {
-            (Some(sandbox), _) => Ok(Owner::of_folder(sandbox.folder())?),
-            (None, Some(pid)) => Ok(Owner::of_process(Pid::new(pid))?),
-            (None, None) => Ok(None),
-        }
-    }
-
     fn behalf_of(&self, owner: Owner) -> anyhow::Result<Behalf> {
         let output = if self.dry_run {
             None
         } else {
             Some(self.output()?.open()?)
         };
+        let image = self.base.as_deref().map(|base| self.base_files(base)).transpose()?;
+        if let Some(image) = &image {
+            let is_theirs = (image.owner()?).is_some_and(|record| record.namespace.maker.0 == owner.user);
+            anyhow::ensure!(is_theirs, "--base: the image is of no tree of user {}'s", owner.user);
+            behalf::refuse_others_bases(image, owner.user)?;
+        }
         Ok(Behalf {
             owner,
-            image: self.base.as_deref().map(|base| self.base_files(base)).transpose()?,
+            image,
             output,
             space: None,
             inherited: Vec::new(),

@@ -83,7 +83,8 @@ pub struct Restore {
     map: Map,
     /// As root, of a tree that was in an ordinary user's user namespace: image makes it as that user, in a user namespace of theirs
     /// with the users and groups of the host that it had, if this host has given them these (/etc/subuid, /etc/subgid); UID or
-    /// UID:GID as another one; none makes a tree of root's, in which root of the namespace is root of this host. The sandbox is
+    /// UID:GID as another one; none makes a tree of root's, in which root of the namespace is root of this host. By itself what the
+    /// image says counts only where its file is root's or that user's, and nobody else may write to it. The sandbox is
     /// that user's: it is kept in --state-dir, else in /run/user/UID/floe, and runs in the background (-d).
     #[arg(long, value_name = "WHOM", default_value = "image")]
     owner: Whom,
@@ -227,19 +228,26 @@ impl Restore {
         if context.handed.is_some() || !behalf::is_host_root()? {
             return Ok(None);
         }
-        let Some(record) = image.owner()? else {
+        let record = image.owner()?;
+        // What is wrong with the image is told before whose it is.
+        if record.is_some() {
+            Image::open(image.try_clone()?)?;
+        }
+        if self.owner == Whom::Image {
+            behalf::refuse_others_word(image, record.as_ref())?;
+        }
+        let Some(record) = record else {
             let is_named = matches!(self.owner, Whom::User(..));
             anyhow::ensure!(!is_named, "--owner: the tree was in no ordinary user's user namespace");
             return Ok(None);
         };
-        // What is wrong with the image is told before whose it is.
-        Image::open(image.try_clone()?)?;
         let space = behalf::space(&record);
         let owner = match self.owner {
             Whom::Root => return Ok(None),
             Whom::Image => Owner::new(space.owner.0, None)?,
             Whom::User(user, group) => Owner::new(user, group)?,
         };
+        behalf::refuse_others_bases(image, space.owner.0)?;
         let space = owner.may_have(&space)?;
         Ok(Some((owner, space)))
     }

@@ -152,6 +152,24 @@ impl ImageFiles {
         load::owner(&self.own)
     }
 
+    /// The same of all that it is based on, each with the name that it was found by.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn owners_of_bases(&self) -> impl Iterator<Item = Result<(&str, Option<OwnerRecord>), ReadError>> {
+        self.bases
+            .iter()
+            .map(|(name, file)| Ok((name.as_str(), load::owner(file)?)))
+    }
+
+    /// What there is to know of its own file.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.own.metadata()
+    }
+
     /// The files themselves, the image's own first, for [`ImageFiles::handed`].
     pub fn into_files(self) -> impl Iterator<Item = File> {
         std::iter::once(self.own).chain(self.bases.into_iter().map(|(_, file)| file))

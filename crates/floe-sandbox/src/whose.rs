@@ -1,0 +1,113 @@
+//! Whose a sandbox is that the host's root is told to deal with. That is decided before anything is read of what another user
+//! may have written there, and by descriptors: paths may lead elsewhere the next time.
+
+use crate::{
+    owner::Owner,
+    sandbox::{Sandbox, SandboxError},
+    state::{SandboxState, StateDir, StateError},
+};
+use floe_sys::Pid;
+use nix::{
+    fcntl::{OFlag, open, openat},
+    sys::stat::{FileStat, Mode, fstat},
+};
+use std::{fs::File, io, path::Path};
+
+/// A sandbox as the host's root finds it.
+#[derive(Debug)]
+pub enum Found {
+    /// Root's own.
+    Own(Box<Sandbox>),
+    /// An ordinary user's.
+    Of(Owner),
+}
+
+impl Sandbox {
+    /// The one with this name, by the host's root: its own where the state directory, the sandbox's folder and its state are
+    /// root's and nobody else may write there; a user's where all three are that user's.
+    ///
+    /// # Errors
+    /// [`SandboxError`]; [`StateError::Mixed`] where they are of several.
+    pub fn open_as_root(state_dir: &StateDir, name: &str) -> Result<Found, SandboxError> {
+        let folder = state_dir.folder(name)?;
+        let path = folder.join("state.json");
+        let wrap = |at: &Path| {
+            let path = at.to_owned();
+            move |source: nix::errno::Errno| match source {
+                nix::errno::Errno::ENOENT => StateError::Unknown(name.to_owned()),
+                source => StateError::File {
+                    action: "open",
+                    path,
+                    source: source.into(),
+                },
+            }
+        };
+        let is_folder = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let all = open(state_dir.path(), is_folder, Mode::empty()).map_err(wrap(state_dir.path()))?;
+        let own = openat(&all, name, is_folder, Mode::empty()).map_err(wrap(&folder))?;
+        let file = openat(&own, "state.json", SandboxState::FLAGS, Mode::empty()).map_err(wrap(&path))?;
+        let found = [
+            fstat(&all).map_err(wrap(state_dir.path()))?,
+            fstat(&own).map_err(wrap(&folder))?,
+            fstat(&file).map_err(wrap(&path))?,
+        ];
+        let user = whose(&found).ok_or_else(|| StateError::Mixed(folder.clone()))?;
+        // What is read is what was looked at.
+        let read = || SandboxState::read_file(File::from(file), &path);
+        if user == 0 {
+            let state = read()?;
+            return Ok(Found::Own(Box::new(Self { state, folder })));
+        }
+        // Whom the host does not know is of the group that they have in the user namespace that they have made.
+        let owner = match Owner::new(user, None) {
+            Ok(owner) => owner,
+            Err(unknown) => match Owner::of_process(Pid::new(read()?.monitor))? {
+                Some(owner) if owner.user == user => owner,
+                _ => return Err(wrap_owner(&folder, unknown).into()),
+            },
+        };
+        Ok(Found::Of(owner))
+    }
+}
+
+fn wrap_owner(folder: &Path, error: crate::owner::OwnerError) -> StateError {
+    StateError::File {
+        action: "find out whose this is:",
+        path: folder.to_owned(),
+        source: io::Error::other(error),
+    }
+}
+
+/// The one user whose these are, if nobody else may write to what is root's.
+fn whose(found: &[FileStat; 3]) -> Option<u32> {
+    let user = found[0].st_uid;
+    let is_theirs = |status: &FileStat| status.st_uid == user && (user != 0 || status.st_mode & 0o022 == 0);
+    found.iter().all(is_theirs).then_some(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whose;
+    use nix::sys::stat::stat;
+    use std::path::Path;
+
+    #[test]
+    fn three_of_one_user() {
+        let here = stat(Path::new("/proc/self/exe")).expect("a file");
+        let of = |users: [(u32, u32); 3]| {
+            let found = users.map(|(user, mode)| {
+                let mut found = here;
+                (found.st_uid, found.st_mode) = (user, mode);
+                found
+            });
+            whose(&found)
+        };
+        assert_eq!(of([(0, 0o755); 3]), Some(0));
+        assert_eq!(of([(5, 0o777); 3]), Some(5));
+        assert_eq!(of([(0, 0o1777), (5, 0o700), (5, 0o600)]), None);
+        assert_eq!(of([(0, 0o755), (0, 0o755), (5, 0o600)]), None);
+        assert_eq!(of([(5, 0o755), (0, 0o755), (0, 0o600)]), None);
+        assert_eq!(of([(0, 0o755), (0, 0o755), (0, 0o620)]), None);
+        assert_eq!(of([(0, 0o1777), (0, 0o755), (0, 0o600)]), None);
+    }
+}
