@@ -44,7 +44,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStringExt, fs::MetadataExt, net::UnixStream},
     },
     str::FromStr,
@@ -164,7 +164,7 @@ pub struct Behalf {
     /// What the user namespace that is made is to know.
     pub space: Option<UserSpace>,
     /// Descriptors that root's own command line names.
-    pub inherited: Vec<RawFd>,
+    pub inherited: Vec<OwnedFd>,
 }
 
 impl Behalf {
@@ -388,7 +388,7 @@ impl Start {
         &self,
         front: nix::unistd::Pid,
         (out, err): (&io::PipeWriter, &io::PipeWriter),
-        inherited: &[RawFd],
+        inherited: &[OwnedFd],
     ) -> Errno {
         let attempt = || -> Result<(), Errno> {
             dup2_stdin(&self.null)?;
@@ -399,10 +399,8 @@ impl Start {
             capability::leave_keyring()?;
             fork::default_signals();
             fork::close_on_exec_from(3);
-            self.handed
-                .iter()
-                .chain(inherited)
-                .for_each(|number| keep_over_exec(*number));
+            self.handed.iter().for_each(|number| keep_over_exec(*number));
+            inherited.iter().for_each(|file| keep_over_exec(file.as_raw_fd()));
             let Owner { user, group, groups } = &self.owner;
             capability::become_member(*user, *group, groups)?;
             capability::give_up()?;

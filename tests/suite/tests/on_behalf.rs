@@ -265,6 +265,14 @@ fn what_root_does_not_do_for_a_user() {
             &["restore", "-d", "--owner", &owner, "--map-user", "5", image],
             "root says by --owner",
         ),
+        (
+            &["restore", "-d", "--owner", &owner, "--inherit-fd", "log=1", image],
+            "who does not get root's standard streams",
+        ),
+        (
+            &["restore", "-d", "--owner", &owner, "--inherit-fd", "log=3", image],
+            "--inherit-fd log=3: EBADF",
+        ),
     ] {
         let error = refused(line);
         assert!(error.contains(reason), "{line:?}: {error}");

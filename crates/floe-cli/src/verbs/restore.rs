@@ -14,6 +14,7 @@ use crate::{
     failure::{Failure, Outcome},
     output,
 };
+use anyhow::Context as _;
 use clap::{ArgGroup, Args, ValueEnum};
 use floe_checkpoint::restore::{self, FilesMode, PidMethod, Report, Request, STAGES};
 use floe_image::{Image, ImageFiles};
@@ -271,12 +272,20 @@ impl Restore {
             context.state_dir_is_given || behalf::runtime_of(&owner).is_some(),
             "user {user} has no directory for sandboxes (/run/user/{user}); name one of theirs by --state-dir"
         );
+        // Nothing that floe has opened itself, and none of its own streams, which are root's.
+        let take = |(name, number): &(String, i32)| {
+            anyhow::ensure!(
+                *number > 2,
+                "--inherit-fd {name}={number}: the tree is user {user}'s, who does not get root's standard streams"
+            );
+            descriptor::take_inherited(*number).with_context(|| format!("--inherit-fd {name}={number}"))
+        };
         Ok(Behalf {
             owner,
             image: Some(image),
             output: None,
             space: Some(space),
-            inherited: self.inherit_fd.iter().map(|(_, number)| *number).collect(),
+            inherited: self.inherit_fd.iter().map(take).collect::<anyhow::Result<_>>()?,
         })
     }
 
