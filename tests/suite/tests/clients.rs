@@ -173,7 +173,7 @@ fn postgres_with_a_client_inside_a_transaction() {
     let mut client = client(&format!("{ask} > {}", answers.display()));
     let mut commands = client.stdin.take().expect("its input");
     writeln!(commands, "create table t (n int);\nbegin;\nselect 'begun';").expect("write");
-    for round in 0..times(ROUNDS) {
+    for round in 0..ROUNDS {
         writeln!(
             commands,
             "insert into t select generate_series(1, 10000);\nselect 'round {round}';"

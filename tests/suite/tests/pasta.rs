@@ -333,7 +333,7 @@ fn images_go_between_root_and_others() {
     place.host.done(&[&line[..], &server].concat());
     place.goes_on("at first");
     place.host.done(&["checkpoint", &name, "-o", &image]);
-    root.done(&["restore", "-d", &image]);
+    root.done(&["restore", "-d", "--owner", "none", &image]);
     place.goes_on("as root's");
     echo(&mut connect(("127.0.0.1", 8080)), "as root's");
     let mut end = connect(("127.0.0.1", 8080));

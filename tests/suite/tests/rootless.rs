@@ -584,7 +584,7 @@ fn settings_that_only_root_may_make_are_in_the_way() {
         error.contains("sysctl vm.memfd_noexec: it can't be set to 1 here"),
         "{error}"
     );
-    root.done(&["restore", "-d", image]);
+    root.done(&["restore", "-d", "--owner", "none", image]);
     let value = root.done(&["exec", &name, "--", "cat", "/proc/sys/vm/memfd_noexec"]);
     assert_eq!(value, "1\n");
 }

@@ -236,7 +236,7 @@ fn stopped_checkpoints_do_not_harm(name: &str) {
         stopped += u32::from(wait(child) != 0);
         before.expect_again(&host, &[&sandbox], &[&folder], &format!("after round {round}"));
     }
-    assert!(stopped > 15, "only {stopped} checkpoints were stopped");
+    assert!(stopped > times(60) / 4, "only {stopped} checkpoints were stopped");
     victim.check("after all of that");
     victim.round_trip("again", floe_suite::PID_METHODS[0]);
     victim.check("restored");
