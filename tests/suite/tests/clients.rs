@@ -1,6 +1,6 @@
 //! Servers in a sandbox with clients outside, which stay connected through five round trips and lose nothing.
 
-use floe_suite::{Host, Program, enter_own_network, has, skip, times, until};
+use floe_suite::{Host, Program, enter_own_network, has, skip, until};
 use std::{
     fs,
     io::{Read, Write},
@@ -87,7 +87,7 @@ fn redis_with_a_client_that_counts() {
         }
         sent
     });
-    program.round_trips_with(times(ROUNDS), &["--tcp", "established"]);
+    program.round_trips_with(ROUNDS, &["--tcp", "established"]);
     stop.send(()).expect("the writer is there");
     let sent: u64 = writer.join().expect("the writer");
     assert!(sent > 100, "only {sent} commands");
@@ -128,7 +128,7 @@ fn nginx_with_wrk() {
         "wrk -t 2 -c 20 -d 8s --timeout 30s http://127.0.0.1:{port}/file"
     ));
     await_accepted(port, 20);
-    program.round_trips_with(times(ROUNDS), &["--tcp", "established"]);
+    program.round_trips_with(ROUNDS, &["--tcp", "established"]);
     let told = end(load);
     assert!(
         told.contains("requests in") && !told.contains("Socket errors") && !told.contains("Non-2xx"),
@@ -255,7 +255,7 @@ fn an_asyncio_server_with_fifty_clients() {
     let asking = asking.spawn().expect("start the clients");
     // While the tree is away nobody listens for new ones.
     program.await_file("stop-not-yet");
-    program.round_trips_with(times(ROUNDS), &["--tcp", "established"]);
+    program.round_trips_with(ROUNDS, &["--tcp", "established"]);
     program.finish();
     assert_eq!(end(asking), "True\n");
     host.done(&["rm", "-f", &program.name]);

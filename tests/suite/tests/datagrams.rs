@@ -1,6 +1,6 @@
 //! Programs that talk by datagrams, and ones that listen to the kernel, taken through round trips under load.
 
-use floe_suite::{Host, Program, has, times};
+use floe_suite::{Host, Program, has};
 
 const ROUNDS: usize = 5;
 
@@ -58,7 +58,7 @@ fn nothing_is_lost_or_comes_twice() {
     let line = ["python3", "-c", ASKED_AND_ANSWERED];
     let program = Program::start_with(&host, "datagrams", &["--net", "none"], &line);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     program.finish();
     assert_eq!(program.result(), "[0, 0, 0, 0]\n");
 }
@@ -79,7 +79,7 @@ fn a_monitor_of_addresses_hears_on() {
     let host = Host::new();
     let program = Program::start_with(&host, "monitor", &["--net", "none"], &["bash", "-c", script]);
     program.await_file("ready");
-    program.round_trips_between(times(ROUNDS), &["messages that wait in a netlink socket"]);
+    program.round_trips_between(ROUNDS, &["messages that wait in a netlink socket"]);
     program.finish();
     assert_eq!(program.result(), "2\n");
 }

@@ -437,7 +437,7 @@ fn plain_bytes_of_a_stranger_end_their_connection_alone() {
             "d\\x01\\x00\\x00\\x00x",
         ] {
             let talk = format!(
-                "exec 3<>/dev/tcp/{address}/{port}; printf '{bytes}' >&3; timeout 10 cat <&3 >/dev/null || true"
+                "exec 3<>/dev/tcp/{address}/{port}; printf '{bytes}' >&3 || true; timeout 10 cat <&3 >/dev/null || true"
             );
             networks.shell(1, &talk);
         }

@@ -1,7 +1,7 @@
 //! Real programs under load, taken through round trips at moments they know nothing of. Each says in the end by itself
 //! whether anything was lost: a checksum, a count, an exit status.
 
-use floe_suite::{Host, Program, has, times, until};
+use floe_suite::{Host, Program, has, until};
 use std::{fs, path::Path, process::Command};
 
 const ROUNDS: usize = 5;
@@ -19,7 +19,7 @@ fn plain(script: &str, folder: &Path) -> String {
 
 fn bash(host: &Host, base: &str, script: &str) {
     let program = Program::start(host, base, &["bash", "-c", script]);
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     assert_eq!(program.result(), plain(script, &program.folder), "{base}");
 }
 
@@ -73,7 +73,7 @@ fn a_shell_with_jobs_and_traps() {
         text.trim().parse().unwrap_or(0)
     };
     for _ in 0..2 {
-        program.round_trips(times(ROUNDS));
+        program.round_trips(ROUNDS);
         host.done(&["kill", "-s", "USR1", &program.name]);
         program.await_file("heard");
         for job in ["job1", "job2"] {
@@ -113,7 +113,7 @@ print("whole", n > 50)
 "#;
     let program = Program::start(&host, "queue", &["python3", "-c", script]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     until("more work", || program.file("file-60").exists());
     program.finish();
     assert_eq!(program.result(), "whole True\n");
@@ -141,7 +141,7 @@ print(db.execute("select sum(money), count(*) from account").fetchone(), db.exec
 "#;
     let program = Program::start(&host, "bank", &["python3", "-c", script]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     program.await_file("worked");
     program.finish();
     assert_eq!(program.result(), "(10000, 100) ok\n");
@@ -198,7 +198,7 @@ fn a_log_that_is_followed() {
         kill $tail; wait $tail; echo same $((n > 50))";
     let program = Program::start(&host, "follow", &["bash", "-c", script]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     until("lines", || {
         std::fs::read_to_string(program.file("log")).is_ok_and(|log| log.lines().count() > 60)
     });
@@ -265,7 +265,7 @@ fn a_terminal_multiplexer_with_two_panes() {
         "a connection that is not accepted yet",
         "this connection is closed",
     ];
-    program.round_trips_between(times(ROUNDS), &passing);
+    program.round_trips_between(ROUNDS, &passing);
     program.await_file("worked");
     program.finish();
     program.await_file("count");
@@ -319,14 +319,14 @@ print("same", sent.digest() == got.digest(), n > 20)
 "#;
     let program = Program::start(&host, "sshd", &["python3", "-c", sshd]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     program.finish();
     assert_eq!(program.result(), "same True True\n");
     if has("script") {
         let inner = "n=0; until [ -e stop ]; do n=$((n+1)); echo line $n; sleep 0.002; done; echo lines $n";
         let program = Program::start(&host, "script", &["script", "-q", "-c", inner, "typescript"]);
         until("lines", || program.file("typescript").exists());
-        program.round_trips(times(ROUNDS));
+        program.round_trips(ROUNDS);
         program.finish();
         let log = program.result();
         let lines: Vec<&str> = log.lines().map(str::trim_end).collect();

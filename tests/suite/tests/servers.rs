@@ -1,7 +1,7 @@
 //! Servers and run-times as people use them, under load, each through five round trips in a row. What they are is in
 //! `tests/programs`; each says in the end by itself whether anything was lost.
 
-use floe_suite::{Host, Program, has, program, skip, source, times, until};
+use floe_suite::{Host, Program, has, program, skip, source, until};
 use std::{fs, os::unix::fs::chown, path::PathBuf, process::Command};
 
 const ROUNDS: usize = 5;
@@ -17,7 +17,7 @@ fn copy(host: &Host, base: &str, file: &str) -> PathBuf {
 
 fn under_load(program: &Program<'_>) -> String {
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     program.finish();
     program.result()
 }
@@ -62,7 +62,7 @@ fn go_with_goroutines() {
     assert!(built.status().expect("go").success());
     let program = Program::start(&host, "go", &["./load"]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     host.done(&["kill", "-s", "USR1", &program.name]);
     program.finish();
     assert_eq!(program.result(), "whole true true true\n");
@@ -74,7 +74,7 @@ fn tokio_with_signals() {
     let binary = program("tokio-load").display().to_string();
     let program = Program::start(&host, "tokio", &[&binary]);
     program.await_file("ready");
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     host.done(&["kill", "-s", "USR1", &program.name]);
     program.finish();
     assert_eq!(program.result(), "whole true, timers and signals true, port true\n");
@@ -110,7 +110,7 @@ fn nginx_with_workers() {
     copy(&host, "nginx", "nginx.sh");
     let program = Program::start_with(&host, "nginx", &["--net", "none"], &["bash", "nginx.sh"]);
     program.await_file("ready");
-    program.round_trips_between(times(ROUNDS), &BETWEEN_CONNECTIONS);
+    program.round_trips_between(ROUNDS, &BETWEEN_CONNECTIONS);
     program.finish();
     let log = fs::read_to_string(program.file("error.log")).unwrap_or_default();
     assert_eq!(program.result(), "faults 0, ended 0\n", "{log}");
@@ -131,7 +131,7 @@ fn redis_with_clients() {
     }
     let program = Program::start_with(&host, "redis", &options, &["bash", "redis.sh"]);
     program.await_file("ready");
-    program.round_trips_between(times(ROUNDS), &BETWEEN_CONNECTIONS);
+    program.round_trips_between(ROUNDS, &BETWEEN_CONNECTIONS);
     program.finish();
     let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
     assert_eq!(program.result(), "counted\ncounted\nended 0\n", "{log}");
@@ -162,7 +162,7 @@ fn postgres_with_clients() {
     let program = Program::start_with(&host, "postgres", &["--net", "none"], &command);
     program.await_file("ready");
     until("clients", || program.file("clients.log").exists());
-    program.round_trips(times(ROUNDS));
+    program.round_trips(ROUNDS);
     program.finish();
     let log = fs::read_to_string(program.file("server.log")).unwrap_or_default();
     assert_eq!(program.result(), "t\nt\nt\n0\n", "{log}");
