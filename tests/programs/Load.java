@@ -23,7 +23,8 @@ public class Load {
         Files.writeString(Path.of("ready"), "");
         long rounds = 0;
         long first = 0;
-        while (!Files.exists(Path.of("stop"))) {
+        // However little it was let run until then.
+        while (!Files.exists(Path.of("stop")) || rounds <= 10 || ticks.get() <= 10) {
             var results = new ArrayList<Future<Long>>();
             for (int number = 0; number < 50; number++) {
                 results.add(pool.submit(work(number)));
