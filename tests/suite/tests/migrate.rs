@@ -3,7 +3,7 @@
 
 use crate::rootless::Delegated;
 use floe_suite::{
-    Counting, Host, PID_METHODS, Traces, Victim,
+    Counting, Host, PID_METHODS, Traces, Victim, is_followed,
     migration::{Point, Receiver, Way, children, expect_one, kill_all, monitor, settle},
     run, signal, skip, spawn, times, until, wait,
 };
@@ -584,6 +584,10 @@ fn a_target_without_room_is_told_of_here() {
     assert!(error.contains("No space left on device"), "{error}");
     expect_one([&here, &there], &job, "no room");
     assert_eq!(here.state(&job), "running");
+    assert!(
+        !is_followed(here.pid1(&job)),
+        "a round was made, and what it writes is followed still"
+    );
     drop((receiver, mounted));
 }
 

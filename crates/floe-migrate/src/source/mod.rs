@@ -268,7 +268,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     let rounds = Rounds::send(request, counts.memory, &mut link, control);
     let rounds = rounds.inspect_err(|_| rounds::forget(sandbox))?;
     let moved = hand_over((request, &rounds, begin), (id, instance), link, control);
-    if moved.is_err() && rounds.count() > 0 {
+    if moved.is_err() && rounds.follows {
         rounds::forget(sandbox);
     }
     moved

@@ -35,6 +35,8 @@ pub struct Rounds {
     pub bytes: u64,
     /// The longest that the tree stood still for one of them.
     pub paused: Duration,
+    /// Whether what the tree writes may be followed since.
+    pub follows: bool,
 }
 
 impl Rounds {
@@ -94,6 +96,7 @@ impl Rounds {
             record: None,
         };
         let mut worker = start(request, link, saved, control)?;
+        self.follows = true;
         let peer = link.peer().to_owned();
         link.send(&Message::Round).map_err(talk(&peer))?;
         let mut sent = Sent::default();
