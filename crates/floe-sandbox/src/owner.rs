@@ -67,6 +67,9 @@ pub enum OwnerError {
     /// Their group is not known.
     #[error("this host has no user {0} in its list of users; name their group, too: --owner {0}:GID")]
     NoGroup(u32),
+    /// Their other groups can't be found out.
+    #[error("the groups of user {0} can't be found out; name theirs: --owner {0}:GID")]
+    Groups(u32),
     /// What was not given to them.
     #[error(
         "the image's user namespace had {count} {what} of the host from {host} on, which user {user} of group {group} was not given \
@@ -96,7 +99,7 @@ impl Owner {
     /// Whoever has this number; of the group that is given, or else of theirs and with their other groups.
     ///
     /// # Errors
-    /// [`OwnerError::NoGroup`] where this host does not know them.
+    /// [`OwnerError::NoGroup`] where this host does not know them; [`OwnerError::Groups`].
     pub fn new(user: u32, group: Option<u32>) -> Result<Self, OwnerError> {
         if let Some(number) = [Some(user), group].into_iter().flatten().find(|id| *id == u32::MAX) {
             return Err(OwnerError::Nobody(number));
@@ -113,12 +116,14 @@ impl Owner {
         }
         let known = User::from_uid(Uid::from_raw(user)).ok().flatten();
         let known = known.ok_or(OwnerError::NoGroup(user))?;
+        // Without them they would be let at what is forbidden to members of a group.
         let groups = CString::new(known.name).ok();
         let groups = groups.and_then(|name| getgrouplist(&name, known.gid).ok());
+        let groups = groups.ok_or(OwnerError::Groups(user))?;
         Ok(Self {
             user,
             group: known.gid.as_raw(),
-            groups: groups.unwrap_or_default().into_iter().map(Gid::as_raw).collect(),
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
         })
     }
 
@@ -139,10 +144,11 @@ impl Owner {
             let owner = match Self::new(user, None) {
                 Ok(owner) => owner,
                 // Where nobody knows them they are of the group that they have made themselves there.
-                Err(_) => {
+                Err(OwnerError::NoGroup(_)) => {
                     let groups = parse(&fs::read_to_string(format!("/proc/{pid}/gid_map"))?)?;
                     Self::new(user, Some(own_group(&groups))).map_err(io::Error::other)?
                 }
+                Err(error) => return Err(io::Error::other(error)),
             };
             Ok(Some(owner))
         };

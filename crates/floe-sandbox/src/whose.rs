@@ -61,10 +61,13 @@ impl Sandbox {
         // Whom the host does not know is of the group that they have in the user namespace that they have made.
         let owner = match Owner::new(user, None) {
             Ok(owner) => owner,
-            Err(unknown) => match Owner::of_process(Pid::new(read()?.monitor))? {
-                Some(owner) if owner.user == user => owner,
-                _ => return Err(wrap_owner(&folder, unknown).into()),
-            },
+            Err(unknown @ crate::owner::OwnerError::NoGroup(_)) => {
+                match Owner::of_process(Pid::new(read()?.monitor))? {
+                    Some(owner) if owner.user == user => owner,
+                    _ => return Err(wrap_owner(&folder, unknown).into()),
+                }
+            }
+            Err(error) => return Err(wrap_owner(&folder, error).into()),
         };
         Ok(Found::Of(owner))
     }
