@@ -2,6 +2,7 @@
 //!
 //! Most of floe's `unsafe` lives here. Nothing in this crate knows what a checkpoint or a sandbox is.
 
+pub mod announce;
 mod arch;
 pub mod beside;
 pub mod bpf_map;

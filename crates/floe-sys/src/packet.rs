@@ -5,7 +5,7 @@ use nix::{
     sys::socket::{MsgFlags, SockaddrStorage, sendto},
 };
 use std::{
-    net::{IpAddr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -74,6 +74,29 @@ pub fn datagram(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) 
     bytes.extend([0; 2]);
     bytes.extend(content);
     packet((from, to), protocol, 6, bytes)
+}
+
+/// An unsolicited neighbour advertisement to all nodes, with the header of IP: RFC 4861, 4.4. `routes` is whether who sends it is
+/// a router.
+#[must_use]
+pub fn advertisement(hardware: [u8; 6], address: Ipv6Addr, routes: bool) -> Vec<u8> {
+    const ADVERTISEMENT: u8 = 136;
+    const ROUTER: u8 = 0x80;
+    const OVERRIDE: u8 = 0x20;
+    /// The option that tells a hardware address, and its length in units of eight bytes.
+    const TARGET_ADDRESS: [u8; 2] = [2, 1];
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    /// What came by a router is not taken.
+    const HOPS: u8 = 255;
+    let flags = OVERRIDE | if routes { ROUTER } else { 0 };
+    let mut content = vec![ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
+    content.extend(address.octets());
+    content.extend(TARGET_ADDRESS);
+    content.extend(hardware);
+    let ends = [address, ALL_NODES].map(|address| SocketAddr::new(address.into(), 0));
+    let mut bytes = packet(ends.into(), libc::IPPROTO_ICMPV6 as u8, 2, content).bytes;
+    bytes[7] = HOPS;
+    bytes
 }
 
 /// With the header of IP and, at its place, the checksum.

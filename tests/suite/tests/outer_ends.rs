@@ -1,12 +1,15 @@
 //! Pairs of network devices of which one end is in a tree and the other is the host's, made by hand, the host being a network
 //! namespace of each test's own: servers that are reached by them, what is in the way, and that nothing is left.
 
-use floe_suite::{Host, Traces, enter_own_network, has, json, leave, run, skip, until};
+use floe_suite::{Host, PID_METHODS, Traces, enter_own_network, has, json, leave, run, skip, until};
 use std::{
     fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// Waits for its device eth0, and serves its folder.
@@ -74,11 +77,17 @@ fn folder(host: &Host) -> PathBuf {
 
 impl Container {
     fn start(host: &Host) -> Self {
-        let place = folder(host);
+        let place = folder(host).display().to_string();
+        let container = Self::begin(&["sh", "-c", SERVER, "sh", &place, "10.9.0.2/24", "10.9.0.1"]);
+        until("the server", || asks("10.9.0.2"));
+        container
+    }
+
+    fn begin(program: &[&str]) -> Self {
         let mut command = Command::new("unshare");
-        command.args(["-n", "sh", "-c", SERVER, "sh"]).arg(&place);
         command
-            .args(["10.9.0.2/24", "10.9.0.1"])
+            .arg("-n")
+            .args(program)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -90,7 +99,6 @@ impl Container {
         until("a network namespace", || link(&pid) != link("thread-self"));
         ip(&format!("link add veth0 type veth peer name eth0 netns {pid}"));
         ip("link set veth0 master br0 up");
-        until("the server", || asks("10.9.0.2"));
         container
     }
 
@@ -284,4 +292,156 @@ fn restores_that_fail_leave_no_device() {
     host.done(&options);
     assert!(asks("10.9.0.2"));
     host.done(&["rm", "-f", &name]);
+}
+
+/// Serves in its own network namespace, at the host's bridge, whoever connects: all that comes goes back. Makes a connection, too.
+const ECHO: &str = "
+import socket, subprocess, sys, threading, time
+def ip(*line):
+    return subprocess.run(('ip',) + line, stderr=subprocess.DEVNULL).returncode == 0
+while not ip('link', 'set', 'eth0', 'up'):
+    time.sleep(0.01)
+ip('link', 'set', 'lo', 'up')
+ip('addr', 'add', '10.9.0.2/24', 'dev', 'eth0')
+ip('addr', 'add', 'fd00:9::2/64', 'dev', 'eth0', 'nodad')
+def serve(end):
+    while data := end.recv(65536):
+        end.sendall(data)
+def connect():
+    while True:
+        try:
+            return socket.create_connection(('10.9.0.1', 9000), 20)
+        except OSError:
+            time.sleep(0.01)
+server = socket.create_server(('::', 8000), family=socket.AF_INET6, dualstack_ipv6=True)
+threading.Thread(target=lambda: serve(connect())).start()
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],)).start()
+";
+
+/// Tells what neighbours are told on a device: addresses that somebody says to have.
+const LISTENER: &str = "
+import socket, sys
+heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+heard.bind((sys.argv[1], 0))
+print('ready', flush=True)
+while True:
+    frame = heard.recv(2048)
+    kind, rest = frame[12:14], frame[14:]
+    if kind == b'\\x08\\x06' and rest[6:8] == b'\\0\\1' and rest[14:18] == rest[24:28]:
+        print(socket.inet_ntop(socket.AF_INET, rest[14:18]), frame[:6].hex(), flush=True)
+    if kind == b'\\x86\\xdd' and rest[6:8] == b'\\x3a\\xff' and rest[40] == 136 and rest[44] & 0x60 == 0x20:
+        words = rest[8:40] + len(rest[40:]).to_bytes(4, 'big') + b'\\0\\0\\0\\x3a' + rest[40:]
+        total = sum(int.from_bytes(words[at:at + 2], 'big') for at in range(0, len(words), 2))
+        assert total % 65535 == 0, 'a wrong checksum'
+        print(socket.inet_ntop(socket.AF_INET6, rest[48:64]), frame[:6].hex(), flush=True)
+";
+
+/// Bytes there and back; what was sent before comes first.
+fn exchange(end: &mut TcpStream, before: &[u8], when: &str) {
+    let bytes: Vec<u8> = (0..20_000_u32).map(|number| ((number * 7) >> 3) as u8).collect();
+    end.write_all(&bytes).unwrap_or_else(|error| panic!("{when}: {error}"));
+    let mut got = vec![0; before.len() + bytes.len()];
+    end.read_exact(&mut got)
+        .unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert!(got == [before, &bytes].concat(), "{when}: other bytes came");
+}
+
+/// The host's ends of connections see no reset, and neighbours are told where the addresses are now.
+#[test]
+fn connections_through_a_bridge_go_on() {
+    let Some(host) = host() else { return };
+    ip("addr add fd00:9::1/64 dev br0 nodad");
+    let listener = TcpListener::bind("10.9.0.1:9000").expect("bind");
+    let mut container = Container::begin(&["python3", "-c", ECHO]);
+    let (from_inside, _) = listener.accept().expect("accept");
+    let connect = |place: &str| {
+        let mut end = None;
+        until("a server", || {
+            end = TcpStream::connect(place).ok();
+            end.is_some()
+        });
+        end.expect("an end")
+    };
+    let mut ends = [
+        ("by IPv4", connect("10.9.0.2:8000")),
+        ("by IPv6", connect("[fd00:9::2]:8000")),
+        ("from inside", from_inside),
+    ];
+    for (what, end) in &mut ends {
+        let patience = Some(Duration::from_secs(40));
+        end.set_read_timeout(patience).expect("a timeout");
+        exchange(end, &[], what);
+    }
+    let name = host.name("box");
+    let pid = container.pid();
+    let image = host.path("box.floe").display().to_string();
+    // Of a checkpoint that fails nobody hears, of one that lets it run on neither.
+    let save = ["checkpoint", "--pid", &pid, "-o", &image, "--tcp", "established"];
+    let failed = run(host.command(&save).env("FLOE_FAIL_AT", "end"));
+    assert_eq!(failed.status, 1, "{}", failed.err);
+    host.done(&[&save[..], &["--leave-running"]].concat());
+    for (what, end) in &mut ends {
+        exchange(end, &[], &format!("{what}, it runs on"));
+    }
+    let refused = host.floe(&save[..5]).expect_failed();
+    assert!(refused.contains("--tcp established"), "{refused}");
+    let told = Command::new("python3")
+        .args(["-c", LISTENER, "br0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("listen");
+    let mut told = Ended(told);
+    let mut lines = BufReader::new(told.0.stdout.take().expect("its output")).lines();
+    // Of the addresses that the kernel gives by itself it is told, too.
+    let mut lines = lines
+        .by_ref()
+        .filter(|line| !line.as_ref().is_ok_and(|line| line.starts_with("fe80:")));
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert_eq!(next(), "ready");
+    for trip in 0..4 {
+        if trip == 0 {
+            host.done(&save);
+            container.0.wait().expect("reap it");
+        } else {
+            host.done(&["checkpoint", &name, "-o", &image, "--tcp", "established"]);
+        }
+        let gone = if trip % 2 == 0 { "veth0" } else { "port" };
+        goes(gone);
+        for (what, end) in &mut ends {
+            end.write_all(b"while it is away")
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        let end = if trip % 2 == 0 { "port" } else { "veth0" };
+        let given = format!("eth0={end}@br0");
+        let mut line = vec!["restore", "-d", "--name", &name, "--net", &given, &image];
+        let refused = host.floe(&[&line[..], &["--tcp", "refuse"]].concat()).expect_failed();
+        assert!(refused.contains("TCP connection from 10.9.0.2:8000"), "{refused}");
+        line.extend(["--pid-method", PID_METHODS[trip % 2]]);
+        host.done(&line);
+        // In any order.
+        let mut heard: Vec<String> = (0..2).map(|_| next()).collect();
+        heard.sort();
+        assert_eq!(
+            heard,
+            ["10.9.0.2 ffffffffffff", "fd00:9::2 333300000001"],
+            "trip {trip}"
+        );
+        for (what, end) in &mut ends {
+            exchange(end, b"while it is away", &format!("{what}, trip {trip}"));
+        }
+    }
+    host.done(&["rm", "-f", &name]);
+    goes("veth0");
+    goes("port");
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

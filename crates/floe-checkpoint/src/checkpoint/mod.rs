@@ -410,8 +410,9 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
         report.not_followed.extend(following.hand(id, request.target.folder()));
         held.release()?;
     } else {
-        (request.before_end)().map_err(CheckpointError::Announce)?;
+        // Whoever is announced the end may bring it about.
         let _ending = inspected.files.hold_on(request.target.root())?;
+        (request.before_end)().map_err(CheckpointError::Announce)?;
         file.publish()?;
         held.end()?;
     }

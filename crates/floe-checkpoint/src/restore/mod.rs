@@ -293,7 +293,7 @@ pub fn dry_run(
     control.enter("plan")?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish))?;
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
     let obstacles = obstacles(&image, (&connections, outside, publish), files)?;
     Ok(DryRun { steps, obstacles })
 }
@@ -357,7 +357,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("preflight")?;
     let outside = request.outside;
     let publish = request.publish.as_deref();
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish))?;
+    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
     let found = obstacles(&image, (&connections, outside, publish), request.files)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
@@ -381,7 +381,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
         keep: vec![far.as_raw_fd()],
     };
     // Before there is a way to the tree, on which nobody answers yet.
-    let on_the_way = connections.hold_on_the_way()?;
+    let held_here = connections.hold_here()?;
     let launch = Launch::begin(request.state_dir, &spec, first)?;
     if request.hold.is_some() && launch.cgroup().is_none() {
         return Err(RestoreError::NoCgroup);
@@ -410,14 +410,20 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let (roots, unmounted) = mounts::make(&image, launch.pid1(), (outside.mounts, known, &views))?;
     control.enter("network")?;
     let mut networks = Networks::of(&image, launch.pid1(), outside.ends)?;
+    let spaces = networks.spaces(&world.namespaces)?;
+    let space = |number| {
+        spaces
+            .get(&number)
+            .cloned()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    let held_within = connections.hold_within(&space)?;
     networks.make(&world.namespaces)?;
     control.enter("contents")?;
     console::restore_log(&image, launch.folder())?;
     let made = MadeContents::make(&image, &mut world, &roots)?;
     control.enter("tree")?;
     make_room_for_files(&image, roots.own());
-    // Before this thread stays on one processor, as do those that it makes.
-    let held = on_the_way.map_or_else(|| connections.hold(launch.pid1()), |held| Ok(Some(held)))?;
     let complete = std::thread::scope(|scope| {
         let original = Original::new(&image, &made, &roots)?;
         let (sender, finished) = mpsc::channel();
@@ -502,10 +508,10 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
-    networks.join()?;
+    networks.join(&world.namespaces)?;
     let mut postponed = looked_after.hand_over(&image, &launch)?;
     postponed.not = postponed.not.or(not_later);
-    connections.go_on(held, &opened.outside, launch.pid1())?;
+    connections.go_on([held_here, held_within], &opened.outside, &space)?;
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);
     let outliving = outliving.collect::<Result<Vec<_>, _>>()?;

@@ -4,14 +4,17 @@
 use super::{RestoreError, namespaces::Namespaces, preflight::Obstacle};
 use floe_image::{Image, record::NetworkRecord};
 use floe_resources::ns::{
-    network::{self, GivenEnds, MadeEnds, OuterEnds},
+    network::{self, GivenEnds, MadeEnds, NetworkSpace, OuterEnds},
     packet_filter,
 };
 use floe_sys::{Pid, namespace::Kind};
+use nix::sys::stat::fstat;
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd},
+    rc::Rc,
 };
 
 /// What is in the way of the networks of an image.
@@ -60,6 +63,23 @@ impl<'a> Networks<'a> {
         self.records.iter().map(|record| Ok((record, file(record)?))).collect()
     }
 
+    /// They themselves, and floe's own where the tree is in that, by number: to be entered.
+    pub fn spaces(&self, others: &Namespaces) -> Result<BTreeMap<u32, NetworkSpace>, RestoreError> {
+        let all = self.records.iter().map(|record| record.namespace).chain([0]);
+        let space = |number: u32| -> Result<(u32, NetworkSpace), RestoreError> {
+            let file = match number {
+                0 => self.root.as_fd(),
+                number => others.file(Kind::Network, number)?,
+            };
+            let file = file.try_clone_to_owned().map_err(failed("duplicate a descriptor"))?;
+            let inode = fstat(&file)
+                .map_err(|error| failed("look at a network namespace")(error.into()))?
+                .st_ino;
+            Ok((number, NetworkSpace::apart(number, Rc::new(file), inode)))
+        };
+        all.map(space).collect()
+    }
+
     /// Fills them.
     pub fn make(&mut self, others: &Namespaces) -> Result<(), RestoreError> {
         let path = "/proc/thread-self/ns/net";
@@ -70,8 +90,8 @@ impl<'a> Networks<'a> {
     }
 
     /// Has the host's network reach them, by the ends that are the host's.
-    pub fn join(&self) -> Result<(), RestoreError> {
-        Ok(self.ends.join(self.records, self.given)?)
+    pub fn join(&self, others: &Namespaces) -> Result<(), RestoreError> {
+        Ok(self.ends.join(&self.all(others)?, self.given)?)
     }
 
     /// Sets what belongs to devices that came with files.

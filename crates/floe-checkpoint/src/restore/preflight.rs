@@ -92,7 +92,7 @@ pub fn obstacles(
     found.extend(networks::obstacles(image, outside.ends)?);
     found.extend(cgroups::obstacles(image)?);
     let own_network = image.sandbox().net == NamespaceOrigin::Own;
-    let ends = connections.obstacles(own_network)?;
+    let ends = connections.obstacles()?;
     let devices = lacking_devices(image, own_network)?;
     let taken = match own_network {
         true => Vec::new(),

@@ -376,6 +376,12 @@ fn nested(kind: u16, inner: &[u8]) -> Vec<u8> {
 }
 
 impl Device {
+    /// Its hardware address, as long as its kind has them; `None` where it has none.
+    #[must_use]
+    pub fn hardware(&self) -> Option<&[u8]> {
+        attributes(&self.attributes).find_map(|(kind, value)| (kind == IFLA_ADDRESS).then_some(value))
+    }
+
     /// What it is asked for with: number, name, network namespace, and what is set from the beginning.
     fn birth(&self, namespace: Option<BorrowedFd<'_>>) -> Vec<u8> {
         let mut body = head(self.index, 0, 0);

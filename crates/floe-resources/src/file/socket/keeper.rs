@@ -3,13 +3,15 @@
 
 use super::number_option;
 use floe_sys::{
-    Pid, fork,
+    Pid, descriptor, fork,
     procfs::{Stat, Status},
-    socket::set_option,
+    socket::{end_orphans, set_option},
 };
 use nix::{
     cmsg_space,
     errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+    sched::{CloneFlags, setns},
     sys::{
         socket::{
             AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send,
@@ -21,6 +23,7 @@ use nix::{
 use std::{
     cell::OnceCell,
     io::{IoSlice, IoSliceMut},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
@@ -77,6 +80,21 @@ impl Keeper {
     pub(super) fn send_at_end(&self, socket: BorrowedFd<'_>, bytes: &[u8], unless_ends: Pid) -> Result<(), Errno> {
         let body = [&unless_ends.raw().to_ne_bytes(), bytes].concat();
         self.process()?.tell(SEND, &body, Some(socket))
+    }
+
+    /// Has TCP sockets that nobody has any more be ended should floe end, if a process is ending then, and when it has ended:
+    /// those of a network namespace that have these addresses, their own first.
+    pub(super) fn end_orphans(
+        &self,
+        namespace: BorrowedFd<'_>,
+        connections: &[(SocketAddr, SocketAddr)],
+        if_ends: Pid,
+    ) -> Result<(), Errno> {
+        connections.chunks(ORPHANS).try_for_each(|some| {
+            let ends = floe_image::codec::encode(&some).map_err(|_| Errno::EMSGSIZE)?;
+            let body = [&if_ends.raw().to_ne_bytes(), &ends[..]].concat();
+            self.process()?.tell(ORPHANS_END, &body, Some(namespace))
+        })
     }
 
     /// Takes back all that was asked for.
@@ -138,14 +156,21 @@ const CHANGE: u8 = 1;
 const SEND: u8 = 2;
 const UNDONE: u8 = 3;
 const FORGET: u8 = 4;
+const ORPHANS_END: u8 = 5;
 
 /// Bytes of a message, at most.
 const MESSAGE: usize = 64 << 10;
+/// Connections in one, at most.
+const ORPHANS: usize = 512;
+/// How long a process that was sent SIGKILL may take to end, in milliseconds.
+const LAST: u16 = 20_000;
 
 /// What the keeper does should floe end.
 enum Duty {
     Set(OwnedFd, Vec<Setting>),
     Send(OwnedFd, Vec<u8>, Pid),
+    /// In a network namespace, when a process that is ending has ended.
+    EndOrphans(OwnedFd, Vec<(SocketAddr, SocketAddr)>, Pid),
 }
 
 impl Duty {
@@ -154,6 +179,16 @@ impl Duty {
             Self::Set(socket, settings) => put_back(socket.as_fd(), settings),
             Self::Send(_, _, process) if is_ending(*process) => Ok(()),
             Self::Send(socket, bytes, _) => send(socket.as_raw_fd(), bytes, MsgFlags::empty()).map(drop),
+            Self::EndOrphans(_, _, process) if !is_ending(*process) => Ok(()),
+            Self::EndOrphans(namespace, connections, process) => {
+                match descriptor::pidfd_open(*process) {
+                    Ok(process) => poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], LAST).map(drop)?,
+                    Err(Errno::ESRCH) => {}
+                    Err(error) => return Err(error),
+                }
+                setns(namespace, CloneFlags::CLONE_NEWNET)?;
+                end_orphans(connections).map(drop)
+            }
         }
     }
 }
@@ -238,6 +273,12 @@ fn hear(link: &OwnedFd) -> Result<Heard, Errno> {
             let (process, bytes) = body.split_at(4);
             let process = i32::from_ne_bytes(process.try_into().expect("4 bytes"));
             Heard::Duty(Duty::Send(socket, bytes.to_vec(), Pid::new(process)))
+        }
+        (ORPHANS_END, Some(namespace)) if body.len() > 4 => {
+            let (process, connections) = body.split_at(4);
+            let process = i32::from_ne_bytes(process.try_into().expect("4 bytes"));
+            let connections = floe_image::codec::decode(connections).map_err(|_| Errno::EBADMSG)?;
+            Heard::Duty(Duty::EndOrphans(namespace, connections, Pid::new(process)))
         }
         (FORGET, _) => Heard::Forget,
         _ => Heard::Undone,

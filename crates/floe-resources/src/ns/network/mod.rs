@@ -24,7 +24,7 @@ pub use find::{Carried, find};
 pub use outer::{EndError, GivenEnd, GivenEnds, MadeEnds, OuterEnds, obstacles};
 pub use rehearse::rehearse;
 pub use space::NetworkSpace;
-pub use title::addresses;
+pub use title::{addresses, own_addresses};
 pub use traffic::shape;
 
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord};

@@ -36,7 +36,8 @@ impl NetworkSpace {
     }
 
     /// Another one.
-    pub(in crate::ns) fn apart(number: u32, file: Rc<OwnedFd>, inode: u64) -> Self {
+    #[must_use]
+    pub fn apart(number: u32, file: Rc<OwnedFd>, inode: u64) -> Self {
         Self {
             number,
             place: Place::Apart(file, inode),
@@ -70,7 +71,7 @@ impl NetworkSpace {
     ///
     /// # Errors
     /// Those of open(2).
-    pub(super) fn file(&self) -> io::Result<Rc<OwnedFd>> {
+    pub(crate) fn file(&self) -> io::Result<Rc<OwnedFd>> {
         match &self.place {
             Place::OfTask(task) => {
                 let file = std::fs::File::open(format!("/proc/{task}/ns/net"))?;

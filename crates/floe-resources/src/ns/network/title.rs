@@ -67,12 +67,27 @@ pub fn addresses(record: &NetworkRecord) -> Vec<(u32, String)> {
     record.addresses.iter().filter_map(told).collect()
 }
 
-fn place(bytes: Option<&[u8]>) -> String {
-    let bytes = bytes.unwrap_or_default();
+/// The addresses that a network itself has, each with the number of its device.
+pub fn own_addresses(record: &NetworkRecord) -> impl Iterator<Item = (u32, IpAddr)> {
+    record.addresses.iter().filter_map(|entry| {
+        let device = u32::from_ne_bytes(entry.get(4..8)?.try_into().ok()?);
+        let of = |wanted: u16| {
+            route::attributes(entry.get(8..)?).find_map(|(kind, value)| (kind == wanted).then_some(value))
+        };
+        // IFA_LOCAL, which that of IPv6 have only where the other end has another one; IFA_ADDRESS.
+        Some((device, ip(of(2).or_else(|| of(1))?)?))
+    })
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes)));
     let six = <[u8; 16]>::try_from(bytes).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)));
-    four.or(six)
-        .map_or_else(|_| hardware(bytes), |address| address.to_string())
+    four.or(six).ok()
+}
+
+fn place(bytes: Option<&[u8]>) -> String {
+    let bytes = bytes.unwrap_or_default();
+    ip(bytes).map_or_else(|| hardware(bytes), |address| address.to_string())
 }
 
 fn hardware(bytes: &[u8]) -> String {

@@ -6,7 +6,7 @@
 
 use super::{
     Body, Ends, Look, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
-    hold::Held,
+    hold::{Held, Place},
     outside,
     partners::{self, Other},
     repair::{Queue, Repair, may_repair},
@@ -35,7 +35,7 @@ use floe_sys::{
 };
 use nix::errno::Errno;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -176,9 +176,7 @@ pub(in crate::file) fn resolve(
     let is_known = |index: usize| !matches!(others[index], Other::Nobody);
     // Before anything of them is looked at: what comes from outside would change them meanwhile.
     let outside = all.outside(&others, refusals)?;
-    let ends = |index: &usize| found[*index].body.ends();
-    let way = all.joined.clone();
-    let held = Held::take(outside.iter().map(ends).collect(), way)?;
+    let held = Held::take(all.places(&outside)?)?;
     let mut sent = HashMap::with_capacity(found.len());
     for (index, one) in found.iter().enumerate().filter(|(index, _)| is_known(*index)) {
         sent.insert(index, (one.unreceived(look)?, one.body.shut_write));
@@ -291,7 +289,6 @@ impl FoundConnections {
                     "an address of one network device (scope) of a TCP connection with an end outside of the tree can't be carried yet".to_owned(),
                     "use another address, end the connection, or give it up by --tcp close",
                 ),
-                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) => outside.push(index),
                 TcpMode::Close => {}
                 TcpMode::Established | TcpMode::Refuse if self.is_beyond_pasta(one) => refusals.add(
                     Some(&one.subject),
@@ -299,11 +296,14 @@ impl FoundConnections {
                     format!("pasta has this TCP connection with {remote} in its hands, and ends with the tree"),
                     "give it up by --tcp close, or end it",
                 ),
+                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) || one.has_way() => {
+                    outside.push(index);
+                }
                 TcpMode::Established => refusals.add(
                     Some(&one.subject),
                     one.title.clone(),
-                    format!("the other end of this TCP connection, {remote}, is in a network that ends with the tree"),
-                    "end the connection, or give it up by --tcp close",
+                    format!("the network of this TCP connection with {remote} has its address, or a way there, no more"),
+                    "put its devices and routes back, end the connection, or give it up by --tcp close",
                 ),
                 TcpMode::Refuse => refusals.add(
                     Some(&one.subject),
@@ -318,6 +318,27 @@ impl FoundConnections {
 }
 
 impl FoundConnections {
+    /// Where the packets of some are to be held back.
+    fn places(&self, outside: &[usize]) -> Result<Vec<(Place, Vec<Ends>)>, FileError> {
+        let (mut here, mut on_the_way) = (Vec::new(), Vec::new());
+        let mut within: BTreeMap<u32, (Place, Vec<Ends>)> = BTreeMap::new();
+        for index in outside {
+            let one = &self.carried[*index];
+            let ends = one.body.ends();
+            if self.is_joined(one) {
+                on_the_way.push(ends);
+            } else if one.is_in_floes_network()? {
+                here.push(ends);
+            } else {
+                let place = || (Place::Within(one.network.clone()), Vec::new());
+                within.entry(one.network.number).or_insert_with(place).1.push(ends);
+            }
+        }
+        let way = self.joined.clone().map(|way| (Place::OnTheWay(way), on_the_way));
+        let shared = [(Place::Here, here)].into_iter().chain(way);
+        Ok(shared.chain(within.into_values()).collect())
+    }
+
     /// Whether its packets come by the way that joins the network of the tree's root to floe's.
     fn is_joined(&self, one: &FoundConnection) -> bool {
         let (local, _) = one.body.ends();

@@ -7,10 +7,11 @@ mod given;
 
 pub use given::{EndError, GivenEnd, GivenEnds};
 
-use super::{NetworkError, title};
+use super::{Made, NetworkError, title};
 use crate::ns::inside::run_in;
 use floe_image::record::{NetworkDeviceRecord, NetworkRecord, OuterEndRecord};
 use floe_sys::{
+    announce,
     namespace::owner,
     procfs::Status,
     route::{self, Device, ipv4},
@@ -19,9 +20,14 @@ use nix::errno::Errno;
 use serde_bytes::ByteBuf;
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 const CAP_NET_ADMIN: u32 = 12;
 const UP: u32 = libc::IFF_UP as u32;
+const SILENT: u32 = (libc::IFF_LOOPBACK | libc::IFF_NOARP | libc::IFF_POINTOPOINT) as u32;
 
 /// floe's own network namespace.
 ///
@@ -258,16 +265,49 @@ impl MadeEnds {
     ///
     /// # Errors
     /// What could not be done.
-    pub fn join(&self, records: &[NetworkRecord], given: &GivenEnds) -> Result<(), NetworkError> {
-        for (record, device) in devices(records) {
+    pub fn join(&self, made: &[Made<'_>], given: &GivenEnds) -> Result<(), NetworkError> {
+        let records = made.iter().map(|(record, _)| *record);
+        let ends = records.flat_map(|record| devices(std::slice::from_ref(record)));
+        for (record, device) in ends {
             let number = self.0.get(&(record.namespace, device.number));
             if let (Some(number), Some(end)) = (number, given.of(record, device)) {
                 let failed = |source| NetworkError::new("join to the host's network", &end.name[..], source);
                 join(*number, end).map_err(failed)?;
             }
         }
+        if !self.0.is_empty() {
+            made.iter().for_each(|(record, namespace)| announce(record, *namespace));
+        }
         Ok(())
     }
+}
+
+/// Tells neighbours where the addresses of a network are now. Who does not hear it finds out by itself, in time.
+fn announce(record: &NetworkRecord, namespace: BorrowedFd<'_>) {
+    let tell = || {
+        for (device, _) in route::devices()? {
+            let hardware = device.hardware().and_then(|bytes| bytes.try_into().ok());
+            let Some(hardware) = hardware.filter(|_| device.flags & UP != 0 && device.flags & SILENT == 0) else {
+                continue;
+            };
+            let here = super::own_addresses(record).filter(|(number, _)| *number == device.index);
+            for (_, address) in here {
+                if let Err(error) = announce::announce(device.index, hardware, address, routes(&device.name)) {
+                    tracing::info!(%address, %error, "neighbours are not told where it is now");
+                }
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = run_in(namespace, tell) {
+        tracing::info!(%error, "neighbours are not told where addresses are now");
+    }
+}
+
+/// Whether a device of the calling thread's network namespace forwards packets of IPv6. Without IPv6 it does not.
+fn routes(device: &[u8]) -> bool {
+    let setting = Path::new("/proc/sys/net/ipv6/conf").join(OsStr::from_bytes(device));
+    std::fs::read(setting.join("forwarding")).is_ok_and(|value| value.trim_ascii() != b"0")
 }
 
 fn join(number: u32, end: &GivenEnd) -> Result<(), Errno> {
