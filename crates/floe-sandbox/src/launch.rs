@@ -224,6 +224,12 @@ impl Launch {
         Ok(())
     }
 
+    /// Gives the monitor its end of a socket to who joins the sandbox to networks.
+    pub(crate) fn hand_joiner(&self, joiner: &OwnedFd) -> Result<(), LaunchError> {
+        let socket = self.socket.as_ref().ok_or(LaunchError::Hangup)?;
+        message::put_with_files(socket, kind::JOIN, &[joiner.as_fd()]).map_err(system("talk to the monitor"))
+    }
+
     /// Leaves the sandbox to its monitor.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod enter;
 mod execute;
 mod first;
 mod handover;
+mod joiner;
 mod kept;
 mod launch;
 mod link;

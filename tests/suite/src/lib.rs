@@ -21,7 +21,7 @@ pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2,
 pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, times, until, wait};
 pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;
-pub use network::enter_own_network;
+pub use network::{Network, enter_own_network};
 pub use portrait::Portrait;
 pub use program::{Program, has, source};
 pub use rootfs::make_rootfs;

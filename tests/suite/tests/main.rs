@@ -35,6 +35,7 @@ mod memory;
 mod migrate;
 mod mount_namespaces;
 mod mounts;
+mod moving_networks;
 mod namespaces_listed;
 mod networks;
 mod networks_several;

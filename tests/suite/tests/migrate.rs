@@ -3,7 +3,7 @@
 
 use crate::rootless::Delegated;
 use floe_suite::{
-    Counting, Host, PID_METHODS, Traces, Victim, is_followed,
+    Counting, Host, Network, PID_METHODS, Traces, Victim, is_followed,
     migration::{Point, Receiver, Way, children, expect_one, kill_all, monitor, settle},
     run, signal, skip, spawn, times, until, wait,
 };
@@ -290,21 +290,13 @@ fn both_are_killed_at_each_frame() {
     at_each_frame(Victims::Both);
 }
 
-/// Two network namespaces with a way between them, as two hosts have. Each is that of a process, and ends with it.
-struct TwoNetworks([Child; 2]);
+/// Two hosts' networks with a way between them.
+struct TwoNetworks([Network; 2]);
 
 impl TwoNetworks {
     fn new() -> Self {
-        let stay = || spawn(Command::new("unshare").args(["--net", "--kill-child", "sleep", "infinity"]));
-        let made = Self([stay(), stay()]);
-        let own = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
-        for process in &made.0 {
-            let theirs = format!("/proc/{}/ns/net", process.id());
-            until("the network namespace", || {
-                std::fs::read_link(&theirs).is_ok_and(|theirs| theirs != own)
-            });
-        }
-        let there = made.0[1].id();
+        let made = Self([Network::new(), Network::new()]);
+        let there = made.0[1].pid();
         made.shell(0, &format!("ip link add eth0 type veth peer name eth0 netns {there}"));
         for (side, address) in ["10.9.0.1/24", "10.9.0.2/24"].into_iter().enumerate() {
             made.shell(
@@ -316,25 +308,12 @@ impl TwoNetworks {
     }
 
     fn hosts(&self) -> [Host; 2] {
-        self.0
-            .each_ref()
-            .map(|process| Host::behind(&["nsenter", &format!("--net=/proc/{}/ns/net", process.id())]))
+        self.0.each_ref().map(Network::host)
     }
 
     /// Runs commands of a shell on one side, which must succeed.
     fn shell(&self, side: usize, line: &str) {
-        let mut enter = Command::new("nsenter");
-        enter.arg(format!("--net=/proc/{}/ns/net", self.0[side].id()));
-        let outcome = run(enter.args(["bash", "-ec", line]));
-        assert_eq!(outcome.status, 0, "{line}: {}", outcome.err);
-    }
-}
-
-impl Drop for TwoNetworks {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            drop(process.kill().and_then(|()| process.wait()));
-        }
+        self.0[side].shell(line);
     }
 }
 

@@ -139,7 +139,8 @@ impl Surroundings for Around<'_> {
     }
 }
 
-fn chain(error: &dyn Error) -> String {
+/// An error with its causes.
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

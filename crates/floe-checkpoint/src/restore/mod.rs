@@ -48,12 +48,16 @@ use floe_resources::{
     cgroup::{CgroupPlan, TreeError},
     channel::{Channel, ChannelError},
     file::{
-        BoundNames, FileError, Outside, OutsideEnds, PlaceError, Stash,
+        BoundNames, FileError, Held, Outside, OutsideEnds, PlaceError, Stash,
         terminal::{MadeTerminals, has_terminals},
     },
     ipc::IpcError,
     mm::{BuildError, FillError},
-    ns::{NsError, mounts::MountError, network::NetworkError},
+    ns::{
+        NsError,
+        mounts::MountError,
+        network::{NetworkError, NetworkSpace},
+    },
     task::{RestoreError as TaskError, SeedState},
 };
 use floe_sandbox::{
@@ -508,10 +512,33 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("thaw")?;
     (request.before_thaw)(&launch).map_err(RestoreError::TakeUp)?;
     let name = launch.name().to_owned();
-    networks.join(&world.namespaces)?;
     let mut postponed = looked_after.hand_over(&image, &launch)?;
     postponed.not = postponed.not.or(not_later);
-    connections.go_on([held_here, held_within], &opened.outside, &space)?;
+    let is_seen_outside = networks.have_ends() || connections.are_there();
+    let mut keep = networks.descriptors(&world.namespaces)?;
+    keep.extend(
+        spaces
+            .values()
+            .filter_map(NetworkSpace::descriptor)
+            .map(|file| file.as_raw_fd()),
+    );
+    keep.extend(opened.outside.iter().map(|(_, socket)| socket.as_raw_fd()));
+    let held = [held_here, held_within];
+    keep.extend(
+        held.iter()
+            .flatten()
+            .flat_map(Held::descriptors)
+            .map(|hold| hold.as_raw_fd()),
+    );
+    let join = || -> Result<(), RestoreError> {
+        networks.join(&world.namespaces)?;
+        Ok(connections.go_on(held, &opened.outside, &space)?)
+    };
+    match request.hold {
+        // The tree that it was made of is there still, and has the same addresses.
+        Some(_) if is_seen_outside => launch.when_let_run(&keep, || join().map_err(|error| lazy::chain(&error)))?,
+        _ => join()?,
+    }
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);
     let outliving = outliving.collect::<Result<Vec<_>, _>>()?;

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     rc::Rc,
 };
 
@@ -92,6 +92,20 @@ impl<'a> Networks<'a> {
     /// Has the host's network reach them, by the ends that are the host's.
     pub fn join(&self, others: &Namespaces) -> Result<(), RestoreError> {
         Ok(self.ends.join(&self.all(others)?, self.given)?)
+    }
+
+    /// Whether the host's network reaches them by ends that are its own.
+    pub fn have_ends(&self) -> bool {
+        self.records
+            .iter()
+            .any(|record| record.devices.iter().any(|device| device.outer.is_some()))
+    }
+
+    /// The descriptors that joining takes.
+    pub fn descriptors(&self, others: &Namespaces) -> Result<Vec<RawFd>, RestoreError> {
+        let own = self.root.as_raw_fd();
+        let others = self.all(others)?.into_iter().map(|(_, file)| file.as_raw_fd());
+        Ok(others.chain([own]).collect())
     }
 
     /// Sets what belongs to devices that came with files.

@@ -1,6 +1,6 @@
 //! `floe migrate`.
 
-use super::keys::KeysFolder;
+use super::{keys::KeysFolder, tcp::Tcp};
 use crate::{Context, act, failure::Outcome, output};
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
@@ -57,6 +57,9 @@ pub struct Migrate {
     /// Send no more bytes per second, e.g. 100m.
     #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
     bandwidth: Option<NonZeroU64>,
+    /// TCP connections with processes outside of the sandbox.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
+    tcp: Tcp,
     /// Let the sandbox run there as soon as all of it has arrived; its memory is put in place while it runs, as by floe restore
     /// --lazy. It stands still for less; if the target's processes that do this are all killed, it is lost.
     #[arg(long)]
@@ -94,6 +97,7 @@ impl Migrate {
             rounds: self.rounds,
             bandwidth: self.bandwidth,
             lazy: self.lazy,
+            tcp: self.tcp.into(),
             patience: self.patience,
             silence: self.timeout,
             stop_limit: self.stop_limit,

@@ -8,8 +8,12 @@ use floe_migrate::{
     link::{Address, LinkError, Listener},
     target::{Event, Request, receive, receive_here},
 };
+use floe_resources::ns::{
+    mounts::{Given, given_mount},
+    network::{GivenEnd, GivenEnds},
+};
 use floe_sandbox::{Sandbox, Status, become_root};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Take sandboxes that floe migrate sends from other hosts, until interrupted.
 ///
@@ -44,6 +48,13 @@ pub struct Receive {
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
+    /// A path of this host for a mount of a sandbox, as for floe restore --mount.
+    #[arg(long, value_name = "NAME=PATH", value_parser = given_mount)]
+    mount: Vec<(PathBuf, PathBuf)>,
+    /// An end at this host for a network device of a sandbox whose other end was its host's, as for floe restore --net. It is there
+    /// once the sandbox runs here. Not for sandboxes without such a device.
+    #[arg(long, value_name = "DEVICE=NAME[@BRIDGE][,ADDRESS/BITS]")]
+    net: Vec<GivenEnd>,
     /// How long a source may be silent before the connection counts as broken.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = super::seconds)]
     timeout: Duration,
@@ -66,6 +77,8 @@ impl Receive {
             let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)
         };
+        let mounts = Given::new(&self.mount)?;
+        let net = GivenEnds::where_they_fit(self.net.clone())?;
         // Standard output may be the connection.
         let tell = |event: &Event<'_>| context.tell(&in_words(event));
         let request = Request {
@@ -73,6 +86,8 @@ impl Receive {
             keys: keys.as_ref(),
             silence: self.timeout,
             pid_method: self.pid_method.into(),
+            mounts: &mounts,
+            net: &net,
             become_user: &become_user,
             tell: &tell,
         };

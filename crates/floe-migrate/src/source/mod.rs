@@ -26,6 +26,7 @@ use crate::{
     worker::Counts,
 };
 use floe_checkpoint::{checkpoint::thaw_without_traces, stage::Control};
+use floe_resources::file::TcpMode;
 use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir, StateError};
 use hand::Hand;
 use rounds::Rounds;
@@ -60,6 +61,8 @@ pub struct Request<'a> {
     pub silence: Duration,
     /// How long the tree may stand still until the target holds it.
     pub stop_limit: Duration,
+    /// What becomes of TCP connections whose other ends are outside of the tree.
+    pub tcp: TcpMode,
     /// Only look what stands in the way.
     pub dry_run: bool,
 }

@@ -16,7 +16,7 @@ use floe_checkpoint::{
     checkpoint::{self, Output, Target, Then, checkpoint},
     stage::{Control, Injection},
 };
-use floe_resources::file::{Externals, TcpMode};
+use floe_resources::file::Externals;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -455,7 +455,7 @@ impl Saving<'_> {
             base,
             then: self.saved.then,
             track: self.saved.then == Then::RunOnMeanwhile,
-            tcp: TcpMode::Refuse,
+            tcp: self.request.tcp,
             patience: self.request.patience,
             external: Externals::new(Vec::new()).map_err(|error| refusal(&error))?,
             behind_front: true,

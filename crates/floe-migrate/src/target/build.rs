@@ -12,10 +12,7 @@ use floe_checkpoint::{
     stage::Control,
 };
 use floe_image::ImageFiles;
-use floe_resources::{
-    file::{Grants, Outside, TcpMode},
-    ns::{mounts::Given, network::GivenEnds},
-};
+use floe_resources::file::{Grants, Outside, TcpMode};
 use floe_sandbox::{Holding, Sandbox};
 use std::{error::Error, fs::File, io, path::Path, time::Duration};
 
@@ -25,6 +22,18 @@ fn of(error: impl Error + 'static) -> Refusal {
 
 fn of_boxed(error: Box<dyn Error + Send + Sync>) -> Refusal {
     Refusal::of(&*(error as Box<dyn Error>))
+}
+
+/// What is given to every sandbox that comes.
+fn outside<'a>(session: &Session<'a>, grants: &'a Grants) -> Outside<'a> {
+    Outside {
+        // The source says which connections come.
+        tcp: TcpMode::Established,
+        grants,
+        mounts: session.request.mounts,
+        ends: session.request.net,
+        terminal: false,
+    }
 }
 
 /// What it takes to hold a tree frozen.
@@ -46,13 +55,7 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
     let records = ImageFiles::from(records.try_clone().map_err(of)?);
     (session.request.become_user)(&records).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
-    let outside = Outside {
-        tcp: TcpMode::Refuse,
-        grants: &grants,
-        mounts: &Given::default(),
-        ends: &GivenEnds::default(),
-        terminal: false,
-    };
+    let outside = outside(session, &grants);
     let observer = Relay(ends);
     let control = Control {
         interrupted: session.interrupted,
@@ -83,14 +86,7 @@ pub fn build(
     let image = chain(images).map_err(of)?;
     (session.request.become_user)(&image).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
-    let (mounts, given) = (Given::default(), GivenEnds::default());
-    let outside = Outside {
-        tcp: TcpMode::Refuse,
-        grants: &grants,
-        mounts: &mounts,
-        ends: &given,
-        terminal: false,
-    };
+    let outside = outside(session, &grants);
     let holding = Holding {
         id: id.as_str().to_owned(),
         permit: permit.to_owned(),

@@ -19,6 +19,7 @@ use floe_checkpoint::{
     stage::{Control, Injection},
 };
 use floe_image::ImageFiles;
+use floe_resources::ns::{mounts::Given, network::GivenEnds};
 use floe_sandbox::StateDir;
 use floe_sys::fork;
 use nix::{
@@ -55,6 +56,10 @@ pub struct Request<'a> {
     pub silence: Duration,
     /// How PIDs are chosen.
     pub pid_method: PidMethod,
+    /// Paths of this host for mounts of a sandbox.
+    pub mounts: &'a Given,
+    /// Ends of devices at this host. Those for devices that a sandbox has not are not for it.
+    pub net: &'a GivenEnds,
     /// Called before an image is looked at or restored, in a process that does nothing else.
     pub become_user: &'a Become<'a>,
     /// Told what happens.

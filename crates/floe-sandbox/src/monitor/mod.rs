@@ -95,6 +95,8 @@ struct Monitor {
     points: Points,
     /// Memory that comes while it runs.
     pages: pages::Pages,
+    /// The way to who joins it to networks outside when it is let run.
+    joiner: Option<OwnedFd>,
     phase: Phase,
     remove: bool,
     /// It was ended because it runs on at another host.
@@ -129,6 +131,7 @@ impl Monitor {
             clients: setup.clients,
             points: setup.points,
             pages: pages::Pages::default(),
+            joiner: None,
             phase: Phase::Launching,
             remove: spec.remove,
             handed_over: false,
@@ -226,6 +229,10 @@ impl Monitor {
             Ok(Some((kind::PAGES, _, files))) => {
                 self.pages.take(files);
                 self.clients.set_loading(true);
+                Heard::Other
+            }
+            Ok(Some((kind::JOIN, _, files))) => {
+                self.joiner = files.into_iter().next();
                 Heard::Other
             }
             Ok(Some((kind::EXECUTE, ..))) => {

@@ -22,7 +22,7 @@ use message::*;
 use nix::errno::Errno;
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 pub use way::{OpenWay, PublishedPort, Way};
 
@@ -34,7 +34,7 @@ pub type Connection = (SocketAddr, SocketAddr);
 #[derive(Debug)]
 pub struct Hold {
     /// That owns the table.
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Hold {
@@ -47,7 +47,7 @@ impl Hold {
     pub fn take(name: &str, connections: &[Connection], way: Option<&Way>) -> Result<Self, Errno> {
         let socket = open()?;
         perform(&socket, &table(name, NFT_TABLE_F_OWNER, (connections, way), None))?;
-        Ok(Self { _socket: socket })
+        Ok(Self { socket })
     }
 
     /// Holds back all that would begin new connections with these addresses, in the calling thread's network namespace,
@@ -63,7 +63,14 @@ impl Hold {
             add_rule(&mut batch, name, CHAINS[0].0, |list| drop_newcomers(list, *place));
         }
         perform(&socket, &batch.finish())?;
-        Ok(Self { _socket: socket })
+        Ok(Self { socket })
+    }
+}
+
+impl AsFd for Hold {
+    /// As long as this is open, in any process, they are held back.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

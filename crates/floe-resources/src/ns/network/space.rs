@@ -5,7 +5,7 @@ use floe_sys::Pid;
 use nix::sched::CloneFlags;
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
 
@@ -78,6 +78,15 @@ impl NetworkSpace {
                 Ok(Rc::new(file.into()))
             }
             Place::Apart(file, _) => Ok(Rc::clone(file)),
+        }
+    }
+
+    /// The descriptor that it is entered by, where that is not a task.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place {
+            Place::OfTask(_) => None,
+            Place::Apart(file, _) => Some(file.as_fd()),
         }
     }
 

@@ -31,7 +31,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// How long packets are held back for a tree that is away: long after the other ends have given up.
@@ -64,7 +64,7 @@ pub struct Held(Vec<HeldPlace>);
 struct HeldPlace {
     ends: Vec<Ends>,
     place: Place,
-    _hold: Hold,
+    hold: Hold,
 }
 
 /// Where packets are held back.
@@ -105,14 +105,15 @@ impl Held {
         let taken = places.into_iter().filter(|(_, ends)| !ends.is_empty());
         let taken = taken.map(|(place, ends)| {
             let hold = place.run("hold back", |way| Hold::take(&own_name(&ends), &ends, way))?;
-            Ok(HeldPlace {
-                ends,
-                place,
-                _hold: hold,
-            })
+            Ok(HeldPlace { ends, place, hold })
         });
         let taken = taken.collect::<Result<Vec<_>, FileError>>()?;
         Ok((!taken.is_empty()).then_some(Self(taken)))
+    }
+
+    /// The descriptors of which each is to be open as long as they are to be held back.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|held| held.hold.as_fd())
     }
 
     /// Holds them back also when floe has ended.
@@ -250,6 +251,12 @@ impl OutsideEnds {
             });
         }
         Ok(Self { ends, mode })
+    }
+
+    /// Whether there are any that go on.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.mode == TcpMode::Established && !self.ends.is_empty()
     }
 
     /// What stands in the way of going on with them: object and reason.

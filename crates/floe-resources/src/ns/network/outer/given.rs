@@ -20,7 +20,11 @@ pub struct GivenEnd {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct GivenEnds(Vec<GivenEnd>);
+pub struct GivenEnds {
+    all: Vec<GivenEnd>,
+    /// Whether those for devices that an image has not are not for it.
+    where_they_fit: bool,
+}
 
 /// What can't be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,17 +127,34 @@ impl GivenEnds {
                 return Err(EndError::Twice(one.device.clone()));
             }
         }
-        Ok(Self(given))
+        Ok(Self {
+            all: given,
+            where_they_fit: false,
+        })
+    }
+
+    /// The same for images that are not known yet: one for a device that an image has not is not for it.
+    ///
+    /// # Errors
+    /// [`EndError::Twice`].
+    pub fn where_they_fit(given: Vec<GivenEnd>) -> Result<Self, EndError> {
+        Ok(Self {
+            where_they_fit: true,
+            ..Self::new(given)?
+        })
     }
 
     /// What is given for a device: what names its network namespace before what does not.
     pub(super) fn of(&self, record: &NetworkRecord, device: &NetworkDeviceRecord) -> Option<&GivenEnd> {
-        let all = self.0.iter().filter(|given| given.is_for(record, device));
+        let all = self.all.iter().filter(|given| given.is_for(record, device));
         all.max_by_key(|given| given.namespace.is_some())
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &GivenEnd> {
-        self.0.iter()
+    /// All that must be for one of the image's devices, or is.
+    pub(super) fn meant_for(&self, records: &[NetworkRecord]) -> impl Iterator<Item = &GivenEnd> {
+        self.all
+            .iter()
+            .filter(|given| !self.where_they_fit || given.count(records) > 0)
     }
 }
 

@@ -97,7 +97,7 @@ pub fn obstacles(records: &[NetworkRecord], given: &GivenEnds) -> io::Result<Vec
         let reasons = in_the_way(end)?.into_iter();
         found.extend(reasons.map(|reason| (object.clone(), reason)));
     }
-    for end in given.all() {
+    for end in given.meant_for(records) {
         let reason = match end.count(records) {
             0 => "the image has no such device whose other end was the host's",
             1 => continue,
