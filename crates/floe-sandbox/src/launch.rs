@@ -14,6 +14,7 @@
 use crate::{
     first::Program,
     handover::{self, HeldName, Holding},
+    link,
     message::{self, kind},
     monitor,
     spec::SandboxSpec,
@@ -137,9 +138,8 @@ impl Launch {
         if !controllers.is_empty() {
             Layout::with(&hierarchies()?, &controllers)?;
         }
-        if let Some(link) = &spec.link {
-            link.check()
-                .map_err(|(source, action)| LaunchError::Failed { action, source })?;
+        if spec.link.is_some() {
+            link::check().map_err(|(source, action)| LaunchError::Failed { action, source })?;
         }
         let monitor = fork::child(|| monitor::live(state_dir, spec, &name, &program, &far));
         let monitor = monitor.map_err(system("fork the monitor"))?;

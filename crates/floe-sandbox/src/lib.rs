@@ -42,7 +42,7 @@ pub use first::own_terminals;
 pub use handover::{HandedOver, HandoverError, HeldName, Holding};
 pub use kept::{KeptFiles, MOST_KEPT};
 pub use launch::{First, Launch, LaunchError};
-pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState};
+pub use link::{INSIDE as LINK_INSIDE, LinkSpec, LinkState, needs_carrier};
 pub use mounts::{Mount, Mounts, MountsError, RootDirectory, Shown};
 pub use owner::{Ids, Owner, OwnerError, UserSpace};
 pub use pages::PageKeeper;
@@ -52,7 +52,7 @@ pub use spec::{Console, Origin, SandboxSpec};
 pub use state::{ConsoleState, SandboxState, StateDir, StateError, Status};
 pub use survey::Survey;
 pub use terminal::{RawMode, WindowSize};
-pub use uplink::attempt as try_uplink;
+pub use uplink::{Carrier, attempt as try_uplink};
 pub use user::{IdMap, UserError, become_root, become_root_by, join as join_user, map as map_user};
 pub use whose::Found;
 

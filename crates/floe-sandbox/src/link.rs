@@ -15,7 +15,7 @@
 
 use crate::{
     published::{PRIVILEGED, Published},
-    uplink::{self, Uplink, number},
+    uplink::{Carrier, Uplink, number},
 };
 use floe_sys::{
     namespace::is_in_first_user,
@@ -52,20 +52,12 @@ pub struct LinkSpec {
     pub address: Option<Ipv4Addr>,
 }
 
-impl LinkSpec {
-    /// Fails where it can't be had.
-    ///
-    /// # Errors
-    /// What was attempted, and why it fails.
-    pub(crate) fn check(&self) -> Result<(), (Errno, String)> {
-        let lacking = if needs_pasta() { uplink::lacking() } else { Ok(None) };
-        let lacking = lacking.map_err(|error| (number(&error), "start pasta".to_owned()))?;
-        lacking.map_or(Ok(()), |reason| {
-            let other = "--net host has the host's, --net none has none";
-            let action = format!("join the sandbox to the host's network as an ordinary user: {reason}; {other}");
-            Err((Errno::ENOENT, action))
-        })
-    }
+/// Fails where the caller's sandboxes can't be joined to the host's network.
+///
+/// # Errors
+/// What was attempted, and why it fails.
+pub(crate) fn check() -> Result<(), (Errno, String)> {
+    if needs_carrier() { chosen().map(drop) } else { Ok(()) }
 }
 
 /// How a sandbox is joined to the host's network.
@@ -81,9 +73,9 @@ pub struct LinkState {
     pub published: Vec<Published>,
     /// Whether the host forwarded packets when the sandbox was started; else it reaches the host alone.
     pub forwarded: bool,
-    /// Whether pasta is between the host and it, as for an ordinary user.
+    /// What is between the host and it, as for an ordinary user.
     #[serde(default)]
-    pub by_pasta: bool,
+    pub carrier: Option<Carrier>,
 }
 
 /// A pair that is there as long as this is.
@@ -112,11 +104,11 @@ impl LinkState {
             address: Ipv4Addr::from(first + 2),
             published: published.to_vec(),
             forwarded: fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
-            by_pasta: needs_pasta(),
+            carrier: None,
         }
     }
 
-    /// The pair that gives a sandbox this address, where there is such a one.
+    /// The pair that gives a sandbox this address, where there is such a one, with nothing between.
     #[must_use]
     pub fn with(address: Ipv4Addr, published: &[Published]) -> Option<Self> {
         let offset = u32::from(address).checked_sub(u32::from(POOL))?;
@@ -136,6 +128,7 @@ impl LinkState {
             host: self.host,
             inside: self.address,
             published: self.published.iter().map(port).collect(),
+            withheld: self.carrier.and_then(Carrier::withheld),
         }
     }
 
@@ -152,10 +145,11 @@ impl LinkState {
     /// Why a sandbox can't be given this address here, where it can't.
     ///
     /// # Errors
-    /// Those of netlink, and of starting pasta.
+    /// Those of netlink, and of starting a program.
     pub fn obstacle(&self) -> Result<Option<String>, Errno> {
-        if self.by_pasta {
-            return uplink::lacking().map_err(|error| number(&error));
+        if needs_carrier() {
+            let found = Carrier::find().map_err(|(error, _)| error)?;
+            return Ok(found.err());
         }
         let own = Self::network(self.host);
         let used = ipv4::networks_in_use()?;
@@ -169,8 +163,9 @@ impl LinkState {
     /// Those of sockets.
     pub fn port_in_the_way(&self) -> Result<Option<(Published, &'static str)>, Errno> {
         let mut held = Vec::with_capacity(self.published.len());
+        let for_carrier = needs_carrier();
         for port in &self.published {
-            match port.take(self.by_pasta) {
+            match port.take(for_carrier) {
                 Ok(socket) => held.push(socket),
                 Err(Errno::EADDRINUSE) => return Ok(Some((*port, "another sandbox or program has the host's port"))),
                 Err(Errno::EACCES) => return Ok(Some((*port, PRIVILEGED))),
@@ -192,21 +187,22 @@ impl Link {
     /// # Errors
     /// What was attempted, and why it failed.
     pub fn make(spec: &LinkSpec, name: &str, inside: BorrowedFd<'_>) -> Result<Self, (Errno, String)> {
-        let by_pasta = needs_pasta();
+        let for_carrier = needs_carrier();
         let ports = spec.published.iter();
-        let ports = ports.map(|port| port.take(by_pasta).map_err(|error| (error, port.why_not(error))));
+        let ports = ports.map(|port| port.take(for_carrier).map_err(|error| (error, port.why_not(error))));
         let ports = ports.collect::<Result<Vec<_>, _>>()?;
-        if !by_pasta {
+        if !for_carrier {
             return Ok(Self {
                 _ports: ports,
-                ..Self::make_here(spec, name, inside)?
+                ..Self::make_here((spec, None), name, inside)?
             });
         }
-        let mut uplink = Uplink::new()?;
-        let mut link = uplink.inside(|| Self::make_here(spec, name, inside))?;
+        let carrier = chosen()?;
+        let mut uplink = Uplink::new(carrier)?;
+        let mut link = uplink.inside(|| Self::make_here((spec, Some(carrier)), name, inside))?;
         // Its number is one in there.
         link.pair.0 = None;
-        // pasta takes them now.
+        // The carrier takes them now.
         drop(ports);
         uplink.open(&spec.published)?;
         Ok(Self {
@@ -215,7 +211,11 @@ impl Link {
         })
     }
 
-    fn make_here(spec: &LinkSpec, name: &str, inside: BorrowedFd<'_>) -> Result<Self, (Errno, String)> {
+    fn make_here(
+        (spec, carrier): (&LinkSpec, Option<Carrier>),
+        name: &str,
+        inside: BorrowedFd<'_>,
+    ) -> Result<Self, (Errno, String)> {
         let failed = |action: &str| {
             let action = action.to_owned();
             move |error| (error, action)
@@ -226,7 +226,7 @@ impl Link {
                 format!("give the sandbox the address {address} (it is not of 10.241.0.0/16)"),
             ))?;
             make_pair(&state, inside).map_err(failed("make the pair of network devices that it had"))?;
-            return Self::open(state);
+            return Self::open(LinkState { carrier, ..state });
         }
         let used = ipv4::networks_in_use().map_err(failed("look at the addresses of the host"))?;
         let mut hasher = DefaultHasher::new();
@@ -239,7 +239,7 @@ impl Link {
                 continue;
             }
             match make_pair(&state, inside) {
-                Ok(()) => return Self::open(state),
+                Ok(()) => return Self::open(LinkState { carrier, ..state }),
                 // Somebody else was faster.
                 Err(Errno::EEXIST) => {}
                 Err(error) => return Err((error, "make a pair of network devices (veth)".to_owned())),
@@ -272,28 +272,22 @@ impl Link {
         &self.state
     }
 
-    /// What can be read of when pasta has ended, where the link needs it.
+    /// What can be read of when the carrier has ended, where the link has one.
     pub(crate) fn life(&self) -> Option<BorrowedFd<'_>> {
         self.uplink.as_ref().and_then(Uplink::life)
     }
 
-    /// Starts pasta again: what there is to be said of it.
+    /// Starts the carrier again: what there is to be said of it.
     pub(crate) fn open_again(&mut self) -> String {
-        let again = self
-            .uplink
-            .as_mut()
-            .map(|uplink| uplink.open_again(&self.state.published));
-        match again {
-            Some(Ok(true)) => {
-                "pasta has ended, and was started again: connections with the outside are lost".to_owned()
-            }
-            Some(Ok(false)) | None => {
-                "pasta has ended again: the sandbox does not reach the outside any more".to_owned()
-            }
-            Some(Err((error, action))) => format!(
-                "pasta has ended, and the sandbox does not reach the outside any more: {action}: {}",
-                error.desc()
-            ),
+        let Some(uplink) = &mut self.uplink else {
+            return String::new();
+        };
+        let name = uplink.carrier().name();
+        let unreached = "the sandbox does not reach the outside any more";
+        match uplink.open_again(&self.state.published) {
+            Ok(true) => format!("{name} has ended, and was started again: connections with the outside are lost"),
+            Ok(false) => format!("{name} has ended again: {unreached}"),
+            Err((error, action)) => format!("{name} has ended, and {unreached}: {action}: {}", error.desc()),
         }
     }
 }
@@ -309,9 +303,20 @@ impl Drop for Pair {
     }
 }
 
-/// Whether the caller may not change the host's network, but has the rights of root in a user namespace.
-fn needs_pasta() -> bool {
+/// Whether the caller may not change the host's network, but has the rights of root in a user namespace: a program that makes
+/// connections of its own is between then.
+#[must_use]
+pub fn needs_carrier() -> bool {
     !is_in_first_user().unwrap_or(true)
+}
+
+/// Fails where there is none.
+fn chosen() -> Result<Carrier, (Errno, String)> {
+    Carrier::find()?.map_err(|reason| {
+        let other = "--net host has the host's, --net none has none";
+        let action = format!("join the sandbox to the host's network as an ordinary user: {reason}; {other}");
+        (Errno::ENOENT, action)
+    })
 }
 
 fn make_pair(state: &LinkState, inside: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -24,14 +24,14 @@ pub struct Published {
 
 impl Published {
     /// Takes the host's port, that no other sandbox and no program has it as long as the socket is there. No packet comes to
-    /// the socket: rules lead all elsewhere; or pasta, which takes it then. Connections that have ended are not in its way.
+    /// the socket: rules lead all elsewhere; or the carrier (pasta, slirp4netns), which takes it then. Connections that have ended are not in its way.
     ///
     /// # Errors
     /// EADDRINUSE where somebody has it; EACCES where it is not for everybody.
-    pub(crate) fn take(self, for_pasta: bool) -> Result<OwnedFd, Errno> {
+    pub(crate) fn take(self, for_carrier: bool) -> Result<OwnedFd, Errno> {
         let kind = if self.udp { SockType::Datagram } else { SockType::Stream };
         let taken = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
-        if for_pasta && !self.udp {
+        if for_carrier && !self.udp {
             setsockopt(&taken, ReuseAddr, &true)?;
         }
         bind(taken.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, self.host))?;

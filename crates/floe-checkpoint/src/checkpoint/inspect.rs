@@ -203,14 +203,16 @@ impl Inspected {
             }
             processes.push(record);
         }
-        let way = target.link().filter(|link| !link.by_pasta).map(LinkState::way);
+        let way = target.link().filter(|link| link.carrier.is_none()).map(LinkState::way);
         contents.refuse_hidden(refusals);
         let options = CollectOptions {
             cgroups: &cgroups,
             search_outside: matches!(target, Target::Tree { .. }),
             tcp,
             joined: way.as_ref(),
-            beyond_pasta: target.link().filter(|link| link.by_pasta).map(|link| link.address),
+            carrier: target
+                .link()
+                .and_then(|link| Some((link.address, link.carrier?.name()))),
             external,
         };
         let mut files = file::collect((&held.tree, &sharing, &others), links, &mut contents, refusals, options)?;

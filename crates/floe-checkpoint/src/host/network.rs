@@ -4,6 +4,7 @@ use super::{
     ALL, Finding, NONE, Probe, TREES,
     attempt::{Caller, words},
 };
+use floe_sandbox::Carrier;
 use floe_sys::{
     netfilter::{Hold, legacy, sets},
     socket,
@@ -40,12 +41,12 @@ pub(super) const PROBES: &[Probe] = &[
         ask: tables,
     },
     Probe {
-        name: "pasta",
+        name: "pasta, slirp4netns",
         used_for: "--net new, -p: a network that is joined to the host's, for an ordinary user",
-        advice: "install pasta (package passt); /dev/net/tun for everybody (chmod 666); a default route; --net host or none does without",
+        advice: "install pasta (package passt) or slirp4netns; /dev/net/tun for everybody (chmod 666); for pasta a default route; --net host or none does without",
         used_by: ALL,
         needed_by: NONE,
-        ask: pasta,
+        ask: carrier,
     },
     Probe {
         name: "x_tables",
@@ -101,14 +102,18 @@ fn tables(caller: &Caller) -> Finding {
     }
 }
 
-fn pasta(caller: &Caller) -> Finding {
+fn carrier(caller: &Caller) -> Finding {
     if caller.is_of_host && caller.is_privileged() {
         return Finding::Yes("not needed by root, who has a pair of devices (veth)".to_owned());
     }
+    let carrier = match Carrier::find() {
+        Ok(Ok(carrier)) => carrier,
+        Ok(Err(lacking)) => return Finding::No(lacking),
+        Err((error, action)) => return Finding::No(format!("{action}: {}", error.desc())),
+    };
     // Any namespace has a user namespace made for it.
-    let lacking = caller.attempt(libc::CLONE_NEWUTS, floe_sandbox::try_uplink);
-    match lacking {
-        Ok(lacking) if lacking.is_empty() => Finding::Yes(format!("it was started{}", caller.place())),
+    match caller.attempt(libc::CLONE_NEWUTS, || Ok(floe_sandbox::try_uplink(carrier))) {
+        Ok(lacking) if lacking.is_empty() => Finding::Yes(format!("{} was started{}", carrier.name(), caller.place())),
         Ok(lacking) => Finding::No(lacking),
         Err(error) => Finding::No(words(&error)),
     }

@@ -2,7 +2,7 @@
 
 use super::{Obstacle, RestoreError};
 use floe_image::Image;
-use floe_sandbox::{LinkSpec, LinkState, Published};
+use floe_sandbox::{LinkSpec, LinkState, Published, needs_carrier};
 use floe_sys::netfilter::Way;
 
 /// Ports to be published in the place of those that were; `None` for these.
@@ -29,9 +29,8 @@ fn state(image: &Image, publish: Publish<'_>) -> Option<LinkState> {
 
 /// How its packets come through floe's own network, where they do as they are.
 pub fn way(image: &Image, publish: Publish<'_>) -> Option<Way> {
-    state(image, publish)
-        .filter(|state| !state.by_pasta)
-        .map(|state| state.way())
+    let state = if needs_carrier() { None } else { state(image, publish) };
+    state.map(|state| state.way())
 }
 
 /// What stands in the way of it.

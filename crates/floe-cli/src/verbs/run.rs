@@ -95,8 +95,9 @@ enum Net {
     None,
     /// One of its own, joined to the host's by a pair of devices with addresses of 10.241.0.0/16: eth0 inside. Others are
     /// reached where the host forwards (net.ipv4.ip_forward), else the host alone. Names are looked up as the sandbox's
-    /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. For an ordinary user pasta (package passt) is between, which reaches
-    /// others by the host's default route, and the host by its addresses but those of loopback.
+    /// /etc/resolv.conf says, which is the host's and must name a server that is not on its loopback. For an ordinary user pasta
+    /// (package passt) is between, or slirp4netns where that alone is installed: they reach others as the host does, and the
+    /// host by its addresses but those of loopback.
     New,
 }
 

@@ -79,8 +79,8 @@ pub struct CollectOptions<'a> {
     pub tcp: TcpMode,
     /// How the tree's network is joined to floe's own, where it is.
     pub joined: Option<&'a floe_sys::netfilter::Way>,
-    /// Its address, where pasta is between the two.
-    pub beyond_pasta: Option<std::net::Ipv4Addr>,
+    /// Its address and the program that is between the two, where one is.
+    pub carrier: Option<(std::net::Ipv4Addr, &'static str)>,
     /// What the user says of ends and files outside.
     pub external: &'a Externals,
 }
@@ -115,7 +115,7 @@ pub fn collect(
         pipes: super::pipe::FoundPipes::default(),
         epolls: Vec::new(),
         unix: super::socket::FoundUnix::default(),
-        connections: super::socket::FoundConnections::new(options.tcp, options.joined.cloned(), options.beyond_pasta),
+        connections: super::socket::FoundConnections::new(options.tcp, options.joined.cloned(), options.carrier),
         keeper: Rc::default(),
         usual: super::socket::UsualOptions::default(),
         memory,

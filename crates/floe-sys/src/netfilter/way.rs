@@ -7,9 +7,12 @@
 //!              ip saddr 127.0.0.0/8 oifname DEVICE snat to HOST
 //! prerouting   fib daddr type local PROTOCOL dport PORT dnat to INSIDE:PORT
 //! output       the same
+//! forward      ip daddr WITHHELD ct direction reply accept
+//!              iifname DEVICE ip daddr WITHHELD drop
 //! ```
 //! The first two come before all others where packets come in: for published ports the host's device takes packets of
-//! loopback's addresses (route_localnet), and the sandbox must not reach by it what listens there.
+//! loopback's addresses (route_localnet), and the sandbox must not reach by it what listens there. The last two are there where
+//! some addresses stand for what it must not reach either, but may answer.
 
 use super::{Batch, add_rule, message::*, open, perform};
 use nix::errno::Errno;
@@ -35,6 +38,13 @@ const NFT_NAT_DNAT: u32 = 1;
 const CHAINS: [super::Chain; 3] = [("leaves", 4, 100), ("comes", 0, -100), ("own", 3, -100)];
 /// NF_INET_PRE_ROUTING, before connections are tracked (NF_IP_PRI_RAW).
 const GUARD: super::Chain = ("guard", 0, -300);
+/// NF_INET_FORWARD, among all others (NF_IP_PRI_FILTER).
+const WITHHOLDING: super::Chain = ("withholds", 2, 0);
+/// linux/netfilter/nf_tables.h, and IP_CT_DIR_REPLY.
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
+const NFT_CT_DIRECTION: u32 = 1;
+const REPLY: u8 = 1;
 /// Where the addresses are in a header of IP version 4.
 const SOURCE: u32 = 12;
 const DESTINATION: u32 = 16;
@@ -52,6 +62,8 @@ pub struct Way {
     pub inside: Ipv4Addr,
     /// Ports of the host that are ports of the sandbox.
     pub published: Vec<PublishedPort>,
+    /// The first three bytes of addresses that the sandbox may answer alone.
+    pub withheld: Option<[u8; 3]>,
 }
 
 /// A port of the host that is a port of the sandbox.
@@ -105,6 +117,9 @@ pub(super) fn add(batch: &mut Batch, table: &str, way: &Way) {
             list.drop();
         });
     }
+    if let Some(network) = way.withheld {
+        withhold(batch, table, (network, &device));
+    }
     let [leaves, comes, own] = CHAINS.map(|(chain, ..)| chain);
     for (source, operator) in [(&way.inside.octets()[..], NFT_CMP_NEQ), (&[127], NFT_CMP_EQ)] {
         add_rule(batch, table, leaves, |list| {
@@ -130,6 +145,30 @@ pub(super) fn add(batch: &mut Batch, table: &str, way: &Way) {
             add_rule(batch, table, chain, |list| publish(list, *port, way.inside));
         }
     }
+}
+
+fn withhold(batch: &mut Batch, table: &str, (network, device): ([u8; 3], &[u8; NAME])) {
+    super::add_chains(batch, (table, "filter"), &[WITHHOLDING]);
+    let to_network = |list: &mut Message<'_>| {
+        list.compare_known(NFT_META_NFPROTO, &[NFPROTO_IPV4]);
+        list.payload(NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, DESTINATION, network.len() as u32);
+        list.compare(&network);
+    };
+    add_rule(batch, table, WITHHOLDING.0, |list| {
+        to_network(list);
+        list.expression("ct", |data| {
+            data.number(NFTA_CT_DREG, NFT_REG_1);
+            data.number(NFTA_CT_KEY, NFT_CT_DIRECTION);
+        });
+        list.compare(&[REPLY]);
+        list.accept();
+    });
+    // Whosever address it says that it comes from.
+    add_rule(batch, table, WITHHOLDING.0, |list| {
+        list.compare_known(NFTA_META_IIFNAME, device);
+        to_network(list);
+        list.drop();
+    });
 }
 
 fn publish(list: &mut Message<'_>, port: PublishedPort, inside: Ipv4Addr) {

@@ -49,8 +49,8 @@ pub(in crate::file) struct FoundConnections {
     mode: TcpMode,
     /// How the network of the tree's root is joined to floe's own, where it is.
     joined: Option<Way>,
-    /// The address of the tree's root, where pasta is between its network and floe's own.
-    beyond_pasta: Option<Ipv4Addr>,
+    /// The address of the tree's root, and the program that is between its network and floe's own, where one is.
+    carrier: Option<(Ipv4Addr, &'static str)>,
     /// Those of ends that were refused.
     refused: HashSet<Ends>,
     /// Sockets that listen.
@@ -228,12 +228,12 @@ pub(in crate::file) fn resolve(
 }
 
 impl FoundConnections {
-    pub(in crate::file) fn new(mode: TcpMode, joined: Option<Way>, beyond_pasta: Option<Ipv4Addr>) -> Self {
+    pub(in crate::file) fn new(mode: TcpMode, joined: Option<Way>, carrier: Option<(Ipv4Addr, &'static str)>) -> Self {
         Self {
             carried: Vec::new(),
             mode,
             joined,
-            beyond_pasta,
+            carrier,
             refused: HashSet::new(),
             listening: Vec::new(),
             hidden: Vec::new(),
@@ -290,10 +290,13 @@ impl FoundConnections {
                     "use another address, end the connection, or give it up by --tcp close",
                 ),
                 TcpMode::Close => {}
-                TcpMode::Established | TcpMode::Refuse if self.is_beyond_pasta(one) => refusals.add(
+                TcpMode::Established | TcpMode::Refuse if self.carrier_of(one).is_some() => refusals.add(
                     Some(&one.subject),
                     one.title.clone(),
-                    format!("pasta has this TCP connection with {remote} in its hands, and ends with the tree"),
+                    format!(
+                        "{} has this TCP connection with {remote} in its hands, and ends with the tree",
+                        self.carrier_of(one).unwrap_or_default()
+                    ),
                     "give it up by --tcp close, or end it",
                 ),
                 TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) || one.has_way() => {
@@ -346,9 +349,11 @@ impl FoundConnections {
         one.network.number == 0 && inside.is_some_and(|inside| local.ip() == inside)
     }
 
-    fn is_beyond_pasta(&self, one: &FoundConnection) -> bool {
+    /// The program that its packets come by, where one is between.
+    fn carrier_of(&self, one: &FoundConnection) -> Option<&'static str> {
         let (local, _) = one.body.ends();
-        one.network.number == 0 && self.beyond_pasta.is_some_and(|inside| local.ip() == inside)
+        let (inside, name) = self.carrier?;
+        (one.network.number == 0 && local.ip() == inside).then_some(name)
     }
 }
 

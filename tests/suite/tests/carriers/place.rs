@@ -4,7 +4,7 @@ use floe_suite::{Host, enter_own_mounts, enter_own_network, has, run, skip, spaw
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::{Child, Command},
     time::Duration,
@@ -47,18 +47,20 @@ pub const FAR: &str = "192.0.2.9";
 /// A host with a default route, on which everybody may have tap devices; `None` where that can't be had.
 pub struct Place {
     pub host: Host,
+    carrier: &'static str,
     far: Child,
     /// A server of the host's.
     near: Child,
 }
 
 impl Place {
-    pub fn new() -> Option<Self> {
-        Self::with_device(true)
+    /// With one of them alone.
+    pub fn new(carrier: &'static str) -> Option<Self> {
+        Self::with_device(carrier, true)
     }
 
-    pub fn with_device(has_device: bool) -> Option<Self> {
-        if !has("ip") || !has("pasta") {
+    pub fn with_device(carrier: &'static str, has_device: bool) -> Option<Self> {
+        if !has("ip") || !has(carrier) {
             return None;
         }
         if !Path::new("/dev/net/tun").exists() {
@@ -72,10 +74,19 @@ impl Place {
         shell(&format!(
             "chmod 666 /dev/null /dev/zero /dev/full /dev/urandom /dev/random /dev/tty; mkdir /dev/net; mknod -m {mode} /dev/net/tun c 10 200"
         ));
+        // Which program is there to be executed, is asked for as one would.
+        shell(&format!(
+            "for other in pasta slirp4netns; do test $other = {carrier} || ! path=$(command -v $other) || mount --bind /dev/null \"$path\"; done"
+        ));
         let far = spawn(Command::new("unshare").args(["-n", "--", "python3", "-c", &beyond()]));
         let near = spawn(Command::new("python3").args(["-c", &beyond()]));
         let process = far.id();
-        let place = Self { host, far, near };
+        let place = Self {
+            host,
+            carrier,
+            far,
+            near,
+        };
         let own = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
         until("a network namespace", || {
             fs::read_link(format!("/proc/{process}/ns/net")).is_ok_and(|theirs| theirs != own)
@@ -85,6 +96,9 @@ impl Place {
              ip route add default via {FAR}; nsenter -t {process} -n sh -ec \
              'ip link set lo up; ip addr add {FAR}/24 dev far; ip link set far up'"
         ));
+        for server in [FAR, HOST] {
+            drop(connect((server, 9000)));
+        }
         Some(place)
     }
 
@@ -99,27 +113,32 @@ impl Place {
         self.host.done(&line.concat());
     }
 
-    /// The processes of pasta in the host's network, which is the test's own.
-    pub fn pastas(&self) -> Vec<i32> {
+    /// Their processes in the host's network, which is the test's own.
+    pub fn carriers(&self) -> Vec<i32> {
         let own = fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
         let processes = fs::read_dir("/proc").expect("processes").flatten();
         let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let is_pasta = |pid: &i32| {
+        let is_one = |pid: &i32| {
             // One that has ended is in no namespace.
             let network = fs::read_link(format!("/proc/{pid}/ns/net"));
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            network.is_ok_and(|network| network == own) && (name.starts_with("pasta") || name.starts_with("passt"))
+            network.is_ok_and(|network| network == own)
+                && ["pasta", "passt", "slirp4netns"]
+                    .iter()
+                    .any(|one| name.starts_with(one))
         };
-        numbers.filter(is_pasta).collect()
+        numbers.filter(is_one).collect()
     }
 
-    pub fn has_no_pasta(&self, when: &str) {
-        until(&format!("the end of pasta ({when})"), || self.pastas().is_empty());
+    pub fn has_no_carrier(&self, when: &str) {
+        until(&format!("the end of {} ({when})", self.carrier), || {
+            self.carriers().is_empty()
+        });
     }
 
-    pub fn pasta(&self) -> i32 {
-        let all = self.pastas();
-        assert_eq!(all.len(), 1, "one process of pasta");
+    pub fn carrier(&self) -> i32 {
+        let all = self.carriers();
+        assert_eq!(all.len(), 1, "one process of {}", self.carrier);
         all[0]
     }
 
@@ -139,7 +158,10 @@ impl Place {
     pub fn is_reached(&self, port: u16, when: &str) {
         for address in ["127.0.0.1", HOST] {
             echo(&mut connect((address, port)), &format!("{when}, {address}"));
-            echo_datagram(address, port, when);
+            // slirp4netns answers none from loopback behind one from elsewhere.
+            if self.carrier == "pasta" || address == HOST {
+                echo_datagram(address, port, when);
+            }
         }
         let asks = format!(
             "import socket; e = socket.create_connection(('{HOST}', {port}), 20); e.sendall(b'far'); print(e.recv(3).decode())"
@@ -163,6 +185,39 @@ print(e.recv(3).decode(), d.recv(3).decode())"
         );
         let said = self.host.done(&["exec", name, "--", "python3", "-c", &asks]);
         assert_eq!(said.trim(), "tcp udp", "{place}");
+    }
+}
+
+impl Place {
+    /// What listens on the host's loopback is not the sandbox's, by whatever address that has where packets go: also who says that
+    /// they come from elsewhere does not come there.
+    pub fn reaches_no_loopback(&self, name: &str) {
+        let heard = UdpSocket::bind("127.0.0.1:9001").expect("bind");
+        let server = TcpListener::bind("127.0.0.1:9001").expect("bind");
+        heard.set_nonblocking(true).expect("a mode");
+        server.set_nonblocking(true).expect("a mode");
+        let asks = "import socket, sys
+reached = []
+for place in ['10.242.0.%d' % last for last in (1, 2, 3, 7)] + ['10.241.255.255', '127.0.0.1']:
+    d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for source in ('', '198.51.100.1'):
+        try:
+            d.setsockopt(socket.IPPROTO_IP, 15, 1)
+            d.bind((source, 0)) if source else None
+            d.sendto(b'udp', (place, 9001))
+        except OSError:
+            pass
+        d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        socket.create_connection((place, 9001), 0.3).close()
+        reached.append(place)
+    except OSError:
+        pass
+print(reached)";
+        let said = self.host.done(&["exec", name, "--", "python3", "-c", asks]);
+        assert_eq!(said.trim(), "[]");
+        assert!(heard.recv(&mut [0; 9]).is_err(), "a datagram");
+        assert!(server.accept().is_err(), "a connection");
     }
 }
 

@@ -1,10 +1,10 @@
-//! Sandboxes of an ordinary user that are joined to the host's network (`--net new`), by pasta: who reaches whom, before and after
-//! round trips, that pasta ends with the sandbox however that ends, and what can't be.
+//! Sandboxes of an ordinary user that are joined to the host's network (`--net new`), by pasta or slirp4netns: who reaches whom, before
+//! and after round trips, that these end with the sandbox however that ends, and what can't be.
 
 mod place;
 
 use floe_suite::{Host, PID_METHODS, has, json, run, signal, spawn, times, until};
-use place::{ECHO, FAR, HOST, Place, connect, echo, shell};
+use place::{ECHO, FAR, HOST, Place, connect, echo, echo_datagram, shell};
 use std::{
     fs,
     io::{Read, Write},
@@ -18,21 +18,47 @@ use std::{
 /// Kills of `floe run`.
 const KILLS: u32 = 12;
 
+/// Each is run with pasta, and with slirp4netns where that alone is there.
+macro_rules! by_each {
+    ($($scenario:ident),* $(,)?) => {
+        mod pasta {
+            $(#[test] fn $scenario() { super::$scenario("pasta"); })*
+        }
+        mod slirp4netns {
+            $(#[test] fn $scenario() { super::$scenario("slirp4netns"); })*
+        }
+    };
+}
+
+by_each! {
+    all_reach_each_other,
+    round_trips_keep_addresses_and_ports,
+    connections_through_it_are_refused_or_given_up,
+    it_ends_with_the_sandbox_however_that_ends,
+    it_is_started_again,
+    frozen_and_thawed_it_is_reached_again,
+    it_ends_with_the_monitor_whatever_it_wishes,
+    who_is_mapped_otherwise_has_it_too,
+    what_is_missing_is_told_by_name,
+    what_can_not_be_had_is_told_before_anything_is_made,
+}
+
 /// Of the host: its own loopback is not the sandbox's, its other addresses are.
-#[test]
-fn all_reach_each_other() {
-    let Some(place) = Place::new() else { return };
+fn all_reach_each_other(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let name = place.host.name("job");
     place.start(&name, &["-p", "8080:8000", "-p", "8080:8000/udp"], &[]);
+    echo_datagram("127.0.0.1", 8080, "at first");
     place.is_reached(8080, "at first");
     place.reaches(&name, FAR);
     place.reaches(&name, HOST);
     let table = place.host.done(&["ps"]);
     assert!(table.contains("8080:8000 8080:8000/udp"), "{table}");
+    place.reaches_no_loopback(&name);
     let devices = place.host.done(&["exec", &name, "--", "ip", "-br", "addr"]);
-    assert!(devices.contains("eth0") && !devices.contains("pasta"), "{devices}");
+    assert!(devices.contains("eth0") && !devices.contains("carrier"), "{devices}");
     // It has no descriptor of the tree's, nor any of floe's but these.
-    let pasta = place.pasta();
+    let pasta = place.carrier();
     let theirs = fs::read_link(format!("/proc/{}/ns/net", place.host.pid1(&name))).expect("a namespace");
     for entry in fs::read_dir(format!("/proc/{pasta}/fd"))
         .expect("its descriptors")
@@ -46,7 +72,7 @@ fn all_reach_each_other() {
             "pipe:",
             "socket:",
             "anon_inode:",
-            "/memfd:floe-pasta",
+            "/memfd:floe-carrier",
             "/dev/net/tun",
             "/",
         ];
@@ -58,9 +84,8 @@ fn all_reach_each_other() {
     assert!(TcpListener::bind("0.0.0.0:8080").is_ok(), "the port is free");
 }
 
-#[test]
-fn round_trips_keep_addresses_and_ports() {
-    let Some(place) = Place::new() else { return };
+fn round_trips_keep_addresses_and_ports(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let host = &place.host;
     let name = host.name("job");
     let image = host.path("job.floe").display().to_string();
@@ -120,9 +145,8 @@ fn round_trips_keep_addresses_and_ports() {
 }
 
 /// What goes through pasta can't be carried; what stays within the sandbox can.
-#[test]
-fn connections_through_pasta_are_refused_or_given_up() {
-    let Some(place) = Place::new() else { return };
+fn connections_through_it_are_refused_or_given_up(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let host = &place.host;
     let name = host.name("job");
     let image = host.path("job.floe").display().to_string();
@@ -131,7 +155,7 @@ fn connections_through_pasta_are_refused_or_given_up() {
     for mode in [&["--tcp", "established"][..], &[]] {
         let line = [&["checkpoint", &name, "-o", &image], mode].concat();
         let error = host.floe(&line).expect_failed();
-        assert!(error.contains("pasta has this TCP connection"), "{error}");
+        assert!(error.contains(&format!("{carrier} has this TCP connection")), "{error}");
         assert!(
             error.contains(&format!("{FAR}:9000")) && error.contains("--tcp close"),
             "{error}"
@@ -147,9 +171,8 @@ fn connections_through_pasta_are_refused_or_given_up() {
     echo(&mut connect(("127.0.0.1", 8080)), "a new one");
 }
 
-#[test]
-fn pasta_ends_with_the_sandbox_however_that_ends() {
-    let Some(place) = Place::new() else { return };
+fn it_ends_with_the_sandbox_however_that_ends(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let host = &place.host;
     for kill in 0..times(KILLS) {
         let name = host.name(&format!("job{kill}"));
@@ -161,7 +184,7 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
             let outcome = host.floe(&["rm", "-f", &name]);
             outcome.status == 0 || outcome.err.contains("there is no sandbox")
         });
-        place.has_no_pasta(&format!("kill {kill}"));
+        place.has_no_carrier(&format!("kill {kill}"));
     }
     let state = |name: &str| -> serde_json::Value {
         let text = fs::read(host.path("state").join(name).join("state.json")).expect("read");
@@ -170,7 +193,7 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
     for (what, number) in [("monitor", 9), ("pid1", 9), ("monitor", 6)] {
         let name = host.name(&format!("{what}{number}"));
         place.start(&name, &["-p", "8080:8000"], &[]);
-        let pasta = place.pasta();
+        let pasta = place.carrier();
         signal(state(&name)[what].as_i64().expect("a PID") as i32, number);
         until(&format!("the end of pasta behind {what}"), || {
             fs::read_to_string(format!("/proc/{pasta}/stat")).map_or(true, |stat| stat.contains(") Z "))
@@ -189,7 +212,7 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
     for stage in ["launch", "seed", "network", "files", "verify", "thaw"] {
         let failed = run(host.command(&["restore", "-d", &image]).env("FLOE_FAIL_AT", stage));
         assert_eq!(failed.status, 1, "{}", failed.err);
-        place.has_no_pasta(stage);
+        place.has_no_carrier(stage);
         assert!(
             TcpListener::bind("0.0.0.0:8080").is_ok(),
             "the port is free behind {stage}"
@@ -198,7 +221,7 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
     host.done(&["restore", "-d", &image]);
     place.goes_on("restored");
     // One whose pasta is killed goes on, is saved, and has one again.
-    signal(place.pasta(), 9);
+    signal(place.carrier(), 9);
     place.goes_on("pasta was killed");
     host.done(&["checkpoint", &name, "-o", &image]);
     host.done(&["restore", "-d", &image]);
@@ -206,31 +229,31 @@ fn pasta_ends_with_the_sandbox_however_that_ends() {
 }
 
 /// Some times: one that ends at once each time would keep the monitor busy for ever.
-#[test]
-fn pasta_that_has_ended_is_started_again() {
-    let Some(place) = Place::new() else { return };
+fn it_is_started_again(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let name = place.host.name("job");
     place.start(&name, &["-p", "8080:8000", "-p", "8080:8000/udp"], &[]);
     for round in 0..5 {
-        let before = place.pasta();
+        let before = place.carrier();
         signal(before, 9);
-        until("another pasta", || place.pastas().iter().any(|pasta| *pasta != before));
+        until("another pasta", || {
+            place.carriers().iter().any(|pasta| *pasta != before)
+        });
         until("its way", || TcpStream::connect("127.0.0.1:8080").is_ok());
         place.is_reached(8080, &format!("round {round}"));
     }
-    signal(place.pasta(), 9);
+    signal(place.carrier(), 9);
     let log = || place.host.done(&["logs", &name]);
     until("a word about it", || {
         log().contains("does not reach the outside any more")
     });
     assert_eq!(log().matches("was started again").count(), 5, "{}", log());
-    place.has_no_pasta("the last one");
+    place.has_no_carrier("the last one");
     place.goes_on("without pasta");
 }
 
-#[test]
-fn frozen_and_thawed_it_is_reached_again() {
-    let Some(place) = Place::new() else { return };
+fn frozen_and_thawed_it_is_reached_again(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let name = place.host.name("job");
     place.start(&name, &["-p", "8080:8000"], &[]);
     let mut end = connect(("127.0.0.1", 8080));
@@ -262,17 +285,16 @@ fn frozen_and_thawed_it_is_reached_again() {
 }
 
 /// As where a security module gives it another label: it does not end with its parent by itself.
-#[test]
-fn it_ends_with_the_monitor_whatever_it_wishes() {
-    let Some(place) = Place::new() else { return };
+fn it_ends_with_the_monitor_whatever_it_wishes(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let host = &place.host;
     let programs = host.folder("programs");
-    let found = run(Command::new("sh").args(["-c", "command -v pasta"])).expect_done();
+    let found = run(Command::new("sh").args(["-c", &format!("command -v {carrier}")])).expect_done();
     let forgets = "import ctypes, os, signal, sys; signal.signal(signal.SIGPIPE, signal.SIG_DFL); ctypes.CDLL(None).prctl(1, 0); os.execv(sys.argv[1], sys.argv[1:])";
     let script = format!("#!/bin/sh\nexec python3 -c '{forgets}' {} \"$@\"\n", found.trim());
-    let program = programs.join("pasta");
+    let program = programs.join(carrier);
     fs::write(&program, script).expect("a program");
-    shell(&format!("chmod 755 {0} {0}/pasta", programs.display()));
+    shell(&format!("chmod 755 {0} {0}/{carrier}", programs.display()));
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("a path"));
     let name = host.name("job");
     let line = [
@@ -291,7 +313,7 @@ fn it_ends_with_the_monitor_whatever_it_wishes() {
     ];
     let _ = run(host.command(&line).env("PATH", path)).expect_done();
     place.goes_on("at first");
-    let pasta = place.pasta();
+    let pasta = place.carrier();
     let parent = |pid: &str| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
         let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
@@ -299,14 +321,13 @@ fn it_ends_with_the_monitor_whatever_it_wishes() {
     };
     let monitor = parent(&parent(&pasta.to_string()));
     signal(monitor.parse().expect("a number"), 9);
-    place.has_no_pasta("the end of the monitor");
+    place.has_no_carrier("the end of the monitor");
     until("the port", || TcpListener::bind("0.0.0.0:8080").is_ok());
 }
 
 /// Whoever the user appears as inside.
-#[test]
-fn who_is_mapped_otherwise_has_it_too() {
-    let Some(place) = Place::new() else { return };
+fn who_is_mapped_otherwise_has_it_too(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let name = place.host.name("job");
     let image = place.host.path("job.floe").display().to_string();
     place.start(&name, &["-p", "8080:8000", "--map-user", "1000"], &[]);
@@ -319,7 +340,7 @@ fn who_is_mapped_otherwise_has_it_too() {
 /// An image of root's is restored by an ordinary user, and the other way round.
 #[test]
 fn images_go_between_root_and_others() {
-    let Some(place) = Place::new() else { return };
+    let Some(place) = Place::new("pasta") else { return };
     if !has("nft") {
         return;
     }
@@ -355,7 +376,7 @@ fn images_go_between_root_and_others() {
         .floe(&["restore", "-d", &image, "--tcp", "established"])
         .expect_failed();
     assert!(refused.contains("has no way to it"), "{refused}");
-    place.has_no_pasta("behind a refusal");
+    place.has_no_carrier("behind a refusal");
     // Files of root's are not the user's any more, so it is a tree of plain memory.
     let plain = root.name("plain");
     let line = [
@@ -383,17 +404,20 @@ fn images_go_between_root_and_others() {
     shell(&format!("cp {copy} {image}; chmod 644 {image}"));
     place.host.done(&["restore", "-d", &image]);
     until("an answer of the user's", answers);
-    assert_eq!(place.pastas().len(), 1);
+    assert_eq!(place.carriers().len(), 1);
 }
 
-#[test]
-fn what_is_missing_is_told_by_name() {
-    let Some(place) = Place::with_device(false) else { return };
+fn what_is_missing_is_told_by_name(carrier: &'static str) {
+    let Some(place) = Place::with_device(carrier, false) else {
+        return;
+    };
     let host = &place.host;
     let probe = |command: &mut Command| {
         let told = json(&run(command).expect_done());
         let features = told["features"].as_array().expect("a list").clone();
-        let found = features.into_iter().find(|feature| feature["name"] == "pasta");
+        let found = features
+            .into_iter()
+            .find(|feature| feature["name"] == "pasta, slirp4netns");
         found.expect("the feature")
     };
     let check = ["check", "run", "--json"];
@@ -438,13 +462,15 @@ fn what_is_missing_is_told_by_name() {
     );
     let root = json(&Host::new().done(&check));
     let features = root["features"].as_array().expect("a list");
-    let found = features.iter().find(|feature| feature["name"] == "pasta").expect("it");
+    let found = features
+        .iter()
+        .find(|feature| feature["name"] == "pasta, slirp4netns")
+        .expect("it");
     assert_eq!(found["here"], "yes", "root needs none");
 }
 
-#[test]
-fn what_can_not_be_had_is_told_before_anything_is_made() {
-    let Some(place) = Place::new() else { return };
+fn what_can_not_be_had_is_told_before_anything_is_made(carrier: &'static str) {
+    let Some(place) = Place::new(carrier) else { return };
     let host = &place.host;
     let name = host.name("job");
     let image = host.path("job.floe").display().to_string();
@@ -452,7 +478,7 @@ fn what_can_not_be_had_is_told_before_anything_is_made() {
         let line = [&["run", "--name", &name, "--net", "new"], options, &["--", "true"]].concat();
         let outcome = host.floe(&line);
         assert!(outcome.status == 125 && outcome.err.contains(why), "{}", outcome.err);
-        place.has_no_pasta(why);
+        place.has_no_carrier(why);
         assert!(host.sandboxes().is_empty());
     };
     refused(&["-p", "80:80"], "ip_unprivileged_port_start");
@@ -469,7 +495,12 @@ fn what_can_not_be_had_is_told_before_anything_is_made() {
     let told = host.floe(&["restore", "-d", &image]).expect_failed();
     assert!(told.contains("/dev/net/tun"), "{told}");
     assert!(host.sandboxes().is_empty());
-    // pasta itself: without a default route it has no way.
     shell("chmod 666 /dev/net/tun; ip route del default");
-    refused(&[], "by pasta:");
+    if carrier == "pasta" {
+        // Itself: without a default route it has no way.
+        refused(&[], "by pasta:");
+    } else {
+        host.done(&["restore", "-d", &image]);
+        place.goes_on("without a default route");
+    }
 }
