@@ -12,6 +12,8 @@ class Case:
     warm_mib: int = 256
     # Whether it has TCP connections, of which CRIU must be told.
     connected: bool = False
+    # Whether it is memory above all: then it is restored lazily, too, and saved onto a disk, and packed.
+    large: bool = False
 
     def command(self, place):
         """The command line that starts the workload."""
@@ -20,10 +22,10 @@ class Case:
 
 CASES = [
     Case("2 processes", "processes", ("1",)),
-    Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536),
-    Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536),
-    Case("4 GiB random memory", "memory", ("random", "4096"), warm_mib=6144),
-    Case("4 GiB of huge pages", "memory", ("huge", "4096"), warm_mib=6144),
+    Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536, large=True),
+    Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536, large=True),
+    Case("4 GiB random memory", "memory", ("random", "4096"), warm_mib=6144, large=True),
+    Case("4 GiB of huge pages", "memory", ("huge", "4096"), warm_mib=6144, large=True),
     Case("500 processes", "processes", ("500",)),
     Case("500 threads", "threads", ("500",)),
     Case("1,000 descriptors", "descriptors", ("1000",)),

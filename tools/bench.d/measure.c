@@ -1,10 +1,12 @@
-// Runs a command and writes what it took to a file: `STATUS WALL_NS PEAK_KIB`.
+// Runs a command and writes what it took to a file: `STATUS WALL_NS PEAK_KIB START_NS`.
 //
 //   measure FILE WARM_MIB COMMAND...
 //
 // Before the clock starts, WARM_MIB of memory are touched and given back. On a virtual machine whose host takes back free
 // pages (free page reporting, every two seconds) a first touch is several times slower than any later one; without this a
 // measurement says more about the host than about the command.
+//
+// START_NS is when it was started, by CLOCK_REALTIME.
 //
 // PEAK_KIB is the largest resident set of the command or of any process it started and waited for (ru_maxrss of
 // wait4(2)). A process inherits the peak of the one that called exec, so this program is small on purpose: started
@@ -18,10 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
-static long long now(void)
+static long long now(clockid_t clock)
 {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
+    clock_gettime(clock, &time);
     return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
@@ -51,7 +53,7 @@ int main(int count, char **arguments)
         return 1;
     struct rusage usage;
     int status;
-    long long start = now();
+    long long at = now(CLOCK_REALTIME), start = now(CLOCK_MONOTONIC);
     pid_t child = vfork();
     if (child == 0) {
         execvp(arguments[3], arguments + 3);
@@ -59,8 +61,8 @@ int main(int count, char **arguments)
     }
     if (child < 0 || wait4(child, &status, 0, &usage) != child)
         return 1;
-    long long wall = now() - start;
+    long long wall = now(CLOCK_MONOTONIC) - start;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    dprintf(file, "%d %lld %ld\n", code, wall, usage.ru_maxrss);
+    dprintf(file, "%d %lld %ld %lld\n", code, wall, usage.ru_maxrss, at);
     return 0;
 }

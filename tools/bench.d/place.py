@@ -20,6 +20,8 @@ class Taken:
 
     wall_ms: float
     peak_mib: float
+    # When it was started, by the clock of time.time_ns().
+    started_ns: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Place:
     programs: Path
     folder: Path
     warm_mib: int
+    # A folder on a disk.
+    disk: Path
 
     @property
     def work(self):
@@ -51,10 +55,10 @@ class Place:
                 raise Failure(f"{name}: no end after {LIMIT_S} s") from None
         if measuring.returncode:
             raise Failure(f"{name}: could not be measured (is there enough memory to warm?)")
-        status, wall, peak = result.read_text().split()
+        status, wall, peak, started = result.read_text().split()
         if status != "0":
             raise Failure(f"{name}: exit status {status}: {last_words(log)}")
-        return Taken(int(wall) / 1e6, int(peak) / 1024)
+        return Taken(int(wall) / 1e6, int(peak) / 1024, int(started))
 
 
 def last_words(log):
@@ -62,10 +66,18 @@ def last_words(log):
     return " / ".join(lines[-4:]) or "no word of explanation"
 
 
-def await_true(condition, what, limit_s=60):
+def files_of(image):
+    return [file for file in image.rglob("*") if file.is_file()] if image.is_dir() else [image]
+
+
+def size_mib(image):
+    return sum(file.stat().st_size for file in files_of(image)) / (1 << 20)
+
+
+def await_true(condition, what, limit_s=60, pause_s=0.005):
     """Waits until `condition` holds; a Failure that says `what` if it never does."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
             raise Failure(what)
-        time.sleep(0.005)
+        time.sleep(pause_s)

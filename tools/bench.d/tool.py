@@ -6,9 +6,10 @@ PID 1 cleans up. floe adds the other namespaces of its sandboxes and a cgroup; C
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
-from place import Failure, LIMIT_S, await_true
+from place import Failure, LIMIT_S, await_true, size_mib
 
 
 class Floe:
@@ -49,6 +50,20 @@ class Floe:
     def restore(self, image):
         return self._floe("restore", "-d", "--name", self.SANDBOX, str(image))
 
+    def restore_lazily(self, image):
+        return self._floe("restore", "-d", "--lazy", "--name", self.SANDBOX, str(image))
+
+    def await_memory(self):
+        """Waits for the end of the processes that bring it."""
+        await_true(lambda: "floe-pages" not in names_of_processes(), "memory does not come", pause_s=0.002)
+
+    def pack(self, image, saved):
+        """It is one compressed file already."""
+        return saved.wall_ms, size_mib(image)
+
+    def sync(self, _image):
+        """It is synced already."""
+
     def stop(self):
         self._remove()
 
@@ -72,7 +87,7 @@ class Criu:
     def __init__(self, command):
         self.command, self.place, self.extra = command, None, []
         self.version = "CRIU " + output([*command, "--version"]).removeprefix("Version: ")
-        self.starter, self.root_task = None, None
+        self.starter, self.root_task, self.daemon = None, None, None
 
     @classmethod
     def find(cls, tools, _folder):
@@ -107,6 +122,37 @@ class Criu:
         self.root_task = int(pidfile.read_text())
         return taken
 
+    def restore_lazily(self, image):
+        folders = ["--images-dir", str(image), "--work-dir", str(self.place.folder)]
+        self.daemon = subprocess.Popen(
+            [*self.command, "lazy-pages", *folders, "-v1"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        socket = self.place.folder / "lazy-pages.socket"
+        await_true(socket.exists, "criu lazy-pages does not come up", pause_s=0.001)
+        pidfile = self.place.folder / "pid"
+        pidfile.unlink(missing_ok=True)
+        taken = self._criu("restore", image, "--restore-detached", "--lazy-pages", "--pidfile", str(pidfile))
+        self.root_task = int(pidfile.read_text())
+        return taken
+
+    def await_memory(self):
+        if self.daemon.wait(LIMIT_S):
+            raise Failure(f"criu lazy-pages ended with {self.daemon.returncode}")
+
+    def pack(self, image, saved):
+        """Makes one compressed file of the folder."""
+        packed = self.place.folder / "packed.tar.zst"
+        start = time.monotonic_ns()
+        subprocess.run(f"tar -C '{image}' -cf - . | zstd -q -3 -T0 -o '{packed}'", shell=True, check=True)
+        took = (time.monotonic_ns() - start) / 1e6
+        size = size_mib(packed)
+        packed.unlink()
+        return saved.wall_ms + took, size
+
+    def sync(self, image):
+        subprocess.run(["sync", "-f", image], check=True)
+
     def stop(self):
         """Kills PID 1 of the workload's namespace, and with it all of them."""
         if self.root_task is not None:
@@ -123,6 +169,17 @@ class Criu:
     def _criu(self, verb, image, *arguments):
         folders = ["--images-dir", str(image), "--work-dir", str(self.place.folder)]
         return self.place.measure([*self.command, verb, *folders, "-v1", *self.extra, *arguments], verb)
+
+
+def names_of_processes():
+    names = set()
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            names.add(file.read_text().strip())
+        except OSError:
+            # It has ended.
+            continue
+    return names
 
 
 def output(command):
