@@ -64,7 +64,7 @@ fn write(
     control: &Control<'_>,
 ) -> Result<Summary, MergeError> {
     let options = WriteOptions {
-        level,
+        level: level.into(),
         ..WriteOptions::default()
     };
     let mut writer = ImageWriter::start(sink, &options)?;

@@ -27,4 +27,4 @@ pub use numbering::Numbering;
 pub use reader::{
     ChainError, ChunkScratch, Fault, Image, ImageFiles, MAX_BASES, Place, ReadError, VerifyReport, spool,
 };
-pub use writer::{FillError, ImageWriter, Summary, WriteError, WriteOptions};
+pub use writer::{Effort, Efforts, FillError, ImageWriter, Level, Summary, WriteError, WriteOptions};

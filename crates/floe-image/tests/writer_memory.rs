@@ -21,7 +21,7 @@ fn status(name: &str) -> u64 {
 fn memory_does_not_grow_with_what_is_written() {
     let before = status("VmRSS");
     let options = WriteOptions {
-        level: 1,
+        level: 1.into(),
         workers: 2,
         first_page: 0,
     };

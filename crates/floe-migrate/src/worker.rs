@@ -137,7 +137,7 @@ impl Worker {
     pub fn report(&mut self) -> Result<Option<Report>, FrameError> {
         match frame::receive(&mut self.control, &mut []) {
             Ok(Frame::Message(report)) => Ok(Some(report)),
-            Ok(Frame::Data(_) | Frame::Alive) => Err(FrameError::Kind(0)),
+            Ok(Frame::Data(_) | Frame::Piece(..) | Frame::Alive) => Err(FrameError::Kind(0)),
             Err(FrameError::End) => Ok(None),
             Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(error),

@@ -35,6 +35,7 @@ pub mod procfs;
 pub mod ptrace;
 pub mod route;
 pub mod sched;
+pub mod shared;
 pub mod socket;
 pub mod steering;
 pub mod sysv;

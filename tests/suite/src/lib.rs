@@ -15,6 +15,7 @@ mod talk;
 pub mod talker;
 mod traces;
 mod tree;
+mod two_networks;
 mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2, host_without_cgroups};
@@ -28,6 +29,7 @@ pub use rootfs::make_rootfs;
 pub use talk::ask;
 pub use traces::{Traces, is_followed};
 pub use tree::Counting;
+pub use two_networks::TwoNetworks;
 pub use victim::{Victim, program};
 
 /// How a restore chooses PIDs; every round trip is made with both.

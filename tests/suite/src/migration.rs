@@ -94,7 +94,7 @@ impl Drop for Receiver<'_> {
 /// At which frame something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// The type of a message, or `data`.
+    /// The type of a message, or `data`, or `piece` of one that comes by several connections.
     pub frame: &'static str,
     /// The how many-th of these, from 1 on.
     pub number: usize,
@@ -188,6 +188,7 @@ fn carry(mut from: UnixStream, mut into: UnixStream, armed: &Mutex<Armed>) {
                 .expect("its type")
                 .to_owned(),
             b'd' => "data".to_owned(),
+            b'p' => "piece".to_owned(),
             _ => String::new(),
         };
         let (point, act, cuts) = {
@@ -260,6 +261,31 @@ pub fn expect_one(hosts: [&Host; 2], name: &str, when: &str) -> usize {
         assert!(!left.exists(), "{when}: a record is left in {}", left.display());
     }
     usize::from(states()[1] == "running")
+}
+
+/// A host's keys: where they are, and their fingerprint.
+///
+/// # Panics
+/// Without any.
+#[must_use]
+pub fn keys(host: &Host) -> (String, String) {
+    let folder = host.path("keys").display().to_string();
+    let fingerprint = host.done(&["keys", "--keys", &folder]).trim().to_owned();
+    assert!(fingerprint.starts_with("sha256:"), "{fingerprint}");
+    (folder, fingerprint)
+}
+
+/// Has two hosts trust each other's keys; the folders.
+///
+/// # Panics
+/// Where one does not.
+#[must_use]
+pub fn pin_each_other(hosts: [&Host; 2]) -> [String; 2] {
+    let all = hosts.map(keys);
+    for (host, (own, other)) in hosts.into_iter().zip([(&all[0], &all[1]), (&all[1], &all[0])]) {
+        host.done(&["keys", "--keys", &own.0, "pin", "other", &other.1]);
+    }
+    all.map(|(folder, _)| folder)
 }
 
 /// Settles what is left at a host.

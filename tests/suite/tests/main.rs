@@ -55,6 +55,7 @@ mod rounds;
 mod sandbox;
 mod servers;
 mod services;
+mod several_connections;
 mod sizes;
 mod sockets;
 mod streams;

@@ -3,8 +3,8 @@
 
 use crate::rootless::Delegated;
 use floe_suite::{
-    Counting, Host, Network, PID_METHODS, Traces, Victim, is_followed,
-    migration::{Point, Receiver, Way, children, expect_one, kill_all, monitor, settle},
+    Counting, Host, PID_METHODS, Traces, TwoNetworks, Victim, is_followed,
+    migration::{Point, Receiver, Way, children, expect_one, keys, kill_all, monitor, settle},
     run, signal, skip, spawn, times, until, wait,
 };
 use std::{
@@ -288,41 +288,6 @@ fn the_process_of_the_connection_is_killed_at_each_frame() {
 #[test]
 fn both_are_killed_at_each_frame() {
     at_each_frame(Victims::Both);
-}
-
-/// Two hosts' networks with a way between them.
-struct TwoNetworks([Network; 2]);
-
-impl TwoNetworks {
-    fn new() -> Self {
-        let made = Self([Network::new(), Network::new()]);
-        let there = made.0[1].pid();
-        made.shell(0, &format!("ip link add eth0 type veth peer name eth0 netns {there}"));
-        for (side, address) in ["10.9.0.1/24", "10.9.0.2/24"].into_iter().enumerate() {
-            made.shell(
-                side,
-                &format!("ip addr add {address} dev eth0; ip link set lo up; ip link set eth0 up"),
-            );
-        }
-        made
-    }
-
-    fn hosts(&self) -> [Host; 2] {
-        self.0.each_ref().map(Network::host)
-    }
-
-    /// Runs commands of a shell on one side, which must succeed.
-    fn shell(&self, side: usize, line: &str) {
-        self.0[side].shell(line);
-    }
-}
-
-/// A host's keys: where they are, and their fingerprint.
-fn keys(host: &Host) -> (String, String) {
-    let folder = host.path("keys").display().to_string();
-    let fingerprint = host.done(&["keys", "--keys", &folder]).trim().to_owned();
-    assert!(fingerprint.starts_with("sha256:"), "{fingerprint}");
-    (folder, fingerprint)
 }
 
 #[test]
@@ -693,7 +658,7 @@ fn dribble(stream: &mut std::os::unix::net::UnixStream) -> std::io::Result<()> {
     };
     let instance = r#"{"boot":"","device":0,"inode":0,"made":null}"#;
     for (heard, said) in [
-        ("hello", r#"{"type":"hello","version":1,"floe":"0"}"#.to_owned()),
+        ("hello", r#"{"type":"hello","version":2,"floe":"0"}"#.to_owned()),
         ("\"end\"", format!(r#"{{"type":"accepted","instance":{instance}}}"#)),
     ] {
         await_word(stream, heard)?;

@@ -2,8 +2,8 @@
 //! for good; and what fails in a round, or behind one, leaves the tree as it was.
 
 use floe_suite::{
-    Host, PID_METHODS, Program, Victim, has, is_followed, json,
-    migration::{Point, Receiver, Way, expect_one},
+    Host, PID_METHODS, Program, TwoNetworks, Victim, has, is_followed, json,
+    migration::{Point, Receiver, Way, expect_one, pin_each_other},
     run,
 };
 use std::path::Path;
@@ -253,4 +253,76 @@ fn redis_under_load_goes_there_and_back() {
     }
     program.finish();
     assert_eq!(program.result(), "counted\nended 0\n");
+}
+
+/// Memory that shrinks to half its size.
+const WORDS: &str = "import hashlib,os,signal\nb=bytearray(os.urandom(20<<20).hex().encode())\n\
+    def check(*_): open('sum','w').write(hashlib.sha256(b).hexdigest())\n\
+    signal.signal(signal.SIGUSR1,check); check(); open('held','w').close()\nwhile True: signal.pause()";
+
+/// What a program of [`WORDS`] says of its memory.
+fn sum(host: &Host, name: &str, folder: &Path) -> String {
+    let file = folder.join("sum");
+    drop(std::fs::remove_file(&file));
+    host.done(&["kill", "-s", "USR1", name]);
+    floe_suite::until("its sum", || std::fs::read(&file).is_ok_and(|sum| sum.len() == 64));
+    std::fs::read_to_string(&file).expect("its sum")
+}
+
+/// More work goes into memory that goes over a slow way, whether somebody says that it is slow or it is found out.
+#[test]
+fn less_goes_over_a_slow_way_than_over_a_fast_one() {
+    let networks = TwoNetworks::new();
+    let hosts = networks.hosts();
+    let [here, there] = &hosts;
+    let [own, other] = pin_each_other([here, there]);
+    let (name, folder) = (here.name("holder"), here.folder("holder"));
+    let place = folder.display().to_string();
+    here.done(&[
+        "run", "-d", "--net", "none", "--name", &name, "-w", &place, "--", "python3", "-c", WORDS,
+    ]);
+    floe_suite::until("its memory", || folder.join("held").exists());
+    let before = sum(here, &name, &folder);
+    let mut bytes = Vec::new();
+    for (limit, options) in [
+        ("", &[][..]),
+        ("", &["--bandwidth", "6m"]),
+        (
+            "tc qdisc add dev eth0 root tbf rate 60mbit burst 64kb latency 400ms",
+            &[],
+        ),
+        ("tc qdisc del dev eth0 root", &["--level", "3"]),
+    ] {
+        let at = bytes.len() % 2;
+        let (from, to) = (&hosts[at], &hosts[1 - at]);
+        let folders = [(&own, &other), (&other, &own)][at];
+        networks.shell(0, limit);
+        let address = format!("10.9.0.{}:0", 2 - at);
+        let receiver = Receiver::start_with(to, &address, &["--keys", folders.1], |_| {});
+        let summary = migrate(
+            from,
+            &name,
+            receiver.address(),
+            &[options, &["--keys", folders.0]].concat(),
+        );
+        assert_eq!(sum(to, &name, &folder), before, "{summary}");
+        if options.contains(&"--level") {
+            assert_eq!(
+                (&summary["level"], &summary["levels"]),
+                (&json("3"), &json("{}")),
+                "{summary}"
+            );
+        } else {
+            assert_eq!(summary["level"], "auto", "{summary}");
+            let all = summary["levels"].as_object().expect("an object").values();
+            let made: u64 = all.map(|bytes| bytes.as_u64().expect("a number")).sum();
+            assert!(made >= 40 << 20, "{summary}");
+        }
+        bytes.push(summary["bytes"].as_u64().expect("bytes"));
+        expect_one([from, to], &name, "moved");
+    }
+    let [fast, told, found_out, _] = bytes[..] else {
+        panic!("four times: {bytes:?}")
+    };
+    assert!(told < fast && found_out < fast, "{bytes:?}");
 }

@@ -37,7 +37,7 @@ pub use write::WriteStageError;
 use crate::stage::{Control, StageError};
 use background::Copies;
 use floe_cgroup::Cgroup;
-use floe_image::{Summary, record::OwnerRecord};
+use floe_image::{Level, Summary, record::OwnerRecord};
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
     mm::Base,
@@ -220,8 +220,8 @@ pub struct Request<'a> {
     pub owner: Option<OwnerRecord>,
     /// Where to; `None` for a dry run.
     pub output: Option<Output>,
-    /// zstd level.
-    pub level: i32,
+    /// How much work goes into making its pages small.
+    pub level: Level,
     /// The image that the new one is to be based on: what did not change since is not stored again.
     pub base: Option<Base>,
     /// What becomes of the tree.
@@ -386,7 +386,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
     let mut writing = Writing::start(
         (&inspected, request.owner.as_ref()),
         sink,
-        (request.level, &earlier),
+        (&request.level, &earlier),
         control,
     )?;
     let id = writing.id();
@@ -437,7 +437,7 @@ fn save_meanwhile(
     let mut writing = Writing::start(
         (&inspected, request.owner.as_ref()),
         sink,
-        (request.level, earlier),
+        (&request.level, earlier),
         control,
     )?;
     let id = writing.id();

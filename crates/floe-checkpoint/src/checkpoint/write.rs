@@ -6,7 +6,7 @@ use crate::{
     stage::{Control, StageError},
 };
 use floe_image::{
-    ImageWriter, Summary, WriteError, WriteOptions,
+    ImageWriter, Level, Summary, WriteError, WriteOptions,
     record::{ContentOwner, IdentityRecord, ImageId, NsPid, OwnerRecord, PageMapRecord},
 };
 use floe_resources::mm::{self, Base, ContentError, Earlier, PagesError, PagesOf, PrivatePages, Seen, SharedPages};
@@ -73,7 +73,7 @@ impl<'a> Writing<'a> {
     pub fn start(
         (inspected, owner): (&Inspected, Option<&OwnerRecord>),
         sink: Box<dyn Write + Send>,
-        (level, since): (i32, &'a Since<'a>),
+        (level, since): (&Level, &'a Since<'a>),
         control: &'a Control<'a>,
     ) -> Result<Self, WriteStageError> {
         let identity = IdentityRecord {
@@ -81,7 +81,7 @@ impl<'a> Writing<'a> {
             base: since.base.map(Base::record),
         };
         let options = WriteOptions {
-            level,
+            level: level.clone(),
             first_page: identity.first_page(),
             ..WriteOptions::default()
         };

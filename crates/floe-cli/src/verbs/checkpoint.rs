@@ -197,7 +197,7 @@ impl Checkpoint {
             } else {
                 Some(self.output_of(context)?)
             },
-            level: self.level,
+            level: self.level.into(),
             base: self.base(context)?,
             then: self.then(),
             track: self.track,

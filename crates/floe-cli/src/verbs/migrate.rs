@@ -6,14 +6,20 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use floe_migrate::{
     keys::Keys,
-    link::{Address, Manner, message::Outcome as There},
+    link::{
+        Address, Manner,
+        message::{Outcome as There, STREAMS},
+    },
     protocol::Decision,
     record::Record,
-    source::{Request, Summary, migrate, settle},
+    source::{Effort, Request, Summary, migrate, settle},
 };
 use floe_sandbox::Sandbox;
 use serde_json::json;
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::{NonZeroU16, NonZeroU64},
+    time::Duration,
+};
 
 /// Move a running sandbox to another host, where floe receive waits for it.
 ///
@@ -47,9 +53,14 @@ pub struct Migrate {
     insecure: bool,
     #[command(flatten)]
     keys: KeysFolder,
-    /// zstd level, from -7 (fast) to 22 (small).
-    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=22))]
-    level: i32,
+    /// zstd level, from -7 (fast) to 22 (small). With auto memory is sent as it is where the way is faster than zstd, and by
+    /// levels up to 9 where it is far slower: by what is seen while it goes over.
+    #[arg(long, default_value = "auto", value_name = "auto|LEVEL", allow_hyphen_values = true, value_parser = level)]
+    level: Level,
+    /// Send memory over so many connections at once, at most 16; not by ssh://. More than one pay where a single connection
+    /// does not fill the way: it is long, and packets are lost on it.
+    #[arg(long, value_name = "COUNT", default_value_t = NonZeroU16::MIN, value_parser = streams)]
+    streams: NonZeroU16,
     /// How often memory is sent, at most, while the sandbox runs; with 0 it stands still for all of it. Without it that is 8
     /// times, and 0 of less than 8 MiB.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=32))]
@@ -93,7 +104,8 @@ impl Migrate {
             state_dir: &context.state_dir,
             address,
             keys: keys.as_ref(),
-            level: self.level,
+            level: self.level.0,
+            streams: self.streams,
             rounds: self.rounds,
             bandwidth: self.bandwidth,
             lazy: self.lazy,
@@ -105,7 +117,7 @@ impl Migrate {
         };
         let summary = act::perform(|control| migrate(&request, control))??;
         if self.json {
-            output::json(&as_json(name, address, &summary))?;
+            output::json(&self.as_json((name, address), &summary))?;
         } else {
             context.tell(&in_words(address, &summary));
         }
@@ -153,6 +165,65 @@ impl Migrate {
         }
         failure.map_or(Ok(0), |error| Err(error.into()))
     }
+
+    fn as_json(&self, (name, address): (&str, &Address), summary: &Summary) -> serde_json::Value {
+        let levels: serde_json::Map<_, _> = by_level(summary)
+            .into_iter()
+            .map(|(level, bytes)| (level, json!(bytes)))
+            .collect();
+        json!({
+            "name": name,
+            "to": address.to_string(),
+            "processes": summary.counts.processes,
+            "threads": summary.counts.threads,
+            "memory": summary.counts.memory,
+            "rounds": summary.rounds,
+            "streams": self.streams,
+            "level": self.level.0.map_or_else(|| json!("auto"), |level| json!(level)),
+            "levels": levels,
+            "bytes": summary.bytes,
+            "last_bytes": summary.last_bytes,
+            "paused_ms": milliseconds(summary.paused),
+            "frozen_ms": milliseconds(summary.frozen),
+            "total_ms": milliseconds(summary.total),
+            "runs_there": summary.outcome.map(|outcome| outcome == There::Runs),
+        })
+    }
+}
+
+/// A level that was said; `None`: auto.
+#[derive(Debug, Clone, Copy)]
+struct Level(Option<i32>);
+
+fn level(text: &str) -> Result<Level, String> {
+    if text == "auto" {
+        return Ok(Level(None));
+    }
+    let number = text.parse().ok().filter(|level| (-7..=22).contains(level));
+    number
+        .map(|level| Level(Some(level)))
+        .ok_or_else(|| "auto, or a number from -7 to 22".to_owned())
+}
+
+fn streams(text: &str) -> Result<NonZeroU16, String> {
+    let number = text.parse().ok().filter(|count: &NonZeroU16| count.get() <= STREAMS);
+    number.ok_or_else(|| format!("a number from 1 to {STREAMS}"))
+}
+
+/// Bytes of memory by the level that made them small, the least work first.
+fn by_level(summary: &Summary) -> Vec<(String, u64)> {
+    let mut all: Vec<(String, u64)> = Vec::new();
+    for (effort, bytes) in &summary.efforts {
+        let name = match effort {
+            Effort::Raw => "raw".to_owned(),
+            Effort::Level(level) | Effort::Exactly(level) => level.to_string(),
+        };
+        match all.last_mut() {
+            Some((last, sum)) if *last == name => *sum += bytes,
+            _ => all.push((name, *bytes)),
+        }
+    }
+    all
 }
 
 fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
@@ -162,23 +233,6 @@ fn bandwidth(text: &str) -> Result<NonZeroU64, String> {
 
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
-}
-
-fn as_json(name: &str, address: &Address, summary: &Summary) -> serde_json::Value {
-    json!({
-        "name": name,
-        "to": address.to_string(),
-        "processes": summary.counts.processes,
-        "threads": summary.counts.threads,
-        "memory": summary.counts.memory,
-        "rounds": summary.rounds,
-        "bytes": summary.bytes,
-        "last_bytes": summary.last_bytes,
-        "paused_ms": milliseconds(summary.paused),
-        "frozen_ms": milliseconds(summary.frozen),
-        "total_ms": milliseconds(summary.total),
-        "runs_there": summary.outcome.map(|outcome| outcome == There::Runs),
-    })
 }
 
 fn in_words(address: &Address, summary: &Summary) -> String {
@@ -192,10 +246,22 @@ fn in_words(address: &Address, summary: &Summary) -> String {
     let Some(outcome) = summary.outcome else {
         return format!("nothing stands in the way, here or at {address}: {what}");
     };
+    let levels: Vec<String> = by_level(summary)
+        .into_iter()
+        .map(|(level, bytes)| match level.as_str() {
+            "raw" => format!("{} of memory as it was", output::bytes(bytes)),
+            level => format!("{} by level {level}", output::bytes(bytes)),
+        })
+        .collect();
     let done = format!(
-        "{}, {} sent, {} of them while it stood still, for {:.1} ms of {:.1} ms",
+        "{}, {} sent{}, {} of them while it stood still, for {:.1} ms of {:.1} ms",
         output::count(summary.rounds as usize, "round", "rounds"),
         output::bytes(summary.bytes),
+        if levels.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", levels.join(", "))
+        },
         output::bytes(summary.last_bytes),
         milliseconds(summary.frozen),
         milliseconds(summary.total)

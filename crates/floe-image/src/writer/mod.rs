@@ -6,10 +6,12 @@
 //! Each worker has two buffers of one chunk, which bounds the memory, whatever the size of the tree: with 2 workers 4 MiB and
 //! zstd's own 2 MiB.
 
+mod effort;
 mod order;
 mod pack;
 mod turns;
 
+pub use effort::{Effort, Efforts, Level};
 pub use pack::FillError;
 
 use crate::{
@@ -67,10 +69,10 @@ pub enum WriteError {
 }
 
 /// How to write.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct WriteOptions {
-    /// zstd level, as zstd(1) counts them; 1 is the default.
-    pub level: i32,
+    /// How much work goes into making pages small; that of level 1 is the default.
+    pub level: Level,
     /// Threads that compress, at least one; the default is one for each core, at most 8.
     pub workers: usize,
     /// Number of the first page that is stored: as many pages are in the bases of the image.
@@ -81,7 +83,7 @@ impl Default for WriteOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            level: 1,
+            level: Level::Fixed(1),
             workers: cores.min(DEFAULT_WORKERS),
             first_page: 0,
         }
@@ -150,7 +152,7 @@ impl ImageWriter {
             record_bytes: 0,
         };
         for _ in 0..options.workers.max(1) {
-            let mut packer = Packer::new(options.level).map_err(WriteError::Start)?;
+            let mut packer = Packer::new(options.level.clone()).map_err(WriteError::Start)?;
             let (turns, queue) = (Arc::clone(&writer.turns), queue.clone());
             let work = move || work(&mut packer, &queue, &turns);
             let worker = Builder::new().name("floe-pack".to_owned()).spawn(work);

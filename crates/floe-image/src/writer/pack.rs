@@ -1,5 +1,6 @@
 //! One worker's part: have a buffer filled, sample, compress, checksum.
 
+use super::effort::{Effort, Level};
 use crate::{
     chunk::{CHUNK_BYTES, PAGE_BYTES, prefix},
     envelope::Envelope,
@@ -18,6 +19,8 @@ const WORTH_PERCENT: usize = 92;
 const FAST_LEVEL: i32 = -16;
 /// How far back the fast level looks, as a power of two: what it searches stays in a core's cache.
 const FAST_WINDOW_LOG: u32 = 18;
+/// The level of one who is not asked yet.
+const FIRST_LEVEL: i32 = 1;
 /// The fast level is taken where its sample is longer by no more than this share, in percent.
 const AS_GOOD_PERCENT: usize = 150;
 
@@ -56,9 +59,11 @@ enum Worth {
 
 /// Packs chunks one after the other, in two buffers of its own: pages are read into one and compressed into the other.
 pub(super) struct Packer {
+    level: Level,
+    /// What was asked for last; `full` has its level.
+    effort: Effort,
     full: zstd::bulk::Compressor<'static>,
-    /// Where the level asked for is not faster still.
-    fast: Option<zstd::bulk::Compressor<'static>>,
+    fast: zstd::bulk::Compressor<'static>,
     pages: Vec<u8>,
     packed: Vec<u8>,
     /// What the last sample said, and for how many more chunks it holds.
@@ -68,15 +73,17 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub fn new(level: i32) -> io::Result<Self> {
-        let mut fast = (level > FAST_LEVEL)
-            .then(|| zstd::bulk::Compressor::new(FAST_LEVEL))
-            .transpose()?;
-        if let Some(fast) = &mut fast {
-            fast.window_log(FAST_WINDOW_LOG)?;
-        }
+    pub fn new(level: Level) -> io::Result<Self> {
+        let mut fast = zstd::bulk::Compressor::new(FAST_LEVEL)?;
+        fast.window_log(FAST_WINDOW_LOG)?;
+        let first = match level {
+            Level::Fixed(level) => level,
+            Level::Asked(_) => FIRST_LEVEL,
+        };
         Ok(Self {
-            full: zstd::bulk::Compressor::new(level)?,
+            level,
+            effort: Effort::Level(first),
+            full: zstd::bulk::Compressor::new(first)?,
             fast,
             pages: vec![0; CHUNK_BYTES],
             packed: vec![0; CHUNK_BYTES],
@@ -90,6 +97,7 @@ impl Packer {
         let WantedChunk { first, pages, fill } = wanted;
         let bytes = pages as usize * PAGE_BYTES;
         fill(&mut self.pages[..bytes])?;
+        self.ask(bytes)?;
         let packed = self.compress(bytes);
         let compressed = packed.is_some();
         let stored = match packed {
@@ -112,17 +120,32 @@ impl Packer {
         })
     }
 
+    /// Asks how much work the next chunk is worth.
+    fn ask(&mut self, bytes: usize) -> io::Result<()> {
+        let effort = self.level.effort(bytes);
+        if effort == self.effort {
+            return Ok(());
+        }
+        if let Effort::Level(level) | Effort::Exactly(level) = effort {
+            self.full.set_compression_level(level)?;
+        }
+        // What samples said was about another one.
+        (self.effort, self.holds) = (effort, (Worth::Raw, 0));
+        Ok(())
+    }
+
     /// Compresses the first `bytes` of the pages; `None` where they are to be stored raw.
     fn compress(&mut self, bytes: usize) -> Option<usize> {
         let worth = match self.holds {
+            _ if self.effort == Effort::Raw => return None,
             _ if bytes <= SHORT_BYTES => return Self::frame(&mut self.packed, &mut self.full, &self.pages[..bytes]),
             (worth, 1..) => worth,
             (_, 0) => self.worth(bytes),
         };
-        let compressor = match (worth, &mut self.fast) {
-            (Worth::Raw, _) => return None,
-            (Worth::Fast, Some(fast)) => fast,
-            (Worth::Fast | Worth::Full, _) => &mut self.full,
+        let compressor = match worth {
+            Worth::Raw => return None,
+            Worth::Fast => &mut self.fast,
+            Worth::Full => &mut self.full,
         };
         let packed = Self::frame(&mut self.packed, compressor, &self.pages[..bytes]);
         let shrank = packed.is_some_and(|stored| stored * 100 < bytes * WORTH_PERCENT);
@@ -152,8 +175,11 @@ impl Packer {
         let Ok(full) = self.full.compress_to_buffer(&self.sample, &mut self.sample_out[..]) else {
             return Worth::Raw;
         };
-        let Some(fast) = &mut self.fast else { return Worth::Full };
-        match fast.compress_to_buffer(&self.sample, &mut self.sample_out[..]) {
+        match self.effort {
+            Effort::Level(level) if level > FAST_LEVEL => {}
+            _ => return Worth::Full,
+        }
+        match self.fast.compress_to_buffer(&self.sample, &mut self.sample_out[..]) {
             Ok(fast) if fast * 100 <= full * AS_GOOD_PERCENT => Worth::Fast,
             Ok(_) | Err(_) => Worth::Full,
         }
@@ -162,8 +188,12 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
-    use super::{HOLDS_CHUNKS, Packer, WantedChunk};
-    use crate::chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
+    use super::{Effort, HOLDS_CHUNKS, Level, Packer, WantedChunk};
+    use crate::{
+        chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES},
+        writer::effort::Efforts,
+    };
+    use std::sync::{Arc, Mutex};
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -177,7 +207,7 @@ mod tests {
     }
 
     fn pack(content: Vec<u8>, pages: usize) -> (bool, usize) {
-        pack_by(&mut Packer::new(1).expect("start zstd"), content, pages)
+        pack_by(&mut Packer::new(Level::Fixed(1)).expect("start zstd"), content, pages)
     }
 
     fn pack_by(packer: &mut Packer, content: Vec<u8>, pages: usize) -> (bool, usize) {
@@ -214,7 +244,7 @@ mod tests {
     /// What a sample says holds for a while, but for no chunk of another kind.
     #[test]
     fn kinds_of_chunks_may_change_at_any_time() {
-        let mut packer = Packer::new(1).expect("start zstd");
+        let mut packer = Packer::new(Level::Fixed(1)).expect("start zstd");
         for run in [1, 2, HOLDS_CHUNKS, HOLDS_CHUNKS + 1, HOLDS_CHUNKS + 2] {
             for number in 0..run {
                 let (compressed, _) = pack_by(&mut packer, vec![7; CHUNK_BYTES], CHUNK_PAGES);
@@ -224,6 +254,39 @@ mod tests {
                 let raw = (false, CHUNK_BYTES);
                 assert_eq!(pack_by(&mut packer, noise(CHUNK_BYTES), CHUNK_PAGES), raw);
             }
+        }
+    }
+
+    #[derive(Debug)]
+    struct Said(Mutex<Effort>);
+
+    impl Efforts for Said {
+        fn next(&self, _: usize) -> Effort {
+            *self.0.lock().expect("nobody panics")
+        }
+    }
+
+    #[test]
+    fn how_much_work_it_is_worth_may_change_at_any_time() {
+        let said = Arc::new(Said(Mutex::new(Effort::Raw)));
+        let mut packer = Packer::new(Level::Asked(Arc::clone(&said) as _)).expect("start zstd");
+        // Words of a few thousand, in no order.
+        let words = noise(CHUNK_BYTES);
+        let words = words
+            .chunks_exact(2)
+            .map(|two| u32::from(two[0] & 15) << 8 | u32::from(two[1]));
+        let text: Vec<u8> = words
+            .flat_map(|word| format!("{:x} ", word * 7919).into_bytes())
+            .collect();
+        let mut by = |effort| {
+            *said.0.lock().expect("nobody panics") = effort;
+            pack_by(&mut packer, text.clone(), CHUNK_PAGES).1
+        };
+        for _ in 0..2 {
+            let efforts = [Effort::Raw, Effort::Exactly(1), Effort::Exactly(9), Effort::Level(-16)];
+            let [raw, one, nine, fast] = efforts.map(&mut by);
+            assert!(nine < one && one < raw && fast <= raw, "{raw} {fast} {one} {nine}");
+            assert_eq!(raw, CHUNK_BYTES);
         }
     }
 }

@@ -46,7 +46,7 @@ impl Sample {
     /// Writes it as an image.
     pub fn write(&self, sink: Box<dyn Write + Send>) -> Result<Summary, WriteError> {
         let options = WriteOptions {
-            level: 1,
+            level: 1.into(),
             workers: 2,
             first_page: self.identity.first_page(),
         };

@@ -55,7 +55,7 @@ fn object(id: u32, bytes: usize) -> ObjectRecord {
 /// More of everything than all queues hold: 80 chunks of noise and 100 records, some of them large.
 fn write_much(sink: Box<dyn Write + Send>, pages: usize) -> Result<(), WriteError> {
     let options = WriteOptions {
-        level: 1,
+        level: 1.into(),
         workers: 3,
         first_page: 0,
     };
@@ -130,7 +130,7 @@ fn an_image_that_is_not_finished_is_none() {
     for calls in 0..40 {
         let shelf = Shelf::default();
         let options = WriteOptions {
-            level: 1,
+            level: 1.into(),
             workers: 2,
             first_page: 0,
         };
@@ -201,7 +201,7 @@ fn a_fill_that_fails_or_panics_is_an_error() {
 /// Stores 80 chunks, the `number`th of which can't be had.
 fn fail_at(number: usize, panics: bool) -> Result<(), WriteError> {
     let options = WriteOptions {
-        level: 1,
+        level: 1.into(),
         workers: 2,
         first_page: 0,
     };

@@ -13,7 +13,20 @@ pub const DATA: usize = 1 << 18;
 
 const KIND_MESSAGE: u8 = b'm';
 const KIND_DATA: u8 = b'd';
+const KIND_PIECE: u8 = b'p';
 const KIND_ALIVE: u8 = b'a';
+
+/// Where a piece of an image belongs that comes by one of several connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which image, of those that come so, from 0 on.
+    pub image: u32,
+    /// Where in it, in bytes.
+    pub offset: u64,
+}
+
+/// Bytes of a [`Place`].
+const PLACE: usize = 12;
 
 /// What came.
 #[derive(Debug)]
@@ -22,6 +35,8 @@ pub enum Frame<M> {
     Message(M),
     /// A piece of an image: that many bytes, in the buffer that was given.
     Data(usize),
+    /// The same, which belongs there.
+    Piece(Place, usize),
     /// A sign of life.
     Alive,
 }
@@ -52,12 +67,18 @@ pub fn send<M: Serialize>(to: &mut impl Write, message: &M) -> Result<(), FrameE
     if body.len() > MESSAGE {
         return Err(FrameError::Length(body.len()));
     }
-    put(to, KIND_MESSAGE, &body)
+    put(to, KIND_MESSAGE, &[&body])
 }
 
 /// Sends a piece of an image.
 pub fn send_data(to: &mut impl Write, piece: &[u8]) -> Result<(), FrameError> {
-    put(to, KIND_DATA, piece)
+    put(to, KIND_DATA, &[piece])
+}
+
+/// Sends a piece of an image that belongs there.
+pub fn send_piece(to: &mut impl Write, place: Place, piece: &[u8]) -> Result<(), FrameError> {
+    let Place { image, offset } = place;
+    put(to, KIND_PIECE, &[&image.to_le_bytes(), &offset.to_le_bytes(), piece])
 }
 
 /// Sends a sign of life.
@@ -65,15 +86,18 @@ pub fn send_alive(to: &mut impl Write) -> Result<(), FrameError> {
     put(to, KIND_ALIVE, &[])
 }
 
-fn put(to: &mut impl Write, kind: u8, body: &[u8]) -> Result<(), FrameError> {
+fn put(to: &mut impl Write, kind: u8, parts: &[&[u8]]) -> Result<(), FrameError> {
+    let bytes = parts.iter().map(|part| part.len()).sum();
     let mut head = [kind; HEAD];
-    let length = u32::try_from(body.len()).map_err(|_| FrameError::Length(body.len()))?;
+    let length = u32::try_from(bytes).map_err(|_| FrameError::Length(bytes))?;
     head[1..].copy_from_slice(&length.to_le_bytes());
-    if body.len() < DATA / 8 {
-        to.write_all(&[&head[..], body].concat())?;
-    } else {
-        to.write_all(&head)?;
-        to.write_all(body)?;
+    match parts.split_last() {
+        // What is long is not copied once more.
+        Some((last, parts)) if bytes >= DATA / 8 => {
+            to.write_all(&[&head[..], &parts.concat()].concat())?;
+            to.write_all(last)?;
+        }
+        _ => to.write_all(&[&head[..], &parts.concat()].concat())?,
     }
     Ok(to.flush()?)
 }
@@ -94,8 +118,20 @@ pub fn receive<M: DeserializeOwned>(from: &mut impl Read, buffer: &mut [u8]) -> 
             exact(from, &mut buffer[..length])?;
             Ok(Frame::Data(length))
         }
+        KIND_PIECE if (PLACE..=PLACE + buffer.len()).contains(&length) => {
+            let (mut image, mut offset) = ([0; 4], [0; 8]);
+            exact(from, &mut image)?;
+            exact(from, &mut offset)?;
+            let place = Place {
+                image: u32::from_le_bytes(image),
+                offset: u64::from_le_bytes(offset),
+            };
+            let length = length - PLACE;
+            exact(from, &mut buffer[..length])?;
+            Ok(Frame::Piece(place, length))
+        }
         KIND_ALIVE if length == 0 => Ok(Frame::Alive),
-        KIND_MESSAGE | KIND_DATA | KIND_ALIVE => Err(FrameError::Length(length)),
+        KIND_MESSAGE | KIND_DATA | KIND_PIECE | KIND_ALIVE => Err(FrameError::Length(length)),
         other => Err(FrameError::Kind(other)),
     }
 }
@@ -109,19 +145,31 @@ fn exact(from: &mut impl Read, buffer: &mut [u8]) -> Result<(), FrameError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DATA, Frame, FrameError, MESSAGE, receive, send, send_alive, send_data};
+    use super::{DATA, Frame, FrameError, MESSAGE, Place, receive, send, send_alive, send_data, send_piece};
 
     #[test]
     fn what_is_sent_is_received() {
         let mut wire = Vec::new();
         send(&mut wire, &vec!["a", "b"]).expect("sent");
         send_data(&mut wire, &[7; 9]).expect("sent");
+        let place = Place {
+            image: 3,
+            offset: 1 << 40,
+        };
+        for bytes in [1, DATA] {
+            send_piece(&mut wire, place, &vec![9; bytes]).expect("sent");
+        }
         send_alive(&mut wire).expect("sent");
         let (mut from, mut buffer) = (wire.as_slice(), vec![0; DATA]);
         let first = receive::<Vec<String>>(&mut from, &mut buffer).expect("a frame");
         assert!(matches!(first, Frame::Message(words) if words == ["a", "b"]));
         let second = receive::<Vec<String>>(&mut from, &mut buffer).expect("a frame");
         assert!(matches!(second, Frame::Data(9)) && buffer[..9] == [7; 9]);
+        for bytes in [1, DATA] {
+            let piece = receive::<()>(&mut from, &mut buffer).expect("a frame");
+            assert!(matches!(piece, Frame::Piece(there, got) if there == place && got == bytes));
+            assert_eq!(buffer[..bytes], vec![9; bytes]);
+        }
         assert!(matches!(receive::<()>(&mut from, &mut buffer), Ok(Frame::Alive)));
         assert!(matches!(receive::<()>(&mut from, &mut buffer), Err(FrameError::End)));
     }
@@ -136,7 +184,7 @@ mod tests {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let byte = (state >> 33) as u8;
                     // Mostly what could be a head.
-                    [b'm', b'd', b'a', 0, 0, byte, byte, b'{'][byte as usize % 8]
+                    [b'm', b'd', b'a', b'p', 0, 0, byte, b'{'][byte as usize % 8]
                 })
                 .collect();
             drop(receive::<Vec<String>>(&mut bytes.as_slice(), &mut buffer));
@@ -146,11 +194,18 @@ mod tests {
             receive::<()>(&mut long.as_slice(), &mut buffer),
             Err(FrameError::Length(_))
         ));
-        let long = [&[b'd'][..], &u32::MAX.to_le_bytes()].concat();
-        assert!(matches!(
-            receive::<()>(&mut long.as_slice(), &mut buffer),
-            Err(FrameError::Length(_))
-        ));
+        for (kind, length) in [
+            (b'd', u32::MAX),
+            (b'd', DATA as u32 + 1),
+            (b'p', DATA as u32 + 13),
+            (b'p', 11),
+        ] {
+            let wrong = [&[kind][..], &length.to_le_bytes(), &[0; 16]].concat();
+            assert!(matches!(
+                receive::<()>(&mut wrong.as_slice(), &mut buffer),
+                Err(FrameError::Length(_))
+            ));
+        }
         assert!(matches!(
             receive::<()>(&mut &b"GET / HTTP/1.1"[..], &mut buffer),
             Err(FrameError::Kind(b'G'))

@@ -153,7 +153,9 @@ impl Incoming {
         match manner.keys {
             Some(keys) if self.encrypted => {
                 let (stream, peer) = tls::accept(keys, wire, &self.from)?;
-                Ok(Link::new(Stream::Server(Box::new(stream)), peer.name))
+                let mut link = Link::new(Stream::Server(Box::new(stream)), peer.name);
+                link.key = Some(peer.fingerprint);
+                Ok(link)
             }
             _ => Ok(Link::new(Stream::Plain(wire), self.from)),
         }

@@ -3,8 +3,10 @@
 use crate::protocol::Decision;
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol: there is no other one yet.
-pub const VERSION: u32 = 1;
+/// Version of the protocol. Version 1 knew neither [`Message::Join`] nor pieces.
+pub const VERSION: u32 = 2;
+/// More connections that a migration may have, over which images go.
+pub const STREAMS: u16 = 16;
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +25,19 @@ pub enum Message {
         id: Id,
         /// Of the sandbox.
         name: String,
+        /// How many more connections are to [`Join`](Self::Join), over which the later images come; none where they come by
+        /// this one. At most [`STREAMS`].
+        streams: u16,
     },
+    /// Source, as the first one behind [`Hello`](Self::Hello) in another connection: it belongs to this hand-over.
+    Join {
+        /// Of the hand-over.
+        id: Id,
+        /// Which of its connections, from 0 on.
+        stream: u16,
+    },
+    /// Target: pieces of images may come by it.
+    Joined,
     /// Target: nothing stands in the way of it.
     Accepted {
         /// Who would hold it.
@@ -52,7 +66,7 @@ pub enum Message {
         /// Whether the tree may run before all of its memory is in its place.
         lazy: bool,
     },
-    /// Source: it was that long.
+    /// Source: it was that long; or, in a connection that has joined, so much of it came by that one.
     End {
         /// Bytes.
         bytes: u64,
@@ -192,6 +206,8 @@ mod tests {
             assert!(Id::try_from(bad.to_owned()).is_err(), "{bad}");
         }
         let text = format!(r#"{{"type":"decided","id":"{}","decision":"Abort"}}"#, "../".repeat(11));
+        assert!(serde_json::from_str::<Message>(&text).is_err());
+        let text = format!(r#"{{"type":"join","id":"{}","stream":0}}"#, "/".repeat(32));
         assert!(serde_json::from_str::<Message>(&text).is_err());
         let id = Id::new().expect("random numbers");
         assert_eq!(Id::try_from(id.as_str().to_owned()), Ok(id));

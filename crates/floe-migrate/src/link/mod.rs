@@ -4,16 +4,18 @@ pub mod address;
 mod connect;
 pub mod frame;
 mod listen;
+mod local;
 pub mod message;
 mod tls;
-mod wire;
+pub(crate) mod wire;
 
 pub use address::Address;
 pub use connect::connect;
 pub use listen::{Incoming, Listener, stdio};
+pub(crate) use local::{local_connect, local_listener, local_stream};
 
 use crate::keys::Fingerprint;
-use frame::{Frame, FrameError};
+use frame::{Frame, FrameError, Place};
 use message::Message;
 use nix::{
     errno::Errno,
@@ -102,6 +104,8 @@ pub struct Link {
     buffer: Vec<u8>,
     /// The program that carries it.
     carrier: Option<Child>,
+    /// More connections with the same floe, over which images go.
+    streams: Vec<Self>,
 }
 
 #[derive(Debug)]
@@ -120,6 +124,7 @@ impl Link {
             key: None,
             buffer,
             carrier: None,
+            streams: Vec::new(),
         }
     }
 
@@ -127,6 +132,12 @@ impl Link {
     pub(crate) fn disinherit(&mut self) {
         self.stream = None;
         std::mem::forget(self.carrier.take());
+        self.streams.iter_mut().for_each(Self::disinherit);
+    }
+
+    /// More connections with the same floe, over which images go. What is set or told here holds for those as well.
+    pub(crate) fn streams(&mut self) -> &mut Vec<Self> {
+        &mut self.streams
     }
 
     /// Who is there, for people.
@@ -165,6 +176,12 @@ impl Link {
     /// Has all that waits for the other side fail from then on.
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.wire_mut().set_deadline(deadline);
+        self.streams.iter_mut().for_each(|stream| stream.set_deadline(deadline));
+    }
+
+    /// Whether floe was told to stop.
+    pub(crate) fn is_told_to_stop(&self) -> bool {
+        self.wire().is_told_to_stop()
     }
 
     /// Whether that is past.
@@ -214,7 +231,14 @@ impl Link {
         frame::send_data(self.stream(), piece)
     }
 
+    pub(crate) fn send_piece(&mut self, place: Place, piece: &[u8]) -> Result<(), FrameError> {
+        frame::send_piece(self.stream(), place, piece)
+    }
+
     pub(crate) fn send_alive(&mut self) -> Result<(), FrameError> {
+        for stream in &mut self.streams {
+            stream.send_alive()?;
+        }
         frame::send_alive(self.stream())
     }
 
@@ -240,7 +264,7 @@ impl Link {
             match self.receive_any()? {
                 Frame::Message(message) => return Ok(message),
                 Frame::Alive => {}
-                Frame::Data(_) => return Err(FrameError::Kind(b'd')),
+                Frame::Data(_) | Frame::Piece(..) => return Err(FrameError::Kind(b'd')),
             }
         }
     }

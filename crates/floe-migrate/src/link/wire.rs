@@ -72,6 +72,11 @@ impl Wire {
         self.deadline = deadline;
     }
 
+    /// Whether floe was told to stop.
+    pub fn is_told_to_stop(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// Whether that is past.
     pub fn is_late(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
@@ -98,7 +103,7 @@ impl Wire {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 result => return Ok(result?),
             }
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.is_told_to_stop() {
                 return Err(io::Error::other("told to stop"));
             }
             if self.is_late() {

@@ -10,15 +10,18 @@
 
 mod hand;
 mod pace;
+mod pump;
 mod rounds;
 mod save;
+mod streams;
+mod tuner;
 
 use crate::{
     keys::Keys,
     link::{
         self, Address, Link, LinkError, Manner,
         frame::FrameError,
-        message::{Id, Instance, Message, Outcome, VERSION},
+        message::{Id, Instance, Message, Outcome, STREAMS, VERSION},
     },
     protocol::{Decision, Phase, Source},
     record::{Record, RecordError, There},
@@ -26,15 +29,20 @@ use crate::{
     worker::Counts,
 };
 use floe_checkpoint::{checkpoint::thaw_without_traces, stage::Control};
+pub use floe_image::Effort;
 use floe_resources::file::TcpMode;
 use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir, StateError};
 use hand::Hand;
+use pace::Pace;
 use rounds::Rounds;
 use std::{
+    cell::Cell,
     io,
-    num::NonZeroU64,
+    num::{NonZeroU16, NonZeroU64},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
+use tuner::Tuner;
 
 /// What is to move, and where.
 #[derive(Debug)]
@@ -47,8 +55,11 @@ pub struct Request<'a> {
     pub address: &'a Address,
     /// Keys; `None` without encryption.
     pub keys: Option<&'a Keys>,
-    /// zstd level.
-    pub level: i32,
+    /// zstd level; `None`: by what the way to the other host allows.
+    pub level: Option<i32>,
+    /// Connections by which images go at the same time. More than one by [`Address::Tcp`] and [`Address::Unix`] alone, and at
+    /// most 16.
+    pub streams: NonZeroU16,
     /// How often memory is sent, at most, while the tree runs, where somebody says so.
     pub rounds: Option<u32>,
     /// Bytes per second that are sent, at most.
@@ -76,6 +87,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Bytes among them for which the tree stood still.
     pub last_bytes: u64,
+    /// Bytes of memory by how much work went into making them small; none where the user has said a level.
+    pub efforts: Vec<(Effort, u64)>,
     /// The longest that the tree stood still in an earlier round.
     pub paused: Duration,
     /// What the tree consists of.
@@ -103,6 +116,18 @@ pub enum MigrateError {
         #[source]
         source: FrameError,
     },
+    /// One of several connections.
+    #[error("send an image to {peer} over several connections; the sandbox runs on here")]
+    Stream {
+        /// To whom.
+        peer: String,
+        /// What is wrong with one of them.
+        #[source]
+        source: FrameError,
+    },
+    /// Not over that.
+    #[error("{0} carries one connection: more (--streams) go to HOST:PORT and unix:PATH, and at most 16")]
+    Streams(Address),
     /// The keys were not agreed on.
     #[error("{peer} does not let this host in: is its key pinned there? (floe keys here, floe keys pin there)")]
     NotLetIn {
@@ -186,6 +211,11 @@ impl MigrateError {
         }
     }
 
+    /// Whether this host has refused it.
+    fn is_refusal_here(&self) -> bool {
+        matches!(self, Self::Refused { who, .. } if who == save::HERE)
+    }
+
     fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, source }
     }
@@ -207,6 +237,52 @@ impl Request<'_> {
             demand: None,
             unattended: false,
         }
+    }
+
+    /// Connections besides the first one, by which images go; none where they go by that.
+    fn more_streams(&self) -> u16 {
+        match self.streams.get() {
+            _ if self.dry_run => 0,
+            1 => 0,
+            more => more,
+        }
+    }
+}
+
+/// A migration under way: what was asked for, and what is learned of the way to the other host.
+struct Course<'a> {
+    request: &'a Request<'a>,
+    control: &'a Control<'a>,
+    pace: Mutex<Pace>,
+    tuner: Mutex<Tuner>,
+    /// Images that went over several connections.
+    images: Cell<u32>,
+}
+
+impl<'a> Course<'a> {
+    fn new(request: &'a Request<'a>, control: &'a Control<'a>) -> Result<Self, MigrateError> {
+        let per_second = request.bandwidth.map(NonZeroU64::get);
+        let tuner = Tuner::new(request.level, per_second).map_err(MigrateError::system("map memory"))?;
+        Ok(Self {
+            request,
+            control,
+            pace: Mutex::new(Pace::new(request.bandwidth)),
+            tuner: Mutex::new(tuner),
+            images: Cell::new(0),
+        })
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        streams::lock(&self.pace)
+    }
+
+    fn tuner(&self) -> MutexGuard<'_, Tuner> {
+        streams::lock(&self.tuner)
+    }
+
+    /// The number of the next image that goes over several connections.
+    fn next_image(&self) -> u32 {
+        self.images.replace(self.images.get() + 1)
     }
 }
 
@@ -251,16 +327,22 @@ fn greet(address: &Address, manner: Manner<'_>) -> Result<Link, MigrateError> {
 pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, MigrateError> {
     let begin = Instant::now();
     let sandbox = &request.sandbox;
+    let several = request.streams.get() > 1;
+    if several && matches!(request.address, Address::Ssh { .. }) || request.streams.get() > STREAMS {
+        return Err(MigrateError::Streams(request.address.clone()));
+    }
     sandbox.refuse_held()?;
     sandbox.pid1()?;
+    let course = Course::new(request, control)?;
     let id = Id::new().map_err(MigrateError::system("choose the migration's id"))?;
     let mut link = greet(request.address, request.manner(control))?;
-    let (counts, instance) = save::look(request, &id, &mut link, control)?;
+    let (counts, instance) = save::look(&course, &id, &mut link)?;
     if request.dry_run {
         return Ok(Summary {
             rounds: 0,
             bytes: 0,
             last_bytes: 0,
+            efforts: Vec::new(),
             paused: Duration::ZERO,
             counts,
             frozen: Duration::ZERO,
@@ -268,9 +350,12 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
             outcome: None,
         });
     }
-    let rounds = Rounds::send(request, counts.memory, &mut link, control);
+    if several {
+        streams::join(&course, &mut link, (&id, request.more_streams()))?;
+    }
+    let rounds = Rounds::send(&course, counts.memory, &mut link);
     let rounds = rounds.inspect_err(|_| rounds::forget(sandbox))?;
-    let moved = hand_over((request, &rounds, begin), (id, instance), link, control);
+    let moved = hand_over((&course, &rounds, begin), (id, instance), link);
     if moved.is_err() && rounds.follows {
         rounds::forget(sandbox);
     }
@@ -279,11 +364,11 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
 
 /// Sends what is left of a tree, and hands it over.
 fn hand_over(
-    (request, rounds, begin): (&Request<'_>, &Rounds, Instant),
+    (course, rounds, begin): (&Course<'_>, &Rounds, Instant),
     (id, instance): (Id, Instance),
     link: Link,
-    control: &Control<'_>,
 ) -> Result<Summary, MigrateError> {
+    let Course { request, control, .. } = course;
     let sandbox = &request.sandbox;
     let record = Record::begin(
         id,
@@ -310,7 +395,7 @@ fn hand_over(
         untold: None,
         outcome: None,
     };
-    let sent = save::save(request, rounds, &mut hand, control);
+    let sent = save::save(course, rounds, &mut hand);
     let (outcome, counts) = hand.finish()?;
     let sent = sent?;
     let ran_on = outcome.map(|(_, since)| since);
@@ -322,6 +407,7 @@ fn hand_over(
         rounds: rounds.count() + 1,
         bytes: rounds.bytes + sent.bytes,
         last_bytes: sent.bytes,
+        efforts: course.tuner().bytes(),
         paused: rounds.paused,
         counts,
         frozen,

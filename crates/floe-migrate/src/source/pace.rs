@@ -2,7 +2,6 @@
 
 use std::{
     num::NonZeroU64,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -33,14 +32,17 @@ impl Pace {
         usize::try_from(burst).map_or(most, |burst| burst.clamp(1, most))
     }
 
-    /// Waits until so many bytes may be sent.
-    pub fn wait(&mut self, bytes: usize) {
-        let Some(per_second) = self.per_second else { return };
+    /// Takes a place for so many bytes; how long they have to wait for it.
+    pub fn place(&mut self, bytes: usize) -> Duration {
+        let Some(per_second) = self.per_second else {
+            return Duration::ZERO;
+        };
         let now = Instant::now();
         // What was not sent before is not made up for.
         self.next = self.next.max(now.checked_sub(BURST).unwrap_or(now));
-        sleep(self.next.saturating_duration_since(now));
+        let wait = self.next.saturating_duration_since(now);
         self.next += Duration::from_secs_f64(bytes as f64 / per_second.get() as f64);
+        wait
     }
 }
 
@@ -57,7 +59,7 @@ mod tests {
         let mut pace = Pace::new(NonZeroU64::new(1_000_000));
         assert_eq!(pace.piece(1 << 18), 50_000);
         let begin = Instant::now();
-        (0..10).for_each(|_| pace.wait(50_000));
+        (0..10).for_each(|_| std::thread::sleep(pace.place(50_000)));
         // The last of ten pieces waits for the nine before it, less what may be sent at once.
         assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
     }
@@ -66,7 +68,7 @@ mod tests {
     fn without_a_limit_nobody_waits() {
         let mut pace = Pace::new(None);
         assert_eq!(pace.piece(1 << 18), 1 << 18);
-        pace.wait(usize::MAX);
+        assert_eq!(pace.place(usize::MAX), Duration::ZERO);
     }
 
     #[test]

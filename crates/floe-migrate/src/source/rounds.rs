@@ -2,14 +2,15 @@
 //! image on the base of the one before. Both sides keep them until the last one, for which the tree stands still.
 
 use super::{
-    MigrateError, Request,
-    save::{HERE, Saved, Sent, pump, start, talk, wait},
+    Course, MigrateError,
+    pump::{pump, talk, wait},
+    save::{Saved, Sent, start},
 };
 use crate::{
     link::{Link, message::Message},
     refusal::Refusal,
 };
-use floe_checkpoint::{checkpoint::Then, stage::Control};
+use floe_checkpoint::checkpoint::Then;
 use floe_image::{Image, ImageFiles};
 use floe_resources::mm::Base;
 use floe_sandbox::{KeptFiles, Sandbox};
@@ -41,20 +42,18 @@ pub struct Rounds {
 
 impl Rounds {
     /// Sends rounds until what is left is little, or does not become less.
-    pub fn send(
-        request: &Request<'_>,
-        memory: u64,
-        link: &mut Link,
-        control: &Control<'_>,
-    ) -> Result<Self, MigrateError> {
+    pub fn send(course: &Course<'_>, memory: u64, link: &mut Link) -> Result<Self, MigrateError> {
         let mut rounds = Self::default();
-        let most = request.rounds.unwrap_or(if memory > LITTLE { ROUNDS } else { 0 });
+        let most = course
+            .request
+            .rounds
+            .unwrap_or(if memory > LITTLE { ROUNDS } else { 0 });
         let mut before = u64::MAX;
         let mut speed = 0.0;
         // What is sent is kept, here and there.
         while rounds.count() < most && rounds.bytes <= memory.saturating_mul(2) {
             let begin = Instant::now();
-            let Some(bytes) = rounds.send_one(request, link, control)? else {
+            let Some(bytes) = rounds.send_one(course, link)? else {
                 break;
             };
             let seconds = begin.elapsed().as_secs_f64().max(1e-6);
@@ -75,12 +74,7 @@ impl Rounds {
     }
 
     /// Sends one; how many bytes, where something came of it.
-    fn send_one(
-        &mut self,
-        request: &Request<'_>,
-        link: &mut Link,
-        control: &Control<'_>,
-    ) -> Result<Option<u64>, MigrateError> {
+    fn send_one(&mut self, course: &Course<'_>, link: &mut Link) -> Result<Option<u64>, MigrateError> {
         // The tree does not wait for the other host: what is saved of it while it stands still is written here first.
         let image = match tempfile::tempfile() {
             Ok(image) => image,
@@ -95,18 +89,19 @@ impl Rounds {
             file: Some(&image),
             record: None,
         };
-        let mut worker = start(request, link, saved, control)?;
+        course.tuner().begin(link.streams().len(), true);
+        let mut worker = start(course, link, saved)?;
         self.follows = true;
         let peer = link.peer().to_owned();
         link.send(&Message::Round).map_err(talk(&peer))?;
         let mut sent = Sent::default();
-        let pumped = pump((link, &mut worker), (&mut sent, Some(&image)), (request, control));
+        let pumped = pump(course, (link, &mut worker), (&mut sent, Some(&image)));
         self.bytes += sent.bytes;
         match pumped {
             Ok(()) => {}
             // All of it goes over in the end, or it is told there why not.
-            Err(MigrateError::Refused { refusal, who }) if who == HERE => {
-                tracing::info!(reason = refusal.reason, "no more memory goes over while the tree runs");
+            Err(error) if error.is_refusal_here() => {
+                tracing::info!(%error, "no more memory goes over while the tree runs");
                 link.send(&Message::Skip).map_err(talk(&peer))?;
                 return Ok(None);
             }
@@ -115,7 +110,7 @@ impl Rounds {
         worker.wait();
         link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
         self.paused = self.paused.max(sent.counts.frozen);
-        if !await_kept(link, &mut sent, control)? {
+        if !await_kept(course, link, &mut sent)? {
             return Ok(None);
         }
         self.images.push(image);
@@ -139,9 +134,9 @@ impl Rounds {
 }
 
 /// Whether the target has kept a round, for which it may have had no room.
-fn await_kept(link: &mut Link, sent: &mut Sent, control: &Control<'_>) -> Result<bool, MigrateError> {
+fn await_kept(course: &Course<'_>, link: &mut Link, sent: &mut Sent) -> Result<bool, MigrateError> {
     loop {
-        match wait((link, None), sent, control)? {
+        match wait(course, (link, None), sent)? {
             Some(Message::Kept) => return Ok(true),
             Some(Message::NotKept { reason }) => {
                 tracing::info!(

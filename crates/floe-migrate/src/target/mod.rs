@@ -7,6 +7,8 @@
 
 mod build;
 mod session;
+mod spool;
+mod streams;
 
 use crate::{
     keys::Keys,
@@ -40,8 +42,8 @@ use std::{
 
 /// How long it may take until both sides know whom they talk to.
 const GREET: Duration = Duration::from_secs(10);
-/// Connections at the same time.
-const SESSIONS: usize = 16;
+/// Connections at the same time: a migration may have 17 of them.
+const SESSIONS: usize = 64;
 
 /// Makes the process fit for the tree of an image, e.g. root of a user namespace.
 pub type Become<'a> = dyn Fn(&ImageFiles) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;

@@ -1,6 +1,10 @@
 //! One connection.
 
-use super::{Event, FailAt, Request, build};
+use super::{
+    Event, FailAt, Request, build,
+    spool::{ALIVE, Spool},
+    streams::{Awaited, Streams, relay},
+};
 use crate::{
     link::{
         Link,
@@ -20,14 +24,12 @@ use nix::{
 };
 use std::{
     fs::File,
-    io::{self, Write},
+    io,
     os::fd::AsFd,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-/// The source hears something at least so often.
-const ALIVE: Duration = Duration::from_secs(1);
 /// How often is looked whether floe was told to stop, in milliseconds.
 const GLANCE: u8 = 50;
 /// Bytes of the records of a tree, at most.
@@ -47,7 +49,7 @@ pub struct Session<'a> {
 }
 
 /// What ends a connection before anything is held.
-enum Ended {
+pub enum Ended {
     /// The source is gone, or was not understood.
     Lost(FrameError),
     /// The source gives up.
@@ -75,7 +77,8 @@ impl Session<'_> {
         let greeted = self.greet(&mut link);
         link.set_deadline(None);
         match greeted.and_then(|()| link.receive()) {
-            Ok(Message::Offer { id, name }) => self.take_offer(link, &id, &name),
+            Ok(Message::Offer { id, name, streams }) => self.take_offer(link, (&id, &name), streams),
+            Ok(Message::Join { id, stream }) => relay(self, link, (&id, stream)),
             Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
                 link.send(&Message::Unknown).map_err(|error| lost(&error))?;
                 Err(Refusal::plain(
@@ -118,8 +121,9 @@ impl Session<'_> {
         (self.request.tell)(&Event::Runs { name, from, counts });
     }
 
-    fn take_offer(&self, mut link: Link, id: &Id, name: &str) -> Result<(), Refusal> {
-        let looked = spool(&mut link, RECORDS).and_then(|records| {
+    fn take_offer(&self, mut link: Link, (id, name): (&Id, &str), more: u16) -> Result<(), Refusal> {
+        let mut streams = Streams::default();
+        let looked = Spool::new(&mut link, &mut streams, RECORDS).take().and_then(|records| {
             let records = records.ok_or_else(out_of_turn)?;
             let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), ends));
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
@@ -128,22 +132,30 @@ impl Session<'_> {
             // wanted to know no more than this.
             let permit = Permit::give(self.request.state_dir, id);
             permit.map(drop).map_err(|error| Ended::Refused(Refusal::of(&error)))?;
-            self.own_instance().map_err(Ended::Refused)
+            let awaited = Awaited::listen(id, more).map_err(Ended::Refused)?;
+            Ok((self.own_instance().map_err(Ended::Refused)?, awaited))
         });
-        match looked {
-            Ok(instance) => link
-                .send(&Message::Accepted { instance })
-                .map_err(|error| lost(&error))?,
+        let joined = looked.and_then(|(instance, awaited)| {
+            link.send(&Message::Accepted { instance })?;
+            Ok(match awaited {
+                Some(awaited) => awaited.take(self, &mut link)?,
+                None => streams,
+            })
+        });
+        let mut streams = match joined {
+            Ok(streams) => streams,
             Err(ended) => return self.end((link, id), ended),
-        }
+        };
         let mut rounds = Vec::new();
         loop {
             match link.receive() {
-                Ok(Message::Round) if rounds.len() < MAX_BASES => match keep_round(&mut link, &mut rounds) {
-                    Ok(()) => {}
-                    Err(ended) => return self.end((link, id), ended),
-                },
-                Ok(Message::Image { lazy }) => return self.take_image(link, (id, name), (rounds, lazy)),
+                Ok(Message::Round) if rounds.len() < MAX_BASES => {
+                    match keep_round(&mut link, &mut streams, &mut rounds) {
+                        Ok(()) => {}
+                        Err(ended) => return self.end((link, id), ended),
+                    }
+                }
+                Ok(Message::Image { lazy }) => return self.take_image((link, streams), (id, name), (rounds, lazy)),
                 // It only wanted to know, or has given up.
                 Err(FrameError::End) => return Ok(()),
                 Ok(_) => return Err(Refusal::plain("the source said something that has no place there")),
@@ -154,7 +166,7 @@ impl Session<'_> {
 
     fn take_image(
         &self,
-        mut link: Link,
+        (mut link, mut streams): (Link, Streams),
         (id, name): (&Id, &str),
         (mut rounds, lazy): (Vec<File>, bool),
     ) -> Result<(), Refusal> {
@@ -164,7 +176,9 @@ impl Session<'_> {
         };
         let mut state = Target::Building;
         let mut steps = Vec::new();
-        let built = spool(&mut link, u64::MAX).and_then(|image| {
+        let built = Spool::new(&mut link, &mut streams, u64::MAX).take().and_then(|image| {
+            // No more comes by them, and who builds the tree is not to have them.
+            drop(streams);
             rounds.push(image.ok_or_else(out_of_turn)?);
             let work = |ends: &Ends| build::build(self, (&rounds, lazy), (id, permit.file()), ends);
             let worker = Worker::start(&mut link, work);
@@ -304,7 +318,7 @@ impl Session<'_> {
                         decision: Decision::Abort,
                         ..
                     }) => return Err(Ended::Told),
-                    Frame::Message(_) | Frame::Data(_) => {
+                    Frame::Message(_) | Frame::Data(_) | Frame::Piece(..) => {
                         return Err(out_of_turn());
                     }
                     Frame::Alive => {}
@@ -368,68 +382,19 @@ fn linger(link: &mut Link) {
     while !link.is_late() && link.receive_any().is_ok() {}
 }
 
-fn out_of_turn() -> Ended {
+pub fn out_of_turn() -> Ended {
     Ended::Refused(Refusal::plain("the source is out of turn"))
 }
 
 /// Takes a round, and says whether there was room for it.
-fn keep_round(link: &mut Link, rounds: &mut Vec<File>) -> Result<(), Ended> {
-    match spool(link, u64::MAX) {
+fn keep_round(link: &mut Link, streams: &mut Streams, rounds: &mut Vec<File>) -> Result<(), Ended> {
+    match Spool::new(link, streams, u64::MAX).take_or_leave()? {
         Ok(Some(round)) => {
             rounds.push(round);
             Ok(link.send(&Message::Kept)?)
         }
         Ok(None) => Ok(()),
         // The last image is to come all the same.
-        Err(Ended::Refused(refusal)) => {
-            let reason = refusal.reason;
-            loop {
-                match link.receive_any()? {
-                    Frame::Message(Message::End { .. }) => return Ok(link.send(&Message::NotKept { reason })?),
-                    Frame::Message(Message::Skip) => return Ok(()),
-                    Frame::Message(_) => return Err(out_of_turn()),
-                    Frame::Data(_) | Frame::Alive => {}
-                }
-            }
-        }
-        Err(ended) => Err(ended),
-    }
-}
-
-/// Takes an image into a file without a name; `None` where the source says that nothing has come of it.
-fn spool(link: &mut Link, most: u64) -> Result<Option<File>, Ended> {
-    let refused = |error: io::Error| {
-        let folder = std::env::temp_dir();
-        let text = format!("make a temporary file for the image in {}: {error}", folder.display());
-        Ended::Refused(Refusal::plain(text))
-    };
-    let mut file = tempfile::tempfile().map_err(refused)?;
-    let mut bytes = 0;
-    let mut last = Instant::now();
-    loop {
-        if last.elapsed() > ALIVE {
-            link.send_alive()?;
-            last = Instant::now();
-        }
-        match link.receive_any()? {
-            Frame::Data(got) => {
-                bytes += got as u64;
-                if bytes > most {
-                    return Err(Ended::Refused(Refusal::plain("the records of the tree are too long")));
-                }
-                file.write_all(link.data(got)).map_err(|error| {
-                    let text = format!("write the image into a temporary file: {error}");
-                    Ended::Refused(Refusal::plain(text))
-                })?;
-            }
-            Frame::Alive => {}
-            Frame::Message(Message::End { bytes: sent }) if sent == bytes => return Ok(Some(file)),
-            Frame::Message(Message::Skip) => return Ok(None),
-            Frame::Message(Message::Decided {
-                decision: Decision::Abort,
-                ..
-            }) => return Err(Ended::Told),
-            Frame::Message(_) => return Err(out_of_turn()),
-        }
+        Err(Refusal { reason, .. }) => Ok(link.send(&Message::NotKept { reason })?),
     }
 }
