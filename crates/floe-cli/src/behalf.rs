@@ -465,6 +465,24 @@ pub fn refuse_others_word(image: &ImageFiles, record: Option<&OwnerRecord>) -> a
     Ok(())
 }
 
+/// Refuses, as the host's root, what is of an ordinary user's tree, where it would become one of root's.
+pub fn refuse_users(image: &ImageFiles) -> anyhow::Result<()> {
+    if !is_host_root()? {
+        return Ok(());
+    }
+    let own = image.owner()?.map(|owner| ("the image".to_owned(), owner));
+    let bases = image.owners_of_bases().map(|found| {
+        let (name, owner) = found?;
+        Ok(owner.map(|owner| (name.to_owned(), owner)))
+    });
+    let bases: Vec<_> = bases.collect::<anyhow::Result<_>>()?;
+    let Some((name, owner)) = std::iter::once(own).chain(bases).flatten().next() else {
+        return Ok(());
+    };
+    let user = owner.namespace.maker.0;
+    anyhow::bail!("{name} says that its tree was user {user}'s, and here all become root's: receive it as that user")
+}
+
 /// The record of a user namespace.
 pub fn record(space: &UserSpace) -> OwnerRecord {
     let ranges = |ids: &[Ids]| {
@@ -501,5 +519,23 @@ pub fn space(record: &OwnerRecord) -> UserSpace {
         users: ids(&namespace.users),
         groups: ids(&namespace.groups),
         setgroups: namespace.setgroups,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_host_root, refuse_users};
+    use floe_image::ImageFiles;
+    use std::fs::File;
+
+    #[test]
+    fn root_takes_no_image_of_a_users_for_its_own() {
+        if !is_host_root().expect("who this is") {
+            return;
+        }
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/v1.floe");
+        let image = ImageFiles::from(File::open(golden).expect("an image"));
+        let error = refuse_users(&image).expect_err("it has an owner").to_string();
+        assert!(error.contains("receive it as that user"), "{error}");
     }
 }

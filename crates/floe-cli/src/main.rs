@@ -131,7 +131,7 @@ fn main() -> ExitCode {
         Verb::Inspect(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Image(verb) => verb.run(&context),
-        Verb::Check(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(&context),
         Verb::Migrate(verb) => verb.run(&context),
         Verb::Receive(verb) => verb.run(&context),
         Verb::Keys(verb) => verb.run(),

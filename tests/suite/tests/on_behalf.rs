@@ -350,6 +350,54 @@ fn what_an_image_says_counts_as_much_as_its_file() {
     tree.goes_on("at the end");
 }
 
+/// What root is told of an image is what is there for its user, by whom root would restore it.
+#[test]
+fn what_is_there_for_a_user_is_told() {
+    let host = Host::of_ordinary_user();
+    let mut tree = Tree::start(&host, &[], &UNSHARE);
+    let folder = roots_folder();
+    let path = folder.path().join("tree.floe");
+    let image = text(&path);
+    by_root(&host, &["checkpoint", "--pid", &tree.pid(), "-o", image]);
+    tree.root.wait().expect("it has ended");
+    let owner = format!("{ORDINARY}:{ORDINARY}");
+    let check = |options: &[&str]| {
+        let line = [&["check", "--json", "--image", image], options].concat();
+        let told = run(&mut host.command_of_root(&line));
+        (told.status, json(&told.out))
+    };
+    let map_files = |told: &serde_json::Value| {
+        let features = told["features"].as_array().expect("a list").clone();
+        let found = features.into_iter().find(|feature| feature["name"] == "map_files");
+        found.map(|found| found["here"] == "yes")
+    };
+    let as_user = check(&["--owner", &owner]);
+    assert_eq!((as_user.0, &as_user.1["obstacles"]), (0, &serde_json::json!([])));
+    assert_eq!(map_files(&as_user.1), Some(false), "{}", as_user.1);
+    let as_root = check(&["--owner", "none"]);
+    assert_eq!(map_files(&as_root.1), Some(true), "{}", as_root.1);
+    // Nobody here has that number, and what an image says does not count by itself.
+    let refused = |options: &[&str], reason: &str| {
+        let (status, told) = check(options);
+        let said = told["obstacles"].to_string();
+        assert!(status == 1 && said.contains(reason), "{status}: {told}");
+    };
+    refused(&[], "no user 54321 in its list of users");
+    std::os::unix::fs::chown(image, Some(ORDINARY + 1), None).expect("give it away");
+    refused(&[], "its file is user 54322's, who can have written that");
+    refused(&["--owner", "0"], "said to be root's");
+    // What is missing is missing for the user.
+    let moved = host.path("elsewhere");
+    fs::rename(&tree.folder, &moved).expect("rename");
+    refused(&["--owner", &owner], "by-hand");
+    fs::rename(&moved, &tree.folder).expect("rename");
+    assert!(host.sandboxes().is_empty());
+    let name = host.name("tree");
+    by_root(&host, &["restore", "-d", "--name", &name, "--owner", &owner, image]);
+    tree.goes_on("restored");
+    host.done(&["rm", "-f", &name]);
+}
+
 /// A folder that leads elsewhere, or was written by several, is not taken for root's nor for its user's.
 #[test]
 fn a_sandbox_that_is_not_one_users_alone() {

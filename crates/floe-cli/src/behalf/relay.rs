@@ -20,7 +20,7 @@ pub struct Relay {
 }
 
 /// Longer lines are printed in parts.
-const LINE_BYTES: usize = 1 << 16;
+const LINE_BYTES: usize = 1 << 20;
 
 impl Relay {
     pub fn new(from: OwnedFd, print: fn(&str)) -> Result<Self, Errno> {

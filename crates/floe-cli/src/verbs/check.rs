@@ -3,13 +3,20 @@
 use super::{
     image_file::{self, Bases},
     map::Map,
+    owner::OwnerOption,
 };
-use crate::{act, failure::Outcome, output};
+use crate::{
+    Context, act,
+    behalf::Behalf,
+    failure::{Failure, Outcome},
+    output,
+};
 use clap::{Args, ValueEnum};
 use floe_checkpoint::{
     host::{Act, Feature, Hindrances, features},
     restore::{self, FilesMode, Obstacle},
 };
+use floe_image::ImageFiles;
 use floe_resources::{
     file::{Grants, Outside, TcpMode},
     ns::{mounts::Given, network::GivenEnds},
@@ -22,7 +29,8 @@ use std::path::PathBuf;
 ///
 /// The kernel is asked by trying, in processes and namespaces that end with it. With a verb only what has to do with that is
 /// told, and the exit status is 1 where something is missing that it can't do without. With --image, besides what restore
-/// needs, everything that stands in the way of that image here is told, in one list.
+/// needs, everything that stands in the way of that image here is told, in one list; as root of one of an ordinary user's tree what
+/// is there for that user (--owner).
 ///
 /// Example: floe check restore --image job.floe
 #[derive(Debug, Args)]
@@ -35,6 +43,8 @@ pub struct Check {
     image: Option<PathBuf>,
     #[command(flatten)]
     bases: Bases,
+    #[command(flatten)]
+    owner: OwnerOption,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -59,7 +69,7 @@ impl From<Verb> for Act {
 
 impl Check {
     /// Runs the verb.
-    pub fn run(self) -> Outcome {
+    pub fn run(self, context: &Context) -> Outcome {
         let wanted = match (self.verb, &self.image) {
             (Some(Verb::Run | Verb::Checkpoint), Some(_)) => {
                 return Err(anyhow::anyhow!("--image is about floe restore").into());
@@ -67,35 +77,65 @@ impl Check {
             (None, Some(_)) => Some(Act::Restore),
             (verb, _) => verb.map(Act::from),
         };
-        let image = self.image.as_deref();
-        let image = image.map(|path| image_file::open(path, &self.bases)).transpose()?;
+        let image = match (&context.handed, self.image.as_deref()) {
+            (_, None) => None,
+            (Some(handed), Some(_)) => Some(handed.image()?),
+            (None, Some(path)) => Some(image_file::open(path, &self.bases)?),
+        };
+        let (image, of_whom) = match image.map(|image| (self.owner.of(context, &image), image)) {
+            None => (None, None),
+            Some((Ok(None), image)) => (Some(image), None),
+            Some((Ok(Some((owner, space))), image)) => {
+                let behalf = Behalf {
+                    owner,
+                    image: Some(image),
+                    output: None,
+                    space: Some(space),
+                    inherited: Vec::new(),
+                };
+                return behalf.perform();
+            }
+            // For whom to look is not known.
+            Some((Err(error), _)) => (None, Some(error)),
+        };
         // Interrupted, it first takes away what it has made.
         let all = act::perform(|_| features())??;
         let shown: Vec<&Feature> = all
             .iter()
             .filter(|feature| wanted.is_none_or(|act| feature.used_by.contains(&act)))
             .collect();
-        let obstacles = match image {
-            Some(image) => {
-                // As restore does.
-                become_root(Map::default().ids_for(&image)?)?;
-                let grants = Grants::take(Vec::new(), &[])?;
-                let outside = Outside {
-                    tcp: TcpMode::Established,
-                    grants: &grants,
-                    mounts: &Given::default(),
-                    ends: &GivenEnds::default(),
-                    terminal: false,
-                };
-                act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check, None), control))??.obstacles
-            }
-            None => Vec::new(),
+        let obstacles = match (image, of_whom) {
+            (Some(image), _) => self.obstacles(context, image)?,
+            (None, Some(error)) => vec![Obstacle {
+                object: "owner of the tree".to_owned(),
+                reason: format!("{error:#}"),
+            }],
+            (None, None) => Vec::new(),
         };
         self.print(&shown, &obstacles)?;
         match wanted.map(|act| hindrances(act, &shown, &obstacles)) {
             Some(found) if !found.list.is_empty() => Err(found.into()),
             _ => Ok(0),
         }
+    }
+
+    /// What stands in the way of a restore.
+    fn obstacles(&self, context: &Context, image: ImageFiles) -> Result<Vec<Obstacle>, Failure> {
+        // As restore does.
+        match &context.handed {
+            Some(handed) => handed.become_root()?,
+            None => become_root(Map::default().ids_for(&image)?)?,
+        }
+        let grants = Grants::take(Vec::new(), &[])?;
+        let outside = Outside {
+            tcp: TcpMode::Established,
+            grants: &grants,
+            mounts: &Given::default(),
+            ends: &GivenEnds::default(),
+            terminal: false,
+        };
+        let found = act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check, None), control))??;
+        Ok(found.obstacles)
     }
 
     fn print(&self, shown: &[&Feature], obstacles: &[Obstacle]) -> anyhow::Result<()> {

@@ -29,6 +29,7 @@ mod image_file;
 mod limits;
 mod map;
 mod mounts;
+mod owner;
 mod publish;
 
 /// A time that is given in seconds.

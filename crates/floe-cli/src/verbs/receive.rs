@@ -1,7 +1,7 @@
 //! `floe receive`.
 
 use super::{keys::KeysFolder, map::Map, restore::Method};
-use crate::{Context, act, failure::Outcome, output};
+use crate::{Context, act, behalf, failure::Outcome, output};
 use clap::{ArgGroup, Args};
 use floe_image::ImageFiles;
 use floe_migrate::{
@@ -74,6 +74,7 @@ impl Receive {
             return Err(LinkError::NoPeers.into());
         }
         let become_user = |image: &ImageFiles| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            behalf::refuse_users(image)?;
             let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)
         };
