@@ -80,10 +80,13 @@ impl Place {
 
     /// Starts the server on the first host.
     fn start(&self, host: &Host) -> String {
+        self.start_program(host, &["python3", "-c", ECHO])
+    }
+
+    /// Starts a program there that is to have a device eth0.
+    fn start_program(&self, host: &Host, program: &[&str]) -> String {
         let name = host.name("server");
-        host.done(&[
-            "run", "-d", "--name", &name, "--net", "none", "--", "python3", "-c", ECHO,
-        ]);
+        host.done(&[&["run", "-d", "--name", &name, "--net", "none", "--"], program].concat());
         let pid = host.pid1(&name);
         self.networks[0].shell(&format!(
             "ip link add veth0 type veth peer name eth0 netns {pid}; ip link set veth0 master br0 up"
@@ -178,6 +181,65 @@ fn connections_go_on_at_the_other_host() {
     }
     talk.expect_well();
     hosts[0].done(&["rm", "-f", &name]);
+}
+
+const REDIS: &str = "
+until ip link set eth0 up; do sleep 0.01; done 2> /dev/null
+ip link set lo up && ip addr add 10.9.0.2/24 dev eth0 &&
+exec redis-server --save '' --protected-mode no";
+
+/// No command of many clients fails while it goes there and back, and none is done twice.
+#[test]
+fn redis_moves_under_load() {
+    let Some(place) = Place::make() else { return };
+    if !has("redis-server") {
+        return skip("there is no redis-server");
+    }
+    let hosts = place.hosts();
+    let name = place.start_program(&hosts[0], &["sh", "-c", REDIS]);
+    let redis = |line: &str| run(Command::new("redis-cli").args(["-h", "10.9.0.2"]).args(line.split(' ')));
+    until("redis", || redis("ping").out.trim() == "PONG");
+    let over = Arc::new(AtomicBool::new(false));
+    let load = {
+        let over = Arc::clone(&over);
+        thread::spawn(move || {
+            let mut counted = 0;
+            while !over.load(Ordering::SeqCst) {
+                let line = "-h 10.9.0.2 -n 20000 -c 20 -q incr counted";
+                let done = run(Command::new("redis-benchmark").args(line.split(' ')));
+                assert_eq!(done.status, 0, "{}", done.err);
+                assert!(
+                    !done.out.contains("rror") && !done.err.contains("rror"),
+                    "{} {}",
+                    done.out,
+                    done.err
+                );
+                counted += 20_000;
+            }
+            counted
+        })
+    };
+    for (turn, options) in [&["--rounds", "2"][..], &["--lazy"], &[]].into_iter().enumerate() {
+        let (from, to) = (&hosts[turn % 2], &hosts[1 - turn % 2]);
+        let socket = format!("unix:{}", to.path("receive.sock").display());
+        let receiver = Receiver::start_with(to, &socket, &NET, |_| {});
+        // Clients come and go meanwhile.
+        let line = [
+            "migrate",
+            &name,
+            receiver.address(),
+            "--tcp",
+            "established",
+            "--patience",
+            "20",
+        ];
+        from.done(&[&line[..], options].concat());
+        expect_one([from, to], &name, "moved");
+    }
+    over.store(true, Ordering::SeqCst);
+    let counted: u64 = load.join().expect("no command fails");
+    assert_eq!(redis("get counted").out.trim(), counted.to_string());
+    hosts[1].done(&["rm", "-f", &name]);
 }
 
 #[test]
