@@ -12,7 +12,7 @@ use floe_image::record::{
 };
 use floe_sys::{
     Pid, descriptor,
-    procfs::{self, OwnCgroup},
+    procfs::{self, CgroupsOf, OwnCgroup},
 };
 use nix::sched::CloneFlags;
 use std::{
@@ -114,7 +114,7 @@ pub(super) fn usual() -> CgroupAccess {
 
 /// Each hierarchy with the places of all threads in it, and whether the root's place is the first of all.
 fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeError> {
-    let mounts = procfs::read("/proc/self/mountinfo")?;
+    let mut cgroups = CgroupsOf::tasks(procfs::read("/proc/self/mountinfo")?);
     let mut all: BTreeMap<String, (Vec<Seat<'_>>, bool)> = BTreeMap::new();
     for process in tree.living() {
         for thread in &process.threads {
@@ -123,15 +123,15 @@ fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeErr
                 hierarchy,
                 path,
                 is_top,
-            } in procfs::cgroups_where(&task, &mounts)?
+            } in cgroups.of(&task)?
             {
-                let controllers = String::from_utf8_lossy(&hierarchy).into_owned();
+                let controllers = String::from_utf8_lossy(hierarchy).into_owned();
                 let (seats, top) = all.entry(controllers).or_insert_with(|| (Vec::new(), false));
                 *top |= is_top;
                 seats.push(Seat {
                     process,
                     ns_tid: thread.ns_tid,
-                    directory: PathBuf::from(OsStr::from_bytes(&path)),
+                    directory: PathBuf::from(OsStr::from_bytes(path)),
                 });
             }
         }

@@ -24,10 +24,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
 };
 
@@ -98,9 +95,14 @@ fn path(pid: Pid, tid: Pid, name: &str) -> String {
     format!("/proc/{pid}/task/{tid}/ns/{name}")
 }
 
+/// As the link of /proc names it, `uts:[4026531838]`, which is told sooner than by following it.
 fn inode_at(path: String) -> Result<u64, NsError> {
-    let found = std::fs::metadata(&path).map_err(read_error(path))?;
-    Ok(found.ino())
+    let number = std::fs::read_link(&path).and_then(|link| {
+        let name = link.to_str().and_then(|name| name.strip_suffix(']'));
+        let number = name.and_then(|name| name.split_once(":[")?.1.parse().ok());
+        number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    });
+    number.map_err(read_error(path))
 }
 
 fn inode_of(file: &OwnedFd) -> io::Result<u64> {
@@ -208,8 +210,7 @@ impl Others {
             for kind in OF_A_THREAD {
                 self.meet((kind, kind.name()), (process, thread.tid), refusals)?;
             }
-            let of_children = |tid| inode_at(path(process.pid, tid, children));
-            if of_children(thread.tid)? != of_children(leader)? {
+            if inode_at(path(process.pid, thread.tid, children))? != led {
                 refuse_kind(process, children, refusals);
             }
         }

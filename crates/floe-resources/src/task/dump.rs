@@ -293,7 +293,7 @@ fn dump_thread(
     let registers = thread.registers()?;
     let registers = portable(thread, &status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
-    let comm = procfs::read(&format!("{directory}/comm"))?;
+    let comm = procfs::read_at_once(&format!("{directory}/comm"))?;
     let scheduling = scheduling::dump(tid, usual).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
         tid: NsPid(ids.ns_tid),

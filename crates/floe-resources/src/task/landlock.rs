@@ -77,6 +77,8 @@ pub struct Decoys {
     /// By PID namespace, by its position among the tree's, what its `ns_last_pid` was before the first of them.
     last: HashMap<usize, Last>,
     made: HashMap<(usize, u64, u32, u32), Decoy>,
+    /// The user namespace of the process that was looked at last: its threads have the same.
+    user: Option<(Pid, u64)>,
 }
 
 /// What a decoy writes to `ns_last_pid` of its namespace.
@@ -143,6 +145,7 @@ impl Decoys {
             needed: landlock::is_there(),
             last: HashMap::new(),
             made: HashMap::new(),
+            user: None,
         }
     }
 
@@ -160,14 +163,20 @@ impl Decoys {
             return Ok(None);
         }
         let (user, group) = (status.uids[0], status.gids[0]);
-        let space = UserSpace::of(process.task())?;
-        let inside = match self.made.entry((process.pid_namespace, space.inode, user, group)) {
+        let task = process.task();
+        let inode = match self.user {
+            Some((known, inode)) if known == task => inode,
+            _ => UserSpace::of(task)?.inode,
+        };
+        self.user = Some((task, inode));
+        let inside = match self.made.entry((process.pid_namespace, inode, user, group)) {
             Entry::Occupied(made) => made.get().inside,
             Entry::Vacant(place) => {
                 let last = self.last.entry(process.pid_namespace);
-                let last = last.or_insert_with(|| Last::of_namespace(process.task()));
-                let thread = status.ns_pid.first().map_or(process.task(), |tid| Pid::new(*tid));
-                let decoy = place.insert(Decoy::make((process.task(), thread), (user, group, &space), *last)?);
+                let last = last.or_insert_with(|| Last::of_namespace(task));
+                let thread = status.ns_pid.first().map_or(task, |tid| Pid::new(*tid));
+                let space = UserSpace::of(task)?;
+                let decoy = place.insert(Decoy::make((task, thread), (user, group, &space), *last)?);
                 if matches!(last, Last::BeforeMine) {
                     *last = Last::Known(decoy.inside - 1);
                 }

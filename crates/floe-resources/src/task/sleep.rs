@@ -76,7 +76,9 @@ impl Sleepers {
     pub fn look(&mut self, tid: Pid) {
         let runs = Runs::read(&format!("/proc/{tid}"));
         // In this order: where it fell asleep only after the first look, the count of its sleeps will tell.
-        let sleeps = Stat::of(tid).is_ok_and(|stat| matches!(stat.state, b'S' | b'D'));
+        // As of a thread: of a process all threads would be added up.
+        let stat = Stat::read(&format!("/proc/{tid}/task/{tid}"));
+        let sleeps = stat.is_ok_and(|stat| matches!(stat.state, b'S' | b'D'));
         // While it is moved to another processor there is no time; then it is about to run.
         if let Some(runs) = runs.filter(|runs| sleeps && runs.last > 0) {
             self.before.entry(tid).or_insert(runs);

@@ -1,7 +1,8 @@
 //! Which cgroups a process is in: /proc/PID/cgroup, and where these are mounted, cgroups(7).
 
-use super::{ProcError, mounts::unescaped, read};
+use super::{ProcError, mounts::unescaped, read, read_at_once};
 use crate::Pid;
+use std::collections::HashMap;
 
 /// A cgroup of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +25,34 @@ pub fn own_cgroups(pid: Pid) -> Result<Vec<OwnCgroup>, ProcError> {
     Ok(parse(&cgroups, &mounts))
 }
 
-/// As [`own_cgroups`], of the task whose directory in /proc this is, in hierarchies that a mountinfo file names.
-///
-/// # Errors
-/// [`ProcError`].
-pub fn cgroups_where(task: &str, mountinfo: &[u8]) -> Result<Vec<OwnCgroup>, ProcError> {
-    Ok(parse(&read(&format!("{task}/cgroup"))?, mountinfo))
+/// The cgroups of many tasks, most of which are in the same ones.
+#[derive(Debug)]
+pub struct CgroupsOf {
+    mounts: Vec<u8>,
+    /// What the file of a task said, and what that means.
+    known: HashMap<Vec<u8>, Vec<OwnCgroup>>,
+}
+
+impl CgroupsOf {
+    /// In hierarchies that a mountinfo file names.
+    #[must_use]
+    pub fn tasks(mountinfo: Vec<u8>) -> Self {
+        Self {
+            mounts: mountinfo,
+            known: HashMap::new(),
+        }
+    }
+
+    /// As [`own_cgroups`], of the task whose directory in /proc this is.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn of(&mut self, task: &str) -> Result<&[OwnCgroup], ProcError> {
+        let text = read_at_once(&format!("{task}/cgroup"))?;
+        let Self { mounts, known } = self;
+        let found = known.entry(text);
+        Ok(found.or_insert_with_key(|text| parse(text, mounts)))
+    }
 }
 
 fn parse(cgroups: &[u8], mounts: &[u8]) -> Vec<OwnCgroup> {

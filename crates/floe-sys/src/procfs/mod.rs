@@ -13,7 +13,7 @@ mod status;
 mod timers;
 
 pub use autogroup::autogroup_nice;
-pub use cgroups::{OwnCgroup, cgroups_where, own_cgroups};
+pub use cgroups::{CgroupsOf, OwnCgroup, own_cgroups};
 pub use descriptor::{Descriptors, FdInfo, descriptor_count, descriptors};
 pub use limits::{LIMITS, limits};
 pub use maps::{Mapping, VmFlag};
@@ -69,7 +69,19 @@ impl ProcError {
 /// # Errors
 /// [`ProcError::Read`].
 pub fn read(path: &str) -> Result<Vec<u8>, ProcError> {
-    read_whole(path).map_err(|source| ProcError::Read {
+    read_whole(path, false).map_err(|source| ProcError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads a file that is one text to the kernel (`single_open` of linux/seq_file.h), not a list: a call that does not fill its
+/// buffer has read all of it.
+///
+/// # Errors
+/// [`ProcError::Read`].
+pub fn read_at_once(path: &str) -> Result<Vec<u8>, ProcError> {
+    read_whole(path, true).map_err(|source| ProcError::Read {
         path: path.to_owned(),
         source,
     })
@@ -77,7 +89,7 @@ pub fn read(path: &str) -> Result<Vec<u8>, ProcError> {
 
 /// As std::fs::read, but with room from the start: these files say that they have no bytes, and a small first guess makes
 /// many calls of it.
-fn read_whole(path: &str) -> io::Result<Vec<u8>> {
+fn read_whole(path: &str, at_once: bool) -> io::Result<Vec<u8>> {
     const ROOM: usize = 8 << 10;
     let mut file = File::open(path)?;
     let mut bytes = vec![0; ROOM];
@@ -88,7 +100,13 @@ fn read_whole(path: &str) -> io::Result<Vec<u8>> {
                 bytes.truncate(filled);
                 return Ok(bytes);
             }
-            Ok(got) => filled += got,
+            Ok(got) => {
+                filled += got;
+                if at_once && filled < bytes.len() {
+                    bytes.truncate(filled);
+                    return Ok(bytes);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

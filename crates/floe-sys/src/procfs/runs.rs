@@ -1,6 +1,6 @@
 //! /proc/PID/sched: when a task last ran. Kernels built without it tell nothing.
 
-use super::read_text;
+use super::read_at_once;
 
 /// The lines of /proc/PID/sched that floe reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,8 @@ impl Runs {
     /// Reads `directory`/sched, where `directory` is `/proc/PID` or `/proc/PID/task/TID`.
     #[must_use]
     pub fn read(directory: &str) -> Option<Self> {
-        Self::parse(&read_text(&format!("{directory}/sched")).ok()?)
+        let text = read_at_once(&format!("{directory}/sched")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&text))
     }
 
     /// Parses the text.

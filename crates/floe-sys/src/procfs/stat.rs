@@ -1,6 +1,6 @@
 //! /proc/PID/stat.
 
-use super::{ProcError, read};
+use super::{ProcError, read_at_once};
 use crate::Pid;
 
 /// The fields of /proc/PID/stat that floe reads, named as in proc(5).
@@ -40,7 +40,7 @@ impl Stat {
     /// [`ProcError`].
     pub fn read(directory: &str) -> Result<Self, ProcError> {
         let path = format!("{directory}/stat");
-        Self::parse(&read(&path)?).map_err(|field| ProcError::Field { path, field })
+        Self::parse(&read_at_once(&path)?).map_err(|field| ProcError::Field { path, field })
     }
 
     /// Reads a process's.

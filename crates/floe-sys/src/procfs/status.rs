@@ -1,6 +1,6 @@
 //! /proc/PID/status.
 
-use super::{ProcError, read_text};
+use super::{ProcError, read_at_once};
 
 /// The lines of /proc/PID/status that floe reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,8 +62,8 @@ impl Status {
     /// [`ProcError`].
     pub fn read(directory: &str) -> Result<Self, ProcError> {
         let path = format!("{directory}/status");
-        let text = read_text(&path)?;
-        Self::parse(&text).map_err(|field| ProcError::Field { path, field })
+        let text = read_at_once(&path)?;
+        Self::parse(&String::from_utf8_lossy(&text)).map_err(|field| ProcError::Field { path, field })
     }
 
     /// Parses the text; lines that are absent (a zombie's, another kernel's) keep zeros.
