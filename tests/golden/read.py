@@ -313,6 +313,9 @@ network = fields(
     traffic=fields(disciplines=several(raw), classes=several(raw), filters=several(raw)),
 )
 owner_of_all = fields(namespace=fields(maker=both(u32, u32), users=ranges, groups=ranges, setgroups=boolean))
+machine = fields(
+    level=optional(text), features=several(text), components=several(fields(number=u32, offset=u32, bytes=u32)), vdso=raw,
+)
 image_id = times(u8, 16)
 identity = fields(id=image_id, base=optional(fields(id=image_id, name=raw, pages=u64)))
 page_map = fields(owner=owner, runs=several(fields(start=u64, pages=u64, first=u64)), huge=several(fields(start=u64, count=u64)))
@@ -326,7 +329,7 @@ RECORDS = {
     5: ("mapped_files", mapped_file), 6: ("shmems", shmem), 7: ("ghosts", ghost), 8: ("open_files", open_file),
     9: ("objects", shared_object), 10: ("descriptor_tables", descriptor_table), 12: ("page_maps", page_map),
     14: ("mount_namespaces", mount_namespace), 15: ("filesystems", filesystem),
-    16: ("networks", network), 17: ("identity", identity), 18: ("owner", owner_of_all),
+    16: ("networks", network), 17: ("identity", identity), 18: ("owner", owner_of_all), 19: ("machine", machine),
 }
 PAGES, INDEX = 11, 13
 

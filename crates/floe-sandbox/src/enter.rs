@@ -2,6 +2,7 @@
 
 use crate::{
     message::{self, kind},
+    processor::ProcessorState,
     sandbox::{Sandbox, SandboxError},
     state::StateDir,
     tasks::living_thread,
@@ -110,6 +111,8 @@ pub struct Place {
     below: Option<OwnedFd>,
     /// Its cgroups, where the command is to be in those.
     entrances: Vec<Entrance>,
+    /// What its programs are limited to.
+    processor: ProcessorState,
     /// Its root and working directory, where these are to be the command's.
     directories: Option<[OwnedFd; 2]>,
 }
@@ -132,6 +135,7 @@ impl Place {
             thread,
             pidfd,
             entrances: cgroups.entrances_to(sandbox.pid1()?)?,
+            processor: sandbox.state().processor.clone(),
             directories: None,
         })
     }
@@ -157,11 +161,13 @@ impl Place {
             directory("root", "open the root directory")?,
             directory("cwd", "open the working directory")?,
         ];
+        let (entrances, processor) = of_sandbox_around(thread, state_dir)?;
         Ok(Self {
             thread,
             pidfd,
             below: None,
-            entrances: entrances_of_sandbox(thread, state_dir)?,
+            entrances,
+            processor,
             directories: Some(directories),
             name,
         })
@@ -202,8 +208,8 @@ fn shown_below(task: floe_sys::Pid) -> Option<OwnedFd> {
     Some(shown)
 }
 
-/// The ways into the cgroups of a task of a sandbox; none where it is of none.
-fn entrances_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Vec<Entrance>, EnterError> {
+/// The ways into the cgroups of a task of a sandbox, and what its programs are limited to; nothing where it is of none.
+fn of_sandbox_around(task: floe_sys::Pid, state_dir: &StateDir) -> Result<(Vec<Entrance>, ProcessorState), EnterError> {
     let process = floe_sys::procfs::Status::read(&format!("/proc/{task}"));
     let process = process.map_or(task, |status| floe_sys::Pid::new(status.tgid));
     for sandbox in Sandbox::list(state_dir)? {
@@ -213,10 +219,11 @@ fn entrances_of_sandbox(task: floe_sys::Pid, state_dir: &StateDir) -> Result<Vec
             if own.is_frozen()? {
                 return Err(EnterError::Frozen(sandbox.name().to_owned()));
             }
-            return Ok(cgroups.entrances_to(process)?);
+            let processor = sandbox.state().processor.clone();
+            return Ok((cgroups.entrances_to(process)?, processor));
         }
     }
-    Ok(Vec::new())
+    Ok(Default::default())
 }
 
 /// Runs the command with the caller's streams; returns its exit status (128 + N for signal N). `started` is told its PID.
@@ -308,7 +315,7 @@ fn execute(request: &EnterRequest, place: &Place, new_user: bool) -> (Errno, Str
         return (error, action);
     }
     fork::default_signals();
-    let environment = strings(&request.env);
+    let environment = strings(&place.processor.environment(&request.env));
     let path = environment
         .iter()
         .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));

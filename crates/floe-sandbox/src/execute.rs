@@ -113,7 +113,7 @@ impl Command<'_> {
         let Some(program) = self.spec.command.first() else {
             return FLOE_FAILED;
         };
-        let mut variables = self.spec.env.clone();
+        let mut variables = self.spec.processor.environment(&self.spec.env);
         if let Some(account) = self.account {
             if let Err((error, text)) = become_user(account) {
                 report(self.monitor, error, &text);

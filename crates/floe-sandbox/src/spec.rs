@@ -1,6 +1,6 @@
 //! What a sandbox is to be.
 
-use crate::{Mounts, WindowSize, account::RunAs, link::LinkSpec};
+use crate::{Mounts, WindowSize, account::RunAs, link::LinkSpec, processor::ProcessorState};
 use floe_cgroup::Limits;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -69,6 +69,8 @@ pub struct SandboxSpec {
     pub pid_depth: u32,
     /// Run the command as PID 2 below a small init that reaps orphans and forwards signals.
     pub init: bool,
+    /// What its programs may find out about the processor, or may have before they came here.
+    pub processor: ProcessorState,
     /// What it may take.
     pub limits: Limits,
     /// Controllers whose cgroups it needs besides, or `name=` and the name of a version 1 hierarchy.
@@ -99,6 +101,7 @@ impl Default for SandboxSpec {
             run_as: None,
             pid_depth: 1,
             init: false,
+            processor: ProcessorState::default(),
             limits: Limits::default(),
             controllers: Vec::new(),
             console: Console::Pipes { stdin: false },

@@ -3,6 +3,7 @@
 use crate::{
     launch::unique_name,
     link::LinkState,
+    processor::ProcessorState,
     spec::{Origin, SandboxSpec},
 };
 use floe_cgroup::{Cgroup, CgroupError, Cgroups, Hierarchies};
@@ -118,6 +119,9 @@ pub struct SandboxState {
     pub link: Option<LinkState>,
     /// Whether it has a mount namespace of its own.
     pub mount: Origin,
+    /// What its programs may have chosen by.
+    #[serde(default)]
+    pub processor: ProcessorState,
     /// The hand-over by which it came from another host.
     #[serde(default)]
     pub handover: Option<String>,
@@ -356,6 +360,7 @@ impl SandboxState {
             console: ConsoleState::Pipes([None; 3]),
             link: None,
             mount: spec.mount,
+            processor: spec.processor.here(),
             handover: None,
         }
     }

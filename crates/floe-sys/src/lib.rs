@@ -31,6 +31,7 @@ pub mod pagemap;
 pub mod pager;
 pub mod pid;
 pub mod pipe;
+pub mod processor;
 pub mod procfs;
 pub mod ptrace;
 pub mod route;

@@ -8,6 +8,8 @@ use std::mem::MaybeUninit;
 
 /// NT_PRSTATUS: general registers.
 pub const NT_PRSTATUS: i32 = 1;
+/// NT_PRFPREG: the area of FXSAVE.
+pub const NT_PRFPREG: i32 = 2;
 /// NT_X86_XSTATE: the XSAVE area.
 pub const NT_X86_XSTATE: i32 = 0x202;
 /// Bytes of a `siginfo_t`.

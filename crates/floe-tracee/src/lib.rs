@@ -15,7 +15,9 @@ mod rseq;
 mod script;
 mod stopped;
 
-pub use arch::{GENERAL_BYTES, Registers, call_instruction, is_native, vdso_tail, xfeatures};
+pub use arch::{
+    GENERAL_BYTES, Registers, call_instruction, components_in_use, is_native, moved_components, vdso_tail, xfeatures,
+};
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};
 pub use copy::MemoryCopy;

@@ -8,7 +8,10 @@
 use crate::arch::{GENERAL_BYTES, Registers};
 use floe_sys::{
     Pid, procfs,
-    ptrace::{self, DispatchConfiguration, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES, Wait},
+    ptrace::{
+        self, DispatchConfiguration, NT_PRFPREG, NT_PRSTATUS, NT_X86_XSTATE, Queue, RseqConfiguration, SIGINFO_BYTES,
+        Wait,
+    },
 };
 use nix::errno::Errno;
 use std::{
@@ -19,6 +22,7 @@ use std::{
 
 /// Larger than any XSAVE area today (AMX: 11 KiB).
 const XSTATE_ROOM: usize = 32 << 10;
+const FXSAVE_BYTES: usize = 512;
 
 /// How long a thread may stay in a sleep that nothing interrupts before that is an error.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -386,22 +390,31 @@ impl Stopped {
             .map_err(|e| self.failed("write registers", e))
     }
 
-    /// The whole XSAVE area.
+    /// The whole XSAVE area; on a processor without XSAVE that of FXSAVE, 512 bytes.
     ///
     /// # Errors
     /// [`TraceError::Request`].
     pub fn extended(&self) -> Result<Vec<u8>, TraceError> {
         let mut bytes = [0; XSTATE_ROOM];
-        let got = ptrace::registers(self.tid, NT_X86_XSTATE, &mut bytes).map_err(|e| self.failed("read xstate", e))?;
+        let got = match ptrace::registers(self.tid, NT_X86_XSTATE, &mut bytes) {
+            Err(Errno::ENODEV) => ptrace::registers(self.tid, NT_PRFPREG, &mut bytes),
+            got => got,
+        };
+        let got = got.map_err(|e| self.failed("read xstate", e))?;
         Ok(bytes[..got].to_vec())
     }
 
-    /// Sets the whole XSAVE area, whose size must be this host's.
+    /// Sets what [`Stopped::extended`] reads, of the same size.
     ///
     /// # Errors
     /// [`TraceError::Request`].
     pub fn set_extended(&self, bytes: &[u8]) -> Result<(), TraceError> {
-        ptrace::set_registers(self.tid, NT_X86_XSTATE, bytes).map_err(|e| self.failed("write xstate", e))
+        let set = if bytes.len() == FXSAVE_BYTES {
+            NT_PRFPREG
+        } else {
+            NT_X86_XSTATE
+        };
+        ptrace::set_registers(self.tid, set, bytes).map_err(|e| self.failed("write xstate", e))
     }
 
     /// The blocked signals (within sigsuspend and its like, those blocked behind the call).

@@ -45,6 +45,7 @@ mod outer_ends;
 mod outside;
 mod packet_filters;
 mod peers;
+mod processors;
 mod programs;
 mod refusals;
 mod refusals_task;

@@ -62,6 +62,8 @@ fn options(name: &str) -> &'static [&'static str] {
         &["--net", "none"]
     } else if name == "cgroups-limits" {
         &["--pids", "50", "--memory", "200m", "--cpus", "2"]
+    } else if name == "cpu-level" {
+        &["--cpu", "x86-64-v2"]
     } else {
         &[]
     }
@@ -140,6 +142,7 @@ victims! {
     bpf_maps "bpf-maps",
     clocks_go_on "clocks-go-on",
     clone_sharing "clone-sharing",
+    cpu_level "cpu-level",
     credentials "credentials",
     descriptors_many "descriptors-many",
     epoll_targets "epoll-targets",

@@ -1,6 +1,12 @@
 //! Reads all state of a held tree but page contents, and finds all that can't be carried.
 
-use super::{Target, console::Streams, seize::HeldTree, tty};
+use super::{
+    Target,
+    console::Streams,
+    machine::{header, machine},
+    seize::HeldTree,
+    tty,
+};
 use crate::{
     restore::{PlanError, plan},
     stage::{Control, StageError},
@@ -9,8 +15,8 @@ use floe_image::{
     Numbering,
     record::{
         AddressSpaceRecord, ClocksRecord, ConsoleRecord, DirectoryRecord, HeaderRecord, IpcRecord, LinkRecord,
-        NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PidsOfChildren, ProcessRecord, PublishedRecord,
-        SandboxRecord, TerminalLink, VdsoRecord,
+        MachineRecord, NamespaceContents, NamespaceOrigin, NetworkRecord, NsPid, PidsOfChildren, ProcessRecord,
+        PublishedRecord, SandboxRecord, TerminalLink,
     },
 };
 use floe_resources::{
@@ -26,18 +32,16 @@ use floe_resources::{
 use floe_sandbox::{AttachError, LINK_INSIDE, LinkState};
 use floe_sys::{
     Pid,
-    memory::MemoryFile,
     procfs::{Mapping, ProcError},
     sched::Usual,
     time_namespace::Clocks,
 };
-use floe_tracee::{Stopped, TraceError, vdso_tail, xfeatures};
+use floe_tracee::{Stopped, TraceError};
 use nix::errno::Errno;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
     os::fd::AsFd,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// State that could not be read.
@@ -113,6 +117,7 @@ pub enum PagesLookedAt {
 /// All records but page maps, and where contents are to be read from.
 pub struct Inspected {
     pub header: HeaderRecord,
+    pub machine: MachineRecord,
     pub sandbox: SandboxRecord,
     pub processes: Vec<ProcessRecord>,
     pub spaces: Vec<AddressSpaceRecord>,
@@ -266,9 +271,10 @@ impl Inspected {
             contents.read_heads()?;
         }
         let bytes = pages.values().sum::<u64>() * 4096 + contents.sources.iter().map(|source| source.size).sum::<u64>();
-        let header = header(held)?;
+        let (header, vdso) = header(held)?;
         Ok(Self {
             header,
+            machine: machine(target, vdso),
             sandbox,
             processes,
             spaces,
@@ -523,65 +529,5 @@ fn clocks(root: Pid) -> Result<ClocksRecord, ProcError> {
     Ok(ClocksRecord {
         monotonic: seen.monotonic.max(0) as u64,
         boottime: seen.boottime.max(0) as u64,
-    })
-}
-
-fn header(held: &HeldTree) -> Result<HeaderRecord, InspectError> {
-    let extended = held.threads.values().next().map_or(Ok(Vec::new()), Stopped::extended)?;
-    let uname = nix::sys::utsname::uname().map_err(|source| InspectError::Read {
-        what: "the kernel's name",
-        pid: Pid::new(0),
-        source: source.into(),
-    })?;
-    let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
-    Ok(HeaderRecord {
-        floe_version: env!("CARGO_PKG_VERSION").to_owned(),
-        arch: text(uname.machine()),
-        kernel: text(uname.release()),
-        host: text(uname.nodename()),
-        created: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
-        page_size: 4096,
-        xstate_size: extended.len() as u32,
-        xfeatures: xfeatures(&extended),
-        vdso: vdso(held)?,
-    })
-}
-
-fn vdso(held: &HeldTree) -> Result<VdsoRecord, InspectError> {
-    let Some((pid, mappings)) = held.mappings.iter().next() else {
-        return Ok(VdsoRecord {
-            mappings: Vec::new(),
-            checksum: 0,
-        });
-    };
-    read_vdso(*pid, mappings)
-}
-
-/// The vDSO of a process: the kernel's mappings in it and the checksum of its text.
-pub(crate) fn read_vdso(pid: Pid, mappings: &[floe_sys::procfs::Mapping]) -> Result<VdsoRecord, InspectError> {
-    let special: Vec<_> = mappings
-        .iter()
-        .filter(|m| m.path.starts_with(b"[v") && m.path != b"[vsyscall]")
-        .collect();
-    let mut checksum = 0;
-    if let Some(text) = special.iter().find(|m| m.path == b"[vdso]") {
-        let wrap = |source| InspectError::Read {
-            what: "the vDSO",
-            pid,
-            source,
-        };
-        let mut image = vec![0; text.len() as usize];
-        MemoryFile::open(pid)
-            .and_then(|memory| memory.read(text.start, &mut image))
-            .map_err(wrap)?;
-        let end = vdso_tail(&image).unwrap_or(image.len());
-        checksum = crc32c::crc32c(&image[..end]);
-    }
-    let name = |m: &floe_sys::procfs::Mapping| (String::from_utf8_lossy(&m.path).into_owned(), m.len());
-    Ok(VdsoRecord {
-        mappings: special.into_iter().map(name).collect(),
-        checksum,
     })
 }

@@ -17,6 +17,7 @@ mod background;
 mod console;
 mod following;
 mod inspect;
+mod machine;
 mod mappings;
 mod output;
 mod patience;
@@ -27,7 +28,7 @@ mod write;
 
 pub use background::CopyError;
 pub use inspect::InspectError;
-pub(crate) use inspect::read_vdso;
+pub(crate) use machine::read_vdso;
 pub use output::{OpenOutput, Output, OutputError, Publish};
 pub use seize::SeizeError;
 pub use traces::{freeze_without_traces, thaw_without_traces};
@@ -45,7 +46,7 @@ use floe_resources::{
     task::Sleepers,
     tree::FoundTree,
 };
-use floe_sandbox::{ConsoleState, LinkState, Sandbox, SandboxError};
+use floe_sandbox::{ConsoleState, LinkState, ProcessorState, Sandbox, SandboxError};
 use floe_sys::{
     Pid,
     procfs::{self, ProcError, Status},
@@ -106,6 +107,8 @@ pub enum Target {
         command: Vec<String>,
         /// What joins its network to the host's.
         link: Option<LinkState>,
+        /// What its programs may have chosen by.
+        processor: Box<ProcessorState>,
     },
     /// A tree that floe did not start: its root.
     Tree {
@@ -144,6 +147,7 @@ impl Target {
             folder: sandbox.folder().to_owned(),
             command: sandbox.state().command.clone(),
             link: sandbox.state().link.clone(),
+            processor: Box::new(sandbox.state().processor.clone()),
         })
     }
 
@@ -173,6 +177,14 @@ impl Target {
         match self {
             Self::Sandbox { link, .. } => link.as_ref(),
             Self::Tree { .. } => None,
+        }
+    }
+
+    /// What its programs may have chosen by.
+    fn processor(&self) -> ProcessorState {
+        match self {
+            Self::Sandbox { processor, .. } => processor.as_ref().clone(),
+            Self::Tree { .. } => ProcessorState::default(),
         }
     }
 

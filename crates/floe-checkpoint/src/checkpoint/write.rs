@@ -260,6 +260,7 @@ impl<'a> Writing<'a> {
 
 fn write_records(inspected: &Inspected, identity: &IdentityRecord, writer: &mut ImageWriter) -> Result<(), WriteError> {
     writer.record(&inspected.header)?;
+    writer.record(&inspected.machine)?;
     writer.record(identity)?;
     writer.record(&inspected.sandbox)?;
     let mounts = &inspected.mounts;

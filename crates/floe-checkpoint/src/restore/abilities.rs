@@ -15,40 +15,10 @@ const UNSET: u32 = u32::MAX;
 /// The nodes are counted among those that a task may use, whichever these are.
 const MPOL_F_RELATIVE_NODES: u32 = 1 << 14;
 
-/// Components of the extended state (XSAVE) that not all processors have: bits, the flag in /proc/cpuinfo, a name. Intel SDM
-/// volume 1, 13.1.
-const COMPONENTS: [(u64, &str, &str); 4] = [
-    (1 << 2, "avx", "AVX"),
-    (0b111 << 5, "avx512f", "AVX-512"),
-    (1 << 9, "ospke", "protection keys"),
-    (0b11 << 17, "amx_tile", "AMX"),
-];
-/// Where the header of the extended state says which components are in use (XSTATE_BV).
-const IN_USE: std::ops::Range<usize> = 512..520;
-
-/// The components of a thread's extended state that are in use and not among the flags of this processor.
-fn lacking_components(extended: &[u8], flags: &str) -> Vec<&'static str> {
-    let bytes = extended.get(IN_USE).and_then(|bytes| bytes.try_into().ok());
-    let in_use = bytes.map_or(0, u64::from_le_bytes);
-    let has = |flag: &str| flags.split_ascii_whitespace().any(|own| own == flag);
-    let lacking = COMPONENTS
-        .iter()
-        .filter(|(bits, flag, _)| in_use & bits != 0 && !has(flag));
-    lacking.map(|(_, _, name)| *name).collect()
-}
-
-/// The flags of this host's processors; `None` where they are not told.
-fn processor_flags() -> Option<String> {
-    let text = procfs::read_text("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("flags"))?;
-    Some(line.split_once(':')?.1.to_owned())
-}
-
 /// Tells `add` of each object that stands in the way, and why.
 pub(super) fn obstacles(image: &Image, own: &Status, add: &mut dyn FnMut(String, String)) -> Result<(), RestoreError> {
     login(image.sandbox().login, own, add)?;
     let nodes = online_nodes();
-    let flags = processor_flags();
     let users = KnownUsers::here(own)?;
     for (number, record) in (1..).zip(&image.sandbox().namespaces) {
         if let (0, NamespaceContents::User(user)) = (record.owner, &record.contents)
@@ -78,12 +48,6 @@ pub(super) fn obstacles(image: &Image, own: &Status, add: &mut dyn FnMut(String,
             if thread.switches.cpuid_forbidden && !can_forbid_cpuid() {
                 let reason = "cpuid is forbidden to it, which this processor can't do (cpuid_fault)";
                 add(object.clone(), reason.to_owned());
-            }
-            let lacking = flags
-                .as_ref()
-                .map(|flags| lacking_components(&thread.registers.extended, flags));
-            for name in lacking.unwrap_or_default() {
-                add(object.clone(), format!("it uses {name}, which this processor has not"));
             }
             if let Some(node) = missing_node(thread, &nodes) {
                 let reason = format!("its memory policy (set_mempolicy) names node {node}, which is not there");

@@ -23,6 +23,7 @@ mod namespaces;
 mod networks;
 mod plan;
 mod preflight;
+mod processor;
 mod sharing;
 mod state;
 mod supply;
@@ -34,6 +35,7 @@ pub use disk::FilesMode;
 pub use lazy::Postponed;
 pub use plan::{PlanError, Step, plan};
 pub use preflight::{Obstacle, obstacles};
+pub use processor::ProcessorMode;
 
 use crate::{
     checkpoint::InspectError,
@@ -114,6 +116,9 @@ pub enum PidMethod {
     SetTid,
 }
 
+/// What stands in the way where files on disk have changed, and where the processor is a lesser one.
+pub type Differences = (FilesMode, ProcessorMode);
+
 /// A caller's last word before a restored tree runs.
 pub type BeforeThaw<'a> = dyn FnMut(&Launch) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
@@ -131,8 +136,8 @@ pub struct Request<'a> {
     pub foreground: bool,
     /// What becomes of TCP connections whose other ends are outside of the tree, and what else of the host's it gets.
     pub outside: Outside<'a>,
-    /// What stands in the way where files on disk changed since.
-    pub files: FilesMode,
+    /// What of this host may differ from the one that the image was made on.
+    pub differences: Differences,
     /// Ports of the host that are to be the sandbox's; those that were, where `None`.
     pub publish: Option<Vec<Published>>,
     /// By which hand-over it comes from another host: it is left frozen until that is decided. It runs where there is none.
@@ -289,7 +294,7 @@ pub struct DryRun {
 /// [`RestoreError`].
 pub fn dry_run(
     image: ImageFiles,
-    (outside, files, publish): (Outside<'_>, FilesMode, Publish<'_>),
+    (outside, differences, publish): (Outside<'_>, Differences, Publish<'_>),
     control: &Control<'_>,
 ) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
@@ -298,7 +303,7 @@ pub fn dry_run(
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    let obstacles = obstacles(&image, (&connections, outside, publish), files)?;
+    let obstacles = obstacles(&image, (&connections, outside, publish), differences)?;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -362,7 +367,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let outside = request.outside;
     let publish = request.publish.as_deref();
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    let found = obstacles(&image, (&connections, outside, publish), request.files)?;
+    let found = obstacles(&image, (&connections, outside, publish), request.differences)?;
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }
@@ -373,6 +378,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let spec = SandboxSpec {
         controllers: plan.controllers(),
         link: link::spec(&image, publish),
+        processor: processor::state(&image),
         ..sandbox_spec(&image, request.name, request.foreground)
     };
     let (near, far) = Channel::pair().map_err(RestoreError::system("make the channel to the tasks"))?;
@@ -407,7 +413,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let views = cgroups::views(&image, &groups, launch.cgroups())?;
     groups.open_up()?;
     world.settle_in(1)?;
-    let base = SeedState::read(world.seed()?).map_err(|e| task_error(1, e))?;
+    let base = SeedState::read(world.seed()?, processor::components(&image)).map_err(|e| task_error(1, e))?;
     world.base = base.users();
     control.enter("mounts")?;
     let known = &world.namespaces.known;

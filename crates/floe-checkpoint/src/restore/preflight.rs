@@ -5,7 +5,9 @@ use super::{
     disk::{FilesMode, Look},
     link::{self, Publish},
     mounts::Rehearsal,
-    networks, supply,
+    networks,
+    processor::{self, ProcessorMode},
+    supply,
 };
 use crate::checkpoint::read_vdso;
 use floe_image::{
@@ -55,11 +57,12 @@ impl fmt::Display for Obstacle {
 pub fn obstacles(
     image: &Image,
     (connections, outside, publish): (&OutsideEnds, Outside<'_>, Publish<'_>),
-    files: FilesMode,
+    (files, mode): (FilesMode, ProcessorMode),
 ) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
     clocks(image, &mut found);
+    found.extend(processor::obstacles(image, mode));
     // What follows is looked for where the tree will find it.
     let mut rehearsal = Rehearsal::of(image, outside.mounts)?;
     // Under another root than the tree's there is nothing to be looked for.
@@ -210,7 +213,7 @@ fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), 
         );
     }
     let own = Pid::new(std::process::id() as i32);
-    let vdso = read_vdso(own, &Mapping::read_all_without_flags(own)?)?;
+    let (vdso, _) = read_vdso(own, &Mapping::read_all_without_flags(own)?)?;
     if !header.vdso.mappings.is_empty() && vdso != header.vdso {
         let kernel = uname.release().to_string_lossy();
         add(

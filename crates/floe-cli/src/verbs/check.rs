@@ -1,6 +1,7 @@
 //! `floe check`.
 
 use super::{
+    cpu::Lesser,
     image_file::{self, Bases},
     map::Map,
     owner::OwnerOption,
@@ -45,6 +46,9 @@ pub struct Check {
     bases: Bases,
     #[command(flatten)]
     owner: OwnerOption,
+    /// Of the image: a processor that lacks what the tree's programs may use.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
+    cpu: Lesser,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -134,7 +138,9 @@ impl Check {
             ends: &GivenEnds::default(),
             terminal: false,
         };
-        let found = act::perform(|control| restore::dry_run(image, (outside, FilesMode::Check, None), control))??;
+        let found = act::perform(|control| {
+            restore::dry_run(image, (outside, (FilesMode::Check, self.cpu.into()), None), control)
+        })??;
         Ok(found.obstacles)
     }
 

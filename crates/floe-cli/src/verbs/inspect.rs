@@ -73,6 +73,10 @@ struct Header {
     id: String,
     /// The ordinary user in whose user namespace the tree was.
     owner: Option<u32>,
+    /// The level of processors that it was started for.
+    cpu: Option<String>,
+    /// Instructions that its programs may have chosen by, where they were started for no level.
+    instructions: Vec<String>,
     /// The image that it is based on.
     base: Option<BasedOn>,
 }
@@ -178,6 +182,7 @@ impl Inspect {
 
 fn header(image: &Image) -> Header {
     let (header, sandbox) = (image.header(), image.sandbox());
+    let machine = image.machine().cloned().unwrap_or_default();
     Header {
         floe: header.floe_version.clone(),
         name: sandbox.name.clone(),
@@ -188,6 +193,8 @@ fn header(image: &Image) -> Header {
         command: sandbox.command.clone(),
         id: image.identity().id.to_string(),
         owner: image.owner().map(|owner| owner.namespace.maker.0),
+        cpu: machine.level,
+        instructions: machine.features,
         base: image.identity().base.as_ref().map(|base| BasedOn {
             name: base.shown(),
             id: base.id.to_string(),
@@ -374,6 +381,9 @@ fn print_header(whole: &Whole) {
     ));
     if let Some(user) = header.owner {
         output::line(&format!("in a user namespace of user {user}'s"));
+    }
+    if let Some(level) = &header.cpu {
+        output::line(&format!("started for processors of level {level}"));
     }
     if let Some(base) = &header.base {
         let rest = match base.chain {

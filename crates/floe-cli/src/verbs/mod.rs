@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod check;
 pub mod checkpoint;
+pub mod cpu;
 pub mod demo;
 pub mod exec;
 pub mod freeze;

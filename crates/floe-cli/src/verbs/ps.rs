@@ -30,6 +30,8 @@ struct Row {
     limits: Option<ShownLimits>,
     address: Option<String>,
     published: Vec<String>,
+    /// The level of processors that it was started for.
+    cpu: Option<String>,
     created: u64,
     command: Vec<String>,
 }
@@ -63,6 +65,7 @@ fn print_sandboxes(all: &[Sandbox], json: bool) -> Outcome {
                 limits: json.then(|| limits(sandbox)),
                 address: state.link.as_ref().map(|link| link.address.to_string()),
                 published: published(state.link.as_ref()),
+                cpu: state.processor.level.clone(),
                 created: state.created,
                 command: state.command.clone(),
             }

@@ -1,8 +1,9 @@
 //! `floe receive`.
 
-use super::{keys::KeysFolder, map::Map, restore::Method};
+use super::{cpu::Lesser, keys::KeysFolder, map::Map, restore::Method};
 use crate::{Context, act, behalf, failure::Outcome, output};
 use clap::{ArgGroup, Args};
+use floe_checkpoint::restore::FilesMode;
 use floe_image::ImageFiles;
 use floe_migrate::{
     link::{Address, LinkError, Listener},
@@ -45,6 +46,9 @@ pub struct Receive {
     insecure: bool,
     #[command(flatten)]
     keys: KeysFolder,
+    /// A processor that lacks what the programs of the sandboxes may use.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
+    cpu: Lesser,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -89,6 +93,7 @@ impl Receive {
             pid_method: self.pid_method.into(),
             mounts: &mounts,
             net: &net,
+            differences: (FilesMode::Check, self.cpu.into()),
             become_user: &become_user,
             tell: &tell,
         };

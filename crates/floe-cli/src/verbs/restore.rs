@@ -1,6 +1,7 @@
 //! `floe restore`.
 
 use super::{
+    cpu::Lesser,
     foreground::Stay,
     image_file::{self, Bases},
     map::Map,
@@ -90,6 +91,9 @@ pub struct Restore {
     /// Files on disk that changed since the image was made, which holds no content of files that have a name.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     files: Files,
+    /// A processor that lacks what the tree's programs may use.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
+    cpu: Lesser,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -175,8 +179,8 @@ impl Restore {
         }
         let publish = all_different(&self.publish)?;
         if self.dry_run {
-            let found =
-                act::perform(|control| restore::dry_run(image, (outside, self.files.into(), publish), control))??;
+            let differences = (self.files.into(), self.cpu.into());
+            let found = act::perform(|control| restore::dry_run(image, (outside, differences, publish), control))??;
             return print(found);
         }
         let (report, attached) = self.perform(context, image, (outside, publish))?;
@@ -253,7 +257,7 @@ impl Restore {
             pid_method: self.pid_method.into(),
             foreground: !self.detach,
             outside,
-            files: self.files.into(),
+            differences: (self.files.into(), self.cpu.into()),
             publish: publish.map(<[Published]>::to_vec),
             hold: None,
             lazy: self.lazy,

@@ -1,6 +1,7 @@
 //! `floe run`.
 
 use super::{
+    cpu::For,
     foreground::Stay,
     limits::LimitArguments,
     map::Map,
@@ -80,6 +81,11 @@ pub struct Run {
     publish: Vec<Published>,
     #[command(flatten)]
     mounts: MountArguments,
+    /// For which processors the command is started, so that the sandbox can go to hosts with lesser ones than this: glibc, and
+    /// libraries that come in several builds (glibc-hwcaps), choose what all of these can do. Programs that ask the processor
+    /// themselves are not held to it (docs/moving-between-processors.md says which, and what to do about them).
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "host")]
+    cpu: For,
     #[command(flatten)]
     limits: LimitArguments,
     /// The command.
@@ -188,6 +194,7 @@ impl Run {
             run_as: self.user.clone(),
             pid_depth: self.pid_depth,
             init: self.init,
+            processor: self.cpu.state()?,
             limits: self.limits.limits()?,
             console,
             remove: !self.detach,

@@ -6,6 +6,7 @@ mod content;
 mod files;
 mod ip_sets;
 mod ipc;
+mod machine;
 mod memory;
 mod mounts;
 mod namespaces;
@@ -21,6 +22,7 @@ pub use cgroups::CgroupFault;
 pub use content::ContentFault;
 pub use files::FileFault;
 pub use ipc::IpcFault;
+pub use machine::MachineFault;
 pub use memory::MemoryFault;
 pub use mounts::MountFault;
 pub use namespaces::NamespaceFault;
@@ -116,6 +118,9 @@ pub enum Contradiction {
     /// Open files.
     #[error(transparent)]
     File(#[from] FileFault),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineFault),
     /// Page maps.
     #[error(transparent)]
     Content(#[from] ContentFault),
@@ -132,6 +137,7 @@ pub(crate) fn check(image: &Image) -> Result<(), Contradiction> {
     numbers("filesystem", image.filesystems().iter().map(|record| record.id))?;
     numbers("open file", image.open_files().iter().map(|record| record.id))?;
     tree::check(image)?;
+    machine::check(image)?;
     pids::check(image)?;
     cgroups::check(image)?;
     namespaces::check(image)?;

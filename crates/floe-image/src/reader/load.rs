@@ -7,7 +7,10 @@ use crate::{
     codec::{self, DecodeError},
     envelope::{ENVELOPE_BYTES, Envelope, is_intact},
     frame::{FrameError, HEADER_BYTES, INDEX_VERSION, RECORDS_LIMIT, TRAILER_BYTES, check_header, check_trailer},
-    record::{HeaderRecord, IdentityRecord, IndexRecord, OwnerRecord, Record, RecordEntry, RecordKind, SandboxRecord},
+    record::{
+        HeaderRecord, IdentityRecord, IndexRecord, MachineRecord, OwnerRecord, Record, RecordEntry, RecordKind,
+        SandboxRecord,
+    },
 };
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -252,6 +255,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
     let mut sandboxes: Vec<SandboxRecord> = Vec::new();
     let mut identities: Vec<IdentityRecord> = Vec::new();
     let mut owners: Vec<OwnerRecord> = Vec::new();
+    let mut machines: Vec<MachineRecord> = Vec::new();
     let mut records = Records::default();
     let mut ahead = Ahead::new(&file);
     for (position, entry) in index.records.iter().enumerate() {
@@ -274,6 +278,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
             RecordKind::Network => push(&mut records.networks, place, entry, &body)?,
             RecordKind::Identity => push(&mut identities, place, entry, &body)?,
             RecordKind::Owner => push(&mut owners, place, entry, &body)?,
+            RecordKind::Machine => push(&mut machines, place, entry, &body)?,
             RecordKind::Pages | RecordKind::Index => {
                 return Err(ReadError::Index("it lists pages or itself as a record"));
             }
@@ -293,6 +298,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
         header: only(headers, "header")?,
         sandbox: only(sandboxes, "sandbox")?,
         owner: at_most_one(owners, "owner")?,
+        machine: at_most_one(machines, "machine")?,
         records,
     })
 }

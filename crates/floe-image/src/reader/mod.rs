@@ -19,8 +19,8 @@ use chain::Layer;
 
 use crate::record::{
     AddressSpaceRecord, Chunk, DescriptorTableRecord, FilesystemRecord, GhostRecord, HeaderRecord, IdentityRecord,
-    IndexRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord, OwnerRecord,
-    PageId, PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
+    IndexRecord, MachineRecord, MappedFileRecord, MountNamespaceRecord, NetworkRecord, ObjectRecord, OpenFileRecord,
+    OwnerRecord, PageId, PageMapRecord, ProcessRecord, ProcessState, RecordEntry, SandboxRecord, ShmemRecord,
 };
 use std::{
     collections::HashMap,
@@ -44,6 +44,7 @@ pub struct Image {
     header: HeaderRecord,
     sandbox: SandboxRecord,
     owner: Option<OwnerRecord>,
+    machine: Option<MachineRecord>,
     records: Records,
 }
 
@@ -173,6 +174,12 @@ impl Image {
     #[must_use]
     pub fn owner(&self) -> Option<&OwnerRecord> {
         self.owner.as_ref()
+    }
+
+    /// What of a processor and a kernel the tree's programs depend on; `None` where floe did not yet write it down.
+    #[must_use]
+    pub fn machine(&self) -> Option<&MachineRecord> {
+        self.machine.as_ref()
     }
 
     /// The sandbox.

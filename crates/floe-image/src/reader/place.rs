@@ -96,6 +96,7 @@ fn name(kind: RecordKind) -> &'static str {
         RecordKind::Network => "network",
         RecordKind::Identity => "identity",
         RecordKind::Owner => "owner",
+        RecordKind::Machine => "machine",
     }
 }
 

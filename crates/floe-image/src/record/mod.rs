@@ -8,6 +8,7 @@ mod huge;
 mod identity;
 mod index;
 mod ipc;
+mod machine;
 mod memory;
 mod mounts;
 mod namespaces;
@@ -36,6 +37,7 @@ pub use ipc::{
     AdjustmentRecord, IpcPermission, IpcRecord, MessageRecord, NoticeRecord, PosixMessageRecord, PosixQueueRecord,
     QueueRecord, SegmentRecord, SemaphoreSetRecord,
 };
+pub use machine::{ComponentRecord, MachineRecord};
 pub use memory::{
     AddressSpaceRecord, AioEvent, AioRing, ContentOwner, ExtendedAttribute, GhostKind, GhostRecord, MappedFileRecord,
     MemfdRecord, MmLayout, PageMapRecord, PageRun, ShmemRecord, VmaRecord, VmaSource,
@@ -122,13 +124,15 @@ pub enum RecordKind {
     Identity = 17,
     /// [`OwnerRecord`].
     Owner = 18,
+    /// [`MachineRecord`].
+    Machine = 19,
 }
 
 impl RecordKind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [RecordKind; 18] = [
+        const ALL: [RecordKind; 19] = [
             RecordKind::Header,
             RecordKind::Sandbox,
             RecordKind::Process,
@@ -147,6 +151,7 @@ impl RecordKind {
             RecordKind::Network,
             RecordKind::Identity,
             RecordKind::Owner,
+            RecordKind::Machine,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -186,4 +191,5 @@ records! {
     NetworkRecord = Network v 1,
     IdentityRecord = Identity v 1,
     OwnerRecord = Owner v 1,
+    MachineRecord = Machine v 1,
 }

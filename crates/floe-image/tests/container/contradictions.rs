@@ -126,6 +126,16 @@ fn namespaces_that_are_none_are_refused() {
         user(s, |user| (user.groups[0].above, user.groups[0].count) = (u32::MAX, 2));
     });
     contradiction(no_map, |s| user(s, |user| user.groups = vec![user.groups[0]; 341]));
+    let components = |s: &mut Sample, change: fn(&mut Vec<ComponentRecord>)| {
+        change(&mut s.machine.as_mut().expect("a machine").components);
+    };
+    let nowhere = "component 2 of its extended registers stands nowhere, or where another one does";
+    contradiction(nowhere, |s| components(s, |all| all[1].offset = 583));
+    contradiction(nowhere, |s| components(s, |all| all[1].bytes = 17));
+    contradiction(nowhere, |s| components(s, |all| all[0].number = 2));
+    contradiction("its vDSO has 65537 bytes", |s| {
+        s.machine.as_mut().expect("a machine").vdso = vec![0; 65_537];
+    });
     let no_owner = "the user namespace that the tree was in can't be one";
     let owner = |s: &mut Sample, change: fn(&mut UserNamespaceRecord)| {
         change(&mut s.owner.as_mut().expect("an owner").namespace);

@@ -48,6 +48,7 @@ fn read_here(image: &Image) -> Value {
         "filesystems": image.filesystems(),
         "networks": image.networks(),
         "owner": image.owner().into_iter().collect::<Vec<_>>(),
+        "machine": image.machine().into_iter().collect::<Vec<_>>(),
         "open_files": image.open_files(),
         "objects": image.objects(),
         "descriptor_tables": image.descriptor_tables(),

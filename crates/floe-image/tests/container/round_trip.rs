@@ -46,6 +46,7 @@ properties! {
     a_network_record_reads_back: NetworkRecord,
     an_identity_record_reads_back: IdentityRecord,
     an_owner_record_reads_back: OwnerRecord,
+    a_machine_record_reads_back: MachineRecord,
     an_index_record_reads_back: IndexRecord,
 }
 
@@ -69,6 +70,7 @@ fn an_image_of_everything_reads_back() {
         sample.filesystems.len(),
         sample.networks.len(),
         usize::from(sample.owner.is_some()),
+        usize::from(sample.machine.is_some()),
     ];
     // Header, sandbox and identity besides.
     let records = 3 + several.iter().sum::<usize>();

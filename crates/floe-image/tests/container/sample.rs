@@ -38,6 +38,7 @@ pub struct Sample {
     pub filesystems: Vec<FilesystemRecord>,
     pub networks: Vec<NetworkRecord>,
     pub owner: Option<OwnerRecord>,
+    pub machine: Option<MachineRecord>,
     /// Pages, chunk by chunk.
     pub chunks: Vec<Vec<u8>>,
 }
@@ -70,6 +71,7 @@ impl Sample {
         all(&mut writer, &self.filesystems)?;
         all(&mut writer, &self.networks)?;
         all(&mut writer, self.owner.as_slice())?;
+        all(&mut writer, self.machine.as_slice())?;
         writer.record(&self.identity)?;
         let (mut sink, summary) = writer.finish()?;
         sink.flush()?;
@@ -155,7 +157,7 @@ fn sysctls() -> Vec<SysctlRecord> {
 /// The content of `tests/golden/v1.floe`.
 pub fn whole() -> Sample {
     Sample {
-        header: header(64),
+        header: header(600),
         identity: identity(7),
         sandbox: SandboxRecord {
             name: "golden".to_owned(),
@@ -355,6 +357,7 @@ pub fn whole() -> Sample {
         mount_namespaces: sample_mounts::mount_namespaces(),
         networks: sample_network::networks(sample_filter::packet_filter()),
         owner: Some(owner()),
+        machine: Some(machine()),
         filesystems: sample_mounts::filesystems(),
         chunks: vec![stripes(1, 5), noise(2, 2 * PAGE_BYTES), stripes(3, 4)],
     }
@@ -440,6 +443,7 @@ pub fn tiny() -> Sample {
         filesystems: Vec::new(),
         networks: Vec::new(),
         owner: None,
+        machine: None,
         chunks: vec![stripes(0, 1)],
     }
 }
@@ -454,6 +458,17 @@ fn owner() -> OwnerRecord {
             groups: vec![range(0, 100, 1)],
             setgroups: false,
         },
+    }
+}
+
+/// Of a processor with AVX and protection keys, whose numbers are no vendor's.
+fn machine() -> MachineRecord {
+    let component = |number, offset, bytes| ComponentRecord { number, offset, bytes };
+    MachineRecord {
+        level: Some("x86-64-v2".to_owned()),
+        features: vec!["AVX".to_owned(), "XSAVE".to_owned()],
+        components: vec![component(9, 576, 8), component(2, 584, 16)],
+        vdso: b"\x7fELF\x02\x01".to_vec(),
     }
 }
 

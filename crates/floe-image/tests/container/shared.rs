@@ -96,6 +96,7 @@ pub fn compare(image: &Image, sample: &Sample, whose: &str) {
     assert_eq!(image.filesystems(), sample.filesystems, "{whose}");
     assert_eq!(image.networks(), sample.networks, "{whose}");
     assert_eq!(image.owner(), sample.owner.as_ref(), "{whose}");
+    assert_eq!(image.machine(), sample.machine.as_ref(), "{whose}");
     let pages: Vec<usize> = image.chunks().iter().map(|chunk| chunk.page_bytes()).collect();
     let wanted: Vec<usize> = sample.chunks.iter().map(Vec::len).collect();
     assert_eq!(pages, wanted, "{whose}: the sizes of the chunks");

@@ -8,7 +8,7 @@ use crate::{
 };
 use floe_checkpoint::{
     host::{Act, Standing, features},
-    restore::{self, FilesMode, dry_run, restore},
+    restore::{self, dry_run, restore},
     stage::Control,
 };
 use floe_image::ImageFiles;
@@ -62,7 +62,7 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
         fail_at: None,
         observer: &observer,
     };
-    let found = dry_run(records, (outside, FilesMode::Check, None), &control).map_err(of)?;
+    let found = dry_run(records, (outside, session.request.differences, None), &control).map_err(of)?;
     findings.extend(found.obstacles.iter().map(ToString::to_string));
     match findings.len() {
         0 => Ok(Counts::default()),
@@ -104,7 +104,7 @@ pub fn build(
         pid_method: session.request.pid_method,
         foreground: false,
         outside,
-        files: FilesMode::Check,
+        differences: session.request.differences,
         publish: None,
         hold: Some(&holding),
         lazy,

@@ -17,7 +17,7 @@ use crate::{
     worker::Counts,
 };
 use floe_checkpoint::{
-    restore::PidMethod,
+    restore::{Differences, PidMethod},
     stage::{Control, Injection},
 };
 use floe_image::ImageFiles;
@@ -62,6 +62,8 @@ pub struct Request<'a> {
     pub mounts: &'a Given,
     /// Ends of devices at this host. Those for devices that a sandbox has not are not for it.
     pub net: &'a GivenEnds,
+    /// What of this host may differ.
+    pub differences: Differences,
     /// Called before an image is looked at or restored, in a process that does nothing else.
     pub become_user: &'a Become<'a>,
     /// Told what happens.

@@ -11,10 +11,11 @@ use super::{
 use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
 use floe_sys::{
     Pid,
+    processor::{self, Component},
     procfs::{self, ProcError, Status},
     sched::{self, Usual},
 };
-use floe_tracee::{Puppet, PuppetError, Registers, Script};
+use floe_tracee::{Puppet, PuppetError, Registers, Script, moved_components};
 use std::io;
 
 const PR_SET_THP_DISABLE: u64 = 41;
@@ -67,14 +68,16 @@ pub struct SeedState {
     slice: u64,
     /// Bytes of a task's extended registers.
     extended: usize,
+    /// Where their components stand in the image, and here.
+    components: [Vec<Component>; 2],
 }
 
 impl SeedState {
-    /// Reads the seed's.
+    /// Reads the seed's. The image's tasks have their extended registers' components where these are.
     ///
     /// # Errors
     /// [`RestoreError`].
-    pub fn read(puppet: &Puppet) -> Result<Self, RestoreError> {
+    pub fn read(puppet: &Puppet, components: Vec<Component>) -> Result<Self, RestoreError> {
         let seed = puppet.tid();
         let status = Status::read(&format!("/proc/{seed}"))?;
         let processors = sched::affinity(seed).map_err(|source| RestoreError::Outside {
@@ -96,6 +99,7 @@ impl SeedState {
             status,
             processors,
             slice: usual.slice,
+            components: [components, processor::components()],
             extended: puppet.task().extended().map_err(PuppetError::from)?.len(),
         })
     }
@@ -387,8 +391,9 @@ pub fn finish_thread(
         dispatch::restore(puppet, dispatch)?;
     }
     let mut extended = record.registers.extended.clone();
-    if !extended.is_empty() && extended.len() < base.extended {
-        extended.resize(base.extended, 0);
+    if !extended.is_empty() {
+        let [before, here] = &base.components;
+        extended = moved_components(&extended, before, here, base.extended);
     }
     Ok(puppet.become_somebody(general, &extended, mask)?)
 }

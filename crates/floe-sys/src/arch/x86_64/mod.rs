@@ -1,5 +1,7 @@
 //! x86-64.
 
+pub mod processor;
+
 /// The flag that open(2) sets by itself in a 64-bit program and pipe(2) does not (asm-generic/fcntl.h); libc says 0.
 pub const O_LARGEFILE: u32 = 0o100_000;
 

@@ -1,10 +1,12 @@
 //! x86-64.
 
+mod extended;
 mod registers;
 mod store;
 mod stub;
 mod vdso;
 
+pub use extended::{components_in_use, moved_components};
 pub use registers::{AUDIT_ARCH, CALL_ENTRY, GENERAL_BYTES, Registers, is_native, xfeatures};
 pub use store::StoreAndCall;
 pub use stub::{EXIT_ENTRY, SINGLE_ENTRY, STUB_BYTES, batch_entry, exit_state, exit_state_offset, stub_code};
