@@ -11,16 +11,16 @@ use floe_sys::{
     procfs::Mapping,
     userfault,
 };
-use nix::{errno::Errno, fcntl::FallocateFlags};
+use nix::fcntl::FallocateFlags;
 use std::{error::Error, fs, io};
 
 pub(super) const PROBES: &[Probe] = &[
     Probe {
         name: "PAGEMAP_SCAN",
-        used_for: "finding the pages that there are to save",
-        advice: "Linux 6.15 or newer",
+        used_for: "finding the pages that there are to save at once, and huge ones; without, the entry of each page is read",
+        advice: "Linux 6.7 or newer",
         used_by: SAVING,
-        needed_by: SAVING,
+        needed_by: NONE,
         ask: scan,
     },
     Probe {
@@ -67,27 +67,22 @@ pub(super) const PROBES: &[Probe] = &[
 
 fn scan(_: &Caller) -> Finding {
     let own = Pid::new(std::process::id() as i32);
-    let scanned = || -> Result<usize, Box<dyn Error>> {
+    let scanned = || -> Result<bool, Box<dyn Error>> {
         let mappings = Mapping::read_all_without_flags(own)?;
         let filter = Filter {
             all: Category::empty(),
-            any: Category::PRESENT | Category::GUARD,
+            any: Category::PRESENT,
             inverted: Category::empty(),
-            report: Category::PRESENT | Category::GUARD,
+            report: Category::PRESENT,
         };
-        let mut found = Vec::new();
         // The program itself.
         let first = mappings.first().ok_or("there is no memory")?;
-        Pagemap::open(own)?.scan(first.start, first.end, &filter, &mut found)?;
-        Ok(found.len())
+        Ok(Pagemap::open(own)?.knows_scan(first.start, &filter)?)
     };
     match scanned() {
-        Ok(_) => Finding::Yes("it knows guard regions".to_owned()),
-        Err(error) => Finding::No(match error.downcast_ref::<Errno>() {
-            Some(Errno::ENOTTY) => "this kernel does not have it".to_owned(),
-            Some(Errno::EINVAL) => "this kernel's does not know guard regions".to_owned(),
-            _ => words(&*error),
-        }),
+        Ok(true) => Finding::Yes("this kernel has it".to_owned()),
+        Ok(false) => Finding::No("this kernel does not have it".to_owned()),
+        Err(error) => Finding::No(words(&*error)),
     }
 }
 

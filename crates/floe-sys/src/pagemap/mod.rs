@@ -1,4 +1,7 @@
-//! /proc/PID/pagemap: which pages are there. The PAGEMAP_SCAN ioctl (Linux 6.7), Documentation/admin-guide/mm/pagemap.rst.
+//! /proc/PID/pagemap: which pages are there. The PAGEMAP_SCAN ioctl (Linux 6.7), Documentation/admin-guide/mm/pagemap.rst,
+//! and what does for it before.
+
+mod older;
 
 use crate::Pid;
 use nix::errno::Errno;
@@ -81,12 +84,33 @@ pub struct Filter {
     pub report: Category,
 }
 
+impl Filter {
+    fn mentions(&self, category: Category) -> bool {
+        (self.all | self.any | self.inverted | self.report).intersects(category)
+    }
+
+    /// The same for a kernel without guards; `None` where it asks for these alone.
+    fn without_guards(&self) -> Option<Self> {
+        let guards = Category::GUARD;
+        let wants = self.all.difference(self.inverted).contains(guards);
+        let any = self.any.difference(guards);
+        (!wants && any.is_empty() == self.any.is_empty()).then(|| Self {
+            all: self.all.difference(guards),
+            any,
+            inverted: self.inverted.difference(guards),
+            report: self.report.difference(guards),
+        })
+    }
+}
+
 /// An open pagemap.
 #[derive(Debug)]
 pub struct Pagemap(File);
 
 const ENTRY_PFN: u64 = (1 << 55) - 1;
 const ENTRY_EXCLUSIVE: u64 = 1 << 56;
+const ENTRY_OF_FILE: u64 = 1 << 61;
+const ENTRY_SWAPPED: u64 = 1 << 62;
 const ENTRY_PRESENT: u64 = 1 << 63;
 
 /// One entry of the pagemap.
@@ -99,6 +123,24 @@ impl Entry {
     pub fn frame(self) -> Option<u64> {
         let frame = self.0 & ENTRY_PFN;
         (self.0 & ENTRY_PRESENT != 0 && frame != 0).then_some(frame)
+    }
+
+    /// Whether it is in memory.
+    #[must_use]
+    pub fn present(self) -> bool {
+        self.0 & ENTRY_PRESENT != 0
+    }
+
+    /// Whether it is in swap.
+    #[must_use]
+    pub fn swapped(self) -> bool {
+        self.0 & ENTRY_SWAPPED != 0
+    }
+
+    /// Whether it is one of a file, or of shared memory.
+    #[must_use]
+    pub fn of_file(self) -> bool {
+        self.0 & ENTRY_OF_FILE != 0
     }
 
     /// Whether only this address space maps the page.
@@ -152,8 +194,11 @@ impl Pagemap {
     /// Appends to `found` the regions in `start..end` that pass the filter, merged where they touch. A large range is looked at
     /// by several threads, each a part of it.
     ///
+    /// Before Linux 6.7 the entry of each page is read, which tells nothing of huge pages; zero pages count as others for who is
+    /// not root.
+    ///
     /// # Errors
-    /// ENOTTY before Linux 6.7.
+    /// Those of ioctl(2) and pread(2).
     pub fn scan(&self, start: u64, end: u64, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
         if end.saturating_sub(start) < 2 * PART {
             return self.walk(0, start..end, filter, found);
@@ -189,12 +234,24 @@ impl Pagemap {
         })
     }
 
+    /// Whether the kernel has PAGEMAP_SCAN, tried on a page.
+    ///
+    /// # Errors
+    /// Those of ioctl(2).
+    pub fn knows_scan(&self, page: u64, filter: &Filter) -> Result<bool, Errno> {
+        match self.ask(0, page..page + 4096, filter, &mut Vec::new()) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOTTY) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// As [`Pagemap::scan`], and marks what it finds as not written, in the same instant for each page. Leaves out mappings
     /// that nobody follows. The filter must ask for [`Category::WRITTEN`] and for more: what is not there is not to be
     /// marked.
     ///
     /// # Errors
-    /// As [`Pagemap::scan`].
+    /// As [`Pagemap::scan`], and ENOTTY before Linux 6.7.
     pub fn protect_written(
         &self,
         range: Range<u64>,
@@ -205,6 +262,22 @@ impl Pagemap {
     }
 
     fn walk(&self, flags: u64, range: Range<u64>, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
+        match self.ask(flags, range.clone(), filter, found) {
+            Err(Errno::EINVAL) if filter.mentions(Category::GUARD) => match filter.without_guards() {
+                // There are none (Linux 6.13).
+                None => Ok(()),
+                Some(filter) => self.ask(flags, range, &filter, found),
+            },
+            Err(Errno::ENOTTY) if flags == 0 => match filter.without_guards() {
+                None => Ok(()),
+                Some(filter) => older::scan(self, range, &filter, found)
+                    .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
+            },
+            asked => asked,
+        }
+    }
+
+    fn ask(&self, flags: u64, range: Range<u64>, filter: &Filter, found: &mut Vec<PageRegion>) -> Result<(), Errno> {
         let Range { start, end } = range;
         let mut from = start;
         let mut batch = [PageRegion::default(); 512];
@@ -248,7 +321,7 @@ impl Pagemap {
 
 #[cfg(test)]
 mod tests {
-    use super::{Category, Filter, PART, Pagemap, parts};
+    use super::{Category, Filter, PART, Pagemap, older, parts};
     use crate::Pid;
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
     use std::num::NonZeroUsize;
@@ -312,6 +385,21 @@ mod tests {
             .scan(range.start, range.end, &filter, &mut several)
             .expect("a scan");
         assert!(one.len() > 100 && one == several, "{} and {}", one.len(), several.len());
+        let mut by_entries = Vec::new();
+        older::scan(&pagemap, range.clone(), &filter, &mut by_entries).expect("its entries");
+        assert_eq!(one, by_entries);
+        // Those that are only read are zero pages.
+        let content = Filter {
+            all: Category::ZERO,
+            inverted: Category::ZERO,
+            ..filter
+        };
+        // SAFETY: a page of the mapping.
+        unsafe { memory.as_ptr().cast::<u8>().add(50 * 4096).read_volatile() };
+        let (mut asked, mut by_entries) = (Vec::new(), Vec::new());
+        pagemap.walk(0, range.clone(), &content, &mut asked).expect("a scan");
+        older::scan(&pagemap, range, &content, &mut by_entries).expect("its entries");
+        assert!(asked == one && by_entries == one);
         // SAFETY: the mapping from above, which nobody uses any more.
         unsafe { munmap(memory, bytes) }.expect("munmap");
     }
