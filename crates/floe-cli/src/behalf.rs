@@ -12,19 +12,21 @@
 //! An image it sends by a pipe (`intake.rs`). What the user's floe prints root prints on, without control characters. Killed, root's floe takes the user's along as by SIGTERM.
 
 mod intake;
+mod records;
 mod relay;
+mod start;
+
+pub use records::{record, refuse_others_bases, refuse_others_word, refuse_users, space};
+pub use start::runtime_of;
 
 use crate::{failure::Outcome, output};
 use anyhow::Context as _;
 use floe_checkpoint::checkpoint::{OpenOutput, Output, Publish};
-use floe_image::{
-    ImageFiles,
-    record::{IdRange, OwnerRecord, UserNamespaceRecord},
-};
-use floe_sandbox::{Ids, Owner, UserSpace, become_root_by};
+use floe_image::ImageFiles;
+use floe_sandbox::{Owner, UserSpace, become_root_by};
 use floe_sys::{
-    Pid, capability,
-    descriptor::{self, keep_over_exec, take_inherited},
+    Pid,
+    descriptor::{self, take_inherited},
     fork, interrupt,
     namespace::is_in_first_user,
 };
@@ -36,16 +38,17 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getpid},
+    unistd::{geteuid, getpid},
 };
 use relay::Relay;
+use start::Start;
 use std::{
-    ffi::CString,
     fs::File,
     io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStringExt, fs::MetadataExt, net::UnixStream},
+        unix::net::UnixStream,
     },
     str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
@@ -173,10 +176,15 @@ impl Behalf {
         // Told to stop, root's floe waits until the user's has stopped.
         let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
         let interrupted = interrupt::note_signals(&signals)?;
-        let image: Vec<File> = self
-            .image
-            .take()
-            .map_or_else(Vec::new, |files| files.into_files().collect());
+        let image: Vec<File> = self.image.take().map_or_else(
+            || Ok(Vec::new()),
+            |files| {
+                files
+                    .into_files()
+                    .map(|file| to_be_read(&file))
+                    .collect::<io::Result<_>>()
+            },
+        )?;
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
         let (out, err) = (io::pipe()?, io::pipe()?);
@@ -205,6 +213,7 @@ impl Behalf {
             worker,
             is_wanted: intake.is_some(),
             intake,
+            is_mapped: self.space.is_none(),
             space: self.space,
             interrupted,
             told: None,
@@ -228,6 +237,10 @@ impl Behalf {
             drop(polled);
             if is_asked {
                 asks = root.answer()?;
+                if !asks {
+                    // Nobody is to wait for an answer. Of one that is gone already there is nothing to end.
+                    let _ = root.socket.shutdown(Shutdown::Both);
+                }
             }
             if let Some(Err(error)) = root.intake.as_mut().map(Intake::take_in) {
                 // Who sends finds the pipe broken, and gives up.
@@ -249,6 +262,11 @@ impl Behalf {
     }
 }
 
+/// A file opened anew, to be read alone: what came by a pipe root has written itself.
+fn to_be_read(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 /// What root's floe has to do with the user's.
 struct Root {
     socket: UnixStream,
@@ -256,6 +274,8 @@ struct Root {
     /// Whether an image is to be published, and was not yet.
     is_wanted: bool,
     intake: Option<Intake>,
+    /// Whether no user namespace is to be mapped any more.
+    is_mapped: bool,
     space: Option<UserSpace>,
     interrupted: &'static AtomicBool,
     /// When the user's floe was told to stop.
@@ -303,6 +323,7 @@ impl Root {
             _ => return Ok(false),
         };
         self.is_wanted &= done.is_err() || asked[0] != Deed::Publish as u8;
+        self.is_mapped |= done.is_ok() && asked[0] == Deed::Map as u8;
         let text = done.map_or_else(|text| text, |()| String::new());
         let mut answer = (text.len() as u32).to_le_bytes().to_vec();
         answer.extend(text.into_bytes());
@@ -315,6 +336,10 @@ impl Root {
         anyhow::ensure!(
             status != 0 || !self.is_wanted,
             "the floe of that user ended as if all were done, and there is no image"
+        );
+        anyhow::ensure!(
+            status != 0 || self.is_mapped,
+            "the floe of that user ended as if all were done, and has not begun"
         );
         Ok(status)
     }
@@ -335,207 +360,5 @@ fn ended(worker: nix::unistd::Pid) -> Outcome {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// All that the child needs to become that user's floe.
-struct Start {
-    program: File,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-    owner: Owner,
-    handed: Vec<RawFd>,
-    null: File,
-}
-
-impl Start {
-    fn prepare(owner: &Owner, (socket, output, image): (RawFd, Option<&File>, &[File])) -> anyhow::Result<Self> {
-        let output = output.map(AsRawFd::as_raw_fd);
-        let image: Vec<RawFd> = image.iter().map(AsRawFd::as_raw_fd).collect();
-        let text = |numbers: &[RawFd]| numbers.iter().map(RawFd::to_string).collect::<Vec<_>>().join(",");
-        let numbers = format!("{socket}:{}:{}", text(output.as_slice()), text(&image));
-        let mut own = std::env::args_os().map(OsStringExt::into_vec);
-        let mut arguments = vec![
-            own.next().unwrap_or_default(),
-            b"--handed".to_vec(),
-            numbers.into_bytes(),
-            b"--handed-at".to_vec(),
-            std::env::current_dir()?.into_os_string().into_vec(),
-        ];
-        arguments.extend(own);
-        // Root's other variables are none of the user's business.
-        let kept = ["PATH", "FLOE_STATE_DIR", "FLOE_FAIL_AT"];
-        let mut environment: Vec<Vec<u8>> = kept
-            .iter()
-            .filter_map(|name| Some([name.as_bytes(), b"=", &std::env::var_os(name)?.into_vec()].concat()))
-            .collect();
-        if let Some(runtime) = runtime_of(owner) {
-            environment.push(format!("XDG_RUNTIME_DIR={runtime}").into_bytes());
-        }
-        let strings = |all: Vec<Vec<u8>>| all.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
-        Ok(Self {
-            program: File::open("/proc/self/exe").context("open the program of floe")?,
-            arguments: strings(arguments)?,
-            environment: strings(environment)?,
-            owner: owner.clone(),
-            handed: std::iter::once(socket).chain(output).chain(image).collect(),
-            null: File::open("/dev/null").context("open /dev/null")?,
-        })
-    }
-
-    /// Becomes the user and executes floe; returns only if it failed.
-    fn execute(
-        &self,
-        front: nix::unistd::Pid,
-        (out, err): (&io::PipeWriter, &io::PipeWriter),
-        inherited: &[OwnedFd],
-    ) -> Errno {
-        let attempt = || -> Result<(), Errno> {
-            dup2_stdin(&self.null)?;
-            dup2_stderr(err)?;
-            dup2_stdout(out)?;
-            // Root's terminal is none of the user's business, and its keys neither.
-            nix::unistd::setsid()?;
-            capability::leave_keyring()?;
-            fork::default_signals();
-            fork::close_on_exec_from(3);
-            self.handed.iter().for_each(|number| keep_over_exec(*number));
-            inherited.iter().for_each(|file| keep_over_exec(file.as_raw_fd()));
-            let Owner { user, group, groups } = &self.owner;
-            capability::become_member(*user, *group, groups)?;
-            capability::give_up()?;
-            // Where root stands the user may not have come, and files would be found from there.
-            nix::unistd::chdir("/")?;
-            // A change of user would undo it.
-            fork::signal_at_parents_end(Signal::SIGTERM, front)
-        };
-        match attempt() {
-            Ok(()) => fork::execute_descriptor(self.program.as_raw_fd(), &self.arguments, &self.environment),
-            Err(error) => error,
-        }
-    }
-}
-
-/// Where that user's sandboxes are by default: the directory that a login gives them.
-pub fn runtime_of(owner: &Owner) -> Option<String> {
-    let path = format!("/run/user/{}", owner.user);
-    let found = std::fs::metadata(&path).ok()?;
-    (found.is_dir() && found.uid() == owner.user).then_some(path)
-}
-
-/// Refuses to hand an image to a user whose bases are another's, or root's.
-pub fn refuse_others_bases(image: &ImageFiles, maker: u32) -> anyhow::Result<()> {
-    for found in image.owners_of_bases() {
-        let (name, owner) = found?;
-        let is_theirs = owner.is_some_and(|owner| owner.namespace.maker.0 == maker);
-        anyhow::ensure!(
-            is_theirs,
-            "{name}, a base of the image, is of no tree of user {maker}'s"
-        );
-    }
-    Ok(())
-}
-
-/// What an image says of whose its tree was counts where nobody but root and whom it names can have written it: its file is theirs
-/// alone. What came by a pipe has no such file; without a word of a user it is taken for root's there.
-pub fn refuse_others_word(image: &ImageFiles, record: Option<&OwnerRecord>) -> anyhow::Result<()> {
-    let file = image.metadata()?;
-    let maker = record.map_or(0, |record| record.namespace.maker.0);
-    let says = match record {
-        Some(_) => format!("says that its tree was user {maker}'s"),
-        None => "does not say that its tree was an ordinary user's".to_owned(),
-    };
-    let how = "say by --owner whose it is to be: UID, UID:GID, or none for root's";
-    if file.nlink() == 0 {
-        anyhow::ensure!(
-            record.is_none(),
-            "the image {says}, and came by a pipe, from whom is not known; {how}"
-        );
-        return Ok(());
-    }
-    let user = file.uid();
-    anyhow::ensure!(
-        [0, maker].contains(&user),
-        "the image {says}, and its file is user {user}'s, who can have written that; {how}"
-    );
-    anyhow::ensure!(
-        file.mode() & 0o022 == 0,
-        "the image {says}, and others than the user of its file can have written that (chmod go-w); {how}"
-    );
-    Ok(())
-}
-
-/// Refuses, as the host's root, what is of an ordinary user's tree, where it would become one of root's.
-pub fn refuse_users(image: &ImageFiles) -> anyhow::Result<()> {
-    if !is_host_root()? {
-        return Ok(());
-    }
-    let own = image.owner()?.map(|owner| ("the image".to_owned(), owner));
-    let bases = image.owners_of_bases().map(|found| {
-        let (name, owner) = found?;
-        Ok(owner.map(|owner| (name.to_owned(), owner)))
-    });
-    let bases: Vec<_> = bases.collect::<anyhow::Result<_>>()?;
-    let Some((name, owner)) = std::iter::once(own).chain(bases).flatten().next() else {
-        return Ok(());
-    };
-    let user = owner.namespace.maker.0;
-    anyhow::bail!("{name} says that its tree was user {user}'s, and here all become root's: receive it as that user")
-}
-
-/// The record of a user namespace.
-pub fn record(space: &UserSpace) -> OwnerRecord {
-    let ranges = |ids: &[Ids]| {
-        let range = |ids: &Ids| IdRange {
-            inside: ids.inside,
-            above: ids.host,
-            count: ids.count,
-        };
-        ids.iter().map(range).collect()
-    };
-    OwnerRecord {
-        namespace: UserNamespaceRecord {
-            maker: space.owner,
-            users: ranges(&space.users),
-            groups: ranges(&space.groups),
-            setgroups: space.setgroups,
-        },
-    }
-}
-
-/// The user namespace of a record.
-pub fn space(record: &OwnerRecord) -> UserSpace {
-    let ids = |ranges: &[IdRange]| {
-        let ids = |range: &IdRange| Ids {
-            inside: range.inside,
-            host: range.above,
-            count: range.count,
-        };
-        ranges.iter().map(ids).collect()
-    };
-    let namespace = &record.namespace;
-    UserSpace {
-        owner: namespace.maker,
-        users: ids(&namespace.users),
-        groups: ids(&namespace.groups),
-        setgroups: namespace.setgroups,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_host_root, refuse_users};
-    use floe_image::ImageFiles;
-    use std::fs::File;
-
-    #[test]
-    fn root_takes_no_image_of_a_users_for_its_own() {
-        if !is_host_root().expect("who this is") {
-            return;
-        }
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/v1.floe");
-        let image = ImageFiles::from(File::open(golden).expect("an image"));
-        let error = refuse_users(&image).expect_err("it has an owner").to_string();
-        assert!(error.contains("receive it as that user"), "{error}");
     }
 }

@@ -88,6 +88,34 @@ pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Takes from a thread, and from those that it makes, what puts it before others: a policy of real time, a nice value below 0, a real-time
+/// class of I/O.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn give_up_precedence(tid: Pid) -> Result<(), Errno> {
+    /// IOPRIO_CLASS_RT and IOPRIO_CLASS_SHIFT of linux/ioprio.h.
+    const REAL_TIME: u32 = 1;
+    const CLASS_SHIFT: u32 = 13;
+    let before = attributes(tid)?;
+    if !before.is_fair() || before.nice < 0 {
+        let fair = Attributes {
+            policy: if before.is_fair() {
+                before.policy
+            } else {
+                libc::SCHED_OTHER as u32
+            },
+            nice: before.nice.max(0),
+            ..Attributes::default()
+        };
+        set_attributes(tid, &fair)?;
+    }
+    if io_priority(tid)? >> CLASS_SHIFT == REAL_TIME {
+        set_io_priority(tid, 0)?;
+    }
+    Ok(())
+}
+
 /// What this host gives threads that ask for nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Usual {

@@ -25,6 +25,7 @@ mod copies;
 mod datagrams;
 mod entered;
 mod held_namespaces;
+mod impostor;
 mod ipc_namespaces;
 mod joined;
 mod large;

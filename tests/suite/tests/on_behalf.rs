@@ -461,6 +461,14 @@ fn a_base_that_is_not_its_users() {
     by_root(&host, &line);
     tree.root.wait().expect("it has ended");
     let (name, owner) = (host.name("based"), format!("{ORDINARY}:{ORDINARY}"));
+    // Whoever can write the base says what is in memory.
+    std::os::unix::fs::chown(&first, Some(ORDINARY + 1), None).expect("give it away");
+    let error = run(&mut host.command_of_root(&["restore", "-d", text(&second)])).expect_failed();
+    assert!(
+        error.contains("first.floe, which it is based on, is user 54322's"),
+        "{error}"
+    );
+    std::os::unix::fs::chown(&first, Some(0), None).expect("take it back");
     by_root(
         &host,
         &["restore", "-d", "--name", &name, "--owner", &owner, text(&second)],

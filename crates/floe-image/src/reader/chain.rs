@@ -170,6 +170,15 @@ impl ImageFiles {
         self.own.metadata()
     }
 
+    /// The same of those that it is based on, each with the name that it was found by.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn metadata_of_bases(&self) -> impl Iterator<Item = io::Result<(&str, Metadata)>> {
+        let all = self.bases.iter();
+        all.map(|(name, file)| Ok((name.as_str(), file.metadata()?)))
+    }
+
     /// The files themselves, the image's own first, for [`ImageFiles::handed`].
     pub fn into_files(self) -> impl Iterator<Item = File> {
         std::iter::once(self.own).chain(self.bases.into_iter().map(|(_, file)| file))
