@@ -16,7 +16,8 @@ mod script;
 mod stopped;
 
 pub use arch::{
-    GENERAL_BYTES, Registers, call_instruction, components_in_use, is_native, moved_components, vdso_tail, xfeatures,
+    GENERAL_BYTES, Registers, call_instruction, components_in_use, is_native, moved_components, vdso_bridge, vdso_tail,
+    xfeatures,
 };
 pub use arena::Arena;
 pub use batch::{Batch, CallError, CallId};

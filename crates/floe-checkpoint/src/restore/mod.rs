@@ -29,6 +29,7 @@ mod state;
 mod supply;
 mod tree;
 mod users;
+mod vdso;
 mod verify;
 
 pub use disk::FilesMode;
@@ -298,12 +299,14 @@ pub fn dry_run(
     control: &Control<'_>,
 ) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
-    let image = Image::open(image)?;
+    let mut image = Image::open(image)?;
     control.enter("plan")?;
+    let (_, mut found) = vdso::prepare(&mut image)?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    let obstacles = obstacles(&image, (&connections, outside, publish), differences)?;
+    found.extend(obstacles(&image, (&connections, outside, publish), differences)?);
+    let obstacles = found;
     Ok(DryRun { steps, obstacles })
 }
 
@@ -355,8 +358,9 @@ fn plan_all(image: &Image) -> Result<(Vec<Step>, HashMap<i32, Lending>), PlanErr
 /// [`RestoreError`]; nothing is left behind then.
 pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, RestoreError> {
     control.enter("open")?;
-    let image = Image::open(request.image)?;
+    let mut image = Image::open(request.image)?;
     control.enter("plan")?;
+    let (bridge, mut found) = vdso::prepare(&mut image)?;
     let (steps, lendings) = plan_all(&image)?;
     let (later, not_later) = if request.lazy {
         lazy::choose(&image)
@@ -367,7 +371,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let outside = request.outside;
     let publish = request.publish.as_deref();
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    let found = obstacles(&image, (&connections, outside, publish), request.differences)?;
+    found.extend(obstacles(
+        &image,
+        (&connections, outside, publish),
+        request.differences,
+    )?);
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));
     }
@@ -405,6 +413,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     let mut world = World::start(seed, &image, near, far.as_raw_fd(), request.pid_method)?;
     drop(far);
     world.later = Some(&later);
+    world.bridge = Some(&bridge);
     world.cgroups = Some(&groups);
     world.restore_login(image.sandbox().login)?;
     world.namespaces = Namespaces::make(&image, launch.pid1(), &|places| {

@@ -9,7 +9,6 @@ use super::{
     processor::{self, ProcessorMode},
     supply,
 };
-use crate::checkpoint::read_vdso;
 use floe_image::{
     Image,
     record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord},
@@ -21,7 +20,7 @@ use floe_resources::{
 use floe_sys::{
     Pid,
     descriptor::open_in_root,
-    procfs::{self, Mapping, Status},
+    procfs::{self, Status},
     time_namespace, timer,
 };
 use std::{
@@ -198,31 +197,13 @@ fn clocks(image: &Image, found: &mut BTreeSet<Obstacle>) {
 }
 
 fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {
-    let mut add = |object: &str, reason: String| {
-        found.insert(Obstacle {
-            object: object.to_owned(),
-            reason,
-        })
-    };
     let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the kernel's name"))?;
     let arch = uname.machine().to_string_lossy();
     if header.arch != arch {
-        add(
-            "architecture",
-            format!("the image is of {}, this machine is {arch}", header.arch),
-        );
-    }
-    let own = Pid::new(std::process::id() as i32);
-    let (vdso, _) = read_vdso(own, &Mapping::read_all_without_flags(own)?)?;
-    if !header.vdso.mappings.is_empty() && vdso != header.vdso {
-        let kernel = uname.release().to_string_lossy();
-        add(
-            "vDSO",
-            format!(
-                "the image was made on Linux {}, whose vDSO differs from that of {kernel}",
-                header.kernel
-            ),
-        );
+        found.insert(Obstacle {
+            object: "architecture".to_owned(),
+            reason: format!("the image is of {}, this machine is {arch}", header.arch),
+        });
     }
     Ok(())
 }

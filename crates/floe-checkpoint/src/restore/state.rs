@@ -86,6 +86,9 @@ pub fn complete<'a>(
             .flat_map(|((record, filters), threads)| tasks(world, (record, *filters), threads))
             .collect();
         settle_memory(image, all[0].puppet, group[0])?;
+        if let Some(bridge) = world.bridge {
+            bridge.write(all[0].puppet.tid(), group[0].pid)?;
+        }
         for task in &all {
             restore_task(world, task, &groups, base)?;
         }

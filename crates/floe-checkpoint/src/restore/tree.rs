@@ -8,6 +8,7 @@ use super::{
     plan::Step,
     sharing::{Held, Lending, Memory},
     task_error,
+    vdso::Bridge,
 };
 use crate::stage::Control;
 use floe_image::{
@@ -103,6 +104,8 @@ pub struct World<'a> {
     filler: Filler<'a>,
     /// Pages that are left out, as they come later.
     pub later: Option<&'a Later>,
+    /// What stands in the place of another kernel's vDSO.
+    pub bridge: Option<&'a Bridge>,
     /// Where processes are put before they have memory, which is counted there.
     pub cgroups: Option<&'a Made<'a>>,
 }
@@ -140,6 +143,7 @@ impl<'a> World<'a> {
             ended: BTreeMap::new(),
             filler: Filler::new(image),
             later: None,
+            bridge: None,
             cgroups: None,
         };
         world.settle(inherited)?;

@@ -182,6 +182,11 @@ impl Image {
         self.machine.as_ref()
     }
 
+    /// Changes the address spaces, as a restore under another kernel needs them.
+    pub fn change_address_spaces(&mut self, change: impl FnMut(&mut AddressSpaceRecord)) {
+        self.records.address_spaces.iter_mut().for_each(change);
+    }
+
     /// The sandbox.
     #[must_use]
     pub fn sandbox(&self) -> &SandboxRecord {

@@ -6,7 +6,7 @@ mod x86_64;
 pub use x86_64::{
     AUDIT_ARCH, CALL_ENTRY, EXIT_ENTRY, GENERAL_BYTES, IO_PGETEVENTS, Registers, SINGLE_ENTRY, STUB_BYTES,
     StoreAndCall, batch_entry, call_instruction, components_in_use, exit_state, exit_state_offset, is_native,
-    moved_components, stub_code, vdso_tail, xfeatures,
+    moved_components, stub_code, vdso_bridge, vdso_tail, xfeatures,
 };
 
 #[cfg(not(target_arch = "x86_64"))]
