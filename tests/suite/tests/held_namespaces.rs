@@ -1,6 +1,6 @@
 //! Namespaces that no process is in, as ip(8), unshare(1) and mount(8) keep them; and what of them is refused.
 
-use floe_suite::{Host, PID_METHODS, Traces, Victim, has, run, skip, until};
+use floe_suite::{Host, PID_METHODS, Traces, Victim, enter_own_mounts, has, run, skip, until};
 use std::process::Command;
 
 /// A sandbox whose command makes namespaces in a tmpfs of its own, at /run, and says so.
@@ -12,12 +12,14 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn start(host: &'a Host, script: &str) -> Self {
+        Self::start_with_hosts(host, &format!("mount -t tmpfs none /run; {script}"))
+    }
+
+    /// The same where /run is the host's.
+    fn start_with_hosts(host: &'a Host, script: &str) -> Self {
         let (name, folder) = (host.name("keeper"), host.folder("folder"));
         let ready = folder.join("ready");
-        let script = format!(
-            "set -e; mount -t tmpfs none /run; {script}; touch {}; exec sleep 1000",
-            ready.display()
-        );
+        let script = format!("set -e; {script}; touch {}; exec sleep 1000", ready.display());
         host.done(&["run", "-d", "--name", &name, "--", "bash", "-c", &script]);
         until("it is ready", || ready.exists());
         let image = host.path("image.floe").display().to_string();
@@ -54,6 +56,40 @@ fn networks_of_ip_netns_are_kept() {
     keeper.says("ip netns exec red ping -c1 127.0.0.1 >/dev/null || ip -n red addr show lo | grep -q 127.0.0.1");
     keeper.says("ip netns del red; ip netns add green; ip netns exec green true");
     assert!(!keeper.keeps("ip netns list").contains("red"));
+}
+
+/// /run/netns is a mount on itself, with the host's networks, each once more below it, where no path leads to.
+#[test]
+fn networks_beside_the_hosts_are_kept() {
+    if !has("ip") {
+        return skip("there is no ip");
+    }
+    enter_own_mounts();
+    let shell = |script: &str| run(Command::new("sh").args(["-ec", script])).expect_done();
+    shell("mount --make-rprivate /; mount --make-rshared /; mount -t tmpfs -o mode=755 none /run");
+    shell("ip netns add host; ip -n host link add mark type veth peer name mark2");
+    let host = Host::new();
+    let keeper = Keeper::start_with_hosts(&host, "ip netns add inner; ip -n inner link add dot type veth peer name dot2");
+    let told = keeper.keeps(
+        "ip netns list | sort; for n in host inner; do ip -n $n -br link; done; grep -c netns /proc/self/mountinfo",
+    );
+    assert!(told.starts_with("host\ninner\n"), "{told}");
+    assert!(told.contains("mark") && told.contains("dot"), "{told}");
+    let below = shell("grep -c netns/host /proc/self/mountinfo");
+    assert_eq!(below.trim(), "2", "one is below the other");
+    // What is made there later does not come to the host either.
+    keeper.says("ip netns add later");
+    assert!(keeper.keeps("ip netns list").contains("later"));
+    assert!(!shell("cat /proc/self/mountinfo").contains("later"));
+    // One that is the host's, and is there no more, is missed by name.
+    host.done(&["checkpoint", &keeper.name, "-o", &keeper.image]);
+    shell("ip netns del host");
+    let missed = host.floe(&["restore", "-d", &keeper.image]).expect_failed();
+    assert!(missed.contains("mount /run/netns/host"), "{missed}");
+    assert!(host.sandboxes().is_empty());
+    shell("ip netns add host");
+    host.done(&["restore", "-d", &keeper.image]);
+    keeper.says("ip netns exec inner ip link show dot");
 }
 
 #[test]
