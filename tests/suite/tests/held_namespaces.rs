@@ -69,7 +69,10 @@ fn networks_beside_the_hosts_are_kept() {
     shell("mount --make-rprivate /; mount --make-rshared /; mount -t tmpfs -o mode=755 none /run");
     shell("ip netns add host; ip -n host link add mark type veth peer name mark2");
     let host = Host::new();
-    let keeper = Keeper::start_with_hosts(&host, "ip netns add inner; ip -n inner link add dot type veth peer name dot2");
+    let keeper = Keeper::start_with_hosts(
+        &host,
+        "ip netns add inner; ip -n inner link add dot type veth peer name dot2",
+    );
     let told = keeper.keeps(
         "ip netns list | sort; for n in host inner; do ip -n $n -br link; done; grep -c netns /proc/self/mountinfo",
     );

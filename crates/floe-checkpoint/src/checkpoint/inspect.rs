@@ -23,7 +23,7 @@ use floe_resources::{
     cgroup::{self, FoundCgroups, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError, IpcSpaces},
-    mm::{self, ContentError, Contents},
+    mm::{self, ContentError, Contents, SeenPages},
     ns::{self, FoundMounts, MountSpaces, NsError, Others},
     refusal::Refusals,
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
@@ -133,6 +133,8 @@ pub struct Inspected {
     pages: HashMap<i32, u64>,
     /// Processes whose pages were not looked at so far.
     not_looked_at: HashSet<i32>,
+    /// Where those of processes are that were looked at; for the tree as it stood still then.
+    pub seen: HashMap<i32, SeenPages>,
 }
 
 impl Inspected {
@@ -168,7 +170,7 @@ impl Inspected {
         let mut spaces = Vec::new();
         let mut decoys = Decoys::none_yet();
         let usual = Usual::find().map_err(InspectError::Usual)?;
-        let (mut pages, mut not_looked_at) = (HashMap::new(), HashSet::new());
+        let (mut pages, mut not_looked_at, mut seen) = (HashMap::new(), HashSet::new(), HashMap::new());
         let mut ends = Ends::none_yet()?;
         for found in &held.tree.processes {
             control.check("inspect")?;
@@ -198,8 +200,10 @@ impl Inspected {
                 let own = found.threads.first().map_or(0, |thread| thread.status.anonymous) / 4096;
                 let later = pages_looked_at == PagesLookedAt::InCopies && own >= WORTH_COPYING;
                 let wanted = |mapping: &Mapping| !(later && mm::shows_in_a_copy(mapping));
-                let seen = mm::look_at_pages(&process, wanted, &mut space, &mut contents)?;
-                pages.insert(found.ns_pid, if later { own.max(seen) } else { seen });
+                let found_pages = mm::look_at_pages(&process, wanted, &mut space, &mut contents)?;
+                let count = found_pages.pages;
+                pages.insert(found.ns_pid, if later { own.max(count) } else { count });
+                seen.insert(found.ns_pid, found_pages);
                 if later {
                     not_looked_at.insert(found.ns_pid);
                 }
@@ -286,6 +290,7 @@ impl Inspected {
             bytes,
             pages,
             not_looked_at,
+            seen,
         })
     }
 

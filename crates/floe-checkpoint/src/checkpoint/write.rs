@@ -169,6 +169,7 @@ impl<'a> Writing<'a> {
                 pid: found.task(),
                 parent: hosts.get(&found.ns_ppid).copied(),
                 mappings: process.mappings,
+                seen: inspected.seen.get(&found.ns_pid),
                 earlier: self.earlier(found.ns_pid),
             };
             let mut pages = PrivatePages::default();
@@ -213,6 +214,7 @@ impl<'a> Writing<'a> {
                     pid: copy.memory.pid(),
                     parent: pids.get(&copy.parent).copied(),
                     mappings: &copy.mappings,
+                    seen: None,
                     earlier: writing.earlier(copy.process),
                 };
                 let stored = pages.store(of, mm::is_copied_by_fork, &mut shared, &mut writing.writer);

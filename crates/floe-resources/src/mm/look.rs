@@ -8,12 +8,43 @@ use crate::task::HeldProcess;
 use floe_image::record::AddressSpaceRecord;
 use floe_sys::{
     Pid,
-    pagemap::{Category, Filter, Pagemap},
+    pagemap::{Category, Filter, PageRegion, Pagemap},
     procfs::Mapping,
 };
-use std::io;
+use std::{collections::HashMap, io};
 
-/// How many private pages of the `wanted` mappings hold content of their own. Notes guard regions, which are found this way,
+/// Regions that are kept of one process, at most: of memory in smaller pieces they are looked for once more.
+const MOST_REGIONS: usize = 64 << 10;
+
+/// Where a process that stands still has private pages with content of their own.
+#[derive(Debug, Default)]
+pub struct SeenPages {
+    /// By the beginning of their mapping.
+    regions: HashMap<u64, Vec<PageRegion>>,
+    count: usize,
+    /// How many pages these are, and those that are not kept.
+    pub pages: u64,
+}
+
+impl SeenPages {
+    /// Those of a mapping, if they are kept.
+    pub(super) fn of(&self, mapping: &Mapping) -> Option<&[PageRegion]> {
+        self.regions.get(&mapping.start).map(Vec::as_slice)
+    }
+
+    fn keep(&mut self, mapping: &Mapping, regions: Vec<PageRegion>) {
+        self.pages += regions
+            .iter()
+            .map(|region| (region.end - region.start) / 4096)
+            .sum::<u64>();
+        if self.count + regions.len() <= MOST_REGIONS {
+            self.count += regions.len();
+            self.regions.insert(mapping.start, regions);
+        }
+    }
+}
+
+/// The private pages of the `wanted` mappings that hold content of their own. Notes guard regions, which are found this way,
 /// in the process's record and for what `contents` are read where they are mapped.
 ///
 /// # Errors
@@ -23,19 +54,21 @@ pub fn look_at_pages(
     wanted: impl Fn(&Mapping) -> bool,
     space: &mut AddressSpaceRecord,
     contents: &mut Contents,
-) -> Result<u64, ContentError> {
+) -> Result<SeenPages, ContentError> {
     let pid = held.found.task();
     let pagemap = open_pagemap(pid)?;
-    let mut pages = 0;
+    let mut seen = SeenPages::default();
     for mapping in held.mappings.iter().filter(|mapping| wanted(mapping)) {
         let found = look_at_mapping((pid, &pagemap), mapping)?;
         if mapping.shared && !found.guards.is_empty() {
             contents.leave_out(&held.found.subject(), (pid, mapping.start), &found.guards);
         }
-        pages += found.pages;
         found.note_guards(mapping, space);
+        if !mapping.shared {
+            seen.keep(mapping, found.content);
+        }
     }
-    Ok(pages)
+    Ok(seen)
 }
 
 /// Whether a copy of the process by fork shows what [`look_at_pages`] finds of a mapping: pages of files, of shared memory and
@@ -76,15 +109,15 @@ fn open_pagemap(pid: Pid) -> Result<Pagemap, ContentError> {
 /// What is found in the page tables of one mapping.
 #[derive(Default)]
 struct FoundPages {
-    /// Private ones with content.
-    pages: u64,
+    /// Private pages with content, as [`content_of`] finds them.
+    content: Vec<PageRegion>,
     guards: Vec<(u64, u64)>,
 }
 
 impl FoundPages {
-    fn note_guards(self, mapping: &Mapping, space: &mut AddressSpaceRecord) {
+    fn note_guards(&self, mapping: &Mapping, space: &mut AddressSpaceRecord) {
         if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
-            space.vmas[index].details.guards = self.guards;
+            space.vmas[index].details.guards.clone_from(&self.guards);
         }
     }
 }
@@ -107,7 +140,7 @@ fn look_at_mapping((pid, pagemap): (Pid, &Pagemap), mapping: &Mapping) -> Result
             // Guards count as swapped.
             all: content.all.difference(Category::GUARD),
             inverted: content.inverted.difference(Category::GUARD),
-            report: Category::GUARD,
+            report: content.report | Category::GUARD,
             ..content
         }
     };
@@ -119,7 +152,7 @@ fn look_at_mapping((pid, pagemap): (Pid, &Pagemap), mapping: &Mapping) -> Result
         if region.categories & Category::GUARD.bits() != 0 {
             found.guards.push((region.start, region.end));
         } else {
-            found.pages += (region.end - region.start) / 4096;
+            found.content.push(region);
         }
     }
     Ok(found)
@@ -132,12 +165,12 @@ fn is_anonymous(mapping: &Mapping) -> bool {
 /// Guards count as swapped.
 const NO_CONTENT: Category = Category::ZERO.union(Category::GUARD);
 
-/// Finds pages of an anonymous mapping with content: not the zero page's, and no guards.
+/// Finds pages of an anonymous mapping with content, not the zero page's, and no guards; and which are huge.
 pub(super) const ANONYMOUS_CONTENT: Filter = Filter {
     all: NO_CONTENT,
     inverted: NO_CONTENT,
     any: Category::PRESENT.union(Category::SWAPPED),
-    report: Category::empty(),
+    report: Category::HUGE,
 };
 
 /// Finds pages of a private mapping whose content is its own.

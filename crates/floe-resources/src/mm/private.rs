@@ -2,7 +2,7 @@
 
 use super::{
     base::Base,
-    look::content_of,
+    look::{SeenPages, content_of},
     pages::{CHUNK_PAGES, PagesError},
     runs::{RunList, page_at},
     sharing::{Relatives, SharedPages},
@@ -15,7 +15,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
-    pagemap::{Category, Filter, PageRegion, Pagemap},
+    pagemap::{Category, PageRegion, Pagemap},
     procfs::{Mapping, VmFlag},
 };
 use std::{io, ops::Range, sync::Arc};
@@ -33,6 +33,8 @@ pub struct PagesOf<'a> {
     pub parent: Option<Pid>,
     /// The process's mappings.
     pub mappings: &'a [Mapping],
+    /// Where they are, if that is known already, and the process stands still since.
+    pub seen: Option<&'a SeenPages>,
     /// What an earlier image has of them, on which the new one is based.
     pub earlier: Option<Earlier<'a>>,
 }
@@ -104,12 +106,12 @@ impl PrivatePages {
         let mut regions: Vec<PageRegion> = Vec::new();
         let has_pages = |mapping: &&Mapping| !mapping.shared && !mapping.path.starts_with(b"[v") && wanted(mapping);
         for mapping in of.mappings.iter().filter(has_pages) {
-            let filter = Filter {
-                report: Category::HUGE,
-                ..content_of(mapping)
-            };
+            if let Some(seen) = of.seen.and_then(|seen| seen.of(mapping)) {
+                found.extend(seen.iter().map(|region| (mapping, *region)));
+                continue;
+            }
             pagemap
-                .scan(mapping.start, mapping.end, &filter, &mut regions)
+                .scan(mapping.start, mapping.end, &content_of(mapping), &mut regions)
                 .map_err(|error| unread(mapping.start, error.into()))?;
             found.extend(regions.drain(..).map(|region| (mapping, region)));
         }

@@ -258,6 +258,7 @@ const UNCHANGED: Category = Category::FOLLOWED.union(Category::PRESENT);
 const WRITTEN: Filter = Filter {
     all: ANONYMOUS_CONTENT.all.union(Category::WRITTEN),
     any: Category::PRESENT,
+    report: Category::empty(),
     ..ANONYMOUS_CONTENT
 };
 
