@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod files;
 pub mod keys;
 pub mod link;
 pub mod protocol;

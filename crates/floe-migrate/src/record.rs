@@ -129,8 +129,13 @@ fn folder(state_dir: &StateDir) -> PathBuf {
     state_dir.path().join(".migrations")
 }
 
+/// The path of something that belongs to a hand-over.
+pub(crate) fn file(state_dir: &StateDir, id: &Id, kind: &str) -> PathBuf {
+    folder(state_dir).join(format!("{}.{kind}", id.as_str()))
+}
+
 /// Makes something in the folder, which others remove whenever nothing is in it.
-fn make_in<T>(state_dir: &StateDir, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn make_in<T>(state_dir: &StateDir, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
     const ATTEMPTS: usize = 100;
     let folder = folder(state_dir);
     let mut builder = DirBuilder::new();
@@ -152,7 +157,8 @@ pub fn tidy(state_dir: &StateDir) {
     }
 }
 
-fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
+/// Removes something from the folder, if it is there.
+pub(crate) fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordError> {
     match fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -185,7 +191,7 @@ impl Record {
     /// Its file.
     #[must_use]
     pub fn path(&self, state_dir: &StateDir) -> PathBuf {
-        folder(state_dir).join(format!("{}.json", self.id.as_str()))
+        file(state_dir, &self.id, "json")
     }
 
     /// Writes it, safe on its disk.
@@ -285,7 +291,7 @@ pub struct Permit<'a> {
 
 impl<'a> Permit<'a> {
     fn path(state_dir: &StateDir, id: &Id) -> PathBuf {
-        folder(state_dir).join(format!("{}.building", id.as_str()))
+        file(state_dir, id, "building")
     }
 
     /// A new one.

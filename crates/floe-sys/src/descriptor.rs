@@ -189,6 +189,14 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) ->
     open_resolved(root, path, (flags, mode), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 }
 
+/// Opens what is below `directory`, following no symbolic links at all; over mounts it goes.
+///
+/// # Errors
+/// ELOOP where there is a link; EXDEV where the path leads out; others of openat2(2).
+pub fn open_beneath(directory: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    open_resolved(directory, path, (flags, mode), RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+}
+
 /// Opens what is below `directory`, by its path only (O_PATH), crossing neither symbolic links nor mounts. The empty path is
 /// that of the directory itself, which may be a file then.
 ///

@@ -32,6 +32,12 @@ impl TwoNetworks {
         self.0.each_ref().map(Network::host)
     }
 
+    /// The option of nsenter(1) for one side.
+    #[must_use]
+    pub fn enter(&self, side: usize) -> String {
+        format!("--net=/proc/{}/ns/net", self.0[side].pid())
+    }
+
     /// Runs commands of a shell on one side, which must succeed.
     ///
     /// # Panics

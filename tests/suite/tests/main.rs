@@ -24,6 +24,7 @@ mod connections_urgent;
 mod copies;
 mod datagrams;
 mod entered;
+mod files_sent;
 mod held_namespaces;
 mod impostor;
 mod ipc_namespaces;

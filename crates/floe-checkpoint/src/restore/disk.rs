@@ -61,6 +61,8 @@ pub struct Look<'a> {
     pub image: &'a Image,
     pub roots: &'a Roots,
     pub mode: FilesMode,
+    /// Paths of the tree's root to which the right files come before it is restored.
+    coming: &'a BTreeSet<Vec<u8>>,
     /// Device numbers of filesystems that are made anew, whose files are in the image.
     carried: &'a BTreeSet<u64>,
     /// Whether this is the host where the image was made.
@@ -72,13 +74,14 @@ impl<'a> Look<'a> {
     pub fn new(
         image: &'a Image,
         (roots, carried): (&'a Roots, &'a BTreeSet<u64>),
-        mode: FilesMode,
+        (mode, coming): (FilesMode, &'a BTreeSet<Vec<u8>>),
     ) -> Result<Self, RestoreError> {
         let uname = nix::sys::utsname::uname().map_err(RestoreError::system("read the host's name"))?;
         Ok(Self {
             image,
             roots,
             mode,
+            coming,
             carried,
             same_host: image.header().host == uname.nodename().to_string_lossy(),
         })
@@ -107,6 +110,9 @@ impl<'a> Look<'a> {
         let Some(known) = on_disk(record)? else {
             return Ok((false, None));
         };
+        if self.is_coming(record.mount_namespace, &known.path) {
+            return Ok((true, None));
+        }
         let found = look(self.roots.of(record.mount_namespace), &known.path)
             .ok()
             .filter(|(_, stat)| is_regular(stat));
@@ -118,7 +124,14 @@ impl<'a> Look<'a> {
         Ok((true, reason.map(|reason| Obstacle { object, reason })))
     }
 
+    fn is_coming(&self, mount_namespace: u32, path: &[u8]) -> bool {
+        mount_namespace == 0 && self.coming.contains(path)
+    }
+
     fn mapped(&self, record: &MappedFileRecord) -> Option<String> {
+        if self.is_coming(record.mount_namespace, &record.path) {
+            return None;
+        }
         let (file, stat) = match open_regular(self.roots.of(record.mount_namespace), &record.path) {
             Ok(opened) => opened,
             Err(reason) => return Some(reason),

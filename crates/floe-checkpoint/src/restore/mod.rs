@@ -295,7 +295,20 @@ pub struct DryRun {
 /// [`RestoreError`].
 pub fn dry_run(
     image: ImageFiles,
+    given: (Outside<'_>, Differences, Publish<'_>),
+    control: &Control<'_>,
+) -> Result<DryRun, RestoreError> {
+    dry_run_awaiting(image, given, &BTreeSet::new(), control)
+}
+
+/// The same, where files and directories are to come to paths of the tree's root before it is restored.
+///
+/// # Errors
+/// [`RestoreError`].
+pub fn dry_run_awaiting(
+    image: ImageFiles,
     (outside, differences, publish): (Outside<'_>, Differences, Publish<'_>),
+    coming: &BTreeSet<Vec<u8>>,
     control: &Control<'_>,
 ) -> Result<DryRun, RestoreError> {
     control.enter("open")?;
@@ -305,7 +318,7 @@ pub fn dry_run(
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    found.extend(obstacles(&image, (&connections, outside, publish), differences)?);
+    found.extend(obstacles(&image, (&connections, outside, publish), (differences, coming))?);
     let obstacles = found;
     Ok(DryRun { steps, obstacles })
 }
@@ -374,7 +387,7 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     found.extend(obstacles(
         &image,
         (&connections, outside, publish),
-        request.differences,
+        (request.differences, &BTreeSet::new()),
     )?);
     if !found.is_empty() {
         return Err(RestoreError::Obstacles(found));

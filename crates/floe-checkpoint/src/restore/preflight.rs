@@ -56,7 +56,7 @@ impl fmt::Display for Obstacle {
 pub fn obstacles(
     image: &Image,
     (connections, outside, publish): (&OutsideEnds, Outside<'_>, Publish<'_>),
-    (files, mode): (FilesMode, ProcessorMode),
+    ((files, mode), coming): ((FilesMode, ProcessorMode), &BTreeSet<Vec<u8>>),
 ) -> Result<Vec<Obstacle>, RestoreError> {
     let mut found = BTreeSet::new();
     machine(image.header(), &mut found)?;
@@ -68,7 +68,7 @@ pub fn obstacles(
     let is_seen = rehearsal.obstacles.is_empty() || !has_another_root(image);
     found.extend(std::mem::take(&mut rehearsal.obstacles));
     let roots = rehearsal.roots();
-    let look = Look::new(image, (roots, rehearsal.devices()), files)?;
+    let look = Look::new(image, (roots, rehearsal.devices()), (files, coming))?;
     if is_seen {
         found.extend(look.obstacles()?);
     }
@@ -130,6 +130,7 @@ pub fn obstacles(
             let exists = !is_seen
                 || path.is_empty()
                 || directory.ghost.is_some()
+                || directory.mount_namespace == 0 && coming.contains(path)
                 || open_in_root(
                     roots.of(directory.mount_namespace),
                     Path::new(OsStr::from_bytes(path)),

@@ -3,7 +3,7 @@
 use super::{keys::KeysFolder, tcp::Tcp};
 use crate::{Context, act, failure::Outcome, output};
 use anyhow::Context as _;
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 use floe_migrate::{
     keys::Keys,
     link::{
@@ -57,6 +57,11 @@ pub struct Migrate {
     /// levels up to 9 where it is far slower: by what is seen while it goes over.
     #[arg(long, default_value = "auto", value_name = "auto|LEVEL", allow_hyphen_values = true, value_parser = level)]
     level: Level,
+    /// Which files go with it where they are lacking there, if floe receive allows it: with used the programs and libraries that are
+    /// mapped and the files that are open for reading, with the directories that they and the processes are in. What is
+    /// there already, and other, stands in the way. What the sandbox writes to must be there in any case.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
+    files: Files,
     /// Send memory over so many connections at once, at most 16; not by ssh://. More than one pay where a single connection
     /// does not fill the way: it is long, and packets are lost on it.
     #[arg(long, value_name = "COUNT", default_value_t = NonZeroU16::MIN, value_parser = streams)]
@@ -106,6 +111,7 @@ impl Migrate {
             keys: keys.as_ref(),
             level: self.level.0,
             streams: self.streams,
+            files: self.files == Files::Used,
             rounds: self.rounds,
             bandwidth: self.bandwidth,
             lazy: self.lazy,
@@ -181,6 +187,8 @@ impl Migrate {
             "streams": self.streams,
             "level": self.level.0.map_or_else(|| json!("auto"), |level| json!(level)),
             "levels": levels,
+            "files": summary.files.0,
+            "file_bytes": summary.files.1,
             "bytes": summary.bytes,
             "last_bytes": summary.last_bytes,
             "paused_ms": milliseconds(summary.paused),
@@ -189,6 +197,15 @@ impl Migrate {
             "runs_there": summary.outcome.map(|outcome| outcome == There::Runs),
         })
     }
+}
+
+/// Files that go with a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Files {
+    /// None.
+    None,
+    /// What it reads.
+    Used,
 }
 
 /// A level that was said; `None`: auto.
@@ -266,6 +283,14 @@ fn in_words(address: &Address, summary: &Summary) -> String {
         milliseconds(summary.frozen),
         milliseconds(summary.total)
     );
+    let done = match summary.files {
+        (0, _) => done,
+        (count, bytes) => format!(
+            "{}, {}, sent before; {done}",
+            output::count(count as usize, "file", "files"),
+            output::bytes(bytes)
+        ),
+    };
     match outcome {
         There::Runs => format!("runs at {address}: {what}; {done}"),
         There::None => format!("went to {address}, and has ended there already: {what}; {done}"),

@@ -1,13 +1,14 @@
 //! `floe receive`.
 
-use super::{cpu::Lesser, keys::KeysFolder, map::Map, restore::Method};
+use super::{cpu::Lesser, keys::KeysFolder, map::Map, migrate::Files, restore::Method};
 use crate::{Context, act, behalf, failure::Outcome, output};
 use clap::{ArgGroup, Args};
 use floe_checkpoint::restore::FilesMode;
 use floe_image::ImageFiles;
 use floe_migrate::{
     link::{Address, LinkError, Listener},
-    target::{Event, Request, receive, receive_here},
+    protocol::Decision,
+    target::{Event, Request, receive, receive_here, settle_files},
 };
 use floe_resources::ns::{
     mounts::{Given, given_mount},
@@ -49,6 +50,10 @@ pub struct Receive {
     /// A processor that lacks what the programs of the sandboxes may use.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     cpu: Lesser,
+    /// Which files sources may have made here that their sandboxes use, wherever they want them, with any owner and mode: whoever
+    /// may is as good as root on this host. Nothing that is here is changed.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
+    files: Files,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -91,6 +96,7 @@ impl Receive {
             keys: keys.as_ref(),
             silence: self.timeout,
             pid_method: self.pid_method.into(),
+            files: self.files == Files::Used,
             mounts: &mounts,
             net: &net,
             differences: (FilesMode::Check, self.cpu.into()),
@@ -117,11 +123,14 @@ fn decide(context: &Context, name: &str, counts: bool) -> Outcome {
     else {
         return Err(anyhow::anyhow!("sandbox {name} is not held by a migration").into());
     };
-    if counts {
+    let decision = if counts {
         sandbox.release(id)?;
+        Decision::Commit
     } else {
         sandbox.abandon(id)?;
-    }
+        Decision::Abort
+    };
+    settle_files(&context.state_dir, id, decision).map_err(|refusal| anyhow::anyhow!(refusal.reason))?;
     Ok(0)
 }
 

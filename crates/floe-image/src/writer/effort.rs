@@ -1,6 +1,10 @@
 //! How much work goes into making pages small.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How much work goes into one chunk of pages. Levels are zstd's, as zstd(1) counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub enum Effort {
 pub trait Efforts: fmt::Debug + Send + Sync {
     /// Called by the thread that is about to compress a chunk of so many bytes.
     fn next(&self, bytes: usize) -> Effort;
+    /// Called by the same thread behind that: so many bytes became so many by this effort, which took so long.
+    fn packed(&self, effort: Effort, bytes: [usize; 2], took: Duration);
 }
 
 /// Who says how much work goes into the chunks of an image.
@@ -33,6 +39,12 @@ impl Level {
         match self {
             Self::Fixed(level) => Effort::Level(*level),
             Self::Asked(efforts) => efforts.next(bytes),
+        }
+    }
+
+    pub(super) fn packed(&self, effort: Effort, bytes: [usize; 2], begin: Instant) {
+        if let Self::Asked(efforts) = self {
+            efforts.packed(effort, bytes, begin.elapsed());
         }
     }
 }

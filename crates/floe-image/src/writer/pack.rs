@@ -6,7 +6,7 @@ use crate::{
     envelope::Envelope,
     record::RecordKind,
 };
-use std::io;
+use std::{io, time::Instant};
 
 const SAMPLES: usize = 8;
 const SAMPLE_BYTES: usize = 1024;
@@ -98,7 +98,9 @@ impl Packer {
         let bytes = pages as usize * PAGE_BYTES;
         fill(&mut self.pages[..bytes])?;
         self.ask(bytes)?;
+        let begin = Instant::now();
         let packed = self.compress(bytes);
+        self.level.packed(self.effort, [bytes, packed.unwrap_or(bytes)], begin);
         let compressed = packed.is_some();
         let stored = match packed {
             Some(stored) => &self.packed[..stored],
@@ -193,7 +195,10 @@ mod tests {
         chunk::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES},
         writer::effort::Efforts,
     };
-    use std::sync::{Arc, Mutex};
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -263,6 +268,11 @@ mod tests {
     impl Efforts for Said {
         fn next(&self, _: usize) -> Effort {
             *self.0.lock().expect("nobody panics")
+        }
+
+        fn packed(&self, effort: Effort, [bytes, stored]: [usize; 2], _: Duration) {
+            assert_eq!(effort, *self.0.lock().expect("nobody panics"));
+            assert!(stored <= bytes);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What source and target say to each other: `docs/wire-protocol.md`.
 
-use crate::protocol::Decision;
+use crate::{files::Entry, protocol::Decision};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol. Version 1 knew neither [`Message::Join`] nor pieces.
@@ -28,6 +28,21 @@ pub enum Message {
         /// How many more connections are to [`Join`](Self::Join), over which the later images come; none where they come by
         /// this one. At most [`STREAMS`].
         streams: u16,
+        /// Whether files come with it: behind the image they are told of by [`Files`](Self::Files).
+        files: bool,
+    },
+    /// Source: what the sandbox uses, each behind the directories that it is in, by their paths.
+    Files {
+        /// Some of it.
+        entries: Vec<Entry>,
+        /// Whether that is all.
+        last: bool,
+    },
+    /// Target: which of these files are lacking here, by their numbers from 0 on. Each follows, as data, to its
+    /// [`End`](Self::End).
+    Want {
+        /// Ascending.
+        files: Vec<u32>,
     },
     /// Source, as the first one behind [`Hello`](Self::Hello) in another connection: it belongs to this hand-over.
     Join {

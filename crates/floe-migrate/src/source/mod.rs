@@ -8,6 +8,7 @@
 //! ```
 //! What is done after each of these, whatever happens, [`protocol::Source`](crate::protocol::Source) says.
 
+mod files;
 mod hand;
 mod pace;
 mod pump;
@@ -28,6 +29,7 @@ use crate::{
     refusal::Refusal,
     worker::Counts,
 };
+use files::Offered;
 use floe_checkpoint::{checkpoint::thaw_without_traces, stage::Control};
 pub use floe_image::Effort;
 use floe_resources::file::TcpMode;
@@ -57,6 +59,8 @@ pub struct Request<'a> {
     pub keys: Option<&'a Keys>,
     /// zstd level; `None`: by what the way to the other host allows.
     pub level: Option<i32>,
+    /// Whether the files that it reads and has mapped go with it, where they are lacking at the target.
+    pub files: bool,
     /// Connections by which images go at the same time. More than one by [`Address::Tcp`] and [`Address::Unix`] alone, and at
     /// most 16.
     pub streams: NonZeroU16,
@@ -89,6 +93,8 @@ pub struct Summary {
     pub last_bytes: u64,
     /// Bytes of memory by how much work went into making them small; none where the user has said a level.
     pub efforts: Vec<(Effort, u64)>,
+    /// Files that were sent, and their bytes.
+    pub files: (u64, u64),
     /// The longest that the tree stood still in an earlier round.
     pub paused: Duration,
     /// What the tree consists of.
@@ -336,13 +342,14 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     let course = Course::new(request, control)?;
     let id = Id::new().map_err(MigrateError::system("choose the migration's id"))?;
     let mut link = greet(request.address, request.manner(control))?;
-    let (counts, instance) = save::look(&course, &id, &mut link)?;
+    let (counts, instance, offered) = save::look(&course, &id, &mut link)?;
     if request.dry_run {
         return Ok(Summary {
             rounds: 0,
             bytes: 0,
             last_bytes: 0,
             efforts: Vec::new(),
+            files: offered.sent,
             paused: Duration::ZERO,
             counts,
             frozen: Duration::ZERO,
@@ -355,7 +362,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     }
     let rounds = Rounds::send(&course, counts.memory, &mut link);
     let rounds = rounds.inspect_err(|_| rounds::forget(sandbox))?;
-    let moved = hand_over((&course, &rounds, begin), (id, instance), link);
+    let moved = hand_over((&course, &rounds, &offered), begin, (id, instance), link);
     if moved.is_err() && rounds.follows {
         rounds::forget(sandbox);
     }
@@ -364,7 +371,8 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
 
 /// Sends what is left of a tree, and hands it over.
 fn hand_over(
-    (course, rounds, begin): (&Course<'_>, &Rounds, Instant),
+    (course, rounds, offered): (&Course<'_>, &Rounds, &Offered),
+    begin: Instant,
     (id, instance): (Id, Instance),
     link: Link,
 ) -> Result<Summary, MigrateError> {
@@ -395,7 +403,7 @@ fn hand_over(
         untold: None,
         outcome: None,
     };
-    let sent = save::save(course, rounds, &mut hand);
+    let sent = save::save(course, (rounds, offered), &mut hand);
     let (outcome, counts) = hand.finish()?;
     let sent = sent?;
     let ran_on = outcome.map(|(_, since)| since);
@@ -408,6 +416,7 @@ fn hand_over(
         bytes: rounds.bytes + sent.bytes,
         last_bytes: sent.bytes,
         efforts: course.tuner().bytes(),
+        files: offered.sent,
         paused: rounds.paused,
         counts,
         frozen,

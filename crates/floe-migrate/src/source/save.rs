@@ -2,6 +2,7 @@
 
 use super::{
     Course, Hand, MigrateError, Request,
+    files::{self, Offered},
     pump::{pump, talk, wait},
     rounds::Rounds,
 };
@@ -49,12 +50,15 @@ pub fn stage_name(name: &str) -> Option<&'static str> {
 }
 
 /// Saves all but memory and has the target look for what stands in the way. The tree is stopped for a moment.
-pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, Instance), MigrateError> {
+pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, Instance, Offered), MigrateError> {
     let Course { request, control, .. } = course;
+    // In which is looked up what files it uses.
+    let records = request.files.then(tempfile::tempfile).transpose();
+    let records = records.map_err(MigrateError::system("make a temporary file"))?;
     let saved = Saved {
         then: Then::RunOnUnsaved,
         rounds: &Rounds::default(),
-        file: None,
+        file: records.as_ref(),
         record: None,
     };
     let mut worker = start(course, link, saved)?;
@@ -62,19 +66,25 @@ pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, In
         id: id.clone(),
         name: request.sandbox.name().to_owned(),
         streams: request.more_streams(),
+        files: request.files,
     };
     let peer = link.peer().to_owned();
     link.send(&offer).map_err(talk(&peer))?;
     let mut sent = Sent::default();
     // The tree stands still while its records are taken from it.
     limit(request, link);
-    pump(course, (link, &mut worker), (&mut sent, None)).map_err(|error| standstill(request, link, error))?;
+    pump(course, (link, &mut worker), (&mut sent, records.as_ref()))
+        .map_err(|error| standstill(request, link, error))?;
     link.set_deadline(None);
     worker.wait();
     link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
+    let offered = match &records {
+        Some(records) => files::send(course, records, link)?,
+        None => Offered::default(),
+    };
     loop {
         match wait(course, (link, None), &mut sent)? {
-            Some(Message::Accepted { instance }) => return Ok((sent.counts, instance)),
+            Some(Message::Accepted { instance }) => return Ok((sent.counts, instance, offered)),
             Some(Message::Stage { name }) => {
                 if let Some(name) = stage_name(&name) {
                     control.observer.stage(name);
@@ -118,9 +128,13 @@ pub fn refused_there(peer: &str, reason: &str, findings: &[String]) -> MigrateEr
 }
 
 /// Stops the tree, sends its image on the base of what went over before, and sees the hand-over through.
-pub fn save(course: &Course<'_>, rounds: &Rounds, hand: &mut Hand<'_>) -> Result<Sent, MigrateError> {
+pub fn save(
+    course: &Course<'_>,
+    (rounds, offered): (&Rounds, &Offered),
+    hand: &mut Hand<'_>,
+) -> Result<Sent, MigrateError> {
     let mut sent = Sent::default();
-    match send_image((course, rounds), hand, &mut sent) {
+    match send_image((course, rounds, offered), hand, &mut sent) {
         Ok(()) => {}
         Err((event, error)) => hand.fail(event, error),
     }
@@ -129,7 +143,11 @@ pub fn save(course: &Course<'_>, rounds: &Rounds, hand: &mut Hand<'_>) -> Result
 
 type Failed = (SourceEvent, MigrateError);
 
-fn send_image((course, rounds): (&Course<'_>, &Rounds), hand: &mut Hand<'_>, sent: &mut Sent) -> Result<(), Failed> {
+fn send_image(
+    (course, rounds, offered): (&Course<'_>, &Rounds, &Offered),
+    hand: &mut Hand<'_>,
+    sent: &mut Sent,
+) -> Result<(), Failed> {
     let Course { request, control, .. } = course;
     let failed = |error: MigrateError| (SourceEvent::Failed, error);
     let Some(link) = &mut hand.link else {
@@ -153,6 +171,8 @@ fn send_image((course, rounds): (&Course<'_>, &Rounds), hand: &mut Hand<'_>, sen
     link.send(&Message::Image { lazy: request.lazy }).map_err(lost)?;
     let failed = |link: &Link, error| (event_of(&error), standstill(request, link, error));
     pump(course, (link, worker), (sent, None)).map_err(|error| failed(link, error))?;
+    // The tree stands still, so that it has none of them changed from now on.
+    offered.are_unchanged(course).map_err(|error| failed(link, error))?;
     link.send(&Message::End { bytes: sent.bytes }).map_err(lost)?;
     // No more comes by them.
     link.streams().clear();

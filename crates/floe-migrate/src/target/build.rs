@@ -8,13 +8,13 @@ use crate::{
 };
 use floe_checkpoint::{
     host::{Act, Standing, features},
-    restore::{self, dry_run, restore},
+    restore::{self, dry_run_awaiting, restore},
     stage::Control,
 };
 use floe_image::ImageFiles;
 use floe_resources::file::{Grants, Outside, TcpMode};
 use floe_sandbox::{Holding, Sandbox};
-use std::{error::Error, fs::File, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, error::Error, fs::File, io, path::Path, time::Duration};
 
 fn of(error: impl Error + 'static) -> Refusal {
     Refusal::of(&error)
@@ -39,8 +39,13 @@ fn outside<'a>(session: &Session<'a>, grants: &'a Grants) -> Outside<'a> {
 /// What it takes to hold a tree frozen.
 const FREEZER: &str = "cgroup freezer";
 
-/// Finds all that stands in the way here of a tree whose records are known.
-pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) -> Result<Counts, Refusal> {
+/// Finds all that stands in the way here of a tree whose records are known, and of which files are `coming` to these paths.
+pub fn look(
+    session: &Session<'_>,
+    (records, name): (&File, &str),
+    coming: &BTreeSet<Vec<u8>>,
+    ends: &Ends,
+) -> Result<Counts, Refusal> {
     let mut findings = Vec::new();
     for feature in features().map_err(of)? {
         let is_lacking = feature.standing == Standing::No && feature.name == FREEZER;
@@ -62,7 +67,8 @@ pub fn look(session: &Session<'_>, (records, name): (&File, &str), ends: &Ends) 
         fail_at: None,
         observer: &observer,
     };
-    let found = dry_run(records, (outside, session.request.differences, None), &control).map_err(of)?;
+    let given = (outside, session.request.differences, None);
+    let found = dry_run_awaiting(records, given, coming, &control).map_err(of)?;
     findings.extend(found.obstacles.iter().map(ToString::to_string));
     match findings.len() {
         0 => Ok(Counts::default()),

@@ -6,13 +6,16 @@
 //! ```
 
 mod build;
+mod files;
+mod place;
 mod session;
 mod spool;
 mod streams;
 
 use crate::{
     keys::Keys,
-    link::{Incoming, Link, LinkError, Listener, Manner, stdio},
+    link::{Incoming, Link, LinkError, Listener, Manner, message::Id, stdio},
+    protocol::Decision,
     refusal::Refusal,
     worker::Counts,
 };
@@ -64,6 +67,8 @@ pub struct Request<'a> {
     pub net: &'a GivenEnds,
     /// What of this host may differ.
     pub differences: Differences,
+    /// Whether a source may have files made that its sandboxes use: whoever may is root here.
+    pub files: bool,
     /// Called before an image is looked at or restored, in a process that does nothing else.
     pub become_user: &'a Become<'a>,
     /// Told what happens.
@@ -108,6 +113,15 @@ impl Request<'_> {
             unattended: true,
         }
     }
+}
+
+/// What came with a sandbox, of which a user has decided by hand what becomes of it, stays or goes with it.
+///
+/// # Errors
+/// Where some of it can't be removed.
+pub fn settle_files(state_dir: &StateDir, id: &str, decision: Decision) -> Result<(), Refusal> {
+    let id = Id::try_from(id.to_owned()).map_err(Refusal::plain)?;
+    place::settle(state_dir, &id, decision)
 }
 
 /// Receives what comes in until told to stop. The caller must have one thread.

@@ -2,6 +2,8 @@
 
 use super::{
     Event, FailAt, Request, build,
+    files::Delivery,
+    place,
     spool::{ALIVE, Spool},
     streams::{Awaited, Streams, relay},
 };
@@ -77,7 +79,12 @@ impl Session<'_> {
         let greeted = self.greet(&mut link);
         link.set_deadline(None);
         match greeted.and_then(|()| link.receive()) {
-            Ok(Message::Offer { id, name, streams }) => self.take_offer(link, (&id, &name), streams),
+            Ok(Message::Offer {
+                id,
+                name,
+                streams,
+                files,
+            }) => self.take_offer(link, (&id, &name), (streams, files)),
             Ok(Message::Join { id, stream }) => relay(self, link, (&id, stream)),
             Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
                 link.send(&Message::Unknown).map_err(|error| lost(&error))?;
@@ -111,6 +118,10 @@ impl Session<'_> {
         }
     }
 
+    pub fn is_told_to_stop(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     fn own_instance(&self) -> Result<Instance, Refusal> {
         Instance::of(self.request.state_dir.path())
             .map_err(|error| Refusal::plain(format!("look at the state directory: {error}")))
@@ -121,11 +132,21 @@ impl Session<'_> {
         (self.request.tell)(&Event::Runs { name, from, counts });
     }
 
-    fn take_offer(&self, mut link: Link, (id, name): (&Id, &str), more: u16) -> Result<(), Refusal> {
+    fn take_offer(&self, mut link: Link, (id, name): (&Id, &str), (more, files): (u16, bool)) -> Result<(), Refusal> {
         let mut streams = Streams::default();
+        let mut delivery = Delivery::default();
         let looked = Spool::new(&mut link, &mut streams, RECORDS).take().and_then(|records| {
             let records = records.ok_or_else(out_of_turn)?;
-            let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), ends));
+            delivery = match (files, self.request.files) {
+                (false, _) => Delivery::default(),
+                (true, true) => Delivery::take(self, &mut link)?,
+                (true, false) => {
+                    let text = "floe receive takes no files there (--files used at both sides)";
+                    return Err(Ended::Refused(Refusal::plain(text)));
+                }
+            };
+            let coming = delivery.coming();
+            let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), &coming, ends));
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             self.attend(&mut link, &mut worker)?;
             // Whether it can be written down that a tree is held: given up again, as the source may be killed now, or have
@@ -155,7 +176,9 @@ impl Session<'_> {
                         Err(ended) => return self.end((link, id), ended),
                     }
                 }
-                Ok(Message::Image { lazy }) => return self.take_image((link, streams), (id, name), (rounds, lazy)),
+                Ok(Message::Image { lazy }) => {
+                    return self.take_image((link, streams), (id, name), (rounds, lazy), &delivery);
+                }
                 // It only wanted to know, or has given up.
                 Err(FrameError::End) => return Ok(()),
                 Ok(_) => return Err(Refusal::plain("the source said something that has no place there")),
@@ -169,6 +192,7 @@ impl Session<'_> {
         (mut link, mut streams): (Link, Streams),
         (id, name): (&Id, &str),
         (mut rounds, lazy): (Vec<File>, bool),
+        delivery: &Delivery,
     ) -> Result<(), Refusal> {
         let permit = match Permit::give(self.request.state_dir, id) {
             Ok(permit) => permit,
@@ -180,6 +204,7 @@ impl Session<'_> {
             // No more comes by them, and who builds the tree is not to have them.
             drop(streams);
             rounds.push(image.ok_or_else(out_of_turn)?);
+            place::place(self.request.state_dir, id, delivery).map_err(Ended::Refused)?;
             let work = |ends: &Ends| build::build(self, (&rounds, lazy), (id, permit.file()), ends);
             let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
@@ -259,8 +284,15 @@ impl Session<'_> {
         })
     }
 
-    /// Does with what is held by a hand-over, if anything is, what was decided.
+    /// Does with what is held by a hand-over, if anything is, and with what came with it, what was decided.
     fn carry_out(&self, id: &Id, decision: Decision) -> Result<Outcome, Refusal> {
+        let state_dir = self.request.state_dir;
+        let outcome = self.carry_out_on_tree(id, decision)?;
+        place::settle(state_dir, id, decision)?;
+        Ok(outcome)
+    }
+
+    fn carry_out_on_tree(&self, id: &Id, decision: Decision) -> Result<Outcome, Refusal> {
         let state_dir = self.request.state_dir;
         if decision == Decision::Abort {
             // In this order: who builds it finds no permit any more, or has it held by now.
