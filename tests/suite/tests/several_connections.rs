@@ -159,7 +159,7 @@ fn what_is_no_image_in_pieces_is_refused() {
     let offer = |id: &str, streams: u16| {
         let mut first = Talker::call(&path);
         first.say(&format!(
-            r#"{{"type":"offer","id":"{id}","name":"offered","streams":{streams}}}"#
+            r#"{{"type":"offer","id":"{id}","name":"offered","streams":{streams},"files":false}}"#
         ));
         first.frame(b'd', &records);
         first.say(&format!(r#"{{"type":"end","bytes":{}}}"#, records.len()));

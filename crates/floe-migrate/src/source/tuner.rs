@@ -227,6 +227,7 @@ impl Tuner {
             let least = times.into_iter().fold(f64::INFINITY, f64::min);
             self.step = times.iter().rposition(|time| *time <= least * HARDLY).unwrap_or(USUAL);
         }
+        tracing::trace!(step = self.step, way = self.way, seen = ?self.seen, "how much memory is compressed");
         self.turn();
     }
 
