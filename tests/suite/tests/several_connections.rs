@@ -149,15 +149,17 @@ fn offered(host: &Host) -> Vec<u8> {
 fn what_is_no_image_in_pieces_is_refused() {
     let [here, there] = hosts();
     let records = offered(&here);
-    let receiver = Receiver::start_with(
+    let brief = there.path("brief.sock");
+    let _brief = Receiver::start_with(
         &there,
-        &format!("unix:{}", there.path("receive.sock").display()),
-        &["--timeout", "2"],
+        &format!("unix:{}", brief.display()),
+        &["--timeout", "5"],
         |_| {},
     );
-    let path = there.path("receive.sock");
-    let offer = |id: &str, streams: u16| {
-        let mut first = Talker::call(&path);
+    let receiver = Receiver::start(&there);
+    let path = &there.path("receive.sock");
+    let offer = |path: &Path, id: &str, streams: u16| {
+        let mut first = Talker::call(path);
         first.say(&format!(
             r#"{{"type":"offer","id":"{id}","name":"offered","streams":{streams},"files":false}}"#
         ));
@@ -165,28 +167,30 @@ fn what_is_no_image_in_pieces_is_refused() {
         first.say(&format!(r#"{{"type":"end","bytes":{}}}"#, records.len()));
         first
     };
-    let join = |id: &str, stream: u16| {
-        let mut other = Talker::call(&path);
+    let join = |path: &Path, id: &str, stream: u16| {
+        let mut other = Talker::call(path);
         other.say(&format!(r#"{{"type":"join","id":"{id}","stream":{stream}}}"#));
         let answer = other.hear();
         (other, answer)
     };
     // A stranger's, and too many.
-    assert!(join(&"a".repeat(32), 0).1.contains("no migration waits"));
-    assert!(offer(&"b".repeat(32), 17).hear().contains("16 connections at most"));
+    assert!(join(path, &"a".repeat(32), 0).1.contains("no migration waits"));
+    assert!(
+        offer(path, &"b".repeat(32), 17)
+            .hear()
+            .contains("16 connections at most")
+    );
     // One that never comes.
-    let mut lonely = offer(&"c".repeat(32), 2);
+    let mut lonely = offer(&brief, &"c".repeat(32), 2);
     assert!(lonely.hear().contains("accepted"));
-    let answer = lonely.hear();
-    assert!(answer.contains("not all connections"), "{answer}");
 
-    let begin = |digit: char| {
+    let begin = |path: &Path, digit: char| {
         let id = digit.to_string().repeat(32);
-        let mut first = offer(&id, 2);
+        let mut first = offer(path, &id, 2);
         let answer = first.hear();
         assert!(answer.contains("accepted"), "{answer}");
-        assert!(join(&id, 2).1.contains("it has all connections"), "no third one");
-        let ((one, said), (two, also)) = (join(&id, 0), join(&id, 1));
+        assert!(join(path, &id, 2).1.contains("it has all connections"), "no third one");
+        let ((one, said), (two, also)) = (join(path, &id, 0), join(path, &id, 1));
         assert!(said.contains("joined") && also.contains("joined"), "{said} {also}");
         first.say(r#"{"type":"round"}"#);
         (first, [one, two])
@@ -220,21 +224,21 @@ fn what_is_no_image_in_pieces_is_refused() {
         ("no place there", |_, [one, _]| one.say(r#"{"type":"prepared"}"#)),
     ];
     for (digit, (expected, act)) in ('0'..).zip(wrong) {
-        let (mut first, mut streams) = begin(digit);
+        let (mut first, mut streams) = begin(path, digit);
         act(&mut first, &mut streams);
         let answer = first.hear();
         assert!(answer.contains(expected), "{expected}: {answer}");
     }
     // One that ends, and one that shows no sign of life.
-    let (mut first, [one, _two]) = begin('d');
+    let (mut first, [one, _two]) = begin(path, 'd');
     drop(one);
     let answer = first.hear();
     assert!(answer.contains("the connection ended"), "{answer}");
-    let (mut first, [mut one, mut two]) = begin('e');
+    let (mut first, [mut one, mut two]) = begin(&brief, 'e');
     let silent = std::thread::spawn(move || {
         // The others live, and this one has begun a frame that it does not end.
         drop(two.0.write_all(b"p\xff\0\0\0xx"));
-        for _ in 0..300 {
+        for _ in 0..400 {
             one.frame(b'a', &[]);
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -247,7 +251,9 @@ fn what_is_no_image_in_pieces_is_refused() {
         }
     });
     let answer = first.hear();
-    assert!(answer.contains("silent for 2 s"), "{answer}");
+    assert!(answer.contains("silent for 5 s"), "{answer}");
+    let answer = lonely.hear();
+    assert!(answer.contains("not all connections"), "{answer}");
     drop(silent.join());
     until("nothing is left", || !there.path("state/.migrations").exists());
     assert_eq!(there.state("offered"), "none");

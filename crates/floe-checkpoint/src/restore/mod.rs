@@ -318,7 +318,11 @@ pub fn dry_run_awaiting(
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
     let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
-    found.extend(obstacles(&image, (&connections, outside, publish), (differences, coming))?);
+    found.extend(obstacles(
+        &image,
+        (&connections, outside, publish),
+        (differences, coming),
+    )?);
     let obstacles = found;
     Ok(DryRun { steps, obstacles })
 }
