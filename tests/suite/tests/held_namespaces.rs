@@ -140,6 +140,53 @@ fn those_that_others_are_in_are_refused() {
     );
 }
 
+/// A descriptor on its way through a socket: nobody can look into such a one, and the tree goes on with it.
+#[test]
+fn those_that_a_message_alone_keeps_are_refused() {
+    let host = Host::new();
+    let sends = "import array, os, socket, subprocess, sys, time
+ends = socket.socketpair()
+for kind, option in (('net', '-n'), ('uts', '-u'), ('ipc', '-i'), ('mnt', '-m'), ('user', '-U'), ('cgroup', '-C')):
+    child = subprocess.Popen(['unshare', option, 'sh', '-c', 'echo; read line'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    space = os.open(f'/proc/{child.pid}/ns/{kind}', os.O_RDONLY)
+    ends[0].sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [space]))])
+    os.close(space)
+    child.communicate()
+open('folder/ready', 'w').close()
+while not os.path.exists('folder/go'):
+    time.sleep(0.01)
+got = []
+for _ in range(6):
+    _, beside, _, _ = ends[1].recvmsg(1, 100)
+    got += array.array('i', beside[0][2])
+with open('folder/new', 'w') as file:
+    print(*(os.readlink(f'/proc/self/fd/{space}').split(':')[0] for space in got), file=file)
+os.rename('folder/new', 'folder/got')
+time.sleep(1000)";
+    let (name, folder) = (host.name("sender"), host.folder("folder"));
+    let place = folder.parent().expect("a place").display().to_string();
+    host.done(&["run", "-d", "--name", &name, "-w", &place, "--", "python3", "-c", sends]);
+    until("it is ready", || folder.join("ready").exists());
+    let image = host.path("image.floe");
+    let refused = host
+        .floe(&["checkpoint", &name, "-o", &image.display().to_string()])
+        .expect_failed();
+    for kind in ["net", "uts", "ipc", "mnt", "user", "cgroup"] {
+        let of_kind = refused.lines().find(|line| line.contains(&format!("({kind}:[")));
+        let told = of_kind.unwrap_or_else(|| panic!("{kind}: {refused}"));
+        assert!(
+            told.contains("file on its way through descriptor") && told.contains("a message alone"),
+            "{told}"
+        );
+    }
+    assert!(!image.exists());
+    std::fs::write(folder.join("go"), "").expect("write");
+    until("it has got them", || folder.join("got").exists());
+    let got = std::fs::read_to_string(folder.join("got")).expect("read");
+    assert_eq!(got.trim(), "net uts ipc mnt user cgroup");
+}
+
 #[test]
 fn cgroup_namespaces_are_kept_where_they_begin_at_the_trees_own() {
     let host = Host::new();
