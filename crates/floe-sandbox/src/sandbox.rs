@@ -7,6 +7,7 @@ use crate::{
     state::{ConsoleState, SandboxState, StateDir, StateError, Status},
     tasks::living_thread,
     user::{self, UserError},
+    whose,
 };
 use floe_cgroup::{Cgroup, CgroupError, Cgroups, Lock};
 use floe_sys::{Pid, descriptor, procfs::Stat};
@@ -128,16 +129,15 @@ impl Announcement {
 }
 
 impl Sandbox {
-    /// The one with this name.
+    /// The one with this name. What an ordinary user has written counts for the host's root as far as it names what is theirs.
     ///
     /// # Errors
     /// [`SandboxError`].
     pub fn open(state_dir: &StateDir, name: &str) -> Result<Self, SandboxError> {
         let folder = state_dir.folder(name)?;
-        Ok(Self {
-            state: SandboxState::read(&folder)?,
-            folder,
-        })
+        let (state, user) = SandboxState::read_of(&folder)?;
+        whose::refuse_others(&state, user, &folder)?;
+        Ok(Self { state, folder })
     }
 
     /// All there are, by name. One that vanishes meanwhile is left out.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -48,6 +48,16 @@ pub enum StateError {
          is (ls -ld); root's must not be writable by others"
     )]
     Mixed(PathBuf),
+    /// What its user has written names what is not theirs.
+    #[error("{path} names {what}, which is not user {user}'s, whose file that is")]
+    Others {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        what: String,
+        /// Whose the file is.
+        user: u32,
+    },
     /// A name that is no plain file name.
     #[error("{0:?} is no name for a sandbox: letters, digits, dots, dashes and underscores, at most 64")]
     BadName(String),
@@ -246,6 +256,14 @@ impl SandboxState {
     /// # Errors
     /// [`StateError`].
     pub fn read(folder: &Path) -> Result<Self, StateError> {
+        Self::read_of(folder).map(|(state, _)| state)
+    }
+
+    /// The same, and whose the file is.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(crate) fn read_of(folder: &Path) -> Result<(Self, u32), StateError> {
         let path = folder.join("state.json");
         let file = match fs::OpenOptions::new()
             .read(true)
@@ -259,7 +277,8 @@ impl SandboxState {
             }
             Err(error) => return Err(wrap("read", &path)(error)),
         };
-        Self::read_file(file, &path)
+        let user = file.metadata().map_err(wrap("read", &path))?.uid();
+        Self::read_file(file, &path).map(|state| (state, user))
     }
 
     /// How its file is opened, which may be another user's: no link is followed, and nothing waited for.

@@ -6,10 +6,14 @@ use crate::{
     sandbox::{Sandbox, SandboxError},
     state::{SandboxState, StateDir, StateError},
 };
-use floe_sys::Pid;
+use floe_sys::{Pid, namespace::is_in_first_user, procfs::Stat};
 use nix::{
     fcntl::{OFlag, open, openat},
-    sys::stat::{FileStat, Mode, fstat},
+    sys::{
+        stat::{FileStat, Mode, fstat, stat},
+        statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs},
+    },
+    unistd::geteuid,
 };
 use std::{fs::File, io, path::Path};
 
@@ -79,6 +83,42 @@ fn wrap_owner(folder: &Path, error: crate::owner::OwnerError) -> StateError {
         path: folder.to_owned(),
         source: io::Error::other(error),
     }
+}
+
+/// Refuses, as the host's root, a state that an ordinary user has written where it names processes or cgroups that are not theirs:
+/// root would end, freeze or set what is others'.
+pub(crate) fn refuse_others(state: &SandboxState, user: u32, folder: &Path) -> Result<(), StateError> {
+    if user == 0 || !geteuid().is_root() || !is_in_first_user().unwrap_or(false) {
+        return Ok(());
+    }
+    let others = |what: String| StateError::Others {
+        path: folder.join("state.json"),
+        what,
+        user,
+    };
+    for (number, start) in [(state.monitor, state.monitor_start), (state.pid1, state.pid1_start)] {
+        let pid = Pid::new(number);
+        // One that has ended is nobody's, and is not taken for the sandbox's.
+        let lives = Stat::of(pid).is_ok_and(|stat| stat.starttime == start && stat.state != b'Z');
+        let is_theirs = || Owner::of_process(pid).is_ok_and(|owner| owner.is_some_and(|owner| owner.user == user));
+        if lives && !is_theirs() {
+            return Err(others(format!("process {number}")));
+        }
+    }
+    for path in state.cgroup.iter().chain(&state.further_cgroups) {
+        if path.exists() && !is_cgroup_of(path, user) {
+            return Err(others(format!("cgroup {}", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a cgroup of that user's, and stays so: no link leads to it, and nobody else mounts cgroups.
+fn is_cgroup_of(path: &Path, user: u32) -> bool {
+    let is_plain = path.canonicalize().is_ok_and(|found| found == path);
+    let kinds = [CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC];
+    let is_cgroup = statfs(path).is_ok_and(|found| kinds.contains(&found.filesystem_type()));
+    is_plain && is_cgroup && stat(path).is_ok_and(|found| found.st_uid == user)
 }
 
 /// The one user whose these are, if nobody else may write to what is root's.

@@ -434,6 +434,65 @@ fn a_sandbox_that_is_not_one_users_alone() {
     host.done(&["rm", "-f", &name]);
 }
 
+/// What a user has written of their sandbox does not have root end or freeze what is others'.
+#[test]
+fn a_state_that_names_others_processes_and_cgroups() {
+    let host = Host::of_ordinary_user();
+    let name = host.sleeper("own");
+    let victim = spawn(Command::new("sleep").arg("1000"));
+    let stat = fs::read_to_string(format!("/proc/{}/stat", victim.id())).expect("its start");
+    let started: u64 = (stat.rsplit(' ').nth(30).expect("a field").parse()).expect("a number");
+    let path = host.path("state").join(&name).join("state.json");
+    let own = fs::read(&path).expect("a state");
+    let others = floe_suite::cgroups_of(std::process::id() as i32);
+    let others = others
+        .first()
+        .map_or("/sys/fs/cgroup".to_owned(), |path| path.display().to_string());
+    let forge = |names: &[(&str, serde_json::Value)]| {
+        let mut state: serde_json::Value = serde_json::from_slice(&own).expect("JSON");
+        for (name, value) in names {
+            state[*name] = value.clone();
+        }
+        // Its file stays its user's.
+        fs::write(&path, state.to_string()).expect("write");
+    };
+    let process = [("pid1", victim.id().into()), ("pid1_start", started.into())];
+    let monitor = [("monitor", victim.id().into()), ("monitor_start", started.into())];
+    let cgroup = [("cgroup", others.as_str().into())];
+    let folder = [("further_cgroups", vec![host.path("state").display().to_string()].into())];
+    for (forged, what) in [
+        (&process[..], format!("process {}", victim.id())),
+        (&monitor, format!("process {}", victim.id())),
+        (&cgroup, format!("cgroup {others}")),
+        (&folder, format!("cgroup {}", host.path("state").display())),
+    ] {
+        forge(forged);
+        for line in [
+            &["kill", &name][..],
+            &["rm", "-f", &name],
+            &["freeze", &name],
+            &["exec", &name, "--", "true"],
+            &["ps"],
+        ] {
+            let refused = run(&mut host.command_of_root(line));
+            let told = format!("names {what}, which is not user {ORDINARY}'s");
+            assert!(
+                refused.status != 0 && refused.err.contains(&told),
+                "{line:?}: {}",
+                refused.err
+            );
+        }
+    }
+    fs::write(&path, &own).expect("write");
+    let lives = fs::read_to_string(format!("/proc/{}/stat", victim.id())).is_ok_and(|stat| stat.contains(") S "));
+    assert!(lives, "whom it named lives");
+    by_root(&host, &["ps"]);
+    by_root(&host, &["rm", "-f", &name]);
+    assert!(host.sandboxes().is_empty());
+    let mut victim = victim;
+    victim.kill().and_then(|()| victim.wait()).expect("it ends");
+}
+
 /// The bases of an image that is handed to a user have to be theirs.
 #[test]
 fn a_base_that_is_not_its_users() {

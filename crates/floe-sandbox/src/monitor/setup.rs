@@ -61,9 +61,11 @@ fn state_failed(error: &StateError) -> Failure {
     let number = match error {
         StateError::File { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         StateError::Taken(_) => libc::EEXIST,
-        StateError::Unknown(_) | StateError::Mixed(_) | StateError::BadName(_) | StateError::Malformed { .. } => {
-            libc::EINVAL
-        }
+        StateError::Unknown(_)
+        | StateError::Mixed(_)
+        | StateError::Others { .. }
+        | StateError::BadName(_)
+        | StateError::Malformed { .. } => libc::EINVAL,
     };
     (Errno::from_raw(number), error.to_string())
 }
