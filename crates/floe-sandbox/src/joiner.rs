@@ -8,7 +8,7 @@ use crate::{
     launch::{Launch, LaunchError, system},
     message::{self, kind},
 };
-use floe_sys::{descriptor, fork};
+use floe_sys::{Pid, descriptor, fork};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the joining may take.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long the joining may take: less than a source is patient.
+const LIMIT: Duration = Duration::from_secs(5);
 
 impl Launch {
     /// Starts a process that does `act` when the monitor lets the sandbox run, which is held until then. `keep` are the
@@ -60,6 +60,10 @@ fn live(monitor: &OwnedFd, keep: &[RawFd], act: impl FnOnce() -> Result<(), Stri
     if let Err(error) = std::env::set_current_dir("/") {
         tracing::debug!(%error, "it stays in its directory");
     }
+    let own = std::process::id().to_le_bytes();
+    if message::put(monitor, kind::JOIN, &own).is_err() {
+        return 0;
+    }
     let Ok(Some((kind::JOIN, _))) = message::get(monitor) else {
         return 0;
     };
@@ -70,27 +74,46 @@ fn live(monitor: &OwnedFd, keep: &[RawFd], act: impl FnOnce() -> Result<(), Stri
     i32::from(message::put(monitor, answer, &payload).is_err())
 }
 
-/// Has it done, and waits for that.
+/// Has it done, and waits for that. Behind an error nothing of it happens any more.
 ///
 /// # Errors
 /// Why it was not.
 pub(crate) fn join(joiner: &OwnedFd) -> Result<(), String> {
-    let gone = |_: Errno| "the process that was to do it is gone".to_owned();
-    message::put(joiner, kind::JOIN, &[]).map_err(gone)?;
+    let gone = || "the process that was to do it is gone".to_owned();
     let end = Instant::now() + LIMIT;
+    let Some((kind::JOIN, own)) = hear(joiner, end)? else {
+        return Err(gone());
+    };
+    let own = own.try_into().map_err(|_| gone())?;
+    // It is alive, or the socket would have ended: so the number is its own.
+    let process = descriptor::pidfd_open(Pid::new(i32::from_le_bytes(own)));
+    message::put(joiner, kind::JOIN, &[]).map_err(|_| gone())?;
+    match hear(joiner, end) {
+        Ok(Some((kind::NOTED, _))) => Ok(()),
+        Ok(Some((kind::FAILED, payload))) => Err(message::parse_failure(&payload).1),
+        Ok(_) => Err(gone()),
+        Err(why) => {
+            // What it did to sockets of a tree that runs would be theirs to suffer.
+            if let Ok(process) = process
+                && let Err(error) = descriptor::pidfd_kill(process.as_fd())
+            {
+                tracing::debug!(%error, "it is gone");
+            }
+            Err(why)
+        }
+    }
+}
+
+/// What it says; `None` at its end.
+fn hear(joiner: &OwnedFd, end: Instant) -> Result<Option<(u8, Vec<u8>)>, String> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(joiner.as_fd(), PollFlags::POLLIN)], left) {
             Ok(0) => return Err(format!("it is not done after {} s", LIMIT.as_secs())),
-            Ok(_) => break,
+            Ok(_) => return message::get(joiner).map_err(|error| error.to_string()),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.to_string()),
         }
-    }
-    match message::get(joiner).map_err(gone)? {
-        Some((kind::NOTED, _)) => Ok(()),
-        Some((kind::FAILED, payload)) => Err(message::parse_failure(&payload).1),
-        Some(_) | None => Err(gone(Errno::EPIPE)),
     }
 }

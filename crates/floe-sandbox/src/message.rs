@@ -41,8 +41,8 @@ pub mod kind {
     /// Launcher to monitor, with descriptors beside it: pages of memory are brought while the sandbox runs. The first of all
     /// is the way to who brings them; the others are to be held until [`LOADED`] comes that way, or nobody is left.
     pub const PAGES: u8 = b'P';
-    /// Launcher to monitor, with a descriptor beside it: the way to who joins a held sandbox to networks when it is let run. The
-    /// monitor to that one: do so. Answered by [`NOTED`] or [`FAILED`].
+    /// Launcher to monitor, with a descriptor beside it: the way to who joins a held sandbox to networks when it is let run. That
+    /// one to the monitor: its PID, 4 bytes. The monitor to that one: do so. Answered by [`NOTED`] or [`FAILED`].
     pub const JOIN: u8 = b'J';
     /// Page server to monitor: all memory is there. Client to monitor: tell me ([`NOTED`]) when it is.
     pub const LOADED: u8 = b'L';

@@ -42,6 +42,7 @@ use floe_image::{Level, Summary, record::OwnerRecord};
 use floe_resources::{
     file::{ConsoleLinks, Externals, FileError, TcpMode},
     mm::Base,
+    ns,
     refusal::{Refusal, Refusals},
     task::Sleepers,
     tree::FoundTree,
@@ -426,6 +427,7 @@ pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Rep
         let _ending = inspected.files.hold_on(request.target.root())?;
         (request.before_end)().map_err(CheckpointError::Announce)?;
         file.publish()?;
+        ns::network::cut_off(&inspected.networks);
         held.end()?;
     }
     report.frozen = started.elapsed();

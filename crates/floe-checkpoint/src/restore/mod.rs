@@ -317,7 +317,11 @@ pub fn dry_run_awaiting(
     let (_, mut found) = vdso::prepare(&mut image)?;
     let (steps, _) = plan_all(&image)?;
     control.enter("preflight")?;
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
+    let connections = OutsideEnds::of(
+        &image,
+        (outside.tcp, outside.moves),
+        link::way(&image, publish).as_ref(),
+    )?;
     found.extend(obstacles(
         &image,
         (&connections, outside, publish),
@@ -387,7 +391,11 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
     control.enter("preflight")?;
     let outside = request.outside;
     let publish = request.publish.as_deref();
-    let connections = OutsideEnds::of(&image, outside.tcp, link::way(&image, publish).as_ref())?;
+    let connections = OutsideEnds::of(
+        &image,
+        (outside.tcp, outside.moves),
+        link::way(&image, publish).as_ref(),
+    )?;
     found.extend(obstacles(
         &image,
         (&connections, outside, publish),
@@ -562,14 +570,20 @@ pub fn restore(request: Request<'_>, control: &Control<'_>) -> Result<Report, Re
             .flat_map(Held::descriptors)
             .map(|hold| hold.as_raw_fd()),
     );
-    let join = || -> Result<(), RestoreError> {
-        networks.join(&world.namespaces)?;
-        Ok(connections.go_on(held, &opened.outside, &space)?)
-    };
+    let join = || networks.join(&world.namespaces);
+    let go_on = || connections.go_on(held, &opened.outside, &space);
     match request.hold {
         // The tree that it was made of is there still, and has the same addresses.
-        Some(_) if is_seen_outside => launch.when_let_run(&keep, || join().map_err(|error| lazy::chain(&error)))?,
-        _ => join()?,
+        Some(_) if is_seen_outside => launch.when_let_run(&keep, || {
+            // In repair mode a connection is of no use, whatever became of the devices.
+            let (joined, gone_on) = (join(), go_on());
+            joined.map_err(|error| lazy::chain(&error))?;
+            gone_on.map_err(|error| lazy::chain(&error))
+        })?,
+        _ => {
+            join()?;
+            go_on()?;
+        }
     }
     // From now on the end of floe is not theirs.
     let outliving = stopped.into_iter().map(Stopped::outlive_tracer);

@@ -133,6 +133,7 @@ impl Check {
         let grants = Grants::take(Vec::new(), &[])?;
         let outside = Outside {
             tcp: TcpMode::Established,
+            moves: false,
             grants: &grants,
             mounts: &Given::default(),
             ends: &GivenEnds::default(),

@@ -168,6 +168,7 @@ impl Restore {
         let grants = Grants::take(self.external.clone(), &self.inherit_fd)?;
         let outside = Outside {
             tcp: self.tcp.into(),
+            moves: false,
             grants: &grants,
             mounts: &mounts,
             ends: &ends,

@@ -29,6 +29,7 @@ fn outside<'a>(session: &Session<'a>, grants: &'a Grants) -> Outside<'a> {
     Outside {
         // The source says which connections come.
         tcp: TcpMode::Established,
+        moves: true,
         grants,
         mounts: session.request.mounts,
         ends: session.request.net,

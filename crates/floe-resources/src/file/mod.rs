@@ -45,6 +45,7 @@ pub use queue::set_notices;
 pub use regular::{OnDisk, on_disk};
 pub use reopen::reopen;
 pub use signals::set_all as set_signals;
+pub(crate) use socket::is_lasting_hold;
 pub use socket::{
     BoundNames, Ending, Held, Newcomers, OutsideEnds, TcpMode, Unsent, check_sockets, deliver, lacking_devices,
     looked_up_by, taken_addresses,
@@ -224,6 +225,8 @@ pub struct DumpContext<'a> {
 pub struct Outside<'a> {
     /// TCP connections with them.
     pub tcp: TcpMode,
+    /// Whether the tree comes from another host, where it is still.
+    pub moves: bool,
     /// What else the user gives.
     pub grants: &'a Grants,
     /// What the user gives for mounts.

@@ -97,17 +97,18 @@ impl Monitor {
         let Some(cgroup) = &self.cgroups.freezer else {
             return Err("the sandbox has no cgroup".to_owned());
         };
-        // Written down first: one that runs must not be taken for held.
-        self.state.status = Status::Running;
-        let mut begun = self.state.write(&self.folder).map_err(|error| error.to_string());
-        if begun.is_ok() {
-            // It is the only one now, and runs also where nobody reaches it.
-            if let Some(Err(why)) = self.joiner.take().map(|joiner| joiner::join(&joiner)) {
-                let told = format!("it could not be joined to networks outside: {why}");
-                self.console.note(&told, &mut self.clients);
-            }
-            begun = cgroup.thaw().map_err(|error| error.to_string());
+        // It is the only one now, and runs also where nobody reaches it.
+        if let Some(Err(why)) = self.joiner.take().map(|joiner| joiner::join(&joiner)) {
+            let told = format!("it could not be joined to networks outside: {why}");
+            self.console.note(&told, &mut self.clients);
         }
+        // Written down before the thaw: one that runs must not be taken for held.
+        self.state.status = Status::Running;
+        let begun = self
+            .state
+            .write(&self.folder)
+            .map_err(|error| error.to_string())
+            .and_then(|()| cgroup.thaw().map_err(|error| error.to_string()));
         if let Err(error) = begun {
             self.state.status = Status::Held;
             self.save();

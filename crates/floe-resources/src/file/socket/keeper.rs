@@ -10,7 +10,7 @@ use floe_sys::{
 use nix::{
     cmsg_space,
     errno::Errno,
-    poll::{PollFd, PollFlags, poll},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
     sys::{
         socket::{
@@ -162,8 +162,6 @@ const ORPHANS_END: u8 = 5;
 const MESSAGE: usize = 64 << 10;
 /// Connections in one, at most.
 const ORPHANS: usize = 512;
-/// How long a process that was sent SIGKILL may take to end, in milliseconds.
-const LAST: u16 = 20_000;
 
 /// What the keeper does should floe end.
 enum Duty {
@@ -182,7 +180,11 @@ impl Duty {
             Self::EndOrphans(_, _, process) if !is_ending(*process) => Ok(()),
             Self::EndOrphans(namespace, connections, process) => {
                 match descriptor::pidfd_open(*process) {
-                    Ok(process) => poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], LAST).map(drop)?,
+                    Ok(process) => poll(
+                        &mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)],
+                        PollTimeout::NONE,
+                    )
+                    .map(drop)?,
                     Err(Errno::ESRCH) => {}
                     Err(error) => return Err(error),
                 }

@@ -33,6 +33,7 @@ pub use devices::lacking_devices;
 pub use inet::Inet;
 pub use raw::Raw;
 pub use taken::taken_addresses;
+pub(crate) use tcp::is_lasting_hold;
 pub use tcp::{Ending, Held, Newcomers, OutsideEnds, TcpConnection, TcpMode};
 pub use unix::{BoundNames, Unix, Unsent, check as check_sockets, deliver, looked_up_by};
 

@@ -21,7 +21,7 @@ mod traffic;
 pub use build::{NetworkError, finish, make};
 pub use compare::differences;
 pub use find::{Carried, find};
-pub use outer::{EndError, GivenEnd, GivenEnds, MadeEnds, OuterEnds, obstacles};
+pub use outer::{EndError, GivenEnd, GivenEnds, MadeEnds, OuterEnds, cut_off, obstacles};
 pub use rehearse::rehearse;
 pub use space::NetworkSpace;
 pub use title::{addresses, own_addresses};

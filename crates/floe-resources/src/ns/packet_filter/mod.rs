@@ -11,6 +11,7 @@ use super::{
     NetworkSpace, contents,
     inside::{NsError, run_in_as_owner},
 };
+use crate::file::is_lasting_hold;
 use crate::refusal::Refusals;
 use floe_image::record::{NamespaceContents, NamespaceRecord, NetworkRecord, PacketFilterRecord};
 use floe_sys::{
@@ -147,10 +148,13 @@ fn unchanging<T, E: Into<io::Error>>(read: impl Fn() -> Result<T, E>) -> io::Res
     result
 }
 
-/// Whether this process holds packets back by it.
+/// Whether packets are held back by it: by this process, or for a tree that was saved in this namespace and is away.
 fn is_floes(table: &Table) -> bool {
     let name = table.name();
-    table.has_owner() && name.starts_with("floe-") && name.ends_with(&format!("-{}", std::process::id()))
+    match table.has_owner() {
+        true => name.starts_with("floe-") && name.ends_with(&format!("-{}", std::process::id())),
+        false => is_lasting_hold(&name),
+    }
 }
 
 /// Lists of addresses that have some in them.

@@ -299,13 +299,15 @@ impl FoundConnections {
                     ),
                     "give it up by --tcp close, or end it",
                 ),
-                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) || one.has_way() => {
+                TcpMode::Established if one.is_in_floes_network()? || self.is_joined(one) || (one.has_way() && !one.stays_inside()) => {
                     outside.push(index);
                 }
                 TcpMode::Established => refusals.add(
                     Some(&one.subject),
                     one.title.clone(),
-                    format!("the network of this TCP connection with {remote} has its address, or a way there, no more"),
+                    format!(
+                        "{remote}, the other end of this TCP connection, is in the tree's own network but not in the tree, or there is no way to it any more"
+                    ),
                     "put its devices and routes back, end the connection, or give it up by --tcp close",
                 ),
                 TcpMode::Refuse => refusals.add(
@@ -411,6 +413,13 @@ impl FoundConnection {
         let (local, remote) = self.body.ends();
         let connect = || UdpSocket::bind((local.ip(), 0))?.connect(remote);
         is_of_a_link(local.ip()) || self.network.run(connect).is_ok()
+    }
+
+    /// Whether its network namespace has the other end's address, too.
+    fn stays_inside(&self) -> bool {
+        let (_, remote) = self.body.ends();
+        let bind = || UdpSocket::bind((remote.ip(), 0)).map(drop);
+        self.network.run(bind).is_ok()
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.

@@ -15,7 +15,7 @@ use super::{Body, Ends, NAME, OtherEnd, TcpMode, outside};
 use crate::{
     file::{
         FileError,
-        socket::{Keeper, keeper::is_ending, system},
+        socket::{Keeper, keeper::is_ending},
     },
     ns::network::{self, NetworkSpace},
 };
@@ -46,6 +46,15 @@ fn name(ends: &[Ends]) -> String {
         .map(|(local, remote)| format!("{local} {remote}\n"))
         .collect();
     format!("floe-{:08x}-{}", crc32c::crc32c(listed.concat().as_bytes()), ends.len())
+}
+
+/// Whether a table that nobody owns has such a name.
+pub(crate) fn is_lasting_hold(name: &str) -> bool {
+    let parts = name.strip_prefix("floe-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(sum, count)| {
+        let is_sum = sum.len() == 8 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_sum && !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// The name of a table that this process owns.
@@ -186,6 +195,8 @@ impl Newcomers {
 pub struct OutsideEnds {
     ends: Vec<OutsideEnd>,
     mode: TcpMode,
+    /// Whether the tree comes from another host, which has its addresses still.
+    moves: bool,
 }
 
 #[derive(Debug)]
@@ -216,11 +227,12 @@ pub(in crate::file) type MadeOutside = Vec<(u32, OwnedFd)>;
 pub type Spaces<'a> = &'a dyn Fn(u32) -> io::Result<NetworkSpace>;
 
 impl OutsideEnds {
-    /// Finds them. `way` is how the tree's network gets joined to floe's own, where it does.
+    /// Finds them. `way` is how the tree's network gets joined to floe's own, where it does; `moves` that the tree comes from
+    /// another host, which has its addresses still.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn of(image: &Image, mode: TcpMode, way: Option<&Way>) -> Result<Self, FileError> {
+    pub fn of(image: &Image, (mode, moves): (TcpMode, bool), way: Option<&Way>) -> Result<Self, FileError> {
         let is_here = |network: u32| network == 0 && image.sandbox().net != NamespaceOrigin::Own;
         let link = image.sandbox().link.as_ref().filter(|_| way.is_none());
         let beyond_pasta = link.map(|link| IpAddr::from(link.address));
@@ -250,7 +262,7 @@ impl OutsideEnds {
                 route,
             });
         }
-        Ok(Self { ends, mode })
+        Ok(Self { ends, mode, moves })
     }
 
     /// Whether there are any that go on.
@@ -270,6 +282,12 @@ impl OutsideEnds {
             let reason = match (self.mode, &end.route) {
                 (TcpMode::Close, _) => continue,
                 (TcpMode::Refuse, _) => "it is carried by --tcp established, and given up by --tcp close",
+                (TcpMode::Established, Route::OnTheWay(_)) if self.moves => {
+                    "its address is known at the host that it comes from alone (--tcp close gives it up)"
+                }
+                (TcpMode::Established, Route::Here) if self.moves && is_here(remote.ip()) => {
+                    "its other end is at the host that it comes from (--tcp close gives it up)"
+                }
                 (TcpMode::Established, Route::OnTheWay(_) | Route::Within) => continue,
                 (TcpMode::Established, Route::None) => {
                     "the tree's own network has no way to it (--tcp close gives it up)"
@@ -337,7 +355,8 @@ impl OutsideEnds {
         Held::take(places.collect::<Result<_, FileError>>()?)
     }
 
-    /// Lets packets pass, and connections that were made again go on. Nothing may fail behind this.
+    /// Lets packets pass, and connections that were made again go on. Nothing may fail behind this. One whose other end has
+    /// given it up meanwhile is reset, which is no failure of the others.
     ///
     /// # Errors
     /// [`FileError`].
@@ -367,8 +386,10 @@ impl OutsideEnds {
                 continue;
             };
             let mut send = |packet: &Packet| inject(packet, (end.network, spaces), &mut raw);
-            outside::go_on(socket.as_fd(), (&end.body, outside), &mut send)
-                .map_err(|source| system("go on with", *id, source))?;
+            if let Err(error) = outside::go_on(socket.as_fd(), (&end.body, outside), &mut send) {
+                let (local, remote) = end.body.ends();
+                tracing::warn!(%local, %remote, %error, "a TCP connection does not go on");
+            }
         }
         Ok(())
     }

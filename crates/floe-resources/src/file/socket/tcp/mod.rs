@@ -23,6 +23,7 @@ pub(super) use stream::{Stream, untold};
 pub(super) use waiting::{FoundListener, Waiting, connect_all};
 
 pub(in crate::file) use hold::MadeOutside;
+pub(crate) use hold::is_lasting_hold;
 
 pub use hold::{Ending, Held, Newcomers, OutsideEnds};
 

@@ -256,6 +256,24 @@ fn put_up(number: u32) -> Result<(), Errno> {
     up.switch()
 }
 
+/// Takes down the host's ends of the devices of networks that end: until they are gone, which takes as long as their tasks' memory is
+/// large, nobody is to be answered by them. Some may be gone already.
+pub fn cut_off(records: &[NetworkRecord]) {
+    for (_, device) in devices(records) {
+        let Some(outer) = &device.outer else { continue };
+        let cut = route::link(&outer.name).and_then(|end| {
+            let down = Device {
+                index: end.index,
+                ..Device::default()
+            };
+            down.switch()
+        });
+        if let Err(error) = cut {
+            tracing::debug!(%error, "the other end of a device goes by itself");
+        }
+    }
+}
+
 /// Ends that were made, by number.
 #[derive(Debug, Default)]
 pub struct MadeEnds(pub(super) BTreeMap<Inner, u32>);
