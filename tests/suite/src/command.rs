@@ -454,7 +454,7 @@ fn number(status: ExitStatus) -> i32 {
 }
 
 /// The `floe` program under test: FLOE_BIN, or the one built beside the tests.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("FLOE_BIN").map_or_else(|| built("floe"), PathBuf::from)
 }
 

@@ -4,6 +4,8 @@
 
 mod cgroups;
 mod command;
+mod cpio;
+mod machine;
 pub mod migration;
 mod mounting;
 mod mounts;
@@ -20,6 +22,7 @@ mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2, host_without_cgroups};
 pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, times, until, wait};
+pub use machine::Machine;
 pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;
 pub use network::{Network, enter_own_network};

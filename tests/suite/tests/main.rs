@@ -43,6 +43,7 @@ mod namespaces_listed;
 mod networks;
 mod networks_several;
 mod on_behalf;
+mod other_kernels;
 mod outer_ends;
 mod outside;
 mod packet_filters;
