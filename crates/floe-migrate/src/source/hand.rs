@@ -73,7 +73,7 @@ impl Hand<'_> {
                         worker.tell(Verdict::LetGo);
                         drop(worker);
                     }
-                    super::thaw_left_frozen(self.record, self.state_dir);
+                    super::settle::thaw_left_frozen(self.record, self.state_dir);
                     None
                 }
                 SourceStep::Tell(decision) => Some(self.tell(decision)),
@@ -130,7 +130,7 @@ impl Hand<'_> {
             Err(error) => {
                 // Of a monitor that does not answer any more the record tells whether it has decided.
                 self.failure.get_or_insert(error);
-                match super::phase_left(self.record, self.state_dir) {
+                match super::settle::phase_left(self.record, self.state_dir) {
                     Ok(phase) => (phase == Phase::Decided, false),
                     // Not known: nobody is told anything, and the record stays, by which the worker does what it can find out.
                     Err(error) => {
