@@ -1,16 +1,14 @@
 //! An ordinary user takes the place of the floe that root's has started as them: root's gives it nothing that is not theirs, keeps nothing
 //! that is not theirs, does not wait for it for ever, and does not take its word that all is done.
 
-use floe_suite::{Host, ORDINARY, Outcome, json, leave, run, until};
+use crate::on_behalf::tree::{Tree, UNSHARE, roots_folder, text};
+use floe_suite::{Host, ORDINARY, Outcome, json, run};
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt},
-        process::CommandExt,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 const IMPOSTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/impostor/impostor.py");
@@ -18,47 +16,33 @@ const IMPOSTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/impostor/impo
 /// A tree of an ordinary user's, and where root keeps images of it.
 struct Place {
     host: Host,
-    root: Child,
+    tree: Tree,
     folder: tempfile::TempDir,
 }
 
 impl Place {
     fn new() -> Self {
         let host = Host::of_ordinary_user();
-        let user = ORDINARY.to_string();
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]);
-        command.args(["unshare", "-Urpf", "--mount-proc", "sleep", "1000"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.current_dir("/");
-        // SAFETY: what it calls is safe between fork and exec.
-        unsafe { command.pre_exec(leave) };
-        let root = command.spawn().expect("start it");
-        let children = format!("/proc/{0}/task/{0}/children", root.id());
-        until("it sleeps", || {
-            let child = fs::read_to_string(&children).unwrap_or_default();
-            let name = fs::read_to_string(format!("/proc/{}/comm", child.trim()));
-            name.is_ok_and(|name| name.trim() == "sleep")
-        });
-        let folder = tempfile::Builder::new()
-            .prefix("floe-suite.")
-            .tempdir()
-            .expect("a folder");
-        Self { host, root, folder }
+        let tree = Tree::start(&host, &[], &UNSHARE);
+        let folder = roots_folder();
+        Self { host, tree, folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn pid(&self) -> String {
-        self.root.id().to_string()
-    }
-
     /// A true image of it.
     fn image(&self) -> PathBuf {
         let path = self.path("true.floe");
-        let line = ["checkpoint", "--pid", &self.pid(), "--leave-running", "-o", text(&path)];
+        let line = [
+            "checkpoint",
+            "--pid",
+            &self.tree.pid(),
+            "--leave-running",
+            "-o",
+            text(&path),
+        ];
         let _ = run(&mut self.host.command_of_root(&line)).expect_done();
         path
     }
@@ -78,22 +62,17 @@ impl Place {
     /// The same of a checkpoint into a file.
     fn checkpoint(&self, scenario: (&str, &str)) -> (Value, Outcome, PathBuf) {
         let path = self.path("forged.floe");
-        let line = ["checkpoint", "--pid", &self.pid(), "--leave-running", "-o", text(&path)];
+        let line = [
+            "checkpoint",
+            "--pid",
+            &self.tree.pid(),
+            "--leave-running",
+            "-o",
+            text(&path),
+        ];
         let (told, outcome) = self.impostor(scenario, &[], &line);
         (told, outcome, path)
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = Command::new("pkill").args(["-KILL", "-P", &self.pid()]).status();
-        let _ = self.root.kill();
-        let _ = self.root.wait();
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
 }
 
 /// Behind a root that has more of all than others.
@@ -108,7 +87,7 @@ fn it_gets_nothing_of_roots() {
     let shell = [&prefix[..], &["sh", "-c", &stream, "sh"]].concat();
     let user = format!("{ORDINARY}:{ORDINARY}");
     let path = place.path("forged.floe");
-    let pid = place.pid();
+    let pid = place.tree.pid();
     let save = ["checkpoint", "--pid", &pid, "--leave-running", "-o", text(&path)];
     let bring = ["restore", "--dry-run", "--owner", &user, text(&image)];
     let piped = ["restore", "--dry-run", "--owner", &user, "-"];
@@ -233,6 +212,6 @@ fn root_does_not_wait_for_it_for_ever() {
     assert!(told["status"] == json!(137) && !path.exists(), "{told}");
     let (told, _, path) = place.checkpoint(("says nothing", ""));
     assert!(told["status"] == json!(137) && !path.exists(), "{told}");
-    // The tree was none the worse for it.
+    place.tree.goes_on("after all");
     place.image();
 }
