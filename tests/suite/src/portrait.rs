@@ -32,6 +32,9 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Portrait(BTreeMap<String, String>);
 
+/// How often is looked again, at most, where a thread may not have come back into its call.
+const AGAIN: usize = 50;
+
 /// Files of a process that are compared byte by byte.
 const FILES: [&str; 9] = [
     "limits",
@@ -182,7 +185,25 @@ impl Portrait {
             }
             all
         });
+        // A thread that was frozen before it had come back into a call with a mask of its own has its other one.
+        for _ in 0..AGAIN {
+            if !self.only_blocks_differ(&now) {
+                break;
+            }
+            now = Self::take(host, sandbox);
+        }
         now
+    }
+
+    /// Whether they differ, and in nothing but what threads block.
+    fn only_blocks_differ(&self, now: &Self) -> bool {
+        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();
+        let mut differing = keys
+            .into_iter()
+            .filter(|key| self.0.get(*key) != now.0.get(*key))
+            .peekable();
+        let is_there = differing.peek().is_some();
+        is_there && differing.all(|key| key.ends_with(": SigBlk") || key.ends_with(": blocked"))
     }
 
     /// Compares with what is told now.
