@@ -292,6 +292,28 @@ pub fn end_orphans(connections: &[(SocketAddr, SocketAddr)]) -> Result<usize, Er
     end_sockets(u32::MAX, |family, identity| wanted.contains(&ends(family, identity)))
 }
 
+/// The addresses at which TCP sockets of the calling thread's network namespace listen.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn listening() -> Result<Vec<SocketAddr>, Errno> {
+    /// include/net/tcp_states.h.
+    const LISTEN: u32 = 1 << 10;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // struct inet_diag_req_v2.
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend(LISTEN.to_ne_bytes());
+        request.extend([0; IDENTITY.end - IDENTITY.start]);
+        dump(&request, |message| {
+            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+            found.push(ends(family, identity)[0].into());
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
 /// Whether some process has the TCP socket of the calling thread's network namespace that has these addresses, its own first.
 ///
 /// # Errors

@@ -149,6 +149,21 @@ impl Talk {
     }
 }
 
+/// Connects anew all the time; each connection comes about, and is answered.
+fn come_and_go(over: &AtomicBool) -> u32 {
+    let mut count = 0;
+    while !over.load(Ordering::SeqCst) {
+        let mut end = TcpStream::connect(("10.9.0.2", 8000)).expect("a connection");
+        end.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        end.write_all(b"who is it").expect("send");
+        let mut answer = [0; 9];
+        end.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"who is it");
+        count += 1;
+    }
+    count
+}
+
 const NET: [&str; 2] = ["--net", "eth0=port@br0"];
 
 #[test]
@@ -159,12 +174,17 @@ fn connections_go_on_at_the_other_host() {
     let talk = Talk::begin();
     let mut idle = connect();
     exchange(&mut idle, "at first");
+    let over = Arc::new(AtomicBool::new(false));
+    let visitors = {
+        let over = Arc::clone(&over);
+        thread::spawn(move || come_and_go(&over))
+    };
     let ways: [&[&str]; 4] = [&[], &["--rounds", "2"], &["--rounds", "0"], &["--lazy"]];
     for (turn, options) in ways.into_iter().enumerate() {
         let (from, to) = (&hosts[turn % 2], &hosts[1 - turn % 2]);
         let socket = format!("unix:{}", to.path("receive.sock").display());
         let receiver = Receiver::start_with(to, &socket, &NET, |_| {});
-        let line = ["migrate", &name, receiver.address(), "--json"];
+        let line = ["migrate", &name, receiver.address(), "--json", "--patience", "20"];
         let refused = from.floe(&line).expect_failed();
         assert!(refused.contains("carry it by --tcp established"), "{refused}");
         let line = [&line[..], &["--tcp", "established"], options].concat();
@@ -179,6 +199,9 @@ fn connections_go_on_at_the_other_host() {
             place.networks[turn % 2].try_shell(&format!("! ip link show {gone}"))
         });
     }
+    over.store(true, Ordering::SeqCst);
+    let count = visitors.join().expect("each was answered");
+    assert!(count > 20, "only {count}");
     talk.expect_well();
     hosts[0].done(&["rm", "-f", &name]);
 }

@@ -356,6 +356,9 @@ fn has_confined(tree: &FoundTree) -> bool {
 /// [`CheckpointError`]; the tree then runs on as if nothing had happened.
 pub fn checkpoint(mut request: Request<'_>, control: &Control<'_>) -> Result<Report, CheckpointError> {
     let mut patience = Patience::new(request.patience);
+    if request.then == Then::End && request.tcp == TcpMode::Established {
+        patience.let_nobody_in(request.target.root());
+    }
     let mut following = request.target.folder().map_or_else(Following::default, Following::ask);
     let mut sleepers = Sleepers::default();
     let (held, inspected, started) = loop {

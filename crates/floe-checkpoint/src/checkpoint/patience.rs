@@ -38,6 +38,19 @@ impl Patience {
         }
     }
 
+    /// Holds back new connections to a tree, which runs still, from before it is looked at until it has ended: whoever came
+    /// meanwhile would be told of its end.
+    pub(super) fn let_nobody_in(&mut self, root: Pid) {
+        match Newcomers::places(root) {
+            Ok(places) if places.is_empty() => {}
+            Ok(places) => {
+                self.crowded.extend(places);
+                self.hold_newcomers_back(root);
+            }
+            Err(error) => tracing::debug!(%error, "new connections come until the tree ends"),
+        }
+    }
+
     /// Gives the tree, which runs, time to get rid of what stands in the way; false where that is of no use, or there is
     /// no more time.
     pub(super) fn waits_for(&mut self, findings: &[Refusal], root: Pid) -> bool {

@@ -179,6 +179,21 @@ impl Drop for Ending<'_> {
 pub struct Newcomers(#[expect(dead_code, reason = "it holds back by being there")] Hold);
 
 impl Newcomers {
+    /// Where sockets listen in the network namespace of a process, if that is another one than floe's.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn places(inside: Pid) -> Result<Vec<SocketAddr>, FileError> {
+        let space = NetworkSpace::of_root(inside);
+        let is_floes = space
+            .is_floes()
+            .map_err(|error| system_error("look at", io::Error::other(error)))?;
+        match is_floes {
+            true => Ok(Vec::new()),
+            false => within(&space, "look for", || Ok(floe_sys::socket::listening()?)),
+        }
+    }
+
     /// Those with sockets that listen at these addresses, in the network namespace of a process.
     ///
     /// # Errors
