@@ -12,8 +12,10 @@ class Case:
     warm_mib: int = 256
     # Whether it has TCP connections, of which CRIU must be told.
     connected: bool = False
-    # Whether it is memory above all: then it is restored lazily, too, and saved onto a disk, and packed.
+    # Whether it is memory above all: then it is restored lazily, too.
     large: bool = False
+    # Whether it is saved onto a disk, too, and its image made one compressed file.
+    kept: bool = False
 
     def command(self, place):
         """The command line that starts the workload."""
@@ -22,8 +24,8 @@ class Case:
 
 CASES = [
     Case("2 processes", "processes", ("1",)),
-    Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536, large=True),
-    Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536, large=True),
+    Case("1 GiB random memory", "memory", ("random", "1024"), warm_mib=1536, large=True, kept=True),
+    Case("1 GiB compressible memory", "memory", ("compressible", "1024"), warm_mib=1536, large=True, kept=True),
     Case("4 GiB random memory", "memory", ("random", "4096"), warm_mib=6144, large=True),
     Case("4 GiB of huge pages", "memory", ("huge", "4096"), warm_mib=6144, large=True),
     Case("500 processes", "processes", ("500",)),

@@ -19,11 +19,11 @@ def measure_round(case, tool, place):
         await_true((place.work / "ready").exists, "the workload did not become ready")
         frozen = measure_frozen(tool, place, tool.running)
         background = measure_frozen(tool, place, tool.background) if tool.background else None
-        if case.large:
+        if case.kept:
             on_disk = measure_on_disk(tool, place)
         saved = tool.checkpoint(image)
         size = size_mib(image)
-        if case.large:
+        if case.kept:
             packed = tool.pack(image, saved)
         restored = tool.restore(image)
         read_report(place.work)
