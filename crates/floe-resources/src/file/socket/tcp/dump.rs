@@ -6,7 +6,7 @@
 
 use super::{
     Body, Ends, Look, NAME, OPTIONS, OtherEnd, Stream, TcpMode, addresses, canonical,
-    hold::{Held, Place},
+    hold::{Held, Place, is_own},
     outside,
     partners::{self, Other},
     repair::{Queue, Repair, may_repair},
@@ -418,8 +418,7 @@ impl FoundConnection {
     /// Whether its network namespace has the other end's address, too.
     fn stays_inside(&self) -> bool {
         let (_, remote) = self.body.ends();
-        let bind = || UdpSocket::bind((remote.ip(), 0)).map(drop);
-        self.network.run(bind).is_ok()
+        self.network.run(|| Ok(is_own(remote.ip()))).unwrap_or(true)
     }
 
     /// Notes what the other end, which is outside, relies on, and what waits to be read.

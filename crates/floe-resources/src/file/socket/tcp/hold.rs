@@ -300,14 +300,14 @@ impl OutsideEnds {
                 (TcpMode::Established, Route::OnTheWay(_)) if self.moves => {
                     "its address is known at the host that it comes from alone (--tcp close gives it up)"
                 }
-                (TcpMode::Established, Route::Here) if self.moves && is_here(remote.ip()) => {
+                (TcpMode::Established, Route::Here) if self.moves && is_own(remote.ip()) => {
                     "its other end is at the host that it comes from (--tcp close gives it up)"
                 }
                 (TcpMode::Established, Route::OnTheWay(_) | Route::Within) => continue,
                 (TcpMode::Established, Route::None) => {
                     "the tree's own network has no way to it (--tcp close gives it up)"
                 }
-                (TcpMode::Established, Route::Here) if !is_here(local.ip()) => {
+                (TcpMode::Established, Route::Here) if !is_own(local.ip()) => {
                     "this host does not have its address (--tcp close gives it up)"
                 }
                 (TcpMode::Established, Route::Here) if is_somebodys(local, remote).map_err(failed("look for"))? => {
@@ -446,7 +446,19 @@ fn system_error(action: &'static str, source: io::Error) -> FileError {
     }
 }
 
-/// Whether floe's network namespace has an address.
-fn is_here(address: IpAddr) -> bool {
-    std::net::UdpSocket::bind((address, 0)).is_ok()
+/// Whether the calling thread's network namespace has an address. To be bound to it shows nothing where that is allowed for all
+/// (net.ipv4.ip_nonlocal_bind): what is sent there comes from there.
+pub(super) fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let any = match address {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    };
+    let source = || -> io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        // Nothing is sent by that.
+        socket.connect((address, 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    address.is_loopback() || source().is_ok_and(|source| source == address)
 }
