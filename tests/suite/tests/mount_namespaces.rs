@@ -71,6 +71,38 @@ fn nested(host: &Host, nested: &str) {
     }
 }
 
+/// It had all capabilities, also those that floe itself lacks, in a user namespace that it is not seen in any more.
+#[test]
+fn who_has_ended_in_a_user_namespace_below_waits_to_be_reaped() {
+    let host = Host::new();
+    // Behind the shell's end nobody reaps it.
+    let ends = "until [[ $(< /proc/$$/comm) = sleep ]]; do :; done & exec sleep 1001";
+    let script = format!("cd /; unshare --user --map-root-user bash -c '{ends}' & {WAIT}");
+    let mounting = Mounting::start(&host, &script);
+    // Who has ended is in no cgroup, by which tasks are listed; its parent is.
+    let zombies = || {
+        let tasks = json(&host.done(&["ps", &mounting.name, "--json"]));
+        let pids = tasks
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|task| task["nspid"][0].to_string());
+        let children = pids.flat_map(|pid| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")));
+        let all = children.collect::<Vec<_>>().join(" ");
+        let has_ended = |pid: &&str| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") Z "))
+        };
+        all.split_ascii_whitespace().filter(has_ended).count()
+    };
+    until("it ends", || zombies() == 1);
+    for method in PID_METHODS.iter().cycle().take(4) {
+        let image = mounting.save();
+        host.done(&["restore", "-d", "--pid-method", method, &image]);
+        assert_eq!(zombies(), 1);
+    }
+}
+
 /// What it has open is in mounts of a namespace that nobody is in any more.
 #[test]
 fn the_terminal_of_a_namespace_that_all_have_left_is_kept() {

@@ -11,7 +11,7 @@ use super::{
 };
 use floe_image::{
     Image,
-    record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord},
+    record::{ConsoleRecord, HeaderRecord, MountSource, NamespaceOrigin, NsPid, ProcessRecord, ProcessState},
 };
 use floe_resources::{
     file::{Outside, OutsideEnds, check_sockets, kind_of, lacking_devices, looked_up_by, taken_addresses},
@@ -209,9 +209,13 @@ fn machine(header: &HeaderRecord, found: &mut BTreeSet<Obstacle>) -> Result<(), 
     Ok(())
 }
 
-/// What a process has more of than floe may give it.
+/// What a living process has more of than floe may give it; one that has ended gets none of it, and is in no namespaces that
+/// would tell whose its capabilities were.
 fn privileges(record: &ProcessRecord, own: &Status, found: &mut BTreeSet<Obstacle>) -> Result<(), RestoreError> {
     const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    if matches!(record.state, ProcessState::Zombie { .. }) {
+        return Ok(());
+    }
     let [_, _, effective, bounding, _] = own.capabilities;
     let mut add = |reason| {
         found.insert(Obstacle {
