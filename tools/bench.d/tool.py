@@ -5,6 +5,7 @@ PID 1 cleans up. floe adds the other namespaces of its sandboxes and a cgroup; C
 """
 
 import os
+import select
 import subprocess
 import time
 from pathlib import Path
@@ -54,8 +55,7 @@ class Floe:
         return self._floe("restore", "-d", "--lazy", "--name", self.SANDBOX, str(image))
 
     def await_memory(self):
-        """Waits for the end of the processes that bring it."""
-        await_true(lambda: "floe-pages" not in names_of_processes(), "memory does not come", pause_s=0.002)
+        await_ends(processes_of_name("floe-pages"))
 
     def pack(self, image, saved):
         """It is one compressed file already."""
@@ -137,7 +137,8 @@ class Criu:
         return taken
 
     def await_memory(self):
-        if self.daemon.wait(LIMIT_S):
+        await_ends([self.daemon.pid])
+        if self.daemon.wait():
             raise Failure(f"criu lazy-pages ended with {self.daemon.returncode}")
 
     def pack(self, image, saved):
@@ -171,15 +172,33 @@ class Criu:
         return self.place.measure([*self.command, verb, *folders, "-v1", *self.extra, *arguments], verb)
 
 
-def names_of_processes():
-    names = set()
-    for file in Path("/proc").glob("[0-9]*/comm"):
+def processes_of_name(wanted):
+    """The PIDs of all that are called so; who has ended and waits to be reaped is not among them."""
+    pids = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            names.add(file.read_text().strip())
+            pid, _, rest = file.read_text().partition(" (")
         except OSError:
-            # It has ended.
+            # It has been reaped.
             continue
-    return names
+        name, _, state = rest.rpartition(") ")
+        if name == wanted and state[0] not in "ZX":
+            pids.append(int(pid))
+    return pids
+
+
+def await_ends(pids):
+    """Waits until these have ended, without taking time from them."""
+    for pid in pids:
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([process], [], [], LIMIT_S)[0]:
+                raise Failure("memory does not come")
+        finally:
+            os.close(process)
 
 
 def output(command):

@@ -141,7 +141,7 @@ fn held_back(host: &Host) -> usize {
     let mut threads: Vec<_> = threads.into_iter().skip(2).map(nix::unistd::Pid::from_raw).collect();
     // Those that end meanwhile are no matter.
     threads.retain(|thread| ptrace::seize(*thread, ptrace::Options::empty()).is_ok());
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(100);
     while meanwhile(host) == 0 && Instant::now() < end {
         threads.retain(|thread| {
             ptrace::interrupt(*thread).is_ok()

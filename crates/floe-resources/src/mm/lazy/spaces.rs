@@ -3,7 +3,8 @@
 //! The order of what its owner does and of what is brought follows from one lock. Whoever fills pages holds it for reading,
 //! from looking up where they go until they are there; whoever reads events holds it for writing, until the layout is what
 //! they say. The kernel lets nothing in from the moment at which a change begins until it has been read (EAGAIN): so what is
-//! filled was looked up either before the change, or behind it.
+//! filled was looked up either before the change, or behind it. What has come is noted beside the layout, and taken out of it by
+//! the next who holds the lock for writing: so those who fill don't wait for each other.
 //!
 //! A page that is to come to where there is no mapping that is looked after, while nothing is under way, will never come: it was
 //! not inherited (MADV_DONTFORK), or was unmapped without a word (shmat(2) with SHM_REMAP). It is let go of.
@@ -18,18 +19,22 @@ use nix::errno::Errno;
 use std::{
     ops::Range,
     sync::{
-        RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 const PAGE: u64 = 4096;
+/// So many runs that have come are noted before the layout is told.
+const MOST_NOTES: usize = 256;
 
 /// An address space.
 #[derive(Debug)]
 pub struct Space {
     userfault: Pager,
     history: RwLock<History>,
+    /// What has come since the history was told so. Locked by who holds that.
+    came: Mutex<Vec<PageRun>>,
     /// Made by a fork while memory came.
     is_copy: bool,
     /// Its last process has ended, or executes something else.
@@ -84,6 +89,7 @@ impl Space {
         Self {
             userfault,
             history: RwLock::new(history),
+            came: Mutex::default(),
             is_copy: true,
             gone: AtomicBool::new(false),
         }
@@ -104,17 +110,20 @@ impl Space {
 
     /// Whether it was made by a fork while memory came, and all has come to it.
     pub fn is_complete_copy(&self) -> bool {
-        self.is_copy && self.read().layout().is_empty()
+        self.is_copy && self.up_to_date().layout().is_empty()
     }
 
     /// What is to come.
     pub fn missing(&self) -> Vec<PageRun> {
-        self.read().layout().runs().collect()
+        self.up_to_date().layout().runs().collect()
     }
 
     /// Number of the page that is to come to an address.
     pub fn page_at(&self, address: u64) -> Option<u64> {
-        self.read().layout().page_at(address).map(|page| page.0)
+        let history = self.read();
+        let page = history.layout().page_at(address)?.0;
+        let has_come = (self.came().iter()).any(|run| (run.first.0..run.first.0 + run.pages).contains(&page));
+        (!has_come).then_some(page)
     }
 
     /// Reads what its owner did.
@@ -154,13 +163,9 @@ impl Space {
         if self.gone.load(Ordering::Acquire) {
             return Ok(Delivery::Whole);
         }
-        let mut found = Found::default();
-        let result = self.fill(pages, bytes, &mut found)?;
-        let mut history = self.write();
-        history.came(&found.came);
-        if (!found.absent.is_empty() || history.is_uncertain())
-            && self.settle(&mut history, &found.absent)? == Err(Unsure)
-        {
+        let mut absent = Vec::new();
+        let (result, is_certain) = self.fill(pages, bytes, &mut absent)?;
+        if (!absent.is_empty() || !is_certain) && self.settle(&mut self.write(), &absent)? == Err(Unsure) {
             return Ok(Delivery::Unsure);
         }
         Ok(result)
@@ -237,11 +242,33 @@ impl Space {
         }
     }
 
-    fn fill(&self, pages: &Range<u64>, bytes: &[u8], found: &mut Found) -> Result<Delivery, Errno> {
+    /// Fills what is to come of these; also tells whether all is certain that is known of what is to come. Collects what was
+    /// not taken, as there was no mapping for it.
+    fn fill(&self, pages: &Range<u64>, bytes: &[u8], absent: &mut Vec<PageRun>) -> Result<(Delivery, bool), Errno> {
         let history = self.read();
+        let is_certain = !history.is_uncertain();
         if history.is_in_doubt() {
-            return Ok(Delivery::Again);
+            return Ok((Delivery::Again, is_certain));
         }
+        let mut found = Found::default();
+        let result = self.fill_places(&history, (pages, bytes), &mut found);
+        absent.append(&mut found.absent);
+        let mut came = self.came();
+        came.append(&mut found.came);
+        let many = came.len() > MOST_NOTES;
+        drop((came, history));
+        if many {
+            drop(self.write());
+        }
+        Ok((result?, is_certain))
+    }
+
+    fn fill_places(
+        &self,
+        history: &History,
+        (pages, bytes): (&Range<u64>, &[u8]),
+        found: &mut Found,
+    ) -> Result<Delivery, Errno> {
         let mut whole = Delivery::Whole;
         for place in history.layout().places(pages) {
             let from = ((place.first.0 - pages.start) * PAGE) as usize;
@@ -315,7 +342,22 @@ impl Space {
         self.history.read().expect("no thread panics with the lock held")
     }
 
+    /// The history when it has been told what has come.
+    fn up_to_date(&self) -> RwLockReadGuard<'_, History> {
+        if !self.came().is_empty() {
+            drop(self.write());
+        }
+        self.read()
+    }
+
+    /// The history, which is told what has come.
     fn write(&self) -> RwLockWriteGuard<'_, History> {
-        self.history.write().expect("no thread panics with the lock held")
+        let mut history = self.history.write().expect("no thread panics with the lock held");
+        history.came(&std::mem::take(&mut *self.came()));
+        history
+    }
+
+    fn came(&self) -> MutexGuard<'_, Vec<PageRun>> {
+        self.came.lock().expect("no thread panics with the lock held")
     }
 }
