@@ -9,6 +9,7 @@
 mod baseline;
 mod compare;
 mod copied;
+mod filesystems;
 mod find;
 mod given;
 mod groups;
@@ -26,9 +27,10 @@ mod shape;
 mod views;
 
 pub use compare::{InodeOf, differences};
+pub use filesystems::new_filesystem;
 pub use find::{FoundMounts, find};
 pub use given::{Given, GivenError, given_mount};
 pub(in crate::ns) use kept::kept;
-pub use make::{CgroupView, CgroupViews, MountError, Mounting, missing, new_filesystem};
+pub use make::{CgroupView, CgroupViews, MountError, Mounting, missing};
 pub use populate::{Fill, populate};
 pub(in crate::ns) use views::Views;

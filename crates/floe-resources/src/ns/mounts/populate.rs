@@ -1,6 +1,6 @@
 //! Makes a filesystem with its files, before it is mounted anywhere: nobody else can reach it.
 
-use super::make::{MountError, new_filesystem};
+use super::{filesystems::new_filesystem, make::MountError};
 use floe_image::record::{ContentOwner, FilesystemRecord, NodeKind, NodeRecord};
 use floe_sys::descriptor::set_attribute_of_link;
 use nix::{
