@@ -34,6 +34,7 @@ mod lazy;
 mod levels;
 mod limits;
 mod links;
+mod locked_mounts;
 mod memory;
 mod migrate;
 mod mount_namespaces;

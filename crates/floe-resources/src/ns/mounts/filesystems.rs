@@ -1,6 +1,7 @@
 //! The filesystems that are made anew for a tree's mounts, and where they are mounted by now: of what is mounted, parts are bound.
 
 use super::{
+    copied,
     make::{MountError, errno, failed, is_of_others},
     namespaces::Spaces,
 };
@@ -10,11 +11,11 @@ use floe_image::{
 };
 use floe_sys::{
     descriptor::{open_in_root, open_on_mount},
-    mount::{NewFilesystem, Propagation, clone_mount, set_propagation},
+    mount::{NewFilesystem, Propagation, attach, clone_mount, set_propagation},
 };
 use nix::errno::Errno;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::{CString, OsStr},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -30,6 +31,9 @@ pub(super) struct Filesystems<'a> {
     pub made: HashMap<u32, OwnedFd>,
     /// The namespaces in which they are mounted as a whole.
     homes: HashMap<u32, u32>,
+    /// Those that are mounted for once where nothing is on them, and bound from there alone: of a mount that has locked ones on
+    /// it no other can be made (`has_locked_children` of fs/namespace.c).
+    apart: BTreeSet<u32>,
     /// Parts of these, opened before anything was mounted on them.
     parts: HashMap<(u32, MountPoint), OwnedFd>,
 }
@@ -41,8 +45,28 @@ impl<'a> Filesystems<'a> {
             image,
             made,
             homes: HashMap::new(),
+            apart: apart(image),
             parts: HashMap::new(),
         }
+    }
+
+    /// Whether some are mounted apart.
+    pub(super) fn needs_place_apart(&self) -> bool {
+        !self.apart.is_empty()
+    }
+
+    /// Makes one that is not there yet, by a thread that is where its layers are; `false` where it waits for tasks.
+    pub(super) fn make(&mut self, id: u32, mount: &MountRecord, spaces: &Spaces) -> Result<bool, MountError> {
+        if !self.made.contains_key(&id) {
+            let record = &self.image.filesystems()[id as usize];
+            if is_of_others(record) {
+                return Ok(false);
+            }
+            let made = spaces.root().and_then(|top| new_filesystem(record, top.as_fd()));
+            self.made
+                .insert(id, made.map_err(failed("make its filesystem", mount))?);
+        }
+        Ok(true)
     }
 
     /// A mount of a part of one, which is nowhere yet, by a thread that is in the namespace `space`; `None` where the
@@ -53,14 +77,12 @@ impl<'a> Filesystems<'a> {
         mount: &MountRecord,
         (spaces, space): (&Spaces, u32),
     ) -> Result<Option<OwnedFd>, MountError> {
-        if !self.made.contains_key(&id) {
-            let record = &self.image.filesystems()[id as usize];
-            if is_of_others(record) {
-                return Ok(None);
-            }
-            let made = spaces.root().and_then(|top| new_filesystem(record, top.as_fd()));
-            self.made
-                .insert(id, made.map_err(failed("make its filesystem", mount))?);
+        if !self.make(id, mount, spaces)? {
+            return Ok(None);
+        }
+        if self.apart.contains(&id) && !self.homes.contains_key(&id) {
+            let put = self.put_apart(id, (spaces, space));
+            put.map_err(failed("mount its filesystem apart", mount))?;
         }
         let whole = &self.made[&id];
         let part = match self.homes.get(&id) {
@@ -86,29 +108,72 @@ impl<'a> Filesystems<'a> {
         part.map(Some).map_err(failed("bind a part of its filesystem", mount))
     }
 
+    fn put_apart(&mut self, id: u32, (spaces, space): (&Spaces, u32)) -> Result<(), Errno> {
+        let whole = &self.made[&id];
+        let place = spaces.apart();
+        spaces.enter(place)?;
+        attach(whole.as_fd(), spaces.root()?.as_fd())?;
+        spaces.enter(space)?;
+        self.parts.extend(open_parts(self.image, (id, whole)));
+        self.homes.insert(id, place);
+        Ok(())
+    }
+
     /// Whether a filesystem is as a whole where this mount is to be, and nowhere else so far.
     pub(super) fn is_first(&self, mount: &MountRecord) -> bool {
         match &mount.source {
-            MountSource::Filesystem { filesystem, root } => root.0 == b"/" && !self.homes.contains_key(filesystem),
+            MountSource::Filesystem { filesystem, root } => root.0 == b"/" && !self.can_be_bound(*filesystem),
             _ => false,
         }
     }
 
-    /// Notes where a filesystem is now that was mounted as a whole in the namespace `space`, of which there is a copy instead.
-    pub(super) fn move_to(&mut self, copy: &OwnedFd, mount: &MountRecord, space: u32) -> Result<(), MountError> {
+    /// Whether one is somewhere as a whole, so that parts of it can be bound, or will be before.
+    pub(super) fn can_be_bound(&self, id: u32) -> bool {
+        self.homes.contains_key(&id) || self.apart.contains(&id)
+    }
+
+    /// Notes where a filesystem is now that was mounted as a whole in a namespace, of which there is a copy instead in another
+    /// one, or in what came in its place.
+    pub(super) fn move_to(
+        &mut self,
+        copy: &OwnedFd,
+        mount: &MountRecord,
+        (before, now): (u32, u32),
+    ) -> Result<(), MountError> {
         match &mount.source {
             MountSource::Filesystem { filesystem, root }
-                if root.0 == b"/" && self.homes.get(filesystem) == Some(&space) =>
+                if root.0 == b"/" && self.homes.get(filesystem) == Some(&before) =>
             {
                 let copy = copy.try_clone();
                 let copy = copy.map_err(|error| failed("find its copy", mount)(errno(&error)))?;
                 self.parts.extend(open_parts(self.image, (*filesystem, &copy)));
                 self.made.insert(*filesystem, copy);
+                self.homes.insert(*filesystem, now);
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// Those that several mounts show, one of which has locked ones on it.
+fn apart(image: &Image) -> BTreeSet<u32> {
+    let (mut once, mut several, mut below) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for namespace in image.mount_namespaces() {
+        let below_locked = copied::below_locked(&namespace.mounts);
+        for (index, mount) in namespace.mounts.iter().enumerate() {
+            let MountSource::Filesystem { filesystem, .. } = &mount.source else {
+                continue;
+            };
+            if !once.insert(*filesystem) {
+                several.insert(*filesystem);
+            }
+            if below_locked.contains(&index) {
+                below.insert(*filesystem);
+            }
+        }
+    }
+    &several & &below
 }
 
 /// Opens the parts of a filesystem that mounts show, before others hide them. Where one can't be opened, that is told by who

@@ -7,7 +7,7 @@ use super::{
     options::{Ids, options},
     parts::{opened, parts},
     seen::{Above, Ours, Seen},
-    shape::{Refused, UNMOUNT, below, is_view, joined, kind_of, refuse_shape, title},
+    shape::{PRIVATE, Refused, UNMOUNT, below, is_view, joined, kind_of, refuse_shape, title},
 };
 use crate::{
     cgroup::FoundCgroups,
@@ -104,6 +104,7 @@ pub fn find(
     let mut mounts = found.mounts;
     mounts._roots = (all.into_iter().flatten())
         .flat_map(|seen| seen.roots.into_values().flatten())
+        .map(|root| root.file)
         .collect();
     Ok(mounts)
 }
@@ -262,10 +263,21 @@ impl Finder<'_, '_> {
         let is_stacked = |other: usize| self.baseline.has[index].is_some() && self.mounts[other].path == mount.path;
         let hides = |other| self.above.hides(self.mounts, other, index) && Some(other) != above && !is_stacked(other);
         // One that nothing is done to may be hidden.
-        if is_usual && !shares || !there.any(hides) {
+        if is_usual && !shares {
             return Ok(());
         }
-        Err(("a mount of the host hides it".to_owned(), UNMOUNT))
+        if there.any(hides) {
+            return Err(("a mount of the host hides it".to_owned(), UNMOUNT));
+        }
+        // In a user namespace's what lies above is locked, so that it can't be laid aside meanwhile.
+        let is_users = self.found.others.owner_of_mounts(self.number as usize) != 0;
+        let lies_below = |other| self.above.hides(self.mounts, other, index);
+        let mut all = (0..self.mounts.len()).filter(is_there);
+        if is_users && self.baseline.has[index].is_some() && all.any(lies_below) {
+            let reason = "it shares mounts, or was changed, and lies below another one that is locked there";
+            return Err((reason.to_owned(), PRIVATE));
+        }
+        Ok(())
     }
 
     /// A sysfs shows the network devices of one network namespace, and is made again for that of the tree's root. `number` is

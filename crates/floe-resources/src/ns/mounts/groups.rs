@@ -1,6 +1,6 @@
 //! Groups of mounts that share what is mounted on them, mount_namespaces(7).
 
-use super::shape::below;
+use super::shape::{PRIVATE, below};
 use super::{
     make::{MountError, failed},
     namespaces::Spaces,
@@ -38,12 +38,11 @@ pub(super) fn refuse(mounts: &[MountInfo], host: &[MountInfo], refusals: &mut Re
             0 => format!("mount {point}"),
             others => format!("mount {point} and {others} others"),
         };
-        let advice = "make its mounts private: mount --make-rprivate /";
         refusals.add(
             None,
             object,
             "mounts come to it from outside of the tree, or go there",
-            advice,
+            PRIVATE,
         );
     }
     let members = |group: u32| mounts.iter().filter(move |mount| mount.shared == group);
@@ -76,6 +75,9 @@ pub(super) struct There<'a> {
     pub mount: &'a MountRecord,
     /// Its root.
     pub root: BorrowedFd<'a>,
+    /// That of another one of the same that is nowhere, which others join in its place: one that has locked ones on it, where
+    /// they show these, the kernel lets nobody join (`has_locked_children` in `do_set_group` of fs/namespace.c).
+    pub double: Option<BorrowedFd<'a>>,
 }
 
 /// Makes the groups of mounts that are all there.
@@ -100,7 +102,7 @@ pub(super) fn make(mounts: &[There<'_>], spaces: &Spaces) -> Result<(), MountErr
     for (index, there) in alone {
         let masters = &groups.members[&there.mount.master];
         groups
-            .follow(index, masters)
+            .follow((index, there.root), masters)
             .map_err(failed("let it get the mounts of others", there.mount))?;
     }
     let unbindable = (mounts.iter().enumerate()).filter(|(_, there)| there.mount.unbindable);
@@ -140,12 +142,19 @@ impl<'a> Groups<'a> {
     /// Has a mount be of another one's group.
     fn join(&self, of: usize, index: usize) -> Result<(), Errno> {
         self.spaces.enter(self.mounts[index].space)?;
-        join_group(self.mounts[of].root, self.mounts[index].root)
+        join_group(self.joined(of), self.mounts[index].root)
+    }
+
+    /// What others join of one.
+    fn joined(&self, index: usize) -> BorrowedFd<'a> {
+        self.mounts[index].double.unwrap_or(self.mounts[index].root)
     }
 
     fn make(&self, members: &[usize]) -> Result<(), MountError> {
         let mut last = Errno::EINVAL;
-        for leader in members {
+        let (doubled, others): (Vec<usize>, Vec<usize>) =
+            (members.iter()).partition(|member| self.mounts[**member].double.is_some());
+        for leader in doubled.iter().chain(&others) {
             match self.gather(*leader, members) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
@@ -160,20 +169,24 @@ impl<'a> Groups<'a> {
 
     /// Only to one that shows all that the others do can the others be added.
     fn gather(&self, leader: usize, members: &[usize]) -> Result<(), Errno> {
+        let joined = self.joined(leader);
         if let Some(masters) = self.members.get(&self.mounts[leader].mount.master) {
-            self.follow(leader, masters)?;
+            self.follow((leader, joined), masters)?;
         }
-        self.set(leader, Propagation::Shared)?;
-        let mut others = members.iter().filter(|member| **member != leader);
+        self.spaces.enter(self.mounts[leader].space)?;
+        set_propagation(joined, Propagation::Shared)?;
+        let is_in_it = |member: usize| member == leader && self.mounts[leader].double.is_none();
+        let mut others = members.iter().filter(|member| !is_in_it(**member));
         others.try_for_each(|member| self.join(leader, *member))
     }
 
-    /// Lets one get the mounts of a group: of a group that it leaves again it is still told.
-    fn follow(&self, index: usize, masters: &[usize]) -> Result<(), Errno> {
+    /// Lets one, or what stands for it, get the mounts of a group: of a group that it leaves again it is still told.
+    fn follow(&self, (index, root): (usize, BorrowedFd<'_>), masters: &[usize]) -> Result<(), Errno> {
+        self.spaces.enter(self.mounts[index].space)?;
         let mut last = Errno::EINVAL;
         for master in masters {
-            match self.join(*master, index) {
-                Ok(()) => return self.set(index, Propagation::Slave),
+            match join_group(self.joined(*master), root) {
+                Ok(()) => return set_propagation(root, Propagation::Slave),
                 Err(error) => last = error,
             }
         }

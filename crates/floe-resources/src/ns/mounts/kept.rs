@@ -1,6 +1,6 @@
 //! Namespaces that mounts of nsfs keep, as `ip netns add` does: namespaces(7).
 
-use super::seen::lay_bare;
+use super::seen::{lay_bare, proc_directory};
 use crate::ns::{
     held::{Identity, shown},
     inside::{NsError, run},
@@ -30,10 +30,11 @@ pub(in crate::ns) fn kept(task: Pid, mounts: &[MountInfo]) -> Result<Vec<(Identi
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let roots = run(task, CloneFlags::CLONE_NEWNS, || lay_bare(mounts, wanted))?;
+    let proc = proc_directory()?;
+    let roots = run(task, CloneFlags::CLONE_NEWNS, || lay_bare(mounts, wanted, &proc))?;
     let opened = roots.into_iter().filter_map(|(index, root)| {
         let root = root.ok()?;
-        let file = File::open(format!("/proc/self/fd/{}", root.as_raw_fd())).ok()?;
+        let file = File::open(format!("/proc/self/fd/{}", root.file.as_raw_fd())).ok()?;
         Some((shown(&mounts[index])?, file.into()))
     });
     Ok(opened.collect())

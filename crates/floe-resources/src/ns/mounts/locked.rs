@@ -1,13 +1,15 @@
 //! Which mounts of a user namespace's are locked: what is copied into one nobody there can unmount or move, by which what lies
 //! below would show (mount_namespaces(7)). No file and no call tells; so it is tried, in a copy.
 
-use super::seen::Above;
-use crate::ns::{held::shown, inside::NsError, spaces::own_mountinfo};
+use super::{
+    make::errno,
+    seen::{Above, Copies},
+};
+use crate::ns::{held::shown, inside::NsError};
 use floe_sys::{
     Pid,
-    descriptor::mount_of,
     namespace::{Kind, beside_in_user, owner},
-    procfs::{MountInfo, mounts_in},
+    procfs::MountInfo,
 };
 use nix::{
     errno::Errno,
@@ -17,7 +19,7 @@ use nix::{
     sys::stat::Mode,
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     ffi::CString,
     os::fd::{AsFd, OwnedFd},
 };
@@ -55,11 +57,7 @@ pub(super) fn find(task: Pid, mounts: &[MountInfo]) -> Result<BTreeSet<usize>, N
 
 /// Unmounts all that can be, what came last first.
 fn try_each(mounts: &[MountInfo], proc: &OwnedFd) -> Result<BTreeSet<usize>, Errno> {
-    let text = own_mountinfo(proc).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let copies: HashMap<u64, MountInfo> = mounts_in(&text)
-        .into_iter()
-        .map(|mount| (u64::from(mount.id), mount))
-        .collect();
+    let copies = Copies::read(proc).map_err(|error| errno(&error))?;
     let above = Above::of(mounts);
     let (mut locked, mut gone) = (BTreeSet::new(), BTreeSet::new());
     for index in (0..mounts.len()).rev() {
@@ -76,9 +74,7 @@ fn try_each(mounts: &[MountInfo], proc: &OwnedFd) -> Result<BTreeSet<usize>, Err
             continue;
         }
         let path = CString::new(mount.path.as_slice()).map_err(|_| Errno::EINVAL)?;
-        let on_top = mount_of(&path).ok().and_then(|id| copies.get(&id));
-        let is_it =
-            on_top.is_some_and(|top| (&top.path, &top.root, top.device) == (&mount.path, &mount.root, mount.device));
+        let is_it = copies.are_on_top(mount).map_err(|error| errno(&error))?;
         // What hides it could not be unmounted: that is locked, and came later.
         if !is_it {
             locked.insert(index);

@@ -1,11 +1,12 @@
 //! Makes a tree's mounts, by a thread that is in the mount namespace of a new sandbox.
 
 use super::{
-    copied,
+    copied::{self, Asked},
     filesystems::{Filesystems, new_filesystem},
     given::{Given, mount_of},
     groups::{self, There},
     inherited,
+    leaders::{At, leaders},
     namespaces::Spaces,
 };
 use crate::{
@@ -14,10 +15,7 @@ use crate::{
 };
 use floe_image::{
     Image,
-    record::{
-        CgroupPlace, FilesystemKind, FilesystemRecord, MountNamespaceRecord, MountPoint, MountRecord, MountSource,
-        NamespaceKind,
-    },
+    record::{CgroupPlace, FilesystemKind, FilesystemRecord, MountPoint, MountRecord, MountSource, NamespaceKind},
 };
 use floe_sys::{
     descriptor::{open_in_root, open_on_mount},
@@ -129,22 +127,26 @@ pub fn missing(image: &Image, (given, cgroups): (&Given, &CgroupViews), root: Bo
 
 /// Mounts that are being made.
 pub struct Mounting<'a> {
-    image: &'a Image,
-    filesystems: Filesystems<'a>,
-    spaces: Spaces,
+    pub(super) image: &'a Image,
+    pub(super) filesystems: Filesystems<'a>,
+    pub(super) spaces: Spaces,
     /// Whether mount namespaces that mounts keep are all as they stay.
     settled: bool,
+    /// Those mounts that others join.
+    leaders: BTreeSet<At>,
     /// By the number of the namespace.
-    done: Vec<Done>,
+    pub(super) done: Vec<Done>,
 }
 
 /// The mounts of a namespace, by position.
 #[derive(Default)]
-struct Done {
+pub(super) struct Done {
     /// Mounts of what the host has that are nowhere yet.
     shown: BTreeMap<usize, OwnedFd>,
     /// The roots of those that are there.
-    roots: Vec<Option<OwnedFd>>,
+    pub(super) roots: Vec<Option<OwnedFd>>,
+    /// Mounts that show the same as some of these, are nowhere and have nothing on them.
+    doubles: BTreeMap<usize, OwnedFd>,
 }
 
 impl<'a> Mounting<'a> {
@@ -160,12 +162,15 @@ impl<'a> Mounting<'a> {
         (given, known, cgroups): (&Given, &Known, &CgroupViews),
         proc: OwnedFd,
     ) -> Result<Self, MountError> {
-        let spaces = Spaces::make(image, proc).map_err(of_root("copy its namespace"))?;
+        let filesystems = Filesystems::new(image, made);
+        let spaces = Spaces::make(image, proc, filesystems.needs_place_apart());
+        let spaces = spaces.map_err(of_root("copy its namespace"))?;
         let mut mounting = Self {
             image,
-            filesystems: Filesystems::new(image, made),
+            filesystems,
             spaces,
             settled: false,
+            leaders: leaders(image.mount_namespaces()),
             done: Vec::new(),
         };
         mounting.make_views_of_devices()?;
@@ -183,13 +188,13 @@ impl<'a> Mounting<'a> {
         mounting.make_views_of_queues(known)?;
         for (number, namespace) in (0..).zip(image.mount_namespaces()) {
             mounting.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            let mut done = mounting.prepare(namespace, (given, cgroups))?;
+            let mut done = mounting.prepare(number, (given, cgroups))?;
             let user = known.made(namespace.owner);
             if number > 0 && (ordered || user.is_some()) {
                 done = mounting.renew((number, done), user, known)?;
             }
             mounting.done.push(done);
-            mounting.mount_all(number, known, |_| true)?;
+            mounting.mount_all(number, known)?;
         }
         Ok(mounting)
     }
@@ -272,7 +277,7 @@ impl<'a> Mounting<'a> {
         self.filesystems.made.extend(made);
         for number in 0..self.done.len() as u32 {
             self.spaces.enter(number).map_err(of_root("enter its namespace"))?;
-            self.mount_all(number, known, |_| true)?;
+            self.mount_all(number, known)?;
         }
         Ok(())
     }
@@ -285,19 +290,26 @@ impl<'a> Mounting<'a> {
         self.complete(HashMap::new(), known)?;
         let mut all = Vec::new();
         for (space, (namespace, done)) in (0..).zip(self.image.mount_namespaces().iter().zip(&self.done)) {
-            for (mount, root) in namespace.mounts.iter().zip(&done.roots) {
+            for (index, (mount, root)) in namespace.mounts.iter().zip(&done.roots).enumerate() {
                 let root = root.as_ref().ok_or(Errno::ENOENT).map_err(failed("mount it", mount))?;
-                let root = root.as_fd();
-                all.push(There { space, mount, root });
+                let (root, double) = (root.as_fd(), done.doubles.get(&index).map(AsFd::as_fd));
+                all.push(There {
+                    space,
+                    mount,
+                    root,
+                    double,
+                });
             }
         }
-        for there in &all {
-            if let MountSource::Filesystem { filesystem, .. } = there.mount.source
-                && self.image.filesystems()[filesystem as usize].read_only
-            {
-                let made = make_filesystem_read_only(there.root);
-                made.map_err(failed("make its filesystem read-only", there.mount))?;
-            }
+        // Not by those roots: of a mount that another hides there may be another's (`copied::open_again`).
+        for record in self.image.filesystems().iter().filter(|record| record.read_only) {
+            let whole = self.filesystems.made.get(&record.id).ok_or(Errno::ENOENT);
+            let made = whole.and_then(|whole| make_filesystem_read_only(whole.as_fd()));
+            made.map_err(|source| MountError {
+                object: format!("filesystem {}", record.id),
+                action: "make it read-only".to_owned(),
+                source,
+            })?;
         }
         groups::make(&all, &self.spaces)
     }
@@ -311,35 +323,50 @@ impl<'a> Mounting<'a> {
         known: &Known,
     ) -> Result<Done, MountError> {
         let mounts = &self.image.mount_namespaces()[number as usize].mounts;
-        let is_known = |mount: &MountRecord| match &mount.source {
-            MountSource::Filesystem { filesystem, .. } => {
-                !is_of_others(&self.image.filesystems()[*filesystem as usize])
-            }
-            MountSource::Namespace { kind, number } => {
-                *kind != NamespaceKind::Mount && known.one(*kind, *number).is_some()
-            }
-            MountSource::Inherited | MountSource::Path { .. } | MountSource::Cgroup { .. } => true,
-        };
         let early = match user {
-            Some(_) => copied::early(mounts, is_known, |mount| self.filesystems.is_first(mount)),
+            Some(_) => copied::early(
+                mounts,
+                &Asked {
+                    can_be: &|mount, _| self.can_be_copied(mount, known),
+                    is_bound: &|mount| self.filesystems.is_first(mount),
+                },
+            ),
             None => BTreeSet::new(),
         };
         self.done.push(done);
-        self.mount_all(number, known, |index| early.contains(&index))?;
+        for index in &early {
+            self.mount_one((number, *index), known)?;
+        }
         let mut done = self.done.pop().unwrap_or_default();
         self.spaces.renew(user).map_err(of_root("copy its namespace"))?;
         let root = self.spaces.root().map_err(of_root("open it"))?;
         let mut found = inherited::open(mounts, root.as_fd(), &|| self.spaces.mounts())?;
-        for (index, copy) in copied::open_again(mounts, &early, root.as_fd())? {
-            self.filesystems.move_to(&copy, &mounts[index], number)?;
+        for (index, copy) in copied::open_again(mounts, (0, &early), root.as_fd())? {
+            self.filesystems.move_to(&copy, &mounts[index], (number, number))?;
             found.insert(index, copy);
         }
         done.roots = (0..mounts.len()).map(|index| found.remove(&index)).collect();
         Ok(done)
     }
 
+    /// Whether a mount can be made by now where it is to be copied.
+    pub(super) fn can_be_copied(&self, mount: &MountRecord, known: &Known) -> bool {
+        match &mount.source {
+            MountSource::Filesystem { filesystem, .. } => {
+                let is_of_others = is_of_others(&self.image.filesystems()[*filesystem as usize]);
+                !is_of_others || self.filesystems.made.contains_key(filesystem)
+            }
+            // Copies have no mounts that keep mount namespaces (copy_tree of fs/namespace.c).
+            MountSource::Namespace { kind, number } => {
+                *kind != NamespaceKind::Mount && known.one(*kind, *number).is_some()
+            }
+            MountSource::Inherited | MountSource::Path { .. } | MountSource::Cgroup { .. } => true,
+        }
+    }
+
     /// Takes away what is not wanted in the namespace that the thread is in, and finds what is.
-    fn prepare(&self, namespace: &MountNamespaceRecord, outside: (&Given, &CgroupViews)) -> Result<Done, MountError> {
+    fn prepare(&self, number: u32, outside: (&Given, &CgroupViews)) -> Result<Done, MountError> {
+        let namespace = &self.image.mount_namespaces()[number as usize];
         let mounts = namespace.mounts.as_slice();
         let root = self.spaces.root().map_err(of_root("open it"))?;
         let before = self.spaces.mounts().map_err(of_root("read what is mounted"))?;
@@ -357,12 +384,15 @@ impl<'a> Mounting<'a> {
             }
         }
         let roots = self.inherited(mounts)?;
-        for (there, mount) in roots.iter().zip(mounts) {
-            if let (Some(there), Some(attributes)) = (there, mount.attributes) {
+        let mut doubles = BTreeMap::new();
+        for (index, (there, mount)) in roots.iter().zip(mounts).enumerate() {
+            let Some(there) = there else { continue };
+            if let Some(attributes) = mount.attributes {
                 set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
             }
+            doubles.extend(self.double((number, index), there)?.map(|double| (index, double)));
         }
-        Ok(Done { shown, roots })
+        Ok(Done { shown, roots, doubles })
     }
 
     /// By position, those mounts that are there by themselves in the namespace that the thread is in.
@@ -372,58 +402,129 @@ impl<'a> Mounting<'a> {
         Ok((0..mounts.len()).map(|index| found.remove(&index)).collect())
     }
 
-    /// Makes those `wanted` mounts of a namespace, which the thread is in, that are not there and can be.
-    fn mount_all(&mut self, number: u32, known: &Known, wanted: impl Fn(usize) -> bool) -> Result<(), MountError> {
-        let mounts = &self.image.mount_namespaces()[number as usize].mounts;
-        for (index, mount) in mounts.iter().enumerate().filter(|(index, _)| wanted(*index)) {
-            let done = &mut self.done[number as usize];
-            // Checked when the image was opened: parents come first, and it lies below.
-            let parent = &mounts[mount.parent as usize];
-            let above = match &done.roots[mount.parent as usize] {
-                Some(above) => above.try_clone(),
-                None if index == 0 => Ok(self.spaces.root().map_err(failed("open the root", mount))?),
-                None => continue,
-            };
-            if done.roots[index].is_some() {
-                continue;
+    /// Makes those mounts of a namespace, which the thread is in, that are not there and can be; in one of a user namespace's
+    /// with those that are locked on them.
+    fn mount_all(&mut self, number: u32, known: &Known) -> Result<(), MountError> {
+        let namespace = &self.image.mount_namespaces()[number as usize];
+        let user = known.made(namespace.owner);
+        let below_locked = copied::below_locked(&namespace.mounts);
+        for index in 0..namespace.mounts.len() {
+            match user.filter(|_| below_locked.contains(&index)) {
+                Some(user) => self.mount_tree((number, index), user, known)?,
+                None => self.mount_one((number, index), known)?,
             }
-            let above = above.map_err(|error| failed("find what it is on", mount)(errno(&error)))?;
-            let there = match &mount.source {
-                MountSource::Inherited => None,
-                MountSource::Path { .. } | MountSource::Cgroup { .. } => done.shown.remove(&index),
-                MountSource::Filesystem { filesystem, root } => {
-                    let here = (&self.spaces, number);
-                    match self.filesystems.mount((*filesystem, root), mount, here)? {
-                        Some(there) => Some(there),
-                        None => continue,
-                    }
-                }
-                MountSource::Namespace { kind, number } => {
-                    let namespace = match kind {
-                        NamespaceKind::Mount => self.settled.then(|| self.spaces.of(*number)),
-                        _ => known.one(*kind, *number),
-                    };
-                    let Some(namespace) = namespace else { continue };
-                    Some(clone_mount(namespace).map_err(failed("bind the namespace that it keeps", mount))?)
-                }
-            };
-            // All of both kinds are in these lists.
-            let there = there.ok_or(Errno::ENOENT).map_err(failed("find it", mount))?;
-            if let Some(attributes) = mount.attributes {
-                set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
-            }
-            if index == 0 {
-                attach(there.as_fd(), above.as_fd()).map_err(failed("mount it", mount))?;
-                replace_root(there.as_fd()).map_err(failed("make it the root", mount))?;
-            } else {
-                let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
-                let place = open_on_mount(above.as_fd(), rest);
-                let place = place.map_err(failed("open the place that it is mounted on", mount))?;
-                attach(there.as_fd(), place.as_fd()).map_err(failed("mount it", mount))?;
-            }
-            done.roots[index] = Some(there);
         }
         Ok(())
+    }
+
+    /// Makes one, where it is not there and can be.
+    pub(super) fn mount_one(&mut self, (number, index): (u32, usize), known: &Known) -> Result<(), MountError> {
+        let mount = &self.image.mount_namespaces()[number as usize].mounts[index];
+        let Some(above) = self.above(number, index)? else {
+            return Ok(());
+        };
+        let Some(there) = self.make((number, index), number, known)? else {
+            return Ok(());
+        };
+        if index == 0 {
+            attach(there.as_fd(), above.as_fd()).map_err(failed("mount it", mount))?;
+            replace_root(there.as_fd()).map_err(failed("make it the root", mount))?;
+        } else {
+            self.attach_on((number, index), (there.as_fd(), above.as_fd()))?;
+        }
+        self.note((number, index), there)
+    }
+
+    /// Notes one that is there, while nothing is on it.
+    pub(super) fn note(&mut self, (number, index): (u32, usize), there: OwnedFd) -> Result<(), MountError> {
+        let double = self.double((number, index), &there)?;
+        let done = &mut self.done[number as usize];
+        done.doubles.extend(double.map(|double| (index, double)));
+        done.roots[index] = Some(there);
+        Ok(())
+    }
+
+    /// Another mount of what one shows that others join, by a thread that is where it is. Later none can be made, where something
+    /// is locked on it.
+    fn double(&self, (number, index): (u32, usize), there: &OwnedFd) -> Result<Option<OwnedFd>, MountError> {
+        let namespace = &self.image.mount_namespaces()[number as usize];
+        if namespace.owner == 0 || !self.leaders.contains(&(number, index)) {
+            return Ok(None);
+        }
+        let double = clone_mount(there.as_fd());
+        double
+            .map(Some)
+            .map_err(failed("bind it once more", &namespace.mounts[index]))
+    }
+
+    /// The root of what one is to be on that is not there yet; none where that is not there either.
+    pub(super) fn above(&self, number: u32, index: usize) -> Result<Option<OwnedFd>, MountError> {
+        let mount = &self.image.mount_namespaces()[number as usize].mounts[index];
+        let roots = &self.done[number as usize].roots;
+        if roots[index].is_some() {
+            return Ok(None);
+        }
+        // Checked when the image was opened: parents come first, and it lies below.
+        match &roots[mount.parent as usize] {
+            Some(above) => {
+                let above = above.try_clone();
+                above
+                    .map(Some)
+                    .map_err(|error| failed("find what it is on", mount)(errno(&error)))
+            }
+            None if index == 0 => self.spaces.root().map(Some).map_err(failed("open the root", mount)),
+            None => Ok(None),
+        }
+    }
+
+    /// A mount that is nowhere yet, by a thread that is in the namespace `space`; none where it can't be yet.
+    pub(super) fn make(
+        &mut self,
+        (number, index): (u32, usize),
+        space: u32,
+        known: &Known,
+    ) -> Result<Option<OwnedFd>, MountError> {
+        let mount = &self.image.mount_namespaces()[number as usize].mounts[index];
+        let there = match &mount.source {
+            MountSource::Inherited => None,
+            MountSource::Path { .. } | MountSource::Cgroup { .. } => self.done[number as usize].shown.remove(&index),
+            MountSource::Filesystem { filesystem, root } => {
+                let here = (&self.spaces, space);
+                match self.filesystems.mount((*filesystem, root), mount, here)? {
+                    Some(there) => Some(there),
+                    None => return Ok(None),
+                }
+            }
+            MountSource::Namespace { kind, number } => {
+                let namespace = match kind {
+                    NamespaceKind::Mount => self.settled.then(|| self.spaces.of(*number)),
+                    _ => known.one(*kind, *number),
+                };
+                let Some(namespace) = namespace else { return Ok(None) };
+                Some(clone_mount(namespace).map_err(failed("bind the namespace that it keeps", mount))?)
+            }
+        };
+        // All of both kinds are in these lists.
+        let there = there.ok_or(Errno::ENOENT).map_err(failed("find it", mount))?;
+        if let Some(attributes) = mount.attributes {
+            set_attributes(there.as_fd(), attributes).map_err(failed("set its flags", mount))?;
+        }
+        Ok(Some(there))
+    }
+
+    /// Puts a mount at its place on what it is on.
+    pub(super) fn attach_on(
+        &self,
+        (number, index): (u32, usize),
+        (there, above): (BorrowedFd<'_>, BorrowedFd<'_>),
+    ) -> Result<(), MountError> {
+        let mounts = &self.image.mount_namespaces()[number as usize].mounts;
+        let mount = &mounts[index];
+        let parent = &mounts[mount.parent as usize];
+        let rest = Path::new(OsStr::from_bytes(mount.point.below(&parent.point).unwrap_or_default()));
+        let place = open_on_mount(above, rest);
+        let place = place.map_err(failed("open the place that it is mounted on", mount))?;
+        attach(there, place.as_fd()).map_err(failed("mount it", mount))
     }
 }
 

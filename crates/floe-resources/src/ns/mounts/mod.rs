@@ -15,6 +15,7 @@ mod given;
 mod groups;
 mod inherited;
 mod kept;
+mod leaders;
 mod locked;
 mod make;
 mod namespaces;
@@ -24,6 +25,7 @@ mod parts;
 mod populate;
 mod seen;
 mod shape;
+mod trees;
 mod views;
 
 pub use compare::{InodeOf, differences};

@@ -29,21 +29,26 @@ pub struct Spaces {
     /// floe's own /proc, by which a thread finds itself wherever it is.
     proc: OwnedFd,
     current: Cell<u32>,
+    /// How many the image has.
+    count: u32,
 }
 
 impl Spaces {
-    /// That of the calling thread, which is as a new sandbox has it, and copies of it for all others of an image.
+    /// That of the calling thread, which is as a new sandbox has it, and copies of it for all others of an image; and one more
+    /// where filesystems are to be mounted `apart`.
     ///
     /// # Errors
     /// Those of unshare(2), setns(2).
-    pub(super) fn make(image: &Image, proc: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn make(image: &Image, proc: OwnedFd, apart: bool) -> Result<Self, Errno> {
+        let count = image.mount_namespaces().len() as u32;
         let mut made = Self {
             all: Vec::new(),
             proc,
             current: Cell::new(0),
+            count,
         };
         made.all.push(made.namespace()?);
-        for _ in 1..image.mount_namespaces().len() {
+        for _ in 1..count + u32::from(apart) {
             unshare(CloneFlags::CLONE_NEWNS)?;
             made.all.push(made.namespace()?);
             setns(&made.all[0], CloneFlags::CLONE_NEWNS)?;
@@ -64,9 +69,45 @@ impl Spaces {
     /// Those of setns(2), unshare(2), sched_setaffinity(2).
     pub(super) fn renew(&mut self, user: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let copied = self.younger(user)?;
+        self.replace(copied)
+    }
+
+    fn replace(&mut self, copied: OwnedFd) -> Result<(), Errno> {
         setns(&copied, CloneFlags::CLONE_NEWNS)?;
         self.all[self.current.get() as usize] = copied;
         Ok(())
+    }
+
+    /// The number of the one where filesystems are mounted apart.
+    pub(super) fn apart(&self) -> u32 {
+        self.count
+    }
+
+    /// Adds one, in which something is mounted that goes elsewhere: a copy of the one that the calling thread is in, which
+    /// is in it then. Its number.
+    ///
+    /// # Errors
+    /// Those of unshare(2).
+    pub(super) fn add_aside(&mut self) -> Result<u32, Errno> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let number = self.all.len() as u32;
+        self.all.push(self.namespace()?);
+        self.current.set(number);
+        Ok(number)
+    }
+
+    /// Replaces that by a copy of a user namespace's. None of its mounts keeps another one, so its age does not matter.
+    ///
+    /// # Errors
+    /// Those of setns(2), unshare(2).
+    pub(super) fn lock_aside(&mut self, user: BorrowedFd<'_>) -> Result<(), Errno> {
+        let copied = self.copy(Some(user))?;
+        self.replace(copied)
+    }
+
+    /// Takes that away, when the calling thread is in another one.
+    pub(super) fn remove_aside(&mut self) {
+        self.all.pop();
     }
 
     /// A copy of the one that the calling thread is in, which the kernel takes to be younger than all that come before. A mount

@@ -2,7 +2,7 @@
 
 use super::{
     baseline::{Baseline, parents_first},
-    parts::Opened,
+    parts::{Opened, Root},
 };
 use crate::ns::{
     held::shown,
@@ -12,7 +12,7 @@ use crate::ns::{
 use floe_sys::{
     Pid,
     descriptor::mount_of,
-    mount::{clone_mount, leave_times_alone},
+    mount::{clone_mount, clone_tree, leave_times_alone},
     namespace::{Kind, known_ids},
     procfs::{MountInfo, mounts_in},
 };
@@ -102,12 +102,12 @@ impl Seen {
             let roots = if wanted.is_empty() {
                 BTreeMap::new()
             } else {
-                lay_bare(&mounts, wanted)?
+                lay_bare(&mounts, wanted, &proc)?
             };
             for (index, root) in &roots {
                 let mount = &mounts[*index];
                 if let (b"proc", b"/", Ok(root)) = (mount.kind.as_slice(), mount.root.as_slice(), root) {
-                    shown.entry(mount.device).or_insert_with(|| shown_by(root.as_fd()));
+                    shown.entry(mount.device).or_insert_with(|| shown_by(root.file.as_fd()));
                 }
             }
             Ok(Self {
@@ -121,7 +121,7 @@ impl Seen {
 }
 
 /// floe's own, by which a thread finds itself wherever it is.
-fn proc_directory() -> Result<OwnedFd, NsError> {
+pub(super) fn proc_directory() -> Result<OwnedFd, NsError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open("/proc", flags, Mode::empty()).map_err(|error| NsError::Read {
         path: "/proc".to_owned(),
@@ -160,7 +160,7 @@ fn shown_by(proc: BorrowedFd<'_>) -> Option<u64> {
 
 /// Opens mounts; those that others hide in a copy of the namespace, what is on top first, and takes away there what hides
 /// them. In a copy of one that is another user namespace's that could not be, nor could the mounts be changed.
-pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io::Result<Opened> {
+pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>, proc: &OwnedFd) -> io::Result<Opened> {
     let mut roots = BTreeMap::new();
     for index in wanted.clone() {
         let path = &mounts[index].path;
@@ -177,11 +177,19 @@ pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io:
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let above = Above::of(mounts);
+    let (above, copies) = (Above::of(mounts), Copies::read(proc)?);
     for index in parents_first(mounts).into_iter().rev() {
         let path = OsStr::from_bytes(&mounts[index].path);
         if wanted.remove(&index) {
-            roots.insert(index, open_root(path, &mounts[index].kind));
+            let is_seen = copies.are_on_top(&mounts[index])?;
+            let opened = open_root(path, &mounts[index].kind);
+            // What could not be unmounted is opened in the place of what it hides, which nobody there sees. None of its files
+            // are the other's.
+            let opened = opened.map(|root| Root {
+                is_bare: root.is_bare && is_seen,
+                ..root
+            });
+            roots.insert(index, opened);
         }
         // A copy has no mounts that keep mount namespaces (copy_tree of fs/namespace.c).
         let is_there = shown(&mounts[index]).is_none_or(|(kind, _)| kind != Kind::Mount);
@@ -195,16 +203,45 @@ pub(super) fn lay_bare(mounts: &[MountInfo], mut wanted: BTreeSet<usize>) -> io:
     Ok(roots)
 }
 
-fn open_root(path: &OsStr, kind: &[u8]) -> Result<OwnedFd, Errno> {
+/// The mounts of a copy of a namespace, which the calling thread is in, by their numbers.
+pub(super) struct Copies(HashMap<u64, MountInfo>);
+
+impl Copies {
+    /// `proc` is floe's own.
+    pub(super) fn read(proc: &OwnedFd) -> io::Result<Self> {
+        let all = mounts_in(&own_mountinfo(proc)?).into_iter();
+        Ok(Self(all.map(|mount| (u64::from(mount.id), mount)).collect()))
+    }
+
+    /// Whether what is on top where a mount of that namespace is shows the same: its copy.
+    pub(super) fn are_on_top(&self, of: &MountInfo) -> io::Result<bool> {
+        let top = mount_of(&CString::new(of.path.as_slice())?).ok();
+        let top = top.and_then(|id| self.0.get(&id));
+        Ok(top.is_some_and(|top| (&top.path, &top.root, top.device) == (&of.path, &of.root, of.device)))
+    }
+}
+
+fn open_root(path: &OsStr, kind: &[u8]) -> Result<Root, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     // A copy is taken apart when this thread ends; what was cloned of it stays.
-    let root = clone_mount(open(path, flags, Mode::empty())?.as_fd())?;
+    let place = open(path, flags, Mode::empty())?;
+    let root = match clone_mount(place.as_fd()) {
+        // What is locked on it goes along, or it may not be bound at all.
+        Err(Errno::EINVAL) => Root {
+            file: clone_tree(place.as_fd())?,
+            is_bare: false,
+        },
+        bound => Root {
+            file: bound?,
+            is_bare: true,
+        },
+    };
     if kind != b"tmpfs" {
         return Ok(root);
     }
     // All that is in it will be read. But not of one of the host's, of which an ordinary user may change nothing (MNT_LOCK_ATIME);
     // where it is a user namespace's that nobody else shows, reading shows in the times that files were read last.
-    match leave_times_alone(root.as_fd()) {
+    match leave_times_alone(root.file.as_fd()) {
         Ok(()) | Err(Errno::EPERM) => Ok(root),
         Err(error) => Err(error),
     }

@@ -6,6 +6,9 @@ use floe_sys::procfs::MountInfo;
 /// What to do about most of it.
 pub(super) const UNMOUNT: &str = "unmount it, or mount it on the host before the sandbox starts";
 
+/// What to do about those that share mounts.
+pub(super) const PRIVATE: &str = "make its mounts private: mount --make-rprivate /";
+
 /// Why a mount can't be made again, and what to do.
 pub(super) type Refused = (String, &'static str);
 
