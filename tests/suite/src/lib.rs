@@ -5,6 +5,7 @@
 mod cgroups;
 mod command;
 mod cpio;
+mod elsewhere;
 mod machine;
 pub mod migration;
 mod mounting;
@@ -22,6 +23,7 @@ mod victim;
 
 pub use cgroups::{cgroup_file, cgroups_of, host_of_version_1, host_of_version_2, host_without_cgroups};
 pub use command::{Host, ORDINARY, Outcome, json, leave, run, signal, spawn, times, until, wait};
+pub use elsewhere::Elsewhere;
 pub use machine::Machine;
 pub use mounting::{Mounting, WAIT};
 pub use mounts::enter_own_mounts;

@@ -2,64 +2,16 @@
 //! is changed, and nothing of them is left where nothing comes of it.
 
 use floe_suite::{
-    Host, TwoNetworks, json,
+    Elsewhere, Host, TwoNetworks, json,
     migration::{Point, Receiver, Way, children, expect_one, kill_all, pin_each_other, settle},
     run, spawn, until, wait,
 };
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
-    path::{Path, PathBuf},
-    process::{Child, Command},
+    path::PathBuf,
+    process::Command,
 };
-
-/// A mount namespace in which a folder is empty. It is that of a process, and ends with it.
-struct Elsewhere(Child);
-
-impl Elsewhere {
-    fn new(hidden: &Path) -> Self {
-        let ready = hidden.with_extension("ready");
-        let script = "mount -t tmpfs -o mode=755 tmpfs \"$1\" && : > \"$2\" && exec sleep infinity";
-        let mut command = Command::new("unshare");
-        command.args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--kill-child",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ]);
-        let made = Self(spawn(command.arg(hidden).arg(&ready)));
-        until("the folder is empty elsewhere", || ready.exists());
-        fs::remove_file(ready).expect("it is there");
-        made
-    }
-
-    fn enter(&self) -> Vec<String> {
-        vec!["nsenter".to_owned(), format!("--mount=/proc/{}/ns/mnt", self.0.id())]
-    }
-
-    fn host(&self) -> Host {
-        let enter = self.enter();
-        Host::behind(&enter.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// What a shell prints there.
-    fn shell(&self, line: &str) -> String {
-        let enter = self.enter();
-        let outcome = run(Command::new(&enter[0]).args(&enter[1..]).args(["sh", "-ec", line]));
-        assert_eq!(outcome.status, 0, "{line}: {}", outcome.err);
-        outcome.out
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        drop(self.0.kill().and_then(|()| self.0.wait()));
-    }
-}
 
 /// A sandbox whose program, and a file that it has open, are in a folder that is empty elsewhere.
 struct Installed {
