@@ -210,6 +210,24 @@ pub fn open_on_mount(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, 
     open_resolved(directory, path, (libc::O_PATH | libc::O_NOFOLLOW, 0), resolve)
 }
 
+/// Opens what is below `directory`, crossing neither symbolic links nor mounts.
+///
+/// # Errors
+/// EXDEV where a mount is in the way, ELOOP where a link is; others of openat2(2).
+pub fn open_on_same_mount(directory: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
+    let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV;
+    open_resolved(directory, path, (flags, mode), resolve)
+}
+
+/// Whether a file may not be changed, or only be added to, by whoever it is (chattr(1); statx(2)).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn is_fixed(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    const FIXED: u64 = (libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND) as u64;
+    Ok(statx(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH)?.stx_attributes & FIXED != 0)
+}
+
 fn open_resolved(from: BorrowedFd<'_>, path: &Path, (flags, mode): (i32, u32), resolve: u64) -> Result<OwnedFd, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let how = OpenHow {
@@ -342,18 +360,22 @@ type GetAttribute =
 
 fn attribute_names(list: ListAttributes, path: &Path) -> Result<Vec<u8>, Errno> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    // XATTR_LIST_MAX: no file has a longer list.
-    let mut names = vec![0u8; 65_536];
-    // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
-    let result = unsafe { list(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
-    match Errno::result(result) {
-        Ok(bytes) => {
-            names.truncate(bytes as usize);
-            Ok(names)
+    // Mostly there are none, or few. XATTR_LIST_MAX: no file has a longer list.
+    for room in [256, 65_536] {
+        let mut names = vec![0u8; room];
+        // SAFETY: `path` ends with a NUL and `names` has the stated length; both outlive the call.
+        let result = unsafe { list(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+        match Errno::result(result) {
+            Ok(bytes) => {
+                names.truncate(bytes as usize);
+                return Ok(names);
+            }
+            Err(Errno::ENOTSUP) => return Ok(Vec::new()),
+            Err(Errno::ERANGE) => {}
+            Err(error) => return Err(error),
         }
-        Err(Errno::ENOTSUP) => Ok(Vec::new()),
-        Err(error) => Err(error),
     }
+    Err(Errno::ERANGE)
 }
 
 fn attribute_value(get: GetAttribute, path: &Path, name: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -377,6 +399,17 @@ pub fn set_attribute_of_link(path: &Path, name: &[u8], value: &[u8]) -> Result<(
     // SAFETY: both strings end with a NUL and `value` has the stated length; all outlive the call.
     let result = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(result).map(drop)
+}
+
+/// Removes an extended attribute of what is at a path, of a symbolic link itself.
+///
+/// # Errors
+/// Those of lremovexattr(2).
+pub fn remove_attribute_of_link(path: &Path, name: &[u8]) -> Result<(), Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: both strings end with a NUL; both outlive the call.
+    Errno::result(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
 }
 
 /// Sets an extended attribute of an open file.

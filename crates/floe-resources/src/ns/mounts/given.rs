@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Paths of the host, by the mount points in the sandbox that show them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Given(BTreeMap<MountPoint, PathBuf>);
 
 /// What can't be given.
@@ -57,6 +57,20 @@ impl Given {
             }
         }
         Ok(Self(paths))
+    }
+
+    /// The same, with this one for the root directory.
+    #[must_use]
+    pub fn with_root(&self, path: PathBuf) -> Self {
+        let mut given = self.clone();
+        given.0.insert(MountPoint(b"/".to_vec()), path);
+        given
+    }
+
+    /// What is given for the root directory.
+    #[must_use]
+    pub fn root(&self) -> Option<&Path> {
+        self.path(&MountPoint(b"/".to_vec()))
     }
 
     /// What is given for a mount point.
