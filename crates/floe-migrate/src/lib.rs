@@ -11,6 +11,7 @@ pub mod record;
 pub mod refusal;
 pub mod source;
 pub mod target;
+pub mod tree;
 
 mod worker;
 

@@ -62,7 +62,7 @@ impl Process {
         }
     }
 
-    fn own() -> Self {
+    pub(crate) fn own() -> Self {
         let pid = std::process::id() as i32;
         Self::of(pid, Stat::of(Pid::new(pid)).map_or(0, |stat| stat.starttime))
     }
@@ -132,6 +132,25 @@ fn folder(state_dir: &StateDir) -> PathBuf {
 /// The path of something that belongs to a hand-over.
 pub(crate) fn file(state_dir: &StateDir, id: &Id, kind: &str) -> PathBuf {
     folder(state_dir).join(format!("{}.{kind}", id.as_str()))
+}
+
+/// The hand-overs of which there is something of a kind.
+pub(crate) fn left(state_dir: &StateDir, kind: &str) -> Result<Vec<Id>, RecordError> {
+    let folder = folder(state_dir);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(wrap("list", &folder)(error)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(wrap("list", &folder))?.file_name();
+        let id = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(kind)?.strip_suffix('.'));
+        all.extend(id.and_then(|id| Id::try_from(id.to_owned()).ok()));
+    }
+    Ok(all)
 }
 
 /// Makes something in the folder, which others remove whenever nothing is in it.

@@ -55,6 +55,7 @@ mod refusals;
 mod refusals_task;
 mod relay;
 mod rootfs;
+mod rootfs_sent;
 mod rootless;
 mod rounds;
 mod sandbox;

@@ -12,7 +12,7 @@ use floe_migrate::{
     },
     protocol::Decision,
     record::Record,
-    source::{Effort, Request, Summary, migrate, settle},
+    source::{Effort, Files as Going, Request, Summary, migrate, settle},
 };
 use floe_sandbox::Sandbox;
 use serde_json::json;
@@ -57,9 +57,11 @@ pub struct Migrate {
     /// levels up to 9 where it is far slower: by what is seen while it goes over.
     #[arg(long, default_value = "auto", value_name = "auto|LEVEL", allow_hyphen_values = true, value_parser = level)]
     level: Level,
-    /// Which files go with it where they are lacking there, if floe receive allows it: with used the programs and libraries that are
-    /// mapped and the files that are open for reading, with the directories that they and the processes are in. What is
-    /// there already, and other, stands in the way. What the sandbox writes to must be there in any case.
+    /// Which files go with it, if floe receive allows it. With used the programs and libraries that are mapped and the files that are
+    /// open for reading, with the directories that they and the processes are in, where they are lacking there. What is
+    /// there already, and other, stands in the way; what the sandbox writes to must be there in any case. With rootfs all of its
+    /// own root directory (floe run --rootfs), as it is when the sandbox stands still: it takes the place of what is at that path
+    /// there, from which files that are the same are taken.
     #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
     files: Files,
     /// Send memory over so many connections at once, at most 16; not by ssh://. More than one pay where a single connection
@@ -111,7 +113,11 @@ impl Migrate {
             keys: keys.as_ref(),
             level: self.level.0,
             streams: self.streams,
-            files: self.files == Files::Used,
+            files: match self.files {
+                Files::None => Going::None,
+                Files::Used => Going::Used,
+                Files::Rootfs => Going::Rootfs,
+            },
             rounds: self.rounds,
             bandwidth: self.bandwidth,
             lazy: self.lazy,
@@ -189,6 +195,8 @@ impl Migrate {
             "levels": levels,
             "files": summary.files.0,
             "file_bytes": summary.files.1,
+            "files_there": summary.files_there.0,
+            "file_bytes_there": summary.files_there.1,
             "bytes": summary.bytes,
             "last_bytes": summary.last_bytes,
             "paused_ms": milliseconds(summary.paused),
@@ -206,6 +214,8 @@ pub enum Files {
     None,
     /// What it reads.
     Used,
+    /// A root directory of its own.
+    Rootfs,
 }
 
 /// A level that was said; `None`: auto.
@@ -283,12 +293,17 @@ fn in_words(address: &Address, summary: &Summary) -> String {
         milliseconds(summary.frozen),
         milliseconds(summary.total)
     );
-    let done = match summary.files {
-        (0, _) => done,
-        (count, bytes) => format!(
-            "{}, {}, sent before; {done}",
-            output::count(count as usize, "file", "files"),
-            output::bytes(bytes)
+    let files = |(count, bytes): (u64, u64)| {
+        let count = output::count(count as usize, "file", "files");
+        format!("{count}, {}", output::bytes(bytes))
+    };
+    let done = match (summary.files, summary.files_there) {
+        ((0, _), (0, _)) => done,
+        (sent, (0, _)) => format!("{}, sent before; {done}", files(sent)),
+        (sent, there) => format!(
+            "{}, sent before; {} were there already; {done}",
+            files(sent),
+            files(there)
         ),
     };
     match outcome {

@@ -8,14 +8,17 @@ use floe_image::ImageFiles;
 use floe_migrate::{
     link::{Address, LinkError, Listener},
     protocol::Decision,
-    target::{Event, Request, receive, receive_here, settle_files},
+    target::{Event, Files as Taken, Request, receive, receive_here, settle_files},
 };
 use floe_resources::ns::{
     mounts::{Given, given_mount},
     network::{GivenEnd, GivenEnds},
 };
 use floe_sandbox::{Sandbox, Status, become_root};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{PathBuf, absolute},
+    time::Duration,
+};
 
 /// Take sandboxes that floe migrate sends from other hosts, until interrupted.
 ///
@@ -50,10 +53,15 @@ pub struct Receive {
     /// A processor that lacks what the programs of the sandboxes may use.
     #[arg(long, value_enum, value_name = "HOW", default_value = "check")]
     cpu: Lesser,
-    /// Which files sources may have made here that their sandboxes use, wherever they want them, with any owner and mode: whoever
-    /// may is as good as root on this host. Nothing that is here is changed.
+    /// Which files sources may have made here. With used those that their sandboxes use, wherever they want them, with any owner and
+    /// mode: whoever may is as good as root on this host; nothing that is here is changed. With rootfs the root directories
+    /// of their sandboxes, below --roots alone: there they take the places of what is there.
     #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
     files: Files,
+    /// A directory below which there may be root directories of sandboxes that come (--files rootfs): each at the path that it has
+    /// at the source, or at that of --mount /=PATH. Nobody else may write to it, or to what is between it and these.
+    #[arg(long, value_name = "DIR", required_if_eq("files", "rootfs"))]
+    roots: Vec<PathBuf>,
     /// How tasks get their PIDs.
     #[arg(long, value_enum, default_value = "ns-last-pid")]
     pid_method: Method,
@@ -87,6 +95,11 @@ impl Receive {
             let ids = Map::default().ids_for(image).map_err(|failure| failure.to_string())?;
             Ok(become_root(ids)?)
         };
+        let files = match self.files {
+            Files::None => Taken::None,
+            Files::Used => Taken::Used,
+            Files::Rootfs => Taken::Rootfs(self.roots.iter().map(absolute).collect::<Result<_, _>>()?),
+        };
         let mounts = Given::new(&self.mount)?;
         let net = GivenEnds::where_they_fit(self.net.clone())?;
         // Standard output may be the connection.
@@ -96,7 +109,7 @@ impl Receive {
             keys: keys.as_ref(),
             silence: self.timeout,
             pid_method: self.pid_method.into(),
-            files: self.files == Files::Used,
+            files: &files,
             mounts: &mounts,
             net: &net,
             differences: (FilesMode::Check, self.cpu.into()),
@@ -151,6 +164,7 @@ fn in_words(event: &Event<'_>) -> String {
             counts: None,
         } => format!("the migration {name} from {from} is decided: it runs"),
         Event::GivenUp { from, reason } => format!("nothing came of a migration from {from}: {reason}"),
+        Event::Left { from, reason } => format!("something stays of a migration ({from}): {reason}"),
         Event::Held { name, from } => {
             format!("{name} is held: {from} is gone, and has not said whether it runs on here or there")
         }

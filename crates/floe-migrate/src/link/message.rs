@@ -1,6 +1,10 @@
 //! What source and target say to each other: `docs/wire-protocol.md`.
 
-use crate::{files::Entry, protocol::Decision};
+use crate::{
+    files::Entry,
+    protocol::Decision,
+    tree::{Node, TreePath},
+};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol. Version 1 knew neither [`Message::Join`] nor pieces.
@@ -28,7 +32,7 @@ pub enum Message {
         /// How many more connections are to [`Join`](Self::Join), over which the later images come; none where they come by
         /// this one. At most [`STREAMS`].
         streams: u16,
-        /// Whether files come with it: behind the image they are told of by [`Files`](Self::Files).
+        /// Whether files come with it: behind the image they are told of by [`Files`](Self::Files), or [`Tree`](Self::Tree).
         files: bool,
     },
     /// Source: what the sandbox uses, each behind the directories that it is in, by their paths.
@@ -43,6 +47,26 @@ pub enum Message {
     Want {
         /// Ascending.
         files: Vec<u32>,
+    },
+    /// Source: its root tree, each file behind the directory that it is in, by their paths; or, behind the last image, what of that
+    /// is other by then.
+    Tree {
+        /// Some of it.
+        nodes: Vec<Node>,
+        /// Bytes that these take on their disk.
+        stored: u64,
+        /// What is no more.
+        removed: Vec<TreePath>,
+        /// Whether that is all.
+        last: bool,
+    },
+    /// Target: of which regular files of the tree the content is lacking here, by their numbers from 0 on. Each follows, as pieces,
+    /// to its [`End`](Self::End); or [`Skip`](Self::Skip) for all, where the source only wants to know.
+    Lacking {
+        /// Ascending.
+        files: Vec<u32>,
+        /// Whether that is all.
+        last: bool,
     },
     /// Source, as the first one behind [`Hello`](Self::Hello) in another connection: it belongs to this hand-over.
     Join {
@@ -74,7 +98,7 @@ pub enum Message {
         /// Why.
         reason: String,
     },
-    /// Source: nothing has come of the round; what was sent of it is forgotten.
+    /// Source: nothing has come of the round; what was sent of it is forgotten. Or no content of files is to come.
     Skip,
     /// Source: the last image follows, as data, to its [`End`](Self::End), on the base of the last round.
     Image {

@@ -56,6 +56,8 @@ pub struct Offered {
     known: Vec<(FilePath, Witness)>,
     /// How many were sent, and their bytes.
     pub sent: (u64, u64),
+    /// The same of those that were there already.
+    pub there: (u64, u64),
 }
 
 /// Device, inode, bytes, times of change of content and inode.
@@ -94,6 +96,7 @@ pub fn send(course: &Course<'_>, records: &File, link: &mut Link) -> Result<Offe
         for above in path.ancestors() {
             add_directory(&root, above, &mut entries);
         }
+        offered.there = (offered.there.0 + 1, offered.there.1 + found.size());
         entries.insert(path.clone(), (entry(path.clone(), content, &found), Some(file)));
         offered.known.push((path, Witness::of(&found)));
     }
@@ -117,6 +120,7 @@ pub fn send(course: &Course<'_>, records: &File, link: &mut Link) -> Result<Offe
         };
         let bytes = send_one(course, (entry, file), link)?;
         offered.sent = (offered.sent.0 + 1, offered.sent.1 + bytes);
+        offered.there = (offered.there.0.saturating_sub(1), offered.there.1.saturating_sub(bytes));
     }
     Ok(offered)
 }
@@ -148,7 +152,7 @@ impl Offered {
 
 impl Course<'_> {
     /// Lets the target hear now and then that this side lives, and hears whether it refuses.
-    fn live(&self, link: &mut Link, last: &mut Instant) -> Result<(), MigrateError> {
+    pub(super) fn live(&self, link: &mut Link, last: &mut Instant) -> Result<(), MigrateError> {
         self.look_out(link)?;
         Self::listen(link)?;
         if last.elapsed() > ALIVE {
@@ -203,7 +207,7 @@ fn used(records: File) -> Result<(BTreeSet<FilePath>, BTreeSet<FilePath>), Refus
         .first()
         .map_or(&[][..], |space| &space.mounts[..]);
     if mounts.first().is_some_and(|root| root.source != MountSource::Inherited) {
-        let text = "it has a root directory of its own (--rootfs), from which no files are sent (--files)";
+        let text = "it has a root directory of its own (--rootfs), which is sent whole (--files rootfs)";
         return Err(Refusal::plain(text));
     }
     let is_hosts = |path: &FilePath| {

@@ -17,6 +17,7 @@ mod rounds;
 mod save;
 mod settle;
 mod streams;
+mod tree;
 mod tuner;
 
 use crate::{
@@ -45,6 +46,7 @@ use std::{
     num::{NonZeroU16, NonZeroU64},
     time::{Duration, Instant},
 };
+use tree::Tree;
 
 /// What is to move, and where.
 #[derive(Debug)]
@@ -59,8 +61,8 @@ pub struct Request<'a> {
     pub keys: Option<&'a Keys>,
     /// zstd level; `None`: by what the way to the other host allows.
     pub level: Option<i32>,
-    /// Whether the files that it reads and has mapped go with it, where they are lacking at the target.
-    pub files: bool,
+    /// Which files go with it.
+    pub files: Files,
     /// Connections by which images go at the same time. More than one by [`Address::Tcp`] and [`Address::Unix`] alone, and at
     /// most 16.
     pub streams: NonZeroU16,
@@ -82,6 +84,36 @@ pub struct Request<'a> {
     pub dry_run: bool,
 }
 
+/// Files that go with a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// None.
+    None,
+    /// What it reads and has mapped, where that is lacking at the target.
+    Used,
+    /// The tree of a root directory of its own.
+    Rootfs,
+}
+
+/// Files on their way.
+#[derive(Debug)]
+enum Going {
+    None,
+    Used(Offered),
+    Rootfs(Box<Tree>),
+}
+
+impl Going {
+    /// Regular files that were sent, and their bytes; the same of those that were there already.
+    fn counts(&self) -> [(u64, u64); 2] {
+        match self {
+            Self::None => [(0, 0); 2],
+            Self::Used(offered) => [offered.sent, offered.there],
+            Self::Rootfs(tree) => [tree.sent, tree.there],
+        }
+    }
+}
+
 /// What was done.
 #[derive(Debug, Clone)]
 pub struct Summary {
@@ -95,6 +127,8 @@ pub struct Summary {
     pub efforts: Vec<(Effort, u64)>,
     /// Files that were sent, and their bytes.
     pub files: (u64, u64),
+    /// The same of those that were there already.
+    pub files_there: (u64, u64),
     /// The longest that the tree stood still in an earlier round.
     pub paused: Duration,
     /// What the tree consists of.
@@ -302,17 +336,21 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     }
     sandbox.refuse_held()?;
     sandbox.pid1()?;
+    if request.files == Files::Rootfs {
+        tree::refuse_without(sandbox)?;
+    }
     let course = Course::new(request, control)?;
     let id = Id::new().map_err(MigrateError::system("choose the migration's id"))?;
     let mut link = greet(request.address, request.manner(control))?;
-    let (counts, instance, offered) = save::look(&course, &id, &mut link)?;
+    let (counts, instance, mut going) = save::look(&course, &id, &mut link)?;
     if request.dry_run {
         return Ok(Summary {
             rounds: 0,
             bytes: 0,
             last_bytes: 0,
             efforts: Vec::new(),
-            files: offered.sent,
+            files: going.counts()[0],
+            files_there: going.counts()[1],
             paused: Duration::ZERO,
             counts,
             frozen: Duration::ZERO,
@@ -325,7 +363,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
     }
     let rounds = Rounds::send(&course, counts.memory, &mut link);
     let rounds = rounds.inspect_err(|_| rounds::forget(sandbox))?;
-    let moved = hand_over((&course, &rounds, &offered), begin, (id, instance), link);
+    let moved = hand_over((&course, &rounds, &mut going), begin, (id, instance), link);
     if moved.is_err() && rounds.follows {
         rounds::forget(sandbox);
     }
@@ -334,7 +372,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
 
 /// Sends what is left of a tree, and hands it over.
 fn hand_over(
-    (course, rounds, offered): (&Course<'_>, &Rounds, &Offered),
+    (course, rounds, going): (&Course<'_>, &Rounds, &mut Going),
     begin: Instant,
     (id, instance): (Id, Instance),
     link: Link,
@@ -366,7 +404,7 @@ fn hand_over(
         untold: None,
         outcome: None,
     };
-    let sent = save::save(course, (rounds, offered), &mut hand);
+    let sent = save::save(course, (rounds, going), &mut hand);
     let (outcome, counts) = hand.finish()?;
     let sent = sent?;
     let ran_on = outcome.map(|(_, since)| since);
@@ -379,7 +417,8 @@ fn hand_over(
         bytes: rounds.bytes + sent.bytes,
         last_bytes: sent.bytes,
         efforts: course.tuner().bytes(),
-        files: offered.sent,
+        files: going.counts()[0],
+        files_there: going.counts()[1],
         paused: rounds.paused,
         counts,
         frozen,

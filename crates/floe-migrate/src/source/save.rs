@@ -1,10 +1,10 @@
 //! Stops the tree, and sends what is saved of it.
 
 use super::{
-    Course, Hand, MigrateError, Request,
-    files::{self, Offered},
+    Course, Files, Going, Hand, MigrateError, Request, files,
     pump::{pump, talk, wait},
     rounds::Rounds,
+    tree::Tree,
 };
 use crate::{
     link::{
@@ -50,10 +50,10 @@ pub fn stage_name(name: &str) -> Option<&'static str> {
 }
 
 /// Saves all but memory and has the target look for what stands in the way. The tree is stopped for a moment.
-pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, Instance, Offered), MigrateError> {
+pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, Instance, Going), MigrateError> {
     let Course { request, control, .. } = course;
     // In which is looked up what files it uses.
-    let records = request.files.then(tempfile::tempfile).transpose();
+    let records = (request.files != Files::None).then(tempfile::tempfile).transpose();
     let records = records.map_err(MigrateError::system("make a temporary file"))?;
     let saved = Saved {
         then: Then::RunOnUnsaved,
@@ -66,7 +66,7 @@ pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, In
         id: id.clone(),
         name: request.sandbox.name().to_owned(),
         streams: request.more_streams(),
-        files: request.files,
+        files: request.files != Files::None,
     };
     let peer = link.peer().to_owned();
     link.send(&offer).map_err(talk(&peer))?;
@@ -78,13 +78,14 @@ pub fn look(course: &Course<'_>, id: &Id, link: &mut Link) -> Result<(Counts, In
     link.set_deadline(None);
     worker.wait();
     link.send(&Message::End { bytes: sent.bytes }).map_err(talk(&peer))?;
-    let offered = match &records {
-        Some(records) => files::send(course, records, link)?,
-        None => Offered::default(),
+    let going = match (request.files, &records) {
+        (Files::Used, Some(records)) => Going::Used(files::send(course, records, link)?),
+        (Files::Rootfs, Some(records)) => Going::Rootfs(Box::new(Tree::send(course, records, link)?)),
+        (Files::None, _) | (_, None) => Going::None,
     };
     loop {
         match wait(course, (link, None), &mut sent)? {
-            Some(Message::Accepted { instance }) => return Ok((sent.counts, instance, offered)),
+            Some(Message::Accepted { instance }) => return Ok((sent.counts, instance, going)),
             Some(Message::Stage { name }) => {
                 if let Some(name) = stage_name(&name) {
                     control.observer.stage(name);
@@ -130,11 +131,11 @@ pub fn refused_there(peer: &str, reason: &str, findings: &[String]) -> MigrateEr
 /// Stops the tree, sends its image on the base of what went over before, and sees the hand-over through.
 pub fn save(
     course: &Course<'_>,
-    (rounds, offered): (&Rounds, &Offered),
+    (rounds, going): (&Rounds, &mut Going),
     hand: &mut Hand<'_>,
 ) -> Result<Sent, MigrateError> {
     let mut sent = Sent::default();
-    match send_image((course, rounds, offered), hand, &mut sent) {
+    match send_image((course, rounds, going), hand, &mut sent) {
         Ok(()) => {}
         Err((event, error)) => hand.fail(event, error),
     }
@@ -144,7 +145,7 @@ pub fn save(
 type Failed = (SourceEvent, MigrateError);
 
 fn send_image(
-    (course, rounds, offered): (&Course<'_>, &Rounds, &Offered),
+    (course, rounds, going): (&Course<'_>, &Rounds, &mut Going),
     hand: &mut Hand<'_>,
     sent: &mut Sent,
 ) -> Result<(), Failed> {
@@ -172,8 +173,14 @@ fn send_image(
     let failed = |link: &Link, error| (event_of(&error), standstill(request, link, error));
     pump(course, (link, worker), (sent, None)).map_err(|error| failed(link, error))?;
     // The tree stands still, so that it has none of them changed from now on.
-    offered.are_unchanged(course).map_err(|error| failed(link, error))?;
+    if let Going::Used(offered) = going {
+        offered.are_unchanged(course).map_err(|error| failed(link, error))?;
+    }
     link.send(&Message::End { bytes: sent.bytes }).map_err(lost)?;
+    if let Going::Rootfs(tree) = going {
+        let sent = tree.send_changes(course, link);
+        sent.map_err(|error| failed(link, error))?;
+    }
     // No more comes by them.
     link.streams().clear();
     // From here on the target speaks, or the worker, should it be killed.

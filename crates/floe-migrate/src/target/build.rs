@@ -11,8 +11,11 @@ use floe_checkpoint::{
     restore::{self, dry_run_awaiting, restore},
     stage::Control,
 };
-use floe_image::ImageFiles;
-use floe_resources::file::{Grants, Outside, TcpMode};
+use floe_image::{Image, ImageFiles};
+use floe_resources::{
+    file::{Grants, Outside, TcpMode, on_disk},
+    ns::mounts::Given,
+};
 use floe_sandbox::{Holding, Sandbox};
 use std::{collections::BTreeSet, error::Error, fs::File, io, path::Path, time::Duration};
 
@@ -25,13 +28,13 @@ fn of_boxed(error: Box<dyn Error + Send + Sync>) -> Refusal {
 }
 
 /// What is given to every sandbox that comes.
-fn outside<'a>(session: &Session<'a>, grants: &'a Grants) -> Outside<'a> {
+fn outside<'a>(session: &Session<'a>, mounts: &'a Given, grants: &'a Grants) -> Outside<'a> {
     Outside {
         // The source says which connections come.
         tcp: TcpMode::Established,
         moves: true,
         grants,
-        mounts: session.request.mounts,
+        mounts,
         ends: session.request.net,
         terminal: false,
     }
@@ -40,11 +43,12 @@ fn outside<'a>(session: &Session<'a>, grants: &'a Grants) -> Outside<'a> {
 /// What it takes to hold a tree frozen.
 const FREEZER: &str = "cgroup freezer";
 
-/// Finds all that stands in the way here of a tree whose records are known, and of which files are `coming` to these paths.
+/// Finds all that stands in the way here of a tree whose records are known, for which these `mounts` are given, and of which files
+/// are `coming` to these paths.
 pub fn look(
     session: &Session<'_>,
     (records, name): (&File, &str),
-    coming: &BTreeSet<Vec<u8>>,
+    (mounts, coming): (&Given, &BTreeSet<Vec<u8>>),
     ends: &Ends,
 ) -> Result<Counts, Refusal> {
     let mut findings = Vec::new();
@@ -61,7 +65,7 @@ pub fn look(
     let records = ImageFiles::from(records.try_clone().map_err(of)?);
     (session.request.become_user)(&records).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
-    let outside = outside(session, &grants);
+    let outside = outside(session, mounts, &grants);
     let observer = Relay(ends);
     let control = Control {
         interrupted: session.interrupted,
@@ -86,14 +90,14 @@ pub fn look(
 /// Builds the tree of an image, and leaves it held. `images` are those of the rounds, the oldest first, and the image itself.
 pub fn build(
     session: &Session<'_>,
-    (images, lazy): (&[File], bool),
+    (images, lazy, mounts): (&[File], bool, &Given),
     (id, permit): (&Id, &Path),
     ends: &Ends,
 ) -> Result<Counts, Refusal> {
     let image = chain(images).map_err(of)?;
     (session.request.become_user)(&image).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
-    let outside = outside(session, &grants);
+    let outside = outside(session, mounts, &grants);
     let holding = Holding {
         id: id.as_str().to_owned(),
         permit: permit.to_owned(),
@@ -124,6 +128,40 @@ pub fn build(
         memory: report.memory,
         frozen: Duration::ZERO,
     })
+}
+
+/// Paths that a tree has open, mapped, or is in, and that its root directory has, not what is mounted there.
+pub fn on_root(records: &File) -> Result<BTreeSet<Vec<u8>>, Refusal> {
+    let records = ImageFiles::from(records.try_clone().map_err(of)?);
+    let image = Image::open(records).map_err(of)?;
+    let mounts = image
+        .mount_namespaces()
+        .first()
+        .map_or(&[][..], |space| &space.mounts[..]);
+    let is_on_root = |path: &Vec<u8>| {
+        let mut others = mounts.iter().skip(1);
+        !others.any(|mount| {
+            path.strip_prefix(&mount.point.0[..])
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        })
+    };
+    let mut all = BTreeSet::new();
+    let mapped = image.mapped_files().iter().filter(|file| file.mount_namespace == 0);
+    all.extend(mapped.map(|file| file.path.clone()));
+    for record in image.open_files().iter().filter(|record| record.mount_namespace == 0) {
+        all.extend(on_disk(record).map_err(of)?.map(|file| file.path));
+    }
+    let places = image
+        .processes()
+        .iter()
+        .flat_map(|process| [&process.cwd, &process.root]);
+    all.extend(
+        places
+            .filter(|place| place.mount_namespace == 0)
+            .map(|place| place.path.clone()),
+    );
+    all.retain(is_on_root);
+    Ok(all)
 }
 
 /// An image with those of the rounds before it.

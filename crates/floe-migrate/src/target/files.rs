@@ -81,8 +81,13 @@ impl Delivery {
 fn listed(link: &mut Link) -> Result<Vec<Entry>, Ended> {
     let mut all: Vec<Entry> = Vec::new();
     loop {
-        let Message::Files { entries, last } = link.receive()? else {
-            return Err(out_of_turn());
+        let (entries, last) = match link.receive()? {
+            Message::Files { entries, last } => (entries, last),
+            Message::Tree { .. } => {
+                let text = "floe receive takes the files that a sandbox uses there, not its root tree (--files)";
+                return Err(Ended::Refused(Refusal::plain(text)));
+            }
+            _ => return Err(out_of_turn()),
         };
         let is_empty = entries.is_empty();
         all.extend(entries);

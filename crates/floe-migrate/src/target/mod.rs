@@ -10,7 +10,10 @@ mod files;
 mod place;
 mod session;
 mod spool;
+mod stage;
 mod streams;
+mod swap;
+mod tree;
 
 use crate::{
     keys::Keys,
@@ -31,7 +34,7 @@ use nix::{
     errno::Errno,
     sys::{
         signal::{Signal, kill},
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, getpid},
 };
@@ -39,6 +42,7 @@ use session::Session;
 use std::{
     error::Error,
     io,
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -67,12 +71,23 @@ pub struct Request<'a> {
     pub net: &'a GivenEnds,
     /// What of this host may differ.
     pub differences: Differences,
-    /// Whether a source may have files made that its sandboxes use: whoever may is root here.
-    pub files: bool,
+    /// Which files a source may have made.
+    pub files: &'a Files,
     /// Called before an image is looked at or restored, in a process that does nothing else.
     pub become_user: &'a Become<'a>,
     /// Told what happens.
     pub tell: &'a dyn Fn(&Event<'_>),
+}
+
+/// Files that a source may have made.
+#[derive(Debug)]
+pub enum Files {
+    /// None.
+    None,
+    /// What its sandboxes use, wherever that is: whoever may is root here.
+    Used,
+    /// Their root trees, below these directories.
+    Rootfs(Vec<PathBuf>),
 }
 
 /// What happens at a target.
@@ -89,6 +104,13 @@ pub enum Event<'a> {
     },
     /// One was given up, at either side, and nothing of it is left.
     GivenUp {
+        /// From whom.
+        from: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Something stays of a root tree that is not needed any more.
+    Left {
         /// From whom.
         from: &'a str,
         /// Why.
@@ -121,7 +143,9 @@ impl Request<'_> {
 /// Where some of it can't be removed.
 pub fn settle_files(state_dir: &StateDir, id: &str, decision: Decision) -> Result<(), Refusal> {
     let id = Id::try_from(id.to_owned()).map_err(Refusal::plain)?;
-    place::settle(state_dir, &id, decision)
+    place::settle(state_dir, &id, decision)?;
+    swap::settle(state_dir, &id, decision)?;
+    swap::clear(state_dir, &id)
 }
 
 /// Receives what comes in until told to stop. The caller must have one thread.
@@ -133,11 +157,24 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
     crate::record::tidy(request.state_dir);
     let mut listener = Some(listener);
     let mut sessions: Vec<Pid> = Vec::new();
+    let mut leaves_trees = true;
     let result = loop {
         if control.interrupted.load(Ordering::Relaxed) {
             break Ok(());
         }
-        sessions.retain(|session| !has_ended(*session));
+        sessions.retain(|session| match how_it_ended(*session) {
+            None => true,
+            Some(was_killed) => {
+                leaves_trees |= was_killed;
+                false
+            }
+        });
+        if std::mem::take(&mut leaves_trees) {
+            match fork::child(|| clear_left(request)) {
+                Ok(child) => sessions.push(child),
+                Err(error) => break Err(error.into()),
+            }
+        }
         if sessions.len() >= SESSIONS {
             std::thread::sleep(Duration::from_millis(50));
             continue;
@@ -197,10 +234,26 @@ fn take(incoming: Incoming, request: &Request<'_>, control: &Control<'_>) -> Res
     incoming.take(manner, Instant::now() + GREET)
 }
 
-fn has_ended(session: Pid) -> bool {
+/// Whether it was killed; `None` where it has not ended.
+fn how_it_ended(session: Pid) -> Option<bool> {
     match waitpid(session, Some(WaitPidFlag::WNOHANG)) {
-        Ok(status) => status.pid().is_some(),
-        Err(error) => error != Errno::EINTR,
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
+        Ok(WaitStatus::Signaled(..)) => Some(true),
+        Ok(_) | Err(_) => Some(false),
+    }
+}
+
+/// Removes root trees of which nothing has come since who made them was killed.
+fn clear_left(request: &Request<'_>) -> i32 {
+    match swap::clear_left(request.state_dir) {
+        Ok(()) => 0,
+        Err(Refusal { reason, .. }) => {
+            (request.tell)(&Event::Left {
+                from: "earlier",
+                reason: &reason,
+            });
+            1
+        }
     }
 }
 
@@ -209,6 +262,7 @@ fn has_ended(session: Pid) -> bool {
 /// # Errors
 /// [`LinkError`].
 pub fn receive_here(request: &Request<'_>, control: &Control<'_>) -> Result<i32, LinkError> {
+    clear_left(request);
     let link = stdio(request.manner(control.interrupted))?;
     Ok(serve(link, request, control))
 }

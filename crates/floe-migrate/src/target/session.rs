@@ -1,11 +1,13 @@
 //! One connection.
 
 use super::{
-    Event, FailAt, Request, build,
+    Event, FailAt, Files, Request, build,
     files::Delivery,
     place,
     spool::{ALIVE, Spool},
     streams::{Awaited, Streams, relay},
+    swap,
+    tree::Tree,
 };
 use crate::{
     link::{
@@ -19,12 +21,14 @@ use crate::{
     worker::{Counts, Ends, Report, Worker},
 };
 use floe_image::MAX_BASES;
+use floe_resources::ns::mounts::Given;
 use floe_sandbox::{Sandbox, SandboxError, StateError, Status};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
 };
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
     os::fd::AsFd,
@@ -66,6 +70,32 @@ impl From<FrameError> for Ended {
     }
 }
 
+/// What came with a sandbox.
+enum Came {
+    Nothing,
+    Used(Delivery),
+    Rootfs(Box<Tree>),
+}
+
+impl Came {
+    /// What is given for mounts, with that.
+    fn given(&self, given: &Given) -> Given {
+        match self {
+            Self::Nothing | Self::Used(_) => given.clone(),
+            Self::Rootfs(tree) => tree.given(given),
+        }
+    }
+
+    /// Paths at which there will be the right files when the sandbox is built.
+    fn coming(&self) -> BTreeSet<Vec<u8>> {
+        match self {
+            Self::Nothing => BTreeSet::new(),
+            Self::Used(delivery) => delivery.coming(),
+            Self::Rootfs(tree) => tree.coming.clone(),
+        }
+    }
+}
+
 fn lost(error: &FrameError) -> Refusal {
     Refusal::of(error)
 }
@@ -84,7 +114,11 @@ impl Session<'_> {
                 name,
                 streams,
                 files,
-            }) => self.take_offer(link, (&id, &name), (streams, files)),
+            }) => {
+                let taken = self.take_offer(link, (&id, &name), (streams, files));
+                self.clear(&id);
+                taken
+            }
             Ok(Message::Join { id, stream }) => relay(self, link, (&id, stream)),
             Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
                 link.send(&Message::Unknown).map_err(|error| lost(&error))?;
@@ -97,7 +131,10 @@ impl Session<'_> {
                 if outcome == Outcome::Runs && decision == Decision::Commit {
                     self.tell_runs(id.as_str(), None);
                 }
-                link.send(&Message::Done { outcome }).map_err(|error| lost(&error))
+                let told = link.send(&Message::Done { outcome }).map_err(|error| lost(&error));
+                drop(link);
+                self.clear(&id);
+                told
             }
             Ok(_) => Err(Refusal::plain("the source said something that has no place there")),
             Err(error) => Err(lost(&error)),
@@ -134,19 +171,15 @@ impl Session<'_> {
 
     fn take_offer(&self, mut link: Link, (id, name): (&Id, &str), (more, files): (u16, bool)) -> Result<(), Refusal> {
         let mut streams = Streams::default();
-        let mut delivery = Delivery::default();
+        let mut came = Came::Nothing;
         let looked = Spool::new(&mut link, &mut streams, RECORDS).take().and_then(|records| {
             let records = records.ok_or_else(out_of_turn)?;
-            delivery = match (files, self.request.files) {
-                (false, _) => Delivery::default(),
-                (true, true) => Delivery::take(self, &mut link)?,
-                (true, false) => {
-                    let text = "floe receive takes no files there (--files used at both sides)";
-                    return Err(Ended::Refused(Refusal::plain(text)));
-                }
-            };
-            let coming = delivery.coming();
-            let worker = Worker::start(&mut link, |ends| build::look(self, (&records, name), &coming, ends));
+            if files {
+                came = self.take_files((&records, id), &mut link)?;
+            }
+            let (mounts, coming) = (came.given(self.request.mounts), came.coming());
+            let work = |ends: &Ends| build::look(self, (&records, name), (&mounts, &coming), ends);
+            let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             self.attend(&mut link, &mut worker)?;
             // Whether it can be written down that a tree is held: given up again, as the source may be killed now, or have
@@ -177,7 +210,7 @@ impl Session<'_> {
                     }
                 }
                 Ok(Message::Image { lazy }) => {
-                    return self.take_image((link, streams), (id, name), (rounds, lazy), &delivery);
+                    return self.take_image((link, streams), (id, name), (rounds, lazy), &mut came);
                 }
                 // It only wanted to know, or has given up.
                 Err(FrameError::End) => return Ok(()),
@@ -192,7 +225,7 @@ impl Session<'_> {
         (mut link, mut streams): (Link, Streams),
         (id, name): (&Id, &str),
         (mut rounds, lazy): (Vec<File>, bool),
-        delivery: &Delivery,
+        came: &mut Came,
     ) -> Result<(), Refusal> {
         let permit = match Permit::give(self.request.state_dir, id) {
             Ok(permit) => permit,
@@ -204,8 +237,15 @@ impl Session<'_> {
             // No more comes by them, and who builds the tree is not to have them.
             drop(streams);
             rounds.push(image.ok_or_else(out_of_turn)?);
-            place::place(self.request.state_dir, id, delivery).map_err(Ended::Refused)?;
-            let work = |ends: &Ends| build::build(self, (&rounds, lazy), (id, permit.file()), ends);
+            match came {
+                Came::Nothing => {}
+                Came::Used(delivery) => {
+                    place::place(self.request.state_dir, id, delivery).map_err(Ended::Refused)?;
+                }
+                Came::Rootfs(tree) => tree.take_changes(&mut link)?,
+            }
+            let mounts = came.given(self.request.mounts);
+            let work = |ends: &Ends| build::build(self, (&rounds, lazy, &mounts), (id, permit.file()), ends);
             let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             self.attend(&mut link, &mut worker)
@@ -289,7 +329,33 @@ impl Session<'_> {
         let state_dir = self.request.state_dir;
         let outcome = self.carry_out_on_tree(id, decision)?;
         place::settle(state_dir, id, decision)?;
+        swap::settle(state_dir, id, decision)?;
         Ok(outcome)
+    }
+
+    /// Takes what goes with a sandbox, as far as that may come here.
+    fn take_files(&self, (records, id): (&File, &Id), link: &mut Link) -> Result<Came, Ended> {
+        match self.request.files {
+            Files::Used => Delivery::take(self, link).map(Came::Used),
+            Files::Rootfs(roots) => {
+                let tree = Tree::take(self, (records, id), roots, link)?;
+                Ok(Came::Rootfs(Box::new(tree)))
+            }
+            Files::None => {
+                let text = "floe receive takes no files there (--files at both sides)";
+                Err(Ended::Refused(Refusal::plain(text)))
+            }
+        }
+    }
+
+    /// Removes what of a root tree is not needed any more, which may take a while: the source has been told by now.
+    fn clear(&self, id: &Id) {
+        if let Err(refusal) = swap::clear(self.request.state_dir, id) {
+            (self.request.tell)(&Event::Left {
+                from: &self.from,
+                reason: &refusal.reason,
+            });
+        }
     }
 
     fn carry_out_on_tree(&self, id: &Id, decision: Decision) -> Result<Outcome, Refusal> {
