@@ -1,11 +1,11 @@
-//! Makes a golden: an image with the fixed contents of `tests/container/sample.rs`. It is done once for each version of
+//! Makes a golden: an image with the fixed contents of `tests/container/sample/mod.rs`. It is done once for each version of
 //! the format or of a record's shape, with the floe that introduced it; the file is never made again.
 //!
 //! ```text
 //! cargo run -p floe-image --example make-golden -- tests/golden/v1.floe
 //! ```
 
-#[path = "../tests/container/sample.rs"]
+#[path = "../tests/container/sample/mod.rs"]
 #[allow(dead_code, missing_docs, reason = "the tests use the rest of it")]
 mod sample;
 

@@ -1,6 +1,6 @@
 //! Mounts of the golden image, and what is in its tmpfs.
 
-use super::sample_cgroups::place;
+use super::cgroups::place;
 use floe_image::record::*;
 
 fn at(path: &[u8]) -> MountPoint {
