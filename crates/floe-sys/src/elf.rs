@@ -34,7 +34,8 @@ pub fn one_page_program(name: &str, base: u64, code: &[u8]) -> io::Result<OwnedF
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
-/// A program that waits until its standard input ends, and exits.
+/// A program that waits until its standard input ends, and exits. It closes its standard output first, by which is seen that it
+/// runs: what an exec closes is closed before the kernel lets anybody look into who executed it (`begin_new_exec` of fs/exec.c).
 ///
 /// # Errors
 /// As for [`one_page_program`].

@@ -27,7 +27,7 @@ use nix::{
         signal::{Signal, kill},
         wait::waitpid,
     },
-    unistd::{dup2_stdin, pipe2, read, write},
+    unistd::{dup2_stdin, dup2_stdout, pipe2, read, write},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -238,7 +238,7 @@ impl Decoy {
                 act([&end, &ready, &program], (user, group, space), last)
             })?)
         })?;
-        // Closed here, so that its exec shows as the end of the answer.
+        // Closed here, so that it shows as the end of the answer that the program runs.
         drop((end, ready, program));
         let mut decoy = Self {
             process,
@@ -276,6 +276,7 @@ fn act([end, ready, program]: [&OwnedFd; 3], (user, group, space): (u32, u32, &U
     // Without new privileges an exec gives none back to who is root.
     let changed = prctl::set_dumpable(false)
         .and_then(|()| dup2_stdin(end))
+        .and_then(|()| dup2_stdout(ready))
         .and_then(|()| prctl::set_no_new_privs())
         .and_then(|()| match space {
             None => capability::become_powerless(user, group),

@@ -13,7 +13,7 @@ use nix::{
         stat::Mode,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{Pid, dup2_stdin, geteuid, pipe2, read, write},
+    unistd::{Pid, dup2_stdin, dup2_stdout, geteuid, pipe2, read, write},
 };
 use std::{
     ffi::CString,
@@ -70,7 +70,8 @@ impl Standing {
                 // A change of user may have said otherwise (fs.suid_dumpable).
                 set_dumpable(false)?;
                 dup2_stdin(&end)?;
-                fork::close_all_but(&[0, program.as_raw_fd(), told.as_raw_fd()]);
+                dup2_stdout(&told)?;
+                fork::close_all_but(&[0, 1, program.as_raw_fd(), told.as_raw_fd()]);
                 set_no_new_privs()
             };
             match go() {
@@ -90,7 +91,7 @@ impl Standing {
         File::from(answer).read_to_end(&mut code)?;
         match code.try_into() {
             Ok(code) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
-            // Its end closed by the exec; or by its end before that, which shows where somebody looks at it.
+            // Its end closed by the program; or by its end before that, which shows where somebody looks at it.
             Err(_) => Ok(standing),
         }
     }
