@@ -8,7 +8,8 @@ use floe_image::ImageFiles;
 use floe_migrate::{
     link::{Address, LinkError, Listener},
     protocol::Decision,
-    target::{Event, Files as Taken, Request, receive, receive_here, settle_files},
+    refusal::Refusal,
+    target::{Event, Files as Taken, Request, commit_files, receive, receive_here, settle_files},
 };
 use floe_resources::ns::{
     mounts::{Given, given_mount},
@@ -136,14 +137,16 @@ fn decide(context: &Context, name: &str, counts: bool) -> Outcome {
     else {
         return Err(anyhow::anyhow!("sandbox {name} is not held by a migration").into());
     };
+    let failed = |refusal: Refusal| anyhow::anyhow!(refusal.reason);
     let decision = if counts {
+        commit_files(&context.state_dir, id).map_err(failed)?;
         sandbox.release(id)?;
         Decision::Commit
     } else {
         sandbox.abandon(id)?;
         Decision::Abort
     };
-    settle_files(&context.state_dir, id, decision).map_err(|refusal| anyhow::anyhow!(refusal.reason))?;
+    settle_files(&context.state_dir, id, decision).map_err(failed)?;
     Ok(0)
 }
 

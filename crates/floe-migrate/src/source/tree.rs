@@ -282,7 +282,12 @@ impl Tree {
         let mut last = Instant::now();
         let (mut bytes, mut end) = (0, 0);
         let mut is_as_told = false;
-        if let Ok(file) = self.open(path) {
+        // It may have gone meanwhile, or be something else.
+        let opened = match self.open(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => None,
+            opened => Some(opened.map_err(|errno| MigrateError::from(unread(path.clone(), &errno.into())))?),
+        };
+        if let Some(file) = opened {
             let mut piece = vec![0; course.pace().piece(DATA)];
             let failed = |error| MigrateError::from(unread(path.clone(), &error));
             end = file.metadata().map_err(failed)?.len().min(size);
@@ -388,14 +393,7 @@ fn tell((listed, removed): (&[Found], &[TreePath]), link: &mut Link) -> Result<(
             bytes += more;
             is_first || bytes < BATCH
         };
-        let weight = |found: &Found| {
-            let attributes = found
-                .node
-                .attributes
-                .iter()
-                .map(|(name, value)| name.0.len() + value.0.len());
-            256 + found.node.path.bytes().len() + attributes.sum::<usize>()
-        };
+        let weight = |found: &Found| 256 + found.node.bytes();
         let gone = removed.iter().take_while(|path| fits(64 + path.bytes().len())).count();
         let some = listed.iter().take_while(|found| fits(weight(found))).count();
         let ((gone, later_gone), (some, later)) = (removed.split_at(gone), listed.split_at(some));

@@ -137,6 +137,15 @@ impl Request<'_> {
     }
 }
 
+/// Before a sandbox is let run by hand: what came with it is to stay.
+///
+/// # Errors
+/// Where that can't be noted.
+pub fn commit_files(state_dir: &StateDir, id: &str) -> Result<(), Refusal> {
+    let id = Id::try_from(id.to_owned()).map_err(Refusal::plain)?;
+    swap::commit(state_dir, &id)
+}
+
 /// What came with a sandbox, of which a user has decided by hand what becomes of it, stays or goes with it.
 ///
 /// # Errors
@@ -144,7 +153,7 @@ impl Request<'_> {
 pub fn settle_files(state_dir: &StateDir, id: &str, decision: Decision) -> Result<(), Refusal> {
     let id = Id::try_from(id.to_owned()).map_err(Refusal::plain)?;
     place::settle(state_dir, &id, decision)?;
-    swap::settle(state_dir, &id, decision)?;
+    swap::settle(state_dir, &id)?;
     swap::clear(state_dir, &id)
 }
 

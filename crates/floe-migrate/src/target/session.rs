@@ -329,7 +329,7 @@ impl Session<'_> {
         let state_dir = self.request.state_dir;
         let outcome = self.carry_out_on_tree(id, decision)?;
         place::settle(state_dir, id, decision)?;
-        swap::settle(state_dir, id, decision)?;
+        swap::settle(state_dir, id)?;
         Ok(outcome)
     }
 
@@ -373,6 +373,9 @@ impl Session<'_> {
         };
         let mut failure = None;
         if sandbox.state().status == Status::Held {
+            if decision == Decision::Commit {
+                swap::commit(state_dir, id)?;
+            }
             let done = match decision {
                 Decision::Commit => sandbox.release(id.as_str()),
                 Decision::Abort => sandbox.abandon(id.as_str()),

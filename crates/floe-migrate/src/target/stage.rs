@@ -13,7 +13,7 @@ use nix::{
         stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknodat, utimensat},
         time::TimeSpec,
     },
-    unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, linkat, lseek, symlinkat, unlinkat},
+    unistd::{Gid, Uid, UnlinkatFlags, Whence, fchownat, geteuid, linkat, lseek, symlinkat, unlinkat},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::FileExt,
+        unix::fs::{FileExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -390,26 +390,25 @@ pub fn remove_all(above: &OwnedFd, name: &OsStr) -> io::Result<()> {
         Err(Errno::EISDIR) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let open = || open_on_same_mount(above.as_fd(), Path::new(name), flags, 0);
-    let directory = match open() {
-        Err(Errno::EACCES) => {
-            fchmodat(above, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-            open()?
-        }
-        opened => opened?,
+    let open = |flags| {
+        open_on_same_mount(
+            above.as_fd(),
+            Path::new(name),
+            flags | libc::O_DIRECTORY | libc::O_NOFOLLOW,
+            0,
+        )
     };
+    // Root looks into all, and removes from all; an ordinary user's own may be closed to that one.
+    if !geteuid().is_root() {
+        let there = open(libc::O_PATH)?;
+        std::fs::set_permissions(
+            format!("/proc/self/fd/{}", there.as_raw_fd()),
+            PermissionsExt::from_mode(0o700),
+        )?;
+    }
+    let directory = open(libc::O_RDONLY)?;
     let names = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
     let names: Vec<OsString> = names.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
-    for inner in names {
-        match remove_all(&directory, &inner) {
-            // A directory of an ordinary user's.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                fchmodat(above, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-                remove_all(&directory, &inner)?;
-            }
-            removed => removed?,
-        }
-    }
+    names.iter().try_for_each(|inner| remove_all(&directory, inner))?;
     Ok(unlinkat(above, name, UnlinkatFlags::RemoveDir)?)
 }

@@ -86,12 +86,16 @@ struct Listing {
     stored: u64,
 }
 
+/// Bytes of names, attributes and targets of links that a tree may have.
+const MOST_BYTES: usize = 512 << 20;
+
 fn listed(link: &mut Link) -> Result<Listing, Ended> {
     let mut all = Listing {
         nodes: Vec::new(),
         removed: Vec::new(),
         stored: 0,
     };
+    let mut room = MOST_BYTES;
     loop {
         let (nodes, removed, stored, last) = match link.receive()? {
             Message::Tree {
@@ -111,11 +115,19 @@ fn listed(link: &mut Link) -> Result<Listing, Ended> {
             _ => return Err(out_of_turn()),
         };
         let is_empty = nodes.is_empty() && removed.is_empty();
+        // Behind what came before, of which the order is known.
+        let paths = all.nodes.last().into_iter().chain(&nodes).map(|node| &node.path);
+        let is_sorted =
+            paths.is_sorted_by(|one, next| one < next) && all.removed.last().into_iter().chain(&removed).is_sorted();
+        room = nodes
+            .iter()
+            .map(Node::bytes)
+            .chain(removed.iter().map(|path| path.bytes().len()))
+            .fold(room, usize::saturating_sub);
         all.nodes.extend(nodes);
         all.removed.extend(removed);
         all.stored = all.stored.saturating_add(stored);
-        let is_sorted = all.nodes.is_sorted_by(|one, next| one.path < next.path) && all.removed.is_sorted();
-        if all.nodes.len().max(all.removed.len()) > MOST || !is_sorted || is_empty && !last {
+        if all.nodes.len().max(all.removed.len()) > MOST || room == 0 || !is_sorted || is_empty && !last {
             return Err(out_of_turn());
         }
         if last {

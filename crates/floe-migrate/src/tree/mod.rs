@@ -173,6 +173,18 @@ pub enum Kind {
 }
 
 impl Node {
+    /// Bytes of what is not of one size.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let target = match &self.kind {
+            Kind::Symlink { target } => target.0.len(),
+            Kind::Link { to } => to.bytes().len(),
+            _ => 0,
+        };
+        let attributes = self.attributes.iter().map(|(name, value)| name.0.len() + value.0.len());
+        self.path.bytes().len() + target + attributes.sum::<usize>()
+    }
+
     /// Whether both are the same but for the last access.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
