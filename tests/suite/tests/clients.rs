@@ -331,7 +331,7 @@ fn a_server_that_accepts_seldom() {
     // No race is waited for: it is to have slept for a while.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let _client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    program.round_trips_with(1, &["--tcp", "established"]);
+    program.round_trips_with(1, &["--tcp", "established", "--patience", "30"]);
     program.await_file("slept");
     let slept = fs::read_to_string(program.file("slept")).expect("read");
     let slept: f64 = slept.parse().expect("seconds");

@@ -506,3 +506,112 @@ fn clear_one_left(state_dir: &StateDir, id: &Id) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Place, begin, clear, clear_left, commit, settle};
+    use crate::{link::message::Id, record};
+    use floe_sandbox::StateDir;
+    use std::{fs, path::PathBuf};
+    use tempfile::TempDir;
+
+    /// A place with an old tree, and one that comes there.
+    struct Coming {
+        folder: TempDir,
+        state_dir: StateDir,
+        id: Id,
+        new: PathBuf,
+    }
+
+    impl Coming {
+        fn begin() -> Self {
+            let folder = tempfile::tempdir().expect("a directory");
+            let state_dir = StateDir::new(folder.path().join("state"));
+            let roots = folder.path().join("roots");
+            fs::create_dir_all(roots.join("name")).expect("a tree");
+            fs::write(roots.join("name/old"), "").expect("a file");
+            let id = Id::new().expect("an id");
+            let mut coming = Self {
+                folder,
+                state_dir,
+                id,
+                new: PathBuf::new(),
+            };
+            coming.new = coming.another().expect("a tree that comes");
+            fs::write(coming.new.join("new"), "").expect("a file");
+            coming
+        }
+
+        fn place(&self) -> PathBuf {
+            self.folder.path().join("roots/name")
+        }
+
+        fn another(&self) -> Result<PathBuf, String> {
+            let place = Place::find(&self.place(), &[self.folder.path().join("roots")])?;
+            let begun = begin(&self.state_dir, &self.id, &place);
+            begun.map(|(_, path)| path).map_err(|error| error.to_string())
+        }
+
+        fn is_forgotten(&self) -> bool {
+            record::left(&self.state_dir, "tree").expect("a list").is_empty()
+        }
+    }
+
+    #[test]
+    fn what_is_decided_is_carried_out_once() {
+        let coming = Coming::begin();
+        commit(&coming.state_dir, &coming.id).expect("noted");
+        for _ in 0..2 {
+            settle(&coming.state_dir, &coming.id).expect("put in place");
+            assert!(coming.place().join("new").exists() && coming.new.join("old").exists());
+        }
+        clear(&coming.state_dir, &coming.id).expect("removed");
+        assert!(coming.place().join("new").exists() && !coming.new.exists() && coming.is_forgotten());
+        settle(&coming.state_dir, &coming.id).expect("nothing left to do");
+    }
+
+    #[test]
+    fn what_is_decided_is_made_up_for() {
+        let coming = Coming::begin();
+        commit(&coming.state_dir, &coming.id).expect("noted");
+        // Whoever was told of it was killed before anything was done.
+        clear(&coming.state_dir, &coming.id).expect("put in place");
+        assert!(coming.place().join("new").exists() && !coming.new.exists() && coming.is_forgotten());
+    }
+
+    #[test]
+    fn of_what_nothing_comes_only_the_new_one_goes() {
+        let coming = Coming::begin();
+        settle(&coming.state_dir, &coming.id).expect("nothing was decided");
+        clear_left(&coming.state_dir).expect("its maker lives");
+        assert!(coming.new.join("new").exists());
+        clear(&coming.state_dir, &coming.id).expect("removed");
+        assert!(coming.place().join("old").exists() && !coming.new.exists() && coming.is_forgotten());
+    }
+
+    #[test]
+    fn what_has_taken_the_place_meanwhile_stays() {
+        let coming = Coming::begin();
+        commit(&coming.state_dir, &coming.id).expect("noted");
+        let aside = coming.folder.path().join("roots/aside");
+        fs::rename(coming.place(), &aside).expect("moved");
+        fs::create_dir(coming.place()).expect("another one");
+        settle(&coming.state_dir, &coming.id).expect_err("it is another one");
+        clear(&coming.state_dir, &coming.id).expect_err("it is another one");
+        assert!(coming.new.join("new").exists() && aside.join("old").exists());
+        fs::remove_dir(coming.place()).expect("empty");
+        fs::rename(&aside, coming.place()).expect("moved back");
+        clear(&coming.state_dir, &coming.id).expect("put in place");
+        assert!(coming.place().join("new").exists() && coming.is_forgotten());
+    }
+
+    #[test]
+    fn two_do_not_come_to_one_place() {
+        let mut coming = Coming::begin();
+        let first = std::mem::replace(&mut coming.id, Id::new().expect("an id"));
+        let refused = coming.another().expect_err("one is on its way there");
+        assert!(refused.contains(first.as_str()), "{refused}");
+        clear(&coming.state_dir, &first).expect("removed");
+        coming.another().expect("nobody else");
+    }
+}
