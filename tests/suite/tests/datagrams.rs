@@ -72,7 +72,7 @@ fn a_monitor_of_addresses_hears_on() {
     let script = "ip -o monitor address > heard & monitor=$!
         change() { ip address add 127.1.1.$1/32 dev lo; ip address del 127.1.1.$1/32 dev lo; }
         until [ -s heard ]; do change 1; done
-        until [ $(tail -n 1 heard | cut -c 1-7) = Deleted ]; do sleep 0.01; done
+        until [ \"$(tail -n 1 heard | cut -c 1-7)\" = Deleted ]; do sleep 0.01; done
         touch ready; until [ -e stop ]; do sleep 0.02; done
         change 2; until grep -q 'Deleted.*127.1.1.2/' heard; do sleep 0.02; done
         kill $monitor; wait $monitor; grep -c 127.1.1.2/ heard";
