@@ -28,10 +28,12 @@ pub struct Sleepers {
     /// As [`procfs::armed_on_realtime`] tells, where a process has a timer that could be one of them. Many will have fired
     /// when the tree is looked at, and then nothing tells them from others.
     pub(super) armed: Vec<u64>,
-    before: HashMap<Pid, Runs>,
+    /// And on which processor.
+    before: HashMap<Pid, (Runs, u32)>,
     /// How often stopping makes a sleeping thread give its processor up.
     stops: u64,
-    clock: OnceCell<u64>,
+    /// Of each processor.
+    clocks: OnceCell<HashMap<u32, u64>>,
     slept: HashMap<Pid, Slept>,
     /// The same of an earlier look, behind which the tree ran on.
     earlier: HashMap<Pid, Slept>,
@@ -78,10 +80,10 @@ impl Sleepers {
         // In this order: where it fell asleep only after the first look, the count of its sleeps will tell.
         // As of a thread: of a process all threads would be added up.
         let stat = Stat::read(&format!("/proc/{tid}/task/{tid}"));
-        let sleeps = stat.is_ok_and(|stat| matches!(stat.state, b'S' | b'D'));
+        let sleeps = stat.ok().filter(|stat| matches!(stat.state, b'S' | b'D'));
         // While it is moved to another processor there is no time; then it is about to run.
-        if let Some(runs) = runs.filter(|runs| sleeps && runs.last > 0) {
-            self.before.entry(tid).or_insert(runs);
+        if let Some((runs, stat)) = runs.filter(|runs| runs.last > 0).zip(sleeps) {
+            self.before.entry(tid).or_insert((runs, stat.processor));
         }
     }
 
@@ -104,10 +106,14 @@ impl Sleepers {
             return Ok(());
         }
         let tid = thread.tid();
-        let runs = self.before.get(&tid).zip(Runs::read(&format!("/proc/{tid}")));
+        let runs = self.before.get(&tid).copied().zip(Runs::read(&format!("/proc/{tid}")));
         // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
-        if let Some((before, now)) = runs.filter(|(before, now)| now.voluntary == before.voluntary + self.stops) {
-            let slept = self.clock.get_or_init(slowest_clock).saturating_sub(before.last);
+        let runs = runs.filter(|((before, _), now)| now.voluntary == before.voluntary + self.stops);
+        if let Some(((before, processor), now)) = runs {
+            let clocks = self.clocks.get_or_init(clocks);
+            // That which is furthest behind, where that of its processor can't be read.
+            let clock = clocks.get(&processor).or_else(|| clocks.values().min());
+            let slept = clock.map_or(0, |clock| clock.saturating_sub(before.last));
             // It went to sleep once since then: in the call that was stopped, which ends when it would have ended.
             let is_the_same = |then: &&Slept| before.voluntary == then.voluntary + 1;
             let earlier = self.earlier.get(&tid).filter(is_the_same);
@@ -132,20 +138,21 @@ impl Sleepers {
     }
 }
 
-/// Processors' clocks differ by the time that was stolen from each; this is the one that is furthest behind. 0 where it
-/// can't be read.
-fn slowest_clock() -> u64 {
+/// Processors' clocks differ by the time that was stolen from each, which may be seconds. Those that can be read.
+fn clocks() -> HashMap<u32, u64> {
     let own = Pid::new(0);
-    let Ok(allowed) = sched::affinity(own) else { return 0 };
+    let Ok(allowed) = sched::affinity(own) else {
+        return HashMap::new();
+    };
     let read = |cpu: &u32| {
         sched::set_affinity(own, &[*cpu]).ok()?;
-        Some(Runs::read("/proc/thread-self")?.last)
+        Some((*cpu, Runs::read("/proc/thread-self")?.last))
     };
-    let clock = allowed.iter().filter_map(read).min();
+    let clocks = allowed.iter().filter_map(read).collect();
     if let Err(error) = sched::set_affinity(own, &allowed) {
         tracing::debug!(%error, "floe stays on one processor");
     }
-    clock.unwrap_or(0)
+    clocks
 }
 
 /// Lets the new thread remember the sleep that its registers in the image tell of, and returns the registers it is to go

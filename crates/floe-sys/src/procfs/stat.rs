@@ -31,6 +31,8 @@ pub struct Stat {
     pub env_start: u64,
     pub env_end: u64,
     pub exit_code: i32,
+    /// The processor that it last ran on.
+    pub processor: u32,
 }
 
 impl Stat {
@@ -89,6 +91,7 @@ impl Stat {
             env_start: unsigned(50, "env_start")?,
             env_end: unsigned(51, "env_end")?,
             exit_code: signed(52, "exit_code")?,
+            processor: unsigned(39, "processor")? as u32,
         })
     }
 }
