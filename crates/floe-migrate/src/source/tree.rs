@@ -237,9 +237,14 @@ impl Tree {
         Ok(())
     }
 
+    /// A regular file; ELOOP where something else has taken its place, which might be a device that never ends.
     fn open(&self, path: &TreePath) -> Result<File, Errno> {
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-        open_on_same_mount(self.top.as_fd(), path.as_path(), flags, 0).map(File::from)
+        let file = open_on_same_mount(self.top.as_fd(), path.as_path(), flags, 0)?;
+        match fstat(&file)?.st_mode & libc::S_IFMT {
+            libc::S_IFREG => Ok(File::from(file)),
+            _ => Err(Errno::ELOOP),
+        }
     }
 
     fn send_all(
