@@ -440,12 +440,24 @@ pub fn wait(mut child: Child) -> i32 {
             return number(status);
         }
         if Instant::now() > end {
+            let stands = where_they_stand(child.id());
             child.kill().expect("kill a floe that hangs");
             child.wait().expect("reap it");
-            panic!("floe hung for {PATIENCE:?}");
+            panic!("floe hung for {PATIENCE:?}\n{stands}");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// In what a process and those below it wait in the kernel.
+fn where_they_stand(process: u32) -> String {
+    let read =
+        |name| std::fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_else(|error| error.to_string());
+    let mut all = format!("{process} {}{}{}\n", read("comm"), read("syscall"), read("stack"));
+    for child in read(&format!("task/{process}/children")).split_ascii_whitespace() {
+        all += &child.parse().map(where_they_stand).unwrap_or_default();
+    }
+    all
 }
 
 fn number(status: ExitStatus) -> i32 {

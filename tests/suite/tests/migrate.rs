@@ -689,18 +689,24 @@ fn a_target_that_dribbles_does_not_keep_the_tree_from_running() {
             drop(dribble(&mut stream));
         }
     });
-    let line = [
-        "migrate",
-        &job,
-        &format!("unix:{}", socket.display()),
-        "--timeout",
-        "2",
-        "--stop-limit",
-        "3",
-    ];
-    let error = here.floe(&line).expect_failed();
-    assert!(error.contains("stood still for more than 3 s"), "{error}");
-    tree.expect_alive("dribbled");
+    let address = format!("unix:{}", socket.display());
+    // Nor whether it has kept a round.
+    for (rounds, says) in [("0", "stood still for more than 3 s"), ("1", "timed out")] {
+        let line = [
+            "migrate",
+            &job,
+            &address,
+            "--timeout",
+            "2",
+            "--stop-limit",
+            "3",
+            "--rounds",
+            rounds,
+        ];
+        let error = here.floe(&line).expect_failed();
+        assert!(error.contains(says), "{error}");
+        tree.expect_alive("dribbled");
+    }
 }
 
 /// Nobody but floe itself is left to let it run.

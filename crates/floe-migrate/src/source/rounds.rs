@@ -133,16 +133,22 @@ impl Rounds {
     }
 }
 
-/// Whether the target has kept a round, for which it may have had no room.
+/// Whether the target has kept a round, for which it may have had no room. It has taken all but what waits in the connection, so
+/// that it may take no longer than it may be silent.
 fn await_kept(course: &Course<'_>, link: &mut Link, sent: &mut Sent) -> Result<bool, MigrateError> {
+    link.set_deadline(Instant::now().checked_add(course.request.silence));
     loop {
         match wait(course, (link, None), sent)? {
-            Some(Message::Kept) => return Ok(true),
+            Some(Message::Kept) => {
+                link.set_deadline(None);
+                return Ok(true);
+            }
             Some(Message::NotKept { reason }) => {
                 tracing::info!(
                     reason,
                     "no more memory goes over while the tree runs: the target could not keep it"
                 );
+                link.set_deadline(None);
                 return Ok(false);
             }
             Some(_) => return Err(MigrateError::OutOfTurn(link.peer().to_owned())),
