@@ -136,6 +136,29 @@ pub struct Partly {
     pub why: Errno,
 }
 
+/// What an address space is looked after for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Its owner runs: what it misses is brought, and what it does to its mappings is heard.
+    Serve,
+    /// Its owner stands still, and touches nothing of what is looked after: that is filled, and let go of.
+    Fill,
+}
+
+impl Purpose {
+    /// The argument of userfaultfd(2), in the owner of the address space. To fill takes no privilege (UFFD_USER_MODE_ONLY,
+    /// Linux 5.11).
+    #[must_use]
+    pub const fn flags(self) -> u64 {
+        const UFFD_USER_MODE_ONLY: i32 = 1;
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+        match self {
+            Self::Serve => flags as u64,
+            Self::Fill => (flags | UFFD_USER_MODE_ONLY) as u64,
+        }
+    }
+}
+
 /// What looks after an address space. When the last descriptor of one is closed, all that is missing there is zeros.
 #[derive(Debug)]
 pub struct Pager(OwnedFd);
@@ -148,21 +171,21 @@ impl Pager {
     /// ENOSYS where the kernel was built without; EPERM without CAP_SYS_PTRACE in the first user namespace.
     pub fn of_own() -> Result<Self, Errno> {
         // SAFETY: a number.
-        let file = owned(unsafe { libc::syscall(libc::SYS_userfaultfd, Self::FLAGS) })?;
-        Self::agree(file)
+        let file = owned(unsafe { libc::syscall(libc::SYS_userfaultfd, Purpose::Serve.flags()) })?;
+        Self::agree(file, Purpose::Serve)
     }
 
-    /// The argument of userfaultfd(2) for [`Pager::agree`].
-    pub const FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK;
-
-    /// Takes over a descriptor that the owner of an address space has opened, and asks for all events.
+    /// Takes over a descriptor that the owner of an address space has opened for this purpose.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_PTRACE in the first user namespace; EINVAL where the kernel knows not all events.
-    pub fn agree(file: OwnedFd) -> Result<Self, Errno> {
+    /// To serve: EPERM without CAP_SYS_PTRACE in the first user namespace; EINVAL where the kernel knows not all events.
+    pub fn agree(file: OwnedFd, purpose: Purpose) -> Result<Self, Errno> {
         let mut api = Api {
             api: UFFD_API,
-            features: ALL_EVENTS,
+            features: match purpose {
+                Purpose::Serve => ALL_EVENTS,
+                Purpose::Fill => 0,
+            },
             ..Api::default()
         };
         // SAFETY: the kernel reads and writes the structure, whose size the number of the request holds.

@@ -10,6 +10,7 @@ use super::{
     assemble::{Assembly, Inherited, assemble},
     attach::Attach,
     fill::{FillError, Filler},
+    new_memory::fill_new,
     runs::{page_work, part_huge, without},
 };
 use crate::{
@@ -185,6 +186,8 @@ impl Builder<'_> {
             without(&work.write, later)
         };
         let (large, small) = part_huge(&now, huge);
+        let new = plan.map.iter().map(|index| &wanted.vmas[*index]);
+        let small = fill_new(puppet, new, small, self.filler)?;
         self.filler.process(puppet.tid(), &small, writable.clone())?;
         if !large.is_empty() {
             script.call("enable huge pages", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 0])?;

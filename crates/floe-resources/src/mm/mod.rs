@@ -3,7 +3,7 @@
 //! `classify` turns a mapping into a record or a refusal; `content` keeps what several mappings share (files, shared
 //! memory), with `hidden` what guards hide of it, with `ghost` what is in use without a name; `pages` stores page contents, with `sharing` those of relatives once; `track` tells which pages were written, and
 //! `base` which are as in an earlier image. `assemble` works out
-//! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages, and `lazy` those that
+//! how an inherited address space becomes another one; `build` does it in a puppet; `fill` writes the pages, `new_memory` those of what was just mapped, and `lazy` those that
 //! come while the tree runs.
 
 mod advice;
@@ -22,6 +22,7 @@ mod hidden;
 pub mod lazy;
 mod links;
 mod look;
+mod new_memory;
 mod pages;
 mod private;
 mod runs;

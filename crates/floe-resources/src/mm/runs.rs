@@ -95,6 +95,25 @@ pub fn within(runs: &[PageRun], ranges: &[Range<u64>]) -> Vec<PageRun> {
     inside.into_sorted()
 }
 
+/// The parts of `runs` (sorted) that lie within one range.
+pub(super) fn in_range(runs: &[PageRun], range: Range<u64>) -> impl Iterator<Item = PageRun> {
+    let first = runs.partition_point(|run| run.start + run.pages * PAGE <= range.start);
+    let touched = runs[first..].iter().take_while(move |run| run.start < range.end);
+    touched.map(move |run| {
+        let end = (run.start + run.pages * PAGE).min(range.end);
+        part(run, run.start.max(range.start), end)
+    })
+}
+
+/// The pages of a run between two addresses in it.
+pub(super) fn part(run: &PageRun, from: u64, to: u64) -> PageRun {
+    PageRun {
+        start: from,
+        pages: (to - from) / PAGE,
+        first: PageId(run.first.0 + (from - run.start) / PAGE),
+    }
+}
+
 /// The parts of `ranges` outside of `cut` (both sorted), joined where they touch.
 pub(super) fn outside(ranges: impl Iterator<Item = Range<u64>>, cut: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = Vec::new();

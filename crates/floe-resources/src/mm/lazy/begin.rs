@@ -1,17 +1,20 @@
 //! Has a puppet's memory looked after. Behind this nothing of floe's may touch what has not come: it would wait for ever.
 
-use super::super::{fill::Filler, runs::without};
+use super::super::{
+    fill::Filler,
+    new_memory::{OpenError, open},
+    runs::without,
+};
 use super::choose::can_be_looked_after;
 use crate::mm::FillError;
 use floe_image::record::{AddressSpaceRecord, PageId, PageRun};
 use floe_sys::{
-    descriptor,
     pagemap::{Category, Filter, Pagemap},
-    pager::Pager,
+    pager::{Pager, Purpose},
 };
-use floe_tracee::{Puppet, PuppetError};
+use floe_tracee::Puppet;
 use nix::errno::Errno;
-use std::{io, ops::Range, os::fd::AsFd};
+use std::{io, ops::Range};
 
 const PAGE: u64 = 4096;
 
@@ -19,8 +22,8 @@ const PAGE: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// The task may not open a userfaultfd.
-    #[error("open a userfaultfd")]
-    Puppet(#[from] PuppetError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// Something else.
     #[error("{0}")]
     System(&'static str, #[source] Errno),
@@ -47,16 +50,7 @@ pub fn begin(
     later: &[PageRun],
     filler: &Filler<'_>,
 ) -> Result<(Pager, Vec<PageRun>), BeginError> {
-    let mut batch = puppet.batch();
-    let opened = batch.call("open a userfaultfd", libc::SYS_userfaultfd, &[Pager::FLAGS as u64]);
-    puppet.run(&mut batch)?;
-    let number = batch.result(opened);
-    let pidfd = descriptor::pidfd_open(puppet.tid()).map_err(system("open a pidfd"))?;
-    let file = descriptor::pidfd_getfd(pidfd.as_fd(), number as i32).map_err(system("fetch a userfaultfd"));
-    let mut batch = puppet.batch();
-    batch.call("close the userfaultfd", libc::SYS_close, &[number as u64]);
-    puppet.run(&mut batch)?;
-    let userfault = Pager::agree(file?).map_err(system("agree on events of a userfaultfd"))?;
+    let userfault = open(puppet, Purpose::Serve)?;
     for vma in space.vmas.iter().filter(|vma| can_be_looked_after(vma)) {
         let range = vma.start..vma.end;
         let at = later.partition_point(|run| run.start + run.pages * PAGE <= range.start);

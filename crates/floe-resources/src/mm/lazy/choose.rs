@@ -5,6 +5,7 @@
 //! looked after; and nothing that a thread is at: around what its registers point at (stacks, what a system call that begins
 //! again reads, what is executed), and what the kernel writes to by itself (rseq, robust lists, where a thread's end shows).
 
+use crate::mm::runs::{in_range, part};
 use floe_image::{
     Image,
     record::{AddressSpaceRecord, ContentOwner, PageId, PageRun, ProcessRecord, VmaRecord, VmaSource},
@@ -113,15 +114,9 @@ fn of_space(space: &AddressSpaceRecord, runs: &[PageRun], shared: &[Range<u64>],
     }
     let mut later = Vec::new();
     for vma in space.vmas.iter().filter(|vma| can_be_looked_after(vma)) {
-        let first = runs.partition_point(|run| run.start + run.pages * PAGE <= vma.start);
-        for run in runs[first..].iter().take_while(|run| run.start < vma.end) {
-            let inside = part(
-                run,
-                run.start.max(vma.start),
-                (run.start + run.pages * PAGE).min(vma.end),
-            );
+        for inside in in_range(runs, vma.start..vma.end) {
             let unused = cut(inside.start..inside.start + inside.pages * PAGE, used);
-            for run in unused.into_iter().map(|range| part(run, range.start, range.end)) {
+            for run in unused.into_iter().map(|range| part(&inside, range.start, range.end)) {
                 let own = cut(run.first.0..run.first.0 + run.pages, shared);
                 later.extend(own.into_iter().map(|pages| PageRun {
                     start: run.start + (pages.start - run.first.0) * PAGE,
@@ -135,20 +130,11 @@ fn of_space(space: &AddressSpaceRecord, runs: &[PageRun], shared: &[Range<u64>],
 }
 
 /// Whether the kernel lets somebody look after a mapping, and nothing needs its pages.
-pub(super) fn can_be_looked_after(vma: &VmaRecord) -> bool {
+pub(in crate::mm) fn can_be_looked_after(vma: &VmaRecord) -> bool {
     vma.source == VmaSource::Anonymous
         && vma.details.huge_page == 0
         && vma.details.guards.is_empty()
         && !AT_ONCE.iter().any(|flag| vma.flags.contains(flag))
-}
-
-/// The pages of a run between two addresses in it.
-fn part(run: &PageRun, from: u64, to: u64) -> PageRun {
-    PageRun {
-        start: from,
-        pages: (to - from) / PAGE,
-        first: PageId(run.first.0 + (from - run.start) / PAGE),
-    }
 }
 
 /// What is left of a range without others, which don't overlap, lowest first.

@@ -13,6 +13,7 @@ mod serve;
 mod spaces;
 
 pub use begin::{BeginError, begin};
+pub(super) use choose::can_be_looked_after;
 pub use choose::may_come_later;
 pub use layout::Layout;
 pub use serve::{Brought, ServeError, Surroundings, Watched, serve};
