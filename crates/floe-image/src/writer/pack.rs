@@ -16,13 +16,13 @@ const SHORT_BYTES: usize = 2 * SAMPLES * SAMPLE_BYTES;
 const WORTH_PERCENT: usize = 92;
 /// A level that takes less than half the time of level 1. On some memory (tables, logs) it does nearly as well, on other
 /// (objects of an interpreter) half as well.
-const FAST_LEVEL: i32 = -16;
+const FAST_LEVEL: i32 = -4;
 /// How far back the fast level looks, as a power of two: what it searches stays in a core's cache.
 const FAST_WINDOW_LOG: u32 = 18;
 /// The level of one who is not asked yet.
 const FIRST_LEVEL: i32 = 1;
 /// The fast level is taken where its sample is longer by no more than this share, in percent.
-const AS_GOOD_PERCENT: usize = 150;
+const AS_GOOD_PERCENT: usize = 125;
 
 /// A chunk that is to be filled and packed.
 pub(super) struct WantedChunk {
