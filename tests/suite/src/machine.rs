@@ -4,16 +4,20 @@
 //! loopback as 10.0.2.2. A shell there reads lines from a serial port, and says after each how it ended.
 
 use crate::{Outcome, cpio::Archive, until};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 /// What tools/test --full unpacks: qemu, busybox, a kernel with its modules.
 const PLACE: &str = "FLOE_MACHINE";
+/// Milliseconds that it may say nothing: what takes a second here may take it a minute.
+const SILENCE: i32 = 300_000;
 /// Modules by which it has a network card, and floe learns of sockets.
 const MODULES: [&str; 13] = [
     "failover",
@@ -124,7 +128,7 @@ impl Machine {
     /// Lets the shell there run a line; what it prints counts as its output, and as its errors.
     ///
     /// # Panics
-    /// Where the machine goes off meanwhile.
+    /// Where the machine goes off meanwhile, or says nothing for five minutes.
     pub fn run(&mut self, line: &str) -> Outcome {
         writeln!(self.asks, "{line}").expect("ask the machine");
         let (printed, end) = self.read_to("#END ");
@@ -150,13 +154,18 @@ impl Machine {
         let mut printed = String::new();
         loop {
             let mut line = Vec::new();
-            let got = self
-                .answers
-                .read_until(b'\n', &mut line)
-                .expect("read from the machine");
+            let speaks = !self.answers.buffer().is_empty() || has_input(self.answers.get_ref());
+            let got = match speaks {
+                true => self
+                    .answers
+                    .read_until(b'\n', &mut line)
+                    .expect("read from the machine"),
+                false => 0,
+            };
             if got == 0 {
                 let log = fs::read(&self.log).unwrap_or_default();
-                panic!("the machine went off: {printed}\n{}", String::from_utf8_lossy(&log));
+                let what = if speaks { "went off" } else { "hung" };
+                panic!("the machine {what}: {printed}\n{}", String::from_utf8_lossy(&log));
             }
             let line = String::from_utf8_lossy(&line);
             if let Some(rest) = line.trim_end().strip_prefix(mark) {
@@ -182,6 +191,12 @@ impl Machine {
         });
         told.trim().to_owned()
     }
+}
+
+/// Waits until a pipe has something to read, or its end; not without end.
+fn has_input(pipe: &ChildStdout) -> bool {
+    let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::try_from(SILENCE).expect("a time")).is_ok_and(|ready| ready == 1)
 }
 
 impl Drop for Machine {

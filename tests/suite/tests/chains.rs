@@ -1,11 +1,15 @@
 //! Images that are based on others: each restores what was there in its instant, alone they are refused, merged they need
 //! nobody, and whatever fails leaves nothing half done.
 
-use floe_suite::{Host, PID_METHODS, Victim, is_followed, json, run};
+use floe_suite::{Host, PID_METHODS, Victim, is_followed, json, run, times};
 use std::fs;
 
 const VICTIM: &str = "memory-changes";
-const IMAGES: usize = 6;
+
+/// Images of a chain.
+fn images() -> usize {
+    times(9)
+}
 
 fn path(host: &Host, number: usize) -> String {
     host.path(&format!("{number}.floe")).display().to_string()
@@ -17,7 +21,7 @@ fn bytes(path: &str) -> u64 {
 
 /// A chain of images of a tree that changes meanwhile, each with the `options`.
 fn save_chain(host: &Host, victim: &mut Victim<'_>, options: &[&str]) {
-    for number in 0..IMAGES {
+    for number in 0..images() {
         let (image, base) = (path(host, number), path(host, number.saturating_sub(1)));
         let mut line = vec!["checkpoint", VICTIM, "--leave-running", "-o", &image];
         line.extend(options);
@@ -32,7 +36,7 @@ fn save_chain(host: &Host, victim: &mut Victim<'_>, options: &[&str]) {
 fn restores_each_instant(host: &Host, options: &[&str]) {
     let mut victim = Victim::start(host, VICTIM, &[], &[]);
     save_chain(host, &mut victim, options);
-    for number in 0..IMAGES {
+    for number in 0..images() {
         host.done(&["verify", &path(host, number)]);
         host.done(&["rm", "-f", VICTIM]);
         host.done(&[
@@ -45,13 +49,13 @@ fn restores_each_instant(host: &Host, options: &[&str]) {
         victim.check(&format!("restored from image {number}"));
     }
     // What was restored is saved on the base of what it was restored from.
-    let (last, next) = (path(host, IMAGES - 1), path(host, IMAGES));
+    let (last, next) = (path(host, images() - 1), path(host, images()));
     host.done(&["checkpoint", VICTIM, "--base", &last, "-o", &next]);
     host.done(&["restore", "-d", &next]);
     victim.check("restored from an image on the base of the one it came from");
     let merged = host.path("merged.floe").display().to_string();
     host.done(&["image", "merge", &next, "-o", &merged]);
-    for number in 0..=IMAGES {
+    for number in 0..=images() {
         fs::remove_file(path(host, number)).expect("an image");
     }
     host.done(&["verify", &merged]);
@@ -400,10 +404,12 @@ fn what_is_known_to_be_unchanged_is_not_read(leave: &str) {
 fn a_checkpoint_that_fails_while_writes_are_followed_changes_nothing() {
     let host = Host::new();
     let mut victim = Victim::start(&host, VICTIM, &[], &[]);
-    for how in ["--leave-running", "--background"] {
+    for (turn, how) in ["--leave-running", "--background"].into_iter().enumerate() {
         host.done(&["checkpoint", VICTIM, how, "--track", "-o", &path(&host, 0)]);
         victim.check("after the first checkpoint");
-        for stage in host.done(&["checkpoint", how, "--track", "--stages"]).lines() {
+        let stages = host.done(&["checkpoint", how, "--track", "--stages"]);
+        let (last, seldom) = (stages.lines().count() - 1, 3 / times(3));
+        for (number, stage) in stages.lines().enumerate() {
             let line = [
                 "checkpoint",
                 VICTIM,
@@ -421,6 +427,10 @@ fn a_checkpoint_that_fails_while_writes_are_followed_changes_nothing() {
                 failed.err
             );
             victim.check(&format!("after a failure at {stage}"));
+            // One behind several failures says as much; behind which it is wrong, a thorough run says.
+            if (number + turn) % seldom != 0 && number != last {
+                continue;
+            }
             // Whatever is known by now, it is not wrong.
             host.done(&[
                 "checkpoint",

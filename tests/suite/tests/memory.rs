@@ -1,7 +1,7 @@
 //! A tree takes as much memory after a restore as before: what was shared is, what was huge is, and what was never touched is
 //! not there.
 
-use floe_suite::{Host, PID_METHODS, Victim, json, skip};
+use floe_suite::{Host, PID_METHODS, Victim, json, program, skip};
 use std::fs;
 
 /// Lines of smaps_rollup, summed over a tree: proportional shares of anonymous and shared memory, all that is mapped, and
@@ -51,6 +51,24 @@ fn takes_as_much(victim: &str) {
         }
     }
     tree.check("at the end");
+}
+
+/// Where floe may not have new memory looked after, it writes there as anywhere. What keeps it from it here is a filter, which
+/// the tree has from it then: that alone is found to differ.
+#[test]
+fn without_a_userfaultfd_memory_is_filled_as_any_other() {
+    let free = Host::new();
+    let _tree = Victim::start(&free, "memory-comes", &[], &[]);
+    let image = free.path("image.floe");
+    let image = image.to_str().expect("a plain path");
+    free.done(&["checkpoint", "memory-comes", "-o", image]);
+    let confined = program("confined");
+    let userfaultfd = libc::SYS_userfaultfd.to_string();
+    let host = Host::behind(&[confined.to_str().expect("a plain path"), "--but", &userfaultfd]);
+    let error = host.floe(&["-vv", "restore", "-d", image]).expect_failed();
+    assert!(error.contains("new memory is filled as any other"), "{error}");
+    let mut differences = error.lines().filter(|line| line.starts_with("  - "));
+    assert!(differences.all(|line| line.contains("seccomp")), "{error}");
 }
 
 #[test]

@@ -14,8 +14,8 @@ const SAMPLE_BYTES: usize = 1024;
 const SHORT_BYTES: usize = 2 * SAMPLES * SAMPLE_BYTES;
 /// Stored raw unless the sample shrinks below this share, in percent.
 const WORTH_PERCENT: usize = 92;
-/// A level that takes less than half the time of level 1. On some memory (tables, logs) it does nearly as well, on other
-/// (objects of an interpreter) half as well.
+/// A level that takes half the time of level 1. On some memory (tables, logs) it does nearly as well, on other (objects of an
+/// interpreter, libraries) it leaves half as much again.
 const FAST_LEVEL: i32 = -4;
 /// How far back the fast level looks, as a power of two: what it searches stays in a core's cache.
 const FAST_WINDOW_LOG: u32 = 18;

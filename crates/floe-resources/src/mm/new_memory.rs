@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// With fewer pages it is not worth it.
-const FEWEST: u64 = 512;
+const FEWEST: u64 = 256;
 
 /// A userfaultfd that could not be had of a process.
 #[derive(Debug, thiserror::Error)]
