@@ -242,9 +242,35 @@ const UNIX_MESSAGE: usize = 16;
 /// # Errors
 /// Those of netlink(7); EOPNOTSUPP where the kernel is built without CONFIG_INET_DIAG_DESTROY.
 pub fn end_leftovers(port: u16) -> Result<usize, Errno> {
-    // FIN_WAIT2, TIME_WAIT of include/net/tcp_states.h.
-    const WAITING: u32 = 1 << 5 | 1 << 6;
     end_sockets(WAITING, |_, identity| identity[..2] == port.to_be_bytes())
+}
+
+/// FIN_WAIT2, TIME_WAIT of include/net/tcp_states.h, as bits.
+const WAITING: u32 = 1 << 5 | 1 << 6;
+
+/// Whether nothing but what [`end_leftovers`] ends has this port in the calling thread's network namespace.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn has_leftovers_alone(port: u16) -> Result<bool, Errno> {
+    let (mut leftovers, mut others) = (0, 0);
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // struct inet_diag_req_v2. All states, that of what is bound and does nothing among them.
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend(u32::MAX.to_ne_bytes());
+        request.extend([0; IDENTITY.end - IDENTITY.start]);
+        dump(&request, |message| {
+            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+            if identity[..2] == port.to_be_bytes() {
+                // Its state stands behind the family.
+                let waits = 1_u32.checked_shl(message[1].into()).unwrap_or(0) & WAITING != 0;
+                let is_leftover = waits && number(message, INODE)? == 0;
+                *(if is_leftover { &mut leftovers } else { &mut others }) += 1;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(leftovers > 0 && others == 0)
 }
 
 /// Ends sockets in some states that no process has any more and that are `meant`: family and struct inet_diag_sockid.
@@ -552,13 +578,16 @@ mod tests {
         drop(server);
         assert_eq!(super::is_somebodys(ends.0, ends.1), Ok(false));
         drop(client);
+        assert_eq!(super::has_leftovers_alone(address.port()), Ok(false));
         drop(listener);
+        assert_eq!(super::has_leftovers_alone(address.port()), Ok(true));
         let end = super::end_leftovers(address.port());
         if end == Err(Errno::EOPNOTSUPP) {
             return;
         }
         assert_eq!(end, Ok(1));
         assert_eq!(super::end_leftovers(address.port()), Ok(0));
+        assert_eq!(super::has_leftovers_alone(address.port()), Ok(false));
     }
 
     #[test]

@@ -146,6 +146,34 @@ fn a_port_that_is_taken_ends_the_restore_and_nothing_is_left() {
     host.done(&["restore", "-d", &image]);
 }
 
+/// Connections within a tree wait for a minute when it has ended; where nobody has set SO_REUSEADDR they hold its port.
+#[test]
+fn what_ended_connections_of_the_tree_have_left_is_not_in_the_way() {
+    let host = Host::new();
+    let job = host.name("job");
+    let script = "import os, socket, time\ns = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen()\n\
+                  pairs = [(socket.create_connection(s.getsockname()), s.accept()[0]) for _ in range(20)]\nn = 0\n\
+                  while True:\n  for a, b in pairs:\n    a.sendall(b'x')\n    assert b.recv(1) == b'x'\n  n += 1\n\
+                  \u{20} open('new', 'w').write(f'{n}')\n  os.rename('new', 'count')\n  time.sleep(0.01)";
+    let folder = host.path("work");
+    fs::create_dir(&folder).expect("a folder");
+    let place = folder.display().to_string();
+    host.done(&["run", "-d", "--name", &job, "-w", &place, "--", "python3", "-c", script]);
+    let count = || {
+        let text = fs::read_to_string(folder.join("count")).unwrap_or_default();
+        text.parse::<u64>().unwrap_or(0)
+    };
+    until("the first bytes", || count() > 0);
+    let image = host.path("job.floe").display().to_string();
+    for method in PID_METHODS {
+        host.done(&["checkpoint", &job, "-o", &image]);
+        let before = count();
+        host.done(&["restore", "--dry-run", &image]);
+        host.done(&["restore", "-d", "--pid-method", method, &image]);
+        until("more bytes", || count() > before);
+    }
+}
+
 #[test]
 fn a_unix_end_outside_is_refused_with_who_has_it() {
     let host = Host::new();

@@ -20,7 +20,7 @@ use crate::file::{
     ConsoleLinks, DumpContext, FileError, FileKind, FoundFile, Holders, OpenContext, Unsent, decode, set_status,
 };
 use floe_image::{codec, record::OpenFileRecord};
-use floe_sys::socket::{end_leftovers, set_option};
+use floe_sys::socket::{end_leftovers, has_leftovers_alone, set_option};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -570,6 +570,8 @@ pub(super) fn try_address(
         }
         match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
             Err(Errno::EADDRNOTAVAIL) if brings_addresses => Ok(None),
+            // Nor what those have left that did not have that option; it is ended when the address is taken.
+            Err(Errno::EADDRINUSE) if !datagrams && has_leftovers_alone(local.port())? => Ok(None),
             bound => bound.map(|()| Some(socket)),
         }
     };
