@@ -6,7 +6,7 @@ use crate::{
     forge::{self, INDEX, PAGES, Part},
     hoard::peak_of,
     sample,
-    shared::{read_all, refusal, seldom, written},
+    shared::{read_all, refusal, written},
 };
 use floe_image::{Image, record::*};
 use proptest::prelude::*;
@@ -182,7 +182,7 @@ fn enormous_lengths_inside_of_records_are_refused_without_room_for_them() {
     let parts = forge::take_apart(&written(&sample::whole()));
     let mut refused = 0;
     for (number, part) in parts.iter().enumerate().filter(|(_, part)| part.kind != PAGES) {
-        for at in (0..part.body.len().saturating_sub(7)).step_by(if part.kind == 3 { 17 } else { seldom(3) }) {
+        for at in (0..part.body.len().saturating_sub(7)).step_by(if part.kind == 3 { 17 } else { 1 }) {
             let mut parts = parts.clone();
             let length = [u64::MAX, 1 << 40, 200 << 20, 60_000][at % 4];
             parts[number].body[at..at + 8].copy_from_slice(&length.to_le_bytes());

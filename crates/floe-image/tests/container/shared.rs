@@ -8,15 +8,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// How many of a row one is taken of: all in a thorough run (`tools/test --full`), else every such one.
-pub fn seldom(every: usize) -> usize {
-    if std::env::var_os("FLOE_THOROUGH").is_some() {
-        1
-    } else {
-        every
-    }
-}
-
 /// A sink in memory, of which the test keeps the other end.
 #[derive(Debug, Clone, Default)]
 pub struct Shelf(pub Arc<Mutex<Vec<u8>>>);
