@@ -254,23 +254,30 @@ const WAITING: u32 = 1 << 5 | 1 << 6;
 /// Those of netlink(7).
 pub fn has_leftovers_alone(port: u16) -> Result<bool, Errno> {
     let (mut leftovers, mut others) = (0, 0);
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        // struct inet_diag_req_v2. All states, that of what is bound and does nothing among them.
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-        request.extend(u32::MAX.to_ne_bytes());
-        request.extend([0; IDENTITY.end - IDENTITY.start]);
-        dump(&request, |message| {
-            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
-            if identity[..2] == port.to_be_bytes() {
-                // Its state stands behind the family.
-                let waits = 1_u32.checked_shl(message[1].into()).unwrap_or(0) & WAITING != 0;
-                let is_leftover = waits && number(message, INODE)? == 0;
-                *(if is_leftover { &mut leftovers } else { &mut others }) += 1;
-            }
-            Ok(())
-        })?;
-    }
+    // All states, that of what is bound and does nothing among them.
+    dump_tcp(u32::MAX, |_, message| {
+        let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+        if identity[..2] == port.to_be_bytes() {
+            // Its state stands behind the family.
+            let waits = 1_u32.checked_shl(message[1].into()).unwrap_or(0) & WAITING != 0;
+            let is_leftover = waits && number(message, INODE)? == 0;
+            *(if is_leftover { &mut leftovers } else { &mut others }) += 1;
+        }
+        Ok(())
+    })?;
     Ok(leftovers > 0 && others == 0)
+}
+
+/// Asks for the TCP sockets of the calling thread's network namespace in some states; what is told of each, with its family.
+fn dump_tcp(states: u32, mut take: impl FnMut(i32, &[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // struct inet_diag_req_v2.
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend(states.to_ne_bytes());
+        request.extend([0; IDENTITY.end - IDENTITY.start]);
+        dump(&request, |message| take(family, message))?;
+    }
+    Ok(())
 }
 
 /// Ends sockets in some states that no process has any more and that are `meant`: family and struct inet_diag_sockid.
@@ -326,17 +333,11 @@ pub fn listening() -> Result<Vec<SocketAddr>, Errno> {
     /// include/net/tcp_states.h.
     const LISTEN: u32 = 1 << 10;
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        // struct inet_diag_req_v2.
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-        request.extend(LISTEN.to_ne_bytes());
-        request.extend([0; IDENTITY.end - IDENTITY.start]);
-        dump(&request, |message| {
-            let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
-            found.push(ends(family, identity)[0].into());
-            Ok(())
-        })?;
-    }
+    dump_tcp(LISTEN, |family, message| {
+        let identity = message.get(IDENTITY).ok_or(Errno::EPROTO)?;
+        found.push(ends(family, identity)[0].into());
+        Ok(())
+    })?;
     Ok(found)
 }
 
