@@ -2,10 +2,13 @@
 //! killed; or the sandbox is ended. Nothing of it is left when all is there.
 
 use floe_suite::{Host, PID_METHODS, Program, Traces, Victim, has, run, signal, source, spawn, until, wait};
-use nix::sys::{
-    ptrace,
-    signal::{Signal, kill},
-    wait::{WaitPidFlag, WaitStatus, waitpid},
+use nix::{
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
 };
 use std::{
     fs,
@@ -128,38 +131,60 @@ fn saved_to<'a>(host: &'a Host, what: &str) -> Victim<'a> {
     victim
 }
 
-/// Holds memory back until the victim has done its part, by stopping threads of the server again and again: all but those that
-/// read events and that bring what somebody waits for. How much the victim did while memory came.
-fn held_back(host: &Host) -> usize {
-    let around = Around::find(host).expect("memory comes still");
-    let tasks = fs::read_dir(format!("/proc/{}/task", around.server)).expect("its threads");
-    let mut threads: Vec<i32> = tasks
-        .flatten()
-        .filter_map(|task| task.file_name().to_str()?.parse().ok())
-        .collect();
-    threads.sort_unstable();
-    let mut threads: Vec<_> = threads.into_iter().skip(2).map(nix::unistd::Pid::from_raw).collect();
-    // Those that end meanwhile are no matter.
-    threads.retain(|thread| ptrace::seize(*thread, ptrace::Options::empty()).is_ok());
-    let end = Instant::now() + Duration::from_secs(100);
-    while meanwhile(host) == 0 && Instant::now() < end {
-        threads.retain(|thread| {
-            ptrace::interrupt(*thread).is_ok()
-                && matches!(
-                    waitpid(*thread, Some(WaitPidFlag::__WALL)),
-                    Ok(WaitStatus::PtraceEvent(..))
-                )
-        });
-        std::thread::sleep(Duration::from_millis(200));
-        // They may hold locks that the others need.
-        threads.retain(|thread| ptrace::cont(*thread, None).is_ok());
-    }
-    for thread in threads {
-        if ptrace::interrupt(thread).is_ok() && waitpid(thread, Some(WaitPidFlag::__WALL)).is_ok() {
-            let _ = ptrace::detach(thread, None);
+/// Restores, and holds memory back until the victim has done its part. How much it did while memory came. Where all memory came
+/// before the first thread was stopped, it is saved and restored again.
+fn restored_and_held_back(host: &Host) -> usize {
+    for _ in 0..10 {
+        host.done(&["restore", "-d", "--lazy", &image(host)]);
+        let done = Around::find(host).map_or(0, |around| around.held_back(host));
+        if done > 0 {
+            return done;
         }
+        all_is_there(host);
+        host.done(&["checkpoint", MEANWHILE, "-o", &image(host)]);
     }
-    meanwhile(host)
+    0
+}
+
+impl Around {
+    /// By stopping threads of the server again and again: those that bring what nobody waits for yet.
+    fn held_back(&self, host: &Host) -> usize {
+        let mut held = Vec::new();
+        while meanwhile(host) == 0 && named(host, "floe-pages").contains(&self.server) {
+            let more = self.ahead().filter(|thread| !held.contains(thread));
+            // Those that end meanwhile are no matter.
+            let more: Vec<_> = more
+                .filter(|thread| ptrace::seize(*thread, ptrace::Options::empty()).is_ok())
+                .collect();
+            held.extend(more);
+            held.retain(|thread| is_stopped(*thread));
+            std::thread::sleep(Duration::from_millis(200));
+            // They may hold locks that the others need.
+            held.retain(|thread| ptrace::cont(*thread, None).is_ok());
+        }
+        for thread in held {
+            if is_stopped(thread) {
+                let _ = ptrace::detach(thread, None);
+            }
+        }
+        meanwhile(host)
+    }
+
+    fn ahead(&self) -> impl Iterator<Item = Pid> {
+        let tasks = format!("/proc/{}/task", self.server);
+        let threads = fs::read_dir(&tasks).into_iter().flatten().flatten();
+        let threads = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+        let name = move |thread: &i32| fs::read_to_string(format!("{tasks}/{thread}/comm")).unwrap_or_default();
+        threads
+            .filter(move |thread| name(thread).trim() == "floe-ahead")
+            .map(Pid::from_raw)
+    }
+}
+
+/// Whether a thread that is traced has stopped when it was told so.
+fn is_stopped(thread: Pid) -> bool {
+    let stopped = |status| matches!(status, Ok(WaitStatus::PtraceEvent(..)));
+    ptrace::interrupt(thread).is_ok() && stopped(waitpid(thread, Some(WaitPidFlag::__WALL)))
 }
 
 /// How much it did while memory came.
@@ -174,8 +199,7 @@ fn meanwhile(host: &Host) -> usize {
 fn more_children_than_descriptors_come_and_go() {
     let host = Host::behind(&["prlimit", &format!("--nofile={FEW}")]);
     let mut victim = saved_to(&host, "children");
-    host.done(&["restore", "-d", "--lazy", &image(&host)]);
-    let children = held_back(&host);
+    let children = restored_and_held_back(&host);
     assert!(children > 2 * FEW, "only {children}");
     victim.check("with children");
     expect_nothing_left(&host, MEANWHILE);
@@ -185,8 +209,7 @@ fn more_children_than_descriptors_come_and_go() {
 fn threads_unmap_and_move_what_others_have_left() {
     let host = Host::new();
     let mut victim = saved_to(&host, "threads");
-    host.done(&["restore", "-d", "--lazy", &image(&host)]);
-    assert!(held_back(&host) > 0);
+    assert!(restored_and_held_back(&host) > 0);
     victim.check("moved about");
     expect_nothing_left(&host, MEANWHILE);
 }
@@ -195,8 +218,7 @@ fn threads_unmap_and_move_what_others_have_left() {
 fn what_a_child_does_not_get_does_not_come_to_it() {
     let host = Host::new();
     let mut victim = saved_to(&host, "not-inherited");
-    host.done(&["restore", "-d", "--lazy", &image(&host)]);
-    assert!(held_back(&host) > 0);
+    assert!(restored_and_held_back(&host) > 0);
     // While the child lives.
     expect_nothing_left(&host, MEANWHILE);
     victim.check("with a child");

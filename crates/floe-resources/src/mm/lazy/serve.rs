@@ -151,7 +151,8 @@ fn bring_all(
     let brought = std::thread::scope(|scope| {
         let mut started = Ok(());
         for number in 0..=cores.clamp(2, MOST_THREADS) {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, {
+            let name = if number == 0 { "floe-asked" } else { "floe-ahead" };
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, {
                 let server = &server;
                 move || server.work(number == 0)
             });
