@@ -16,6 +16,8 @@ class Case:
     large: bool = False
     # Whether it is saved onto a disk, too, and its image made one compressed file.
     kept: bool = False
+    # Whether it is also saved while it lives on, to see for how long it stands still.
+    lives_on: bool = True
 
     def command(self, place):
         """The command line that starts the workload."""

@@ -17,8 +17,8 @@ def measure_round(case, tool, place):
     try:
         tool.start(case.command(place), place, case.connected)
         await_true((place.work / "ready").exists, "the workload did not become ready")
-        frozen = measure_frozen(tool, place, tool.running)
-        background = measure_frozen(tool, place, tool.background) if tool.background else None
+        frozen = measure_frozen(tool, place, tool.running) if case.lives_on else None
+        background = measure_frozen(tool, place, tool.background) if case.lives_on and tool.background else None
         if case.kept:
             on_disk = measure_on_disk(tool, place)
         saved = tool.checkpoint(image)

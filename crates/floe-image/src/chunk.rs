@@ -3,7 +3,7 @@
 //! Body of a `Pages` envelope: number of the first page u64, pages u32, 1 if zstd-compressed or 0 if raw u32, then the
 //! bytes. A chunk is stored raw where a sample says that compressing it would not pay.
 
-use crate::record::Chunk;
+use crate::{envelope::ENVELOPE_BYTES, record::Chunk};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -30,6 +30,12 @@ impl Chunk {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.first.0.saturating_add(u64::from(self.pages))
+    }
+
+    /// Where it stands in its file, with its envelope: the first byte, and how many.
+    #[must_use]
+    pub fn extent(&self) -> (u64, u64) {
+        (self.offset, ENVELOPE_BYTES as u64 + u64::from(self.stored))
     }
 
     /// Bytes of its pages, unpacked.

@@ -25,6 +25,6 @@ pub use envelope::EnvelopeError;
 pub use frame::{FORMAT_VERSION, FrameError};
 pub use numbering::Numbering;
 pub use reader::{
-    ChainError, ChunkScratch, Fault, Image, ImageFiles, MAX_BASES, Place, ReadError, VerifyReport, spool,
+    ChainError, ChunkScratch, Coming, Fault, Image, ImageFiles, MAX_BASES, Place, ReadError, VerifyReport, spool,
 };
 pub use writer::{Effort, Efforts, FillError, ImageWriter, Level, Summary, WriteError, WriteOptions};

@@ -110,6 +110,9 @@ pub struct Record {
     pub monitor: Process,
     /// The floe that works on it.
     pub worker: Process,
+    /// A file with memory that goes over when the sandbox runs at the target already.
+    #[serde(default)]
+    pub rest: Option<PathBuf>,
 }
 
 /// Where a sandbox goes.
@@ -190,7 +193,7 @@ pub(crate) fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordErro
 impl Record {
     /// One of a hand-over that begins.
     #[must_use]
-    pub fn begin(id: Id, sandbox: &Sandbox, there: There<'_>) -> Self {
+    pub fn begin(id: Id, sandbox: &Sandbox, there: There<'_>, rest: Option<PathBuf>) -> Self {
         let state = sandbox.state();
         Self {
             id,
@@ -204,6 +207,7 @@ impl Record {
             pid1: Process::of(state.pid1, state.pid1_start),
             monitor: Process::of(state.monitor, state.monitor_start),
             worker: Process::own(),
+            rest,
         }
     }
 

@@ -29,6 +29,7 @@ pub mod network;
 pub mod packet;
 pub mod pagemap;
 pub mod pager;
+pub mod parallel;
 pub mod pid;
 pub mod pipe;
 pub mod processor;

@@ -3,6 +3,7 @@
 mod acts;
 mod background;
 mod bad_images;
+mod behind;
 mod bubblewrap;
 mod by_hand;
 mod by_hand_rows;

@@ -185,7 +185,7 @@ const FRAMES: [(&str, usize); 16] = [
 
 /// What ends besides the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victims {
+pub enum Victims {
     Nobody,
     Source,
     SourcesWorker,
@@ -196,12 +196,24 @@ enum Victims {
 
 fn at_each_frame(who: Victims) {
     let hosts = hosts();
-    let [here, there] = &hosts;
+    let [here, _] = &hosts;
     let job = here.name("job");
     let tree = Counting::start(here, &job, &[]);
+    let way = (&FRAMES[..], &["--rounds", "1"][..]);
+    breaks_at_each(&hosts, (&job, who), way, &mut |when| tree.expect_alive(when));
+}
+
+/// Has a sandbox of the first host move, with something going wrong at each of these frames; then one copy runs, and is as it was.
+pub fn breaks_at_each(
+    hosts: &[Host; 2],
+    (job, who): (&str, Victims),
+    (frames, options): (&[(&'static str, usize)], &[&str]),
+    is_alive: &mut dyn FnMut(&str),
+) {
+    let [here, there] = hosts;
     let mut receivers = [Receiver::start(here), Receiver::start(there)];
     let mut at = 0;
-    for (order, (frame, number)) in FRAMES.into_iter().enumerate() {
+    for (order, (frame, number)) in frames.iter().copied().enumerate() {
         // In a short run each frame comes through, or does not.
         let both = [order % 2 == 0, order % 2 != 0];
         for passes in both.into_iter().take(times(2)) {
@@ -237,7 +249,8 @@ fn at_each_frame(who: Victims) {
                 .to_owned();
             let way = Way::make(from.path("way.sock"), Path::new(&socket), point, Box::new(act));
             // It waits for its standard input, so that nothing happens before its PID is known.
-            let child = spawn(&mut from.command(&["migrate", &job, &way.address(), "--timeout", "5", "--rounds", "1"]));
+            let line = ["migrate", job, &way.address(), "--timeout", "5"];
+            let child = spawn(&mut from.command(&[&line[..], options].concat()));
             source.store(child.id() as i32, Ordering::SeqCst);
             // The receiver may end at any moment of these, and who waits for one waits until there is one again.
             let mut to_its_end = |mut child: Child| {
@@ -254,8 +267,8 @@ fn at_each_frame(who: Victims) {
                 0,
                 "{when}"
             );
-            at = expect_one([here, there], &job, &when);
-            tree.expect_alive(&when);
+            at = expect_one([here, there], job, &when);
+            is_alive(&when);
         }
     }
 }

@@ -4,11 +4,15 @@ use floe_resources::tree::FoundProcess;
 use floe_sys::{
     Pid,
     kernel::VmaFlags,
+    parallel,
     procfs::{Mapping, ProcError, Stat},
 };
+use std::collections::BTreeMap;
 
 /// From so many pages on it takes longer to read smaps, which walks through all of them, than to ask the kernel's memory.
 const LARGE: u64 = 16 << 20 >> 12;
+/// Processes whose mappings take longer to read than a thread to begin.
+const WORTH_A_THREAD: usize = 8;
 
 /// How mappings are read.
 #[derive(Default)]
@@ -30,8 +34,14 @@ impl MappingsReader {
         Self { flags: flags.ok() }
     }
 
+    /// Reads those of all of these, which stand still, by the task of each.
+    pub(super) fn read_all(&self, processes: &[&FoundProcess]) -> Result<BTreeMap<Pid, Vec<Mapping>>, ProcError> {
+        let read = |process: &&FoundProcess| Ok((process.task(), self.read(process)?));
+        parallel::map(processes, WORTH_A_THREAD, read).into_iter().collect()
+    }
+
     /// Reads those of one that stands still.
-    pub(super) fn read(&self, process: &FoundProcess) -> Result<Vec<Mapping>, ProcError> {
+    fn read(&self, process: &FoundProcess) -> Result<Vec<Mapping>, ProcError> {
         let task = process.task();
         if let Some(flags) = self.flags.as_ref().filter(|_| process.stat.rss >= LARGE) {
             match flags.mappings(task) {

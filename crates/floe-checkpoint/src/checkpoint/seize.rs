@@ -236,9 +236,8 @@ impl HeldTree {
     }
 
     fn read_mappings_by(&mut self, reader: &MappingsReader) -> Result<(), SeizeError> {
-        for process in self.tree.living() {
-            self.mappings.insert(process.task(), reader.read(process)?);
-        }
+        let living: Vec<&FoundProcess> = self.tree.living().collect();
+        self.mappings = reader.read_all(&living)?;
         Ok(())
     }
 

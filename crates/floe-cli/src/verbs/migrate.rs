@@ -78,8 +78,9 @@ pub struct Migrate {
     /// TCP connections with processes outside of the sandbox.
     #[arg(long, value_enum, value_name = "HOW", default_value = "refuse")]
     tcp: Tcp,
-    /// Let the sandbox run there as soon as all of it has arrived; its memory is put in place while it runs, as by floe restore
-    /// --lazy. It stands still for less; if the target's processes that do this are all killed, it is lost.
+    /// Let the sandbox run there before all of its memory is in place, as floe restore --lazy does, and where much is left behind the
+    /// rounds, before that has gone over (post-copy). It stands still for less. Until all is there it needs this host: it waits
+    /// where memory is lacking while the connection is broken; if the target's processes that bring it are killed, it is lost.
     #[arg(long)]
     lazy: bool,
     /// How long to wait for what passes by itself, as in floe checkpoint.
@@ -199,6 +200,7 @@ impl Migrate {
             "file_bytes_there": summary.files_there.1,
             "bytes": summary.bytes,
             "last_bytes": summary.last_bytes,
+            "behind_bytes": summary.behind,
             "paused_ms": milliseconds(summary.paused),
             "frozen_ms": milliseconds(summary.frozen),
             "total_ms": milliseconds(summary.total),
@@ -293,6 +295,10 @@ fn in_words(address: &Address, summary: &Summary) -> String {
         milliseconds(summary.frozen),
         milliseconds(summary.total)
     );
+    let done = match summary.behind {
+        0 => done,
+        bytes => format!("{done}; {} of them when it ran there already", output::bytes(bytes)),
+    };
     let files = |(count, bytes): (u64, u64)| {
         let count = output::count(count as usize, "file", "files");
         format!("{count}, {}", output::bytes(bytes))

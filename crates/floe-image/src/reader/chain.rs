@@ -6,13 +6,14 @@
 //! Pages are numbered through, from those of the oldest on, so that whatever refers to one need not know which file it is
 //! in. Each image tells the id of its base, and by which name it is found beside it.
 
-use super::{Image, ReadError, load};
+use super::{Coming, Image, ReadError, load};
 use crate::record::{BaseRecord, Chunk, IdentityRecord, ImageId, OwnerRecord};
 use std::{
     fs::{File, Metadata},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// On how many images another may be based, one on the other.
@@ -86,12 +87,14 @@ pub struct ImageFiles {
     own: File,
     /// Each with the name that it was found by, the image's own base first.
     bases: Vec<(String, File)>,
+    /// Who brings what its own file has not got yet.
+    coming: Option<Arc<dyn Coming>>,
 }
 
 impl From<File> for ImageFiles {
     /// An image that is based on none.
     fn from(own: File) -> Self {
-        Self { own, bases: Vec::new() }
+        Self::chained(own, Vec::new())
     }
 }
 
@@ -127,7 +130,18 @@ impl ImageFiles {
     /// An image with its bases, its own base first, each with a name for people.
     #[must_use]
     pub fn chained(own: File, bases: Vec<(String, File)>) -> Self {
-        Self { own, bases }
+        Self {
+            own,
+            bases,
+            coming: None,
+        }
+    }
+
+    /// Some of its own chunks come while it is read: they are waited for.
+    #[must_use]
+    pub fn awaiting(mut self, coming: Arc<dyn Coming>) -> Self {
+        self.coming = Some(coming);
+        self
     }
 
     /// Whether this file is one of them.
@@ -188,10 +202,7 @@ impl ImageFiles {
     #[must_use]
     pub fn handed(own: File, bases: impl IntoIterator<Item = File>) -> Self {
         let bases = (1..).zip(bases).map(|(number, file)| (format!("base {number}"), file));
-        Self {
-            own,
-            bases: bases.collect(),
-        }
+        Self::chained(own, bases.collect())
     }
 
     /// Another handle on the same files.
@@ -203,6 +214,7 @@ impl ImageFiles {
         Ok(Self {
             own: self.own.try_clone()?,
             bases: self.bases.iter().map(again).collect::<io::Result<_>>()?,
+            coming: self.coming.clone(),
         })
     }
 
@@ -309,6 +321,10 @@ impl Layer {
         &self.file
     }
 
+    pub(super) fn is_base(&self) -> bool {
+        self.name.is_some()
+    }
+
     /// What is wrong with a part of it.
     pub(super) fn blamed(&self, source: ReadError) -> ReadError {
         match self.name.clone() {
@@ -379,6 +395,7 @@ pub(super) fn open(files: ImageFiles) -> Result<Image, ReadError> {
     let own = chunks[0].len();
     image.chunks = chunks.into_iter().rev().flatten().collect();
     image.own_chunks = image.chunks.len() - own;
+    image.coming = files.coming;
     Ok(image)
 }
 

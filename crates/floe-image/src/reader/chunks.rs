@@ -26,11 +26,12 @@ impl fmt::Debug for ChunkScratch {
 }
 
 impl Image {
-    /// The pages of a chunk, checked and unpacked.
+    /// The pages of a chunk, checked and unpacked. Waits for one that is to come.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn read_chunk<'a>(&self, chunk: &Chunk, scratch: &'a mut ChunkScratch) -> Result<&'a [u8], ReadError> {
+        self.await_chunk(chunk, true, &|| true)?;
         let layer = self.layer_of(chunk);
         read_from(layer.file(), chunk, scratch).map_err(|error| layer.blamed(error))
     }

@@ -51,6 +51,15 @@ pub enum ReadError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// A chunk that was to come.
+    #[error("{place} has not come")]
+    Awaited {
+        /// Which.
+        place: Place,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A part of a later floe.
     #[error("{place} has version {version}, which this floe does not read (it reads {known})")]
     Version {
@@ -290,6 +299,7 @@ fn read_records(file: File, bytes: u64, end: u64, mut index: IndexRecord) -> Res
     }
     Ok(Image {
         layers: vec![Layer::own(file)],
+        coming: None,
         chunks: std::mem::take(&mut index.chunks),
         own_chunks: 0,
         bytes,

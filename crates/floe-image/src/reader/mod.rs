@@ -3,6 +3,7 @@
 mod ahead;
 mod chain;
 mod chunks;
+mod coming;
 mod load;
 mod place;
 mod spool;
@@ -10,6 +11,7 @@ mod verify;
 
 pub use chain::{ChainError, ImageFiles, MAX_BASES};
 pub use chunks::ChunkScratch;
+pub use coming::Coming;
 pub use load::ReadError;
 pub use place::{Fault, Place};
 pub use spool::spool;
@@ -26,6 +28,7 @@ use std::{
     collections::HashMap,
     fs::File,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 /// An image, its records read and checked.
@@ -33,6 +36,8 @@ use std::{
 pub struct Image {
     /// Itself last, before it its base, and so on.
     layers: Vec<Layer>,
+    /// Who brings what its own file has not got yet.
+    coming: Option<Arc<dyn Coming>>,
     /// Of all of these, by first page.
     chunks: Vec<Chunk>,
     /// Position of its own first chunk.
@@ -159,9 +164,11 @@ impl Image {
         &self.layers.last().expect("its own file is the last one").file
     }
 
-    /// Its files, its own and those of its bases, which pages are read from when they are wanted.
+    /// Its files, its own and those of its bases, which pages are read from when they are wanted; and what brings those that
+    /// come later.
     pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.layers.iter().map(|layer| layer.file().as_fd())
+        let files = self.layers.iter().map(|layer| layer.file().as_fd());
+        files.chain(self.coming.as_deref().map(Coming::file))
     }
 
     /// Where the image was made.

@@ -7,10 +7,18 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol. Version 1 knew neither [`Message::Join`] nor pieces.
-pub const VERSION: u32 = 2;
+/// Version of the protocol. Version 2 did not know of [`Message::Missing`] parts, version 1 neither of [`Message::Join`] nor of
+/// pieces.
+pub const VERSION: u32 = 3;
 /// More connections that a migration may have, over which images go.
 pub const STREAMS: u16 = 16;
+
+/// A part of an image: its first byte, and how many.
+pub type Part = (u64, u64);
+/// Parts that one message tells of at most, which fits into a frame.
+pub const PARTS: usize = 20_000;
+/// Parts of an image that may come later.
+pub const MISSING: usize = 1 << 16;
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +117,27 @@ pub enum Message {
     End {
         /// Bytes.
         bytes: u64,
+    },
+    /// Source, before the [`End`](Self::End) of the last image, which then comes as pieces: these parts of it come when the tree runs
+    /// already. Target, behind [`Joined`](Self::Joined): these have not come.
+    Missing {
+        /// Some of them; at the source ascending, at the target the most urgent first.
+        parts: Vec<Part>,
+        /// Whether that is all.
+        last: bool,
+    },
+    /// Target: somebody waits for these parts.
+    Fetch {
+        /// Which.
+        parts: Vec<Part>,
+    },
+    /// Target: no part of the image is needed any more.
+    Whole,
+    /// Source, as the first one behind [`Hello`](Self::Hello) in another connection: parts of this hand-over's image that are
+    /// [`Missing`](Self::Missing) come by it.
+    Resume {
+        /// Of the hand-over.
+        id: Id,
     },
     /// Target: what it is doing.
     Stage {

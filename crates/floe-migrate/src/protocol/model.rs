@@ -1,6 +1,7 @@
 //! Drives both machines through everything that can happen: whatever is lost, breaks, is killed and started again, in every
 //! order, up to a number of faults. Never do both copies run, never is none left, and when nothing more goes wrong one
-//! runs and nothing else is left.
+//! runs and nothing else is left. Where memory goes over behind the decision, the copy ends with the process of the target that takes
+//! it; but no record is forgotten before all of it is there.
 //!
 //! What surrounds the machines is modelled as it is: a kill of the source lets a stopped tree run on; its monitor writes
 //! the record and then ends the tree; the target's monitor writes down that it holds the tree and then looks for the
@@ -34,6 +35,8 @@ enum Copy {
     Claimed,
     Held,
     Runs,
+    /// Who was to bring its memory was killed, and it with that.
+    Ended,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +45,7 @@ enum Reply {
     Refused,
     Done,
     Unknown,
+    Whole,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,14 +67,26 @@ struct World {
     /// A later connection has taken the permit and is about to look.
     aborts: bool,
     receives: bool,
+    /// Memory that the source alone has, in a file, and of which the copy has none.
+    file: bool,
+    lacks: bool,
+    /// On its way.
+    brings: bool,
+    /// The source knows that nobody wants it.
+    unwanted: bool,
     to_target: BTreeSet<Decision>,
     to_source: BTreeSet<Reply>,
     faults: u8,
 }
 
 impl World {
-    fn begin() -> Self {
+    /// Where all memory goes over before the decision, or some behind it.
+    fn begin(behind: bool) -> Self {
         Self {
+            file: behind,
+            lacks: behind,
+            brings: false,
+            unwanted: false,
             source: Some(Source::Undecided),
             connects: false,
             answer: None,
@@ -113,7 +129,8 @@ impl World {
                     self.to_target.insert(decision);
                 }
                 SourceStep::Connect => self.connects = true,
-                SourceStep::Forget => self.record = None,
+                SourceStep::Bring => self.brings = true,
+                SourceStep::Forget => (self.record, self.file) = (None, false),
             }
         }
     }
@@ -131,7 +148,7 @@ impl World {
                 TargetStep::GiveUp => {
                     self.builds = false;
                     self.permit = false;
-                    if self.copy != Copy::Runs {
+                    if !matches!(self.copy, Copy::Runs | Copy::Ended) {
                         self.copy = Copy::None;
                     }
                 }
@@ -144,10 +161,12 @@ impl World {
         match decision {
             Decision::Commit => {
                 assert!(
-                    matches!(self.copy, Copy::Held | Copy::Runs),
+                    matches!(self.copy, Copy::Held | Copy::Runs | Copy::Ended),
                     "a commit finds nothing: {self:?}"
                 );
-                self.copy = Copy::Runs;
+                if self.copy != Copy::Ended {
+                    self.copy = Copy::Runs;
+                }
                 self.to_source.insert(Reply::Done);
             }
             Decision::Abort => {
@@ -200,13 +219,29 @@ impl World {
                 });
             }
         }
+        if self.brings && self.session.is_some() && self.lacks {
+            can(&|w| {
+                (w.brings, w.lacks) = (false, false);
+                w.to_source.insert(Reply::Whole);
+            });
+        }
+        // Nobody waits for it: it has all, or has ended.
+        if self.brings && self.receives && (!self.lacks || self.copy == Copy::Ended) {
+            can(&|w| {
+                w.brings = false;
+                w.to_source.insert(Reply::Refused);
+            });
+        }
         for reply in self.to_source.iter().copied().filter(|_| self.source.is_some()) {
             can(&|w| {
                 w.to_source.remove(&reply);
+                w.unwanted |= reply == Reply::Refused && w.source == Some(Source::Bringing);
                 w.source_sees(match reply {
                     Reply::Unknown => SourceEvent::Unknown,
                     Reply::Prepared => SourceEvent::Prepared,
                     Reply::Refused => SourceEvent::Refused,
+                    Reply::Whole => SourceEvent::Whole,
+                    Reply::Done if w.file && !w.unwanted && w.copy == Copy::Runs => SourceEvent::Lacks,
                     Reply::Done => SourceEvent::Done,
                 });
                 // Who has told a stranger can do no more; its record is settled later.
@@ -249,7 +284,7 @@ impl World {
         if let (None, Some(phase), false) = (self.source, self.record, must_wait) {
             can(&|w| {
                 let (source, steps) = Source::resume(phase, lives);
-                (w.source, w.asked) = (Some(source), false);
+                (w.source, w.asked, w.unwanted) = (Some(source), false, false);
                 w.source_does(steps);
             });
         }
@@ -297,6 +332,9 @@ impl World {
                 w.to_source.remove(reply);
             });
         }
+        if self.brings {
+            can(&|w| w.brings = false);
+        }
         if self.source.is_some() {
             can(&|w| {
                 (w.source, w.connects, w.answer) = (None, false, None);
@@ -313,10 +351,23 @@ impl World {
                 w.builds = false;
                 w.target_sees(TargetEvent::Failed);
             });
-            can(&|w| (w.session, w.receives, w.builds) = (None, false, false));
+            can(&|w| {
+                w.builds = false;
+                w.lose_receiver();
+            });
         }
-        can(&|w| (w.session, w.receives, w.aborts) = (None, false, false));
+        can(&|w| {
+            w.aborts = false;
+            w.lose_receiver();
+        });
         all
+    }
+
+    fn lose_receiver(&mut self) {
+        (self.session, self.receives) = (None, false);
+        if self.lacks && matches!(self.copy, Copy::Held | Copy::Runs) {
+            self.copy = Copy::Ended;
+        }
     }
 
     fn check(&self) {
@@ -324,18 +375,28 @@ impl World {
             assert_eq!(self.tree, Tree::Dead, "two copies: {self:?}");
         }
         if self.tree == Tree::Dead {
-            assert!(matches!(self.copy, Copy::Held | Copy::Runs), "no copy: {self:?}");
+            let is_there = matches!(self.copy, Copy::Held | Copy::Runs | Copy::Ended);
+            assert!(is_there, "no copy: {self:?}");
+        }
+        if self.copy == Copy::Runs && self.lacks {
+            assert!(self.file && self.record.is_some(), "its memory is nowhere: {self:?}");
         }
     }
 
     /// Where nothing more happens.
     fn check_end(&self) {
-        let running = usize::from(self.tree == Tree::Runs) + usize::from(self.copy == Copy::Runs);
+        let runs_there = matches!(self.copy, Copy::Runs | Copy::Ended) && self.tree == Tree::Dead;
+        let running = usize::from(self.tree == Tree::Runs) + usize::from(runs_there);
         assert_eq!(running, 1, "not one copy runs in the end: {self:?}");
         assert!(
-            matches!(self.copy, Copy::None | Copy::Runs),
+            matches!(self.copy, Copy::None | Copy::Runs | Copy::Ended),
             "something is held: {self:?}"
         );
+        assert!(
+            self.copy != Copy::Runs || !self.lacks,
+            "its memory did not come: {self:?}"
+        );
+        assert!(!self.file, "a file is left: {self:?}");
         assert_eq!(self.record, None, "a record is left: {self:?}");
     }
 }
@@ -343,7 +404,7 @@ impl World {
 #[test]
 fn one_copy_runs_in_the_end_whatever_goes_wrong() {
     let mut seen = HashSet::new();
-    let mut open = vec![World::begin()];
+    let mut open = vec![World::begin(false), World::begin(true)];
     let mut ends = [0_u32; 2];
     while let Some(world) = open.pop() {
         if !seen.insert(world.clone()) {
@@ -369,7 +430,7 @@ fn one_copy_runs_in_the_end_whatever_goes_wrong() {
 #[test]
 fn without_further_faults_it_ends() {
     let mut seen = HashSet::new();
-    let mut open = vec![World::begin()];
+    let mut open = vec![World::begin(false), World::begin(true)];
     while let Some(world) = open.pop() {
         if !seen.insert(world.clone()) {
             continue;

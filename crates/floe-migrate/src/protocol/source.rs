@@ -14,6 +14,8 @@ pub enum Source {
     },
     /// The target is being told.
     Telling(Decision),
+    /// It runs there, and is brought memory that this side alone has.
+    Bringing,
     /// Nothing is left to be done.
     Settled,
 }
@@ -23,7 +25,7 @@ pub enum Source {
 pub enum SourceEvent {
     /// The target holds the tree, verified.
     Prepared,
-    /// The target holds nothing, and says so.
+    /// The target holds nothing, or wants nothing, and says so.
     Refused,
     /// Something went wrong here, or the user wants no more of it.
     Failed,
@@ -37,6 +39,10 @@ pub enum SourceEvent {
     NotRecorded,
     /// The target has done what it was told.
     Done,
+    /// The target lets it run, and this side has memory that has not gone over.
+    Lacks,
+    /// The target has all of it, or needs no more.
+    Whole,
     /// Who was reached is not the target.
     Unknown,
 }
@@ -52,6 +58,8 @@ pub enum SourceStep {
     Tell(Decision),
     /// Connect anew.
     Connect,
+    /// Send memory that has not gone over.
+    Bring,
     /// Remove the record.
     Forget,
 }
@@ -90,6 +98,12 @@ impl Source {
             (Self::Telling(decision), E::Linked) => (*self, vec![S::Tell(decision)]),
             (Self::Telling(_), E::LinkLost) => (*self, vec![S::Connect]),
             (Self::Telling(_), E::Done) => (Self::Settled, vec![S::Forget]),
+            (Self::Telling(Decision::Commit), E::Lacks) => (Self::Bringing, vec![S::Bring]),
+            (Self::Bringing, E::Linked) => (*self, vec![S::Bring]),
+            (Self::Bringing, E::LinkLost) => (*self, vec![S::Connect]),
+            // All is there, or it has ended: how it stands is asked once more.
+            (Self::Bringing, E::Refused) => (Self::Telling(Decision::Commit), vec![S::Connect]),
+            (Self::Bringing, E::Whole) => (Self::Settled, vec![S::Forget]),
             // Who else holds it is not known here: the record stays, for whoever settles it.
             (Self::Telling(_), E::Unknown) => (*self, Vec::new()),
             (now, _) => (now, Vec::new()),

@@ -1,6 +1,6 @@
 //! Carries out what [`Source`] says.
 
-use super::{MigrateError, greet};
+use super::{MigrateError, greet, rest::Rest};
 use crate::{
     link::{
         Link, Manner,
@@ -13,6 +13,7 @@ use crate::{
 use floe_sandbox::{HandoverError, Sandbox, StateDir};
 use std::{
     collections::VecDeque,
+    num::NonZeroU64,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -24,6 +25,17 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)]
 /// What is begun is not interrupted.
 static NEVER: AtomicBool = AtomicBool::new(false);
 
+/// What a connection was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The image went by it.
+    First,
+    /// It is new.
+    Fresh,
+    /// The target was told the decision by it, where it was not the first one.
+    Told,
+}
+
 /// A hand-over of which this process is the source.
 pub struct Hand<'a> {
     pub state: Source,
@@ -33,6 +45,13 @@ pub struct Hand<'a> {
     pub sandbox: Option<&'a Sandbox>,
     pub manner: Manner<'a>,
     pub link: Option<Link>,
+    pub way: Way,
+    /// Memory that goes over when it runs there.
+    pub rest: Option<Rest>,
+    /// Whether the target wants no more of it.
+    pub unwanted: bool,
+    /// Bytes of that per second, at most.
+    pub bandwidth: Option<NonZeroU64>,
     /// Who has stopped the tree.
     pub worker: Option<Worker>,
     /// Whether that was told to end it.
@@ -45,6 +64,16 @@ pub struct Hand<'a> {
     pub untold: Option<String>,
     /// How the sandbox stands at the target, and since when.
     pub outcome: Option<(Outcome, Instant)>,
+}
+
+/// What came of a hand-over.
+pub struct Finished {
+    /// How the sandbox stands at the target, and since when.
+    pub outcome: Option<(Outcome, Instant)>,
+    /// What was saved.
+    pub counts: Counts,
+    /// Bytes of that which were sent when it ran there.
+    pub behind: u64,
 }
 
 impl Hand<'_> {
@@ -79,14 +108,16 @@ impl Hand<'_> {
                 SourceStep::Tell(decision) => Some(self.tell(decision)),
                 SourceStep::Connect => {
                     self.link = None;
-                    let Source::Telling(decision) = self.state else { return };
-                    let is_over = decision == Decision::Abort && begin.elapsed() > ABORT;
+                    let aborts = self.state == Source::Telling(Decision::Abort);
+                    let is_over = aborts && begin.elapsed() > ABORT;
                     if is_over || self.manner.interrupted.load(Ordering::Relaxed) && pause > PAUSE[0] {
                         return;
                     }
                     Some(self.connect(&mut pause))
                 }
+                SourceStep::Bring => Some(self.bring(&mut pause)),
                 SourceStep::Forget => {
+                    self.rest.iter().for_each(Rest::remove);
                     if let Err(error) = self.record.forget(self.state_dir) {
                         self.failure.get_or_insert(error.into());
                     }
@@ -198,16 +229,28 @@ impl Hand<'_> {
         let mut why = None;
         let mut answer = link.send(&message).and_then(|()| link.receive());
         // What it said before it heard this.
-        while let Ok(Message::Stage { .. } | Message::Prepared | Message::Refused { .. }) = &answer {
-            if let Ok(Message::Refused { reason, findings }) = &answer {
-                why = Some(crate::refusal::Refusal::from_peer(reason, findings).reason);
+        while let Ok(Message::Stage { .. } | Message::Prepared | Message::Refused { .. } | Message::Fetch { .. }) =
+            &answer
+        {
+            match &answer {
+                Ok(Message::Refused { reason, findings }) => {
+                    why = Some(crate::refusal::Refusal::from_peer(reason, findings).reason);
+                }
+                Ok(Message::Fetch { parts }) => self.rest.iter_mut().for_each(|rest| rest.hurry(parts)),
+                _ => {}
             }
             answer = link.receive();
+        }
+        if self.way == Way::Fresh {
+            self.way = Way::Told;
         }
         match answer {
             Ok(Message::Done { outcome }) => {
                 self.outcome = Some((outcome, Instant::now()));
-                SourceEvent::Done
+                match outcome {
+                    Outcome::Runs if self.lacks() => SourceEvent::Lacks,
+                    Outcome::Runs | Outcome::None => SourceEvent::Done,
+                }
             }
             Ok(Message::Unknown) => {
                 let file = self.record.path(self.state_dir);
@@ -231,6 +274,47 @@ impl Hand<'_> {
         }
     }
 
+    /// Whether this side may have memory that the target has not.
+    fn lacks(&self) -> bool {
+        let Some(rest) = &self.rest else { return false };
+        // By a connection that is not the first one only the target knows.
+        let is_told = self.state == Source::Telling(Decision::Commit) && !self.unwanted;
+        is_told && (self.way != Way::First || rest.left() > 0)
+    }
+
+    /// Brings the target memory that has not gone over.
+    fn bring(&mut self, pause: &mut Duration) -> SourceEvent {
+        let (Some(link), Some(rest)) = (&mut self.link, &mut self.rest) else {
+            return SourceEvent::LinkLost;
+        };
+        link.set_manner(self.manner.patience, self.manner.interrupted);
+        link.set_deadline(None);
+        let wanted = match self.way {
+            Way::First => Ok(true),
+            Way::Fresh => rest.resume(link, &self.record.id),
+            // Who serves that has no part in it.
+            Way::Told => return SourceEvent::LinkLost,
+        };
+        let sent = match wanted {
+            Ok(true) => {
+                *pause = PAUSE[0];
+                rest.send(link, self.bandwidth)
+            }
+            Ok(false) => {
+                self.unwanted = true;
+                return SourceEvent::Refused;
+            }
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(()) => SourceEvent::Whole,
+            Err(error) => {
+                tracing::info!(%error, "the connection by which memory goes over is gone");
+                SourceEvent::LinkLost
+            }
+        }
+    }
+
     fn connect(&mut self, pause: &mut Duration) -> SourceEvent {
         std::thread::sleep(*pause);
         *pause = (*pause * 2).min(PAUSE[1]);
@@ -242,7 +326,7 @@ impl Hand<'_> {
         };
         match greet(&self.record.address, manner) {
             Ok(link) => {
-                self.link = Some(link);
+                (self.link, self.way) = (Some(link), Way::Fresh);
                 SourceEvent::Linked
             }
             Err(error) => {
@@ -252,13 +336,18 @@ impl Hand<'_> {
         }
     }
 
-    /// What came of it: how the sandbox stands at the target and since when, and what was
-    /// saved.
-    pub fn finish(mut self) -> Result<(Option<(Outcome, Instant)>, Counts), MigrateError> {
+    /// What came of it.
+    pub fn finish(mut self) -> Result<Finished, MigrateError> {
         if self.ends {
             self.let_worker_end();
         }
         self.worker = None;
+        if let (Source::Bringing, Some(rest)) = (self.state, &self.rest) {
+            return Err(MigrateError::Behind {
+                peer: self.record.address.to_string(),
+                bytes: rest.left(),
+            });
+        }
         if let Source::Telling(decision) = self.state {
             let reason = match &self.failure {
                 _ if self.untold.is_some() => self.untold.unwrap_or_default(),
@@ -272,7 +361,11 @@ impl Hand<'_> {
                 Err(MigrateError::Two(self.record.sandbox.clone()))
             }
             (Some(error), _) => Err(error),
-            (None, outcome) => Ok((outcome, self.counts)),
+            (None, outcome) => Ok(Finished {
+                outcome,
+                counts: self.counts,
+                behind: self.rest.map_or(0, |rest| rest.sent),
+            }),
         }
     }
 }

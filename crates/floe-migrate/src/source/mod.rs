@@ -13,6 +13,7 @@ mod files;
 mod hand;
 mod pace;
 mod pump;
+mod rest;
 mod rounds;
 mod save;
 mod settle;
@@ -38,7 +39,8 @@ use floe_checkpoint::stage::Control;
 pub use floe_image::Effort;
 use floe_resources::file::TcpMode;
 use floe_sandbox::{HandoverError, Sandbox, SandboxError, StateDir};
-use hand::Hand;
+use hand::{Hand, Way};
+use rest::Rest;
 use rounds::Rounds;
 pub use settle::{Settled, settle};
 use std::{
@@ -123,6 +125,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Bytes among them for which the tree stood still.
     pub last_bytes: u64,
+    /// Bytes among them that were sent when it ran at the target already.
+    pub behind: u64,
     /// Bytes of memory by how much work went into making them small; none where the user has said a level.
     pub efforts: Vec<(Effort, u64)>,
     /// Files that were sent, and their bytes.
@@ -233,6 +237,17 @@ pub enum MigrateError {
         decision: Decision,
         /// Why not.
         reason: String,
+    },
+    /// Decided and told, but not all of its memory has gone over.
+    #[error(
+        "the sandbox runs at {peer}, but {bytes} bytes of its memory have not gone over: it waits there where it needs them, \
+         until they have (floe migrate --settle)"
+    )]
+    Behind {
+        /// Where it runs.
+        peer: String,
+        /// How many.
+        bytes: u64,
     },
     /// The target lets run what was not to run.
     #[error(
@@ -348,6 +363,7 @@ pub fn migrate(request: &Request<'_>, control: &Control<'_>) -> Result<Summary, 
             rounds: 0,
             bytes: 0,
             last_bytes: 0,
+            behind: 0,
             efforts: Vec::new(),
             files: going.counts()[0],
             files_there: going.counts()[1],
@@ -379,17 +395,22 @@ fn hand_over(
 ) -> Result<Summary, MigrateError> {
     let Course { request, control, .. } = course;
     let sandbox = &request.sandbox;
-    let record = Record::begin(
-        id,
-        sandbox,
-        There {
-            address: request.address,
-            insecure: request.keys.is_none(),
-            instance,
-            key: link.key(),
-        },
-    );
-    record.write(request.state_dir)?;
+    // Little is not worth that the sandbox depends on this host for a while.
+    let rest = match request.lazy && !rounds.leaves_little {
+        true => Rest::make(&id),
+        false => None,
+    };
+    let there = There {
+        address: request.address,
+        insecure: request.keys.is_none(),
+        instance,
+        key: link.key(),
+    };
+    let record = Record::begin(id, sandbox, there, rest.as_ref().map(|rest| rest.path().to_owned()));
+    if let Err(error) = record.write(request.state_dir) {
+        rest.iter().for_each(Rest::remove);
+        return Err(error.into());
+    }
     let mut hand = Hand {
         state: Source::Undecided,
         record: &record,
@@ -397,6 +418,10 @@ fn hand_over(
         sandbox: Some(sandbox),
         manner: request.manner(control),
         link: Some(link),
+        way: Way::First,
+        rest,
+        unwanted: false,
+        bandwidth: request.bandwidth,
         worker: None,
         ends: false,
         failure: None,
@@ -405,24 +430,25 @@ fn hand_over(
         outcome: None,
     };
     let sent = save::save(course, (rounds, going), &mut hand);
-    let (outcome, counts) = hand.finish()?;
+    let finished = hand.finish()?;
     let sent = sent?;
-    let ran_on = outcome.map(|(_, since)| since);
+    let ran_on = finished.outcome.map(|(_, since)| since);
     let frozen = ran_on
         .zip(sent.stopped)
         .map_or(Duration::ZERO, |(ran_on, stopped)| ran_on - stopped);
     sandbox.wait_until_gone()?;
     Ok(Summary {
         rounds: rounds.count() + 1,
-        bytes: rounds.bytes + sent.bytes,
+        bytes: rounds.bytes + sent.bytes + finished.behind,
         last_bytes: sent.bytes,
+        behind: finished.behind,
         efforts: course.tuner().bytes(),
         files: going.counts()[0],
         files_there: going.counts()[1],
         paused: rounds.paused,
-        counts,
+        counts: finished.counts,
         frozen,
         total: begin.elapsed(),
-        outcome: outcome.map(|(outcome, _)| outcome),
+        outcome: finished.outcome.map(|(outcome, _)| outcome),
     })
 }

@@ -17,6 +17,7 @@ use floe_sandbox::{KeptFiles, Sandbox};
 use std::{
     ffi::OsStr,
     fs::File,
+    io,
     time::{Duration, Instant},
 };
 
@@ -38,12 +39,17 @@ pub struct Rounds {
     pub paused: Duration,
     /// Whether what the tree writes may be followed since.
     pub follows: bool,
+    /// Whether what is left to be sent can be expected to be little.
+    pub leaves_little: bool,
 }
 
 impl Rounds {
     /// Sends rounds until what is left is little, or does not become less.
     pub fn send(course: &Course<'_>, memory: u64, link: &mut Link) -> Result<Self, MigrateError> {
-        let mut rounds = Self::default();
+        let mut rounds = Self {
+            leaves_little: memory <= LITTLE,
+            ..Self::default()
+        };
         let most = course
             .request
             .rounds
@@ -59,8 +65,8 @@ impl Rounds {
             let seconds = begin.elapsed().as_secs_f64().max(1e-6);
             speed = f64::max(speed, bytes as f64 / seconds);
             tracing::info!(round = rounds.count(), bytes, seconds, "sent while the tree runs");
-            let is_little = bytes as f64 <= speed * MOMENT.as_secs_f64();
-            if is_little || bytes > before / 4 * 3 {
+            rounds.leaves_little = bytes as f64 <= speed * MOMENT.as_secs_f64();
+            if rounds.leaves_little || bytes > before / 4 * 3 {
                 break;
             }
             before = bytes;
@@ -119,17 +125,30 @@ impl Rounds {
 
     /// The last one, as what the next image is based on.
     pub fn base(&self) -> Result<Option<Base>, Refusal> {
-        let mut files = Vec::new();
-        for (number, image) in (1..).zip(&self.images) {
-            let image = image.try_clone().map_err(|error| Refusal::of(&error))?;
-            files.push((name(number), image));
-        }
-        let Some((own_name, own)) = files.pop() else {
+        let mut files = self.files().map_err(|error| Refusal::of(&error))?;
+        if files.is_empty() {
             return Ok(None);
-        };
-        files.reverse();
+        }
+        let (own_name, own) = files.remove(0);
         let image = Image::open(ImageFiles::chained(own, files)).map_err(|error| Refusal::of(&error))?;
         Ok(Some(Base::new(image, OsStr::new(&own_name))))
+    }
+
+    /// An image on the base of the last one.
+    pub fn image(&self, own: &File) -> Result<Image, Refusal> {
+        let files = own
+            .try_clone()
+            .and_then(|own| Ok(ImageFiles::chained(own, self.files()?)));
+        let files = files.map_err(|error| Refusal::of(&error))?;
+        Image::open(files).map_err(|error| Refusal::of(&error))
+    }
+
+    /// The images, each with its name, the newest first.
+    fn files(&self) -> io::Result<Vec<(String, File)>> {
+        let numbered = self.images.iter().enumerate().rev();
+        numbered
+            .map(|(index, image)| Ok((name(index as u32 + 1), image.try_clone()?)))
+            .collect()
     }
 }
 

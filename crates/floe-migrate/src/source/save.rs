@@ -157,10 +157,10 @@ fn send_image(
     let saved = Saved {
         then: Then::End,
         rounds,
-        file: None,
+        file: hand.rest.as_ref().map(|rest| &rest.file),
         record: Some(hand.record),
     };
-    course.tuner().begin(link.streams().len(), false);
+    course.tuner().begin(link.streams().len(), hand.rest.is_some());
     let worker = start(course, link, saved).map_err(failed)?;
     let worker = hand.worker.insert(worker);
     let peer = link.peer().to_owned();
@@ -171,12 +171,21 @@ fn send_image(
     limit(request, link);
     link.send(&Message::Image { lazy: request.lazy }).map_err(lost)?;
     let failed = |link: &Link, error| (event_of(&error), standstill(request, link, error));
-    pump(course, (link, worker), (sent, None)).map_err(|error| failed(link, error))?;
+    let mut rest = hand.rest.as_mut();
+    let first = match rest.as_deref_mut() {
+        Some(rest) => rest.send_first((course, rounds), (link, worker), sent),
+        None => pump(course, (link, worker), (sent, None)),
+    };
+    first.map_err(|error| failed(link, error))?;
     // The tree stands still, so that it has none of them changed from now on.
     if let Going::Used(offered) = going {
         offered.are_unchanged(course).map_err(|error| failed(link, error))?;
     }
-    link.send(&Message::End { bytes: sent.bytes }).map_err(lost)?;
+    let bytes = match rest.as_deref() {
+        Some(rest) => rest.length().map_err(|error| failed(link, error))?,
+        None => sent.bytes,
+    };
+    link.send(&Message::End { bytes }).map_err(lost)?;
     if let Going::Rootfs(tree) = going {
         let sent = tree.send_changes(course, link);
         sent.map_err(|error| failed(link, error))?;
@@ -194,6 +203,10 @@ fn send_image(
             }
             Some(Message::Refused { reason, findings }) => {
                 return Err((SourceEvent::Refused, refused_there(&peer, &reason, &findings)));
+            }
+            Some(Message::Fetch { parts }) if let Some(rest) = rest.as_deref_mut() => {
+                let fetched = rest.fetched(course, link, &parts);
+                sent.bytes += fetched.map_err(|error| failed(link, error))?;
             }
             Some(_) => return Err((SourceEvent::LinkLost, MigrateError::OutOfTurn(peer.clone()))),
             None => {}

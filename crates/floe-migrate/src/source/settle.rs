@@ -1,6 +1,10 @@
 //! What becomes of hand-overs that nobody works on any more.
 
-use super::{MigrateError, hand::Hand};
+use super::{
+    MigrateError,
+    hand::{Hand, Way},
+    rest::Rest,
+};
 use crate::{
     link::{Manner, message::Outcome},
     protocol::{Decision, Phase, Source},
@@ -116,6 +120,10 @@ fn settle_one(
         sandbox: None,
         manner,
         link: None,
+        way: Way::First,
+        rest: record.rest.as_deref().and_then(|path| Rest::open(path).ok()),
+        unwanted: false,
+        bandwidth: None,
         worker: None,
         ends: false,
         failure: None,
@@ -124,6 +132,6 @@ fn settle_one(
         outcome: None,
     };
     hand.carry_out(steps);
-    let (outcome, _) = hand.finish()?;
+    let outcome = hand.finish()?.outcome;
     Ok((decision, outcome.map(|(outcome, _)| outcome)))
 }

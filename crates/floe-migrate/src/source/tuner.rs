@@ -37,7 +37,7 @@ const REMEMBERED: u32 = 80;
 
 /// What a [`Tuner`] shares with the processes that write images: the step of the ladder, and for each what was made by it.
 #[derive(Debug)]
-struct Dial(SharedNumbers<{ 1 + 3 * STEPS }>);
+struct Dial(SharedNumbers);
 
 /// Bytes of memory, what is left of them, and the nanoseconds that this took.
 type Made = [u64; 3];
@@ -106,7 +106,7 @@ impl Tuner {
     pub fn new(level: Option<i32>, per_second: Option<u64>) -> io::Result<Self> {
         let dial = match level {
             Some(_) => None,
-            None => Some(Arc::new(Dial(SharedNumbers::new()?))),
+            None => Some(Arc::new(Dial(SharedNumbers::new(1 + 3 * STEPS)?))),
         };
         let mut tuner = Self {
             dial,

@@ -11,13 +11,13 @@ use floe_checkpoint::{
     restore::{self, dry_run_awaiting, restore},
     stage::Control,
 };
-use floe_image::{Image, ImageFiles};
+use floe_image::{Coming, Image, ImageFiles};
 use floe_resources::{
     file::{Grants, Outside, TcpMode, on_disk},
     ns::mounts::Given,
 };
 use floe_sandbox::{Holding, Sandbox};
-use std::{collections::BTreeSet, error::Error, fs::File, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, error::Error, fs::File, io, path::Path, sync::Arc, time::Duration};
 
 fn of(error: impl Error + 'static) -> Refusal {
     Refusal::of(&error)
@@ -87,14 +87,34 @@ pub fn look(
     }
 }
 
-/// Builds the tree of an image, and leaves it held. `images` are those of the rounds, the oldest first, and the image itself.
+/// A tree that is to be built.
+pub struct Building<'a> {
+    /// Images of the rounds, the oldest first, and the last one.
+    pub images: &'a [File],
+    /// Who brings what is still to come of that.
+    pub coming: Option<Arc<dyn Coming>>,
+    /// Whether it may run before all of its memory is in its place.
+    pub lazy: bool,
+    pub mounts: &'a Given,
+}
+
+/// Builds the tree of an image, and leaves it held.
 pub fn build(
     session: &Session<'_>,
-    (images, lazy, mounts): (&[File], bool, &Given),
+    building: Building<'_>,
     (id, permit): (&Id, &Path),
     ends: &Ends,
 ) -> Result<Counts, Refusal> {
-    let image = chain(images).map_err(of)?;
+    let Building {
+        images,
+        coming,
+        lazy,
+        mounts,
+    } = building;
+    let mut image = chain(images).map_err(of)?;
+    if let Some(coming) = coming {
+        image = image.awaiting(coming);
+    }
     (session.request.become_user)(&image).map_err(of_boxed)?;
     let grants = Grants::take(Vec::new(), &[]).map_err(of)?;
     let outside = outside(session, mounts, &grants);

@@ -7,7 +7,9 @@
 
 mod build;
 mod files;
+mod late;
 mod place;
+mod rest;
 mod session;
 mod spool;
 mod stage;

@@ -1,9 +1,12 @@
 //! One connection.
 
 use super::{
-    Event, FailAt, Files, Request, build,
+    Event, FailAt, Files, Request,
+    build::{self, Building},
     files::Delivery,
+    late::{self, Late},
     place,
+    rest::Rest,
     spool::{ALIVE, Spool},
     streams::{Awaited, Streams, relay},
     swap,
@@ -43,7 +46,7 @@ const RECORDS: u64 = 1 << 30;
 /// How long a source that is told of a failure may take to notice.
 const LINGER: Duration = Duration::from_secs(5);
 /// What is begun is not interrupted.
-static NEVER: AtomicBool = AtomicBool::new(false);
+pub static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// A connection with a source.
 pub struct Session<'a> {
@@ -120,6 +123,7 @@ impl Session<'_> {
                 taken
             }
             Ok(Message::Join { id, stream }) => relay(self, link, (&id, stream)),
+            Ok(Message::Resume { id }) => late::relay(self, link, &id),
             Ok(Message::Decided { instance, .. }) if self.own_instance().as_ref() != Ok(&instance) => {
                 link.send(&Message::Unknown).map_err(|error| lost(&error))?;
                 Err(Refusal::plain(
@@ -181,7 +185,7 @@ impl Session<'_> {
             let work = |ends: &Ends| build::look(self, (&records, name), (&mounts, &coming), ends);
             let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
-            self.attend(&mut link, &mut worker)?;
+            self.attend(&mut link, &mut worker, None)?;
             // Whether it can be written down that a tree is held: given up again, as the source may be killed now, or have
             // wanted to know no more than this.
             let permit = Permit::give(self.request.state_dir, id);
@@ -233,10 +237,16 @@ impl Session<'_> {
         };
         let mut state = Target::Building;
         let mut steps = Vec::new();
-        let built = Spool::new(&mut link, &mut streams, u64::MAX).take().and_then(|image| {
+        let mut rest = None;
+        let image = Spool::new(&mut link, &mut streams, u64::MAX).take_last();
+        let built = image.and_then(|(image, missing)| {
             // No more comes by them, and who builds the tree is not to have them.
             drop(streams);
-            rounds.push(image.ok_or_else(out_of_turn)?);
+            if !missing.is_empty() {
+                let made = Rest::new(&image, missing).map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+                rest = Some(made);
+            }
+            rounds.push(image);
             match came {
                 Came::Nothing => {}
                 Came::Used(delivery) => {
@@ -245,10 +255,19 @@ impl Session<'_> {
                 Came::Rootfs(tree) => tree.take_changes(&mut link)?,
             }
             let mounts = came.given(self.request.mounts);
-            let work = |ends: &Ends| build::build(self, (&rounds, lazy, &mounts), (id, permit.file()), ends);
+            let building = Building {
+                images: &rounds,
+                coming: rest.as_ref().and_then(Rest::coming),
+                lazy,
+                mounts: &mounts,
+            };
+            let work = |ends: &Ends| build::build(self, building, (id, permit.file()), ends);
             let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
-            self.attend(&mut link, &mut worker)
+            if let Some(rest) = &mut rest {
+                rest.is_handed_over();
+            }
+            self.attend(&mut link, &mut worker, rest.as_mut())
         });
         let counts = match built {
             Ok(counts) => {
@@ -277,31 +296,46 @@ impl Session<'_> {
                 tracing::debug!(%error, "the source could not be told");
             }
         }
-        self.obey(link, (state, id), (name, counts))
+        self.obey((link, rest), (state, id), (name, counts))
     }
 
     /// A tree is held: does with it what the source says.
     fn obey(
         &self,
-        mut link: Link,
+        (mut link, mut rest): (Link, Option<Rest>),
         (mut state, id): (Target, &Id),
         (name, counts): (&str, Counts),
     ) -> Result<(), Refusal> {
-        let event = loop {
-            match link.receive() {
-                Ok(Message::Decided { id: told, decision, .. }) if told == *id => break TargetEvent::Told(decision),
-                Ok(other) => tracing::debug!(?other, "the source says something else"),
-                Err(_) => break TargetEvent::LinkLost,
-            }
+        let mut late = match &rest {
+            Some(_) => Some(Late::listen(id, link.key())?),
+            None => None,
         };
+        let event = self.await_decision(&mut link, rest.as_mut(), id);
         let from = &self.from;
         let steps = state.see(event);
         if steps.is_empty() {
             (self.request.tell)(&Event::Held { name, from });
+            drop(link);
+            return match late.zip(rest) {
+                Some((late, rest)) => late.bring(self, None, rest),
+                None => Ok(()),
+            };
         }
         for step in steps {
             let TargetStep::CarryOut(decision) = step else { continue };
-            let outcome = self.carry_out_or_tell(&mut link, id, decision)?;
+            let outcome = match (
+                self.carry_out_or_tell(&mut link, id, decision),
+                late.take(),
+                rest.take(),
+            ) {
+                (Ok(outcome), given_late, given_rest) => {
+                    (late, rest) = (given_late, given_rest);
+                    outcome
+                }
+                // It is held still, and may be let run by another connection.
+                (Err(_), Some(late), Some(rest)) => return late.bring(self, None, rest),
+                (Err(refusal), ..) => return Err(refusal),
+            };
             match decision {
                 Decision::Commit => self.tell_runs(name, Some(counts)),
                 Decision::Abort => (self.request.tell)(&Event::GivenUp {
@@ -309,9 +343,34 @@ impl Session<'_> {
                     reason: "the source gave it up",
                 }),
             }
-            link.send(&Message::Done { outcome }).map_err(|error| lost(&error))?;
+            let told = link.send(&Message::Done { outcome }).map_err(|error| lost(&error));
+            match late.take().zip(rest.take()).filter(|_| outcome == Outcome::Runs) {
+                // Whether the source has heard it or not.
+                Some((late, rest)) => return late.bring(self, Some(link), rest),
+                None => told?,
+            }
         }
         Ok(())
+    }
+
+    /// What the source says of a tree that is held; it may still be asked for something that came too late for building it.
+    fn await_decision(&self, link: &mut Link, mut rest: Option<&mut Rest>, id: &Id) -> TargetEvent {
+        loop {
+            match link.receive_any() {
+                Ok(Frame::Message(Message::Decided { id: told, decision, .. })) if told == *id => {
+                    return TargetEvent::Told(decision);
+                }
+                Ok(Frame::Message(other)) => tracing::debug!(?other, "the source says something else"),
+                Ok(Frame::Alive) => {}
+                Ok(Frame::Piece(place, got)) => {
+                    let taken = rest.as_deref_mut().map(|rest| rest.take(place.offset, link.data(got)));
+                    if !matches!(taken, Some(Ok(()))) {
+                        return TargetEvent::LinkLost;
+                    }
+                }
+                Ok(Frame::Data(_)) | Err(_) => return TargetEvent::LinkLost,
+            }
+        }
     }
 
     /// Carries it out; where that fails the source hears why, and keeps its record.
@@ -400,8 +459,8 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for a worker, and lets the source know that it lives.
-    fn attend(&self, link: &mut Link, worker: &mut Worker) -> Result<Counts, Ended> {
+    /// Waits for a worker, and lets the source know that it lives, and what it waits for.
+    fn attend(&self, link: &mut Link, worker: &mut Worker, mut rest: Option<&mut Rest>) -> Result<Counts, Ended> {
         let mut stage = String::new();
         let mut last = Instant::now();
         let mut heard = last;
@@ -419,21 +478,39 @@ impl Session<'_> {
                         decision: Decision::Abort,
                         ..
                     }) => return Err(Ended::Told),
-                    Frame::Message(_) | Frame::Data(_) | Frame::Piece(..) => {
-                        return Err(out_of_turn());
+                    Frame::Piece(place, got) => {
+                        let rest = rest.as_deref_mut().ok_or_else(out_of_turn)?;
+                        let taken = rest.take(place.offset, link.data(got));
+                        taken.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
                     }
+                    Frame::Message(_) | Frame::Data(_) => return Err(out_of_turn()),
                     Frame::Alive => {}
                 }
             }
-            let mut asked = [
+            // What is unpacked already no poll(2) tells of.
+            let glance = if link.waits().map_err(FrameError::Io)? {
+                0
+            } else {
+                GLANCE
+            };
+            let mut asked = vec![
                 PollFd::new(worker.control.as_fd(), PollFlags::POLLIN),
                 PollFd::new(link.input(), PollFlags::POLLIN),
             ];
-            match poll(&mut asked, GLANCE) {
+            asked.extend(rest.iter().map(|rest| PollFd::new(rest.news(), PollFlags::POLLIN)));
+            match poll(&mut asked, glance) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(Ended::Refused(Refusal::of(&io::Error::from(error)))),
             }
-            let reports = asked[0].revents().is_some_and(|events| !events.is_empty());
+            let is_ready = |asked: &PollFd<'_>| asked.revents().is_some_and(|events| !events.is_empty());
+            let (reports, has_news) = (is_ready(&asked[0]), asked.get(2).is_some_and(is_ready));
+            if has_news && let Some(rest) = rest.as_deref_mut() {
+                // That nobody is there any more the worker says better.
+                let wanted = rest.wanted().map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+                if let Some(parts) = wanted.filter(|parts| !parts.is_empty()) {
+                    link.send(&Message::Fetch { parts })?;
+                }
+            }
             let mut tells = last.elapsed() > ALIVE;
             if reports {
                 match worker.report() {
@@ -478,7 +555,7 @@ impl Session<'_> {
 }
 
 /// Takes what the source has sent meanwhile, so that it hears what it was told before it finds the connection closed.
-fn linger(link: &mut Link) {
+pub fn linger(link: &mut Link) {
     link.set_deadline(Some(Instant::now() + LINGER));
     while !link.is_late() && link.receive_any().is_ok() {}
 }

@@ -8,7 +8,7 @@ use crate::{
     link::{
         Link,
         frame::{self, DATA, Frame, FrameError, Place},
-        message::Message,
+        message::{MISSING, Message, Part},
     },
     protocol::Decision,
     refusal::Refusal,
@@ -52,6 +52,8 @@ enum Fault {
     Parts,
     #[error("some of the image has not come")]
     Hole,
+    #[error("the source told wrongly of what is still to come of the image")]
+    Missing,
 }
 
 impl Coverage {
@@ -90,6 +92,21 @@ impl Coverage {
         }
     }
 
+    /// Checks that all bytes of an image of that length have come, and no others, but for these parts of it, of which none has.
+    fn is_whole_but_for(&mut self, bytes: u64, missing: &[Part]) -> Result<(), Fault> {
+        for (offset, bytes) in missing {
+            let bytes = usize::try_from(*bytes)
+                .ok()
+                .filter(|bytes| *bytes > 0)
+                .ok_or(Fault::Missing)?;
+            self.add(*offset, bytes).map_err(|_| Fault::Missing)?;
+        }
+        match missing.is_sorted() {
+            true => self.is_whole(bytes),
+            false => Err(Fault::Missing),
+        }
+    }
+
     /// Checks that all bytes of an image of that length have come, and no others.
     fn is_whole(&self, bytes: u64) -> Result<(), Fault> {
         match (self.parts.len(), self.parts.first_key_value()) {
@@ -111,6 +128,8 @@ pub struct Spool<'a> {
     /// Why it is not kept.
     failure: Option<Refusal>,
     coverage: Coverage,
+    /// What comes later; `None` where nothing may.
+    missing: Option<Vec<Part>>,
     /// Behind the last byte that came by the first connection.
     next: u64,
     /// What the source has said of it: how long it is, or (`None`) that nothing has come of it.
@@ -148,6 +167,7 @@ impl<'a> Spool<'a> {
             file,
             failure,
             coverage: Coverage::default(),
+            missing: None,
             next: 0,
             told: None,
             heard: now,
@@ -161,6 +181,21 @@ impl<'a> Spool<'a> {
             self.step()?;
         }
         self.finish()
+    }
+
+    /// The same of the last image, and which parts of it come later.
+    pub fn take_last(mut self) -> Result<(File, Vec<Part>), Ended> {
+        self.missing = Some(Vec::new());
+        while self.failure.is_none() && !self.is_over() {
+            self.step()?;
+        }
+        let missing = self.missing.take().unwrap_or_default();
+        if self.failure.is_none() {
+            let bytes = self.told.flatten().ok_or_else(out_of_turn)?;
+            let whole = self.coverage.is_whole_but_for(bytes, &missing);
+            whole.map_err(|fault| Ended::Refused(Refusal::of(&fault)))?;
+        }
+        Ok((self.finish()?.ok_or_else(out_of_turn)?, missing))
     }
 
     /// The same of an image that need not be kept: why it is not.
@@ -219,13 +254,19 @@ impl<'a> Spool<'a> {
             let frame = self.link.receive_any()?;
             self.take_frame(&frame)?;
         }
+        // What is unpacked already no poll(2) tells of.
+        let glance = if self.link.waits().map_err(FrameError::Io)? {
+            0
+        } else {
+            GLANCE
+        };
         let mut asked = vec![PollFd::new(self.link.input(), PollFlags::POLLIN)];
         let open: Vec<usize> = (0..self.came.len()).filter(|number| !self.came[*number].1).collect();
         asked.extend(
             open.iter()
                 .map(|number| PollFd::new(self.streams.input(*number), PollFlags::POLLIN)),
         );
-        match poll(&mut asked, GLANCE) {
+        match poll(&mut asked, glance) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Ended::Refused(Refusal::of(&io::Error::from(error)))),
         }
@@ -244,6 +285,22 @@ impl<'a> Spool<'a> {
                 let offset = self.next;
                 self.next += *got as u64;
                 self.keep(offset, *got)
+            }
+            // Of an image of which something is missing no more comes by the others.
+            Frame::Piece(place, got) if self.missing.as_ref().is_some_and(|parts| !parts.is_empty()) => {
+                let Place { image, offset } = *place;
+                if self.told.is_some() || image != self.streams.image() {
+                    return Err(out_of_turn());
+                }
+                self.keep_from(offset, *got, true)
+            }
+            Frame::Message(Message::Missing { parts, .. }) if self.told.is_none() => {
+                let missing = self.missing.as_mut().ok_or_else(out_of_turn)?;
+                if missing.len() + parts.len() > MISSING {
+                    return Err(Ended::Refused(Refusal::of(&Fault::Parts)));
+                }
+                missing.extend(parts);
+                Ok(())
             }
             Frame::Alive => Ok(()),
             Frame::Message(Message::End { bytes }) if self.told.is_none() => {
@@ -296,15 +353,20 @@ impl<'a> Spool<'a> {
 
     /// Writes a piece that has come where it belongs.
     fn keep(&mut self, offset: u64, bytes: usize) -> Result<(), Ended> {
+        self.keep_from(offset, bytes, self.streams.count() == 0)
+    }
+
+    /// The same of one that has come by the first connection, or by another one.
+    fn keep_from(&mut self, offset: u64, bytes: usize, first: bool) -> Result<(), Ended> {
         self.coverage
             .add(offset, bytes)
             .map_err(|fault| Ended::Refused(Refusal::of(&fault)))?;
         if offset + bytes as u64 > self.most {
             return Err(Ended::Refused(Refusal::plain("the records of the tree are too long")));
         }
-        let piece = match self.streams.count() {
-            0 => self.link.data(bytes),
-            _ => &self.buffer[..bytes],
+        let piece = match first {
+            true => self.link.data(bytes),
+            false => &self.buffer[..bytes],
         };
         if let Some(file) = self.file.as_ref().filter(|_| self.failure.is_none())
             && let Err(error) = file.write_all_at(piece, offset)
@@ -348,6 +410,31 @@ mod tests {
             assert_eq!(coverage.is_whole(19), Err(Fault::Length));
             assert_eq!(coverage.is_whole(21), Err(Fault::Hole));
         }
+    }
+
+    #[test]
+    fn what_comes_later_is_exactly_what_has_not_come() {
+        let whole = |missing: &[(u64, u64)]| {
+            let mut coverage = Coverage::default();
+            for (offset, bytes) in [(0, 10), (15, 5), (30, 2)] {
+                coverage.add(offset, bytes).expect("new");
+            }
+            coverage.is_whole_but_for(32, missing)
+        };
+        assert_eq!(whole(&[(10, 5), (20, 10)]), Ok(()));
+        assert_eq!(whole(&[(10, 2), (12, 3), (20, 10)]), Ok(()));
+        for bad in [
+            &[(10, 5), (20, 11)][..],
+            &[(9, 6), (20, 10)],
+            &[(20, 10), (10, 5)],
+            &[(10, 5), (20, 10), (20, 10)],
+            &[(10, 5), (15, 0), (20, 10)],
+            &[(10, 5), (20, u64::MAX)],
+        ] {
+            assert_eq!(whole(bad), Err(Fault::Missing), "{bad:?}");
+        }
+        assert_eq!(whole(&[(10, 5)]), Err(Fault::Hole));
+        assert_eq!(whole(&[(10, 5), (20, 10), (32, 1)]), Err(Fault::Length));
     }
 
     #[test]

@@ -42,18 +42,21 @@ const GLANCE: u8 = 50;
 /// What a process that relays says first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Introduction {
-    stream: u16,
+pub struct Introduction {
+    pub stream: u16,
     /// The key that the source has shown there.
-    key: Option<Fingerprint>,
+    pub key: Option<Fingerprint>,
 }
 
-/// Name of the socket at which a migration's other connections are awaited, in the abstract namespace: nothing of it stays
+/// Name of a socket at which a migration's other connections are awaited, in the abstract namespace: nothing of it stays
 /// whoever is killed. It does not tell the id to whoever lists sockets.
-fn socket_name(id: &Id) -> String {
+pub fn socket_name(what: &str, id: &Id) -> String {
     let digest = digest::digest(&digest::SHA256, id.as_str().as_bytes());
-    format!("floe-streams-{}", hex(&digest.as_ref()[..16]))
+    format!("floe-{what}-{}", hex(&digest.as_ref()[..16]))
 }
+
+/// Those that carry images.
+const STREAM: &str = "streams";
 
 /// The connections that have joined, as the process of the first one has them; none where there are no more than that.
 #[derive(Debug, Default)]
@@ -81,7 +84,7 @@ impl Awaited {
                 )));
             }
         }
-        let listener = local_listener(&socket_name(id))
+        let listener = local_listener(&socket_name(STREAM, id))
             .map_err(|error| Refusal::plain(format!("make a socket for the other connections: {error}")))?;
         Ok(Some(Self { listener, count }))
     }
@@ -192,16 +195,7 @@ impl Streams {
 /// Hands what comes by a connection on to the process of the first one, until either ends.
 pub fn relay(session: &Session<'_>, mut link: Link, (id, stream): (&Id, u16)) -> Result<(), Refusal> {
     let lost = |error: &FrameError| Refusal::of(error);
-    let mut near = match introduce(session, &link, (id, stream)) {
-        Ok(near) => near,
-        Err(refusal) => {
-            let Refusal { reason, findings } = refusal.clone();
-            link.send(&Message::Refused { reason, findings })
-                .map_err(|error| lost(&error))?;
-            return Err(refusal);
-        }
-    };
-    link.send(&Message::Joined).map_err(|error| lost(&error))?;
+    let mut near = introduce(session, &mut link, (&socket_name(STREAM, id), stream))?;
     match carry(&mut link, &mut near) {
         // It is the first connection's to say what came of it.
         Ok(()) | Err(FrameError::End) => {}
@@ -215,9 +209,25 @@ pub fn relay(session: &Session<'_>, mut link: Link, (id, stream): (&Id, u16)) ->
     Ok(())
 }
 
-fn introduce(session: &Session<'_>, link: &Link, (id, stream): (&Id, u16)) -> Result<Wire, Refusal> {
+/// Meets the process that waits at a socket, and tells the source whether it may send by this connection.
+pub fn introduce(session: &Session<'_>, link: &mut Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
+    let lost = |error: FrameError| Refusal::of(&error);
+    match meet_waiting(session, link, (name, stream)) {
+        Ok(near) => {
+            link.send(&Message::Joined).map_err(lost)?;
+            Ok(near)
+        }
+        Err(refusal) => {
+            let Refusal { reason, findings } = refusal.clone();
+            link.send(&Message::Refused { reason, findings }).map_err(lost)?;
+            Err(refusal)
+        }
+    }
+}
+
+fn meet_waiting(session: &Session<'_>, link: &Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
     let unknown = || Refusal::plain("no migration waits for such a connection");
-    let socket = crate::link::local_connect(&socket_name(id)).map_err(|error| {
+    let socket = crate::link::local_connect(name).map_err(|error| {
         tracing::debug!(%error, "nobody waits for a connection");
         unknown()
     })?;

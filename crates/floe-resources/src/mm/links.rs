@@ -22,8 +22,8 @@ use std::{
 /// How files that are mapped are looked at.
 #[derive(Debug, Default)]
 pub(super) struct MappedLinks {
-    /// Whether the kernel forbids the straight way.
-    forbidden: bool,
+    /// Whether the kernel allows the straight way, once that is known: it does for all mappings, or for none.
+    allowed: Option<bool>,
     /// Files that were found by their paths, by device and inode number as mappings tell them.
     held: HashMap<(u32, u32, u64), File>,
 }
@@ -38,12 +38,17 @@ impl MappedLinks {
             path: straight.clone(),
             source,
         };
-        if !self.forbidden {
-            match std::fs::metadata(&straight) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => self.forbidden = true,
+        let allowed = match self.allowed {
+            Some(known) => known,
+            None => match std::fs::metadata(&straight) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => false,
                 Err(error) => return Err(wrap(error)),
-                Ok(_) => return Ok(Some(straight)),
-            }
+                Ok(_) => true,
+            },
+        };
+        self.allowed = Some(allowed);
+        if allowed {
+            return Ok(Some(straight));
         }
         self.around(pid, mapping, root).map_err(wrap)
     }

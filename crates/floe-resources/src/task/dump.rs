@@ -177,10 +177,11 @@ pub fn dump_process(
         record.threads.push(ended_leader(found)?);
     }
     let second = if held.threads.len() > 1 { host.second()? } else { None };
-    let mut of_process = None;
+    let (mut of_process, mut umask) = (None, None);
     let mut interview = Interview::new(&host, second.as_ref(), held);
     while let Some(mut answered) = interview.next(decoys, refusals)? {
         of_process = of_process.or(answered.process.take());
+        umask.get_or_insert(answered.status.umask);
         let seccomp = seccomp::dump(
             (answered.thread, answered.ids.ns_tid, &answered.status),
             found,
@@ -202,6 +203,7 @@ pub fn dump_process(
         thread.pending = pending;
     }
     memory.brk = answers.brk;
+    record.umask = umask.unwrap_or_default();
     fill_process(&mut record, leader, answers)?;
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
         // The timer fired when it had been read already.
@@ -231,8 +233,6 @@ fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
 fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAnswers) -> Result<(), DumpError> {
     let pid = leader.tid();
     let directory = format!("/proc/{pid}");
-    let status = Status::read(&directory)?;
-    record.umask = status.umask;
     record.actions = answers.actions;
     record.timers = answers.timers;
     record.dumpable = answers.dumpable;

@@ -3,15 +3,13 @@
 
 mod older;
 
-use crate::Pid;
+use crate::{Pid, parallel};
 use nix::errno::Errno;
 use std::{
     fs::File,
     io,
     ops::Range,
     os::{fd::AsRawFd, unix::fs::FileExt},
-    sync::OnceLock,
-    thread::{self, Builder},
 };
 
 bitflags::bitflags! {
@@ -152,15 +150,6 @@ impl Entry {
 
 /// Bytes of address space that one thread looks at alone.
 const PART: u64 = 64 << 20;
-/// Threads that look at one range, at most.
-const THREADS: usize = 4;
-
-fn threads() -> usize {
-    // It reads files of cgroups each time.
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, |count| count.get().min(THREADS)))
-}
-
 /// Cuts a range into at most so many parts, none of which is small, between huge pages.
 fn parts(range: Range<u64>, most: usize) -> Vec<Range<u64>> {
     const HUGE: u64 = 2 << 20;
@@ -203,35 +192,15 @@ impl Pagemap {
         if end.saturating_sub(start) < 2 * PART {
             return self.walk(0, start..end, filter, found);
         }
-        let parts = parts(start..end, threads());
-        let Some((first, rest)) = parts.split_first().filter(|(_, rest)| !rest.is_empty()) else {
-            return self.walk(0, start..end, filter, found);
-        };
-        let look = |part: Range<u64>| {
+        let parts = parts(start..end, parallel::threads());
+        let looked_at = parallel::map(&parts, 1, |part| {
             let mut regions = Vec::new();
-            self.walk(0, part, filter, &mut regions).map(|()| regions)
-        };
-        thread::scope(|scope| {
-            let others: Vec<_> = (rest.iter().cloned())
-                .map(|part| {
-                    let thread = Builder::new().spawn_scoped(scope, {
-                        let part = part.clone();
-                        move || look(part)
-                    });
-                    (part, thread)
-                })
-                .collect();
-            look(first.clone())?.into_iter().for_each(|region| add(found, region));
-            for (part, thread) in others {
-                let regions = match thread {
-                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                    // No room for one more.
-                    Err(_) => look(part),
-                };
-                regions?.into_iter().for_each(|region| add(found, region));
-            }
-            Ok(())
-        })
+            self.walk(0, part.clone(), filter, &mut regions).map(|()| regions)
+        });
+        for regions in looked_at {
+            regions?.into_iter().for_each(|region| add(found, region));
+        }
+        Ok(())
     }
 
     /// Whether the kernel has PAGEMAP_SCAN, tried on a page.

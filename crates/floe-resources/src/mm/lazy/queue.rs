@@ -98,6 +98,11 @@ impl<S> Queue<S> {
         Some(Job::Chunk(self.order[at]))
     }
 
+    /// Whether somebody waits whom nobody has in hand.
+    pub fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// Whether there is nothing to do, and nobody does anything.
     pub fn is_idle(&self) -> bool {
         self.left == 0 && self.busy == 0 && self.faults.is_empty()

@@ -363,11 +363,23 @@ impl Server<'_> {
         scratch: &mut ChunkScratch,
     ) -> Result<(), ServeError> {
         let entry = &self.image.chunks()[chunk];
-        let read = self.image.read_chunk(entry, scratch);
-        let bytes = read.map_err(|source| ServeError::Read {
+        let failed = |source| ServeError::Read {
             place: Place::Chunk(*entry),
             source: Box::new(source),
-        })?;
+        };
+        let goes_on = || {
+            let queue = self.queue();
+            !queue.stop && (first.is_some() || !queue.has_faults())
+        };
+        if !self
+            .image
+            .await_chunk(entry, first.is_some(), &goes_on)
+            .map_err(failed)?
+        {
+            self.queue().again(chunk);
+            return Ok(());
+        }
+        let bytes = self.image.read_chunk(entry, scratch).map_err(failed)?;
         if let Some((space, address)) = first
             && let Some(page) = space.page_at(address)
             && (entry.first.0..entry.end()).contains(&page)

@@ -1,0 +1,188 @@
+//! `floe migrate --lazy` of more memory than goes over in an instant: the tree runs at the target before all of it is there; whatever
+//! breaks or is killed meanwhile, none of it is lost.
+
+use crate::migrate::{Victims, breaks_at_each};
+use floe_suite::{
+    Host, PID_METHODS, Victim, json,
+    migration::{Point, Receiver, Way, children, expect_one, kill_all},
+    run, until,
+};
+use std::{fs, path::Path};
+
+const VICTIM: &str = "memory-comes";
+/// Pages of each of its five fields.
+const PAGES: &str = "1024";
+/// So that it takes a while.
+const SLOW: u64 = 24 << 20;
+
+fn hosts() -> [Host; 2] {
+    [Host::new(), Host::new()]
+}
+
+/// Moves a sandbox by a slow way, and what becomes of it; no file is left here.
+fn migrate(from: &Host, name: &str, to: &str, options: &[&str]) -> serde_json::Value {
+    let rests = from.path("rests");
+    fs::create_dir_all(&rests).expect("a folder");
+    let slow = SLOW.to_string();
+    let line = ["migrate", name, to, "--json", "--lazy", "--bandwidth", &slow];
+    let outcome = run(from.command(&[&line[..], options].concat()).env("TMPDIR", &rests));
+    let summary = json(&outcome.expect_done());
+    let left: Vec<_> = fs::read_dir(&rests).expect("its folder").flatten().collect();
+    assert!(left.is_empty(), "{left:?} is left");
+    summary
+}
+
+fn number(summary: &serde_json::Value, key: &str) -> f64 {
+    summary[key].as_f64().unwrap_or_else(|| panic!("no {key} in {summary}"))
+}
+
+#[test]
+fn it_runs_before_all_of_its_memory_has_gone_over() {
+    let [here, there] = hosts();
+    let mut victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
+    for (method, streams) in PID_METHODS.into_iter().zip(["1", "3"]) {
+        for (from, to) in [(&here, &there), (&there, &here)] {
+            let socket = format!("unix:{}", to.path(&format!("{method}.sock")).display());
+            let receiver = Receiver::start_with(to, &socket, &["--pid-method", method], |_| {});
+            let summary = migrate(
+                from,
+                VICTIM,
+                receiver.address(),
+                &["--rounds", "0", "--streams", streams],
+            );
+            assert_eq!(summary["runs_there"], true, "{summary}");
+            let behind = number(&summary, "behind_bytes");
+            assert!(behind > number(&summary, "last_bytes"), "{summary}");
+            let on_the_way = behind / SLOW as f64 * 1000.0;
+            assert!(number(&summary, "total_ms") > on_the_way - 100.0, "{summary}");
+            assert!(
+                number(&summary, "total_ms") - number(&summary, "frozen_ms") > on_the_way / 2.0,
+                "{summary}"
+            );
+            expect_one([from, to], VICTIM, "moved");
+            victim.check("moved");
+        }
+    }
+}
+
+/// Rounds, and behind them what is written faster than it goes over.
+#[test]
+fn what_is_written_all_the_time_is_of_one_instant() {
+    let name = "memory-in-motion";
+    let [here, there] = hosts();
+    let mut victim = Victim::start(&here, name, &[], &[]);
+    for (from, to) in [(&here, &there), (&there, &here)] {
+        let receiver = Receiver::start(to);
+        let summary = migrate(from, name, receiver.address(), &["--rounds", "2"]);
+        assert_eq!(summary["rounds"], 3, "{summary}");
+        assert!(number(&summary, "behind_bytes") > 0.0, "{summary}");
+        expect_one([from, to], name, "moved");
+        victim.check("moved");
+    }
+}
+
+/// From what is told of the rest to the last word of it. The rest has more than a hundred pieces.
+const FRAMES: [(&str, usize); 10] = [
+    ("image", 1),
+    ("missing", 1),
+    ("piece", 1),
+    ("prepared", 1),
+    ("decided", 1),
+    ("done", 1),
+    ("fetch", 1),
+    ("piece", 40),
+    ("piece", 70),
+    ("whole", 1),
+];
+
+fn at_each_frame(who: Victims) {
+    let hosts = hosts();
+    let mut victim = Victim::start(&hosts[0], VICTIM, &[], &[PAGES]);
+    let options = ["--rounds", "0", "--lazy"];
+    breaks_at_each(&hosts, (VICTIM, who), (&FRAMES, &options), &mut |when| {
+        victim.check(when);
+    });
+}
+
+#[test]
+fn the_connection_breaks_at_each_frame() {
+    at_each_frame(Victims::Nobody);
+}
+
+#[test]
+fn the_source_is_killed_at_each_frame() {
+    at_each_frame(Victims::Source);
+}
+
+#[test]
+fn the_receiver_is_killed_at_each_frame() {
+    at_each_frame(Victims::Receiver);
+}
+
+#[test]
+fn both_are_killed_at_each_frame() {
+    at_each_frame(Victims::Both);
+}
+
+/// Nobody reads zeros where the process that takes the rest is killed: the sandbox ends, as where the process is killed that brings
+/// its memory, and the source hears that.
+#[test]
+fn the_process_that_takes_the_rest_is_killed() {
+    let [here, there] = hosts();
+    let victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
+    let receiver = Receiver::start(&there);
+    let socket = receiver.address().strip_prefix("unix:").expect("a socket").to_owned();
+    let pid = receiver.pid();
+    let point = Point {
+        frame: "piece",
+        number: 70,
+        passes: true,
+    };
+    let way = Way::watch(
+        here.path("way.sock"),
+        Path::new(&socket),
+        point,
+        Box::new(move || kill_all(&children(pid))),
+    );
+    let summary = migrate(&here, VICTIM, &way.address(), &["--rounds", "0"]);
+    assert_eq!(summary["runs_there"], false, "{summary}");
+    drop(victim);
+    until("it has ended", || there.state(VICTIM) != "running");
+    assert_eq!(here.state(VICTIM), "none");
+    let log = there.floe(&["logs", VICTIM]);
+    assert!(log.err.contains("memory") || log.out.contains("memory"), "{log:?}");
+    for host in [&here, &there] {
+        assert!(!host.path("state").join(".migrations").exists(), "a record is left");
+    }
+}
+
+/// A source that is told to stop says what has not gone over; it goes when it is settled.
+#[test]
+fn the_rest_can_be_sent_later() {
+    let [here, there] = hosts();
+    let mut victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
+    let receiver = Receiver::start(&there);
+    let line = [
+        "migrate",
+        VICTIM,
+        receiver.address(),
+        "--lazy",
+        "--rounds",
+        "0",
+        "--bandwidth",
+        "2m",
+    ];
+    let child = floe_suite::spawn(&mut here.command(&line));
+    until("it runs there", || there.state(VICTIM) == "running");
+    floe_suite::signal(child.id() as i32, libc::SIGINT);
+    let output = child.wait_with_output().expect("its end");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("have not gone over"),
+        "{error}"
+    );
+    assert_eq!(here.state(VICTIM), "none");
+    here.done(&["migrate", "--settle"]);
+    expect_one([&here, &there], VICTIM, "settled");
+    victim.check("settled");
+}
