@@ -85,6 +85,15 @@ impl<'a> Victim<'a> {
         assert_eq!(verdict, "ok", "{} {when}", self.sandbox);
     }
 
+    /// Lets it check itself, on whichever host it is now.
+    ///
+    /// # Panics
+    /// Where it finds something.
+    pub fn check_anywhere(&mut self, when: &str) {
+        self.ask_later()();
+        self.expect_answers(when);
+    }
+
     /// Has somebody else ask it to check itself, before the checks that it is asked for from now on.
     pub fn ask_later(&mut self) -> impl Fn() + Send + use<> {
         self.round += 1;

@@ -288,11 +288,10 @@ impl<'a> Spool<'a> {
             }
             // Of an image of which something is missing no more comes by the others.
             Frame::Piece(place, got) if self.missing.as_ref().is_some_and(|parts| !parts.is_empty()) => {
-                let Place { image, offset } = *place;
-                if self.told.is_some() || image != self.streams.image() {
+                if self.told.is_some() {
                     return Err(out_of_turn());
                 }
-                self.keep_from(offset, *got, true)
+                self.keep_from(place.offset, *got, true)
             }
             Frame::Message(Message::Missing { parts, .. }) if self.told.is_none() => {
                 let missing = self.missing.as_mut().ok_or_else(out_of_turn)?;
