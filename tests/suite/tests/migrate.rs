@@ -671,7 +671,7 @@ fn dribble(stream: &mut std::os::unix::net::UnixStream) -> std::io::Result<()> {
     };
     let instance = r#"{"boot":"","device":0,"inode":0,"made":null}"#;
     for (heard, said) in [
-        ("hello", r#"{"type":"hello","version":2,"floe":"0"}"#.to_owned()),
+        ("hello", r#"{"type":"hello","version":3,"floe":"0"}"#.to_owned()),
         ("\"end\"", format!(r#"{{"type":"accepted","instance":{instance}}}"#)),
     ] {
         await_word(stream, heard)?;

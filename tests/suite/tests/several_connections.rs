@@ -78,7 +78,7 @@ impl Talker {
         let stream = UnixStream::connect(path).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
         let mut talker = Self(stream);
-        talker.say(r#"{"type":"hello","version":2,"floe":"0"}"#);
+        talker.say(r#"{"type":"hello","version":3,"floe":"0"}"#);
         assert!(talker.hear().contains("hello"));
         talker
     }
@@ -130,7 +130,7 @@ fn offered(host: &Host) -> Vec<u8> {
         match head[0] {
             b'd' => image.extend(body),
             b'm' if String::from_utf8_lossy(&body).contains("\"hello\"") => {
-                let said = br#"{"type":"hello","version":2,"floe":"0"}"#;
+                let said = br#"{"type":"hello","version":3,"floe":"0"}"#;
                 let head = [&b"m"[..], &(said.len() as u32).to_le_bytes()].concat();
                 stream.write_all(&[&head[..], said].concat()).expect("said");
             }
@@ -411,4 +411,64 @@ fn ssh_carries_one_connection() {
     assert_eq!(here.floe(&["migrate", &job, "unix:/x", "--streams", "17"]).status, 2);
     assert_eq!(here.floe(&["migrate", &job, "unix:/x", "--level", "23"]).status, 2);
     tree.expect_alive("refused");
+}
+
+/// Nothing that is told of parts of an image that are to come later harms the receiver, or lets it take for an image what is none.
+#[test]
+fn what_is_no_rest_of_an_image_is_refused() {
+    let [here, there] = hosts();
+    let records = offered(&here);
+    let _receiver = Receiver::start(&there);
+    let path = &there.path("receive.sock");
+    let mut stranger = Talker::call(path);
+    stranger.say(&format!(r#"{{"type":"resume","id":"{}"}}"#, "a".repeat(32)));
+    assert!(stranger.hear().contains("no migration waits"));
+    let image = r#"{"type":"image","lazy":true}"#;
+    let missing = |parts: &str| format!(r#"{{"type":"missing","parts":{parts},"last":true}}"#);
+    let end = |bytes: u64| format!(r#"{{"type":"end","bytes":{bytes}}}"#);
+    let many: Vec<String> = (0..20_000).map(|number| format!("[{},1]", 2 * number)).collect();
+    let many = missing(&format!("[{}]", many.join(",")));
+    let cases: [(&str, Vec<String>); 8] = [
+        (
+            "told wrongly",
+            vec![image.into(), missing("[[100,5],[102,5]]"), end(107)],
+        ),
+        ("told wrongly", vec![image.into(), missing("[[99,5]]"), end(104)]),
+        (
+            "told wrongly",
+            vec![image.into(), missing("[[105,5],[100,5]]"), end(110)],
+        ),
+        ("told wrongly", vec![image.into(), missing("[[100,0]]"), end(100)]),
+        (
+            "told wrongly",
+            vec![image.into(), missing("[[100,18446744073709551615]]"), end(101)],
+        ),
+        (
+            "too many parts",
+            vec![image.into(), many.clone(), many.clone(), many.clone(), many],
+        ),
+        (
+            "out of turn",
+            vec![r#"{"type":"round"}"#.into(), missing("[[100,5]]"), end(105)],
+        ),
+        ("not a floe image", vec![image.into(), missing("[[100,500]]"), end(600)]),
+    ];
+    for (digit, (expected, said)) in ('0'..).zip(cases) {
+        let id = digit.to_string().repeat(32);
+        let mut first = Talker::call(path);
+        first.say(&format!(
+            r#"{{"type":"offer","id":"{id}","name":"offered","streams":0,"files":false}}"#
+        ));
+        first.frame(b'd', &records);
+        first.say(&end(records.len() as u64));
+        let answer = first.hear();
+        assert!(answer.contains("accepted"), "{answer}");
+        let (last, before) = said.split_last().expect("some");
+        before.iter().for_each(|message| first.say(message));
+        first.piece(0, 0, &[1; 100]);
+        first.say(last);
+        let answer = first.hear();
+        assert!(answer.contains(expected), "{expected}: {answer}");
+    }
+    assert!(!there.path("state").join(".migrations").exists());
 }
