@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
+    num::NonZeroU64,
     os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
@@ -110,9 +111,18 @@ pub struct Record {
     pub monitor: Process,
     /// The floe that works on it.
     pub worker: Process,
-    /// A file with memory that goes over when the sandbox runs at the target already.
+    /// Memory that goes over when the sandbox runs at the target already.
     #[serde(default)]
-    pub rest: Option<PathBuf>,
+    pub rest: Option<Left>,
+}
+
+/// Memory in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Which.
+    pub path: PathBuf,
+    /// Bytes per second that are sent of it, at most.
+    pub bandwidth: Option<NonZeroU64>,
 }
 
 /// Where a sandbox goes.
@@ -193,7 +203,7 @@ pub(crate) fn remove(state_dir: &StateDir, path: &Path) -> Result<(), RecordErro
 impl Record {
     /// One of a hand-over that begins.
     #[must_use]
-    pub fn begin(id: Id, sandbox: &Sandbox, there: There<'_>, rest: Option<PathBuf>) -> Self {
+    pub fn begin(id: Id, sandbox: &Sandbox, there: There<'_>, rest: Option<Left>) -> Self {
         let state = sandbox.state();
         Self {
             id,

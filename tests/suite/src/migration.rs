@@ -10,6 +10,7 @@ use std::{
     process::Child,
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
 /// A `floe receive` of a host. Dropped, it is ended.
@@ -86,7 +87,15 @@ impl Drop for Receiver<'_> {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             signal(self.pid(), libc::SIGTERM);
-            drop(self.child.wait());
+            // It stays for a sandbox that lacks memory, which nobody brings any more where a test has failed.
+            let end = Instant::now() + Duration::from_secs(20);
+            while matches!(self.child.try_wait(), Ok(None)) {
+                if Instant::now() > end {
+                    kill_all(&children(self.pid()));
+                    kill_all(&[self.pid()]);
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }

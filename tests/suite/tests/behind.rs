@@ -1,11 +1,14 @@
 //! `floe migrate --lazy` of more memory than goes over in an instant: the tree runs at the target before all of it is there; whatever
 //! breaks or is killed meanwhile, none of it is lost.
 
-use crate::migrate::{Victims, breaks_at_each};
+use crate::{
+    migrate::{Victims, breaks_at_each},
+    rootless::Delegated,
+};
 use floe_suite::{
     Host, PID_METHODS, Victim, json,
     migration::{Point, Receiver, Way, children, expect_one, kill_all},
-    run, until,
+    run, skip, until,
 };
 use std::{fs, path::Path};
 
@@ -133,6 +136,12 @@ fn the_receiver_is_killed_at_each_frame() {
     at_each_frame(Victims::Receiver);
 }
 
+/// It serves who brings memory until all is there, and nobody else.
+#[test]
+fn the_receiver_is_told_to_stop_at_each_frame() {
+    at_each_frame(Victims::ReceiverStops);
+}
+
 #[test]
 fn both_are_killed_at_each_frame() {
     at_each_frame(Victims::Both);
@@ -195,11 +204,41 @@ fn the_rest_can_be_sent_later() {
     let output = child.wait_with_output().expect("its end");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && error.contains("have not gone over"),
+        !output.status.success() && error.contains("has not gone over"),
         "{error}"
     );
     assert_eq!(here.state(VICTIM), "none");
     here.done(&["migrate", "--settle"]);
     expect_one([&here, &there], VICTIM, "settled");
     victim.check_anywhere("settled");
+}
+
+/// Where memory can't be brought to a tree that runs, all of it comes before it does, whatever the source would send later.
+#[test]
+fn an_ordinary_users_memory_comes_at_once() {
+    let Some(delegated) = Delegated::new() else {
+        skip("no cgroup version 2 is mounted");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
+    let (here, there) = (
+        Host::of_ordinary_user(),
+        Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
+    );
+    let mut victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
+    let receiver = Receiver::start(&there);
+    let line = [
+        "migrate",
+        VICTIM,
+        receiver.address(),
+        "--lazy",
+        "--rounds",
+        "0",
+        "--json",
+    ];
+    let summary = json(&here.done(&line));
+    assert_eq!(number(&summary, "behind_bytes"), 0.0, "{summary}");
+    assert!(number(&summary, "last_bytes") > 8e6, "{summary}");
+    expect_one([&here, &there], VICTIM, "moved");
+    victim.check_anywhere("moved");
 }

@@ -190,6 +190,8 @@ pub enum Victims {
     Source,
     SourcesWorker,
     Receiver,
+    /// It is told to, as everybody may be.
+    ReceiverStops,
     Sessions,
     Both,
 }
@@ -232,6 +234,7 @@ pub fn breaks_at_each(
                     match who {
                         Victims::SourcesWorker => kill_all(&children(source)),
                         Victims::Sessions => kill_all(&children(receiver)),
+                        Victims::ReceiverStops => signal(receiver, libc::SIGTERM),
                         _ => {}
                     }
                     kill_all(if source_too { std::slice::from_ref(&source) } else { &[] });
@@ -291,6 +294,11 @@ fn the_process_that_saves_is_killed_at_each_frame() {
 #[test]
 fn the_receiver_is_killed_at_each_frame() {
     at_each_frame(Victims::Receiver);
+}
+
+#[test]
+fn the_receiver_is_told_to_stop_at_each_frame() {
+    at_each_frame(Victims::ReceiverStops);
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl Image {
     /// # Errors
     /// [`ReadError`].
     pub fn read_chunk<'a>(&self, chunk: &Chunk, scratch: &'a mut ChunkScratch) -> Result<&'a [u8], ReadError> {
-        self.await_chunk(chunk, true, &|| true)?;
+        self.await_chunk(chunk, true, None)?;
         let layer = self.layer_of(chunk);
         read_from(layer.file(), chunk, scratch).map_err(|error| layer.blamed(error))
     }

@@ -189,7 +189,11 @@ impl World {
         }
         if self.copy == Copy::Claimed {
             can(&|w| {
-                w.copy = if w.permit { Copy::Held } else { Copy::None };
+                w.copy = match (w.permit, w.session) {
+                    (false, _) => Copy::None,
+                    (true, None) if w.lacks => Copy::Ended,
+                    (true, _) => Copy::Held,
+                };
                 let event = if w.permit {
                     TargetEvent::Held
                 } else {
@@ -351,20 +355,25 @@ impl World {
                 w.builds = false;
                 w.target_sees(TargetEvent::Failed);
             });
-            can(&|w| {
-                w.builds = false;
-                w.lose_receiver();
-            });
         }
         can(&|w| {
             w.aborts = false;
             w.lose_receiver();
         });
+        // The process of the connection goes on without the receiver, which is started anew; or is killed alone.
+        can(&|w| w.receives = false);
+        can(&|w| w.lose_session());
         all
     }
 
     fn lose_receiver(&mut self) {
-        (self.session, self.receives) = (None, false);
+        self.receives = false;
+        self.lose_session();
+    }
+
+    fn lose_session(&mut self) {
+        // It takes who builds the tree with it.
+        (self.session, self.builds) = (None, false);
         if self.lacks && matches!(self.copy, Copy::Held | Copy::Runs) {
             self.copy = Copy::Ended;
         }

@@ -1,6 +1,9 @@
 //! Carries out what [`Source`] says.
 
-use super::{MigrateError, greet, rest::Rest};
+use super::{
+    MigrateError, greet,
+    rest::{self, Rest},
+};
 use crate::{
     link::{
         Link, Manner,
@@ -13,7 +16,6 @@ use crate::{
 use floe_sandbox::{HandoverError, Sandbox, StateDir};
 use std::{
     collections::VecDeque,
-    num::NonZeroU64,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -50,8 +52,6 @@ pub struct Hand<'a> {
     pub rest: Option<Rest>,
     /// Whether the target wants no more of it.
     pub unwanted: bool,
-    /// Bytes of that per second, at most.
-    pub bandwidth: Option<NonZeroU64>,
     /// Who has stopped the tree.
     pub worker: Option<Worker>,
     /// Whether that was told to end it.
@@ -115,12 +115,13 @@ impl Hand<'_> {
                     }
                     Some(self.connect(&mut pause))
                 }
-                SourceStep::Bring => Some(self.bring(&mut pause)),
+                SourceStep::Bring => self.bring(&mut pause),
                 SourceStep::Forget => {
-                    self.rest.iter().for_each(Rest::remove);
                     if let Err(error) = self.record.forget(self.state_dir) {
                         self.failure.get_or_insert(error.into());
                     }
+                    // Behind that: who finds the record finds the file.
+                    self.record.rest.iter().for_each(|left| rest::remove(&left.path));
                     None
                 }
             };
@@ -282,10 +283,10 @@ impl Hand<'_> {
         is_told && (self.way != Way::First || rest.left() > 0)
     }
 
-    /// Brings the target memory that has not gone over.
-    fn bring(&mut self, pause: &mut Duration) -> SourceEvent {
+    /// Brings the target memory that has not gone over; nothing follows where it can't be read.
+    fn bring(&mut self, pause: &mut Duration) -> Option<SourceEvent> {
         let (Some(link), Some(rest)) = (&mut self.link, &mut self.rest) else {
-            return SourceEvent::LinkLost;
+            return Some(SourceEvent::LinkLost);
         };
         link.set_manner(self.manner.patience, self.manner.interrupted);
         link.set_deadline(None);
@@ -293,24 +294,36 @@ impl Hand<'_> {
             Way::First => Ok(true),
             Way::Fresh => rest.resume(link, &self.record.id),
             // Who serves that has no part in it.
-            Way::Told => return SourceEvent::LinkLost,
+            Way::Told => return Some(SourceEvent::LinkLost),
         };
+        let before = rest.sent;
         let sent = match wanted {
-            Ok(true) => {
-                *pause = PAUSE[0];
-                rest.send(link, self.bandwidth)
-            }
+            Ok(true) => rest.send(link, self.record.rest.as_ref().and_then(|left| left.bandwidth)),
             Ok(false) => {
                 self.unwanted = true;
-                return SourceEvent::Refused;
+                return Some(SourceEvent::Refused);
             }
             Err(error) => Err(error),
         };
+        if rest.sent > before {
+            *pause = PAUSE[0];
+        }
+        if let Some(source) = rest.unreadable.take() {
+            self.failure = Some(MigrateError::Rest {
+                path: rest.path().to_owned(),
+                peer: self.record.address.to_string(),
+                record: self.record.path(self.state_dir),
+                source,
+            });
+            return None;
+        }
         match sent {
-            Ok(()) => SourceEvent::Whole,
+            Ok(()) => Some(SourceEvent::Whole),
             Err(error) => {
-                tracing::info!(%error, "the connection by which memory goes over is gone");
-                SourceEvent::LinkLost
+                if !self.manner.interrupted.load(Ordering::Relaxed) {
+                    tracing::warn!(%error, "the connection by which memory goes over is gone");
+                }
+                Some(SourceEvent::LinkLost)
             }
         }
     }
@@ -343,10 +356,10 @@ impl Hand<'_> {
         }
         self.worker = None;
         if let (Source::Bringing, Some(rest)) = (self.state, &self.rest) {
-            return Err(MigrateError::Behind {
+            return Err(self.failure.unwrap_or_else(|| MigrateError::Behind {
                 peer: self.record.address.to_string(),
-                bytes: rest.left(),
-            });
+                bytes: Some(rest.left()).filter(|bytes| *bytes > 0),
+            }));
         }
         if let Source::Telling(decision) = self.state {
             let reason = match &self.failure {

@@ -29,7 +29,7 @@ use crate::{
         message::{Id, Instance, Message, Outcome, STREAMS, VERSION},
     },
     protocol::{Decision, Source},
-    record::{Record, RecordError, There},
+    record::{Left, Record, RecordError, There},
     refusal::Refusal,
     worker::Counts,
 };
@@ -46,6 +46,7 @@ pub use settle::{Settled, settle};
 use std::{
     io,
     num::{NonZeroU16, NonZeroU64},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tree::Tree;
@@ -240,14 +241,27 @@ pub enum MigrateError {
     },
     /// Decided and told, but not all of its memory has gone over.
     #[error(
-        "the sandbox runs at {peer}, but {bytes} bytes of its memory have not gone over: it waits there where it needs them, \
-         until they have (floe migrate --settle)"
+        "the sandbox runs at {peer}, but some of its memory has not gone over: it waits there where it needs it, until it has (floe \
+         migrate --settle){}", of_so_much(*.bytes)
     )]
     Behind {
         /// Where it runs.
         peer: String,
-        /// How many.
-        bytes: u64,
+        /// How many bytes, where that is known.
+        bytes: Option<u64>,
+    },
+    /// The file with that memory.
+    #[error("read {path}, which has memory that the sandbox at {peer} may lack; where it has all, remove {record}")]
+    Rest {
+        /// The file.
+        path: PathBuf,
+        /// Where it runs.
+        peer: String,
+        /// What says that it may.
+        record: PathBuf,
+        /// Why it can't be read.
+        #[source]
+        source: io::Error,
     },
     /// The target lets run what was not to run.
     #[error(
@@ -274,6 +288,10 @@ impl MigrateError {
     fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, source }
     }
+}
+
+fn of_so_much(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!("; {bytes} bytes"))
 }
 
 fn told(decision: Decision) -> &'static str {
@@ -396,7 +414,7 @@ fn hand_over(
     let Course { request, control, .. } = course;
     let sandbox = &request.sandbox;
     // Little is not worth that the sandbox depends on this host for a while.
-    let rest = match request.lazy && !rounds.leaves_little {
+    let rest = match request.lazy && rounds.leaves_much {
         true => Rest::make(&id),
         false => None,
     };
@@ -406,9 +424,13 @@ fn hand_over(
         instance,
         key: link.key(),
     };
-    let record = Record::begin(id, sandbox, there, rest.as_ref().map(|rest| rest.path().to_owned()));
+    let left = rest.as_ref().map(|rest| Left {
+        path: rest.path().to_owned(),
+        bandwidth: request.bandwidth,
+    });
+    let record = Record::begin(id, sandbox, there, left);
     if let Err(error) = record.write(request.state_dir) {
-        rest.iter().for_each(Rest::remove);
+        rest.iter().for_each(|rest| rest::remove(rest.path()));
         return Err(error.into());
     }
     let mut hand = Hand {
@@ -421,7 +443,6 @@ fn hand_over(
         way: Way::First,
         rest,
         unwanted: false,
-        bandwidth: request.bandwidth,
         worker: None,
         ends: false,
         failure: None,

@@ -46,6 +46,8 @@ pub struct Rest {
     queue: VecDeque<Part>,
     /// Bytes that were.
     pub sent: u64,
+    /// Why the file can't be read.
+    pub unreadable: Option<io::Error>,
 }
 
 impl Rest {
@@ -53,8 +55,10 @@ impl Rest {
     pub fn make(id: &Id) -> Option<Self> {
         let path = std::env::temp_dir().join(format!("floe-{}.rest", id.as_str()));
         let mut options = OpenOptions::new();
-        match options.read(true).write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(file) => Some(Self::new(file, path)),
+        options.read(true).write(true).create_new(true).mode(0o600);
+        // Whoever settles it may be elsewhere.
+        match std::path::absolute(path).and_then(|path| Ok((options.open(&path)?, path))) {
+            Ok((file, path)) => Some(Self::new(file, path)),
             Err(error) => {
                 tracing::info!(%error, "all memory goes over before it runs there: there is no temporary file for the rest");
                 None
@@ -76,21 +80,12 @@ impl Rest {
             path,
             queue: VecDeque::new(),
             sent: 0,
+            unreadable: None,
         }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Removes the file.
-    pub fn remove(&self) {
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.path.display(), "a file stays that nobody needs any more");
-            }
-            _ => {}
-        }
     }
 
     /// Bytes that have not gone over.
@@ -147,13 +142,14 @@ impl Rest {
             let (parts, last) = (parts.to_vec(), (number + 1) * PARTS >= missing.len());
             link.send(&Message::Missing { parts, last }).map_err(&talk)?;
         }
-        let mut at = 0;
-        for (offset, length) in missing.into_iter().chain([(self.length()?, 0)]) {
-            sent.bytes += self.send_part(course, link, (at, offset - at))?;
-            at = offset + length;
-        }
+        // Nothing of it comes by the others.
         for stream in link.streams() {
             stream.send(&Message::End { bytes: 0 }).map_err(&talk)?;
+        }
+        let mut at = 0;
+        for (offset, length) in missing.into_iter().chain([(self.length()?, 0)]) {
+            sent.bytes += self.send_part(course, link, (at, offset - at), &mut Course::listen)?;
+            at = offset + length;
         }
         Ok(())
     }
@@ -164,12 +160,19 @@ impl Rest {
     }
 
     /// Sends a part while the tree stands still.
-    pub fn send_part(&self, course: &Course<'_>, link: &mut Link, (offset, bytes): Part) -> Result<u64, MigrateError> {
+    fn send_part(
+        &self,
+        course: &Course<'_>,
+        link: &mut Link,
+        (offset, bytes): Part,
+        listen: &mut dyn FnMut(&mut Link) -> Result<(), MigrateError>,
+    ) -> Result<u64, MigrateError> {
         let talk = talk(link.peer());
         let mut piece = vec![0; course.pace().piece(DATA)];
         let mut done = 0;
         while done < bytes {
             course.look_out(link)?;
+            listen(link)?;
             let most = piece.len().min(usize::try_from(bytes - done).unwrap_or(usize::MAX));
             self.file
                 .read_exact_at(&mut piece[..most], offset + done)
@@ -192,7 +195,8 @@ impl Rest {
         for part in parts {
             // Each comes once by this connection.
             if let Some(index) = self.queue.iter().position(|left| left == part) {
-                sent += self.send_part(course, link, *part)?;
+                // What it says meanwhile is heard behind that.
+                sent += self.send_part(course, link, *part, &mut |_| Ok(()))?;
                 self.queue.remove(index);
             }
         }
@@ -214,10 +218,8 @@ impl Rest {
         link.send(&Message::Resume { id: id.clone() })?;
         match link.receive()? {
             Message::Joined => {}
-            Message::Refused { reason, .. } => {
-                tracing::info!(reason, "the target wants no more of the memory");
-                return Ok(false);
-            }
+            Message::Whole => return Ok(false),
+            Message::Refused { reason, .. } => return Err(FrameError::Io(io::Error::other(reason))),
             _ => return Err(FrameError::Kind(b'?')),
         }
         self.queue.clear();
@@ -277,7 +279,10 @@ impl Rest {
                     break;
                 }
                 let most = piece.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
-                self.file.read_exact_at(&mut piece[..most], offset)?;
+                if let Err(error) = self.file.read_exact_at(&mut piece[..most], offset) {
+                    self.unreadable = Some(error);
+                    return Err(FrameError::End);
+                }
                 std::thread::sleep(pace.place(most));
                 link.send_piece(Place { image: 0, offset }, &piece[..most])?;
                 last = Instant::now();
@@ -299,6 +304,16 @@ impl Rest {
         if let Some(first) = first {
             self.queue.push_front(first);
         }
+    }
+}
+
+/// Removes a file that nobody needs any more.
+pub fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "a file stays that nobody needs any more");
+        }
+        _ => {}
     }
 }
 

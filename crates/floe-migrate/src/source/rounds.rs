@@ -23,6 +23,8 @@ use std::{
 
 /// What is sent faster than this is not worth another round: what comes then stands still about as long for other reasons.
 const MOMENT: Duration = Duration::from_millis(15);
+/// What is left goes over behind the decision where it would take longer than this.
+const LONG: Duration = Duration::from_millis(250);
 /// Of so little memory there are no rounds unless somebody wants them.
 const LITTLE: u64 = 8 << 20;
 /// Of more there are as many, at most.
@@ -39,15 +41,15 @@ pub struct Rounds {
     pub paused: Duration,
     /// Whether what the tree writes may be followed since.
     pub follows: bool,
-    /// Whether what is left to be sent can be expected to be little.
-    pub leaves_little: bool,
+    /// Whether what is left can be expected to take long to send, and may be written into a file here.
+    pub leaves_much: bool,
 }
 
 impl Rounds {
     /// Sends rounds until what is left is little, or does not become less.
     pub fn send(course: &Course<'_>, memory: u64, link: &mut Link) -> Result<Self, MigrateError> {
         let mut rounds = Self {
-            leaves_little: memory <= LITTLE,
+            leaves_much: memory > LITTLE,
             ..Self::default()
         };
         let most = course
@@ -60,13 +62,16 @@ impl Rounds {
         while rounds.count() < most && rounds.bytes <= memory.saturating_mul(2) {
             let begin = Instant::now();
             let Some(bytes) = rounds.send_one(course, link)? else {
+                // There was no room, and may be none for what is left.
+                rounds.leaves_much = false;
                 break;
             };
             let seconds = begin.elapsed().as_secs_f64().max(1e-6);
             speed = f64::max(speed, bytes as f64 / seconds);
             tracing::info!(round = rounds.count(), bytes, seconds, "sent while the tree runs");
-            rounds.leaves_little = bytes as f64 <= speed * MOMENT.as_secs_f64();
-            if rounds.leaves_little || bytes > before / 4 * 3 {
+            rounds.leaves_much = bytes as f64 > speed * LONG.as_secs_f64();
+            let is_little = bytes as f64 <= speed * MOMENT.as_secs_f64();
+            if is_little || bytes > before / 4 * 3 {
                 break;
             }
             before = bytes;

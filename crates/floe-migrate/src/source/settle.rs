@@ -113,6 +113,18 @@ fn settle_one(
     let Source::Telling(decision) = state else {
         return Err(MigrateError::Interrupted);
     };
+    let rest = match &record.rest {
+        Some(left) if decision == Decision::Commit => {
+            let rest = Rest::open(&left.path).map_err(|source| MigrateError::Rest {
+                path: left.path.clone(),
+                peer: record.address.to_string(),
+                record: record.path(state_dir),
+                source,
+            });
+            Some(rest?)
+        }
+        _ => None,
+    };
     let mut hand = Hand {
         state,
         record,
@@ -121,9 +133,8 @@ fn settle_one(
         manner,
         link: None,
         way: Way::First,
-        rest: record.rest.as_deref().and_then(|path| Rest::open(path).ok()),
+        rest,
         unwanted: false,
-        bandwidth: None,
         worker: None,
         ends: false,
         failure: None,

@@ -2,10 +2,10 @@
 //! is handed on as in [`super::streams`]. The process of the first connection has the file, and lives until all is there.
 
 use super::{
-    rest::{Rest, RestError},
+    rest::Rest,
     session::{NEVER, Session, linger},
     spool::ALIVE,
-    streams::{Introduction, introduce, socket_name},
+    streams::{Introduction, meet_waiting, socket_name},
 };
 use crate::{
     keys::Fingerprint,
@@ -16,18 +16,22 @@ use crate::{
         message::{Id, Message, PARTS, Part},
         wire::Wire,
     },
+    record::{self, Process},
     refusal::Refusal,
 };
+use floe_sandbox::StateDir;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
 };
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixListener,
     },
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -36,19 +40,23 @@ const GLANCE: u8 = 50;
 /// Which socket another connection comes to.
 const REST: &str = "rest";
 
-/// Where other connections come to.
+/// Where other connections come to, and a file that says so to whoever serves these.
 #[derive(Debug)]
-pub struct Late {
+pub struct Late<'a> {
     listener: UnixListener,
     key: Option<Fingerprint>,
+    state_dir: &'a StateDir,
+    /// Which process has the rest.
+    file: PathBuf,
 }
 
 /// What ends a connection.
 enum Over {
-    /// All is there, or nobody reads the file any more.
-    Whole,
+    /// Nobody reads the file any more.
+    Unwanted,
     Lost(FrameError),
-    Failed(RestError),
+    /// Another one has come, as this one is broken for the source.
+    Replaced(Wire),
 }
 
 impl From<FrameError> for Over {
@@ -57,86 +65,100 @@ impl From<FrameError> for Over {
     }
 }
 
-impl Late {
+impl<'a> Late<'a> {
     /// Waits for them from now on; they must show this key.
-    pub fn listen(id: &Id, key: Option<Fingerprint>) -> Result<Self, Refusal> {
-        let listener = local_listener(&socket_name(REST, id));
-        let listener =
-            listener.map_err(|error| Refusal::plain(format!("make a socket for later connections: {error}")))?;
-        Ok(Self { listener, key })
+    pub fn listen(session: &Session<'a>, id: &Id, key: Option<Fingerprint>) -> Result<Self, Refusal> {
+        let failed = |error: io::Error| Refusal::plain(format!("wait for later connections: {error}"));
+        let listener = local_listener(&socket_name(REST, id)).map_err(failed)?;
+        let state_dir = session.request.state_dir;
+        let file = record::file(state_dir, id, REST);
+        let own = serde_json::to_vec(&Process::own()).map_err(|error| failed(error.into()))?;
+        let write = |_: &Path| File::create_new(&file)?.write_all(&own);
+        record::make_in(state_dir, write).map_err(failed)?;
+        Ok(Self {
+            listener,
+            key,
+            state_dir,
+            file,
+        })
+    }
+
+    /// What poll(2) is to look at.
+    pub fn input(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     /// Takes the rest of a tree's memory until all is there, or nobody wants it any more. Nothing but that ends this: without
     /// this process the tree would be ended.
-    pub fn bring(self, session: &Session<'_>, first: Option<Link>, mut rest: Rest) -> Result<(), Refusal> {
+    pub fn bring(self, session: &Session<'_>, first: Option<Way>, mut rest: Rest) -> Result<(), Refusal> {
         let patience = session.request.silence;
-        let mut way = first.map(|mut link| {
-            link.set_manner(patience, &NEVER);
-            link.set_deadline(None);
-            Way::First(link)
-        });
+        let mut way = first;
         loop {
             let taken = match &mut way {
-                Some(way) => way.take(&mut rest, patience),
+                Some(way) => way.take(&mut rest, &self, patience),
                 None => match self.await_another(&mut rest, patience)? {
-                    Some(wire) => {
-                        way = Some(Way::Another(wire, vec![0; DATA]));
+                    Some(another) => {
+                        way = Some(another);
                         continue;
                     }
                     None => return Ok(()),
                 },
             };
             match taken {
-                Ok(()) | Err(Over::Whole) => {
+                Ok(()) | Err(Over::Unwanted) => {
+                    // Who hears it finds nothing left here.
+                    drop(self);
+                    if let Some(way) = &mut way
+                        && let Err(error) = way.send(&Message::Whole)
+                    {
+                        tracing::debug!(%error, "the source asks again");
+                    }
                     if let Some(Way::First(link)) = &mut way {
                         linger(link);
                     }
                     return Ok(());
                 }
+                Err(Over::Replaced(wire)) => way = Some(Way::another(wire)),
                 Err(Over::Lost(error)) => {
                     tracing::info!(%error, "the connection by which memory comes is gone; another one is waited for");
                     way = None;
-                }
-                Err(Over::Failed(error)) => {
-                    let Refusal { reason, findings } = Refusal::of(&error);
-                    if let Some(way) = &mut way
-                        && let Err(error) = way.send(&Message::Refused {
-                            reason: reason.clone(),
-                            findings,
-                        })
-                    {
-                        tracing::debug!(%error, "the source is gone");
-                    }
-                    return Err(Refusal::plain(reason));
                 }
             }
         }
     }
 
     /// Another connection; `None` where nobody wants one.
-    fn await_another(&self, rest: &mut Rest, patience: Duration) -> Result<Option<Wire>, Refusal> {
+    fn await_another(&self, rest: &mut Rest, patience: Duration) -> Result<Option<Way>, Refusal> {
         let failed = |error: io::Error| Refusal::of(&error);
         loop {
-            let mut asked = [self.listener.as_fd(), rest.news()].map(|end| PollFd::new(end, PollFlags::POLLIN));
+            let mut asked = [self.input(), rest.news()].map(|end| PollFd::new(end, PollFlags::POLLIN));
             match poll(&mut asked, GLANCE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(failed(error.into())),
             }
-            let [comes, has_news] = asked.map(|asked| asked.revents().is_some_and(|events| !events.is_empty()));
+            let [comes, has_news] = asked.map(|asked| is_ready(&asked));
             if has_news && rest.wanted().map_err(failed)?.is_none() {
                 return Ok(None);
             }
-            if comes {
-                match self.meet(patience) {
-                    Ok(wire) => return Ok(wire.into()),
-                    // Whoever it was, the right one may still come.
-                    Err(error) => tracing::debug!(%error, "a connection brings nothing"),
-                }
+            if comes && let Some(wire) = self.meet(patience) {
+                return Ok(Some(Way::another(wire)));
             }
         }
     }
 
-    fn meet(&self, patience: Duration) -> Result<Wire, FrameError> {
+    /// Takes a connection that waits, if it is the right one.
+    pub fn meet(&self, patience: Duration) -> Option<Wire> {
+        match self.meet_one(patience) {
+            Ok(wire) => Some(wire),
+            // Whoever it was, the right one may still come.
+            Err(error) => {
+                tracing::debug!(%error, "a connection brings nothing");
+                None
+            }
+        }
+    }
+
+    fn meet_one(&self, patience: Duration) -> Result<Wire, FrameError> {
         let (stream, _) = self.listener.accept()?;
         let mut wire = local_stream(stream, patience, &NEVER)?;
         wire.await_frame(true);
@@ -155,8 +177,36 @@ impl Late {
     }
 }
 
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = record::remove(self.state_dir, &self.file) {
+            tracing::error!(%error, "a file stays");
+        }
+    }
+}
+
+/// Whether some process waits for memory of that hand-over.
+fn is_waited_for(state_dir: &StateDir, id: &Id) -> Result<bool, Refusal> {
+    let file = record::file(state_dir, id, REST);
+    let text = match std::fs::read(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Refusal::of(&error)),
+    };
+    // One that is being written says nothing yet.
+    let waits = serde_json::from_slice::<Process>(&text).map_or(true, |process| process.lives());
+    if !waits {
+        record::remove(state_dir, &file).map_err(|error| Refusal::of(&error))?;
+    }
+    Ok(waits)
+}
+
+fn is_ready(asked: &PollFd<'_>) -> bool {
+    asked.revents().is_some_and(|events| !events.is_empty())
+}
+
 /// By which the rest comes.
-enum Way {
+pub enum Way {
     /// The connection of the migration, whose source knows what is missing.
     First(Link),
     /// Another one, with room for a piece.
@@ -164,6 +214,17 @@ enum Way {
 }
 
 impl Way {
+    /// That of the migration, which is not interrupted any more.
+    pub fn first(mut link: Link, patience: Duration) -> Self {
+        link.set_manner(patience, &NEVER);
+        link.set_deadline(None);
+        Self::First(link)
+    }
+
+    pub fn another(wire: Wire) -> Self {
+        Self::Another(wire, vec![0; DATA])
+    }
+
     fn input(&self) -> BorrowedFd<'_> {
         match self {
             Self::First(link) => link.input(),
@@ -215,19 +276,20 @@ impl Way {
     }
 
     /// Takes what comes until all is there.
-    fn take(&mut self, rest: &mut Rest, patience: Duration) -> Result<(), Over> {
+    fn take(&mut self, rest: &mut Rest, late: &Late<'_>, patience: Duration) -> Result<(), Over> {
         if let Self::Another(..) = self {
             let missing = rest.begin_anew();
-            let messages = missing.chunks(PARTS).enumerate();
-            for (number, parts) in messages {
-                let (parts, last) = (parts.to_vec(), (number + 1) * PARTS >= missing.len());
+            let count = missing.len().div_ceil(PARTS).max(1);
+            for number in 0..count {
+                let parts = missing.iter().skip(number * PARTS).take(PARTS).copied().collect();
+                let last = number + 1 == count;
                 self.send(&Message::Missing { parts, last })?;
             }
         }
         let (mut heard, mut last) = (Instant::now(), Instant::now());
         loop {
             if rest.is_whole() {
-                return Ok(self.send(&Message::Whole)?);
+                return Ok(());
             }
             if heard.elapsed() > patience {
                 return Err(FrameError::Io(io::ErrorKind::TimedOut.into()).into());
@@ -239,24 +301,30 @@ impl Way {
             if self.waits().map_err(FrameError::Io)? {
                 heard = Instant::now();
                 match self.receive()? {
-                    Frame::Piece(place, got) => rest.take(place.offset, self.piece(got)).map_err(Over::Failed)?,
+                    // Where it can't be written it may be another time.
+                    Frame::Piece(place, got) => rest
+                        .take(place.offset, self.piece(got))
+                        .map_err(|error| FrameError::Io(io::Error::other(error)))?,
                     Frame::Alive => {}
                     Frame::Message(_) | Frame::Data(_) => return Err(FrameError::Kind(b'?').into()),
                 }
             } else {
-                let mut asked = [self.input(), rest.news()].map(|end| PollFd::new(end, PollFlags::POLLIN));
+                let mut asked =
+                    [self.input(), rest.news(), late.input()].map(|end| PollFd::new(end, PollFlags::POLLIN));
                 match poll(&mut asked, GLANCE) {
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(error) => return Err(FrameError::Io(error.into()).into()),
+                }
+                if is_ready(&asked[2])
+                    && let Some(wire) = late.meet(patience)
+                {
+                    return Err(Over::Replaced(wire));
                 }
             }
             match rest.wanted().map_err(FrameError::Io)? {
                 Some(parts) if parts.is_empty() => {}
                 Some(parts) => self.fetch(&parts)?,
-                None => {
-                    self.send(&Message::Whole)?;
-                    return Err(Over::Whole);
-                }
+                None => return Err(Over::Unwanted),
             }
         }
     }
@@ -269,7 +337,20 @@ impl Way {
 
 /// Hands a connection on to the process of the first one, in both directions, until either ends.
 pub fn relay(session: &Session<'_>, mut link: Link, id: &Id) -> Result<(), Refusal> {
-    let mut near = introduce(session, &mut link, (&socket_name(REST, id), 0))?;
+    let lost = |error: FrameError| Refusal::of(&error);
+    let mut near = match meet_waiting(session, &link, (&socket_name(REST, id), 0)) {
+        Ok(near) => near,
+        Err(refusal) => {
+            let Refusal { reason, findings } = refusal.clone();
+            let answer = match is_waited_for(session.request.state_dir, id) {
+                Ok(false) => Message::Whole,
+                Ok(true) | Err(_) => Message::Refused { reason, findings },
+            };
+            link.send(&answer).map_err(lost)?;
+            return Err(refusal);
+        }
+    };
+    link.send(&Message::Joined).map_err(lost)?;
     // What has begun is not interrupted: the tree waits for it.
     link.set_manner(session.request.silence, &NEVER);
     near.set_manner(session.request.silence, &NEVER);

@@ -40,7 +40,7 @@ use nix::{
     },
     unistd::{Pid, getpid},
 };
-use session::Session;
+use session::{NEVER, Session};
 use std::{
     error::Error,
     io,
@@ -169,9 +169,12 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
     let mut listener = Some(listener);
     let mut sessions: Vec<Pid> = Vec::new();
     let mut leaves_trees = true;
+    let mut stops = false;
     let result = loop {
-        if control.interrupted.load(Ordering::Relaxed) {
-            break Ok(());
+        // Those that take memory of trees that run do not end by that, and who brings it is let in until they do.
+        if !stops && control.interrupted.load(Ordering::Relaxed) {
+            stops = true;
+            tell_to_stop(&sessions);
         }
         sessions.retain(|session| match how_it_ended(*session) {
             None => true,
@@ -180,6 +183,9 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
                 false
             }
         });
+        if stops && sessions.is_empty() {
+            break Ok(());
+        }
         if std::mem::take(&mut leaves_trees) {
             match fork::child(|| clear_left(request)) {
                 Ok(child) => sessions.push(child),
@@ -207,8 +213,10 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
                 return 1;
             }
             let from = incoming.from().to_owned();
-            match take(incoming, request, control) {
-                Ok(link) => serve(link, request, control),
+            // It was told before this one came.
+            let interrupted = if stops { &NEVER } else { control.interrupted };
+            match take(incoming, request, interrupted) {
+                Ok(link) => serve(link, request, (interrupted, control.fail_at), stops),
                 Err(error) => {
                     let reason = Refusal::of(&error).reason;
                     (request.tell)(&Event::GivenUp {
@@ -224,23 +232,28 @@ pub fn receive(listener: Listener, request: &Request<'_>, control: &Control<'_>)
             Err(error) => break Err(error.into()),
         }
     };
-    for session in &sessions {
-        if let Err(error) = kill(*session, Signal::SIGTERM) {
-            tracing::debug!(%error, "a connection has ended");
-        }
-    }
+    drop(listener);
+    tell_to_stop(&sessions);
     for session in sessions {
         while let Err(Errno::EINTR) = waitpid(session, None) {}
     }
     result
 }
 
+fn tell_to_stop(sessions: &[Pid]) {
+    for session in sessions {
+        if let Err(error) = kill(*session, Signal::SIGTERM) {
+            tracing::debug!(%error, "a connection has ended");
+        }
+    }
+}
+
 /// Agrees on keys with who has connected: by those that are pinned now.
-fn take(incoming: Incoming, request: &Request<'_>, control: &Control<'_>) -> Result<Link, LinkError> {
+fn take(incoming: Incoming, request: &Request<'_>, interrupted: &'static AtomicBool) -> Result<Link, LinkError> {
     let keys = request.keys.map(Keys::again).transpose()?;
     let manner = Manner {
         keys: keys.as_ref(),
-        ..request.manner(control.interrupted)
+        ..request.manner(interrupted)
     };
     incoming.take(manner, Instant::now() + GREET)
 }
@@ -275,15 +288,21 @@ fn clear_left(request: &Request<'_>) -> i32 {
 pub fn receive_here(request: &Request<'_>, control: &Control<'_>) -> Result<i32, LinkError> {
     clear_left(request);
     let link = stdio(request.manner(control.interrupted))?;
-    Ok(serve(link, request, control))
+    Ok(serve(link, request, (control.interrupted, control.fail_at), false))
 }
 
-fn serve(link: Link, request: &Request<'_>, control: &Control<'_>) -> i32 {
+fn serve(
+    link: Link,
+    request: &Request<'_>,
+    (interrupted, fail_at): (&'static AtomicBool, FailAt<'_>),
+    stops: bool,
+) -> i32 {
     let session = Session {
         from: link.peer().to_owned(),
         request,
-        interrupted: control.interrupted,
-        fail_at: control.fail_at,
+        interrupted,
+        stops,
+        fail_at,
     };
     match session.run(link) {
         Ok(()) => 0,

@@ -12,6 +12,7 @@ use floe_image::Coming;
 use floe_sys::shared::SharedNumbers;
 use nix::{
     errno::Errno,
+    fcntl::posix_fallocate,
     poll::{PollFd, PollFlags, poll},
     sys::socket::{MsgFlags, recv, send},
 };
@@ -22,7 +23,10 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::{fs::FileExt, net::UnixStream},
     },
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,8 +38,8 @@ const WANTED: u32 = 1;
 const THERE: u32 = 2;
 /// How often who waits looks whether somebody is there still, and whether it is to go on.
 const GLANCE: Duration = Duration::from_millis(100);
-/// The same of one that has other things to do.
-const BRIEF: Duration = Duration::from_millis(5);
+/// The same of one that may have other things to do.
+const BRIEF: Duration = Duration::from_millis(2);
 
 /// What can't be the rest of an image.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +74,20 @@ struct Waiting {
     parts: Arc<[Part]>,
     states: Arc<SharedNumbers>,
     far: UnixStream,
+    /// Of who builds the tree.
+    interrupted: &'static AtomicBool,
 }
 
 impl Rest {
-    /// These parts of a file, lowest first and apart from each other.
+    /// These parts of a file, lowest first and apart from each other, for which there is room from now on.
     ///
     /// # Errors
-    /// Those of dup(2), mmap(2) and socketpair(2).
-    pub fn new(file: &File, parts: Vec<Part>) -> io::Result<Self> {
+    /// Those of posix_fallocate(3), dup(2), mmap(2) and socketpair(2).
+    pub fn new(file: &File, parts: Vec<Part>, interrupted: &'static AtomicBool) -> io::Result<Self> {
+        for (offset, bytes) in &parts {
+            let (offset, bytes) = (offset.cast_signed(), bytes.cast_signed());
+            posix_fallocate(file, offset, bytes)?;
+        }
         let (near, far) = UnixStream::pair()?;
         let parts: Arc<[Part]> = parts.into();
         let states = Arc::new(SharedNumbers::new(parts.len())?);
@@ -91,6 +101,7 @@ impl Rest {
                 parts: Arc::clone(&parts),
                 states: Arc::clone(&states),
                 far,
+                interrupted,
             })),
             parts,
             states,
@@ -169,15 +180,21 @@ impl Rest {
         self.left == 0
     }
 
+    /// All of it, as what somebody waits for.
+    pub fn ask_for_all(&mut self) -> Vec<Part> {
+        self.asked.fill(true);
+        self.parts.to_vec()
+    }
+
     /// What another connection is to bring, what is wanted first: nothing of a part that has not come whole counts.
     pub fn begin_anew(&mut self) -> Vec<Part> {
-        let mut left: Vec<usize> = (0..self.parts.len())
-            .filter(|index| self.state(*index) != THERE)
-            .collect();
+        // Others change them meanwhile.
+        let states: Vec<u32> = (0..self.parts.len()).map(|index| self.state(index)).collect();
+        let mut left: Vec<usize> = (0..states.len()).filter(|index| states[*index] != THERE).collect();
         left.iter().for_each(|index| self.came[*index] = 0);
-        left.sort_by_key(|index| self.state(*index) != WANTED);
+        left.sort_by_key(|index| states[*index] != WANTED);
         left.iter()
-            .for_each(|index| self.asked[*index] = self.state(*index) == WANTED);
+            .for_each(|index| self.asked[*index] = states[*index] == WANTED);
         left.into_iter().map(|index| self.parts[index]).collect()
     }
 }
@@ -193,7 +210,7 @@ impl Waiting {
 }
 
 impl Coming for Waiting {
-    fn wait(&self, offset: u64, urgent: bool, goes_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    fn wait(&self, offset: u64, urgent: bool, goes_on: Option<&dyn Fn() -> bool>) -> io::Result<bool> {
         let Ok(index) = self.parts.binary_search_by_key(&offset, |part| part.0) else {
             return Ok(true);
         };
@@ -211,6 +228,8 @@ impl Coming for Waiting {
                 Err(error) => return Err(error.into()),
             }
         }
+        // Who has nothing else to do is woken.
+        let mut moment = BRIEF;
         loop {
             match state.load(Ordering::Acquire) as u32 {
                 THERE => return Ok(true),
@@ -218,11 +237,14 @@ impl Coming for Waiting {
                     if self.is_alone() {
                         return Err(io::Error::other("who brings what is still to come has ended"));
                     }
-                    if !goes_on() {
-                        return Ok(false);
-                    }
-                    self.states.wait_while(index, now, if urgent { GLANCE } else { BRIEF });
+                    self.states.wait_while(index, now, moment);
                 }
+            }
+            match goes_on {
+                Some(goes_on) if !goes_on() => return Ok(state.load(Ordering::Acquire) as u32 == THERE),
+                None if self.interrupted.load(Ordering::Relaxed) => return Err(io::Error::other("told to stop")),
+                Some(_) => {}
+                None => moment = GLANCE,
             }
         }
     }
@@ -242,11 +264,12 @@ mod tests {
         thread,
     };
 
+    static STOP: AtomicBool = AtomicBool::new(false);
     const PARTS: [(u64, u64); 3] = [(10, 5), (20, 4), (24, 6)];
 
     fn rest() -> (File, Rest) {
         let file = tempfile::tempfile().expect("a file");
-        let rest = Rest::new(&file, PARTS.to_vec()).expect("a rest");
+        let rest = Rest::new(&file, PARTS.to_vec(), &STOP).expect("a rest");
         (file, rest)
     }
 
@@ -283,14 +306,14 @@ mod tests {
         let coming = rest.coming().expect("for who waits");
         rest.is_handed_over();
         assert!(
-            coming.wait(11, true, &|| false).expect("nobody brings it"),
+            coming.wait(11, true, Some(&|| false)).expect("nobody brings it"),
             "what is there is not waited for"
         );
-        assert!(!coming.wait(10, false, &|| false).expect("not yet"));
+        assert!(!coming.wait(10, false, Some(&|| false)).expect("not yet"));
         assert_eq!(rest.wanted().expect("news"), Some(Vec::new()), "nobody was in a hurry");
         let waiting = {
             let coming = coming.clone();
-            thread::spawn(move || coming.wait(20, true, &|| true))
+            thread::spawn(move || coming.wait(20, true, None))
         };
         let mut asked = Vec::new();
         while asked.is_empty() {
@@ -317,13 +340,13 @@ mod tests {
             let coming = coming.clone();
             thread::spawn(move || {
                 coming
-                    .wait(24, true, &|| GOES_ON.load(Ordering::Relaxed))
+                    .wait(24, true, Some(&|| GOES_ON.load(Ordering::Relaxed)))
                     .expect("somebody is there")
             })
         };
         GOES_ON.store(false, Ordering::Relaxed);
         assert!(!waiting.join().expect("no panic"));
         drop(rest);
-        assert!(coming.wait(24, false, &|| true).is_err());
+        assert!(coming.wait(24, false, None).is_err());
     }
 }

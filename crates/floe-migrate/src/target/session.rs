@@ -4,7 +4,7 @@ use super::{
     Event, FailAt, Files, Request,
     build::{self, Building},
     files::Delivery,
-    late::{self, Late},
+    late::{self, Late, Way},
     place,
     rest::Rest,
     spool::{ALIVE, Spool},
@@ -16,7 +16,8 @@ use crate::{
     link::{
         Link,
         frame::{Frame, FrameError},
-        message::{Id, Instance, Message, Outcome, VERSION},
+        message::{Id, Instance, Message, Outcome, PARTS, VERSION},
+        wire::Wire,
     },
     protocol::{Decision, Target, TargetEvent, TargetStep},
     record::Permit,
@@ -26,6 +27,7 @@ use crate::{
 use floe_image::MAX_BASES;
 use floe_resources::ns::mounts::Given;
 use floe_sandbox::{Sandbox, SandboxError, StateError, Status};
+use floe_sys::pager::Pager;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -54,6 +56,8 @@ pub struct Session<'a> {
     /// The source, for people.
     pub from: String,
     pub interrupted: &'static AtomicBool,
+    /// Whether nothing new is taken, as the receiver was told to stop.
+    pub stops: bool,
     pub fail_at: FailAt<'a>,
 }
 
@@ -71,6 +75,13 @@ impl From<FrameError> for Ended {
     fn from(error: FrameError) -> Self {
         Self::Lost(error)
     }
+}
+
+/// What is heard while a tree is held.
+enum Heard {
+    Event(TargetEvent),
+    /// A connection by which memory comes: it was let run.
+    Another(Wire),
 }
 
 /// What came with a sandbox.
@@ -112,6 +123,10 @@ impl Session<'_> {
         let greeted = self.greet(&mut link);
         link.set_deadline(None);
         match greeted.and_then(|()| link.receive()) {
+            Ok(Message::Offer { id, .. }) if self.stops => {
+                let refusal = Refusal::plain("floe receive was told to stop there");
+                self.end((link, &id), Ended::Refused(refusal))
+            }
             Ok(Message::Offer {
                 id,
                 name,
@@ -237,13 +252,25 @@ impl Session<'_> {
         };
         let mut state = Target::Building;
         let mut steps = Vec::new();
-        let mut rest = None;
+        let (mut rest, mut late) = (None, None);
         let image = Spool::new(&mut link, &mut streams, u64::MAX).take_last();
         let built = image.and_then(|(image, missing)| {
             // No more comes by them, and who builds the tree is not to have them.
             drop(streams);
             if !missing.is_empty() {
-                let made = Rest::new(&image, missing).map_err(|error| Ended::Refused(Refusal::of(&error)))?;
+                let made = Rest::new(&image, missing, self.interrupted);
+                let mut made = made.map_err(|error| {
+                    Ended::Refused(Refusal::plain(format!(
+                        "make room for memory that comes later: {error}"
+                    )))
+                })?;
+                late = Some(Late::listen(self, id, link.key()).map_err(Ended::Refused)?);
+                // Where all memory must be there before it runs it comes at once, and not as somebody reads it.
+                if !lazy || Pager::of_own().is_err() {
+                    for parts in made.ask_for_all().chunks(PARTS) {
+                        link.send(&Message::Fetch { parts: parts.to_vec() })?;
+                    }
+                }
                 rest = Some(made);
             }
             rounds.push(image);
@@ -261,7 +288,11 @@ impl Session<'_> {
                 lazy,
                 mounts: &mounts,
             };
-            let work = |ends: &Ends| build::build(self, building, (id, permit.file()), ends);
+            let work = |ends: &Ends| {
+                // This process's end must show there.
+                drop(rest.take());
+                build::build(self, building, (id, permit.file()), ends)
+            };
             let worker = Worker::start(&mut link, work);
             let mut worker = worker.map_err(|error| Ended::Refused(Refusal::of(&error)))?;
             if let Some(rest) = &mut rest {
@@ -280,6 +311,7 @@ impl Session<'_> {
                     Ended::Told => TargetEvent::Told(Decision::Abort),
                     Ended::Refused(_) => TargetEvent::Failed,
                 };
+                drop((late.take(), rest.take()));
                 // Whatever follows: who was to build it is gone, and may have come to hold it before that.
                 state.see(event);
                 self.carry_out(id, Decision::Abort)?;
@@ -296,45 +328,39 @@ impl Session<'_> {
                 tracing::debug!(%error, "the source could not be told");
             }
         }
-        self.obey((link, rest), (state, id), (name, counts))
+        self.obey((link, late.zip(rest)), (state, id), (name, counts))
     }
 
-    /// A tree is held: does with it what the source says.
+    /// A tree is held: does with it what the source says, and takes what is still to come of its memory.
     fn obey(
         &self,
-        (mut link, mut rest): (Link, Option<Rest>),
+        (mut link, mut rest): (Link, Option<(Late<'_>, Rest)>),
         (mut state, id): (Target, &Id),
         (name, counts): (&str, Counts),
     ) -> Result<(), Refusal> {
-        let mut late = match &rest {
-            Some(_) => Some(Late::listen(id, link.key())?),
-            None => None,
-        };
-        let event = self.await_decision(&mut link, rest.as_mut(), id);
+        let heard = self.await_decision(&mut link, rest.as_mut(), id);
         let from = &self.from;
+        let event = match heard {
+            Heard::Event(event) => event,
+            Heard::Another(wire) => {
+                drop(link);
+                return match rest {
+                    Some((late, rest)) => late.bring(self, Some(Way::another(wire)), rest),
+                    None => Ok(()),
+                };
+            }
+        };
         let steps = state.see(event);
         if steps.is_empty() {
             (self.request.tell)(&Event::Held { name, from });
-            drop(link);
-            return match late.zip(rest) {
-                Some((late, rest)) => late.bring(self, None, rest),
-                None => Ok(()),
-            };
         }
         for step in steps {
             let TargetStep::CarryOut(decision) = step else { continue };
-            let outcome = match (
-                self.carry_out_or_tell(&mut link, id, decision),
-                late.take(),
-                rest.take(),
-            ) {
-                (Ok(outcome), given_late, given_rest) => {
-                    (late, rest) = (given_late, given_rest);
-                    outcome
-                }
+            let outcome = match self.carry_out_or_tell(&mut link, id, decision) {
+                Ok(outcome) => outcome,
+                Err(refusal) if rest.is_none() => return Err(refusal),
                 // It is held still, and may be let run by another connection.
-                (Err(_), Some(late), Some(rest)) => return late.bring(self, None, rest),
-                (Err(refusal), ..) => return Err(refusal),
+                Err(_) => break,
             };
             match decision {
                 Decision::Commit => self.tell_runs(name, Some(counts)),
@@ -344,31 +370,71 @@ impl Session<'_> {
                 }),
             }
             let told = link.send(&Message::Done { outcome }).map_err(|error| lost(&error));
-            match late.take().zip(rest.take()).filter(|_| outcome == Outcome::Runs) {
+            return match rest.filter(|_| outcome == Outcome::Runs) {
                 // Whether the source has heard it or not.
-                Some((late, rest)) => return late.bring(self, Some(link), rest),
-                None => told?,
-            }
+                Some((late, rest)) => {
+                    self.clear(id);
+                    late.bring(self, Some(Way::first(link, self.request.silence)), rest)
+                }
+                None => told,
+            };
         }
-        Ok(())
+        drop(link);
+        match rest {
+            Some((late, rest)) => late.bring(self, None, rest),
+            None => Ok(()),
+        }
     }
 
-    /// What the source says of a tree that is held; it may still be asked for something that came too late for building it.
-    fn await_decision(&self, link: &mut Link, mut rest: Option<&mut Rest>, id: &Id) -> TargetEvent {
+    /// What the source says of a tree that is held; it may still be asked for something that came too late for building it, and may
+    /// have decided by another connection.
+    fn await_decision(&self, link: &mut Link, mut rest: Option<&mut (Late<'_>, Rest)>, id: &Id) -> Heard {
+        let lost = Heard::Event(TargetEvent::LinkLost);
+        let mut heard = Instant::now();
         loop {
+            match link.waits() {
+                Ok(true) => heard = Instant::now(),
+                Ok(false) if heard.elapsed() < link.patience() && !link.is_told_to_stop() => {
+                    let mut asked = vec![link.input()];
+                    asked.extend(rest.iter().flat_map(|(late, rest)| [late.input(), rest.news()]));
+                    let mut asked: Vec<_> = asked
+                        .into_iter()
+                        .map(|end| PollFd::new(end, PollFlags::POLLIN))
+                        .collect();
+                    if !matches!(poll(&mut asked, GLANCE), Ok(_) | Err(Errno::EINTR)) {
+                        return lost;
+                    }
+                    let ready = |asked: &PollFd<'_>| asked.revents().is_some_and(|events| !events.is_empty());
+                    let [comes, has_news] = [1, 2].map(|index| asked.get(index).is_some_and(ready));
+                    let Some((late, rest)) = rest.as_deref_mut() else {
+                        continue;
+                    };
+                    if has_news && !matches!(rest.wanted(), Ok(Some(_))) {
+                        // It was given up.
+                        return lost;
+                    }
+                    if comes && let Some(wire) = late.meet(link.patience()) {
+                        return Heard::Another(wire);
+                    }
+                    continue;
+                }
+                Ok(false) | Err(_) => return lost,
+            }
             match link.receive_any() {
                 Ok(Frame::Message(Message::Decided { id: told, decision, .. })) if told == *id => {
-                    return TargetEvent::Told(decision);
+                    return Heard::Event(TargetEvent::Told(decision));
                 }
                 Ok(Frame::Message(other)) => tracing::debug!(?other, "the source says something else"),
                 Ok(Frame::Alive) => {}
                 Ok(Frame::Piece(place, got)) => {
-                    let taken = rest.as_deref_mut().map(|rest| rest.take(place.offset, link.data(got)));
+                    let taken = rest
+                        .as_deref_mut()
+                        .map(|(_, rest)| rest.take(place.offset, link.data(got)));
                     if !matches!(taken, Some(Ok(()))) {
-                        return TargetEvent::LinkLost;
+                        return lost;
                     }
                 }
-                Ok(Frame::Data(_)) | Err(_) => return TargetEvent::LinkLost,
+                Ok(Frame::Data(_)) | Err(_) => return lost,
             }
         }
     }

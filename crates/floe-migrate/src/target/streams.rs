@@ -210,7 +210,7 @@ pub fn relay(session: &Session<'_>, mut link: Link, (id, stream): (&Id, u16)) ->
 }
 
 /// Meets the process that waits at a socket, and tells the source whether it may send by this connection.
-pub fn introduce(session: &Session<'_>, link: &mut Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
+fn introduce(session: &Session<'_>, link: &mut Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
     let lost = |error: FrameError| Refusal::of(&error);
     match meet_waiting(session, link, (name, stream)) {
         Ok(near) => {
@@ -225,7 +225,7 @@ pub fn introduce(session: &Session<'_>, link: &mut Link, (name, stream): (&str, 
     }
 }
 
-fn meet_waiting(session: &Session<'_>, link: &Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
+pub fn meet_waiting(session: &Session<'_>, link: &Link, (name, stream): (&str, u16)) -> Result<Wire, Refusal> {
     let unknown = || Refusal::plain("no migration waits for such a connection");
     let socket = crate::link::local_connect(name).map_err(|error| {
         tracing::debug!(%error, "nobody waits for a connection");

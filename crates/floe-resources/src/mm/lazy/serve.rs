@@ -367,16 +367,18 @@ impl Server<'_> {
             place: Place::Chunk(*entry),
             source: Box::new(source),
         };
+        // Others wait for what may be there.
         let goes_on = || {
             let queue = self.queue();
-            !queue.stop && (first.is_some() || !queue.has_faults())
+            !queue.stop && !queue.has_faults()
         };
-        if !self
-            .image
-            .await_chunk(entry, first.is_some(), &goes_on)
-            .map_err(failed)?
-        {
-            self.queue().again(chunk);
+        let is_there = self.image.await_chunk(entry, first.is_some(), Some(&goes_on));
+        if !is_there.map_err(failed)? {
+            let mut queue = self.queue();
+            queue.again(chunk);
+            if let Some((space, address)) = first {
+                queue.fault(Arc::clone(space), address);
+            }
             return Ok(());
         }
         let bytes = self.image.read_chunk(entry, scratch).map_err(failed)?;
