@@ -6,8 +6,8 @@ use crate::{
     rootless::Delegated,
 };
 use floe_suite::{
-    Host, PID_METHODS, Victim, json,
-    migration::{Point, Receiver, Way, children, expect_one, kill_all},
+    Host, PID_METHODS, Program, TwoNetworks, Victim, has, json,
+    migration::{Point, Receiver, Way, children, expect_one, kill_all, pin_each_other},
     run, skip, until,
 };
 use std::{fs, path::Path};
@@ -27,7 +27,8 @@ fn migrate(from: &Host, name: &str, to: &str, options: &[&str]) -> serde_json::V
     let rests = from.path("rests");
     fs::create_dir_all(&rests).expect("a folder");
     let slow = SLOW.to_string();
-    let line = ["migrate", name, to, "--json", "--lazy", "--bandwidth", &slow];
+    let slow = if options.contains(&"--bandwidth") { vec![] } else { vec!["--bandwidth", &slow] };
+    let line = [&["migrate", name, to, "--json", "--lazy"][..], &slow].concat();
     let outcome = run(from.command(&[&line[..], options].concat()).env("TMPDIR", &rests));
     let summary = json(&outcome.expect_done());
     let left: Vec<_> = fs::read_dir(&rests).expect("its folder").flatten().collect();
@@ -95,6 +96,48 @@ fn what_is_written_all_the_time_is_of_one_instant() {
         until("its answer", || wrong().ends_with('.'));
         assert_eq!(wrong(), "[].");
         fs::remove_file(folder.join("wrong")).expect("there is one");
+    }
+}
+
+/// All its keys are what they were, and no count is lost, though it is asked while they go over.
+#[test]
+fn redis_under_load_goes_there_and_back() {
+    if !has("redis-server") {
+        return;
+    }
+    let [here, there] = hosts();
+    let folder = here.folder("keys");
+    fs::copy(floe_suite::source("keys.sh"), folder.join("keys.sh")).expect("the script");
+    let program = Program::start_with(&here, "keys", &["--net", "none"], &["bash", "keys.sh"]);
+    program.await_file("ready");
+    for (from, to, rounds) in [(&here, &there, "0"), (&there, &here, "1")] {
+        let receiver = Receiver::start(to);
+        let options = ["--rounds", rounds, "--level", "-7", "--bandwidth", "3m"];
+        let summary = migrate(from, &program.name, receiver.address(), &options);
+        assert!(rounds != "0" || number(&summary, "behind_bytes") > 0.0, "{summary}");
+        expect_one([from, to], &program.name, "moved");
+    }
+    program.finish();
+    assert_eq!(program.result(), "the same\nended 0\n");
+}
+
+/// By an encrypted way, over which pieces may have come that no look at the socket tells of.
+#[test]
+fn over_tls_between_two_networks() {
+    let networks = TwoNetworks::new();
+    let hosts = networks.hosts();
+    let [here, there] = &hosts;
+    let [own, other] = pin_each_other([here, there]);
+    let mut victim = Victim::start(here, VICTIM, &["--net", "none"], &[PAGES]);
+    for (at, streams) in [(0, "1"), (1, "4")] {
+        let (from, to) = (&hosts[at], &hosts[1 - at]);
+        let folders = [(&own, &other), (&other, &own)][at];
+        let receiver = Receiver::start_with(to, &format!("10.9.0.{}:0", 2 - at), &["--keys", folders.1], |_| {});
+        let options = ["--rounds", "0", "--keys", folders.0, "--streams", streams];
+        let summary = migrate(from, VICTIM, receiver.address(), &options);
+        assert!(number(&summary, "behind_bytes") > 0.0, "{summary}");
+        expect_one([from, to], VICTIM, "moved");
+        victim.check_anywhere("moved");
     }
 }
 
