@@ -27,7 +27,11 @@ fn migrate(from: &Host, name: &str, to: &str, options: &[&str]) -> serde_json::V
     let rests = from.path("rests");
     fs::create_dir_all(&rests).expect("a folder");
     let slow = SLOW.to_string();
-    let slow = if options.contains(&"--bandwidth") { vec![] } else { vec!["--bandwidth", &slow] };
+    let slow = if options.contains(&"--bandwidth") {
+        vec![]
+    } else {
+        vec!["--bandwidth", &slow]
+    };
     let line = [&["migrate", name, to, "--json", "--lazy"][..], &slow].concat();
     let outcome = run(from.command(&[&line[..], options].concat()).env("TMPDIR", &rests));
     let summary = json(&outcome.expect_done());

@@ -245,8 +245,16 @@ fn redis_under_load_goes_there_and_back() {
     for (from, to, options) in [
         (&here, &there, &["--rounds", "4"][..]),
         (&there, &here, &["--rounds", "4", "--lazy"]),
-        (&here, &there, &["--rounds", "0", "--lazy", "--level", "-7", "--bandwidth", "4m"]),
-        (&there, &here, &["--rounds", "1", "--lazy", "--level", "-7", "--bandwidth", "4m"]),
+        (
+            &here,
+            &there,
+            &["--rounds", "0", "--lazy", "--level", "-7", "--bandwidth", "4m"],
+        ),
+        (
+            &there,
+            &here,
+            &["--rounds", "1", "--lazy", "--level", "-7", "--bandwidth", "4m"],
+        ),
     ] {
         let receiver = Receiver::start(to);
         let summary = migrate(from, &program.name, receiver.address(), options);
