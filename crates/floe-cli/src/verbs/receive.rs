@@ -28,6 +28,10 @@ use std::{
 /// later one, and says what becomes of it. Only if the source is gone for good decide yourself, by --commit or --abort: if it
 /// runs on there after all, --commit makes two of it.
 ///
+/// A sandbox whose source sends the last of its memory when it runs here already (floe migrate --lazy) needs this command until all of that
+/// has come: told to stop (SIGTERM), it takes no new sandboxes, and ends when none lacks memory. Killed with all of its processes
+/// (-9, or by a service manager that has waited long enough), it ends these sandboxes.
+///
 /// HOST:PORT takes TLS from hosts whose keys are pinned (floe keys); unix:PATH is a socket that you alone can reach.
 ///
 /// Example: floe receive --listen 0.0.0.0:7070

@@ -130,7 +130,8 @@ impl<'a> Late<'a> {
     /// Another connection; `None` where nobody wants one.
     fn await_another(&self, rest: &mut Rest, patience: Duration) -> Result<Option<Way>, Refusal> {
         let failed = |error: io::Error| Refusal::of(&error);
-        loop {
+        // It may have been fetched before anything was decided.
+        while !rest.is_whole() {
             let mut asked = [self.input(), rest.news()].map(|end| PollFd::new(end, PollFlags::POLLIN));
             match poll(&mut asked, GLANCE) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -144,6 +145,7 @@ impl<'a> Late<'a> {
                 return Ok(Some(Way::another(wire)));
             }
         }
+        Ok(None)
     }
 
     /// Takes a connection that waits, if it is the right one.

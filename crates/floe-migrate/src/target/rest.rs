@@ -38,8 +38,8 @@ const WANTED: u32 = 1;
 const THERE: u32 = 2;
 /// How often who waits looks whether somebody is there still, and whether it is to go on.
 const GLANCE: Duration = Duration::from_millis(100);
-/// The same of one that may have other things to do.
-const BRIEF: Duration = Duration::from_millis(2);
+/// The same of one that may have other things to do, at first and at most.
+const BRIEF: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(20)];
 
 /// What can't be the rest of an image.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +229,7 @@ impl Coming for Waiting {
             }
         }
         // Who has nothing else to do is woken.
-        let mut moment = BRIEF;
+        let mut moment = BRIEF[0];
         loop {
             match state.load(Ordering::Acquire) as u32 {
                 THERE => return Ok(true),
@@ -243,7 +243,7 @@ impl Coming for Waiting {
             match goes_on {
                 Some(goes_on) if !goes_on() => return Ok(state.load(Ordering::Acquire) as u32 == THERE),
                 None if self.interrupted.load(Ordering::Relaxed) => return Err(io::Error::other("told to stop")),
-                Some(_) => {}
+                Some(_) => moment = (moment * 2).min(BRIEF[1]),
                 None => moment = GLANCE,
             }
         }
