@@ -6,7 +6,7 @@ use std::{ptr, sync::Mutex, thread};
 use victims::{
     Findings,
     field::{Field, WORDS, expected, set_word, storms, word_at, wrong_at, zero_at},
-    memory::{Mapping, PAGE},
+    memory::{Mapping, PAGE, flags_at},
     play,
 };
 
@@ -272,12 +272,13 @@ fn move_block(field: &Field, first: usize, kind: u64) -> Option<String> {
             let at = moved(address, bytes, 0, 0);
             same(at).or_else(|| zeros(at + bytes))
         }
-        // What is guarded before it has come comes where the guard is removed: the kernel tells nobody (docs/unsupported.md).
-        5 => same(address).or_else(|| {
+        // The kernel tells nobody of guards (docs/unsupported.md), so that what comes may come again behind them.
+        5 if flags_at(address).iter().any(|flag| flag == "um") => same(address),
+        5 => {
             field.mapping.advise(first, BLOCK, GUARD_INSTALL).expect("guard it");
             field.mapping.advise(first, BLOCK, GUARD_REMOVE).expect("let it be");
             zeros(address)
-        }),
+        }
         6 => {
             let there = moved(address, 0, libc::MREMAP_FIXED, elsewhere());
             let back = moved(there, 0, libc::MREMAP_FIXED, address);
