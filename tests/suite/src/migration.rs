@@ -267,8 +267,16 @@ pub fn expect_one(hosts: [&Host; 2], name: &str, when: &str) -> usize {
     });
     for host in hosts {
         let left = host.path("state").join(".migrations");
-        // The process of a connection that broke may be about to notice what became of it.
-        until(&format!("{when}: no record is left in {}", left.display()), || {
+        let names = fs::read_dir(&left)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        // The process of a connection that broke may be about to notice what became of it; nothing else may be there.
+        let may_go = names.iter().all(|name| name.ends_with(".rest"));
+        assert!(may_go, "{when}: a record is left in {}: {names:?}", left.display());
+        until(&format!("{when}: nothing is left in {}", left.display()), || {
             !left.exists()
         });
     }
