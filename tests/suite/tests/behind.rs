@@ -263,15 +263,10 @@ fn the_rest_can_be_sent_later() {
 /// Where memory can't be brought to a tree that runs, all of it comes before it does, whatever the source would send later.
 #[test]
 fn an_ordinary_users_memory_comes_at_once() {
-    let Some(delegated) = Delegated::new() else {
+    let Some((_delegated, here, there)) = Delegated::with_hosts() else {
         skip("no cgroup version 2 is mounted");
         return;
     };
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
-    let (here, there) = (
-        Host::of_ordinary_user(),
-        Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
-    );
     let mut victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
     let receiver = Receiver::start(&there);
     let line = [

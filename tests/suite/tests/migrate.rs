@@ -821,15 +821,10 @@ fn the_source_is_killed_while_a_slow_monitor_has_its_order() {
 
 #[test]
 fn an_ordinary_users_sandbox_goes_where_it_can_be_frozen() {
-    let Some(delegated) = Delegated::new() else {
+    let Some((_delegated, here, there)) = Delegated::with_hosts() else {
         skip("no cgroup version 2 is mounted");
         return;
     };
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
-    let (here, there) = (
-        Host::of_ordinary_user(),
-        Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
-    );
     let job = here.name("job");
     let tree = Counting::start(&here, &job, &[]);
     {

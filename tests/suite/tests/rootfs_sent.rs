@@ -468,15 +468,10 @@ fn what_may_not_be_is_told_before_anything_is_made() {
 /// An ordinary user's tree, which is theirs there too, at another place.
 #[test]
 fn of_an_ordinary_user() {
-    let Some(delegated) = Delegated::new() else {
+    let Some((_delegated, here, there)) = Delegated::with_hosts() else {
         skip("no cgroup version 2 is mounted");
         return;
     };
-    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
-    let (here, there) = (
-        Host::of_ordinary_user(),
-        Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
-    );
     let [root, roots] = [here.path("root"), there.folder("roots")].map(|path| path.display().to_string());
     make_rootfs(&here.path("root"));
     let owner = format!("{ORDINARY}:{ORDINARY}");

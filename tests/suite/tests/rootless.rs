@@ -631,6 +631,17 @@ impl Delegated {
         }
         Some(made)
     }
+
+    /// Two hosts of an ordinary user, the second of which has it, so that what comes there can be held.
+    pub(crate) fn with_hosts() -> Option<(Self, Host, Host)> {
+        let delegated = Self::new()?;
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", delegated.0.display());
+        let (here, there) = (
+            Host::of_ordinary_user(),
+            Host::ordinary_behind(&["sh", "-c", &enter, "sh"]),
+        );
+        Some((delegated, here, there))
+    }
 }
 
 impl Drop for Delegated {
