@@ -246,11 +246,8 @@ impl Rest {
         let mut last = Instant::now();
         let mut heard = last;
         loop {
-            let mut offset = match self.queue.front() {
-                Some((offset, _)) => *offset,
-                None => 0,
-            };
-            let end = self.queue.front().map_or(0, |part| part.0 + part.1);
+            let first = self.queue.front();
+            let (mut offset, end) = first.map_or((0, 0), |(offset, bytes)| (*offset, offset + bytes));
             // What is begun is sent whole: pieces of a part follow each other.
             loop {
                 while link.waits()? {
