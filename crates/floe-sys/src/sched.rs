@@ -69,15 +69,19 @@ fn nice(tid: Pid) -> Result<i32, Errno> {
     Errno::result(result).map(|result| 20 - result as i32)
 }
 
+fn set_nice(tid: Pid, nice: i32) -> Result<(), Errno> {
+    // SAFETY: all arguments are numbers.
+    let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid.raw(), nice) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets a thread's policy.
 ///
 /// # Errors
 /// ESRCH, EPERM, EINVAL.
 pub fn set_attributes(tid: Pid, attributes: &Attributes) -> Result<(), Errno> {
     if !attributes.is_fair() && nice(tid)? != attributes.nice {
-        // SAFETY: all arguments are numbers.
-        let result = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid.raw(), attributes.nice) };
-        Errno::result(result)?;
+        set_nice(tid, attributes.nice)?;
     }
     let sized = Attributes {
         size: size_of::<Attributes>() as u32,
@@ -114,6 +118,17 @@ pub fn give_up_precedence(tid: Pid) -> Result<(), Errno> {
         set_io_priority(tid, 0)?;
     }
     Ok(())
+}
+
+/// Has the calling thread stand back by this much for others that wait for a processor: it is added to its nice value, of which
+/// 19 is the most.
+///
+/// # Errors
+/// EPERM where that is forbidden altogether (seccomp).
+pub fn stand_back(by: i32) -> Result<(), Errno> {
+    const MOST: i32 = 19;
+    let own = Pid::new(0);
+    set_nice(own, nice(own)?.saturating_add(by).min(MOST))
 }
 
 /// What this host gives threads that ask for nothing.
@@ -270,4 +285,25 @@ pub fn robust_list(tid: Pid) -> Result<(u64, u64), Errno> {
     let result = unsafe { libc::syscall(libc::SYS_get_robust_list, tid.raw(), &raw mut head, &raw mut size) };
     Errno::result(result)?;
     Ok((head, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pid, nice, stand_back};
+
+    #[test]
+    fn stands_back_as_far_as_there_is_room() {
+        let own = || nice(Pid::new(0)).expect("a nice value");
+        // A thread of its own: nobody but the superuser comes back from it.
+        let stands_back = move || {
+            let before = own();
+            for wanted in [before + 10, 19, 19] {
+                stand_back(10).expect("stand back");
+                assert_eq!(own(), wanted.min(19));
+            }
+        };
+        let before = own();
+        std::thread::spawn(stands_back).join().expect("no panic");
+        assert_eq!(own(), before, "others stay where they are");
+    }
 }

@@ -5,6 +5,79 @@ use std::ops::Range;
 
 const PAGE: u64 = 4096;
 
+/// What reaches from one address, or number, to another one.
+pub(super) trait Span {
+    fn span(&self) -> Range<u64>;
+}
+
+impl Span for Range<u64> {
+    fn span(&self) -> Range<u64> {
+        self.clone()
+    }
+}
+
+impl Span for PageRun {
+    fn span(&self) -> Range<u64> {
+        self.start..self.start + self.pages * PAGE
+    }
+}
+
+/// Looks for what lies somewhere in a list (lowest first, nothing overlaps), and goes on from where it was: whoever asks for places
+/// in their order goes through the list once.
+pub(super) struct Along<'a, S> {
+    list: &'a [S],
+    at: usize,
+}
+
+impl<'a, S: Span> Along<'a, S> {
+    pub fn new(list: &'a [S]) -> Self {
+        Self { list, at: 0 }
+    }
+
+    /// Those that end behind a place.
+    pub fn from(&mut self, place: u64) -> &'a [S] {
+        let is_before = |one: &S| one.span().end <= place;
+        if self.at > 0 && !is_before(&self.list[self.at - 1]) {
+            self.at = self.list[..self.at].partition_point(is_before);
+            return &self.list[self.at..];
+        }
+        let mut step = 1;
+        while self.list.get(self.at + step - 1).is_some_and(is_before) {
+            self.at += step;
+            step *= 2;
+        }
+        let end = self.list.len().min(self.at + step);
+        self.at += self.list[self.at..end].partition_point(is_before);
+        &self.list[self.at..]
+    }
+
+    /// Those of which something lies in a range.
+    pub fn touching(&mut self, range: &Range<u64>) -> &'a [S] {
+        let from = self.from(range.start);
+        let count = from.iter().take_while(|one| one.span().start < range.end).count();
+        &from[..count]
+    }
+
+    /// What of a range lies in one of the list.
+    pub fn inside(&mut self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'a, S> {
+        let touching = self.touching(&range).iter();
+        touching.map(move |one| one.span().start.max(range.start)..one.span().end.min(range.end))
+    }
+
+    /// What of a range lies in none of the list.
+    pub fn gaps(&mut self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'a, S> {
+        let touching = self.touching(&range).iter().map(Span::span);
+        let mut at = range.start;
+        touching
+            .chain(std::iter::once(range.end..range.end))
+            .filter_map(move |one| {
+                let gap = at..one.start;
+                at = one.end;
+                (gap.start < gap.end).then_some(gap)
+            })
+    }
+}
+
 /// Builds a run list out of pieces that may come in any order.
 #[derive(Debug, Default)]
 pub struct RunList(Vec<PageRun>);
@@ -22,9 +95,18 @@ impl RunList {
         self.0.push(PageRun { start, pages, first });
     }
 
+    /// Adds the pages of a run between two addresses in it.
+    fn push_part(&mut self, run: &PageRun, place: &Range<u64>) {
+        let part = part(run, place.start, place.end);
+        self.push(part.start, part.pages, part.first);
+    }
+
     /// The runs, lowest address first, joined where they follow each other.
     #[must_use]
     pub fn into_sorted(mut self) -> Vec<PageRun> {
+        if self.0.is_sorted_by_key(|run| run.start) {
+            return self.0;
+        }
         self.0.sort_by_key(|run| run.start);
         let mut joined = Self::default();
         for run in self.0 {
@@ -55,13 +137,15 @@ pub struct PageWork {
 #[must_use]
 pub fn page_work(inherited: &[PageRun], wanted: &[PageRun], kept: &[Range<u64>]) -> PageWork {
     let mut write = RunList::default();
+    let (mut along_kept, mut along_inherited) = (Along::new(kept), Along::new(inherited));
     for run in wanted {
-        split_wanted(run, inherited, kept, &mut write);
+        split_wanted(run, &mut along_inherited, &mut along_kept, &mut write);
     }
     let mut drop: Vec<Range<u64>> = Vec::new();
+    let mut along_wanted = Along::new(wanted);
     for run in inherited {
-        for piece in kept_pieces(run, kept) {
-            for gap in gaps(&piece, wanted) {
+        for piece in along_kept.inside(run.span()) {
+            for gap in along_wanted.gaps(piece) {
                 match drop.last_mut() {
                     Some(last) if last.end == gap.start => last.end = gap.end,
                     _ => drop.push(gap),
@@ -86,11 +170,9 @@ pub fn differing(inherited: &[PageRun], wanted: &[PageRun]) -> Vec<PageRun> {
 #[must_use]
 pub fn within(runs: &[PageRun], ranges: &[Range<u64>]) -> Vec<PageRun> {
     let mut inside = RunList::default();
+    let mut along = Along::new(ranges);
     for run in runs {
-        for piece in kept_pieces(run, ranges) {
-            let first = PageId(run.first.0 + (piece.start - run.start) / PAGE);
-            inside.push(piece.start, (piece.end - piece.start) / PAGE, first);
-        }
+        along.inside(run.span()).for_each(|piece| inside.push_part(run, &piece));
     }
     inside.into_sorted()
 }
@@ -118,18 +200,12 @@ pub(super) fn part(run: &PageRun, from: u64, to: u64) -> PageRun {
 pub(super) fn outside(ranges: impl Iterator<Item = Range<u64>>, cut: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = Vec::new();
     let mut add = |part: Range<u64>| match parts.last_mut() {
-        _ if part.is_empty() => {}
         Some(last) if last.end == part.start => last.end = part.end,
         _ => parts.push(part),
     };
+    let mut along = Along::new(cut);
     for range in ranges {
-        let mut at = range.start;
-        let first = cut.partition_point(|part| part.end <= range.start);
-        for part in cut[first..].iter().take_while(|part| part.start < range.end) {
-            add(at..part.start.max(at));
-            at = part.end;
-        }
-        add(at..range.end.max(at));
+        along.gaps(range).for_each(&mut add);
     }
     parts
 }
@@ -138,11 +214,9 @@ pub(super) fn outside(ranges: impl Iterator<Item = Range<u64>>, cut: &[Range<u64
 #[must_use]
 pub fn without(runs: &[PageRun], cut: &[PageRun]) -> Vec<PageRun> {
     let mut left = RunList::default();
+    let mut along = Along::new(cut);
     for run in runs {
-        for gap in gaps(&(run.start..run.start + run.pages * PAGE), cut) {
-            let first = PageId(run.first.0 + (gap.start - run.start) / PAGE);
-            left.push(gap.start, (gap.end - gap.start) / PAGE, first);
-        }
+        along.gaps(run.span()).for_each(|gap| left.push_part(run, &gap));
     }
     left.into_sorted()
 }
@@ -162,74 +236,53 @@ pub fn part_huge(runs: &[PageRun], huge: &[HugeRun]) -> (Vec<PageRun>, Vec<PageR
     if huge.is_empty() {
         return (Vec::new(), runs.to_vec());
     }
+    let mut along = Along::new(runs);
     let whole = huge
         .iter()
         .flat_map(|run| (0..run.count).map(|n| run.start + n * HUGE_PAGE))
-        .filter(|start| gaps(&(*start..start + HUGE_PAGE), runs).is_empty());
+        .filter(|start| along.gaps(*start..start + HUGE_PAGE).next().is_none());
     let mut areas = RunList::default();
     whole.for_each(|start| areas.push(start, PAGES, PageId(start / PAGE)));
     let rest = without(runs, &areas.into_sorted());
     (without(runs, &rest), rest)
 }
 
-fn split_wanted(run: &PageRun, inherited: &[PageRun], kept: &[Range<u64>], write: &mut RunList) {
-    let end = run.start + run.pages * PAGE;
-    let mut at = run.start;
+fn split_wanted(
+    run: &PageRun,
+    inherited: &mut Along<'_, PageRun>,
+    kept: &mut Along<'_, Range<u64>>,
+    write: &mut RunList,
+) {
+    let Range { start: mut at, end } = run.span();
     while at < end {
         // The next address at which the answer may change: borders of kept ranges and of inherited runs.
-        let kept_index = kept.partition_point(|range| range.end <= at);
-        let (is_kept, kept_border) = match kept.get(kept_index) {
+        let (is_kept, kept_border) = match kept.from(at).first() {
             Some(range) if range.start <= at => (true, range.end),
             Some(range) => (false, range.start),
             None => (false, u64::MAX),
         };
-        let index = inherited.partition_point(|other| other.start + other.pages * PAGE <= at);
-        let (same, border) = match inherited.get(index) {
+        let (same, border) = match inherited.from(at).first() {
             Some(other) if other.start <= at => {
                 let there = other.first.0 + (at - other.start) / PAGE;
                 let here = run.first.0 + (at - run.start) / PAGE;
-                (there == here, other.start + other.pages * PAGE)
+                (there == here, other.span().end)
             }
             Some(other) => (false, other.start),
             None => (false, u64::MAX),
         };
         let next = end.min(kept_border).min(border);
         if !(is_kept && same) {
-            write.push(at, (next - at) / PAGE, PageId(run.first.0 + (at - run.start) / PAGE));
+            write.push_part(run, &(at..next));
         }
         at = next;
     }
 }
 
-fn kept_pieces(run: &PageRun, kept: &[Range<u64>]) -> Vec<Range<u64>> {
-    let (start, end) = (run.start, run.start + run.pages * PAGE);
-    let first = kept.partition_point(|range| range.end <= start);
-    kept[first..]
-        .iter()
-        .take_while(|range| range.start < end)
-        .map(|range| range.start.max(start)..range.end.min(end))
-        .collect()
-}
-
-fn gaps(piece: &Range<u64>, wanted: &[PageRun]) -> Vec<Range<u64>> {
-    let mut found = Vec::new();
-    let mut at = piece.start;
-    let first = wanted.partition_point(|run| run.start + run.pages * PAGE <= piece.start);
-    for run in wanted[first..].iter().take_while(|run| run.start < piece.end) {
-        if run.start > at {
-            found.push(at..run.start);
-        }
-        at = run.start + run.pages * PAGE;
-    }
-    if at < piece.end {
-        found.push(at..piece.end);
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{PageWork, RunList, differing, outside, overlay, page_at, page_work, part_huge, within, without};
+    use super::{
+        Along, PageWork, RunList, differing, outside, overlay, page_at, page_work, part_huge, within, without,
+    };
     use floe_image::record::{HugeRun, PageId, PageRun};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
@@ -260,6 +313,25 @@ mod tests {
         assert_eq!(work.write, [run(4, 1, 50), run(10, 2, 10)]);
         let gone = 5 * 4096..7 * 4096;
         assert_eq!(work.drop, [gone]);
+    }
+
+    #[test]
+    fn goes_along_in_any_order() {
+        let list = [1..3_u64, 3..4, 8..12, 20..21, 30..40, 50..60];
+        let mut along = Along::new(&list);
+        let parts = |all: &mut dyn Iterator<Item = std::ops::Range<u64>>| {
+            all.map(|part| (part.start, part.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&mut along.inside(2..9)), [(2, 3), (3, 4), (8, 9)]);
+        assert_eq!(parts(&mut along.gaps(35..55)), [(40, 50)]);
+        assert_eq!(parts(&mut along.gaps(0..30)), [(0, 1), (4, 8), (12, 20), (21, 30)]);
+        assert_eq!(parts(&mut along.inside(60..70)), []);
+        assert_eq!(parts(&mut along.gaps(60..70)), [(60, 70)]);
+        assert_eq!(parts(&mut along.inside(0..100)).len(), list.len());
+        for place in (0..70).chain((0..70).rev()) {
+            let behind = list.partition_point(|one| one.end <= place);
+            assert_eq!(along.from(place), &list[behind..]);
+        }
     }
 
     #[test]

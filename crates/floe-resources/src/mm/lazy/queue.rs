@@ -3,7 +3,7 @@
 
 use floe_image::{
     Image,
-    record::{AddressSpaceRecord, PageRun},
+    record::{AddressSpaceRecord, PageId, PageRun},
 };
 use std::collections::{HashMap, VecDeque};
 
@@ -114,24 +114,34 @@ impl<S> Queue<S> {
 ///
 /// # Errors
 /// The number of a page that lies in no chunk.
-pub fn order(image: &Image, spaces: &[(&AddressSpaceRecord, Vec<PageRun>)]) -> Result<Vec<usize>, u64> {
-    let mut order: Vec<(bool, usize)> = Vec::new();
+pub fn order<'a>(
+    image: &Image,
+    spaces: impl IntoIterator<Item = (&'a AddressSpaceRecord, &'a [PageRun])>,
+) -> Result<Vec<usize>, u64> {
+    // Of the heaps, and of the rest; each with the chunk that was added last.
+    let mut orders = [(Vec::new(), 0..0), (Vec::new(), 0..0)];
     for (space, runs) in spaces {
         let heap = space.layout.start_brk..space.layout.brk;
         for run in runs {
-            let mut page = run.first;
-            while page.0 < run.first.0 + run.pages {
-                let chunk = image.chunk_of(page).ok_or(page.0)?;
-                order.push((!heap.contains(&run.start), chunk));
-                page.0 = image.chunks()[chunk].end();
+            let (order, within) = &mut orders[usize::from(!heap.contains(&run.start))];
+            let mut page = run.first.0;
+            // Most lie in the chunk of the one before.
+            if within.contains(&page) {
+                page = within.end;
+            }
+            while page < run.first.0 + run.pages {
+                let chunk = image.chunk_of(PageId(page)).ok_or(page)?;
+                order.push(chunk);
+                let entry = &image.chunks()[chunk];
+                *within = entry.first.0..entry.end();
+                page = within.end;
             }
         }
     }
-    // It keeps those in order that are alike.
-    order.sort_by_key(|(late, _)| *late);
-    let mut known = std::collections::HashSet::new();
-    order.retain(|(_, chunk)| known.insert(*chunk));
-    Ok(order.into_iter().map(|(_, chunk)| chunk).collect())
+    let mut known = vec![false; image.chunks().len()];
+    let mut order: Vec<usize> = orders.into_iter().flat_map(|(order, _)| order).collect();
+    order.retain(|chunk| !std::mem::replace(&mut known[*chunk], true));
+    Ok(order)
 }
 
 #[cfg(test)]

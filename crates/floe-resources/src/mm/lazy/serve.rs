@@ -13,7 +13,7 @@ use floe_image::{
     ChunkScratch, Image, Place, ReadError,
     record::{AddressSpaceRecord, PageId, PageRun},
 };
-use floe_sys::{event, pager::Pager};
+use floe_sys::{event, pager::Pager, sched};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -37,6 +37,8 @@ const SOON: Duration = Duration::from_micros(50);
 const SHORTAGES: u32 = 3000;
 /// More threads bring no more.
 const MOST_THREADS: usize = 8;
+/// How far those that bring what nobody waits for yet stand back (nice(2)) behind the one that is waited for.
+const BEHIND: i32 = 10;
 
 /// Pages that could not be brought.
 #[derive(Debug, thiserror::Error)]
@@ -120,12 +122,12 @@ pub fn serve(
     watched: Vec<Watched<'_>>,
     surroundings: &mut impl Surroundings,
 ) -> Result<Brought, ServeError> {
-    let wanted: Vec<(&AddressSpaceRecord, Vec<PageRun>)> =
-        watched.iter().map(|(space, _, runs)| (*space, runs.clone())).collect();
+    let wanted = watched.iter().map(|(space, _, runs)| (*space, &runs[..]));
+    let order = order(image, wanted).map_err(ServeError::NoChunk);
     let spaces = watched.into_iter();
     let spaces = spaces.map(|(_, userfault, runs)| Arc::new(Space::new(userfault, &runs)));
     let spaces = RwLock::new(spaces.collect());
-    let result = bring_all(image, &wanted, &spaces, surroundings);
+    let result = order.and_then(|order| bring_all(image, order, &spaces, surroundings));
     if let Err(error) = &result {
         surroundings.end(error);
     }
@@ -134,13 +136,13 @@ pub fn serve(
 
 fn bring_all(
     image: &Image,
-    wanted: &[(&AddressSpaceRecord, Vec<PageRun>)],
+    order: Vec<usize>,
     spaces: &RwLock<Vec<Arc<Space>>>,
     surroundings: &mut impl Surroundings,
 ) -> Result<Brought, ServeError> {
     let server = Server {
         image,
-        queue: Mutex::new(Queue::new(order(image, wanted).map_err(ServeError::NoChunk)?)),
+        queue: Mutex::new(Queue::new(order)),
         spaces,
         bell: Condvar::new(),
         idle: event::eventfd(libc::EFD_NONBLOCK).map_err(ServeError::Wait)?,
@@ -307,6 +309,9 @@ impl Server<'_> {
 
     /// What a thread does until it is told to stop.
     fn work(&self, faults: bool) {
+        if !faults && let Err(error) = sched::stand_back(BEHIND) {
+            tracing::debug!(%error, "threads that bring memory do not stand back");
+        }
         let mut scratch = ChunkScratch::default();
         let mut queue = self.queue();
         while !queue.stop {
