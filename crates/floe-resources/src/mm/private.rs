@@ -15,7 +15,7 @@ use floe_image::{
 use floe_sys::{
     Pid,
     memory::{self, MAX_RANGES, MemoryFile, RemoteRange},
-    pagemap::{Category, PageRegion, Pagemap},
+    pagemap::{Category, Entry, PageRegion, Pagemap},
     procfs::{Mapping, VmFlag},
 };
 use std::{io, ops::Range, sync::Arc};
@@ -23,6 +23,8 @@ use std::{io, ops::Range, sync::Arc};
 const PAGE: u64 = 4096;
 /// How many pagemap entries are compared at once.
 const COMPARE_PAGES: u64 = 4096;
+/// So many are read at least: where single pages were written among others, a call takes as long as to read a hundred.
+const AHEAD_PAGES: u64 = 128;
 
 /// Where private pages are read: a process, or a copy of its memory.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +119,7 @@ impl PrivatePages {
         }
         let mut sharing = Sharing {
             own: &pagemap,
+            read: (0, Vec::new()),
             relatives: shared.relatives(of.parent),
             noted: Vec::new(),
             unchanged: of.unchanged(&found, &gather.memory)?,
@@ -141,7 +144,9 @@ impl PrivatePages {
                         next => end = next.map_or(end, |run| end.min(run.start)),
                     }
                 }
-                let pieces = sharing.split(at..end).map_err(|source| unread(at, source))?;
+                let pieces = sharing
+                    .split(at..end, region.end)
+                    .map_err(|source| unread(at, source))?;
                 for (range, how) in pieces {
                     gather.piece(mapping, range, how)?;
                 }
@@ -227,6 +232,8 @@ impl How {
 /// Tells which pages a process shares, and which of them are stored already.
 struct Sharing<'a> {
     own: &'a Pagemap,
+    /// Entries that were read of it last, from this address on.
+    read: (u64, Vec<Entry>),
     relatives: Relatives<'a>,
     /// Frames and addresses of shared pages that this process is the first to have.
     noted: Vec<(u64, u64)>,
@@ -243,10 +250,22 @@ impl Sharing<'_> {
         self.unchanged.get(behind).copied()
     }
 
-    /// Cuts a range into pieces that are come by in one way.
-    fn split(&mut self, range: Range<u64>) -> io::Result<Vec<(Range<u64>, How)>> {
-        let count = ((range.end - range.start) / PAGE) as usize;
-        let own = self.own.entries(range.start, count)?;
+    /// Has the entries of a range read, and with them those of what lies behind it, up to `limit`. Returns where they are.
+    fn read(&mut self, range: &Range<u64>, limit: u64) -> io::Result<Range<usize>> {
+        let (start, entries) = &mut self.read;
+        if range.start < *start || *start + entries.len() as u64 * PAGE < range.end {
+            let end = limit.min(range.start + AHEAD_PAGES * PAGE).max(range.end);
+            *entries = self.own.entries(range.start, ((end - range.start) / PAGE) as usize)?;
+            *start = range.start;
+        }
+        let index = |address: u64| ((address - *start) / PAGE) as usize;
+        Ok(index(range.start)..index(range.end))
+    }
+
+    /// Cuts a range into pieces that are come by in one way; more is looked at up to `limit`.
+    fn split(&mut self, range: Range<u64>, limit: u64) -> io::Result<Vec<(Range<u64>, How)>> {
+        let read = self.read(&range, limit)?;
+        let own = &self.read.1[read];
         let mut block = self.relatives.block(range.clone())?;
         let mut pieces: Vec<(Range<u64>, How)> = Vec::new();
         for (index, mine) in own.iter().enumerate() {

@@ -65,6 +65,20 @@ impl<S> Queue<S> {
         }
     }
 
+    /// Somebody waits whom `fits` says can be helped now.
+    pub fn take_fault(&mut self, fits: impl Fn(&S, u64) -> bool) -> Option<(S, u64)> {
+        let at = self.faults.iter().position(|(space, address)| fits(space, *address))?;
+        self.faults.remove(at)
+    }
+
+    /// A chunk that was in hand because somebody waited for it was not brought whole; the rest comes next.
+    pub fn left(&mut self, chunk: usize) {
+        self.again(chunk);
+        if let Some(at) = self.position.get(&chunk) {
+            self.cursor = *at;
+        }
+    }
+
     /// A chunk is in hand because somebody waits for it: it needs not come once more, and what lies behind it comes next.
     pub fn in_hand(&mut self, chunk: usize) {
         let Some(at) = self.position.get(&chunk).copied() else {
@@ -162,6 +176,15 @@ mod tests {
         assert!(!queue.is_idle());
         queue.busy = 0;
         assert!(queue.is_idle());
+        queue.fault(1, 0x2000);
+        queue.fault(2, 0x3000);
+        assert_eq!(queue.take_fault(|space, _| *space == 2), Some((2, 0x3000)));
+        assert_eq!(queue.take_fault(|space, _| *space == 2), None);
+        queue.again(9);
+        queue.left(3);
+        assert_eq!(queue.next(false), Some(Job::Fault(1, 0x2000)));
+        assert_eq!(queue.next(false), Some(Job::Chunk(3)));
+        assert_eq!(queue.next(false), Some(Job::Chunk(9)));
         queue.again(5);
         queue.again(5);
         assert_eq!(queue.next(false), Some(Job::Chunk(5)));

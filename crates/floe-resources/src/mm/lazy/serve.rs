@@ -37,6 +37,8 @@ const SOON: Duration = Duration::from_micros(50);
 const SHORTAGES: u32 = 3000;
 /// More threads bring no more.
 const MOST_THREADS: usize = 8;
+/// So many pages are brought before it is looked whether somebody waits for others: 128 KiB take less time than to read a chunk.
+const PART: usize = 32;
 /// How far those that bring what nobody waits for yet stand back (nice(2)) behind the one that is waited for.
 const BEHIND: i32 = 10;
 
@@ -360,7 +362,8 @@ impl Server<'_> {
         }
     }
 
-    /// Brings a chunk to all; the page first that somebody waits for.
+    /// Brings a chunk to all; the page first that somebody waits for, then what lies behind it. When somebody waits for another chunk
+    /// meanwhile, the rest of this one is left to others.
     fn bring(
         &self,
         chunk: usize,
@@ -386,18 +389,69 @@ impl Server<'_> {
             }
             return Ok(());
         }
+        let pages = entry.first.0..entry.end();
         let bytes = self.image.read_chunk(entry, scratch).map_err(failed)?;
-        if let Some((space, address)) = first
-            && let Some(page) = space.page_at(address)
-            && (entry.first.0..entry.end()).contains(&page)
-        {
-            let at = (page - entry.first.0) as usize * PAGE;
-            self.bring_to(space, &(page..page + 1), &bytes[at..at + PAGE])?;
-        }
-        for space in self.all() {
-            self.bring_to(&space, &(entry.first.0..entry.end()), bytes)?;
+        let Some((space, address)) = first else {
+            return self.bring_to_all(&pages, &pages, bytes);
+        };
+        let wanted = self.bring_one(space, address, &pages, bytes)?.unwrap_or(pages.start);
+        let behind = (wanted..pages.end)
+            .step_by(PART)
+            .map(|at| at..pages.end.min(at + PART as u64));
+        let before = (pages.start..wanted)
+            .step_by(PART)
+            .map(|at| at..wanted.min(at + PART as u64));
+        for part in behind.chain(before) {
+            self.bring_to_all(&part, &pages, bytes)?;
+            self.help_others(&pages, bytes)?;
+            let mut queue = self.queue();
+            if queue.has_faults() {
+                queue.left(chunk);
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Helps those who wait for pages of a chunk, whose bytes these are, and those for whom all has come that they need.
+    fn help_others(&self, chunk: &Range<u64>, bytes: &[u8]) -> Result<(), ServeError> {
+        let can_be = |space: &Arc<Space>, address| space.page_at(address).is_none_or(|page| chunk.contains(&page));
+        loop {
+            let Some((space, address)) = self.queue().take_fault(can_be) else {
+                return Ok(());
+            };
+            if self.bring_one(&space, address, chunk, bytes)?.is_some() {
+                continue;
+            }
+            if space.zero(address).map_err(ServeError::Fill)? != Delivery::Whole {
+                // That takes longer.
+                self.queue().fault(space, address);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings the page of a chunk, whose bytes these are, that somebody waits for; returns its number.
+    fn bring_one(
+        &self,
+        space: &Arc<Space>,
+        address: u64,
+        chunk: &Range<u64>,
+        bytes: &[u8],
+    ) -> Result<Option<u64>, ServeError> {
+        let Some(page) = space.page_at(address).filter(|page| chunk.contains(page)) else {
+            return Ok(None);
+        };
+        let at = (page - chunk.start) as usize * PAGE;
+        self.bring_to(space, &(page..page + 1), &bytes[at..at + PAGE])?;
+        Ok(Some(page))
+    }
+
+    /// Brings pages of a chunk, whose bytes these are, to all.
+    fn bring_to_all(&self, pages: &Range<u64>, chunk: &Range<u64>, bytes: &[u8]) -> Result<(), ServeError> {
+        let within = |page: u64| (page - chunk.start) as usize * PAGE;
+        let bytes = &bytes[within(pages.start)..within(pages.end)];
+        (self.all().iter()).try_for_each(|space| self.bring_to(space, pages, bytes))
     }
 
     /// Brings pages to one; tries until no event stands in the way.
