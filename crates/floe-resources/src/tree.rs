@@ -2,11 +2,11 @@
 
 use crate::refusal::Subject;
 use floe_sys::{
-    Pid,
+    Pid, parallel,
     procfs::{self, ProcError, Stat, Status},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fs::{File, Metadata},
     io,
     os::{
@@ -45,6 +45,44 @@ pub struct FoundPidNamespace {
     pub parent: usize,
 }
 
+/// What is read of a process.
+struct Read {
+    pid: Pid,
+    stat: Stat,
+    statuses: Vec<(Pid, Status)>,
+    children: Vec<Pid>,
+}
+
+impl Read {
+    /// Reads all; on several processors where it has many times `worth` threads.
+    fn all(pid: Pid, worth: usize) -> Result<Self, ProcError> {
+        let stat = Stat::of(pid)?;
+        let tids = procfs::threads(pid)?;
+        let of_thread = |tid: &Pid| -> Result<_, ProcError> {
+            let status = Status::read(&format!("/proc/{pid}/task/{tid}"))?;
+            Ok((*tid, status, procfs::children_of(pid, *tid)?))
+        };
+        let mut read = Self {
+            pid,
+            stat,
+            statuses: Vec::with_capacity(tids.len()),
+            children: Vec::new(),
+        };
+        for (tid, thread) in tids.iter().zip(parallel::map(&tids, worth, of_thread)) {
+            match thread {
+                Ok((tid, status, children)) => {
+                    read.statuses.push((tid, status));
+                    read.children.extend(children);
+                }
+                // A thread that ended since the list was read.
+                Err(error) if error.is_gone() && *tid != pid => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+}
+
 /// A process as found.
 #[derive(Debug, Clone)]
 pub struct FoundProcess {
@@ -75,17 +113,13 @@ pub struct FoundProcess {
 }
 
 impl FoundProcess {
-    fn read(pid: Pid, parent: i32, levels: &mut Levels) -> Result<Self, ProcError> {
-        let stat = Stat::of(pid)?;
+    fn of(read: Read, parent: i32, levels: &mut Levels) -> Result<Self, ProcError> {
+        let Read {
+            pid, stat, statuses, ..
+        } = read;
         let mut threads = Vec::new();
         let mut leader = None;
-        for tid in procfs::threads(pid)? {
-            let status = match Status::read(&format!("/proc/{pid}/task/{tid}")) {
-                Ok(status) => status,
-                // A thread that ended since the list was read.
-                Err(error) if error.is_gone() && tid != pid => continue,
-                Err(error) => return Err(error),
-            };
+        for (tid, status) in statuses {
             let (ns_tid, inner) = levels.split(&status.ns_pid);
             if tid == pid {
                 leader = Some((status.clone(), ns_tid, inner.clone()));
@@ -245,24 +279,28 @@ impl FoundTree {
     pub fn read(root: Pid) -> Result<Self, ProcError> {
         let mut processes = Vec::new();
         let mut levels = Levels::at(root)?;
-        let mut queue = VecDeque::from([(root, 0)]);
-        while let Some((pid, parent)) = queue.pop_front() {
-            let process = match FoundProcess::read(pid, parent, &mut levels) {
-                Ok(process) => process,
+        let mut generation = vec![(root, 0)];
+        while !generation.is_empty() {
+            let is_wide = generation.len() > parallel::FEW_FILES;
+            let worth = if is_wide { usize::MAX } else { parallel::FEW_FILES };
+            let read = parallel::map(&generation, parallel::FEW_FILES, |(pid, _)| Read::all(*pid, worth));
+            let mut next = Vec::new();
+            for ((pid, parent), read) in generation.into_iter().zip(read) {
                 // A child that ended and was reaped since its parent's list was read.
-                Err(error) if error.is_gone() && pid != root => continue,
-                Err(error) => return Err(error),
-            };
-            if !process.is_zombie() {
-                let children = match procfs::children(pid) {
-                    Ok(children) => children,
-                    // It was reaped meanwhile, and its children are others' now.
-                    Err(error) if error.is_gone() && pid != root => continue,
-                    Err(error) => return Err(error),
+                let is_gone = |error: &ProcError| error.is_gone() && pid != root;
+                let (children, process) = match read.and_then(|mut read| {
+                    let children = std::mem::take(&mut read.children);
+                    Ok((children, FoundProcess::of(read, parent, &mut levels)?))
+                }) {
+                    Err(error) if is_gone(&error) => continue,
+                    read => read?,
                 };
-                queue.extend(children.into_iter().map(|child| (child, process.ns_pid)));
+                if !process.is_zombie() {
+                    next.extend(children.into_iter().map(|child| (child, process.ns_pid)));
+                }
+                processes.push(process);
             }
-            processes.push(process);
+            generation = next;
         }
         Ok(Self {
             processes,

@@ -9,6 +9,9 @@ use std::{
 /// Threads that one piece of work is divided among, at most.
 const THREADS: usize = 4;
 
+/// So many short files of /proc take longer to read than a thread to begin.
+pub const FEW_FILES: usize = 50;
+
 /// How many threads there is something for to do.
 #[must_use]
 pub fn threads() -> usize {

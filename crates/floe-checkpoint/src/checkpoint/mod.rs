@@ -49,7 +49,7 @@ use floe_resources::{
 };
 use floe_sandbox::{ConsoleState, LinkState, ProcessorState, Sandbox, SandboxError};
 use floe_sys::{
-    Pid,
+    Pid, parallel,
     procfs::{self, ProcError, Status},
 };
 use following::Following;
@@ -324,25 +324,29 @@ pub fn confines_calls(target: &Target) -> Result<bool, ProcError> {
             tree => Ok(has_confined(&tree?)),
         };
     };
+    let mut tasks = Vec::new();
     for pid in cgroup.processes().unwrap_or_default() {
-        match process_confines_calls(pid) {
-            Ok(false) => {}
+        match procfs::threads(pid) {
+            Ok(tids) => tasks.extend(tids.into_iter().map(|tid| (pid, tid))),
             Err(error) if error.is_gone() => {}
-            answer => return answer,
+            Err(error) => return Err(error),
+        }
+    }
+    for confines in parallel::map(&tasks, parallel::FEW_FILES, |(pid, tid)| {
+        task_confines_calls(*pid, *tid)
+    }) {
+        if confines? {
+            return Ok(true);
         }
     }
     Ok(false)
 }
 
-fn process_confines_calls(pid: Pid) -> Result<bool, ProcError> {
-    for tid in procfs::threads(pid)? {
-        match Status::read(&format!("/proc/{pid}/task/{tid}")) {
-            Ok(status) if status.seccomp != 0 => return Ok(true),
-            Err(error) if !error.is_gone() => return Err(error),
-            _ => {}
-        }
+fn task_confines_calls(pid: Pid, tid: Pid) -> Result<bool, ProcError> {
+    match Status::read(&format!("/proc/{pid}/task/{tid}")) {
+        Err(error) if error.is_gone() => Ok(false),
+        status => Ok(status?.seccomp != 0),
     }
-    Ok(false)
 }
 
 fn has_confined(tree: &FoundTree) -> bool {

@@ -330,7 +330,7 @@ fn stop_by_ptrace(
             threads.retain(|tid, _| all.contains(tid));
             return Ok(tree);
         }
-        new.iter().for_each(|tid| sleepers.look(*tid));
+        sleepers.look(&new);
         for tid in new {
             match Seized::new(tid, Options::Observe) {
                 Ok(seized) => match seized.stop() {
@@ -389,13 +389,15 @@ fn refuse_itself(mut processes: impl Iterator<Item = Pid>) -> Result<(), SeizeEr
 }
 
 fn look_at_threads(processes: &[Pid], sleepers: &mut Sleepers) -> Result<(), SeizeError> {
+    let mut all = Vec::new();
     for pid in processes {
         match floe_sys::procfs::threads(*pid) {
-            Ok(tids) => tids.into_iter().for_each(|tid| sleepers.look(tid)),
+            Ok(tids) => all.extend(tids),
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error.into()),
         }
     }
+    sleepers.look(&all);
     Ok(())
 }
 

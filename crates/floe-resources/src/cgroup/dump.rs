@@ -4,14 +4,14 @@ use super::{FoundCgroups, TreeError, apart, file, knobs};
 use crate::{
     ns::{self, NsError},
     refusal::Refusals,
-    tree::{FoundProcess, FoundTree},
+    tree::{FoundProcess, FoundThread, FoundTree},
 };
 use floe_cgroup::folder;
 use floe_image::record::{
     CgroupAccess, CgroupPlace, CgroupRecord, ExtendedAttribute, HierarchyRecord, NamespaceOrigin, NsPid,
 };
 use floe_sys::{
-    Pid, descriptor,
+    Pid, descriptor, parallel,
     procfs::{self, CgroupsOf, OwnCgroup},
 };
 use nix::sched::CloneFlags;
@@ -116,24 +116,28 @@ pub(super) fn usual() -> CgroupAccess {
 fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeError> {
     let mut cgroups = CgroupsOf::tasks(procfs::read("/proc/self/mountinfo")?);
     let mut all: BTreeMap<String, (Vec<Seat<'_>>, bool)> = BTreeMap::new();
-    for process in tree.living() {
-        for thread in &process.threads {
-            let task = format!("/proc/{}/task/{}", process.pid, thread.tid);
-            for OwnCgroup {
-                hierarchy,
-                path,
-                is_top,
-            } in cgroups.of(&task)?
-            {
-                let controllers = String::from_utf8_lossy(hierarchy).into_owned();
-                let (seats, top) = all.entry(controllers).or_insert_with(|| (Vec::new(), false));
-                *top |= is_top;
-                seats.push(Seat {
-                    process,
-                    ns_tid: thread.ns_tid,
-                    directory: PathBuf::from(OsStr::from_bytes(path)),
-                });
-            }
+    let tasks = tree
+        .living()
+        .flat_map(|process| process.threads.iter().map(move |thread| (process, thread)));
+    let tasks: Vec<(&FoundProcess, &FoundThread)> = tasks.collect();
+    let texts = parallel::map(&tasks, parallel::FEW_FILES, |(process, thread)| {
+        procfs::read_at_once(&format!("/proc/{}/task/{}/cgroup", process.pid, thread.tid))
+    });
+    for ((process, thread), text) in tasks.into_iter().zip(texts) {
+        for OwnCgroup {
+            hierarchy,
+            path,
+            is_top,
+        } in cgroups.of(text?)
+        {
+            let controllers = String::from_utf8_lossy(hierarchy).into_owned();
+            let (seats, top) = all.entry(controllers).or_insert_with(|| (Vec::new(), false));
+            *top |= is_top;
+            seats.push(Seat {
+                process,
+                ns_tid: thread.ns_tid,
+                directory: PathBuf::from(OsStr::from_bytes(path)),
+            });
         }
     }
     Ok(all.into_iter().map(|(name, (seats, top))| (name, seats, top)).collect())

@@ -18,6 +18,7 @@ use floe_image::record::{
 use floe_sys::{
     Pid,
     namespace::{self, Kind, Standing},
+    parallel,
 };
 use nix::{errno::Errno, sys::stat::fstat};
 use std::{
@@ -40,6 +41,35 @@ const OF_A_PROCESS: [Kind; 6] = [
     Kind::Cgroup,
     Kind::Time,
 ];
+
+/// A kind, and the name of a link in /proc/PID/ns to a namespace of it.
+type Named = (Kind, &'static str);
+/// That of the time namespace into which a task's children are born.
+const OF_CHILDREN: Named = (Kind::Time, "time_for_children");
+
+/// Which namespaces a task is in, or its children, by their inode numbers.
+struct Links(Vec<(Named, u64)>);
+
+impl Links {
+    /// Reads those of which a task of the process can have others than its process; all of the one that this can be asked for by.
+    fn read(process: &FoundProcess, tid: Pid) -> Result<Self, NsError> {
+        let kinds = if tid == process.task() {
+            &OF_A_PROCESS[..]
+        } else {
+            &OF_A_THREAD
+        };
+        let names = kinds.iter().map(|kind| (*kind, kind.name())).chain([OF_CHILDREN]);
+        let read = |named: Named| Ok((named, inode_at(path(process.pid, tid, named.1))?));
+        names.map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn of(&self, wanted: Named) -> Option<u64> {
+        self.0
+            .iter()
+            .find(|(named, _)| *named == wanted)
+            .map(|(_, inode)| *inode)
+    }
+}
 
 /// A namespace that is not the one of the tree's root.
 #[derive(Debug)]
@@ -152,8 +182,18 @@ impl Others {
             found.root.insert(kind, inode_at(path)?);
         }
         found.refuse_owned_below(root, refusals)?;
+        let tasks = tree
+            .living()
+            .flat_map(|process| process.threads.iter().map(move |thread| (process, thread.tid)));
+        let tasks: Vec<(&FoundProcess, Pid)> = tasks.collect();
+        let links = parallel::map(&tasks, parallel::FEW_FILES, |(process, tid)| Links::read(process, *tid));
+        let mut links = tasks.into_iter().zip(links);
         for process in tree.living() {
-            found.meet_all(process, refusals)?;
+            let own = links.by_ref().take(process.threads.len());
+            let own: Vec<(Pid, Links)> = own
+                .map(|((_, tid), links)| Ok((tid, links?)))
+                .collect::<Result<_, NsError>>()?;
+            found.meet_all(process, &own, refusals)?;
         }
         found.refuse_shared(&held.of_outsiders(tree, !found.others.is_empty())?, refusals);
         found.meet_held(held)?;
@@ -189,15 +229,22 @@ impl Others {
         Ok(())
     }
 
-    fn meet_all(&mut self, process: &FoundProcess, refusals: &mut Refusals) -> Result<(), NsError> {
-        let leader = process.task();
-        for kind in OF_A_PROCESS {
-            self.meet((kind, kind.name()), (process, leader), refusals)?;
+    /// Notes the namespaces that a process is in, by what was read of each of its threads; the one that it can be asked for by
+    /// comes first.
+    fn meet_all(
+        &mut self,
+        process: &FoundProcess,
+        threads: &[(Pid, Links)],
+        refusals: &mut Refusals,
+    ) -> Result<(), NsError> {
+        let Some(((leader, first), others)) = threads.split_first() else {
+            return Ok(());
+        };
+        for (name, inode) in &first.0 {
+            self.meet(*name, *inode, (process, *leader), refusals)?;
         }
-        let children = "time_for_children";
-        self.meet((Kind::Time, children), (process, leader), refusals)?;
-        let led = inode_at(path(process.pid, leader, children))?;
-        if led != inode_at(path(process.pid, leader, "time"))? && !self.led.insert(led) {
+        let led = first.of(OF_CHILDREN);
+        if led != first.of((Kind::Time, Kind::Time.name())) && led.is_some_and(|led| !self.led.insert(led)) {
             let reason = "two processes that are not in it lead their children there";
             refusals.add(
                 Some(&process.subject()),
@@ -206,12 +253,12 @@ impl Others {
                 "end one",
             );
         }
-        for thread in process.threads.iter().filter(|thread| thread.tid != leader) {
-            for kind in OF_A_THREAD {
-                self.meet((kind, kind.name()), (process, thread.tid), refusals)?;
+        for (tid, links) in others {
+            for (name, inode) in links.0.iter().filter(|(name, _)| *name != OF_CHILDREN) {
+                self.meet(*name, *inode, (process, *tid), refusals)?;
             }
-            if inode_at(path(process.pid, thread.tid, children))? != led {
-                refuse_kind(process, children, refusals);
+            if links.of(OF_CHILDREN) != led {
+                refuse_kind(process, OF_CHILDREN.1, refusals);
             }
         }
         Ok(())
@@ -220,12 +267,11 @@ impl Others {
     /// Notes the namespace that a task, or its children, are in.
     fn meet(
         &mut self,
-        (kind, name): (Kind, &str),
+        (kind, name): Named,
+        inode: u64,
         (process, tid): (&FoundProcess, Pid),
         refusals: &mut Refusals,
     ) -> Result<(), NsError> {
-        let path = path(process.pid, tid, name);
-        let inode = inode_at(path.clone())?;
         // What a task tells of its time namespace is that of its children.
         let member = (name != Kind::Time.name()).then_some(tid);
         if let Some(place) = self.find_other(kind, inode) {
@@ -245,6 +291,7 @@ impl Others {
             );
             return Ok(());
         }
+        let path = path(process.pid, tid, name);
         let file = File::open(&path).map_err(read_error(path))?;
         self.others.push(Other {
             kind,

@@ -10,7 +10,7 @@
 use super::restore::RestoreError;
 use floe_image::record::ThreadRecord;
 use floe_sys::{
-    Pid, memory,
+    Pid, memory, parallel,
     procfs::{self, PosixTimer, Runs, Stat},
     sched,
 };
@@ -74,16 +74,11 @@ impl Sleepers {
             });
     }
 
-    /// Notes when a thread last ran, if it sleeps.
-    pub fn look(&mut self, tid: Pid) {
-        let runs = Runs::read(&format!("/proc/{tid}"));
-        // In this order: where it fell asleep only after the first look, the count of its sleeps will tell.
-        // As of a thread: of a process all threads would be added up.
-        let stat = Stat::read(&format!("/proc/{tid}/task/{tid}"));
-        let sleeps = stat.ok().filter(|stat| matches!(stat.state, b'S' | b'D'));
-        // While it is moved to another processor there is no time; then it is about to run.
-        if let Some((runs, stat)) = runs.filter(|runs| runs.last > 0).zip(sleeps) {
-            self.before.entry(tid).or_insert((runs, stat.processor));
+    /// Notes when each of these threads last ran that sleep.
+    pub fn look(&mut self, tids: &[Pid]) {
+        let found = parallel::map(tids, parallel::FEW_FILES, |tid| Some((*tid, last_run(*tid)?)));
+        for (tid, last) in found.into_iter().flatten() {
+            self.before.entry(tid).or_insert(last);
         }
     }
 
@@ -136,6 +131,18 @@ impl Sleepers {
     pub fn slept(&self, tid: Pid) -> u64 {
         self.slept.get(&tid).map_or(0, |slept| slept.nanoseconds)
     }
+}
+
+/// When a thread that sleeps last ran, and on which processor.
+fn last_run(tid: Pid) -> Option<(Runs, u32)> {
+    let runs = Runs::read(&format!("/proc/{tid}"));
+    // In this order: where it fell asleep only after the first look, the count of its sleeps will tell.
+    // As of a thread: of a process all threads would be added up.
+    let stat = Stat::read(&format!("/proc/{tid}/task/{tid}"));
+    let sleeps = stat.ok().filter(|stat| matches!(stat.state, b'S' | b'D'));
+    // While it is moved to another processor there is no time; then it is about to run.
+    let (runs, stat) = runs.filter(|runs| runs.last > 0).zip(sleeps)?;
+    Some((runs, stat.processor))
 }
 
 /// Processors' clocks differ by the time that was stolen from each, which may be seconds. Those that can be read.

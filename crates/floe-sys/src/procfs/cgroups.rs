@@ -1,6 +1,6 @@
 //! Which cgroups a process is in: /proc/PID/cgroup, and where these are mounted, cgroups(7).
 
-use super::{ProcError, mounts::unescaped, read, read_at_once};
+use super::{ProcError, mounts::unescaped, read};
 use crate::Pid;
 use std::collections::HashMap;
 
@@ -43,15 +43,10 @@ impl CgroupsOf {
         }
     }
 
-    /// As [`own_cgroups`], of the task whose directory in /proc this is.
-    ///
-    /// # Errors
-    /// [`ProcError`].
-    pub fn of(&mut self, task: &str) -> Result<&[OwnCgroup], ProcError> {
-        let text = read_at_once(&format!("{task}/cgroup"))?;
+    /// As [`own_cgroups`], of the task whose /proc/PID/cgroup this is.
+    pub fn of(&mut self, text: Vec<u8>) -> &[OwnCgroup] {
         let Self { mounts, known } = self;
-        let found = known.entry(text);
-        Ok(found.or_insert_with_key(|text| parse(text, mounts)))
+        known.entry(text).or_insert_with_key(|text| parse(text, mounts))
     }
 }
 

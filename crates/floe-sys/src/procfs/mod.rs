@@ -166,12 +166,17 @@ fn numbers(directory: &str) -> Result<Vec<Pid>, ProcError> {
 pub fn children(pid: Pid) -> Result<Vec<Pid>, ProcError> {
     let mut found = Vec::new();
     for tid in threads(pid)? {
-        let text = read_text(&format!("/proc/{pid}/task/{tid}/children"))?;
-        found.extend(
-            text.split_ascii_whitespace()
-                .filter_map(|word| word.parse().ok())
-                .map(Pid::new),
-        );
+        found.extend(children_of(pid, tid)?);
     }
     Ok(found)
+}
+
+/// Those that one of its threads made.
+///
+/// # Errors
+/// [`ProcError`].
+pub fn children_of(pid: Pid, tid: Pid) -> Result<Vec<Pid>, ProcError> {
+    let text = read_text(&format!("/proc/{pid}/task/{tid}/children"))?;
+    let words = text.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+    Ok(words.map(Pid::new).collect())
 }
