@@ -75,16 +75,6 @@ enum Verb {
     DemoWorker(verbs::demo::DemoWorker),
 }
 
-impl Verb {
-    /// Whether it reads or writes long lists, and ends.
-    fn goes_through_images(&self) -> bool {
-        matches!(
-            self,
-            Self::Checkpoint(_) | Self::Restore(_) | Self::Migrate(_) | Self::Receive(_)
-        )
-    }
-}
-
 /// What verbs get besides their own arguments.
 #[derive(Debug)]
 struct Context {
@@ -123,9 +113,6 @@ fn main() -> ExitCode {
         state_dir: StateDir::new(state_dir(arguments.state_dir, arguments.handed_at)),
         handed,
     };
-    if arguments.verb.goes_through_images() {
-        floe_sys::heap::keep_freed();
-    }
     let result = match arguments.verb {
         Verb::Run(verb) => verb.run(&context),
         Verb::Ps(verb) => verb.run(&context),

@@ -14,7 +14,6 @@ pub mod event;
 pub mod exec;
 pub mod fanotify;
 pub mod fork;
-pub mod heap;
 pub mod interrupt;
 pub mod kcmp;
 pub mod kernel;
