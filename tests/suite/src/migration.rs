@@ -13,6 +13,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A folder of `here` with a program `ssh`, as a PATH that begins with it: it runs at `there` what ssh would with these arguments, and
+/// fails with others.
+///
+/// # Panics
+/// Where it can't be written.
+#[must_use]
+pub fn pretend_ssh(here: &Host, there: &Host, arguments: &str) -> String {
+    let programs = here.folder("programs");
+    let script = format!(
+        "#!/bin/sh\nfor last; do :; done\ncase \"$*\" in '{arguments} '*) ;; *) exit 7 ;; esac\n\
+         PATH={}:$PATH FLOE_STATE_DIR={} exec sh -c \"$last\"\n",
+        here.program("floe").parent().expect("a folder").display(),
+        there.path("state").display()
+    );
+    let ssh = programs.join("ssh");
+    fs::write(&ssh, script).expect("write");
+    fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    format!("{}:{}", programs.display(), std::env::var("PATH").expect("a path"))
+}
+
 /// A `floe receive` of a host. Dropped, it is ended.
 #[derive(Debug)]
 pub struct Receiver<'a> {

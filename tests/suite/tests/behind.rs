@@ -7,7 +7,7 @@ use crate::{
 };
 use floe_suite::{
     Host, PID_METHODS, Program, TwoNetworks, Victim, has, json,
-    migration::{Point, Receiver, Way, children, expect_one, kill_all, pin_each_other},
+    migration::{Point, Receiver, Way, children, expect_one, kill_all, pin_each_other, pretend_ssh},
     run, skip, until,
 };
 use std::{fs, path::Path};
@@ -145,6 +145,29 @@ fn over_tls_between_two_networks() {
     }
 }
 
+/// Who is at the other end of a pipe serves it until all is there.
+#[test]
+fn ssh_carries_it() {
+    let [here, there] = hosts();
+    let mut victim = Victim::start(&here, VICTIM, &[], &[PAGES]);
+    let path = pretend_ssh(&here, &there, "-T -e none -- oak");
+    let line = [
+        "migrate",
+        VICTIM,
+        "ssh://oak",
+        "--lazy",
+        "--rounds",
+        "0",
+        "--json",
+        "--bandwidth",
+        "24m",
+    ];
+    let summary = json(&run(here.command(&line).env("PATH", &path)).expect_done());
+    assert!(number(&summary, "behind_bytes") > 8e6, "{summary}");
+    expect_one([&here, &there], VICTIM, "moved by ssh");
+    victim.check_anywhere("moved by ssh");
+}
+
 /// From what is told of the rest to the last word of it. The rest has more than a hundred pieces.
 const FRAMES: [(&str, usize); 10] = [
     ("image", 1),
@@ -245,7 +268,8 @@ fn the_rest_can_be_sent_later() {
         "--bandwidth",
         "2m",
     ];
-    let child = floe_suite::spawn(&mut here.command(&line));
+    let rests = here.folder("rests");
+    let child = floe_suite::spawn(here.command(&line).env("TMPDIR", &rests));
     until("it runs there", || there.state(VICTIM) == "running");
     floe_suite::signal(child.id() as i32, libc::SIGINT);
     let output = child.wait_with_output().expect("its end");
@@ -255,7 +279,23 @@ fn the_rest_can_be_sent_later() {
         "{error}"
     );
     assert_eq!(here.state(VICTIM), "none");
+    // What can't be read, it waits for.
+    let mut left = fs::read_dir(&rests).expect("its folder");
+    let rest = left.next().expect("a file").expect("a file").path();
+    let kept = here.path("kept");
+    fs::copy(&rest, &kept).expect("copy");
+    for damage in [
+        |rest: &Path| fs::write(rest, [0; 4096]),
+        |rest: &Path| fs::remove_file(rest),
+    ] {
+        damage(&rest).expect("damage it");
+        let error = here.floe(&["migrate", "--settle"]).expect_failed();
+        assert!(error.contains(&rest.display().to_string()), "{error}");
+        assert_eq!(there.state(VICTIM), "running");
+    }
+    fs::copy(&kept, &rest).expect("copy");
     here.done(&["migrate", "--settle"]);
+    assert!(!rest.exists(), "the file is left");
     expect_one([&here, &there], VICTIM, "settled");
     victim.check_anywhere("settled");
 }

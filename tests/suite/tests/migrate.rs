@@ -4,7 +4,7 @@
 use crate::rootless::Delegated;
 use floe_suite::{
     Counting, Host, PID_METHODS, Traces, TwoNetworks, Victim, is_followed,
-    migration::{Point, Receiver, Way, children, expect_one, keys, kill_all, monitor, settle},
+    migration::{Point, Receiver, Way, children, expect_one, keys, kill_all, monitor, pretend_ssh, settle},
     run, signal, skip, spawn, times, until, wait,
 };
 use std::{
@@ -510,18 +510,7 @@ fn ssh_carries_it() {
     let [here, there] = hosts();
     let job = here.name("job");
     let tree = Counting::start(&here, &job, &[]);
-    let programs = here.folder("programs");
-    // What ssh would do at the other host.
-    let fake = format!(
-        "#!/bin/sh\nfor last; do :; done\ncase \"$*\" in '-p 2222 -T -e none -- me@oak '*) ;; *) exit 7 ;; esac\n\
-         PATH={}:$PATH FLOE_STATE_DIR={} exec sh -c \"$last\"\n",
-        here.program("floe").parent().expect("a folder").display(),
-        there.path("state").display()
-    );
-    let ssh = programs.join("ssh");
-    std::fs::write(&ssh, fake).expect("write");
-    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("a path"));
+    let path = pretend_ssh(&here, &there, "-p 2222 -T -e none -- me@oak");
     let outcome = run(here.command(&["migrate", &job, "ssh://me@oak:2222"]).env("PATH", &path));
     assert_eq!(outcome.status, 0, "{}", outcome.err);
     expect_one([&here, &there], &job, "moved by ssh");

@@ -229,8 +229,13 @@ impl Rest {
                 return Err(FrameError::Kind(b'?'));
             };
             let is_there = |part: &Part| part.0.checked_add(part.1).is_some_and(|end| end <= length);
-            if !parts.iter().all(is_there) || self.queue.len() + parts.len() > MISSING {
-                return Err(FrameError::Io(io::Error::other("it asks for what no image here has")));
+            if !parts.iter().all(is_there) {
+                let why = "it ends before what the target asks for";
+                self.unreadable = Some(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+                return Err(FrameError::End);
+            }
+            if self.queue.len() + parts.len() > MISSING {
+                return Err(FrameError::Io(io::Error::other("it asks for more than there can be")));
             }
             self.queue.extend(parts);
             if last {
