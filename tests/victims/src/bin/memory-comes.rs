@@ -272,12 +272,20 @@ fn move_block(field: &Field, first: usize, kind: u64) -> Option<String> {
             let at = moved(address, bytes, 0, 0);
             same(at).or_else(|| zeros(at + bytes))
         }
-        // The kernel tells nobody of guards (docs/unsupported.md), so that what comes may come again behind them.
-        5 if flags_at(address).iter().any(|flag| flag == "um") => same(address),
+        // The kernel tells nobody of guards (docs/unsupported.md), so that what comes may come again behind them. What no child gets comes at
+        // once: where nothing comes now, nothing will, wherever this goes on.
         5 => {
-            field.mapping.advise(first, BLOCK, GUARD_INSTALL).expect("guard it");
-            field.mapping.advise(first, BLOCK, GUARD_REMOVE).expect("let it be");
-            zeros(address)
+            let advise = |advice| field.mapping.advise(first, BLOCK, advice).expect("advise");
+            advise(libc::MADV_DONTFORK);
+            let found = if flags_at(address).iter().any(|flag| flag == "um") {
+                same(address)
+            } else {
+                advise(GUARD_INSTALL);
+                advise(GUARD_REMOVE);
+                zeros(address)
+            };
+            advise(libc::MADV_DOFORK);
+            found
         }
         6 => {
             let there = moved(address, 0, libc::MREMAP_FIXED, elsewhere());
