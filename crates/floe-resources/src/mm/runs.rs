@@ -225,7 +225,7 @@ pub fn without(runs: &[PageRun], cut: &[PageRun]) -> Vec<PageRun> {
 #[must_use]
 pub fn overlay(base: &[PageRun], over: &[PageRun]) -> Vec<PageRun> {
     let mut all = RunList(without(base, over));
-    all.0.extend_from_slice(over);
+    over.iter().for_each(|run| all.push(run.start, run.pages, run.first));
     all.into_sorted()
 }
 
@@ -369,6 +369,7 @@ mod tests {
         ];
         assert_eq!(overlay(&base, &over), both);
         assert_eq!(differing(&base, &both), over);
+        assert_eq!(overlay(&[run(0, 4, 7)], &[run(4, 2, 11)]), [run(0, 6, 7)]);
     }
     #[test]
     fn huge_pages_are_those_that_are_filled_whole() {
