@@ -23,7 +23,7 @@ use std::{io, ops::Range, sync::Arc};
 const PAGE: u64 = 4096;
 /// How many pagemap entries are compared at once.
 const COMPARE_PAGES: u64 = 4096;
-/// So many are read at least: where single pages were written among others, a call takes as long as to read a hundred.
+/// So many are read at least, if there are: single pages that were written among others need no call each.
 const AHEAD_PAGES: u64 = 128;
 
 /// Where private pages are read: a process, or a copy of its memory.

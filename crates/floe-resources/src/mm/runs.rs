@@ -72,7 +72,7 @@ impl<'a, S: Span> Along<'a, S> {
             .chain(std::iter::once(range.end..range.end))
             .filter_map(move |one| {
                 let gap = at..one.start;
-                at = one.end;
+                at = at.max(one.end);
                 (gap.start < gap.end).then_some(gap)
             })
     }
@@ -325,6 +325,8 @@ mod tests {
         assert_eq!(parts(&mut along.inside(2..9)), [(2, 3), (3, 4), (8, 9)]);
         assert_eq!(parts(&mut along.gaps(35..55)), [(40, 50)]);
         assert_eq!(parts(&mut along.gaps(0..30)), [(0, 1), (4, 8), (12, 20), (21, 30)]);
+        assert_eq!(parts(&mut along.gaps(3..4)), []);
+        assert_eq!(parts(&mut along.gaps(2..25)), [(4, 8), (12, 20), (21, 25)]);
         assert_eq!(parts(&mut along.inside(60..70)), []);
         assert_eq!(parts(&mut along.gaps(60..70)), [(60, 70)]);
         assert_eq!(parts(&mut along.inside(0..100)).len(), list.len());

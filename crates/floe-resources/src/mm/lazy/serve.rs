@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_micros(50);
 const SHORTAGES: u32 = 3000;
 /// More threads bring no more.
 const MOST_THREADS: usize = 8;
-/// So many pages are brought before it is looked whether somebody waits for others: 128 KiB take less time than to read a chunk.
+/// So many pages, 128 KiB, are brought before it is looked whether somebody waits for others.
 const PART: usize = 32;
 /// How far those that bring what nobody waits for yet stand back (nice(2)) behind the one that is waited for.
 const BEHIND: i32 = 10;
