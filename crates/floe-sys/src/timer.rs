@@ -1,6 +1,6 @@
-//! Whether POSIX timers can be made here, timer_create(2).
+//! Whether POSIX timers can be made here, timer_create(2), and how finely the kernel keeps a processor's time.
 
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::time::TimeValLike, time::ClockId};
 
 /// Makes a timer of a clock, and deletes it.
 ///
@@ -15,6 +15,15 @@ pub fn try_clock(clock: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_timer_delete, id) }).map(drop)
 }
 
+/// A tick of this kernel in microseconds, 1,000,000 / CONFIG_HZ: the resolution of its coarse clocks, clock_getres(2).
+///
+/// # Errors
+/// EPERM where the call is forbidden (seccomp).
+pub fn tick() -> Result<u64, Errno> {
+    let tick = ClockId::CLOCK_MONOTONIC_COARSE.res()?;
+    Ok(tick.num_microseconds() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,5 +32,11 @@ mod tests {
     fn clocks_are_tried() {
         assert_eq!(try_clock(libc::CLOCK_BOOTTIME), Ok(()));
         assert_eq!(try_clock(1000), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_tick_is_of_milliseconds() {
+        // CONFIG_HZ is 100 to 1000.
+        assert!((1_000..=10_000).contains(&tick().expect("a tick")));
     }
 }

@@ -4,7 +4,7 @@ use super::{
     restore::{RestoreError, SeedState, words_bytes},
     user::{Standpoint, UserEntry},
 };
-use floe_image::record::{Credentials, ProcessRecord, ThreadRecord};
+use floe_image::record::{Credentials, IntervalTimer, ProcessRecord, ThreadRecord};
 use floe_tracee::{Batch, Script};
 use std::os::fd::RawFd;
 
@@ -82,21 +82,34 @@ pub fn restore_credentials(
         &[libc::PR_SET_DUMPABLE as u64, u64::from(process.dumpable)],
     );
     if record.tid == process.pid {
-        set_timers(batch, process);
+        set_timers(batch, process, base.tick);
     }
     Ok(())
 }
 
-fn set_timers(batch: &mut Batch, process: &ProcessRecord) {
+fn set_timers(batch: &mut Batch, process: &ProcessRecord, tick: u64) {
     for (which, timer) in (0u64..).zip(&process.timers) {
-        // The real one has nothing left where its signal is pending; taking that would start it again.
-        let left = if timer.value == 0 { timer.interval } else { timer.value };
+        let left = left_to_set(which, timer, tick);
         if left != 0 {
             let micros = |value: u64| [value / 1_000_000, value % 1_000_000];
             let words = [micros(timer.interval), micros(left)].concat();
             let place = batch.data(&words_bytes(&words));
             batch.call("set an interval timer", libc::SYS_setitimer, &[which, place, 0]);
         }
+    }
+}
+
+/// What a timer is set to so that it has left what it had, in microseconds; 0 for one that was not armed.
+fn left_to_set(which: u64, timer: &IntervalTimer, tick: u64) -> u64 {
+    if which == libc::ITIMER_REAL as u64 {
+        // It has nothing left where its signal is pending; taking that would start it again.
+        return if timer.value == 0 { timer.interval } else { timer.value };
+    }
+    match timer.value {
+        0 => timer.interval,
+        // The kernel adds a tick to what such a timer is set to (set_cpu_itimer, kernel/time/itimer.c), at each restore
+        // anew.
+        value => value.saturating_sub(tick).max(1),
     }
 }
 
@@ -212,4 +225,31 @@ fn change_capabilities(batch: &mut Batch, wanted: &Credentials) {
     );
     let place = batch.data(&data(wanted.effective, wanted.permitted, wanted.inheritable));
     batch.call("set the capabilities", libc::SYS_capset, &[header, place]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_of_the_processors_time_gains_nothing() {
+        let timer = |value| IntervalTimer { value, interval: 5_000 };
+        let virtual_one = libc::ITIMER_VIRTUAL as u64;
+        assert_eq!(left_to_set(virtual_one, &timer(9_000), 4_000), 5_000);
+        assert_eq!(
+            left_to_set(virtual_one, &timer(3_000), 4_000),
+            1,
+            "none is disarmed by it"
+        );
+        assert_eq!(left_to_set(libc::ITIMER_REAL as u64, &timer(9_000), 4_000), 9_000);
+    }
+
+    #[test]
+    fn a_real_timer_that_has_fired_goes_on_with_its_interval() {
+        let fired = IntervalTimer {
+            value: 0,
+            interval: 5_000,
+        };
+        assert_eq!(left_to_set(libc::ITIMER_REAL as u64, &fired, 4_000), 5_000);
+    }
 }

@@ -14,6 +14,7 @@ use floe_sys::{
     processor::{self, Component},
     procfs::{self, ProcError, Status},
     sched::{self, Usual},
+    timer,
 };
 use floe_tracee::{Puppet, PuppetError, Registers, Script, moved_components};
 use std::io;
@@ -66,6 +67,8 @@ pub struct SeedState {
     processors: Vec<u32>,
     /// The slice of threads that ask for none.
     slice: u64,
+    /// A tick of this kernel in microseconds.
+    pub(super) tick: u64,
     /// Bytes of a task's extended registers.
     extended: usize,
     /// Where their components stand in the image, and here.
@@ -90,6 +93,11 @@ impl SeedState {
             tid: seed,
             source: source.into(),
         })?;
+        let tick = timer::tick().map_err(|source| RestoreError::Outside {
+            what: "interval timers",
+            tid: seed,
+            source: source.into(),
+        })?;
         let processors = if usual.is_everywhere(&processors) {
             sched::everywhere()
         } else {
@@ -99,6 +107,7 @@ impl SeedState {
             status,
             processors,
             slice: usual.slice,
+            tick,
             components: [components, processor::components()],
             extended: puppet.task().extended().map_err(PuppetError::from)?.len(),
         })
