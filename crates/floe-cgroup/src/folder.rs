@@ -16,6 +16,9 @@ pub(crate) const PARENT: &str = "floe";
 
 /// Makes the cgroup `name` below `parent`, which is made first; in version 2 with controllers.
 pub(crate) fn create_below(parent: &Path, name: &str, controllers: &[String]) -> Result<PathBuf, CgroupError> {
+    /// How often others may remove and make the parent meanwhile.
+    const TRIES: usize = 100;
+    let mut tries = 0;
     loop {
         match fs::create_dir(parent) {
             Ok(()) => {}
@@ -25,10 +28,11 @@ pub(crate) fn create_below(parent: &Path, name: &str, controllers: &[String]) ->
         let path = parent.join(name);
         let made =
             hand_on(parent, controllers).and_then(|()| fs::create_dir(&path).map_err(wrap("make cgroup", &path)));
+        tries += 1;
         match made {
             Ok(()) => return Ok(path),
-            // Another floe just removed the parent because it was empty.
-            Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound && !parent.exists() => {}
+            // Another floe just removed the parent because it was empty; a third one may have made it again.
+            Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
             Err(error) => return Err(error),
         }
     }

@@ -9,7 +9,10 @@ use crate::{
     group::{self, wrap},
 };
 use floe_sys::Pid;
-use nix::unistd::{AccessFlags, access};
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -73,8 +76,14 @@ impl Layout {
 
 /// Whether the caller may make a directory, or one in it where it exists.
 fn may_make_in(path: &Path) -> bool {
-    let place = path.ancestors().find(|place| place.exists());
-    place.is_some_and(|place| access(place, AccessFlags::W_OK).is_ok())
+    for place in path.ancestors() {
+        match access(place, AccessFlags::W_OK) {
+            // It may have been there a moment ago: who ends the last sandbox removes what held them all.
+            Err(Errno::ENOENT) => {}
+            allowed => return allowed.is_ok(),
+        }
+    }
+    false
 }
 
 /// Where version 2 can hand on a controller; why nowhere.
@@ -258,4 +267,27 @@ fn allow_all(point: &Path, name: &str) -> Result<(), CgroupError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_while_the_last_one_goes_finds_room() {
+        let place = tempfile::tempdir().expect("a directory");
+        let parent = place.path().join(PARENT);
+        let come_and_go = |name: &str| {
+            for _ in 0..500 {
+                assert!(may_make_in(&parent), "{name}");
+                let own = folder::create_below(&parent, name, &[]).expect("a cgroup");
+                folder::remove_all(&own).expect("removed");
+            }
+        };
+        std::thread::scope(|scope| {
+            for name in ["one", "another", "third"] {
+                scope.spawn(move || come_and_go(name));
+            }
+        });
+    }
 }
