@@ -26,6 +26,8 @@ pub struct FoundThread {
     pub inner: Vec<i32>,
     /// /proc/PID/task/TID/status, read before the thread was seized.
     pub status: Status,
+    /// /proc/PID/task/TID/stat, likewise.
+    pub stat: Stat,
 }
 
 impl FoundThread {
@@ -49,7 +51,7 @@ pub struct FoundPidNamespace {
 struct Read {
     pid: Pid,
     stat: Stat,
-    statuses: Vec<(Pid, Status)>,
+    threads: Vec<(Pid, Status, Stat)>,
     children: Vec<Pid>,
 }
 
@@ -59,19 +61,20 @@ impl Read {
         let stat = Stat::of(pid)?;
         let tids = procfs::threads(pid)?;
         let of_thread = |tid: &Pid| -> Result<_, ProcError> {
-            let status = Status::read(&format!("/proc/{pid}/task/{tid}"))?;
-            Ok((*tid, status, procfs::children_of(pid, *tid)?))
+            let directory = format!("/proc/{pid}/task/{tid}");
+            let (status, stat) = (Status::read(&directory)?, Stat::read(&directory)?);
+            Ok(((*tid, status, stat), procfs::children_of(pid, *tid)?))
         };
         let mut read = Self {
             pid,
             stat,
-            statuses: Vec::with_capacity(tids.len()),
+            threads: Vec::with_capacity(tids.len()),
             children: Vec::new(),
         };
         for (tid, thread) in tids.iter().zip(parallel::map(&tids, worth, of_thread)) {
             match thread {
-                Ok((tid, status, children)) => {
-                    read.statuses.push((tid, status));
+                Ok((thread, children)) => {
+                    read.threads.push(thread);
                     read.children.extend(children);
                 }
                 // A thread that ended since the list was read.
@@ -115,11 +118,14 @@ pub struct FoundProcess {
 impl FoundProcess {
     fn of(read: Read, parent: i32, levels: &mut Levels) -> Result<Self, ProcError> {
         let Read {
-            pid, stat, statuses, ..
+            pid,
+            stat,
+            threads: read,
+            ..
         } = read;
-        let mut threads = Vec::new();
+        let mut threads = Vec::with_capacity(read.len());
         let mut leader = None;
-        for (tid, status) in statuses {
+        for (tid, status, stat) in read {
             let (ns_tid, inner) = levels.split(&status.ns_pid);
             if tid == pid {
                 leader = Some((status.clone(), ns_tid, inner.clone()));
@@ -129,6 +135,7 @@ impl FoundProcess {
                 ns_tid,
                 inner,
                 status,
+                stat,
             });
         }
         let (status, ns_pid, inner) = leader.ok_or_else(|| gone(pid))?;
@@ -357,5 +364,15 @@ impl FoundTree {
     pub fn threads(&self) -> impl Iterator<Item = Pid> {
         self.living()
             .flat_map(|process| process.threads.iter().map(|thread| thread.tid))
+    }
+
+    /// The same with their processes, to read something of each on several processors.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<(&FoundProcess, &FoundThread)> {
+        let mut tasks = Vec::new();
+        for process in self.living() {
+            tasks.extend(process.threads.iter().map(|thread| (process, thread)));
+        }
+        tasks
     }
 }

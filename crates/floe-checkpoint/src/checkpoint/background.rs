@@ -6,7 +6,8 @@
 //! the tree runs on. At the end the copies are ended and their makers wait for them, by calls of floe's.
 
 use super::{
-    inspect::{Inspected, WORTH_COPYING},
+    from_outside::WORTH_COPYING,
+    inspect::Inspected,
     seize::{HeldTree, SeizeError, VFORK_PAUSE, VFORK_ROUNDS},
     traces::StoppedProcess,
     write::WriteStageError,

@@ -3,6 +3,7 @@
 use super::{
     Target,
     console::Streams,
+    from_outside::{FromOutside, PagesLookedAt, mappings_of, own_pages},
     machine::{header, machine},
     seize::HeldTree,
     tty,
@@ -23,19 +24,14 @@ use floe_resources::{
     cgroup::{self, FoundCgroups, TreeError},
     file::{self, CollectOptions, Collected, ConsoleLinks, Externals, FileError, TcpMode},
     ipc::{self, IpcError, IpcSpaces},
-    mm::{self, ContentError, Contents, SeenPages},
+    mm::{self, ContentError, Contents, PageTables, SeenPages},
     ns::{self, FoundMounts, MountSpaces, NsError, Others},
     refusal::Refusals,
     task::{self, Decoys, DumpError, Ends, HeldProcess, ShareError, Sharing},
     tree::{FoundProcess, FoundTree},
 };
 use floe_sandbox::{AttachError, LINK_INSIDE, LinkState};
-use floe_sys::{
-    Pid,
-    procfs::{Mapping, ProcError},
-    sched::Usual,
-    time_namespace::Clocks,
-};
+use floe_sys::{Pid, procfs::ProcError, sched::Usual, time_namespace::Clocks};
 use floe_tracee::{Stopped, TraceError};
 use nix::errno::Errno;
 use std::{
@@ -102,18 +98,6 @@ pub enum InspectError {
     },
 }
 
-/// A process with fewer pages of its own is read while it stands still, which takes no longer than a fork.
-pub const WORTH_COPYING: u64 = 256;
-
-/// When the page tables of processes are looked at, which takes some 10 ms for a GiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PagesLookedAt {
-    /// At once.
-    Now,
-    /// In copies of their memory, where that is [worth](WORTH_COPYING) it.
-    InCopies,
-}
-
 /// All records but page maps, and where contents are to be read from.
 pub struct Inspected {
     pub header: HeaderRecord,
@@ -172,21 +156,24 @@ impl Inspected {
         let usual = Usual::find().map_err(InspectError::Usual)?;
         let (mut pages, mut not_looked_at, mut seen) = (HashMap::new(), HashSet::new(), HashMap::new());
         let mut ends = Ends::none_yet()?;
+        let mut from_outside = FromOutside::read_all(held, &sharing, pages_looked_at);
         for found in &held.tree.processes {
             control.check("inspect")?;
             if found.is_zombie() {
                 processes.push(task::dump_zombie(found, &ends, refusals).map_err(|e| task_error(found, e))?);
                 continue;
             }
+            let outside = from_outside.next().expect("all living ones were read");
             let process = held.process(found);
             let foreign = task::refuse_foreign_code(&process, refusals).map_err(|e| task_error(found, e.into()))?;
             let filtered = task::refuse_calls_filtered(&process, refusals).map_err(|e| task_error(found, e))?;
             if foreign || filtered {
                 continue;
             }
+            let outside = outside?;
             ends.ask(&process, &held.tree).map_err(|e| task_error(found, e))?;
-            let (mut record, memory) =
-                task::dump_process(&process, &mut decoys, &usual, refusals).map_err(|e| task_error(found, e))?;
+            let (mut record, memory) = task::dump_process(&process, outside.files, &mut decoys, &usual, refusals)
+                .map_err(|e| task_error(found, e))?;
             (record.cwd, record.root) = (
                 directory("cwd", found, &mut contents, refusals)?,
                 directory("root", found, &mut contents, refusals)?,
@@ -195,15 +182,13 @@ impl Inspected {
             record.mount_namespace = contents.spaces.of_task(found.task());
             record.pids_of_children = ns::pids::look(&others, found)?;
             others.note(found, &mut record)?;
-            if !sharing.shares(found, libc::CLONE_VM) {
+            if let Some(tables) = outside.page_tables {
                 let mut space = mm::address_space(&process, &memory, &mut contents, refusals)?;
-                let own = found.threads.first().map_or(0, |thread| thread.status.anonymous) / 4096;
-                let later = pages_looked_at == PagesLookedAt::InCopies && own >= WORTH_COPYING;
-                let wanted = |mapping: &Mapping| !(later && mm::shows_in_a_copy(mapping));
-                let found_pages = mm::look_at_pages(&process, wanted, &mut space, &mut contents)?;
-                let count = found_pages.pages;
-                pages.insert(found.ns_pid, if later { own.max(count) } else { count });
-                seen.insert(found.ns_pid, found_pages);
+                tables.note_guards(found, &mut space, &mut contents);
+                let later = pages_looked_at.is_later(found);
+                let count = tables.seen.pages;
+                pages.insert(found.ns_pid, if later { own_pages(found).max(count) } else { count });
+                seen.insert(found.ns_pid, tables.seen);
                 if later {
                     not_looked_at.insert(found.ns_pid);
                 }
@@ -298,7 +283,9 @@ impl Inspected {
     pub fn look_at_pages(&mut self, held: &HeldTree, found: &FoundProcess) -> Result<(), ContentError> {
         let space = self.spaces.iter_mut().find(|space| space.pid.0 == found.ns_pid);
         if let Some(space) = space.filter(|_| self.not_looked_at.remove(&found.ns_pid)) {
-            mm::look_at_pages(&held.process(found), mm::shows_in_a_copy, space, &mut self.contents)?;
+            let mappings = mappings_of(&held.mappings, found);
+            let tables = PageTables::read(found.task(), mappings, mm::shows_in_a_copy)?;
+            tables.note_guards(found, space, &mut self.contents);
         }
         Ok(())
     }
@@ -383,11 +370,10 @@ impl HeldTree {
             .iter()
             .filter_map(|thread| self.threads.get(&thread.tid))
             .collect();
-        let mappings = self.mappings.get(&found.task()).map_or(&[][..], Vec::as_slice);
         HeldProcess {
             found,
             threads,
-            mappings,
+            mappings: mappings_of(&self.mappings, found),
             sleepers: &self.sleepers,
         }
     }

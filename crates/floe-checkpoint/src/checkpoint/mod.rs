@@ -16,6 +16,7 @@
 mod background;
 mod console;
 mod following;
+mod from_outside;
 mod inspect;
 mod machine;
 mod mappings;
@@ -53,7 +54,8 @@ use floe_sys::{
     procfs::{self, ProcError, Status},
 };
 use following::Following;
-use inspect::{Inspected, PagesLookedAt};
+use from_outside::PagesLookedAt;
+use inspect::Inspected;
 use patience::Patience;
 use seize::HeldTree;
 use std::{

@@ -209,6 +209,7 @@ impl HeldTree {
             give_back_what_may(&tree, &threads);
             return Err(error);
         }
+        sleepers.reckon();
         Self::complete(tree, threads, (lifted, sleepers), reader)
     }
 
@@ -328,6 +329,7 @@ fn stop_by_ptrace(
         if new.is_empty() {
             let all: HashSet<Pid> = tree.threads().collect();
             threads.retain(|tid, _| all.contains(tid));
+            sleepers.reckon();
             return Ok(tree);
         }
         sleepers.look(&new);

@@ -4,7 +4,7 @@ use super::{FoundCgroups, TreeError, apart, file, knobs};
 use crate::{
     ns::{self, NsError},
     refusal::Refusals,
-    tree::{FoundProcess, FoundThread, FoundTree},
+    tree::{FoundProcess, FoundTree},
 };
 use floe_cgroup::folder;
 use floe_image::record::{
@@ -116,10 +116,7 @@ pub(super) fn usual() -> CgroupAccess {
 fn seats(tree: &FoundTree) -> Result<Vec<(String, Vec<Seat<'_>>, bool)>, TreeError> {
     let mut cgroups = CgroupsOf::tasks(procfs::read("/proc/self/mountinfo")?);
     let mut all: BTreeMap<String, (Vec<Seat<'_>>, bool)> = BTreeMap::new();
-    let tasks = tree
-        .living()
-        .flat_map(|process| process.threads.iter().map(move |thread| (process, thread)));
-    let tasks: Vec<(&FoundProcess, &FoundThread)> = tasks.collect();
+    let tasks = tree.tasks();
     let texts = parallel::map(&tasks, parallel::FEW_FILES, |(process, thread)| {
         procfs::read_at_once(&format!("/proc/{}/task/{}/cgroup", process.pid, thread.tid))
     });

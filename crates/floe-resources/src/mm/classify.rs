@@ -65,7 +65,7 @@ const REFUSED_FLAGS: [(&[u8; 2], &str, &str); 7] = [
 const SHARED: &[u8] = b"/dev/zero (deleted)";
 const SUBSTITUTE: &[u8] = b"/memfd:floe-shared (deleted)";
 
-/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`super::look_at_pages`].
+/// The address space of a held process, which has said `memory` of it. Guard regions are found by [`super::PageTables`].
 ///
 /// # Errors
 /// [`ContentError`].
@@ -111,21 +111,18 @@ pub fn address_space(
         }
     }
     let exe = classifier.exe()?;
-    let wrap = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        |error| ContentError {
-            action: "read",
-            path,
-            source: std::io::Error::other(error),
-        }
-    };
-    let auxv = procfs::read(&format!("/proc/{pid}/auxv")).map_err(wrap("auxv"))?;
-    // What was found may be that of a first thread that has ended, which has no memory any more.
-    let stat = Stat::of(pid).map_err(wrap("stat"))?;
+    let path = format!("/proc/{pid}/auxv");
+    let auxv = procfs::read(&path).map_err(|error| ContentError {
+        action: "read",
+        path,
+        source: std::io::Error::other(error),
+    })?;
+    // That of the process may be of a first thread that has ended, which has no memory any more.
+    let stat = &held.found.threads[0].stat;
     Ok(AddressSpaceRecord {
         pid: NsPid(held.found.ns_pid),
         vmas,
-        layout: layout(&stat, memory.brk),
+        layout: layout(stat, memory.brk),
         auxv,
         exe: exe.unwrap_or(u32::MAX),
         lock_future: memory.lock_future,

@@ -4,7 +4,7 @@ use super::{
     content::{ContentError, Contents},
     private::is_copied_by_fork,
 };
-use crate::task::HeldProcess;
+use crate::tree::FoundProcess;
 use floe_image::record::AddressSpaceRecord;
 use floe_sys::{
     Pid,
@@ -44,34 +44,67 @@ impl SeenPages {
     }
 }
 
-/// The private pages of the `wanted` mappings that hold content of their own. Notes guard regions, which are found this way,
-/// in the process's record and for what `contents` are read where they are mapped.
-///
-/// # Errors
-/// [`ContentError`].
-pub fn look_at_pages(
-    held: &HeldProcess<'_>,
-    wanted: impl Fn(&Mapping) -> bool,
-    space: &mut AddressSpaceRecord,
-    contents: &mut Contents,
-) -> Result<SeenPages, ContentError> {
-    let pid = held.found.task();
-    let pagemap = open_pagemap(pid)?;
-    let mut seen = SeenPages::default();
-    for mapping in held.mappings.iter().filter(|mapping| wanted(mapping)) {
-        let found = look_at_mapping((pid, &pagemap), mapping)?;
-        if mapping.shared && !found.guards.is_empty() {
-            contents.leave_out(&held.found.subject(), (pid, mapping.start), &found.guards);
-        }
-        found.note_guards(mapping, space);
-        if !mapping.shared {
-            seen.keep(mapping, found.content);
-        }
-    }
-    Ok(seen)
+/// What the page tables of a process show of its mappings.
+#[derive(Debug)]
+pub struct PageTables {
+    /// Private pages with content of their own.
+    pub seen: SeenPages,
+    guards: Vec<Guards>,
 }
 
-/// Whether a copy of the process by fork shows what [`look_at_pages`] finds of a mapping: pages of files, of shared memory and
+/// Guard regions of one mapping.
+#[derive(Debug)]
+struct Guards {
+    start: u64,
+    shared: bool,
+    regions: Vec<(u64, u64)>,
+}
+
+impl PageTables {
+    /// Reads them as far as they are those of the `wanted` mappings of a process, which is asked for by its `task`.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn read(task: Pid, mappings: &[Mapping], wanted: impl Fn(&Mapping) -> bool) -> Result<Self, ContentError> {
+        let pagemap = open_pagemap(task)?;
+        let mut tables = Self {
+            seen: SeenPages::default(),
+            guards: Vec::new(),
+        };
+        for mapping in mappings.iter().filter(|mapping| wanted(mapping)) {
+            let found = look_at_mapping((task, &pagemap), mapping)?;
+            if !found.guards.is_empty() {
+                tables.guards.push(Guards {
+                    start: mapping.start,
+                    shared: mapping.shared,
+                    regions: found.guards,
+                });
+            }
+            if !mapping.shared {
+                tables.seen.keep(mapping, found.content);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Notes guard regions in the process's record, and for what `contents` are read where they are mapped.
+    pub fn note_guards(&self, found: &FoundProcess, space: &mut AddressSpaceRecord, contents: &mut Contents) {
+        for guards in &self.guards {
+            if guards.shared {
+                contents.leave_out(&found.subject(), (found.task(), guards.start), &guards.regions);
+            }
+            note_guards(guards.start, &guards.regions, space);
+        }
+    }
+}
+
+fn note_guards(mapping: u64, regions: &[(u64, u64)], space: &mut AddressSpaceRecord) {
+    if let Ok(index) = space.vmas.binary_search_by_key(&mapping, |vma| vma.start) {
+        space.vmas[index].details.guards = regions.to_vec();
+    }
+}
+
+/// Whether a copy of the process by fork shows what [`PageTables`] tell of a mapping: pages of files, of shared memory and
 /// their guards a fork may leave out.
 #[must_use]
 pub fn shows_in_a_copy(mapping: &Mapping) -> bool {
@@ -89,7 +122,8 @@ pub fn look_at_copied_pages(
 ) -> Result<(), ContentError> {
     let pagemap = open_pagemap(copy)?;
     for mapping in mappings.iter().filter(|mapping| shows_in_a_copy(mapping)) {
-        look_at_mapping((copy, &pagemap), mapping)?.note_guards(mapping, space);
+        let found = look_at_mapping((copy, &pagemap), mapping)?;
+        note_guards(mapping.start, &found.guards, space);
     }
     Ok(())
 }
@@ -112,14 +146,6 @@ struct FoundPages {
     /// Private pages with content, as [`content_of`] finds them.
     content: Vec<PageRegion>,
     guards: Vec<(u64, u64)>,
-}
-
-impl FoundPages {
-    fn note_guards(&self, mapping: &Mapping, space: &mut AddressSpaceRecord) {
-        if let Ok(index) = space.vmas.binary_search_by_key(&mapping.start, |vma| vma.start) {
-            space.vmas[index].details.guards.clone_from(&self.guards);
-        }
-    }
 }
 
 fn look_at_mapping((pid, pagemap): (Pid, &Pagemap), mapping: &Mapping) -> Result<FoundPages, ContentError> {

@@ -40,7 +40,7 @@ pub use content::{ContentError, ContentPlace, ContentSource, Contents, FileIdent
 pub(crate) use content::{Located, Place, under};
 pub use fill::{FillError, Filler};
 pub(crate) use ghost::ELSEWHERE;
-pub use look::{SeenPages, look_at_copied_pages, look_at_pages, shows_in_a_copy};
+pub use look::{PageTables, SeenPages, look_at_copied_pages, shows_in_a_copy};
 pub use pages::{PagesError, dump_content};
 pub use private::{Earlier, PagesOf, PrivatePages, is_copied_by_fork, may_not_be_shared};
 pub use runs::{PageWork, RunList, differing, overlay, page_work, part_huge, within, without};

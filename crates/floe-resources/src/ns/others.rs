@@ -182,16 +182,15 @@ impl Others {
             found.root.insert(kind, inode_at(path)?);
         }
         found.refuse_owned_below(root, refusals)?;
-        let tasks = tree
-            .living()
-            .flat_map(|process| process.threads.iter().map(move |thread| (process, thread.tid)));
-        let tasks: Vec<(&FoundProcess, Pid)> = tasks.collect();
-        let links = parallel::map(&tasks, parallel::FEW_FILES, |(process, tid)| Links::read(process, *tid));
+        let tasks = tree.tasks();
+        let links = parallel::map(&tasks, parallel::FEW_FILES, |(process, thread)| {
+            Links::read(process, thread.tid)
+        });
         let mut links = tasks.into_iter().zip(links);
         for process in tree.living() {
             let own = links.by_ref().take(process.threads.len());
             let own: Vec<(Pid, Links)> = own
-                .map(|((_, tid), links)| Ok((tid, links?)))
+                .map(|((_, thread), links)| Ok((thread.tid, links?)))
                 .collect::<Result<_, NsError>>()?;
             found.meet_all(process, &own, refusals)?;
         }

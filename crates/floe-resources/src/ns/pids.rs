@@ -7,7 +7,7 @@ use crate::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_image::record::{EndedLeaderRecord, NsPid, PidNamespaceRecord, PidsOfChildren, ProcessRecord};
-use floe_sys::{Pid, namespace::Kind, procfs::ProcError};
+use floe_sys::{Pid, namespace::Kind, parallel, procfs::ProcError};
 use std::{collections::BTreeMap, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
 
 /// All of them.
@@ -89,20 +89,23 @@ pub fn refuse(tree: &FoundTree, refusals: &mut Refusals) -> Result<(), ProcError
             );
         }
     }
-    for process in tree.living().filter(|process| process.threads.len() > 1) {
+    let mut tasks = tree.tasks();
+    tasks.retain(|(process, _)| process.threads.len() > 1);
+    let chosen = parallel::map(&tasks, parallel::FEW_FILES, |(process, thread)| {
+        of_children(process.pid, thread.tid)
+    });
+    for ((process, thread), chosen) in tasks.into_iter().zip(chosen) {
         let own = tree.pid_namespaces[process.pid_namespace].inode;
-        for thread in &process.threads {
-            if of_children(process.pid, thread.tid)? != Some(own) {
-                refusals.add(
-                    Some(&process.subject()),
-                    format!(
-                        "thread {} whose children are born in another PID namespace",
-                        thread.ns_tid
-                    ),
-                    "a namespace that a thread has chosen alone (setns(2)) is not carried yet",
-                    "let the process choose it before it makes threads",
-                );
-            }
+        if chosen? != Some(own) {
+            refusals.add(
+                Some(&process.subject()),
+                format!(
+                    "thread {} whose children are born in another PID namespace",
+                    thread.ns_tid
+                ),
+                "a namespace that a thread has chosen alone (setns(2)) is not carried yet",
+                "let the process choose it before it makes threads",
+            );
         }
     }
     Ok(())

@@ -154,6 +154,34 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
     }
 }
 
+/// What files of /proc tell of a living process that nothing else does.
+#[derive(Debug)]
+pub struct ProcFiles {
+    autogroup_nice: Option<i32>,
+    limits: Vec<ResourceLimit>,
+    personality: u32,
+    oom_score_adj: i32,
+    coredump_filter: u32,
+}
+
+impl ProcFiles {
+    /// Reads them; several threads may, of one process each.
+    ///
+    /// # Errors
+    /// [`ProcError`].
+    pub fn read(found: &FoundProcess) -> Result<Self, ProcError> {
+        let directory = format!("/proc/{}", found.task());
+        let limits = procfs::limits(&directory)?.into_iter();
+        Ok(Self {
+            autogroup_nice: procfs::autogroup_nice(&directory)?,
+            limits: limits.map(|(soft, hard)| ResourceLimit { soft, hard }).collect(),
+            personality: number(&format!("{directory}/personality"), 16)? as u32,
+            oom_score_adj: number(&format!("{directory}/oom_score_adj"), 10)? as i32,
+            coredump_filter: number(&format!("{directory}/coredump_filter"), 16)? as u32,
+        })
+    }
+}
+
 /// Reads a living process; also returns what it alone can say of its memory. Working directory, root and terminal are
 /// left to the caller, who knows paths.
 ///
@@ -161,6 +189,7 @@ fn empty_process(found: &FoundProcess) -> ProcessRecord {
 /// [`DumpError`].
 pub fn dump_process(
     held: &HeldProcess<'_>,
+    files: ProcFiles,
     decoys: &mut Decoys,
     usual: &Usual,
     refusals: &mut Refusals,
@@ -193,8 +222,8 @@ pub fn dump_process(
     if let Some(second) = second {
         second.remove()?;
     }
-    let answers = of_process.expect("the first thread is asked about the process");
-    let mut memory = MemoryAnswers::ask(&host, held)?;
+    let (answers, first) = of_process.expect("the first thread is asked about the process");
+    let mut memory = MemoryAnswers::ask(&host, held, first)?;
     let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
     (record.posix_timers, record.pending) = (timers, now_pending.process);
@@ -204,7 +233,7 @@ pub fn dump_process(
     }
     memory.brk = answers.brk;
     record.umask = umask.unwrap_or_default();
-    fill_process(&mut record, leader, answers)?;
+    fill_process(&mut record, files, answers);
     if is_pending(libc::SIGALRM, &record.pending) && !is_pending(libc::SIGALRM, &pending) {
         // The timer fired when it had been read already.
         record.timers[libc::ITIMER_REAL as usize].value = 0;
@@ -230,9 +259,7 @@ fn process_state(found: &FoundProcess, leader: &Stopped) -> ProcessState {
     }
 }
 
-fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAnswers) -> Result<(), DumpError> {
-    let pid = leader.tid();
-    let directory = format!("/proc/{pid}");
+fn fill_process(record: &mut ProcessRecord, files: ProcFiles, answers: ProcessAnswers) {
     record.actions = answers.actions;
     record.timers = answers.timers;
     record.dumpable = answers.dumpable;
@@ -240,15 +267,11 @@ fn fill_process(record: &mut ProcessRecord, leader: &Stopped, answers: ProcessAn
     record.thp_disable = answers.thp_disable;
     record.membarrier = answers.membarrier;
     record.switches = answers.settings;
-    record.switches.autogroup_nice = procfs::autogroup_nice(&directory)?;
-    record.limits = procfs::limits(&directory)?
-        .into_iter()
-        .map(|(soft, hard)| ResourceLimit { soft, hard })
-        .collect();
-    record.personality = number(&format!("{directory}/personality"), 16)? as u32;
-    record.oom_score_adj = number(&format!("{directory}/oom_score_adj"), 10)? as i32;
-    record.coredump_filter = number(&format!("{directory}/coredump_filter"), 16)? as u32;
-    Ok(())
+    record.switches.autogroup_nice = files.autogroup_nice;
+    record.limits = files.limits;
+    record.personality = files.personality;
+    record.oom_score_adj = files.oom_score_adj;
+    record.coredump_filter = files.coredump_filter;
 }
 
 fn number(path: &str, radix: u32) -> Result<i64, ProcError> {
@@ -287,19 +310,17 @@ fn dump_thread(
         answers,
         ..
     } = answered;
-    let (pid, tid) = (held.found.pid, thread.tid());
+    let tid = thread.tid();
     let query = |what| move |source| DumpError::Query { what, tid, source };
-    let directory = format!("/proc/{pid}/task/{tid}");
     let registers = thread.registers()?;
     let registers = portable(thread, &status, registers)?;
     let (head, size) = sched::robust_list(tid).map_err(query("robust futex list"))?;
-    let comm = procfs::read_at_once(&format!("{directory}/comm"))?;
     let scheduling = scheduling::dump(tid, usual).map_err(|(what, source)| DumpError::Query { what, tid, source })?;
     Ok(ThreadRecord {
         tid: NsPid(ids.ns_tid),
         inner: self::ids(&ids.inner),
         namespaces: TaskNamespaces::default(),
-        comm: comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec(),
+        comm: ids.stat.comm.clone(),
         registers: Registers {
             general: registers.to_bytes(),
             extended: without_last_zeros(&thread.extended()?).to_vec(),

@@ -8,7 +8,7 @@ use crate::{
     tree::{FoundProcess, FoundTree},
 };
 use floe_sys::{
-    Pid,
+    Pid, parallel,
     procfs::{self, ProcError},
 };
 use floe_tracee::{Puppet, Script};
@@ -47,17 +47,19 @@ pub fn login(tree: &FoundTree, refusals: &mut Refusals) -> Result<u32, ProcError
         return Ok(UNSET);
     };
     let common = login_of(&format!("/proc/{}", root.pid))?;
-    for process in tree.living() {
-        for thread in &process.threads {
-            let login = login_of(&format!("/proc/{}/task/{}", process.pid, thread.tid))?;
-            if login != common {
-                refusals.add(
-                    Some(&process.subject()),
-                    format!("login {login} of audit (loginuid), where the tree's root has {common}"),
-                    "a login is carried for a tree as a whole",
-                    "checkpoint the sessions of each login by themselves",
-                );
-            }
+    let tasks = tree.tasks();
+    let logins = parallel::map(&tasks, parallel::FEW_FILES, |(process, thread)| {
+        login_of(&task(process, thread.tid))
+    });
+    for ((process, _), login) in tasks.into_iter().zip(logins) {
+        let login = login?;
+        if login != common {
+            refusals.add(
+                Some(&process.subject()),
+                format!("login {login} of audit (loginuid), where the tree's root has {common}"),
+                "a login is carried for a tree as a whole",
+                "checkpoint the sessions of each login by themselves",
+            );
         }
     }
     Ok(common)

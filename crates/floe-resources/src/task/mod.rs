@@ -21,7 +21,7 @@ mod timers;
 mod user;
 
 pub use credentials::{become_and_enter, restore_credentials};
-pub use dump::{DumpError, HeldProcess, dump_process, dump_zombie};
+pub use dump::{DumpError, HeldProcess, ProcFiles, dump_process, dump_zombie};
 pub use ends::Ends;
 pub use labels::{login, login_of, refuse_labels, restore_login};
 pub use landlock::{DecoyError, Decoys};

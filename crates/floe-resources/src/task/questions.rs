@@ -3,6 +3,7 @@
 use super::{
     dump::{DumpError, HeldProcess},
     landlock::{self, Decoys},
+    memory::{FirstAnswers, PolicyQuestions, with_policies},
     settings::{ProcessSettings, ThreadSettings},
     switches::Switches,
 };
@@ -66,6 +67,7 @@ struct Asked<'a> {
     own: ThreadQuestions,
     process: Option<ProcessQuestions>,
     domain: Option<CallId>,
+    policies: Option<PolicyQuestions>,
 }
 
 /// A thread that has answered.
@@ -75,7 +77,7 @@ pub(super) struct Answered<'a> {
     pub(super) status: Status,
     pub(super) answers: ThreadAnswers,
     /// The first thread's.
-    pub(super) process: Option<ProcessAnswers>,
+    pub(super) process: Option<(ProcessAnswers, FirstAnswers)>,
 }
 
 impl<'a> Asked<'a> {
@@ -91,6 +93,8 @@ impl<'a> Asked<'a> {
         let process = (index == 0).then(|| ProcessQuestions::ask(&mut batch));
         let status = Status::read(&format!("/proc/{}/task/{}", held.found.pid, thread.tid()))?;
         let domain = decoys.ask(&mut batch, &status, held.found)?;
+        // The last, as they take all the room that there is.
+        let policies = (index == 0).then(|| PolicyQuestions::ask(&mut batch, &with_policies(held), 0));
         let running = host.start(thread, ids.own_tid(), &status, batch)?;
         Ok(Self {
             thread,
@@ -100,6 +104,7 @@ impl<'a> Asked<'a> {
             own,
             process,
             domain,
+            policies,
         })
     }
 
@@ -107,10 +112,15 @@ impl<'a> Asked<'a> {
         let batch = self.running.finish()?;
         self.own.switches.refuse(&batch, found, refusals);
         landlock::refuse(&batch, self.domain, (found, self.ids.ns_tid), refusals);
-        let process = self.process.map(|questions| {
+        let mut process = None;
+        if let Some((questions, policies)) = self.process.zip(self.policies) {
             questions.switches.refuse(&batch, found, refusals);
-            questions.answers(&batch)
-        });
+            let memory = FirstAnswers {
+                locked: self.status.locked,
+                policies: policies.answers(&batch, found.task())?,
+            };
+            process = Some((questions.answers(&batch), memory));
+        }
         Ok(Answered {
             thread: self.thread,
             ids: self.ids,

@@ -24,7 +24,7 @@ pub fn refuse_unsupported(tree: &FoundTree, refusals: &mut Refusals) -> Result<(
     for process in tree.living() {
         refuse_session_outside(process, refusals);
         timers::refuse(process, tree, refusals)?;
-        scheduling::refuse(process, refusals)?;
+        scheduling::refuse(process, refusals);
     }
     pids::refuse(tree, refusals)
 }

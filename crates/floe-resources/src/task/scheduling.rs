@@ -4,7 +4,6 @@ use crate::{refusal::Refusals, tree::FoundProcess};
 use floe_image::record::Scheduling;
 use floe_sys::{
     Pid,
-    procfs::{ProcError, Stat},
     sched::{self, Attributes, Usual},
 };
 use nix::errno::Errno;
@@ -73,13 +72,9 @@ pub(super) fn restore(tid: Pid, wanted: &Scheduling, usual: u64) -> Result<(), F
 }
 
 /// Adds a finding for what of a process's scheduling can't be carried.
-///
-/// # Errors
-/// [`ProcError`].
-pub(super) fn refuse(process: &FoundProcess, refusals: &mut Refusals) -> Result<(), ProcError> {
+pub(super) fn refuse(process: &FoundProcess, refusals: &mut Refusals) {
     for thread in &process.threads {
-        let stat = Stat::read(&format!("/proc/{}/task/{}", process.pid, thread.tid))?;
-        if flushes(stat.flags) {
+        if flushes(thread.stat.flags) {
             refusals.add(
                 Some(&process.subject()),
                 format!("thread {} that flushes I/O (PR_SET_IO_FLUSHER)", thread.ns_tid),
@@ -99,7 +94,6 @@ pub(super) fn refuse(process: &FoundProcess, refusals: &mut Refusals) -> Result<
             );
         }
     }
-    Ok(())
 }
 
 fn flushes(flags: u64) -> bool {

@@ -32,6 +32,8 @@ pub struct Sleepers {
     before: HashMap<Pid, (Runs, u32)>,
     /// How often stopping makes a sleeping thread give its processor up.
     stops: u64,
+    /// Those that were stopped in their sleep, and of which it is not reckoned yet how long they had slept.
+    asleep: Vec<Pid>,
     /// Of each processor.
     clocks: OnceCell<HashMap<u32, u64>>,
     slept: HashMap<Pid, Slept>,
@@ -91,39 +93,47 @@ impl Sleepers {
         }
     }
 
-    /// Notes how long a thread that was just stopped, and has not been let run since, had slept in its call.
+    /// Notes whether a thread that was just stopped slept in its call.
     ///
     /// # Errors
     /// [`TraceError`].
     pub fn stopped(&mut self, thread: &Stopped) -> Result<(), TraceError> {
         // Asking for its registers also makes sure that it is off its processor.
-        if restart_code(&thread.registers()?) != Some(RestartCode::Block) {
-            return Ok(());
-        }
-        let tid = thread.tid();
-        let runs = self.before.get(&tid).copied().zip(Runs::read(&format!("/proc/{tid}")));
-        // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
-        let runs = runs.filter(|((before, _), now)| now.voluntary == before.voluntary + self.stops);
-        if let Some(((before, processor), now)) = runs {
-            let clocks = self.clocks.get_or_init(clocks);
-            // That which is furthest behind, where that of its processor can't be read.
-            let clock = clocks.get(&processor).or_else(|| clocks.values().min());
-            let slept = clock.map_or(0, |clock| clock.saturating_sub(before.last));
-            // It went to sleep once since then: in the call that was stopped, which ends when it would have ended.
-            let is_the_same = |then: &&Slept| before.voluntary == then.voluntary + 1;
-            let earlier = self.earlier.get(&tid).filter(is_the_same);
-            let nanoseconds = earlier.map_or(slept, |then| then.nanoseconds + then.at.elapsed().as_nanos() as u64);
-            let (at, voluntary) = (Instant::now(), now.voluntary);
-            self.slept.insert(
-                tid,
-                Slept {
-                    nanoseconds,
-                    at,
-                    voluntary,
-                },
-            );
+        let sleeps = restart_code(&thread.registers()?) == Some(RestartCode::Block);
+        if sleeps && self.before.contains_key(&thread.tid()) {
+            self.asleep.push(thread.tid());
         }
         Ok(())
+    }
+
+    /// Reckons how long those had slept that were [stopped](Self::stopped), none of which has been let run since.
+    pub fn reckon(&mut self) {
+        let asleep = std::mem::take(&mut self.asleep);
+        let runs = parallel::map(&asleep, parallel::FEW_FILES, |tid| Runs::read(&format!("/proc/{tid}")));
+        for (tid, now) in asleep.iter().zip(runs) {
+            if let Some(slept) = now.and_then(|now| self.slept_till(*tid, now)) {
+                self.slept.insert(*tid, slept);
+            }
+        }
+    }
+
+    /// How long one had, by what is told of its runs now.
+    fn slept_till(&self, tid: Pid, now: Runs) -> Option<Slept> {
+        // With another number of stops it ran of its own between, and what was noted is an earlier sleep.
+        let is_it = |(before, _): &&(Runs, u32)| now.voluntary == before.voluntary + self.stops;
+        let (before, processor) = self.before.get(&tid).filter(is_it)?;
+        let clocks = self.clocks.get_or_init(clocks);
+        // That which is furthest behind, where that of its processor can't be read.
+        let clock = clocks.get(processor).or_else(|| clocks.values().min());
+        let slept = clock.map_or(0, |clock| clock.saturating_sub(before.last));
+        // It went to sleep once since then: in the call that was stopped, which ends when it would have ended.
+        let is_the_same = |then: &&Slept| before.voluntary == then.voluntary + 1;
+        let earlier = self.earlier.get(&tid).filter(is_the_same);
+        Some(Slept {
+            nanoseconds: earlier.map_or(slept, |then| then.nanoseconds + then.at.elapsed().as_nanos() as u64),
+            at: Instant::now(),
+            voluntary: now.voluntary,
+        })
     }
 
     /// Nanoseconds that a stopped thread had slept; too few rather than too many, and 0 where that is not known.
