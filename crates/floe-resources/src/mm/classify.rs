@@ -15,7 +15,7 @@ use floe_sys::{
     Pid,
     procfs::{self, Mapping, Stat},
 };
-use std::os::unix::fs::MetadataExt;
+use std::{collections::HashMap, os::unix::fs::MetadataExt};
 
 /// Flags that restore sets again: MAP_GROWSDOWN, MAP_NORESERVE, MAP_DROPPABLE, mlock's, mseal's, madvise's, and that memory
 /// is accounted for, which it is from the time on at which it could first be written.
@@ -80,6 +80,7 @@ pub fn address_space(
     let mut classifier = Classifier {
         pid,
         contexts: FoundContexts::default(),
+        files: HashMap::new(),
         subject: &subject,
         contents,
         refusals,
@@ -158,15 +159,20 @@ fn anonymous_name(mapping: &Mapping) -> Option<Vec<u8>> {
         .map(<[u8]>::to_vec)
 }
 
+/// What maps say of a file, and whether its mapping may be written to.
+type FileOfMaps<'a> = (&'a [u8], (u32, u32), u64, bool);
+
 struct Classifier<'a> {
     pid: Pid,
     contexts: FoundContexts,
+    /// Numbers of files that are mapped elsewhere in the same process, as programs and libraries are in several pieces.
+    files: HashMap<FileOfMaps<'a>, u32>,
     subject: &'a Subject,
     contents: &'a mut Contents,
     refusals: &'a mut Refusals,
 }
 
-impl Classifier<'_> {
+impl<'a> Classifier<'a> {
     fn refuse(&mut self, mapping: &Mapping, what: &str, reason: &str) {
         self.refusals.add(
             Some(self.subject),
@@ -195,7 +201,7 @@ impl Classifier<'_> {
         Ok(found)
     }
 
-    fn source(&mut self, mapping: &Mapping) -> Result<Option<VmaSource>, ContentError> {
+    fn source(&mut self, mapping: &'a Mapping) -> Result<Option<VmaSource>, ContentError> {
         let path = mapping.path.as_slice();
         if matches!(path, b"[vdso]" | b"[vvar]" | b"[vvar_vclock]") {
             return Ok(Some(VmaSource::Special {
@@ -254,14 +260,26 @@ impl Classifier<'_> {
                 offset: mapping.offset,
             }));
         }
-        let writable = mapping.shared && mapping.has(b"mw");
-        let findings = (self.subject, &mut *self.refusals);
-        let file = self.contents.mapped_file((self.pid, &magic), writable, findings)?;
-        Ok(file.map(|file| VmaSource::File {
+        Ok(self.file(mapping, &magic)?.map(|file| VmaSource::File {
             file,
             offset: mapping.offset,
             shared: mapping.shared,
         }))
+    }
+
+    fn file(&mut self, mapping: &'a Mapping, magic: &str) -> Result<Option<u32>, ContentError> {
+        let writable = mapping.shared && mapping.has(b"mw");
+        let known = (mapping.path.as_slice(), mapping.device, mapping.inode, writable);
+        if let Some(file) = self.files.get(&known) {
+            return Ok(Some(*file));
+        }
+        let findings = (self.subject, &mut *self.refusals);
+        let file = self.contents.mapped_file((self.pid, magic), writable, findings)?;
+        // With several, the same words may mean two mounts.
+        if let Some(file) = file.filter(|_| self.contents.spaces.is_one()) {
+            self.files.insert(known, file);
+        }
+        Ok(file)
     }
 
     /// Counts a mapping of a System V segment; returns its namespace, where that is one of the tree's, and the identifier, which

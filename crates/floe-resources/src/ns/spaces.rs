@@ -190,12 +190,18 @@ impl MountSpaces {
         known.unwrap_or_else(|| self.of_task(task))
     }
 
+    /// Whether the tree has one only.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.all.len() == 1
+    }
+
     /// The one that the file is in to which `magic` leads, a link in /proc of a task.
     ///
     /// # Errors
     /// Those of statx(2).
     pub fn of_link(&self, magic: &str, task: Pid) -> io::Result<u32> {
-        if self.all.len() == 1 {
+        if self.is_one() {
             return Ok(0);
         }
         let mount = mount_of(&CString::new(magic)?)?;

@@ -111,6 +111,14 @@ struct UserSpace {
 }
 
 impl UserSpace {
+    fn inode(task: Pid) -> Result<u64, ProcError> {
+        let path = format!("/proc/{task}/ns/user");
+        match std::fs::metadata(&path) {
+            Ok(found) => Ok(found.ino()),
+            Err(source) => Err(ProcError::Read { path, source }),
+        }
+    }
+
     fn of(task: Pid) -> Result<Self, DecoyError> {
         let open = |who: &str| {
             let path = format!("/proc/{who}/ns/user");
@@ -166,7 +174,7 @@ impl Decoys {
         let task = process.task();
         let inode = match self.user {
             Some((known, inode)) if known == task => inode,
-            _ => UserSpace::of(task)?.inode,
+            _ => UserSpace::inode(task)?,
         };
         self.user = Some((task, inode));
         let inside = match self.made.entry((process.pid_namespace, inode, user, group)) {

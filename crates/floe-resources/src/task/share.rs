@@ -7,6 +7,7 @@ use crate::{
 use floe_sys::{
     Pid,
     kcmp::{self, Resource},
+    parallel,
 };
 use nix::errno::Errno;
 use std::{
@@ -32,6 +33,9 @@ const SHAREABLE: [Shareable; 4] = [
     ),
 ];
 
+/// So many processes take longer to compare than a thread to begin.
+const FEW_PROCESSES: usize = 50;
+
 /// Two tasks that could not be compared.
 #[derive(Debug, thiserror::Error)]
 #[error("find out whether tasks {first} and {second} share their {name}")]
@@ -56,9 +60,12 @@ impl Sharing {
     pub fn find(tree: &FoundTree, refusals: &mut Refusals) -> Result<Self, ShareError> {
         let mut found = HashMap::new();
         let by_ns_pid: BTreeMap<i32, &FoundProcess> = tree.living().map(|process| (process.ns_pid, process)).collect();
-        for shareable in SHAREABLE {
-            let (_, flag, name) = shareable;
-            for group in groups(by_ns_pid.values().copied(), shareable)? {
+        let worth = if by_ns_pid.len() < FEW_PROCESSES { usize::MAX } else { 1 };
+        let all = parallel::map(&SHAREABLE, worth, |shareable| {
+            groups(by_ns_pid.values().copied(), *shareable)
+        });
+        for ((_, flag, name), groups) in SHAREABLE.into_iter().zip(all) {
+            for group in groups? {
                 let is_in_group = |pid: Pid| group.iter().any(|process| process.pid == pid);
                 let mut first = None;
                 for process in &group {
