@@ -223,7 +223,7 @@ pub fn dump_process(
         second.remove()?;
     }
     let (answers, first) = of_process.expect("the first thread is asked about the process");
-    let mut memory = MemoryAnswers::ask(&host, held, first)?;
+    let mut memory = MemoryAnswers::ask(&host, held, &first)?;
     let (timers, now_pending) = timers::dump(&host, held, refusals)?;
     host.remove()?;
     (record.posix_timers, record.pending) = (timers, now_pending.process);

@@ -32,11 +32,11 @@ pub struct MemoryAnswers {
 
 impl MemoryAnswers {
     /// Asks the process what it has not answered yet; the heap's end is left to the caller.
-    pub(super) fn ask(host: &CallHost<'_>, held: &HeldProcess<'_>, first: FirstAnswers) -> Result<Self, DumpError> {
+    pub(super) fn ask(host: &CallHost<'_>, held: &HeldProcess<'_>, first: &FirstAnswers) -> Result<Self, DumpError> {
         Ok(Self {
             brk: 0,
             lock_future: lock_future(host, held, first.locked)?,
-            policies: policies(host, held, first.policies)?,
+            policies: policies(host, held, &first.policies)?,
         })
     }
 }
@@ -69,7 +69,7 @@ fn lock_future(host: &CallHost<'_>, held: &HeldProcess<'_>, locked: u64) -> Resu
 fn policies(
     host: &CallHost<'_>,
     held: &HeldProcess<'_>,
-    first: Vec<FoundPolicy>,
+    first: &[FoundPolicy],
 ) -> Result<HashMap<u64, RangePolicy>, DumpError> {
     // Modes first: hardly any mapping has nodes to ask for.
     let rest = ask(host, held, &with_policies(held)[first.len()..], 0)?;
