@@ -1,7 +1,14 @@
 //! /proc/PID/smaps: mappings with their `VmFlags`. (The maps file alone does not tell MAP_GROWSDOWN and its like.)
 
-use super::{ProcError, read};
+use super::ProcError;
 use crate::Pid;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+};
+
+/// Bytes that are read at once; the kernel hands out a page.
+const BUFFER: usize = 16 << 10;
 
 /// The two letters of one flag in a `VmFlags:` line, Documentation/filesystems/proc.rst.
 pub type VmFlag = [u8; 2];
@@ -48,11 +55,24 @@ impl Mapping {
         Self::read_file(&format!("/proc/{pid}/maps"))
     }
 
+    /// Line by line: of many mappings the text is much longer than what it tells.
     fn read_file(path: &str) -> Result<Vec<Self>, ProcError> {
-        Self::parse_all(&read(path)?).map_err(|field| ProcError::Field {
+        let unreadable = |source| ProcError::Read {
             path: path.to_owned(),
-            field,
-        })
+            source,
+        };
+        let file = File::open(path).map_err(unreadable)?;
+        let mut reader = BufReader::with_capacity(BUFFER, file);
+        let (mut mappings, mut line) = (Vec::new(), Vec::new());
+        while reader.read_until(b'\n', &mut line).map_err(unreadable)? > 0 {
+            let whole = line.strip_suffix(b"\n").unwrap_or(&line);
+            Self::parse_next(&mut mappings, whole).map_err(|field| ProcError::Field {
+                path: path.to_owned(),
+                field,
+            })?;
+            line.clear();
+        }
+        Ok(mappings)
     }
 
     /// Parses the text of maps or smaps.
@@ -60,25 +80,31 @@ impl Mapping {
     /// # Errors
     /// The name of the malformed field.
     pub fn parse_all(text: &[u8]) -> Result<Vec<Self>, &'static str> {
-        let mut mappings: Vec<Self> = Vec::new();
-        for line in text.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
-                let last = mappings.last_mut().ok_or("ProtectionKey")?;
-                let number = std::str::from_utf8(key).ok().and_then(|text| text.trim().parse().ok());
-                last.protection_key = number.ok_or("ProtectionKey")?;
-            } else if line[0].is_ascii_uppercase() {
-                if let Some(flags) = line.strip_prefix(b"VmFlags:") {
-                    let last = mappings.last_mut().ok_or("VmFlags")?;
-                    last.flags = flags
-                        .split(|b| *b == b' ')
-                        .filter_map(|word| word.try_into().ok())
-                        .collect();
-                }
-            } else {
-                mappings.push(Self::parse(line)?);
-            }
+        let mut mappings = Vec::new();
+        for line in text.split(|b| *b == b'\n') {
+            Self::parse_next(&mut mappings, line)?;
         }
         Ok(mappings)
+    }
+
+    /// Parses a line, which begins another mapping or tells more of the last one.
+    fn parse_next(mappings: &mut Vec<Self>, line: &[u8]) -> Result<(), &'static str> {
+        if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+            let last = mappings.last_mut().ok_or("ProtectionKey")?;
+            let number = std::str::from_utf8(key).ok().and_then(|text| text.trim().parse().ok());
+            last.protection_key = number.ok_or("ProtectionKey")?;
+        } else if line.first().is_some_and(u8::is_ascii_uppercase) {
+            if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+                let last = mappings.last_mut().ok_or("VmFlags")?;
+                last.flags = flags
+                    .split(|b| *b == b' ')
+                    .filter_map(|word| word.try_into().ok())
+                    .collect();
+            }
+        } else if !line.is_empty() {
+            mappings.push(Self::parse(line)?);
+        }
+        Ok(())
     }
 
     fn parse(line: &[u8]) -> Result<Self, &'static str> {
@@ -145,7 +171,9 @@ impl<'a> Words<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::Mapping;
+    use super::{Mapping, Pid};
+    use nix::sys::mman::{self, MapFlags, ProtFlags};
+    use std::{num::NonZeroUsize, os::unix::ffi::OsStrExt};
 
     #[test]
     fn reads_smaps() {
@@ -162,6 +190,30 @@ mod tests {
         assert_eq!(maps[0].path, b"/a b (deleted)");
         assert_eq!((maps[0].protection_key, maps[1].protection_key), (0, 5));
         assert!(maps[1].shared && maps[1].has(b"gd") && maps[1].path.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_ends_in_a_space_keeps_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mapped ");
+        std::fs::write(&path, [1; 4096]).expect("a file");
+        let file = std::fs::File::open(&path).expect("it");
+        let length = NonZeroUsize::new(4096).expect("a length");
+        // SAFETY: a new mapping anywhere.
+        let place = unsafe {
+            let flags = MapFlags::MAP_PRIVATE;
+            mman::mmap(None, length, ProtFlags::PROT_READ, flags, &file, 0).expect("mapped")
+        };
+        let own = Pid::new(std::process::id() as i32);
+        for read in [Mapping::read_all, Mapping::read_all_without_flags] {
+            let all = read(own).expect("its mappings");
+            let found = all.iter().find(|mapping| mapping.start == place.as_ptr() as u64);
+            let found = found.expect("the mapping");
+            assert_eq!(found.path, path.as_os_str().as_bytes());
+            assert_eq!((found.len(), found.prot), (4096, 1));
+        }
+        // SAFETY: nobody uses it.
+        unsafe { mman::munmap(place, 4096) }.expect("unmapped");
     }
 
     #[test]
